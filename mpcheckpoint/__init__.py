@@ -1,0 +1,32 @@
+"""Record, durably, what happened to which object, from any number of processes on one machine.
+
+    from mpcheckpoint import Checkpoint
+
+    with Checkpoint("run-42") as checkpoint:
+        log = checkpoint.log("photos")
+        log.append("photo123", "UPLOADED")
+        checkpoint["photo123"]  # ('UPLOADED',) in every process
+"""
+
+from __future__ import annotations
+
+from mpcheckpoint._log.follower import Follower
+from mpcheckpoint._log.transaction import Transaction
+from mpcheckpoint._types import Cursor, Position, Record, Repair
+from mpcheckpoint.checkpoint import Checkpoint, Snapshot
+from mpcheckpoint.log import Log
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Checkpoint",
+    "Cursor",
+    "Follower",
+    "Log",
+    "Position",
+    "Record",
+    "Repair",
+    "Snapshot",
+    "Transaction",
+    "__version__",
+]

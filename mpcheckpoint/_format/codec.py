@@ -1,0 +1,129 @@
+"""JSON values to bytes and back, kept exactly or refused (G10)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+
+from mpcheckpoint._format.frame import MAX_LINE_BYTES, Payload, line_bytes_bound
+from mpcheckpoint.errors import InvalidEventError, InvalidKeyError, LimitExceededError
+
+# Far below the depth at which any JSON reader gives up, so that what one process could write every other can read,
+# however deep its own stack.
+MAX_DEPTH = 128
+
+_encode = msgspec.json.Encoder().encode
+decode_event = msgspec.json.Decoder().decode
+_decode_meta = msgspec.json.Decoder(dict[str, Any] | None).decode
+
+
+def encode_event(event: object) -> bytes:
+    """Return the JSON bytes of ``event``, proven to decode to the same value, types included.
+
+    Raises:
+        InvalidEventError: if ``event`` is no JSON value: NaN, a tuple, a set, bytes, a key that is no string, a
+            subclass of a JSON type, a lone surrogate, nesting deeper than 128, or a structure that contains itself.
+    """
+    kind = type(event)
+    if kind is str or kind is bool or event is None:
+        return _encoded(event)
+    _require_json(event, "event", MAX_DEPTH)
+    encoded = _encoded(event)
+    try:
+        decoded = decode_event(encoded)
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+        raise InvalidEventError(f"the event has no lossless JSON form: {error}", reason=str(error)) from error
+    if decoded != event:
+        raise InvalidEventError("the event does not decode to itself", reason="not lossless")
+    return encoded
+
+
+def _encoded(event: object) -> bytes:
+    try:
+        return _encode(event)
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError, ValueError, TypeError) as error:
+        raise InvalidEventError(f"the event has no JSON form: {error}", reason=str(error)) from error
+
+
+def _require_json(value: object, where: str, depth: int) -> None:
+    """Refuse what JSON would change silently. Types are compared exactly: IntEnum or a NumPy float would come back as
+    something else."""
+    kind = type(value)
+    if value is None or kind is str or kind is bool or kind is int:
+        return
+    if kind is float:
+        if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - the test for NaN
+            raise _refused(where, f"{value!r} has no JSON form")
+        return
+    if depth == 0:
+        raise _refused(where, f"nested deeper than {MAX_DEPTH}")
+    if kind is list:
+        for index, item in enumerate(cast("list[object]", value)):
+            _require_json(item, f"{where}[{index}]", depth - 1)
+    elif kind is dict:
+        for name, item in cast("dict[object, object]", value).items():
+            if type(name) is not str:
+                raise _refused(where, f"key {name!r} is not a string")
+            _require_json(item, f"{where}[{name!r}]", depth - 1)
+    else:
+        raise _refused(where, f"a {kind.__name__} would not come back as one")
+
+
+def _refused(where: str, why: str) -> InvalidEventError:
+    return InvalidEventError(
+        f"{where}: {why}; events are None, bool, int, finite float, str, list, and dict with string keys",
+        reason=why,
+    )
+
+
+def encode_key(object_key: object) -> bytes:
+    """Return the JSON bytes of an object key.
+
+    Raises:
+        InvalidKeyError: if it is not a ``str``, or holds a lone surrogate.
+    """
+    if type(object_key) is not str:
+        raise InvalidKeyError(
+            f"an object key is a str, not {type(object_key).__name__}: {object_key!r}", reason="not a string"
+        )
+    try:
+        return _encode(object_key)
+    except UnicodeEncodeError as error:
+        raise InvalidKeyError(f"the object key {object_key!r} is not valid Unicode: {error}", reason=str(error)) from error
+
+
+def encode_payload(object_key: object, event: object, record_id: object = None) -> Payload:
+    """Return what a record says, encoded and within the limits of the format.
+
+    Raises:
+        InvalidKeyError, InvalidEventError, LimitExceededError: nothing was written.
+    """
+    meta = b"null" if record_id is None else _encode({"id": _checked_id(record_id)})
+    payload = Payload(encode_key(object_key), encode_event(event), meta)
+    if line_bytes_bound(payload) > MAX_LINE_BYTES:
+        raise LimitExceededError(
+            f"the event for {object_key!r} takes {len(payload.event)} bytes; a line holds at most {MAX_LINE_BYTES}. "
+            "Write the data to a file of its own and record its name.",
+            reason="event too large",
+        )
+    return payload
+
+
+def _checked_id(record_id: object) -> str:
+    if type(record_id) is not str:
+        raise InvalidKeyError(f"a record id is a str, not {type(record_id).__name__}", reason="not a string")
+    try:
+        record_id.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidKeyError(f"the record id {record_id!r} is not valid Unicode", reason=str(error)) from error
+    return record_id
+
+
+def record_id_of(meta: bytes) -> str | None:
+    """Return the record id that a line's meta holds, or None."""
+    if meta == b"null":
+        return None
+    fields = _decode_meta(meta) or {}
+    record_id = fields.get("id")
+    return record_id if isinstance(record_id, str) else None

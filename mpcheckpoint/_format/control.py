@@ -1,0 +1,146 @@
+"""Control lines: what a log says about itself, and what a reader does with the ones it does not know."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from mpcheckpoint._format.frame import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    Damage,
+    EndState,
+    Line,
+    Payload,
+    encode_line,
+    parse_line,
+    stated_length,
+)
+
+# The header must be readable in one small read.
+MAX_HEADER_BYTES = 64 * 1024
+
+
+class _Control(msgspec.Struct):
+    """The fields of a control line that decide what a reader does."""
+
+    control: str
+    ignorable: bool = False
+
+
+class _HeaderEvent(msgspec.Struct):
+    control: str
+    format: str
+    version: int
+    log_key: str
+    generation: str
+    created_us: int
+    previous: list[str] = []  # noqa: RUF012 - msgspec copies the default
+
+
+class Header(NamedTuple):
+    """The first line of a log."""
+
+    log_key: str
+    generation: str
+    created_us: int
+    previous: tuple[str, ...]
+    end: EndState
+
+
+class UnknownVersion(NamedTuple):
+    """The first line names a format version this code does not read."""
+
+    version: object
+
+
+class UnknownControlError(Exception):
+    """A control line that is not known and not marked ignorable."""
+
+
+KNOWN_CONTROLS = frozenset({"header", "sealed", "unsealed", "copied"})
+
+_decode_control = msgspec.json.Decoder(_Control).decode
+_decode_header = msgspec.json.Decoder(_HeaderEvent).decode
+_encode = msgspec.json.encode
+
+
+def encode_header(
+    log_key: str, generation: str, created_us: int, *, stamp_us: int, previous: tuple[str, ...] = ()
+) -> tuple[bytes, EndState]:
+    """Return the first line of a new log and the end state behind it.
+
+    ``previous`` names the generations this one continues, newest last: positions of theirs are positions of this one.
+    ``stamp_us`` is below the stamps of the records, which a continuing generation carries over.
+    """
+    event = _HeaderEvent(
+        "header", FORMAT_NAME, FORMAT_VERSION, log_key, generation, created_us, list(previous)
+    )
+    line, stored_crc = encode_line(
+        Payload(b"null", _encode(event)), stamp_us=stamp_us, durable=0, more=0, crc=0
+    )
+    return line, EndState(len(line), stored_crc, stamp_us)
+
+
+def control_payload(control: str, **fields: object) -> Payload:
+    """Return the payload of a control line."""
+    return Payload(b"null", _encode({"control": control, **fields}))
+
+
+def control_name(line: Line) -> str | None:
+    """Return what kind of control line this is; None if it may be ignored.
+
+    Raises:
+        UnknownControlError: if the line is of a kind this version does not know and must not ignore.
+    """
+    try:
+        control = _decode_control(line.event)
+    except msgspec.MsgspecError as error:
+        raise UnknownControlError(f"a control line without a name: {error}") from None
+    if control.control in KNOWN_CONTROLS:
+        return control.control
+    if control.ignorable:
+        return None
+    raise UnknownControlError(f"the control line {control.control!r}")
+
+
+def parse_header(data: bytes) -> Header | UnknownVersion | Damage:
+    """Return the header of the log that begins with ``data``.
+
+    The version is looked at first and by JSON alone, so that a newer format is named as such even if its framing
+    differs.
+    """
+    newline = data.find(b"\n", 0, MAX_HEADER_BYTES)
+    version = _stated_version(data[:newline]) if newline >= 0 else None
+    if version is not None and version != FORMAT_VERSION:
+        return UnknownVersion(version)
+    length = stated_length(data, 0)
+    if length is None or newline != length - 1:
+        return Damage(0, "the header line of a log", repr(data[:24]))
+    line = parse_line(data, 0, length, base=0, crc=0)
+    if isinstance(line, str):
+        return Damage(0, "a header that its crc vouches for", line)
+    try:
+        event = _decode_header(line.event)
+    except msgspec.MsgspecError as error:
+        return Damage(0, "the header of a log", str(error))
+    if line.object_key is not None or line.more or event.control != "header" or event.format != FORMAT_NAME:
+        return Damage(0, f"the header of a log of format {FORMAT_NAME}", f"a line of {event.format!r}")
+    return Header(
+        event.log_key,
+        event.generation,
+        event.created_us,
+        tuple(event.previous),
+        EndState(length, line.stored_crc, line.stamp_us),
+    )
+
+
+def _stated_version(first_line: bytes) -> object:
+    try:
+        fields = msgspec.json.decode(first_line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    items = fields if isinstance(fields, list) else [fields]
+    events = [item for item in items if isinstance(item, dict) and item.get("format") == FORMAT_NAME]
+    return events[0].get("version") if events else None

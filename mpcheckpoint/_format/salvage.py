@@ -1,0 +1,90 @@
+"""Lines where the chain is broken: behind damage, and at the end of a log whose start was not read.
+
+A crc runs over the whole file, so any single line can be proven from the crc field of the line before it. What makes
+bytes a candidate is strict on purpose (docs/format.md, "Lines behind damage").
+
+Rejected: taking every '["' for a start. An event may itself contain the text of log lines, and each false start
+would cost a pass over the rest of the file while the append lock is held.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from mpcheckpoint._format.frame import (
+    CLOSING_BYTES,
+    MAX_LINE_BYTES,
+    PADDING,
+    Line,
+    parse_line,
+    running_crc,
+    stated_length,
+    stored_crc_before,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def lines_behind(data: bytes, *, base: int, crc: int) -> Iterator[Line]:
+    """Yield the lines that can be proven behind the damaged line at ``data[0]``, in file order.
+
+    Args:
+        data: bytes from the damage to the end of the file, or a part of them that ends behind a newline.
+        base: the file offset of the damage.
+        crc: the running CRC of every byte before the damage.
+    """
+    extra = stated_length(data, 0)
+    newline = data.find(b"\n")
+    for start in _starts(data, extra):
+        # The crc field of the damaged line may itself be what was hit: what it should have been follows from the
+        # bytes before it, computed once for each place where that line may end.
+        computed = None
+        if start in (extra, newline + 1) and start >= CLOSING_BYTES:
+            computed = crc32(memoryview(data)[: start - CLOSING_BYTES], crc)
+        line = _candidate(data, start, base, computed)
+        if line is not None:
+            yield line
+
+
+def _starts(data: bytes, extra: int | None) -> Iterator[int]:
+    """Yield, in order, every place behind a newline, and ``extra``, where the damaged line says it ends."""
+    position, size = 0, len(data)
+    while position < size:
+        following = data.find(b"\n", position) + 1 or size
+        if extra is not None and position < extra < following:
+            yield extra
+        if following < size:
+            yield following
+        position = following
+
+
+def _candidate(data: bytes, start: int, base: int, computed_crc: int | None) -> Line | None:
+    length = stated_length(data, start)
+    if length is None or data.find(b"\n", start, start + length) != start + length - 1:
+        return None
+    seeds = [stored_crc_before(data, start), computed_crc]
+    for stored_crc in seeds:
+        if stored_crc is not None:
+            line = parse_line(data, start, start + length, base=base, crc=running_crc(stored_crc))
+            if isinstance(line, Line):
+                return line
+    return None
+
+
+def last_line(data: bytes, *, base: int) -> Line | None:
+    """Return the last line in ``data`` that fits the crc field of the line before it, or None.
+
+    Args:
+        data: bytes up to the end of the file; the line and the crc field before it must both lie within.
+        base: the file offset of ``data[0]``.
+    """
+    stop = len(data.rstrip(PADDING)) + 1
+    while (newline := data.rfind(b"\n", 0, stop)) >= 0:
+        start = data.rfind(b"\n", max(0, newline - MAX_LINE_BYTES), newline) + 1
+        line = _candidate(data, start, base, None) if start else None
+        if line is not None:
+            return line
+        stop = newline
+    return None

@@ -1,0 +1,228 @@
+"""Wait for records: an iterator over news, one log or all of a store."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._format.codec import decode_event, record_id_of
+from mpcheckpoint._storage.process import process
+from mpcheckpoint._types import Cursor, Position, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+
+    from mpcheckpoint._format.frame import Line
+    from mpcheckpoint._storage.engine import Reader, StoredLog
+    from mpcheckpoint._storage.reader import Chunk
+
+_SHORTEST_PAUSE_S = 0.0005
+_LONGEST_PAUSE_S = 0.02
+
+
+class News:
+    """How a follower waits for something to happen: the one place that knows.
+
+    It looks again after a pause that grows while nothing comes and is short again once something did.
+    """
+
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+        self._pause_s = _SHORTEST_PAUSE_S
+
+    def wait(self, deadline: float | None) -> bool:
+        """Wait until it is worth looking again; return False when closed or past the deadline."""
+        left_s = _LONGEST_PAUSE_S if deadline is None else deadline - time.monotonic()
+        if left_s <= 0 or self._closed.wait(min(self._pause_s, left_s)):
+            return False
+        self._pause_s = min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
+        return True
+
+    def arrived(self) -> None:
+        """Take note that there was news."""
+        self._pause_s = _SHORTEST_PAUSE_S
+
+    def close(self) -> None:
+        """End the waiting, from any thread."""
+        self._closed.set()
+
+    def is_closed(self) -> bool:
+        """Return whether the waiting was ended."""
+        return self._closed.is_set()
+
+
+class Source:
+    """One log that is followed."""
+
+    def __init__(self, stored: StoredLog, only: Callable[[Chunk], list[Line]] | None = None) -> None:
+        """Follow ``stored``; of what is found new, give out what ``only`` returns at each turn."""
+        self.stored = stored
+        self.reader: Reader = stored.reader(resumes=True)
+        self._only = only
+        self._batch_start = 0
+
+    def records(self) -> Iterator[Record]:
+        """Yield what is new."""
+        for chunk in self.reader.news():
+            for line in chunk.lines if self._only is None else self._only(chunk):
+                yield self._record(line, chunk.generation)
+
+    def skip_to_end(self) -> Position:
+        """Pass over what the log holds now."""
+        for _ in self.reader.news():
+            pass
+        return self.reader.position()
+
+    def _record(self, line: Line, generation: str) -> Record:
+        assert line.object_key is not None
+        # A position inside a batch names the batch's start: reading can only begin at whole batches.
+        self._batch_start = self._batch_start or line.offset
+        offset = self._batch_start if line.more else line.end
+        if line.more == 0:
+            self._batch_start = 0
+        return Record(
+            self.stored.log_key,
+            line.object_key,
+            decode_event(line.event),
+            line.stamp_us,
+            record_id_of(line.meta),
+            Position(self.stored.log_key, generation, offset, line.stamp_us, line.more),
+        )
+
+
+class Follower:
+    """Iterate over records as they are appended, by this or any other process.
+
+    In order within each log; between logs as they are found. Waits when there is nothing, until ``close`` (from any
+    thread), or until nothing came for ``idle_timeout_s`` seconds, which ends the iteration quietly.
+
+    Concurrency: one thread iterates; any thread may close. A forked child may go on with its copy, and sees every record
+    from where the copy was made.
+    """
+
+    def __init__(
+        self,
+        discover: Callable[[], Iterable[StoredLog]],
+        *,
+        after: Cursor | Position | str,
+        idle_timeout_s: float | None,
+        only: Callable[[StoredLog], Callable[[Chunk], list[Line]]] | None = None,
+    ) -> None:
+        """Follow the logs that ``discover`` returns, asked anew at each look, through the filter ``only`` makes.
+
+        Raises:
+            ValueError: ``after`` is neither a place nor "start" or "end".
+            InvalidPositionError: a position is not one of its log.
+        """
+        if isinstance(after, str) and after not in ("start", "end"):
+            raise ValueError(f"after is a position, a cursor, 'start' or 'end', not {after!r}")
+        self._discover = discover
+        self._idle_timeout_s = idle_timeout_s
+        self._only = only
+        self._news = News()
+        self._sources: dict[str, Source] = {}
+        self._positions: dict[str, Position] = {}
+        self._looks: Iterator[Record] = iter(())
+        if isinstance(after, Position):
+            after = Cursor((after,))
+        starts = {position.log_key: position for position in after} if isinstance(after, Cursor) else {}
+        self._add_sources()
+        for log_key, source in self._sources.items():
+            if after == "end":
+                self._positions[log_key] = source.skip_to_end()
+            elif log_key in starts:
+                source.reader.seek(starts[log_key])
+        self._positions.update(starts)
+        process.register(self)
+
+    @property
+    def cursor(self) -> Cursor:
+        """The place behind the last record that was given out: hand it to ``follow`` to go on from there."""
+        return Cursor.of(self._positions)
+
+    def __iter__(self) -> Follower:
+        return self
+
+    def __next__(self) -> Record:
+        """Return the next record, waiting for it.
+
+        Raises:
+            StopIteration: the follower was closed, or nothing came for the idle timeout.
+            CorruptLogError, ReadFailedError, LogNotFoundError: a log cannot be read on.
+        """
+        process.notice_fork()
+        deadline = None if self._idle_timeout_s is None else time.monotonic() + self._idle_timeout_s
+        while not self._news.is_closed():
+            record = self._next_found()
+            if record is not None:
+                self._positions[record.log_key] = record.position
+                self._news.arrived()
+                return record
+            if not self._news.wait(deadline):
+                break
+        raise StopIteration
+
+    def _next_found(self) -> Record | None:
+        record = next(self._looks, None)
+        if record is None:
+            self._looks = self._look()
+            record = next(self._looks, None)
+        return record
+
+    def close(self) -> None:
+        """End the iteration, also while another thread waits in it. Closing twice is fine."""
+        self._news.close()
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: take new locks, open files anew, and go on behind the last record given out."""
+        self._news = News()
+        self._looks = iter(())
+        positions = self._positions
+        for log_key, source in list(self._sources.items()):
+            source.reader.release()
+            self._sources[log_key] = fresh = self._source(source.stored)
+            if log_key in positions:
+                fresh.reader.seek(positions[log_key])
+
+    def _look(self) -> Iterator[Record]:
+        self._add_sources()
+        for source in list(self._sources.values()):
+            yield from source.records()
+
+    def _add_sources(self) -> None:
+        for stored in self._discover():
+            if stored.log_key not in self._sources:
+                self._sources[stored.log_key] = self._source(stored)
+
+    def _source(self, stored: StoredLog) -> Source:
+        return Source(stored, None if self._only is None else self._only(stored))
+
+
+class StatedDurable:
+    """Hold records back until a later line states them durable: all that a handle which never writes can know."""
+
+    def __init__(self) -> None:
+        self._held: list[Line] = []
+        self._generation = ""
+
+    def __call__(self, chunk: Chunk) -> list[Line]:
+        """Return the lines that are known durable now, in order."""
+        released: list[Line] = []
+        if chunk.generation != self._generation:
+            # A generation is synced whole before it takes the place of another.
+            released, self._held, self._generation = self._held, [], chunk.generation
+        self._held += chunk.lines
+        count = sum(1 for line in self._held if line.end <= chunk.durable)
+        released += self._held[:count]
+        del self._held[:count]
+        return released

@@ -1,0 +1,235 @@
+"""What the parts of one handle share: the store, the settings, the views and the mutex over them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpcheckpoint._log.view import LogView
+from mpcheckpoint._storage.durability import Durability
+from mpcheckpoint._storage.mutex import Mutex
+from mpcheckpoint._storage.process import process
+from mpcheckpoint._storage.store import DirectoryStore
+from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mpcheckpoint._storage.engine import Reader, Store, StoredLog
+
+
+class Settings(NamedTuple):
+    """How a handle was opened; enough to open it again in another process."""
+
+    path: str
+    create: bool
+    read_only: bool
+    log_keys: tuple[str, ...] | None
+    durability: str
+    lock_timeout_s: float | None
+
+
+class LogState(NamedTuple):
+    """One log in one handle: where it is stored, how far it was read, and what that gave."""
+
+    stored: StoredLog
+    reader: Reader
+    view: LogView
+
+
+class Session:
+    """The shared state of a handle and the logs taken from it.
+
+    Locking rules:
+    1. ``mutex`` guards the views and readers. Nothing that can wait happens under it: only reads.
+    2. It may be taken while an append lock is held (conditions are checked there), so never the other way round.
+
+    Invariant: the view of a log holds exactly what its reader has yielded.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.durability = Durability.parse(settings.durability)
+        self._store: Store = DirectoryStore(
+            settings.path, create=settings.create, read_only=settings.read_only
+        )
+        self.mutex = Mutex(f"the view of {settings.path}")
+        self._states: dict[str, LogState] = {}
+        self._token: object | None = None
+        # None: every log of the store is read. Else only these are.
+        self._scope: set[str] | None = None if settings.log_keys is None else set()
+        self._open_keys: dict[str, None] = {}
+        self._is_closed = False
+        process.register(self)
+        for log_key in settings.log_keys or ():
+            self.open(log_key)
+
+    # --- which logs -------------------------------------------------------------------------------------------
+
+    def open(self, log_key: str, *, create: bool | None = None) -> LogState:
+        """Open a log for writing through this handle, creating it unless the handle may not."""
+        self.require_open()
+        may_create = self.settings.create if create is None else create and self.settings.create
+        stored = self._store.open_log(
+            log_key,
+            create=may_create and not self.settings.read_only,
+            timeout_s=self.settings.lock_timeout_s,
+        )
+        with self.mutex.guard():
+            self._open_keys[log_key] = None
+            if self._scope is not None:
+                self._scope.add(log_key)
+            return self._state_of(stored)
+
+    def release(self, log_key: str) -> None:
+        """Close a log for writing through this handle; sync what its setting has left unsynced."""
+        state = self.writable(log_key)
+        del self._open_keys[log_key]
+        if not self.settings.read_only:
+            state.stored.finish()
+
+    def writable(self, log_key: str) -> LogState:
+        """Return a log that this handle has open.
+
+        Raises:
+            LogNotOpenError: it has not.
+        """
+        self.require_open()
+        if log_key not in self._open_keys:
+            raise LogNotOpenError(
+                f"the log {log_key!r} is not open in this handle; call createCheckpointLog({log_key!r}) or "
+                f"log({log_key!r}) first",
+                reason="not open",
+            )
+        return self._states[log_key]
+
+    def open_keys(self) -> list[str]:
+        """Return the logs open in this handle, in the order they were opened."""
+        return list(self._open_keys)
+
+    def log_keys(self) -> list[str]:
+        """Return the keys of all logs of the store, sorted."""
+        self.require_open()
+        return self._store.log_keys()
+
+    # --- freshness: the one place where a handle learns of news -----------------------------------------------
+
+    def refresh(self) -> dict[str, LogView]:
+        """Bring the views of all logs in scope up to date and return them. Requires: ``mutex``.
+
+        Raises:
+            CorruptLogError: and the views stay as far as they were read.
+        """
+        self._discover()
+        for state in self._states.values():
+            self._refresh_one(state)
+        return {log_key: state.view for log_key, state in self._states.items()}
+
+    def refresh_log(self, log_key: str) -> LogView:
+        """Bring the view of one log up to date and return it. Requires: ``mutex``."""
+        state = self._states[log_key]
+        self._refresh_one(state)
+        return state.view
+
+    @staticmethod
+    def _refresh_one(state: LogState) -> None:
+        for chunk in state.reader.news():
+            state.view.apply(chunk)
+
+    def _discover(self) -> None:
+        if self._scope is not None:
+            return
+        token = self._store.change_token()
+        if token is not None and token == self._token:
+            return
+        for log_key in self._store.log_keys():
+            if log_key not in self._states:
+                self._state_of(self._store.open_log(log_key, create=False, timeout_s=self.settings.lock_timeout_s))
+        self._token = token
+
+    def _state_of(self, stored: StoredLog) -> LogState:
+        state = self._states.get(stored.log_key)
+        if state is None:
+            state = self._states[stored.log_key] = _new_state(stored)
+        return state
+
+    def discovered(self) -> Iterable[StoredLog]:
+        """Return all logs in scope, new ones included."""
+        self.require_open()
+        with self.mutex.guard():
+            self._discover()
+            return [state.stored for state in self._states.values()]
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    def require_open(self) -> None:
+        """Raise ClosedError if the handle was closed; notice a fork that ran no hooks."""
+        process.notice_fork()
+        if self._is_closed:
+            raise ClosedError(f"the handle of {self.settings.path} is closed", path=self.settings.path, reason="closed")
+
+    def require_writable(self) -> None:
+        """Raise ReadOnlyError if the handle may not write."""
+        if self.settings.read_only:
+            raise ReadOnlyError(
+                f"the handle of {self.settings.path} was opened with read_only=True",
+                path=self.settings.path,
+                reason="read-only",
+            )
+
+    def close(self) -> None:
+        """Sync what the ``interval`` setting has left, and give back files and memory. Closing twice is fine."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            if not self.settings.read_only:
+                for log_key in self._open_keys:
+                    self._states[log_key].stored.finish()
+        finally:
+            with self.mutex.guard():
+                for state in self._states.values():
+                    state.reader.release()
+                self._states = {}
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: a view that no thread was changing is kept, any other is read anew."""
+        is_whole = self.mutex.is_free() and not self.mutex.is_owned()
+        self.mutex = Mutex(f"the view of {self.settings.path}")
+        for log_key, state in list(self._states.items()):
+            state.reader.release()
+            if not is_whole:
+                self._states[log_key] = _new_state(state.stored)
+
+
+def _new_state(stored: StoredLog) -> LogState:
+    return LogState(stored, stored.reader(), LogView(stored.log_key))
+
+
+def open_settings(
+    path: str | os.PathLike[str],
+    *,
+    create: bool,
+    read_only: bool,
+    log_keys: Iterable[str] | None,
+    durability: str,
+    lock_timeout_s: float | None,
+) -> Settings:
+    """Return checked settings, with an absolute path, so that they mean the same after a change of directory.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be.
+    """
+    if isinstance(log_keys, str):
+        raise TypeError(f"log_keys is a list of keys, not the string {log_keys!r}")
+    if lock_timeout_s is not None and not lock_timeout_s >= 0:
+        raise ValueError(f"lock_timeout_s is a number of seconds, at least 0, or None, not {lock_timeout_s!r}")
+    Durability.parse(durability)
+    return Settings(
+        os.path.abspath(os.fspath(path)),
+        create,
+        read_only,
+        None if log_keys is None else tuple(log_keys),
+        durability,
+        lock_timeout_s,
+    )

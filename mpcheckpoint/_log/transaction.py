@@ -1,0 +1,93 @@
+"""Read, decide, append: one batch, on the condition that what was read has not changed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from mpcheckpoint._format.codec import decode_event, encode_payload
+from mpcheckpoint.errors import ClosedError, ConflictError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._log.record_log import RecordLog
+    from mpcheckpoint._types import Position
+
+
+class Transaction:
+    """Collect records without any lock and append them as one atomic batch when the block ends.
+
+    The batch lands only if every object read in the block still has exactly the events that were read; else ConflictError
+    is raised at the end of the block and nothing is written. An exception in the block writes nothing. A transaction
+    that only reads conflicts in the same way: when its block ends quietly, what it read was true together.
+
+    Durability: as the log's setting says, when the block has ended.
+    Concurrency: for one thread; any number of transactions in any number of processes. Void in a forked child.
+    """
+
+    def __init__(self, log: RecordLog) -> None:
+        self._log = log
+        self._pid = os.getpid()
+        self._reads: dict[str, tuple[bytes, ...]] = {}
+        self._writes: list[tuple[str, Payload]] = []
+        self._is_open = False
+        self._position: Position | None = None
+        # The conflict that this transaction's own commit met, so that ``update`` can tell it from one out of the block.
+        self.conflict: ConflictError | None = None
+
+    @property
+    def position(self) -> Position | None:
+        """The position of the batch once the block has ended; None if nothing was appended."""
+        return self._position
+
+    def events(self, object_key: str) -> tuple[Any, ...]:
+        """Return the events of an object in this log, this transaction's own appends included."""
+        own = [payload.event for written, payload in self._writes if written == object_key]
+        return tuple(decode_event(event) for event in [*self._read(object_key), *own])
+
+    def __contains__(self, object_key: object) -> bool:
+        return isinstance(object_key, str) and bool(self.events(object_key))
+
+    def append(self, object_key: str, event: object) -> None:
+        """Add a record to the batch. Nothing is written before the block ends.
+
+        Raises:
+            InvalidKeyError, InvalidEventError, LimitExceededError: the record is refused; the transaction goes on.
+        """
+        self._require_open()
+        self._writes.append((object_key, encode_payload(object_key, event)))
+
+    def __enter__(self) -> Transaction:
+        if self._is_open or self._position is not None:
+            raise ClosedError("a transaction can be entered once; take another", reason="used")
+        self._is_open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._is_open = False
+            return
+        self._require_open()
+        self._is_open = False
+        counts = {object_key: len(events) for object_key, events in self._reads.items()}
+        try:
+            self._position = self._log._commit([payload for _, payload in self._writes], counts)
+        except ConflictError as conflict:
+            self.conflict = conflict
+            raise
+
+    def _read(self, object_key: str) -> tuple[bytes, ...]:
+        self._require_open()
+        if object_key not in self._reads:
+            self._reads[object_key] = self._log._raw_events(object_key)
+        return self._reads[object_key]
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise ClosedError("the transaction is not open: use it inside its with block", reason="closed")
+        if self._pid != os.getpid():
+            raise ClosedError("the transaction was opened before a fork and belongs to the parent", reason="forked")

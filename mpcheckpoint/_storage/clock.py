@@ -1,0 +1,59 @@
+"""The hybrid logical clock of a process: a stamp is never below one that this process has seen.
+
+Source: Kulkarni, Demirbas, Madappa, Avva, Leone, "Logical Physical Clocks", OPODIS 2014, with the physical and the
+logical part in one integer of microseconds.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.frame import MAX_STAMP_US
+from mpcheckpoint.errors import ClockError
+
+YEAR_2200_US = 7_258_118_400_000_000
+
+
+class HybridClock:
+    """Give out stamps and take note of those that were read.
+
+    Invariant: ``_highest_us`` is at least every stamp this process gave out or observed; an event written after its
+    writer saw another one therefore sorts after it (G3).
+    """
+
+    def __init__(self) -> None:
+        self._highest_us = 0
+        self._mutex = threading.Lock()
+
+    def observe(self, stamp_us: int) -> None:
+        """Take note of a stamp that was read from a log."""
+        if stamp_us > self._highest_us:
+            with self._mutex:
+                self._highest_us = max(self._highest_us, stamp_us)
+
+    def next(self, after_us: int) -> int:
+        """Return a stamp above ``after_us`` and above every stamp seen.
+
+        Raises:
+            ClockError: if the wall clock, or the logs, are beyond what stamps can hold. Nothing was written.
+        """
+        wall_us = system.now_us()
+        if not 0 <= wall_us < YEAR_2200_US:
+            raise ClockError(
+                f"the wall clock stands at {wall_us} us since 1970, outside the years 1970 to 2200; set it right",
+                reason="wall clock out of range",
+            )
+        with self._mutex:
+            stamp_us = max(wall_us, self._highest_us + 1, after_us + 1)
+            if stamp_us > MAX_STAMP_US:
+                raise ClockError("the stamps of this log have reached their limit", reason="stamps exhausted")
+            self._highest_us = stamp_us
+        return stamp_us
+
+    def reset_after_fork(self) -> None:
+        """Replace the mutex, which another thread of the parent may have held."""
+        self._mutex = threading.Lock()
+
+
+clock = HybridClock()

@@ -1,0 +1,269 @@
+"""A store's directory: opened, checked, its logs listed, created and recovered.
+
+The directory is the truth. ``logs`` is a list of names that only ever grows, so that a reader learns of new logs by
+comparing its size; it is rebuilt from the directory where it is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.control import encode_header
+from mpcheckpoint._format.names import LOG_SUFFIX
+from mpcheckpoint._storage.clock import clock
+from mpcheckpoint._storage.faults import translated
+from mpcheckpoint._storage.header import read_header, wrong_log
+from mpcheckpoint._storage.paths import STORE_DIRECTORY, TEMPORARY_SUFFIX, LogPaths
+from mpcheckpoint._storage.repair import write_whole
+from mpcheckpoint.errors import (
+    LockTimeoutError,
+    LockUnsupportedError,
+    LogNotFoundError,
+    NetworkFileSystemError,
+    NotAStoreError,
+    StoreNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ALLOW_NETWORK = "MPCHECKPOINT_ALLOW_NETWORK"
+# What the tool this library descends from wrote: a key and the unix seconds of its creation, no suffix.
+_OLDER_TOOL = re.compile(r"(?P<log_key>.*\D|)\d{9,10}", re.DOTALL)
+
+logger = logging.getLogger("mpcheckpoint")
+
+
+class StoreDirectory:
+    """The ``.checkpoint`` directory of a store.
+
+    Locking: creating and recovering logs happens under the store lock; listing needs none.
+    """
+
+    def __init__(self, base: str | os.PathLike[str], *, create: bool, read_only: bool) -> None:
+        """Open the store below ``base``.
+
+        Raises:
+            StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError
+        """
+        self.base = os.path.abspath(os.fspath(base))
+        self.path = os.path.join(self.base, STORE_DIRECTORY)
+        self.read_only = read_only
+        self._store_lock = os.path.join(self.path, "store.lock")
+        self._names = os.path.join(self.path, "logs")
+        self._keys: dict[str, str] = {}
+        with translated("opening the store", self.path):
+            is_new = self._create() if create and not read_only else False
+            self.identity = self._checked_identity()
+            if not read_only:
+                self._require_locking(with_child=is_new)
+            self._warn_of_older_files()
+
+    # --- opening ----------------------------------------------------------------------------------------------
+
+    def _create(self) -> bool:
+        """Create what is missing of the path; return whether the store is new."""
+        missing = [self.path]
+        while not os.path.lexists(os.path.dirname(missing[-1])):
+            missing.append(os.path.dirname(missing[-1]))
+        is_new = False
+        for path in reversed(missing):
+            is_new = system.make_directory(path)
+            if is_new:
+                # Crash: a directory whose parent was not synced can be gone after a power cut, with all it held.
+                system.sync_directory(os.path.dirname(path))
+        return is_new
+
+    def _checked_identity(self) -> tuple[int, int]:
+        try:
+            status = system.stat_path(self.path)
+        except FileNotFoundError:
+            raise StoreNotFoundError(
+                f"there is no store at {self.base} (no directory {STORE_DIRECTORY} in it)",
+                path=self.path,
+                reason="no store",
+            ) from None
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotAStoreError(
+                f"{self.path} is a {'symbolic link' if stat.S_ISLNK(status.st_mode) else 'file'}, not a directory; "
+                "nothing in a store is opened through a link: move it away or choose another place",
+                path=self.path,
+                reason="not a directory",
+            )
+        return status.st_dev, status.st_ino
+
+    def _require_locking(self, *, with_child: bool) -> None:
+        kind = system.network_file_system(self.path)
+        if kind is not None and not os.environ.get(ALLOW_NETWORK):
+            raise NetworkFileSystemError(
+                f"{self.path} lies on a network file system ({kind}), where locks and appends cannot be relied on; "
+                f"keep the store on a local one, or set {ALLOW_NETWORK}=1 to take the risk",
+                path=self.path,
+                reason=f"network file system {kind}",
+            )
+        if self.identity in _proven and not with_child:
+            return
+        probe = os.path.join(self.path, f"probe.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+        descriptor = system.open_file(probe, write=True, create=True, exclusive=True)
+        try:
+            failure = system.prove_locking(probe, with_child=with_child)
+        finally:
+            descriptor.close()
+            system.remove(probe)
+        if failure is not None:
+            raise LockUnsupportedError(
+                f"the file system of {self.path} does not lock files as it must: {failure}; keep the store elsewhere",
+                path=self.path,
+                reason=failure,
+            )
+        _proven.add(self.identity)
+
+    def _warn_of_older_files(self) -> None:
+        names = [name for name in system.list_directory(self.path) if _OLDER_TOOL.fullmatch(name)]
+        if names:
+            logger.warning(
+                "%s holds %d files of the older checkpoint tool (%s ...); they are left alone and not read: "
+                "import them to have their records here",
+                self.path,
+                len(names),
+                min(names),
+            )
+
+    # --- listing ----------------------------------------------------------------------------------------------
+
+    def change_token(self) -> tuple[int, int] | None:
+        """Return a value that changes when a log is added; None if that cannot be told without listing."""
+        try:
+            status = system.stat_path(self._names)
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_size
+
+    def log_keys(self) -> list[str]:
+        """Return the keys of all logs, sorted.
+
+        Raises:
+            CorruptLogError, FormatVersionError: the header of a log cannot be read.
+        """
+        with translated("listing", self.path, is_read=True):
+            names = [name for name in system.list_directory(self.path) if name.endswith(LOG_SUFFIX)]
+            self._keys = {name: self._keys.get(name) or self._key_in(name) for name in names}
+        return sorted(self._keys.values())
+
+    def _key_in(self, name: str) -> str:
+        path = os.path.join(self.path, name)
+        descriptor = system.open_file(path)
+        log_key = read_header(descriptor.fd, path, log_key=None).log_key
+        if LogPaths.of(self.path, log_key).log != path:
+            # A copy of a log under another name would show every record twice.
+            raise wrong_log(path, log_key, f"one whose file name is {name}")
+        return log_key
+
+    def paths_of(self, log_key: str) -> LogPaths:
+        """Return the files of a log, which need not exist.
+
+        Raises:
+            InvalidKeyError: if it is no key.
+        """
+        return LogPaths.of(self.path, log_key)
+
+    def has_log(self, log_key: str) -> bool:
+        """Return whether the log exists."""
+        return os.path.lexists(self.paths_of(log_key).log)
+
+    # --- creating and recovering ------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self, timeout_s: float | None) -> Iterator[None]:
+        """Hold the store lock.
+
+        Raises:
+            LockTimeoutError: if another process held it for ``timeout_s`` seconds.
+        """
+        try:
+            with system.store_lock(self._store_lock, timeout_s):
+                yield
+        except TimeoutError as error:
+            if isinstance(error, LockTimeoutError):
+                raise
+            raise LockTimeoutError(
+                f"the store {self.base} was locked by another process for {timeout_s} s ({self._store_lock}); "
+                "try again, or give a longer lock_timeout_s",
+                path=self._store_lock,
+                reason="lock timeout",
+            ) from error
+
+    def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> LogPaths:
+        """Return the files of a log that exists, creating it if need be.
+
+        Raises:
+            InvalidKeyError, LogNotFoundError, LockTimeoutError, WrongLogError, FormatVersionError, CorruptLogError
+        """
+        paths = self.paths_of(log_key)
+        with translated("opening the log", paths.log):
+            if not os.path.lexists(paths.log):
+                if not create:
+                    raise LogNotFoundError(
+                        f"the store {self.base} has no log {log_key!r}", path=paths.log, reason="no such log"
+                    )
+                with self.locked(timeout_s):
+                    self._create_log(paths)
+            descriptor = system.open_file(paths.log)
+            read_header(descriptor.fd, paths.log, log_key=log_key)
+            if not self.read_only and not self._is_named(paths.name):
+                with self.locked(timeout_s):
+                    self._add_name(paths.name)
+        return paths
+
+    def _create_log(self, paths: LogPaths) -> None:
+        """Publish a log with a durable header. Requires: the store lock."""
+        self._remove_stale_files()
+        if os.path.lexists(paths.log):
+            return
+        temporary = f"{paths.log}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+        created_us = clock.next(0)
+        header, _ = encode_header(paths.log_key, uuid.uuid4().hex, created_us, stamp_us=created_us)
+        descriptor = system.open_file(temporary, write=True, create=True, exclusive=True)
+        try:
+            write_whole(descriptor.fd, header, 0)
+            system.sync_data(descriptor.fd)
+        except BaseException:
+            system.remove(temporary)
+            raise
+        # Crash: before the name is there, no log; after it, a log whose header is durable. The name itself is durable
+        # with the directory, at the latest when the first writer's first use syncs it.
+        system.publish(temporary, paths.log)
+        system.sync_directory(self.path)
+
+    def _remove_stale_files(self) -> None:
+        """Remove what a killed creator left. Requires: the store lock, which every creator holds."""
+        for name in system.list_directory(self.path):
+            if name.endswith(TEMPORARY_SUFFIX) and LOG_SUFFIX in name:
+                system.remove(os.path.join(self.path, name))
+
+    def _is_named(self, name: str) -> bool:
+        try:
+            descriptor = system.open_file(self._names)
+        except FileNotFoundError:
+            return False
+        data = system.read_at(descriptor.fd, system.size_of(descriptor.fd), 0)
+        return name.encode() in data.split(b"\n")
+
+    def _add_name(self, name: str) -> None:
+        """Make the list of names grow. Requires: the store lock."""
+        if self._is_named(name):
+            return
+        descriptor = system.open_file(self._names, write=True, create=True)
+        # A newline first: a creator may have died inside its line.
+        write_whole(descriptor.fd, f"\n{name}\n".encode(), system.size_of(descriptor.fd))
+
+
+# Directories in which this process has seen locks work.
+_proven: set[tuple[int, int]] = set()

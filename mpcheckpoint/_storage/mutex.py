@@ -1,0 +1,70 @@
+"""A mutex that knows its owner, so that re-entry raises instead of hanging."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from mpcheckpoint.errors import ReentrancyError
+
+
+class Mutex:
+    """Keep the threads of one process apart.
+
+    A signal handler or finalizer runs in the thread it interrupts: waiting there for a mutex of that same thread would
+    never end, and going on would find half-made state.
+
+    The lock inside is an RLock because its owner is set in the same uninterruptible step that takes it: a Ctrl-C right
+    behind ``acquire`` leaves a mutex that ``release_if_owned`` can still give back.
+    """
+
+    __slots__ = ("_lock", "_what")
+
+    def __init__(self, what: str) -> None:
+        # Any: the type stubs leave out _is_owned, which threading.Condition relies on too.
+        self._lock: Any = threading.RLock()
+        self._what = what
+
+    def guard(self) -> Any:
+        """Return what to hold in a ``with`` statement. It is taken and given back by the interpreter itself, so no
+        signal can come between.
+
+        Raises:
+            ReentrancyError: if this thread holds it already.
+        """
+        self.refuse_reentry()
+        return self._lock
+
+    def acquire(self, timeout_s: float | None) -> bool:
+        """Take the mutex; return False if ``timeout_s`` seconds did not suffice.
+
+        Requires: ``refuse_reentry`` was called, and then a ``try`` entered whose ``finally`` calls ``release_if_owned``.
+        """
+        taken: bool = self._lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
+        return taken
+
+    def release_if_owned(self) -> None:
+        """Give the mutex back if this thread holds it."""
+        if self._lock._is_owned():
+            self._lock.release()
+
+    def is_free(self) -> bool:
+        """Return whether no other thread holds the mutex at this moment."""
+        taken: bool = self._lock.acquire(blocking=False)
+        if taken:
+            self._lock.release()
+        return taken
+
+    def is_owned(self) -> bool:
+        """Return whether this thread holds the mutex."""
+        owned: bool = self._lock._is_owned()
+        return owned
+
+    def refuse_reentry(self) -> None:
+        """Raise ReentrancyError if this thread holds the mutex already."""
+        if self._lock._is_owned():
+            raise ReentrancyError(
+                f"{self._what} was entered again by the thread that is inside it, from a signal handler or a "
+                "finalizer; do the call from ordinary code",
+                reason="re-entry",
+            )

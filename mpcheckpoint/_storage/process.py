@@ -1,0 +1,136 @@
+"""What the handles of one process share, and what becomes of it in a forked child.
+
+One LogWriter a log file, whatever number of handles is open. At a fork every inherited descriptor is closed in the
+child without unlocking, every mutex is new, and whatever another thread was changing at that moment is dropped.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Protocol
+
+from mpcheckpoint._storage.clock import clock
+from mpcheckpoint._storage.descriptors import pool
+from mpcheckpoint._storage.interval import IntervalSyncer
+from mpcheckpoint._storage.writer import LogWriter
+
+if TYPE_CHECKING:
+    from mpcheckpoint._storage.paths import LogPaths
+
+_FORK_WAIT_S = 0.1
+_EXIT_PRIORITY = 10
+_MOST_WRITERS = 48  # each keeps two files open
+
+
+class Resettable(Protocol):
+    """Something that has to be told that it is in a forked child now."""
+
+    def reset_after_fork(self) -> None:
+        """Take new mutexes; drop what another thread may have been changing, and every inherited descriptor."""
+
+
+class Process:
+    """The registry of this process.
+
+    Invariant: ``_pid`` is the process that everything here belongs to; every public entry point compares it, since some
+    forks run no hooks.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()
+        self._writers: OrderedDict[tuple[int, int, str], LogWriter] = OrderedDict()
+        self._handles: weakref.WeakSet[Resettable] = weakref.WeakSet()
+        self._paused: list[LogWriter] = []
+        self._flushes_at_exit = False
+        self.interval = IntervalSyncer()
+
+    def writer(self, directory_identity: tuple[int, int], paths: LogPaths) -> LogWriter:
+        """Return this process's writer of a log.
+
+        The least recently used are forgotten, and their files closed when the last append in them is done. A second
+        writer of the same log, made then, is kept apart from the first by the kernel's lock.
+        """
+        self.notice_fork()
+        key = (*directory_identity, paths.name)
+        with self._mutex:
+            writer = self._writers.get(key)
+            if writer is None or writer.paths.directory != paths.directory:
+                writer = self._writers[key] = LogWriter(paths)
+                if len(self._writers) > _MOST_WRITERS:
+                    self._writers.popitem(last=False)
+            self._writers.move_to_end(key)
+            return writer
+
+    def known_durable(self, directory_identity: tuple[int, int], name: str, generation: str) -> int:
+        """Return the offset below which this process knows a generation to be durable; 0 if it knows nothing."""
+        writer = self._writers.get((*directory_identity, name))
+        return writer.known_durable(generation) if writer is not None else 0
+
+    def register(self, handle: Resettable) -> None:
+        """Have ``handle`` told of forks, for as long as it lives."""
+        with self._mutex:
+            self._handles.add(handle)
+
+    def notice_fork(self) -> None:
+        """Reset what was inherited, if this process was forked without running Python's hooks."""
+        if self._pid != os.getpid():
+            self.after_fork_in_child()
+
+    def flush_at_exit(self) -> None:
+        """Have scheduled syncs done when this process exits: also a multiprocessing child, which skips atexit."""
+        if self._flushes_at_exit:
+            return
+        self._flushes_at_exit = True
+        atexit.register(self.interval.flush_at_exit)
+        # Not imported for this: in a multiprocessing child it is loaded, and elsewhere atexit does.
+        multiprocessing_util = sys.modules.get("multiprocessing.util")
+        if multiprocessing_util is not None:
+            multiprocessing_util.Finalize(None, self.interval.flush_at_exit, exitpriority=_EXIT_PRIORITY)
+
+    # --- fork -------------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Let appends that hold their lock at this moment finish, each for at most 100 ms.
+
+        A child that comes to life while a lock is held inherits the open file that holds it. It closes that at once; this
+        only spares the lock from outliving a parent that is killed in between.
+        """
+        writers = sorted(list(self._writers.values()), key=lambda writer: writer.paths.log)
+        self._paused = [writer for writer in writers if writer.pause_for_fork(_FORK_WAIT_S)]
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        paused, self._paused = self._paused, []
+        for writer in paused:
+            writer.resume_after_fork()
+
+    def after_fork_in_child(self) -> None:
+        """Let go of everything inherited."""
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()
+        self._paused = []
+        self._flushes_at_exit = False
+        clock.reset_after_fork()
+        pool.reset_after_fork()
+        self.interval.reset_after_fork()
+        for writer in list(self._writers.values()):
+            writer.reset_after_fork()
+        self._writers = OrderedDict()
+        for handle in list(self._handles):
+            handle.reset_after_fork()
+
+
+process = Process()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=process.before_fork,
+        after_in_parent=process.after_fork_in_parent,
+        after_in_child=process.after_fork_in_child,
+    )

@@ -1,0 +1,252 @@
+"""One log, read: news since the last look, without locks and without ever writing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.frame import CLOSING_BYTES, EndState, Line, closing, stored_crc_before
+from mpcheckpoint._storage.clock import clock
+from mpcheckpoint._storage.descriptors import pool
+from mpcheckpoint._storage.faults import translated
+from mpcheckpoint._storage.header import known_control, read_header
+from mpcheckpoint._storage.judge import Broken, require_torn
+from mpcheckpoint._storage.replay import FIRST_READ_BYTES, replay
+from mpcheckpoint._types import Position
+from mpcheckpoint.errors import CorruptLogError, InvalidPositionError, LogNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpcheckpoint._format.control import Header
+    from mpcheckpoint._format.scan import Scan
+    from mpcheckpoint._storage.paths import LogPaths
+
+
+class Chunk(NamedTuple):
+    """Records that are new to a reader, in file order.
+
+    Attributes:
+        lines: whole batches, control lines left out.
+        generation: the generation they stand in.
+        durable: the highest offset that they, or lines before them, state as durable.
+        is_reset: whether the log was loaded anew, so that what was read before is void.
+    """
+
+    lines: list[Line]
+    generation: str
+    durable: int
+    is_reset: bool
+
+
+class LogReader:
+    """Read one log incrementally.
+
+    Invariant: nothing behind ``_end`` is kept between looks. What stands there may be a write in progress, may be cut
+    off by a repair, and is looked at afresh each time.
+
+    Concurrency: for one thread at a time; the caller sees to it.
+    """
+
+    def __init__(
+        self, paths: LogPaths, known_durable: Callable[[str], int] | None = None, *, resumes: bool = False
+    ) -> None:
+        """Read the log at ``paths`` from its start.
+
+        Args:
+            known_durable: what this process knows to be durable of a generation, in bytes.
+            resumes: when the log is replaced by another generation, go on behind what was read already; else load it
+                anew and say so (``Chunk.is_reset``).
+        """
+        self._paths = paths
+        self._resumes = resumes
+        self._known_durable = known_durable
+        self._descriptor: system.Descriptor | None = None
+        self._identity = (0, 0)
+        self._header: Header | None = None
+        self._end = EndState(0, 0, 0)
+        self._durable = 0
+        self._skip = (-1, 0)
+        self._is_reset = False
+        self._judged_torn = (-1, -1)
+
+    def news(self) -> Iterator[Chunk]:
+        """Yield what was appended since the last look; the first look yields the whole log.
+
+        Raises:
+            CorruptLogError, FormatVersionError, WrongLogError, LogNotFoundError: what was read before stays valid.
+        """
+        with translated("reading", self._paths.log, is_read=True):
+            descriptor, generation = self._current()
+            fd = descriptor.fd
+            # Read before the bytes are: another thread may append and sync in between.
+            known = self._known_durable(generation) if self._known_durable is not None else 0
+            for is_second_look in (False, True):
+                data = self._bytes_behind_end(fd)
+                if not data and not self._is_reset and self._end.offset >= known:
+                    return
+                last = None
+                for last in replay(fd, self._end, data):
+                    yield from self._admitted(last, generation)
+                assert last is not None
+                if last.damage is None:
+                    self._refuse_shortened(known, fd)
+                    return
+                if self._is_torn(fd, last, known, raise_corrupt=is_second_look):
+                    return
+
+    def seek(self, position: Position) -> None:
+        """Go on behind ``position``, in whichever generation the log is now.
+
+        Raises:
+            InvalidPositionError: if it is no position of this log.
+        """
+        with translated("reading", self._paths.log, is_read=True):
+            descriptor, generation = self._current()
+            assert self._header is not None
+            if position.log_key != self._paths.log_key or position.generation not in (
+                generation,
+                *self._header.previous,
+            ):
+                raise InvalidPositionError(
+                    f"{position} is no position of the log {self._paths.log_key!r} as it stands in {self._paths.log}",
+                    path=self._paths.log,
+                    offset=position.offset,
+                    reason="of another log",
+                )
+            self._skip = (position.stamp_us, -position.more)
+            self._end = self._header.end
+            if position.generation != generation or position.offset <= self._header.end.offset:
+                return
+            # Invariant: stamps rise along a log. If the bytes at the offset do not fit (a power cut took records that
+            # were visible, not durable), reading from the start and skipping by stamp gives the same answer.
+            before = system.read_at(descriptor.fd, CLOSING_BYTES, position.offset - CLOSING_BYTES)
+            stored_crc = stored_crc_before(before, len(before))
+            if stored_crc is not None:
+                stamp_us = position.stamp_us - (1 if position.more else 0)
+                self._end = EndState(position.offset, stored_crc, stamp_us)
+
+    def position(self) -> Position:
+        """Return the place behind what was read so far.
+
+        Requires: ``news`` or ``seek`` was called.
+        """
+        assert self._header is not None
+        return Position(self._paths.log_key, self._header.generation, self._end.offset, self._end.stamp_us)
+
+    def release(self) -> None:
+        """Close the file; the next look opens it again and goes on where this one ended."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            descriptor.close()
+
+    def forget_descriptor(self) -> None:
+        """Let the file be closed as soon as nobody is reading from it."""
+        self._descriptor = None
+
+    def _current(self) -> tuple[system.Descriptor, str]:
+        """Return the open file and the generation of the log that stands at the path now.
+
+        Whoever reads holds on to the Descriptor, not to its number: the pool may make this reader forget it.
+        """
+        try:
+            status = system.stat_path(self._paths.log)
+        except FileNotFoundError:
+            raise LogNotFoundError(
+                f"there is no log {self._paths.log_key!r} at {self._paths.log}",
+                path=self._paths.log,
+                reason="no such log",
+            ) from None
+        descriptor = self._descriptor
+        if descriptor is None or self._identity != (status.st_dev, status.st_ino):
+            descriptor = self._open()
+        assert self._header is not None
+        pool.touch(self)
+        return descriptor, self._header.generation
+
+    def _open(self) -> system.Descriptor:
+        descriptor = system.open_file(self._paths.log)
+        header = read_header(descriptor.fd, self._paths.log, log_key=self._paths.log_key)
+        status = system.stat_fd(descriptor.fd)
+        self._identity = (status.st_dev, status.st_ino)
+        self._descriptor = descriptor
+        # Identified by generation, never by inode number, which a deleted file's successor can have.
+        if self._header is None or self._header.generation != header.generation:
+            self._restart(header)
+        return descriptor
+
+    def _restart(self, header: Header) -> None:
+        if self._header is not None and self._resumes:
+            self._skip = max(self._skip, (self._end.stamp_us, 0))
+        elif self._header is not None:
+            self._is_reset = True
+        self._header = header
+        self._end = header.end
+        self._durable = header.end.offset
+        clock.observe(header.end.stamp_us)
+
+    def _bytes_behind_end(self, fd: int) -> bytes:
+        """Return the first bytes behind the end, or all anew from the header if what stood before it has changed."""
+        assert self._header is not None
+        offset = self._end.offset - CLOSING_BYTES
+        data = system.read_at(fd, CLOSING_BYTES + FIRST_READ_BYTES, offset)
+        if data[:CLOSING_BYTES] != closing(self._end.stored_crc):
+            self._restart(read_header(fd, self._paths.log, log_key=self._paths.log_key))
+            return system.read_at(fd, FIRST_READ_BYTES, self._end.offset)
+        return data[CLOSING_BYTES:]
+
+    def _admitted(self, result: Scan, generation: str) -> Iterator[Chunk]:
+        if not result.lines and not self._is_reset:
+            return
+        records = []
+        for line in result.lines:
+            if line.durable > self._durable:
+                self._durable = line.durable
+            if line.object_key is not None:
+                records.append(line)
+            else:
+                known_control(line, self._paths.log)
+        skip = self._skip
+        if skip[0] >= 0:
+            records = [line for line in records if (line.stamp_us, -line.more) > skip]
+        self._end = result.end
+        clock.observe(result.end.stamp_us)
+        is_reset, self._is_reset = self._is_reset, False
+        if records or is_reset:
+            yield Chunk(records, generation, self._durable, is_reset)
+
+    def _is_torn(self, fd: int, last: Scan, known: int, *, raise_corrupt: bool) -> bool:
+        """Return whether what stands behind the end may be passed over in silence: a torn end, or a write in progress.
+
+        Corruption is reported at the second look only: at the first, the bytes that vouch for the damaged ones may have
+        been read later than those.
+        """
+        damage = last.damage
+        assert damage is not None
+        pending = (damage.offset, system.size_of(fd))
+        if pending == self._judged_torn and known <= damage.offset:
+            return True
+        try:
+            require_torn(
+                fd,
+                Broken(damage, last.broken_at, last.broken_crc),
+                known_durable=max(known, self._durable),
+                path=self._paths.log,
+                log_key=self._paths.log_key,
+            )
+        except CorruptLogError:
+            if raise_corrupt:
+                raise
+            return False
+        self._judged_torn = pending
+        return True
+
+    def _refuse_shortened(self, known: int, fd: int) -> None:
+        if self._end.offset < known:
+            raise CorruptLogError(
+                self._paths.log,
+                self._end.offset,
+                expected=f"{known} bytes that this process knows to be durable",
+                found=f"a log that ends there, in a file of {system.size_of(fd)} bytes",
+                log_key=self._paths.log_key,
+            )

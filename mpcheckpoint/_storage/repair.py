@@ -1,0 +1,108 @@
+"""Cut a torn end off a log, and keep the bytes.
+
+Why this loses nothing: the caller holds the append lock, so no write is in progress; it has judged the bytes torn, so
+no one was ever told that they are safe; and they are durable in quarantine before they leave the log.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.frame import PADDING
+from mpcheckpoint._types import Repair
+
+if TYPE_CHECKING:
+    from mpcheckpoint._storage.paths import LogPaths
+
+_CHUNK_BYTES = 1024 * 1024
+_NAME = re.compile(r"(?P<gen>[0-9a-f]{32})\.(?P<offset>\d+)\.[0-9a-f]+")
+
+
+def cut_torn_end(fd: int, paths: LogPaths, generation: str, offset: int) -> Repair | None:
+    """Move what stands behind ``offset`` to quarantine and end the file there.
+
+    Raises:
+        OSError: if the bytes could not be kept. Then nothing was cut.
+    """
+    repair = keep_bytes(fd, paths, generation, offset)
+    # Crash: before the truncation both copies exist and the next writer repairs again; after it, unsynced, the torn
+    # bytes may come back with the power, and the next writer repairs again.
+    system.truncate(fd, offset)
+    system.sync_data(fd)
+    return repair
+
+
+def keep_bytes(fd: int, paths: LogPaths, generation: str, offset: int) -> Repair | None:
+    """Copy what stands behind ``offset`` to quarantine, durably; None if that is only padding.
+
+    Raises:
+        OSError: if the bytes could not be kept.
+    """
+    if _is_padding(fd, offset):
+        return None
+    if system.make_directory(paths.quarantine):
+        system.sync_directory(paths.directory)
+    path = os.path.join(paths.quarantine, f"{paths.name}.{generation}.{offset}.{uuid.uuid4().hex[:12]}")
+    copy = system.open_file(path, write=True, create=True, exclusive=True)
+    try:
+        length = _copy(fd, offset, copy.fd)
+        system.sync_data(copy.fd)
+        system.sync_directory(paths.quarantine)
+    except BaseException:
+        system.remove(path)
+        raise
+    finally:
+        copy.close()
+    return Repair(paths.log_key, generation, offset, length, path)
+
+
+def _is_padding(fd: int, offset: int) -> bool:
+    while data := system.read_at(fd, _CHUNK_BYTES, offset):
+        if data.count(PADDING) != len(data):
+            return False
+        offset += len(data)
+    return True
+
+
+def _copy(source: int, offset: int, target: int) -> int:
+    length = 0
+    while data := system.read_at(source, _CHUNK_BYTES, offset + length):
+        write_whole(target, data, length)
+        length += len(data)
+    return length
+
+
+def write_whole(fd: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``, going on after short writes.
+
+    Raises:
+        OSError: and some of it may have been written.
+    """
+    view = memoryview(data)
+    written = 0
+    while written < len(view):
+        count = system.write_at(fd, view[written:], offset + written)
+        if count <= 0:
+            raise OSError(5, "a write took no bytes")
+        written += count
+
+
+def list_repairs(paths: LogPaths) -> list[Repair]:
+    """Return what repairs have cut off a log so far, in order of generation and offset."""
+    try:
+        names = sorted(system.list_directory(paths.quarantine))
+    except FileNotFoundError:
+        return []
+    repairs = []
+    for name in names:
+        match = _NAME.fullmatch(name.removeprefix(paths.name + "."))
+        if match is None:
+            continue
+        path = os.path.join(paths.quarantine, name)
+        size = system.stat_path(path).st_size
+        repairs.append(Repair(paths.log_key, match["gen"], int(match["offset"]), size, path))
+    return sorted(repairs, key=lambda repair: (repair.generation, repair.offset))

@@ -1,0 +1,66 @@
+"""Read a log forward from a known end state to the end of the file, in bounded memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.frame import MAX_BATCH_BYTES, MAX_LINE_BYTES, PADDING, Damage, EndState
+from mpcheckpoint._format.scan import Scan, Stop, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FIRST_READ_BYTES = 4096
+CHUNK_BYTES = 1024 * 1024
+_LARGEST_READ_BYTES = MAX_BATCH_BYTES + MAX_LINE_BYTES
+
+
+def replay(fd: int, end: EndState, data: bytes | None = None) -> Iterator[Scan]:
+    """Yield what follows ``end``, a chunk a scan; the last one tells what the log ends with.
+
+    The last scan has a ``damage`` wherever something other than padding follows its ``end``: a line that is cut off is
+    damage here, and its cause (a write in progress, a torn end, corruption) for the caller to judge.
+
+    Args:
+        fd: the open log.
+        end: where to begin.
+        data: what a read of FIRST_READ_BYTES at ``end.offset`` gave, if that was done already.
+    """
+    size = FIRST_READ_BYTES
+    if data is None:
+        data = system.read_at(fd, size, end.offset)
+    while True:
+        result = scan(data, end)
+        if len(data) < size or result.stop in (Stop.DAMAGED, Stop.PADDING):
+            yield _settled(fd, result, end.offset + len(data))
+            return
+        if result.end.offset > end.offset:
+            yield result
+            end = result.end
+            size = CHUNK_BYTES
+        elif size >= _LARGEST_READ_BYTES:
+            damage = Damage(end.offset, f"a batch of at most {MAX_BATCH_BYTES} bytes", "no end of it")
+            yield result._replace(stop=Stop.DAMAGED, damage=damage)
+            return
+        else:
+            size = min(size * 8, _LARGEST_READ_BYTES)
+        data = system.read_at(fd, size, end.offset)
+
+
+def _settled(fd: int, result: Scan, read_to: int) -> Scan:
+    if result.stop is Stop.INCOMPLETE:
+        damage = Damage(result.end.offset, "a whole line or batch", "the end of the file")
+        return result._replace(damage=damage)
+    if result.stop is Stop.PADDING and not _only_padding_from(fd, read_to):
+        damage = Damage(result.end.offset, "padding to the end of the file", "newlines, then other bytes")
+        return result._replace(stop=Stop.DAMAGED, damage=damage)
+    return result
+
+
+def _only_padding_from(fd: int, offset: int) -> bool:
+    while data := system.read_at(fd, CHUNK_BYTES, offset):
+        if data.count(PADDING) != len(data):
+            return False
+        offset += len(data)
+    return True

@@ -1,0 +1,114 @@
+"""The engine behind a handle: a directory of log files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._storage.directory import StoreDirectory
+from mpcheckpoint._storage.durability import Durability, Mode
+from mpcheckpoint._storage.faults import translated
+from mpcheckpoint._storage.process import process
+from mpcheckpoint._storage.reader import LogReader
+from mpcheckpoint._storage.repair import list_repairs
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._storage.paths import LogPaths
+    from mpcheckpoint._storage.writer import LogWriter
+    from mpcheckpoint._types import Position, Repair
+
+
+class DirectoryLog:
+    """One log file of a store."""
+
+    def __init__(self, directory: StoreDirectory, paths: LogPaths) -> None:
+        self.log_key = paths.log_key
+        self._directory = directory
+        self._paths = paths
+
+    def append(
+        self,
+        payloads: list[Payload],
+        *,
+        durability: Durability,
+        timeout_s: float | None,
+        guard: Callable[[], Position | None] | None = None,
+    ) -> Position:
+        """Append one batch; return its position when it is as durable as ``durability`` asks."""
+        writer = self._writer()
+        appended = writer.append(payloads, timeout_s=timeout_s, guard=guard)
+        if durability.mode is Mode.ALWAYS:
+            return writer.make_durable(appended)
+        if durability.mode is Mode.INTERVAL:
+            process.flush_at_exit()
+            process.interval.schedule(writer, appended, durability.interval_s)
+        return writer.position_of(appended)
+
+    def reader(self, *, resumes: bool = False) -> LogReader:
+        """Return a reader at the start of the log."""
+        return LogReader(self._paths, self._known_durable, resumes=resumes)
+
+    def flush(self, timeout_s: float | None) -> None:
+        """Return when all that the log holds now is durable."""
+        self._writer().sync(timeout_s)
+
+    def finish(self) -> None:
+        """Sync what the ``interval`` setting has not synced yet."""
+        process.interval.flush(self._writer())
+
+    def recover(self, timeout_s: float | None) -> None:
+        """Copy the records into a new generation, durably, so that the log takes appends again."""
+        with translated("recovering", self._paths.log), self._directory.locked(timeout_s):
+            self._writer().recover(timeout_s)
+
+    def repairs(self) -> list[Repair]:
+        """Return what repairs have cut off, oldest generation and lowest offset first."""
+        with translated("listing", self._paths.quarantine, is_read=True):
+            return list_repairs(self._paths)
+
+    def stats(self) -> dict[str, object]:
+        """Return the log's size in bytes, and what this process did to it."""
+        writer = self._writer()
+        with translated("reading", self._paths.log, is_read=True):
+            size = system.stat_path(self._paths.log).st_size
+            is_poisoned = writer.is_poisoned()
+        return {
+            "path": self._paths.log,
+            "size_bytes": size,
+            "appends": writer.appends,
+            "syncs": writer.syncs,
+            "repairs": len(self.repairs()),
+            "is_poisoned": is_poisoned,
+        }
+
+    def _writer(self) -> LogWriter:
+        return process.writer(self._directory.identity, self._paths)
+
+    def _known_durable(self, generation: str) -> int:
+        return process.known_durable(self._directory.identity, self._paths.name, generation)
+
+
+class DirectoryStore:
+    """The logs in one ``.checkpoint`` directory."""
+
+    def __init__(self, base: str | os.PathLike[str], *, create: bool, read_only: bool) -> None:
+        self._directory = StoreDirectory(base, create=create, read_only=read_only)
+        self.base = self._directory.base
+        self.path = self._directory.path
+
+    def log_keys(self) -> list[str]:
+        """Return the keys of all logs, sorted."""
+        return self._directory.log_keys()
+
+    def change_token(self) -> object | None:
+        """Return a value that changes when a log is added; None if that cannot be told without listing."""
+        return self._directory.change_token()
+
+    def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> DirectoryLog:
+        """Return a log, creating it if it may."""
+        paths = self._directory.open_log(log_key, create=create, timeout_s=timeout_s)
+        return DirectoryLog(self._directory, paths)

@@ -1,0 +1,145 @@
+"""Put another generation of a log in the place of the present one, with the same records.
+
+Used by recovery after a failed sync: what reads well in the poisoned file need not be on disk, and a second sync of it
+would succeed without writing. A copy is new bytes.
+
+Order, and what is on disk if we die:
+1. store lock and append lock, held throughout: nobody writes, nobody else switches.
+2. the copy, under a temporary name, synced.       Crash: a stale temporary file; the next creator removes it.
+3. ``sealed`` at the end of the old generation.     Crash: the seal is void; the next writer appends ``unsealed``.
+4. rename over the old one, directory synced.       Crash: one or the other, each whole.
+5. poison removed, directory synced.                Crash: a poison that names the old generation is void.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.codec import encode_key
+from mpcheckpoint._format.control import control_payload, encode_header
+from mpcheckpoint._format.frame import EndState, Line, Payload, encode_line, running_crc
+from mpcheckpoint._storage.clock import clock
+from mpcheckpoint._storage.faults import typed
+from mpcheckpoint._storage.header import known_control
+from mpcheckpoint._storage.judge import Broken, require_torn
+from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX
+from mpcheckpoint._storage.repair import keep_bytes, write_whole
+from mpcheckpoint._storage.replay import replay
+from mpcheckpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mpcheckpoint._format.control import Header
+    from mpcheckpoint._format.scan import Scan
+    from mpcheckpoint._storage.generation import Generation
+    from mpcheckpoint._storage.paths import LogPaths
+
+logger = logging.getLogger("mpcheckpoint")
+
+_CONTROLS_OF_ONE_GENERATION = frozenset({"header", "sealed", "unsealed", "copied"})
+_FLUSH_BYTES = 1024 * 1024
+
+
+def switch_generation(paths: LogPaths, old: Generation) -> None:
+    """Copy the log into a new generation, make that durable, and put it in the old one's place.
+
+    Requires: the store lock, and the append lock with ``old`` as the current generation.
+
+    Raises:
+        CorruptLogError, FormatVersionError: the log holds what cannot be copied. Nothing was changed.
+        WriteFailedError: the copy could not be written. Nothing was changed.
+    """
+    temporary = f"{paths.log}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    try:
+        copy = _Copy(paths, temporary, old.header)
+        copy.take(old)
+        system.sync_data(copy.fd)
+        try:
+            old.seal(copy.generation)
+        except CheckpointError as error:
+            logger.warning("could not seal the old generation of log %r: %s", paths.log_key, error)
+        system.replace(temporary, paths.log)
+        system.sync_directory(paths.directory)
+    except OSError as error:
+        system.remove(temporary)
+        if isinstance(error, CheckpointError):
+            raise
+        raise typed(error, doing="copying", path=paths.log) from error
+    except BaseException:
+        system.remove(temporary)
+        raise
+
+
+class _Copy:
+    """A new generation under a temporary name.
+
+    Every line states its batch's own offset as durable: the whole file is synced before it gets the log's name, like a
+    header is, so damage in it is never a torn end.
+    """
+
+    def __init__(self, paths: LogPaths, temporary: str, old: Header) -> None:
+        self.generation = uuid.uuid4().hex
+        self._paths = paths
+        self._old = old
+        line, self._end = encode_header(
+            paths.log_key,
+            self.generation,
+            clock.next(old.end.stamp_us),
+            stamp_us=old.end.stamp_us,
+            previous=(*old.previous, old.generation),
+        )
+        self._descriptor = system.open_file(temporary, write=True, create=True, exclusive=True)
+        self.fd = self._descriptor.fd
+        self._buffer = bytearray(line)
+        self._written = 0
+
+    def take(self, old: Generation) -> None:
+        """Copy the records of ``old``, and move ``old.end`` to where they end."""
+        records = 0
+        for result in replay(old.fd, old.header.end):
+            records += self._add(result)
+            old.end = result.end
+            if result.damage is not None:
+                self._keep_torn_end(old, result)
+        payload = control_payload("copied", **{"from": old.header.generation}, records=records)
+        self._line(payload, stamp_us=clock.next(self._end.stamp_us), durable=self._end.offset, more=0)
+        self._flush()
+
+    def _keep_torn_end(self, old: Generation, result: Scan) -> None:
+        assert result.damage is not None
+        broken = Broken(result.damage, result.broken_at, result.broken_crc)
+        require_torn(
+            old.fd, broken, known_durable=old.durable, path=self._paths.log, log_key=self._paths.log_key
+        )
+        repair = keep_bytes(old.fd, self._paths, old.header.generation, result.damage.offset)
+        if repair is not None:
+            logger.warning("kept %d torn bytes of log %r in %s", repair.length_bytes, repair.log_key, repair.path)
+
+    def _add(self, result: Scan) -> int:
+        batch_offset = self._end.offset
+        for line in result.lines:
+            if self._is_carried(line):
+                object_key = b"null" if line.object_key is None else encode_key(line.object_key)
+                payload = Payload(object_key, line.event, line.meta)
+                self._line(payload, stamp_us=line.stamp_us, durable=batch_offset, more=line.more)
+            if line.more == 0:
+                batch_offset = self._end.offset
+                if len(self._buffer) > _FLUSH_BYTES:
+                    self._flush()
+        return len(result.lines)
+
+    def _is_carried(self, line: Line) -> bool:
+        return line.object_key is not None or known_control(line, self._paths.log) not in _CONTROLS_OF_ONE_GENERATION
+
+    def _line(self, payload: Payload, *, stamp_us: int, durable: int, more: int) -> None:
+        crc = running_crc(self._end.stored_crc)
+        line, stored_crc = encode_line(payload, stamp_us=stamp_us, durable=durable, more=more, crc=crc)
+        self._buffer += line
+        self._end = EndState(self._end.offset + len(line), stored_crc, stamp_us)
+
+    def _flush(self) -> None:
+        write_whole(self.fd, bytes(self._buffer), self._written)
+        self._written += len(self._buffer)
+        self._buffer.clear()

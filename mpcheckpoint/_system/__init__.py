@@ -1,0 +1,65 @@
+"""The only place that knows the operating system: descriptors, positioned I/O, syncs, directories, locks, time.
+
+One module per system, each with the same few functions. Callers go through this module's attributes
+(``system.sync_data(fd)``), so that a test can put a fault in the place of any of them. Functions raise plain OSError;
+what that means for a store is decided above.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mpcheckpoint._system.clock import now_us
+from mpcheckpoint._system.files import (
+    Descriptor,
+    list_directory,
+    make_directory,
+    open_file,
+    publish,
+    read_at,
+    remove,
+    replace,
+    size_of,
+    stat_fd,
+    stat_path,
+    truncate,
+    write_at,
+)
+from mpcheckpoint._system.locks import lock, prove_locking, store_lock, try_lock, unlock
+from mpcheckpoint.errors import UnsupportedPlatformError
+
+if sys.platform == "linux":
+    from mpcheckpoint._system.linux import network_file_system, sync_data, sync_directory
+elif sys.platform == "darwin":
+    from mpcheckpoint._system.macos import network_file_system, sync_data, sync_directory
+else:
+    raise UnsupportedPlatformError(
+        f"mpcheckpoint does not run on {sys.platform}: its locks and syncs are tested on Linux and written for "
+        "macOS only",
+        reason="unsupported platform",
+    )
+
+__all__ = [
+    "Descriptor",
+    "list_directory",
+    "lock",
+    "make_directory",
+    "network_file_system",
+    "now_us",
+    "open_file",
+    "prove_locking",
+    "publish",
+    "read_at",
+    "remove",
+    "replace",
+    "size_of",
+    "stat_fd",
+    "stat_path",
+    "store_lock",
+    "sync_data",
+    "sync_directory",
+    "truncate",
+    "try_lock",
+    "unlock",
+    "write_at",
+]

@@ -1,0 +1,126 @@
+"""Files and directories, alike on every POSIX system. Nothing is opened through a symbolic link."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Descriptor:
+    """An open file that is closed when nobody uses it any more.
+
+    Invariant: a descriptor that a thread is syncing is not closed under it, since that thread holds a reference; else
+    the number could be given to another file in mid-sync (held by tests/test_descriptor.py).
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        """Close the file without unlocking: an unlock would free a lock shared with a parent process."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self, _close: object = os.close) -> None:
+        if self.fd >= 0:
+            self.close()
+
+
+def open_file(path: str, *, write: bool = False, create: bool = False, exclusive: bool = False) -> Descriptor:
+    """Open a file; never with O_APPEND, on which Linux ignores the offset of a positioned write."""
+    flags = _FLAGS | (os.O_RDWR if write else os.O_RDONLY)
+    if create:
+        flags |= os.O_CREAT
+    if exclusive:
+        flags |= os.O_EXCL
+    return Descriptor(os.open(path, flags, 0o666))
+
+
+def read_at(fd: int, size: int, offset: int) -> bytes:
+    """Return up to ``size`` bytes from ``offset``; fewer only at the end of the file."""
+    data = os.pread(fd, size, offset)
+    if not data or len(data) == size:
+        return data
+    parts = [data]
+    missing = size - len(data)
+    while missing and (data := os.pread(fd, missing, offset + size - missing)):
+        parts.append(data)
+        missing -= len(data)
+    return b"".join(parts)
+
+
+def write_at(fd: int, data: bytes | memoryview, offset: int) -> int:
+    """Write once; return how many bytes were taken, which may be fewer than given."""
+    return os.pwrite(fd, data, offset)
+
+
+def size_of(fd: int) -> int:
+    """Return the size of an open file, in bytes."""
+    return os.fstat(fd).st_size
+
+
+def stat_fd(fd: int) -> os.stat_result:
+    """Return what the system knows of an open file."""
+    return os.fstat(fd)
+
+
+def stat_path(path: str) -> os.stat_result:
+    """Return what the system knows of a path; of a symbolic link, the link itself."""
+    return os.lstat(path)
+
+
+def truncate(fd: int, size: int) -> None:
+    """Cut an open file to ``size`` bytes."""
+    os.ftruncate(fd, size)
+
+
+def make_directory(path: str) -> bool:
+    """Create a directory; return False if one (or a link to one, or anything else) is there already."""
+    try:
+        os.mkdir(path, 0o777)
+    except FileExistsError:
+        return False
+    return True
+
+
+def publish(temporary: str, path: str) -> bool:
+    """Give a finished file its name without replacing anything; return False if the name is taken.
+
+    Requires: the store lock is held, so that on file systems without hard links looking first is enough.
+    """
+    try:
+        os.link(temporary, path, follow_symlinks=False)
+    except FileExistsError:
+        os.unlink(temporary)
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS or os.path.lexists(path):
+            raise
+        os.rename(temporary, path)
+        return True
+    os.unlink(temporary)
+    return True
+
+
+def replace(temporary: str, path: str) -> None:
+    """Put a finished file in the place of another, atomically."""
+    os.replace(temporary, path)
+
+
+def remove(path: str) -> None:
+    """Remove a file; no error if there is none."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def list_directory(path: str) -> list[str]:
+    """Return the names in a directory, in no order."""
+    return os.listdir(path)

@@ -1,0 +1,135 @@
+"""Kernel locks: two functions on a descriptor the caller owns, the store lock, and the proof that locks work.
+
+All are flock locks: they die with the process that took them, they keep threads with different descriptors apart, and
+closing another descriptor of the file does not drop them (POSIX record locks fail the last two).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import filelock
+import portalocker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_EXCLUSIVE = portalocker.LockFlags.EXCLUSIVE
+_TRY = portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
+_FIRST_PAUSE_S = 0.0002
+_LONGEST_PAUSE_S = 0.02
+_STORE_LOCK_POLL_S = 0.01
+_CHILD_TIMEOUT_S = 30
+# The child takes the lock by name: it must be refused while this process holds it.
+_CHILD = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+try:
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    print("refused")
+else:
+    print("granted")
+"""
+
+
+def lock(fd: int, timeout_s: float | None = None) -> bool:
+    """Take the exclusive lock of an open file; return False if ``timeout_s`` seconds did not suffice."""
+    if timeout_s is None:
+        try:
+            portalocker.lock(fd, _EXCLUSIVE)
+        except portalocker.LockException as error:
+            raise _os_error(error) from error
+        return True
+    deadline = time.monotonic() + timeout_s
+    pause_s = _FIRST_PAUSE_S
+    while not try_lock(fd):
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return False
+        time.sleep(min(pause_s, left_s))
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+    return True
+
+
+def try_lock(fd: int) -> bool:
+    """Take the exclusive lock of an open file if it is free; return whether it was."""
+    try:
+        portalocker.lock(fd, _TRY)
+    except portalocker.AlreadyLocked:
+        return False
+    except portalocker.LockException as error:
+        raise _os_error(error) from error
+    return True
+
+
+def unlock(fd: int) -> None:
+    """Give the lock of an open file back."""
+    try:
+        portalocker.unlock(fd)
+    except portalocker.LockException as error:
+        raise _os_error(error) from error
+
+
+def _os_error(error: Exception) -> OSError:
+    cause = error.__cause__
+    return cause if isinstance(cause, OSError) else OSError(str(error))
+
+
+@contextmanager
+def store_lock(path: str, timeout_s: float | None) -> Iterator[None]:
+    """Hold the lock of a whole store: for rare, long sections. It polls.
+
+    Raises:
+        TimeoutError: if it was held elsewhere for ``timeout_s`` seconds.
+    """
+    guard = filelock.FileLock(
+        path,
+        timeout=-1 if timeout_s is None else timeout_s,
+        poll_interval=_STORE_LOCK_POLL_S,
+        fallback_to_soft=False,
+    )
+    with guard:
+        yield
+
+
+def prove_locking(path: str, *, with_child: bool) -> str | None:
+    """Return None if the file at ``path`` can really be locked, else a sentence on what failed.
+
+    Two descriptors of one process must exclude each other; ``with_child`` proves the same of another process, which
+    costs starting one.
+    """
+    first = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    second = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        lock(first)
+        if try_lock(second):
+            return "two descriptors of one file were locked at the same time"
+        if with_child and not _child_is_refused(path):
+            return "another process was given a lock that this process holds"
+        unlock(first)
+        return None if try_lock(second) else "a lock given back was not free"
+    except OSError as error:
+        return f"locking failed: {error}"
+    finally:
+        os.close(first)
+        os.close(second)
+
+
+def _child_is_refused(path: str) -> bool:
+    if not sys.executable or getattr(sys, "frozen", False):
+        return True  # no interpreter to start: the proof by two descriptors has to do
+    answer = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _CHILD, path],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_CHILD_TIMEOUT_S,
+        check=False,
+    )
+    return answer.stdout.strip() != "granted"

@@ -1,0 +1,132 @@
+"""The values that cross the API: positions, cursors, records, repairs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import total_ordering
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from mpcheckpoint.errors import InvalidPositionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_POSITION = re.compile(r"(?P<log>[^@;]*)@(?P<gen>[0-9a-f]{32}):(?P<offset>\d+):(?P<stamp>\d+):(?P<more>\d+)")
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Name a place in one log: right behind one record.
+
+    Opaque: take it from an append or a record, keep it, hand it back; ``str()`` and ``parse()`` carry it through
+    files and command lines. Positions of the same log are ordered as its records are, also across generations;
+    comparing positions of different logs raises TypeError.
+    """
+
+    log_key: str
+    generation: str = field(compare=False)
+    offset: int = field(compare=False)
+    # The stamp of the record and the lines of its batch that follow it. They name the place in every later
+    # generation of the log too, where offsets differ.
+    stamp_us: int
+    more: int = 0
+
+    def _order(self) -> tuple[int, int]:
+        return self.stamp_us, -self.more
+
+    def __lt__(self, other: object) -> bool:
+        if not isinstance(other, Position) or other.log_key != self.log_key:
+            return NotImplemented
+        return self._order() < other._order()
+
+    def __str__(self) -> str:
+        log_key = quote(self.log_key, safe="")
+        return f"{log_key}@{self.generation}:{self.offset}:{self.stamp_us}:{self.more}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Return the position that ``str()`` wrote as ``text``.
+
+        Raises:
+            InvalidPositionError: if ``text`` is not the text of a position.
+        """
+        match = _POSITION.fullmatch(text)
+        if match is None:
+            raise InvalidPositionError(f"not a position: {text!r}", reason="not a position")
+        return cls(
+            unquote(match["log"]),
+            match["gen"],
+            int(match["offset"]),
+            int(match["stamp"]),
+            int(match["more"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Name a place in a whole store: one position a log; logs not named are followed from their start.
+
+    Opaque, like Position: take it from ``Follower.cursor``, keep it, hand it to ``Checkpoint.follow``.
+    """
+
+    positions: tuple[Position, ...] = ()
+
+    def __str__(self) -> str:
+        return ";".join(str(position) for position in self.positions)
+
+    def __iter__(self) -> Iterator[Position]:
+        return iter(self.positions)
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Return the cursor that ``str()`` wrote as ``text``.
+
+        Raises:
+            InvalidPositionError: if ``text`` is not the text of a cursor.
+        """
+        return cls(tuple(Position.parse(part) for part in text.split(";") if part))
+
+    @classmethod
+    def of(cls, positions: Mapping[str, Position]) -> Cursor:
+        """Return the cursor that stands at these positions, one a log key."""
+        return cls(tuple(positions[log_key] for log_key in sorted(positions)))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One event that was recorded for one object.
+
+    Attributes:
+        log_key: the log it stands in.
+        object_key: the object it happened to.
+        event: the JSON value that was written.
+        stamp_us: its logical time, in microseconds since 1970 (a hybrid logical clock).
+        record_id: the caller's id, or None.
+        position: the place right behind it.
+    """
+
+    log_key: str
+    object_key: str
+    event: Any
+    stamp_us: int
+    record_id: str | None
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Bytes that the repair of a torn end cut off a log, and where they are kept.
+
+    Attributes:
+        log_key: the log; generation: its generation then; offset: where the bytes stood; length_bytes: how many.
+        path: the quarantine file that holds them.
+    """
+
+    log_key: str
+    generation: str
+    offset: int
+    length_bytes: int
+    path: str

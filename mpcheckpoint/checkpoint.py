@@ -1,0 +1,235 @@
+"""A store, for users."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mpcheckpoint._format.codec import decode_event
+from mpcheckpoint._log.follower import Follower
+from mpcheckpoint._log.session import Session, Settings, open_settings
+from mpcheckpoint._log.view import LogView, merged, ordered_object_keys
+from mpcheckpoint.log import Log
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+
+    from mpcheckpoint._types import Cursor
+
+__all__ = ["Checkpoint", "Snapshot"]
+
+
+class Checkpoint(Mapping[str, tuple[Any, ...]]):
+    """A store: what happened to which object, recorded durably and shared by any number of processes.
+
+    A context manager, and a read-only mapping from object key to the tuple of its events over all logs, in the merged
+    order. Every read sees every append that returned before, in any process. It is always true, and equal only to itself.
+
+    Concurrency: any number of threads; survives fork on both sides; pickles, to an equal handle with the same open logs.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        log_keys: Iterable[str] | None = None,
+        durability: str = "always",
+        lock_timeout_s: float | None = None,
+    ) -> None:
+        """Open the store in the directory ``path`` (its files stand in ``path/.checkpoint``).
+
+        Args:
+            path: the directory; created with its parents if it does not exist.
+            create: whether to create what is missing, the store or a log. False never creates anything.
+            read_only: never write anything, not even a lock; works on a read-only file system.
+            log_keys: open these logs, and read only these and those opened later. None reads every log of the store.
+            durability: "always": an append survives loss of power when it returns. "interval" or "interval:<ms>": it
+                does so at most about so many milliseconds later (default 100) while this process lives, and after
+                ``close`` or exit. "never": the kernel decides; it survives kill -9 at once, loss of power some day.
+            lock_timeout_s: how long to wait for other writers before LockTimeoutError; None waits for ever.
+
+        Raises:
+            StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError
+        """
+        settings = open_settings(
+            path,
+            create=create,
+            read_only=read_only,
+            log_keys=log_keys,
+            durability=durability,
+            lock_timeout_s=lock_timeout_s,
+        )
+        self._session = Session(settings)
+
+    # --- logs -------------------------------------------------------------------------------------------------
+
+    def logs(self) -> list[str]:
+        """Return the keys of all logs of the store, sorted."""
+        return self._session.log_keys()
+
+    def log(self, log_key: str, *, create: bool = True) -> Log:
+        """Return a log, open in this handle, creating it if need be.
+
+        Raises:
+            InvalidKeyError: it is no key.
+            LogNotFoundError: there is none, and ``create`` (of this call or of the handle) is False.
+        """
+        self._session.open(log_key, create=create)
+        return Log(self._session, log_key)
+
+    def follow(
+        self, after: Cursor | str = "start", *, idle_timeout_s: float | None = None
+    ) -> Follower:
+        """Return an iterator over the records of all logs, new logs included, that waits for more.
+
+        Args:
+            after: a cursor of an earlier follower, the "start", or the "end" as it is now.
+            idle_timeout_s: end quietly when nothing came for so many seconds; None waits for ever.
+        """
+        return Follower(self._session.discovered, after=after, idle_timeout_s=idle_timeout_s)
+
+    # --- the merged view --------------------------------------------------------------------------------------
+
+    def __getitem__(self, object_key: str) -> tuple[Any, ...]:
+        events = self._events(object_key)
+        if not events:
+            raise KeyError(object_key)
+        return events
+
+    def __contains__(self, object_key: object) -> bool:
+        if not isinstance(object_key, str):
+            return False
+        with self._session.mutex.guard():
+            return any(view.entries(object_key) for view in self._views().values())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.getCheckpointKeys())
+
+    def __len__(self) -> int:
+        with self._session.mutex.guard():
+            return len(set().union(*(view.object_keys() for view in self._views().values())))
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def snapshot(self) -> Snapshot:
+        """Return the state of all logs as it is now, frozen: one refreshed cut."""
+        with self._session.mutex.guard():
+            views = self._views()
+            return Snapshot({key: merged(views, key) for key in ordered_object_keys(views)})
+
+    # Mapping's own would look up one object after the other, each at another moment.
+    def items(self) -> Any:
+        """Return the items of one refreshed cut."""
+        return self.snapshot().items()
+
+    def values(self) -> Any:
+        """Return the values of one refreshed cut."""
+        return self.snapshot().values()
+
+    def _views(self) -> dict[str, LogView]:
+        self._session.require_open()
+        return self._session.refresh()
+
+    def _events(self, object_key: str) -> tuple[Any, ...]:
+        with self._session.mutex.guard():
+            raw = merged(self._views(), object_key)
+        return tuple(map(decode_event, raw))
+
+    # --- the names of the tool this one replaces ---------------------------------------------------------------
+
+    def createCheckpointLog(self, log_key: str) -> None:  # noqa: N802 - the name of the older tool
+        """Open a log for writing through this handle, creating it if need be."""
+        self._session.open(log_key)
+
+    def writeCheckpoint(self, log_key: str, object_key: str, event: object) -> None:  # noqa: N802
+        """Append an event for an object to a log that is open in this handle.
+
+        Raises:
+            LogNotOpenError: a KeyError; call createCheckpointLog first.
+            And what ``Log.append`` raises.
+        """
+        self._session.writable(log_key)
+        Log(self._session, log_key).append(object_key, event)
+
+    def getCheckpoints(self, object_key: str) -> list[Any]:  # noqa: N802
+        """Return the events of an object over all logs, in the merged order; [] if it is unknown."""
+        return list(self._events(object_key))
+
+    def getCheckpointKeys(self) -> list[str]:  # noqa: N802
+        """Return the keys of all objects, in the order in which they were first recorded."""
+        with self._session.mutex.guard():
+            return ordered_object_keys(self._views())
+
+    def getCheckpointLogKeys(self) -> list[str]:  # noqa: N802
+        """Return the keys of the logs open in this handle, in the order they were opened."""
+        self._session.require_open()
+        return self._session.open_keys()
+
+    def releaseCheckpointLog(self, log_key: str) -> None:  # noqa: N802
+        """Close a log for writing through this handle. The file stays, and what was read of it.
+
+        Raises:
+            LogNotOpenError: a KeyError; it is not open.
+        """
+        self._session.release(log_key)
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Sync what the "interval" setting has left unsynced and give back files and memory. Closing twice is fine."""
+        self._session.close()
+
+    def __enter__(self) -> Checkpoint:
+        self._session.require_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self._session.settings.path}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._session.settings, tuple(self._session.open_keys()))
+
+
+def _reopen(settings: Settings, open_keys: tuple[str, ...]) -> Checkpoint:
+    checkpoint = Checkpoint(**settings._asdict())
+    for log_key in open_keys:
+        checkpoint.createCheckpointLog(log_key)
+    return checkpoint
+
+
+class Snapshot(Mapping[str, tuple[Any, ...]]):
+    """A frozen cut of a store: object key -> tuple of events. Nothing changes it, and it needs no store any more."""
+
+    def __init__(self, objects: dict[str, list[bytes]]) -> None:
+        self._objects = objects
+
+    def __getitem__(self, object_key: str) -> tuple[Any, ...]:
+        return tuple(map(decode_event, self._objects[object_key]))
+
+    def __contains__(self, object_key: object) -> bool:
+        return object_key in self._objects
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._objects)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __repr__(self) -> str:
+        return f"<Snapshot of {len(self._objects)} objects>"

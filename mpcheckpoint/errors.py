@@ -1,0 +1,234 @@
+"""The errors of mpcheckpoint: one root, each also the builtin exception a caller would expect.
+
+Contention is a result, a torn end is a state, corruption is an exception. Every message says what happened,
+where, and what to do; every error survives pickling, so it crosses process pools whole.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from mpcheckpoint._types import Position
+
+
+class CheckpointError(Exception):
+    """Root of every error raised by this library.
+
+    Attributes:
+        path: the file or directory concerned, or None.
+        offset: the byte offset in that file, or None.
+        reason: a short phrase naming the cause.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        offset: int | None = None,
+        reason: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = None if path is None else str(path)
+        self.offset = offset
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, dict(self.__dict__), getattr(self, "errno", None))
+
+
+def _rebuild(
+    cls: type[CheckpointError], message: str, state: Mapping[str, Any], errno: int | None
+) -> CheckpointError:
+    error = cls.__new__(cls, message)
+    error.args = (message,)
+    error.__dict__.update(state)
+    if isinstance(error, OSError):
+        error.errno = errno
+    return error
+
+
+# --- what the caller handed in -----------------------------------------------------------------------------
+
+
+class InvalidEventError(CheckpointError, TypeError, ValueError):
+    """The event (or object key) has no lossless JSON form. Nothing was written."""
+
+
+class InvalidKeyError(CheckpointError, TypeError, ValueError):
+    """The log key or object key is not a string that UTF-8 can hold. Nothing was written."""
+
+
+class LimitExceededError(CheckpointError, ValueError):
+    """An event or a batch is larger than the format allows. Nothing was written."""
+
+
+class InvalidPositionError(CheckpointError, ValueError):
+    """A position or cursor does not belong to this log or this store, or could not be parsed."""
+
+
+# --- the place a store should stand in ---------------------------------------------------------------------
+
+
+class StoreNotFoundError(CheckpointError, FileNotFoundError):
+    """There is no store here, and the handle may not create one."""
+
+
+class NotAStoreError(CheckpointError, NotADirectoryError):
+    """Something stands where the store, or a part of it, should stand: a file, or a symbolic link."""
+
+
+class StoreAccessError(CheckpointError, PermissionError):
+    """The operating system refuses access to the store. Nothing was written."""
+
+
+class LockUnsupportedError(CheckpointError, OSError):
+    """The file system does not really lock files, so processes could not be kept apart."""
+
+
+class NetworkFileSystemError(LockUnsupportedError):
+    """The store lies on a network file system, where locks and appends cannot be relied on."""
+
+
+class UnsupportedPlatformError(CheckpointError, OSError):
+    """This operating system is not supported."""
+
+
+class ReadOnlyError(CheckpointError, PermissionError):
+    """The handle was opened with ``read_only=True`` and never writes."""
+
+
+class ClosedError(CheckpointError, ValueError):
+    """The handle, follower or transaction is closed."""
+
+
+class ReentrancyError(CheckpointError, RuntimeError):
+    """A signal handler or finalizer entered an operation its own thread is already inside of."""
+
+
+# --- logs --------------------------------------------------------------------------------------------------
+
+
+class LogNotOpenError(CheckpointError, KeyError):
+    """The log key is not open in this handle: create or open it first."""
+
+
+class LogNotFoundError(CheckpointError, KeyError):
+    """The store has no log of that key, and the handle may not create one."""
+
+
+class CorruptLogError(CheckpointError, ValueError):
+    """Bytes that were once durable no longer read as they were written. Nothing was changed.
+
+    Attributes:
+        path, offset, reason: where the damage starts, and what it is.
+        expected: what should have stood there.
+        found: what stands there.
+    """
+
+    expected: str
+    found: str
+
+    def __init__(self, path: str, offset: int, *, expected: str, found: str, log_key: str | None = None) -> None:
+        where = f"log {log_key!r} ({path})" if log_key is not None else path
+        super().__init__(
+            f"{where} is corrupt at offset {offset}: expected {expected}, found {found}. Nothing was changed; "
+            "restore the file from a copy, or read what precedes the damage with Log.read().",
+            path=path,
+            offset=offset,
+            reason="corrupt",
+        )
+        self.expected = expected
+        self.found = found
+        self.log_key = log_key
+
+
+class FormatVersionError(CheckpointError, ValueError):
+    """The log was written by a newer format version, or holds a control line this version does not know."""
+
+
+class WrongLogError(CheckpointError, ValueError):
+    """The header of a log file names another log key than its file name does."""
+
+
+# --- writing -----------------------------------------------------------------------------------------------
+
+
+class LockTimeoutError(CheckpointError, TimeoutError):
+    """A lock was held by somebody else for longer than ``lock_timeout_s``. Nothing was written."""
+
+
+class WriteFailedError(CheckpointError, OSError):
+    """The operating system refused the write (disk full, quota, limit). Nothing was appended; try again."""
+
+
+class ReadFailedError(CheckpointError, OSError):
+    """The operating system failed to read. An I/O error is never taken for the end of a log; nothing was changed."""
+
+
+class OutcomeUnknownError(CheckpointError, OSError):
+    """The record was written but not made durable: whether it is there will show after recovery.
+
+    Attributes:
+        position: the position the record has if it is there.
+    """
+
+    position: Position | None
+
+    def __init__(
+        self, message: str, *, position: Position | None, path: str | None = None, reason: str = ""
+    ) -> None:
+        super().__init__(message, path=path, reason=reason)
+        self.position = position
+
+
+class PoisonedLogError(CheckpointError, OSError):
+    """A sync of this log failed earlier, so it takes no appends until ``Log.recover()``. Nothing was written."""
+
+
+class ClockError(CheckpointError, OverflowError):
+    """The wall clock is outside the range of stamps. Nothing was written."""
+
+
+class ConflictError(CheckpointError, RuntimeError):
+    """A condition of an append or transaction did not hold. Nothing was written.
+
+    Attributes:
+        expected: what the caller stated (a count of events).
+        found: what the log holds.
+        position: the position of the record that broke the condition, or None.
+    """
+
+    expected: int
+    found: int
+    position: Position | None
+
+    def __init__(self, object_key: str, *, expected: int, found: int, position: Position | None) -> None:
+        super().__init__(
+            f"object {object_key!r} has {found} events in this log where {expected} were expected "
+            f"(first unexpected record at {position}). Nothing was written; read again and retry.",
+            reason="conflict",
+        )
+        self.object_key = object_key
+        self.expected = expected
+        self.found = found
+        self.position = position
+
+
+# --- parallel maps -----------------------------------------------------------------------------------------
+
+
+class ChangedVersionError(CheckpointError, ValueError):
+    """A map was run on a log with another ``version`` (in the shell: another command line)."""
+
+
+class ChangedItemError(CheckpointError, ValueError):
+    """The same object key came with another input than the one recorded."""
