@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,6 +27,13 @@ class _Control(msgspec.Struct):
 
     control: str
     ignorable: bool = False
+
+
+class Note(msgspec.Struct, frozen=True):
+    """A control line that may be ignored by readers that do not know it, and what it says."""
+
+    name: str
+    fields: dict[str, Any]
 
 
 class _HeaderEvent(msgspec.Struct):
@@ -59,10 +66,12 @@ class UnknownControlError(Exception):
     """A control line that is not known and not marked ignorable."""
 
 
-KNOWN_CONTROLS = frozenset({"header", "sealed", "unsealed", "copied"})
+# What only says something about one generation: not carried into the next.
+CONTROLS_OF_A_GENERATION = frozenset({"header", "sealed", "unsealed", "copied"})
 
 _decode_control = msgspec.json.Decoder(_Control).decode
 _decode_header = msgspec.json.Decoder(_HeaderEvent).decode
+_decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.encode
 
 
@@ -88,8 +97,13 @@ def control_payload(control: str, **fields: object) -> Payload:
     return Payload(b"null", _encode({"control": control, **fields}))
 
 
-def control_name(line: Line) -> str | None:
-    """Return what kind of control line this is; None if it may be ignored.
+def note_payload(note: Note) -> Payload:
+    """Return the payload of a control line that other readers may ignore."""
+    return control_payload(note.name, ignorable=True, **note.fields)
+
+
+def control_name(line: Line) -> str:
+    """Return what kind of control line this is: one of a generation's own, or one that may be ignored.
 
     Raises:
         UnknownControlError: if the line is of a kind this version does not know and must not ignore.
@@ -98,11 +112,15 @@ def control_name(line: Line) -> str | None:
         control = _decode_control(line.event)
     except msgspec.MsgspecError as error:
         raise UnknownControlError(f"a control line without a name: {error}") from None
-    if control.control in KNOWN_CONTROLS:
+    if control.control in CONTROLS_OF_A_GENERATION or control.ignorable:
         return control.control
-    if control.ignorable:
-        return None
     raise UnknownControlError(f"the control line {control.control!r}")
+
+
+def note_of(line: Line) -> Note:
+    """Return what an ignorable control line says."""
+    fields = _decode_fields(line.event)
+    return Note(fields.pop("control"), {name: value for name, value in fields.items() if name != "ignorable"})
 
 
 def parse_header(data: bytes) -> Header | UnknownVersion | Damage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint._format.codec import decode_event, encode_key, encode_payload
@@ -9,6 +10,7 @@ from mpcheckpoint._format.frame import MAX_BATCH_BYTES, line_bytes_bound
 from mpcheckpoint._log.follower import Follower, Source, StatedDurable
 from mpcheckpoint._log.transaction import Transaction
 from mpcheckpoint._storage.durability import Durability
+from mpcheckpoint._storage.paths import WORKERS
 from mpcheckpoint.errors import ConflictError, LimitExceededError
 
 if TYPE_CHECKING:
@@ -214,6 +216,30 @@ class RecordLog:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._log_key!r} of {self._session.settings.path}>"
+
+    # --- for claims and maps ----------------------------------------------------------------------------------
+
+    def look(self, judge: Callable[[LogView], T]) -> T:
+        """Return what ``judge`` makes of this log's view, brought up to date."""
+        self._state()
+        with self._session.mutex.guard():
+            return judge(self._session.refresh_log(self._log_key))
+
+    def append_if(
+        self, payloads: list[Payload], judge: Callable[[LogView], None], *, durability: str | None = None
+    ) -> Position:
+        """Append a batch unless ``judge`` raises when shown the view under the append lock; then nothing is written.
+
+        ``judge`` must neither wait nor call back into the store.
+        """
+        state = self._for_writing()
+        self._catch_up()
+        return self._append(state.stored, payloads, lambda: self.look(judge), durability)
+
+    @property
+    def workers_directory(self) -> str:
+        """The directory in which live workers hold a lock on a file each."""
+        return os.path.join(self._session.store_path, WORKERS)
 
     # --- within -----------------------------------------------------------------------------------------------
 

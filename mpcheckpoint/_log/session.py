@@ -50,9 +50,9 @@ class Session:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.durability = Durability.parse(settings.durability)
-        self._store: Store = DirectoryStore(
-            settings.path, create=settings.create, read_only=settings.read_only
-        )
+        directory_store = DirectoryStore(settings.path, create=settings.create, read_only=settings.read_only)
+        self.store_path = directory_store.path
+        self._store: Store = directory_store
         self.mutex = Mutex(f"the view of {settings.path}")
         self._states: dict[str, LogState] = {}
         self._token: object | None = None

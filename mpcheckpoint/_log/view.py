@@ -6,7 +6,7 @@ It is a function of the log's bytes alone: everything in it came out of a line, 
 from __future__ import annotations
 
 from heapq import merge
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.frame import NO_META
@@ -15,7 +15,11 @@ from mpcheckpoint._types import Position
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from mpcheckpoint._format.control import Note
     from mpcheckpoint._storage.reader import Chunk
+
+# The note by which a worker takes an object, or gives it back.
+CLAIM = "claim"
 
 
 class Entry(NamedTuple):
@@ -36,11 +40,14 @@ class LogView:
         self.records = 0
         self._objects: dict[str, list[Entry]] = {}
         self._ids: dict[tuple[str, str], Entry] = {}
+        self._claims: dict[str, str] = {}
+        self._notes: dict[str, dict[str, Any]] = {}
 
     def apply(self, chunk: Chunk) -> None:
         """Take in what a reader found new."""
         if chunk.is_reset:
             self._objects, self._ids, self.records = {}, {}, 0
+            self._claims, self._notes = {}, {}
         self.generation = chunk.generation
         objects = self._objects
         for line in chunk.lines:
@@ -57,6 +64,18 @@ class LogView:
                 if record_id is not None:
                     self._ids.setdefault((object_key, record_id), entry)
         self.records += len(chunk.lines)
+        for note in chunk.notes:
+            self._apply_note(note)
+
+    def _apply_note(self, note: Note) -> None:
+        if note.name != CLAIM:
+            self._notes[note.name] = note.fields
+            return
+        object_key, worker = note.fields.get("object_key"), note.fields.get("worker")
+        if isinstance(worker, str):
+            self._claims[str(object_key)] = worker
+        else:
+            self._claims.pop(str(object_key), None)
 
     def entries(self, object_key: str) -> Sequence[Entry]:
         """Return the entries of an object, in file order."""
@@ -65,6 +84,14 @@ class LogView:
     def object_keys(self) -> Iterable[str]:
         """Return the objects this log knows."""
         return self._objects.keys()
+
+    def claim_of(self, object_key: str) -> str | None:
+        """Return the worker that claimed an object last and has not given it back; it may be dead."""
+        return self._claims.get(object_key)
+
+    def note(self, name: str) -> dict[str, Any] | None:
+        """Return what the last control line of that name says, or None."""
+        return self._notes.get(name)
 
     def position_of(self, entry: Entry) -> Position:
         """Return the place behind an entry."""

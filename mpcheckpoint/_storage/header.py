@@ -55,8 +55,8 @@ def wrong_log(path: str, found: str, expected: str) -> WrongLogError:
     )
 
 
-def known_control(line: Line, path: str) -> str | None:
-    """Return what kind of control line this is; None if it is unknown and may be ignored.
+def known_control(line: Line, path: str) -> str:
+    """Return what kind of control line this is.
 
     Raises:
         FormatVersionError: if it is unknown and must not be ignored.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, Note, note_of
 from mpcheckpoint._format.frame import CLOSING_BYTES, EndState, Line, closing, stored_crc_before
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.descriptors import pool
@@ -27,13 +28,15 @@ class Chunk(NamedTuple):
     """Records that are new to a reader, in file order.
 
     Attributes:
-        lines: whole batches, control lines left out.
+        lines: the records, whole batches.
+        notes: what control lines among them say that other readers may ignore.
         generation: the generation they stand in.
         durable: the highest offset that they, or lines before them, state as durable.
         is_reset: whether the log was loaded anew, so that what was read before is void.
     """
 
     lines: list[Line]
+    notes: list[Note]
     generation: str
     durable: int
     is_reset: bool
@@ -198,22 +201,24 @@ class LogReader:
     def _admitted(self, result: Scan, generation: str) -> Iterator[Chunk]:
         if not result.lines and not self._is_reset:
             return
-        records = []
+        records: list[Line] = []
+        notes: list[Note] = []
         for line in result.lines:
             if line.durable > self._durable:
                 self._durable = line.durable
             if line.object_key is not None:
                 records.append(line)
             else:
-                known_control(line, self._paths.log)
+                if known_control(line, self._paths.log) not in CONTROLS_OF_A_GENERATION:
+                    notes.append(note_of(line))
         skip = self._skip
         if skip[0] >= 0:
             records = [line for line in records if (line.stamp_us, -line.more) > skip]
         self._end = result.end
         clock.observe(result.end.stamp_us)
         is_reset, self._is_reset = self._is_reset, False
-        if records or is_reset:
-            yield Chunk(records, generation, self._durable, is_reset)
+        if records or notes or is_reset:
+            yield Chunk(records, notes, generation, self._durable, is_reset)
 
     def _is_torn(self, fd: int, last: Scan, known: int, *, raise_corrupt: bool) -> bool:
         """Return whether what stands behind the end may be passed over in silence: a torn end, or a write in progress.

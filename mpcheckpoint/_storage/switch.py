@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.codec import encode_key
-from mpcheckpoint._format.control import control_payload, encode_header
+from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, control_payload, encode_header
 from mpcheckpoint._format.frame import EndState, Line, Payload, encode_line, running_crc
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.faults import typed
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mpcheckpoint")
 
-_CONTROLS_OF_ONE_GENERATION = frozenset({"header", "sealed", "unsealed", "copied"})
 _FLUSH_BYTES = 1024 * 1024
 
 
@@ -131,7 +130,9 @@ class _Copy:
         return len(result.lines)
 
     def _is_carried(self, line: Line) -> bool:
-        return line.object_key is not None or known_control(line, self._paths.log) not in _CONTROLS_OF_ONE_GENERATION
+        if line.object_key is not None:
+            return True
+        return known_control(line, self._paths.log) not in CONTROLS_OF_A_GENERATION
 
     def _line(self, payload: Payload, *, stamp_us: int, durable: int, more: int) -> None:
         crc = running_crc(self._end.stored_crc)

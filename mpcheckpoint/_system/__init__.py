@@ -25,7 +25,7 @@ from mpcheckpoint._system.files import (
     truncate,
     write_at,
 )
-from mpcheckpoint._system.locks import lock, prove_locking, store_lock, try_lock, unlock
+from mpcheckpoint._system.locks import is_locked, lock, prove_locking, store_lock, try_lock, unlock
 from mpcheckpoint.errors import UnsupportedPlatformError
 
 if sys.platform == "linux":
@@ -41,6 +41,7 @@ else:
 
 __all__ = [
     "Descriptor",
+    "is_locked",
     "list_directory",
     "lock",
     "make_directory",

@@ -133,3 +133,26 @@ def _child_is_refused(path: str) -> bool:
         check=False,
     )
     return answer.stdout.strip() != "granted"
+
+
+_SHARED_TRY = portalocker.LockFlags.SHARED | portalocker.LockFlags.NON_BLOCKING
+
+
+def is_locked(path: str) -> bool:
+    """Return whether somebody holds the exclusive lock of the file at ``path``; False if there is no such file.
+
+    Looks through a shared lock, so that any number of processes can look at once without taking each other for holders.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        portalocker.lock(fd, _SHARED_TRY)
+    except portalocker.AlreadyLocked:
+        return True
+    except portalocker.LockException as error:
+        raise _os_error(error) from error
+    finally:
+        os.close(fd)
+    return False
