@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import ItemsView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._format.codec import decode_event
@@ -129,11 +129,11 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             return Snapshot({key: merged(views, key) for key in ordered_object_keys(views)})
 
     # Mapping's own would look up one object after the other, each at another moment.
-    def items(self) -> Any:
+    def items(self) -> ItemsView[str, tuple[Any, ...]]:
         """Return the items of one refreshed cut."""
         return self.snapshot().items()
 
-    def values(self) -> Any:
+    def values(self) -> ValuesView[tuple[Any, ...]]:
         """Return the values of one refreshed cut."""
         return self.snapshot().values()
 

@@ -72,6 +72,8 @@ class RecordLog:
         Concurrency: any number of threads and processes.
         """
         state = self._for_writing()
+        if expected_count is not None and (type(expected_count) is not int or expected_count < 0):
+            raise ValueError(f"expected_count is a number of events, at least 0, or None, not {expected_count!r}")
         payload = encode_payload(object_key, event, record_id)
         guard: Callable[[], Position | None] | None = None
         if expected_count is not None or record_id is not None:

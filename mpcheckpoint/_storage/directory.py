@@ -60,10 +60,8 @@ class StoreDirectory:
         self._names = os.path.join(self.path, "logs")
         self._keys: dict[str, str] = {}
         with translated("opening the store", self.path):
-            is_new = self._create() if create and not read_only else False
+            self._is_new = self._create() if create and not read_only else False
             self.identity = self._checked_identity()
-            if not read_only:
-                self._require_locking(with_child=is_new)
             self._warn_of_older_files()
 
     # --- opening ----------------------------------------------------------------------------------------------
@@ -99,7 +97,14 @@ class StoreDirectory:
             )
         return status.st_dev, status.st_ino
 
-    def _require_locking(self, *, with_child: bool) -> None:
+    def require_locking(self) -> None:
+        """Prove, before the first write, that files can really be locked here.
+
+        Raises:
+            LockUnsupportedError, NetworkFileSystemError, StoreAccessError
+        """
+        if self.identity in _proven:
+            return
         kind = system.network_file_system(self.path)
         if kind is not None and not os.environ.get(ALLOW_NETWORK):
             raise NetworkFileSystemError(
@@ -108,15 +113,8 @@ class StoreDirectory:
                 path=self.path,
                 reason=f"network file system {kind}",
             )
-        if self.identity in _proven and not with_child:
-            return
-        probe = os.path.join(self.path, f"probe.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
-        descriptor = system.open_file(probe, write=True, create=True, exclusive=True)
-        try:
-            failure = system.prove_locking(probe, with_child=with_child)
-        finally:
-            descriptor.close()
-            system.remove(probe)
+        with translated("trying locks in", self.path):
+            failure = self._locking_failure()
         if failure is not None:
             raise LockUnsupportedError(
                 f"the file system of {self.path} does not lock files as it must: {failure}; keep the store elsewhere",
@@ -124,6 +122,15 @@ class StoreDirectory:
                 reason=failure,
             )
         _proven.add(self.identity)
+
+    def _locking_failure(self) -> str | None:
+        probe = os.path.join(self.path, f"probe.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+        descriptor = system.open_file(probe, write=True, create=True, exclusive=True)
+        try:
+            return system.prove_locking(probe, with_child=self._is_new)
+        finally:
+            descriptor.close()
+            system.remove(probe)
 
     def _warn_of_older_files(self) -> None:
         names = [name for name in system.list_directory(self.path) if _OLDER_TOOL.fullmatch(name)]
@@ -213,11 +220,13 @@ class StoreDirectory:
                     raise LogNotFoundError(
                         f"the store {self.base} has no log {log_key!r}", path=paths.log, reason="no such log"
                     )
+                self.require_locking()
                 with self.locked(timeout_s):
                     self._create_log(paths)
             descriptor = system.open_file(paths.log)
             read_header(descriptor.fd, paths.log, log_key=log_key)
             if not self.read_only and not self._is_named(paths.name):
+                self.require_locking()
                 with self.locked(timeout_s):
                     self._add_name(paths.name)
         return paths
@@ -245,7 +254,7 @@ class StoreDirectory:
     def _remove_stale_files(self) -> None:
         """Remove what a killed creator left. Requires: the store lock, which every creator holds."""
         for name in system.list_directory(self.path):
-            if name.endswith(TEMPORARY_SUFFIX) and LOG_SUFFIX in name:
+            if name.endswith(TEMPORARY_SUFFIX) and f"{LOG_SUFFIX}." in name:
                 system.remove(os.path.join(self.path, name))
 
     def _is_named(self, name: str) -> bool:

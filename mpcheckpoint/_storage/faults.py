@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mpcheckpoint.errors import (
@@ -17,7 +16,7 @@ from mpcheckpoint.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
@@ -61,12 +60,21 @@ def typed(error: OSError, *, doing: str, path: str, is_read: bool = False) -> Ch
     return result
 
 
-@contextmanager
-def translated(doing: str, path: str, *, is_read: bool = False) -> Iterator[None]:
+class translated:  # noqa: N801 - reads as a verb in a with statement
     """Raise the operating system's refusals inside the block as typed errors."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except OSError as error:
-        raise typed(error, doing=doing, path=path, is_read=is_read) from error
+
+    __slots__ = ("_doing", "_is_read", "_path")
+
+    def __init__(self, doing: str, path: str, *, is_read: bool = False) -> None:
+        self._doing = doing
+        self._path = path
+        self._is_read = is_read
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, CheckpointError):
+            raise typed(error, doing=self._doing, path=self._path, is_read=self._is_read) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint.errors import CheckpointError
 
@@ -17,16 +17,23 @@ _IDLE_EXIT_S = 5.0
 logger = logging.getLogger("mpcheckpoint")
 
 
+class _Due(NamedTuple):
+    due_s: float
+    interval_s: float
+    appended: Appended
+
+
 class IntervalSyncer:
     """Sync each log at most ``interval_s`` after the first append that is not yet durable.
 
-    Invariant: a writer is in ``_due`` as long as it has appends of the ``interval`` setting that no sync covers.
+    Invariant: a writer is in ``_due`` as long as it has appends of the ``interval`` setting that no sync has covered; it
+    leaves only when one has, so that a flush waits for a sync in progress.
     A failed sync poisons the log, so that the next append or flush raises.
     """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._due: dict[LogWriter, tuple[float, Appended]] = {}
+        self._due: dict[LogWriter, _Due] = {}
         self._thread: threading.Thread | None = None
 
     def schedule(self, writer: LogWriter, appended: Appended, interval_s: float) -> None:
@@ -35,8 +42,8 @@ class IntervalSyncer:
             due_s = time.monotonic() + interval_s
             earlier = self._due.get(writer)
             if earlier is not None:
-                due_s = min(due_s, earlier[0])
-            self._due[writer] = (due_s, appended)
+                due_s = min(due_s, earlier.due_s)
+            self._due[writer] = _Due(due_s, interval_s, appended)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="mpcheckpoint-interval", daemon=True)
                 self._thread.start()
@@ -51,9 +58,9 @@ class IntervalSyncer:
         """
         with self._condition:
             chosen = [writer] if writer is not None else list(self._due)
-            taken = [(each, self._due.pop(each)) for each in chosen if each in self._due]
-        for each, (_, appended) in taken:
-            each.make_durable(appended)
+            entries = [(each, self._due[each]) for each in chosen if each in self._due]
+        for each, entry in entries:
+            self._sync(each, entry)
 
     def flush_at_exit(self) -> None:
         """Sync what is scheduled; log what fails, for there is nobody left to tell."""
@@ -64,7 +71,20 @@ class IntervalSyncer:
 
     def reset_after_fork(self) -> None:
         """Forget the parent's appends, which the parent syncs, and its thread, which does not exist here."""
-        self.__init__()  # type: ignore[misc]  # every field is to be as new
+        self._condition = threading.Condition()
+        self._due = {}
+        self._thread = None
+
+    def _sync(self, writer: LogWriter, entry: _Due) -> None:
+        try:
+            writer.make_durable(entry.appended)
+        finally:
+            with self._condition:
+                newer = self._due.get(writer)
+                if newer is entry:
+                    del self._due[writer]
+                elif newer is not None:
+                    self._due[writer] = newer._replace(due_s=time.monotonic() + newer.interval_s)
 
     def _run(self) -> None:
         while True:
@@ -72,13 +92,12 @@ class IntervalSyncer:
                 if not self._due and not self._condition.wait_for(lambda: bool(self._due), _IDLE_EXIT_S):
                     self._thread = None
                     return
-                writer, (due_s, appended) = min(self._due.items(), key=lambda item: item[1][0])
-                wait_s = due_s - time.monotonic()
+                writer, entry = min(self._due.items(), key=lambda item: item[1].due_s)
+                wait_s = entry.due_s - time.monotonic()
                 if wait_s > 0:
                     self._condition.wait(wait_s)
                     continue
-                del self._due[writer]
             try:
-                writer.make_durable(appended)
+                self._sync(writer, entry)
             except CheckpointError as error:
                 logger.error("a background sync failed: %s", error)

@@ -39,6 +39,7 @@ class DirectoryLog:
         guard: Callable[[], Position | None] | None = None,
     ) -> Position:
         """Append one batch; return its position when it is as durable as ``durability`` asks."""
+        self._directory.require_locking()
         writer = self._writer()
         appended = writer.append(payloads, timeout_s=timeout_s, guard=guard)
         if durability.mode is Mode.ALWAYS:

@@ -120,6 +120,9 @@ class LogWriter:
         except OSError as error:
             self._poison(generation, error)
             raise self._unknown(position, f"its sync failed ({error.strerror or error})") from error
+        except BaseException as error:  # a Ctrl-C: the record stays, and whoever catches it should know
+            error.add_note(f"mpcheckpoint: the record at {position} was written; it may not be durable")
+            raise
         return self._find_in_successor(position)
 
     def position_of(self, appended: Appended) -> Position:
@@ -135,7 +138,12 @@ class LogWriter:
         """
         with self.exclusive(timeout_s) as generation:
             end = generation.end
-        self.make_durable(Appended(generation, end))
+        try:
+            generation.cover(end.offset)
+        except OSError as error:
+            self._poison(generation, error)
+            raise self._unknown(None, f"its sync failed ({error.strerror or error})") from error
+        # If the log got another generation meanwhile, that holds the same records and was synced before it was put there.
         return end.offset
 
     def known_durable(self, generation: str) -> int:
@@ -305,7 +313,7 @@ class LogWriter:
             reader.release()
         raise self._unknown(position, "the log was replaced by one that does not hold it")
 
-    def _unknown(self, position: Position, cause: str) -> OutcomeUnknownError:
+    def _unknown(self, position: Position | None, cause: str) -> OutcomeUnknownError:
         return outcome_unknown(self.paths, cause, position)
 
     # --- poison -----------------------------------------------------------------------------------------------
@@ -337,10 +345,12 @@ class LogWriter:
 
     def _poison_reason(self, generation: Generation) -> str | None:
         """Return why the current generation is poisoned, or None. A poison file that names another one is void."""
+        if not system.exists(self.paths.poison):
+            return None
         try:
             poison = system.open_file(self.paths.poison)
         except FileNotFoundError:
-            return None
+            return None  # recovered between the two looks
         data = system.read_at(poison.fd, 4096, 0)
         try:
             note = msgspec.json.decode(data, type=_Poison)

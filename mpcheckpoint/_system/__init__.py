@@ -12,6 +12,7 @@ import sys
 from mpcheckpoint._system.clock import now_us
 from mpcheckpoint._system.files import (
     Descriptor,
+    exists,
     list_directory,
     make_directory,
     open_file,
@@ -41,6 +42,7 @@ else:
 
 __all__ = [
     "Descriptor",
+    "exists",
     "is_locked",
     "list_directory",
     "lock",

@@ -124,3 +124,8 @@ def remove(path: str) -> None:
 def list_directory(path: str) -> list[str]:
     """Return the names in a directory, in no order."""
     return os.listdir(path)
+
+
+def exists(path: str) -> bool:
+    """Return whether anything, a dangling link included, stands at ``path``; cheaper than an exception for each no."""
+    return os.access(path, os.F_OK, follow_symlinks=False)

@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING
 
 import filelock
 import portalocker
+from portalocker.portalocker import FlockLocker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# flock whatever ``portalocker.LOCKER`` is set to elsewhere in the process: a POSIX record lock would not exclude threads,
+# and two kinds of lock on one file ignore each other.
+_flock = FlockLocker()
 _EXCLUSIVE = portalocker.LockFlags.EXCLUSIVE
 _TRY = portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
+_SHARED_TRY = portalocker.LockFlags.SHARED | portalocker.LockFlags.NON_BLOCKING
 _FIRST_PAUSE_S = 0.0002
 _LONGEST_PAUSE_S = 0.02
 _STORE_LOCK_POLL_S = 0.01
@@ -42,7 +47,7 @@ def lock(fd: int, timeout_s: float | None = None) -> bool:
     """Take the exclusive lock of an open file; return False if ``timeout_s`` seconds did not suffice."""
     if timeout_s is None:
         try:
-            portalocker.lock(fd, _EXCLUSIVE)
+            _flock.lock(fd, _EXCLUSIVE)
         except portalocker.LockException as error:
             raise _os_error(error) from error
         return True
@@ -60,7 +65,7 @@ def lock(fd: int, timeout_s: float | None = None) -> bool:
 def try_lock(fd: int) -> bool:
     """Take the exclusive lock of an open file if it is free; return whether it was."""
     try:
-        portalocker.lock(fd, _TRY)
+        _flock.lock(fd, _TRY)
     except portalocker.AlreadyLocked:
         return False
     except portalocker.LockException as error:
@@ -71,7 +76,7 @@ def try_lock(fd: int) -> bool:
 def unlock(fd: int) -> None:
     """Give the lock of an open file back."""
     try:
-        portalocker.unlock(fd)
+        _flock.unlock(fd)
     except portalocker.LockException as error:
         raise _os_error(error) from error
 
@@ -135,9 +140,6 @@ def _child_is_refused(path: str) -> bool:
     return answer.stdout.strip() != "granted"
 
 
-_SHARED_TRY = portalocker.LockFlags.SHARED | portalocker.LockFlags.NON_BLOCKING
-
-
 def is_locked(path: str) -> bool:
     """Return whether somebody holds the exclusive lock of the file at ``path``; False if there is no such file.
 
@@ -148,7 +150,7 @@ def is_locked(path: str) -> bool:
     except FileNotFoundError:
         return False
     try:
-        portalocker.lock(fd, _SHARED_TRY)
+        _flock.lock(fd, _SHARED_TRY)
     except portalocker.AlreadyLocked:
         return True
     except portalocker.LockException as error:
