@@ -25,9 +25,11 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
     """A store: what happened to which object, recorded durably and shared by any number of processes.
 
     A context manager, and a read-only mapping from object key to the tuple of its events over all logs, in the merged
-    order. Every read sees every append that returned before, in any process. It is always true, and equal only to itself.
+    order. Every read sees every append that returned before, in any process. It is always true, and equal
+    only to itself.
 
-    Concurrency: any number of threads; survives fork on both sides; pickles, to an equal handle with the same open logs.
+    Concurrency: any number of threads; survives fork on both sides; pickles, to an equal handle with the
+    same open logs.
     """
 
     def __init__(
@@ -81,9 +83,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         self._session.open(log_key, create=create)
         return Log(self._session, log_key)
 
-    def follow(
-        self, after: Cursor | str = "start", *, idle_timeout_s: float | None = None
-    ) -> Follower:
+    def follow(self, after: Cursor | str = "start", *, idle_timeout_s: float | None = None) -> Follower:
         """Return an iterator over the records of all logs, new logs included, that waits for more.
 
         Args:

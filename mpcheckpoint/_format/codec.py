@@ -90,7 +90,9 @@ def encode_key(object_key: object) -> bytes:
     try:
         return _encode(object_key)
     except UnicodeEncodeError as error:
-        raise InvalidKeyError(f"the object key {object_key!r} is not valid Unicode: {error}", reason=str(error)) from error
+        raise InvalidKeyError(
+            f"the object key {object_key!r} is not valid Unicode: {error}", reason=str(error)
+        ) from error
 
 
 def encode_payload(object_key: object, event: object, record_id: object = None) -> Payload:
@@ -116,7 +118,9 @@ def _checked_id(record_id: object) -> str:
     try:
         record_id.encode()
     except UnicodeEncodeError as error:
-        raise InvalidKeyError(f"the record id {record_id!r} is not valid Unicode", reason=str(error)) from error
+        raise InvalidKeyError(
+            f"the record id {record_id!r} is not valid Unicode", reason=str(error)
+        ) from error
     return record_id
 
 

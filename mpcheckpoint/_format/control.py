@@ -43,7 +43,7 @@ class _HeaderEvent(msgspec.Struct):
     log_key: str
     generation: str
     created_us: int
-    previous: list[str] = []  # noqa: RUF012 - msgspec copies the default
+    previous: list[str] = []
 
 
 class Header(NamedTuple):

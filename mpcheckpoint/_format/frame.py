@@ -103,12 +103,16 @@ def encode_line(payload: Payload, *, stamp_us: int, durable: int, more: int, crc
     return body + closing(stored_crc), stored_crc
 
 
-def encode_batch(payloads: list[Payload], *, end: EndState, stamp_us: int, durable: int) -> tuple[bytes, EndState]:
+def encode_batch(
+    payloads: list[Payload], *, end: EndState, stamp_us: int, durable: int
+) -> tuple[bytes, EndState]:
     """Return the bytes of one batch that follows ``end``, and the end state behind it.
 
     Requires: ``payloads`` is not empty, ``stamp_us`` is above ``end.stamp_us``, ``durable`` at most ``end.offset``.
     """
-    assert payloads and end.stamp_us < stamp_us <= MAX_STAMP_US and durable <= end.offset
+    assert payloads
+    assert end.stamp_us < stamp_us <= MAX_STAMP_US
+    assert durable <= end.offset
     stored_crc = end.stored_crc
     lines = []
     for more, payload in zip(range(len(payloads) - 1, -1, -1), payloads, strict=True):

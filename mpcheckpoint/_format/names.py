@@ -22,11 +22,15 @@ def file_name(log_key: object) -> str:
         InvalidKeyError: if ``log_key`` is not a ``str``, or holds a lone surrogate.
     """
     if type(log_key) is not str:
-        raise InvalidKeyError(f"a log key is a str, not {type(log_key).__name__}: {log_key!r}", reason="not a string")
+        raise InvalidKeyError(
+            f"a log key is a str, not {type(log_key).__name__}: {log_key!r}", reason="not a string"
+        )
     try:
         raw = log_key.encode()
     except UnicodeEncodeError as error:
-        raise InvalidKeyError(f"the log key {log_key!r} is not valid Unicode: {error}", reason=str(error)) from error
+        raise InvalidKeyError(
+            f"the log key {log_key!r} is not valid Unicode: {error}", reason=str(error)
+        ) from error
     if not raw:
         return "%"  # no other key gives a lone percent sign
     escaped = [chr(byte) if byte in _KEPT else f"%{byte:02x}" for byte in raw]

@@ -98,8 +98,8 @@ class Follower:
     In order within each log; between logs as they are found. Waits when there is nothing, until ``close`` (from any
     thread), or until nothing came for ``idle_timeout_s`` seconds, which ends the iteration quietly.
 
-    Concurrency: one thread iterates; any thread may close. A forked child may go on with its copy, and sees every record
-    from where the copy was made.
+    Concurrency: one thread iterates; any thread may close. A forked child may go on with its copy, and sees
+    every record from where the copy was made.
     """
 
     def __init__(

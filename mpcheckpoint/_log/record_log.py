@@ -14,7 +14,7 @@ from mpcheckpoint._storage.paths import WORKERS
 from mpcheckpoint.errors import ConflictError, LimitExceededError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from mpcheckpoint._format.frame import Line, Payload
     from mpcheckpoint._log.session import LogState, Session
@@ -73,7 +73,9 @@ class RecordLog:
         """
         state = self._for_writing()
         if expected_count is not None and (type(expected_count) is not int or expected_count < 0):
-            raise ValueError(f"expected_count is a number of events, at least 0, or None, not {expected_count!r}")
+            raise ValueError(
+                f"expected_count is a number of events, at least 0, or None, not {expected_count!r}"
+            )
         payload = encode_payload(object_key, event, record_id)
         guard: Callable[[], Position | None] | None = None
         if expected_count is not None or record_id is not None:
@@ -153,18 +155,19 @@ class RecordLog:
 
         Sees every append that returned before this call, in any process.
         """
-        return tuple(decode_event(event) for event in self._raw_events(object_key))
+        return tuple(decode_event(event) for event in self.raw_events(object_key))
 
     def count(self, object_key: str) -> int:
         """Return how many events were ever appended for an object to this log."""
-        return len(self._raw_events(object_key))
+        return len(self.raw_events(object_key))
 
     def read(self, after: Position | None = None, *, durable: bool = False) -> Iterator[Record]:
         """Yield the records of this log, in order, in bounded memory.
 
         Args:
             after: begin behind this position; None for the start.
-            durable: only what is known durable, syncing first if need be. A read-only handle cannot sync: it yields what
+            durable: only what is known durable, syncing first if need be. A read-only handle cannot sync: it
+            yields what
                 the log itself states to be durable.
 
         Raises:
@@ -209,7 +212,8 @@ class RecordLog:
         return self._state().stored.repairs()
 
     def stats(self) -> dict[str, object]:
-        """Return figures: records and objects in the view, size in bytes, and what this process did (appends, syncs)."""
+        """Return figures: records and objects in the view, size in bytes, and what this process did
+        (appends, syncs)."""
         state = self._state()
         with self._session.mutex.guard():
             view = self._session.refresh_log(self._log_key)
@@ -230,7 +234,7 @@ class RecordLog:
     def append_if(
         self, payloads: list[Payload], judge: Callable[[LogView], None], *, durability: str | None = None
     ) -> Position:
-        """Append a batch unless ``judge`` raises when shown the view under the append lock; then nothing is written.
+        """Append a batch unless ``judge`` raises when shown the view under the append lock.
 
         ``judge`` must neither wait nor call back into the store.
         """
@@ -242,6 +246,29 @@ class RecordLog:
     def workers_directory(self) -> str:
         """The directory in which live workers hold a lock on a file each."""
         return os.path.join(self._session.store_path, WORKERS)
+
+    # --- for transactions -------------------------------------------------------------------------------------
+
+    def raw_events(self, object_key: str) -> tuple[bytes, ...]:
+        """Return the events of an object, undecoded, as they are now."""
+        encode_key(object_key)
+        self._state()
+        with self._session.mutex.guard():
+            view = self._session.refresh_log(self._log_key)
+            return tuple(entry.event for entry in view.entries(object_key))
+
+    def commit(self, payloads: list[Payload], counts: Mapping[str, int]) -> Position | None:
+        """Append a transaction's batch if every object read has still as many events as were read."""
+        self._for_writing()
+
+        def judge(view: LogView) -> None:
+            for object_key, expected in counts.items():
+                _require_count(view, object_key, expected)
+
+        if payloads:
+            return self.append_if(payloads, judge)
+        self.look(judge)  # one look at one log is consistent in itself: to have read, no lock is needed
+        return None
 
     # --- within -----------------------------------------------------------------------------------------------
 
@@ -273,13 +300,6 @@ class RecordLog:
             guard=guard,
         )
 
-    def _raw_events(self, object_key: str) -> tuple[bytes, ...]:
-        encode_key(object_key)
-        self._state()
-        with self._session.mutex.guard():
-            view = self._session.refresh_log(self._log_key)
-            return tuple(entry.event for entry in view.entries(object_key))
-
     def _catch_up(self) -> None:
         with self._session.mutex.guard():
             self._session.refresh_log(self._log_key)
@@ -292,24 +312,6 @@ class RecordLog:
             if found is None and expected_count is not None:
                 _require_count(view, object_key, expected_count)
             return found
-
-    def _commit(self, payloads: list[Payload], counts: dict[str, int]) -> Position | None:
-        """Append a transaction's batch if every object read has still as many events as were read."""
-        state = self._for_writing()
-        if not counts:
-            return self._append(state.stored, payloads, None, None) if payloads else None
-
-        def guard() -> None:
-            with self._session.mutex.guard():
-                view = self._session.refresh_log(self._log_key)
-                for object_key, expected in counts.items():
-                    _require_count(view, object_key, expected)
-
-        if not payloads:
-            guard()  # a single look at one log is consistent in itself: no lock is needed to have read
-            return None
-        self._catch_up()
-        return self._append(state.stored, payloads, guard, None)
 
     def _only_durable(self, stored: StoredLog) -> Callable[[Chunk], list[Line]]:
         if self._session.settings.read_only:

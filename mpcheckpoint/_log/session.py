@@ -144,7 +144,9 @@ class Session:
             return
         for log_key in self._store.log_keys():
             if log_key not in self._states:
-                self._state_of(self._store.open_log(log_key, create=False, timeout_s=self.settings.lock_timeout_s))
+                self._state_of(
+                    self._store.open_log(log_key, create=False, timeout_s=self.settings.lock_timeout_s)
+                )
         self._token = token
 
     def _state_of(self, stored: StoredLog) -> LogState:
@@ -166,7 +168,9 @@ class Session:
         """Raise ClosedError if the handle was closed; notice a fork that ran no hooks."""
         process.notice_fork()
         if self._is_closed:
-            raise ClosedError(f"the handle of {self.settings.path} is closed", path=self.settings.path, reason="closed")
+            raise ClosedError(
+                f"the handle of {self.settings.path} is closed", path=self.settings.path, reason="closed"
+            )
 
     def require_writable(self) -> None:
         """Raise ReadOnlyError if the handle may not write."""
@@ -223,7 +227,9 @@ def open_settings(
     if isinstance(log_keys, str):
         raise TypeError(f"log_keys is a list of keys, not the string {log_keys!r}")
     if lock_timeout_s is not None and not lock_timeout_s >= 0:
-        raise ValueError(f"lock_timeout_s is a number of seconds, at least 0, or None, not {lock_timeout_s!r}")
+        raise ValueError(
+            f"lock_timeout_s is a number of seconds, at least 0, or None, not {lock_timeout_s!r}"
+        )
     Durability.parse(durability)
     return Settings(
         os.path.abspath(os.fspath(path)),

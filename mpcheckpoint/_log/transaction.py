@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mpcheckpoint._format.codec import decode_event, encode_payload
 from mpcheckpoint.errors import ClosedError, ConflictError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from mpcheckpoint._format.frame import Payload
-    from mpcheckpoint._log.record_log import RecordLog
     from mpcheckpoint._types import Position
+
+
+class TransactionalLog(Protocol):
+    """What a transaction asks of its log."""
+
+    def raw_events(self, object_key: str) -> tuple[bytes, ...]:
+        """Return the events of an object, undecoded, as they are now."""
+
+    def commit(self, payloads: list[Payload], counts: Mapping[str, int]) -> Position | None:
+        """Append a batch if every object read has still as many events as were read; else raise ConflictError."""
 
 
 class Transaction:
     """Collect records without any lock and append them as one atomic batch when the block ends.
 
-    The batch lands only if every object read in the block still has exactly the events that were read; else ConflictError
-    is raised at the end of the block and nothing is written. An exception in the block writes nothing. A transaction
-    that only reads conflicts in the same way: when its block ends quietly, what it read was true together.
+    The batch lands only if every object read in the block still has exactly the events that were read; else
+    ConflictError is raised at the end of the block and nothing is written. An exception in the block writes
+    nothing. A transaction that only reads conflicts in the same way: when its block ends quietly, what it
+    read was true together.
 
     Durability: as the log's setting says, when the block has ended.
     Concurrency: for one thread; any number of transactions in any number of processes. Void in a forked child.
     """
 
-    def __init__(self, log: RecordLog) -> None:
+    def __init__(self, log: TransactionalLog) -> None:
         self._log = log
         self._pid = os.getpid()
         self._reads: dict[str, tuple[bytes, ...]] = {}
@@ -75,7 +86,7 @@ class Transaction:
         self._is_open = False
         counts = {object_key: len(events) for object_key, events in self._reads.items()}
         try:
-            self._position = self._log._commit([payload for _, payload in self._writes], counts)
+            self._position = self._log.commit([payload for _, payload in self._writes], counts)
         except ConflictError as conflict:
             self.conflict = conflict
             raise
@@ -83,11 +94,13 @@ class Transaction:
     def _read(self, object_key: str) -> tuple[bytes, ...]:
         self._require_open()
         if object_key not in self._reads:
-            self._reads[object_key] = self._log._raw_events(object_key)
+            self._reads[object_key] = self._log.raw_events(object_key)
         return self._reads[object_key]
 
     def _require_open(self) -> None:
         if not self._is_open:
             raise ClosedError("the transaction is not open: use it inside its with block", reason="closed")
         if self._pid != os.getpid():
-            raise ClosedError("the transaction was opened before a fork and belongs to the parent", reason="forked")
+            raise ClosedError(
+                "the transaction was opened before a fork and belongs to the parent", reason="forked"
+            )

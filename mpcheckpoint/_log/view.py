@@ -106,13 +106,16 @@ class LogView:
 def merged(views: Mapping[str, LogView], object_key: str) -> list[bytes]:
     """Return the events of an object over all logs, undecoded, in the merged order.
 
-    The order is by (stamp, log key, place in the log): equal for everyone who has read the same bytes. Stamps rise along a
-    log, so within a log it is file order.
+    The order is by (stamp, log key, place in the log): equal for everyone who has read the same bytes.
+    Stamps rise along a log, so within a log it is file order.
     """
     known = [(log_key, entries) for log_key, view in views.items() if (entries := view.entries(object_key))]
     if len(known) == 1:
         return [entry.event for entry in known[0][1]]
-    keyed = [[(entry.stamp_us, log_key, index, entry.event) for index, entry in enumerate(entries)] for log_key, entries in known]
+    keyed = [
+        [(entry.stamp_us, log_key, index, entry.event) for index, entry in enumerate(entries)]
+        for log_key, entries in known
+    ]
     return [event for _, _, _, event in merge(*keyed)]
 
 

@@ -48,7 +48,9 @@ def typed(error: OSError, *, doing: str, path: str, is_read: bool = False) -> Ch
         result = StoreNotFoundError(f"{what}; was the store removed?", path=path, reason=reason)
     elif error.errno in _NO_LOCKS:
         result = LockUnsupportedError(
-            f"{what}; the file system does not lock files: keep the store on a local one", path=path, reason=reason
+            f"{what}; the file system does not lock files: keep the store on a local one",
+            path=path,
+            reason=reason,
         )
     elif is_read:
         result = ReadFailedError(f"{what}; what was read before stays valid", path=path, reason=reason)

@@ -44,8 +44,8 @@ logger = logging.getLogger("mpcheckpoint")
 class Generation:
     """A generation of a log that this process appends to.
 
-    Invariant: every byte below ``durable`` is on disk: it was covered by a sync that returned, in this process or in one
-    that said so in a line this process validated. ``durable`` lies behind a whole batch.
+    Invariant: every byte below ``durable`` is on disk: it was covered by a sync that returned, in this
+    process or in one that said so in a line this process validated. ``durable`` lies behind a whole batch.
 
     Invariant: ``end`` is behind a whole batch, and this process has validated every byte between ``durable`` at its
     first use and ``end``.
@@ -214,14 +214,17 @@ class Generation:
     def _settle_interrupted(self, data: bytes, end: EndState, error: BaseException) -> None:
         """Truncate back an incomplete write; leave a complete one, which others may have seen already.
 
-        Rejected: quarantine for these bytes. They are our own, nobody was told of them, and on a full disk there would be
-        no room to keep them. If the truncation fails too, the next writer finds a torn end and repairs it.
+        Rejected: quarantine for these bytes. They are our own, nobody was told of them, and on a full disk
+        there would be no room to keep them. If the truncation fails too, the next writer finds a torn end
+        and repairs it.
         """
         fd, offset = self._descriptor.fd, self.end.offset
         try:
             if system.read_at(fd, len(data), offset) == data:
                 self.end = end
-                error.add_note(f"mpcheckpoint: the record was written; it ends at {end.offset} in {self._paths.log}")
+                error.add_note(
+                    f"mpcheckpoint: the record was written; it ends at {end.offset} in {self._paths.log}"
+                )
             else:
                 system.truncate(fd, offset)
         except OSError as undo_error:
@@ -232,7 +235,8 @@ class Generation:
     def cover(self, offset: int) -> None:
         """Return when every byte below ``offset`` is durable.
 
-        Threads that arrive during a sync share the next one. Holds no lock that a reader, a fork or an append waits for.
+        Threads that arrive during a sync share the next one. Holds no lock that a reader, a fork or an
+        append waits for.
 
         Requires: ``offset`` is an ``end`` that this process established.
 

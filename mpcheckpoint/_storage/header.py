@@ -40,7 +40,9 @@ def read_header(fd: int, path: str, *, log_key: str | None) -> Header:
             reason="newer format version",
         )
     if not isinstance(header, Header):
-        raise CorruptLogError(path, header.offset, expected=header.expected, found=header.found, log_key=log_key)
+        raise CorruptLogError(
+            path, header.offset, expected=header.expected, found=header.found, log_key=log_key
+        )
     if log_key is not None and header.log_key != log_key:
         raise wrong_log(path, header.log_key, repr(log_key))
     return header

@@ -26,8 +26,8 @@ class _Due(NamedTuple):
 class IntervalSyncer:
     """Sync each log at most ``interval_s`` after the first append that is not yet durable.
 
-    Invariant: a writer is in ``_due`` as long as it has appends of the ``interval`` setting that no sync has covered; it
-    leaves only when one has, so that a flush waits for a sync in progress.
+    Invariant: a writer is in ``_due`` as long as it has appends of the ``interval`` setting that no sync has
+    covered; it leaves only when one has, so that a flush waits for a sync in progress.
     A failed sync poisons the log, so that the next append or flush raises.
     """
 

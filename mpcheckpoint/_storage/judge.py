@@ -1,9 +1,9 @@
 """Torn or corrupt: one rule, for readers and writers alike.
 
 Let S be the highest offset that anything trustworthy calls durable. Damage below S hit bytes that were once durable, so
-no crash of a correct writer explains it: corrupt. Damage at or above S hit bytes of which nobody was ever told that they
-are safe: torn. ``durable`` is stated by every line and never above the line's own offset, so a line behind the damage
-vouches for what lies before it.
+no crash of a correct writer explains it: corrupt. Damage at or above S hit bytes of which nobody was ever
+told that they are safe: torn. ``durable`` is stated by every line and never above the line's own offset, so
+a line behind the damage vouches for what lies before it.
 
 The verdict needs no lock. A line states an offset as durable only after a sync of the bytes below it has returned, so
 whoever has read that line and then still finds the damage is not looking at a write in progress.

@@ -38,7 +38,8 @@ class Mutex:
     def acquire(self, timeout_s: float | None) -> bool:
         """Take the mutex; return False if ``timeout_s`` seconds did not suffice.
 
-        Requires: ``refuse_reentry`` was called, and then a ``try`` entered whose ``finally`` calls ``release_if_owned``.
+        Requires: ``refuse_reentry`` was called, and then a ``try`` entered whose ``finally`` calls
+        ``release_if_owned``.
         """
         taken: bool = self._lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
         return taken

@@ -98,10 +98,10 @@ class Process:
     def before_fork(self) -> None:
         """Let appends that hold their lock at this moment finish, each for at most 100 ms.
 
-        A child that comes to life while a lock is held inherits the open file that holds it. It closes that at once; this
-        only spares the lock from outliving a parent that is killed in between.
+        A child that comes to life while a lock is held inherits the open file that holds it. It closes that
+        at once; this only spares the lock from outliving a parent that is killed in between.
         """
-        writers = sorted(list(self._writers.values()), key=lambda writer: writer.paths.log)
+        writers = sorted(self._writers.values(), key=lambda writer: writer.paths.log)
         self._paused = [writer for writer in writers if writer.pause_for_fork(_FORK_WAIT_S)]
 
     def after_fork_in_parent(self) -> None:

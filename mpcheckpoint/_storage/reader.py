@@ -204,13 +204,11 @@ class LogReader:
         records: list[Line] = []
         notes: list[Note] = []
         for line in result.lines:
-            if line.durable > self._durable:
-                self._durable = line.durable
+            self._durable = max(self._durable, line.durable)
             if line.object_key is not None:
                 records.append(line)
-            else:
-                if known_control(line, self._paths.log) not in CONTROLS_OF_A_GENERATION:
-                    notes.append(note_of(line))
+            elif known_control(line, self._paths.log) not in CONTROLS_OF_A_GENERATION:
+                notes.append(note_of(line))
         skip = self._skip
         if skip[0] >= 0:
             records = [line for line in records if (line.stamp_us, -line.more) > skip]

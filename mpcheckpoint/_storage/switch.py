@@ -114,7 +114,9 @@ class _Copy:
         )
         repair = keep_bytes(old.fd, self._paths, old.header.generation, result.damage.offset)
         if repair is not None:
-            logger.warning("kept %d torn bytes of log %r in %s", repair.length_bytes, repair.log_key, repair.path)
+            logger.warning(
+                "kept %d torn bytes of log %r in %s", repair.length_bytes, repair.log_key, repair.path
+            )
 
     def _add(self, result: Scan) -> int:
         batch_offset = self._end.offset

@@ -91,7 +91,8 @@ class LogWriter:
             payloads: the records; at least one.
             timeout_s: how long to wait for other writers.
             guard: called under the append lock. What it raises is raised with nothing written; if it returns a
-                position, nothing is written and that is ``found``. It must not wait for any lock but the mutex of a view.
+                position, nothing is written and that is ``found``. It must not wait for any lock but the
+                mutex of a view.
 
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError: nothing was appended.
@@ -143,7 +144,8 @@ class LogWriter:
         except OSError as error:
             self._poison(generation, error)
             raise self._unknown(None, f"its sync failed ({error.strerror or error})") from error
-        # If the log got another generation meanwhile, that holds the same records and was synced before it was put there.
+        # If the log got another generation meanwhile, that holds the same records and was synced before it
+        # was put there.
         return end.offset
 
     def known_durable(self, generation: str) -> int:
@@ -308,7 +310,9 @@ class LogWriter:
                     if line.stamp_us == position.stamp_us and line.more == 0:
                         return Position(self.paths.log_key, chunk.generation, line.end, line.stamp_us)
         except CheckpointError as error:
-            raise self._unknown(position, f"the log was replaced by one that cannot be read ({error})") from error
+            raise self._unknown(
+                position, f"the log was replaced by one that cannot be read ({error})"
+            ) from error
         finally:
             reader.release()
         raise self._unknown(position, "the log was replaced by one that does not hold it")
@@ -334,7 +338,11 @@ class LogWriter:
             logger.error("could not write %s: %s", self.paths.poison, failure)
 
     def _refuse_poisoned(self, generation: Generation) -> None:
-        reason = "an earlier sync by this process failed" if generation.is_poisoned else self._poison_reason(generation)
+        reason = (
+            "an earlier sync by this process failed"
+            if generation.is_poisoned
+            else self._poison_reason(generation)
+        )
         if reason is not None:
             raise PoisonedLogError(
                 f"a sync of the log {self.paths.log_key!r} failed ({reason}), so what was written last may not be on "
@@ -381,8 +389,8 @@ class LogWriter:
     def reset_after_fork(self) -> None:
         """Let go of everything inherited, in the child.
 
-        Close, never unlock: the open file is shared with the parent, and an unlock here would free its lock. Not to close
-        would keep the lock alive when the parent dies.
+        Close, never unlock: the open file is shared with the parent, and an unlock here would free its lock.
+        Not to close would keep the lock alive when the parent dies.
         """
         self._mutex = Mutex(f"the log {self.paths.log_key!r}")
         self.holds_append_lock = False

@@ -20,8 +20,8 @@ from portalocker.portalocker import FlockLocker
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# flock whatever ``portalocker.LOCKER`` is set to elsewhere in the process: a POSIX record lock would not exclude threads,
-# and two kinds of lock on one file ignore each other.
+# flock whatever ``portalocker.LOCKER`` is set to elsewhere in the process: a POSIX record lock would not
+# exclude threads, and two kinds of lock on one file ignore each other.
 _flock = FlockLocker()
 _EXCLUSIVE = portalocker.LockFlags.EXCLUSIVE
 _TRY = portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
