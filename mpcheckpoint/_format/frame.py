@@ -24,6 +24,7 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 MAX_STAMP_US = 2**53 - 1
 
+_NEWLINE = 10
 _HEX = frozenset(b"0123456789abcdef")
 
 
@@ -41,6 +42,7 @@ class _Fields(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=Fa
 
 
 _decode_fields = msgspec.json.Decoder(_Fields).decode
+_decode_all_fields = msgspec.json.Decoder(_Fields).decode_lines
 
 
 class Line(NamedTuple):
@@ -147,6 +149,49 @@ def stored_crc_before(data: bytes, start: int) -> int | None:
     if tail[:1] != b'"' or tail[9:] != b'"]\n' or not _HEX.issuperset(digits):
         return None
     return int(digits, 16)
+
+
+def parse_lines(data: bytes, start: int, end: int, *, base: int, crc: int) -> list[Line]:
+    """Return all lines of ``data[start:end]``, or none if anything about them is not as it should be.
+
+    One CRC call and one decode vouch for the whole chunk: the running CRC at its last line covers every byte before it,
+    the lines' own crc fields included. What is wrong, and where, is for ``parse_line`` to find.
+    """
+    stored_crc = stored_crc_before(data, end)
+    if stored_crc is None or crc32(memoryview(data)[start : end - CLOSING_BYTES], crc) != stored_crc:
+        return []
+    try:
+        decoded = _decode_all_fields(memoryview(data)[start:end])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
+    lines = []
+    offset = base + start
+    newline_shift = base + 1
+    for fields in decoded:
+        line_end = offset + int(fields.length, 16)
+        if not 0 <= fields.durable <= offset or fields.more < 0 or not 0 <= fields.stamp_us <= MAX_STAMP_US:
+            return []
+        if line_end > base + end or data[line_end - newline_shift] != _NEWLINE:
+            return []
+        meta = fields.meta
+        lines.append(
+            Line(
+                offset,
+                line_end,
+                fields.stamp_us,
+                fields.durable,
+                fields.more,
+                fields.object_key,
+                bytes(fields.event),
+                NO_META if meta == NO_META else bytes(meta),
+                int(fields.crc, 16),
+            )
+        )
+        offset = line_end
+    # As many newlines as lines, each where a length says: so the lengths and the lines are the same cut.
+    if offset != base + end or data.count(PADDING, start, end) != len(lines):
+        return []
+    return lines
 
 
 def parse_line(data: bytes, start: int, end: int, *, base: int, crc: int) -> Line | str:
