@@ -1,0 +1,1 @@
+"""What the tests stand on. Importable under this name in every process they start."""

@@ -1,0 +1,122 @@
+"""What was acknowledged, written down where no kill and no power cut reaches it: in the test's own memory.
+
+Children report through a named pipe. A write of up to PIPE_BUF bytes to a pipe is whole or not there, also from a
+process that is killed in it, and a name reaches every kind of process: forked, spawned, or a command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+Acknowledgement = tuple[Any, ...]
+
+_READ_BYTES = 1 << 20
+
+
+@dataclass
+class AcknowledgementWriter:
+    """A child's end. Pickles, and may be used by forked children and by several threads."""
+
+    fifo: str
+    _descriptor: int = field(default=-1, repr=False, compare=False)
+
+    def acknowledge(self, *values: Any) -> None:
+        """Report ``values``, JSON values all of them. Once this has returned the parent has it, whatever comes."""
+        line = json.dumps(values).encode() + b"\n"
+        if len(line) > select.PIPE_BUF:
+            raise ValueError(
+                f"an acknowledgement of {len(line)} bytes could tear; the limit is {select.PIPE_BUF}"
+            )
+        if self._descriptor < 0:
+            self._descriptor = os.open(self.fifo, os.O_WRONLY | os.O_CLOEXEC)
+        os.write(self._descriptor, line)
+
+    def close(self) -> None:
+        """Close this process's end, if it was ever used."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __getstate__(self) -> str:
+        return self.fifo
+
+    def __setstate__(self, fifo: str) -> None:
+        self.fifo = fifo
+        self._descriptor = -1
+
+
+class AcknowledgementJournal:
+    """The parent's end: collects inside the ``with`` block.
+
+    Locking: `_arrived` guards everything below it; nobody waits for anything but it while holding it.
+    """
+
+    def __init__(self, fifo: Path) -> None:
+        os.mkfifo(fifo)
+        self.writer = AcknowledgementWriter(str(fifo))
+        # For reading and writing, so that no writer ever waits for a reader, and no reader meets an end of file.
+        self._descriptor = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._arrived = threading.Condition()
+        self._rest_of_read = b""
+        self._acknowledged: list[Acknowledgement] = []
+        self._is_closed = False
+        # Without it a child would block, once the pipe is full, until the test thinks of asking.
+        self._collector = threading.Thread(target=self._collect, name="acknowledgements", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._collector.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._arrived:
+            self._is_closed = True
+        os.write(self._descriptor, b"\n")  # wakes the collector
+        self._collector.join()
+        self.writer.close()
+        os.close(self._descriptor)
+
+    def acknowledged(self) -> list[Acknowledgement]:
+        """Return all acknowledgements, in the order of their arrival, made before this call began."""
+        with self._arrived:
+            self._drain()
+            return list(self._acknowledged)
+
+    def wait_for(self, count: int, timeout_s: float = 60) -> list[Acknowledgement]:
+        """Return as `acknowledged` does, once there are ``count``. Raises TimeoutError."""
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: len(self._acknowledged) >= count, timeout_s):
+                raise TimeoutError(
+                    f"{len(self._acknowledged)} acknowledgements of {count} after {timeout_s} s"
+                )
+            return list(self._acknowledged)
+
+    def _collect(self) -> None:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        while True:
+            poll.poll()
+            with self._arrived:
+                self._drain()
+                if self._is_closed:
+                    return
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                read = os.read(self._descriptor, _READ_BYTES)
+            except BlockingIOError:
+                break
+            *lines, self._rest_of_read = (self._rest_of_read + read).split(b"\n")
+            self._acknowledged += [tuple(json.loads(line)) for line in lines if line]
+        self._arrived.notify_all()

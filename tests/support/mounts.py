@@ -1,0 +1,86 @@
+"""Mounting and unmounting, with errors that say who is in the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+COMMAND_TIMEOUT_S = 30
+
+
+class BusyMountError(OSError):
+    """A file system cannot be unmounted, for somebody still uses it."""
+
+
+def run(*argv: str | Path) -> str:
+    """Run a command of the system and return what it printed; a failure carries what it said."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
+    if done.returncode != 0:
+        command = " ".join(map(str, argv))
+        raise OSError(errno.EIO, f"{command!r} failed with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def mounts_below(directory: Path) -> list[Path]:
+    """Return the mount points at or below ``directory``, innermost first."""
+    try:
+        table = Path("/proc/self/mounts").read_bytes()
+    except FileNotFoundError:
+        return []
+    # The kernel writes blanks in paths as octal escapes, which this codec happens to undo.
+    points = [
+        Path(os.fsdecode(line.split()[1].decode("unicode_escape").encode("latin-1")))
+        for line in table.splitlines()
+    ]
+    return sorted((point for point in points if point.is_relative_to(directory)), reverse=True)
+
+
+def unmount(mountpoint: Path) -> None:
+    """Unmount, or raise BusyMountError naming the processes in the way.
+
+    Rejected: falling back to a lazy unmount. The file system would live on behind its users' descriptors, and the
+    next mount of the same image would show that one, power cut and all, not what is on the disk.
+    """
+    try:
+        run("umount", mountpoint)
+    except OSError as error:
+        holders = _holders(mountpoint)
+        if not holders:
+            raise
+        raise BusyMountError(errno.EBUSY, f"{mountpoint} is in use by {'; '.join(holders)}") from error
+
+
+def force_unmount(mountpoint: Path) -> None:
+    """Take the mount out of sight whoever uses it: the last resort of a clean-up, and no error if it is gone."""
+    if mountpoint in mounts_below(mountpoint):
+        run("umount", "--lazy", mountpoint)
+
+
+def _holders(mountpoint: Path) -> list[str]:
+    holders = []
+    for process in Path("/proc").glob("[0-9]*"):
+        used = [path for path in _paths_in_use(process) if path.is_relative_to(mountpoint)]
+        if used:
+            holders.append(f"process {process.name} ({', '.join(sorted(set(map(str, used))))})")
+    return holders
+
+
+def _paths_in_use(process: Path) -> list[Path]:
+    try:
+        links = [
+            process / "cwd",
+            process / "root",
+            *(process / "fd").iterdir(),
+            *(process / "map_files").iterdir(),
+        ]
+    except OSError:
+        return []  # it has just died
+    paths = []
+    for link in links:
+        try:
+            paths.append(Path(link.readlink()))
+        except OSError:
+            pass  # closed in the meantime
+    return paths

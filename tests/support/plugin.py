@@ -1,0 +1,211 @@
+"""The options, hooks and fixtures of the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import hypothesis
+import pytest
+
+from support import process_tree, tally
+from support.acknowledgements import AcknowledgementJournal
+from support.capabilities import can_mount_tmpfs, is_root, require, why_no_power_cut
+from support.loopback import FS_TYPES, FsType, LoopFileSystem
+from support.mounts import force_unmount, mounts_below
+from support.processes import Children
+from support.tmpfs import TmpFileSystem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_TESTS = Path(__file__).resolve().parent.parent
+_GUARANTEES = range(1, 11)
+_EXIT_GRACE_S = 2.0
+# All tests that mount an image run in one worker, one after the other, and so do those that copy the table of
+# mounts (for nobody's name space): a copy made at the wrong moment keeps a file system alive that is about to be
+# mounted anew.
+_MARKS_OF_FIXTURE = {
+    "loop_file_system": (pytest.mark.xdist_group("loop"), pytest.mark.powercut),
+    "run_as_nobody": (pytest.mark.xdist_group("loop"),),
+}
+
+
+# --- options and hooks -------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that multiplies the rounds."""
+    parser.addoption(
+        "--intensity",
+        type=int,
+        default=int(os.environ.get("MPCHECKPOINT_INTENSITY", "1")),
+        metavar="N",
+        help="multiply the rounds of kills and power cuts by N (default: MPCHECKPOINT_INTENSITY, else 1)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make children import what this process imports, and orphans ours."""
+    if _intensity(config) < 1:
+        raise pytest.UsageError("--intensity must be at least 1")
+    # `support` is importable in every child; what stands in a child's current directory is not.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")]))
+    os.environ["PYTHONSAFEPATH"] = "1"
+    process_tree.adopt_orphans()
+    # Time is no criterion on a machine that runs other workers beside this one.
+    hypothesis.settings.register_profile(
+        "mpcheckpoint", deadline=None, max_examples=100 * _intensity(config), print_blob=True
+    )
+    hypothesis.settings.load_profile("mpcheckpoint")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Add the marks that go with a fixture, and refuse guarantees that do not exist."""
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            for mark_to_add in _MARKS_OF_FIXTURE.get(fixture, ()):
+                item.add_marker(mark_to_add)
+        for mark in item.iter_markers("guarantee"):
+            if len(mark.args) != 1 or mark.args[0] not in _GUARANTEES:
+                raise pytest.UsageError(f"{item.nodeid}: guarantee{mark.args} is none of G1 to G10")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add what a worker of pytest-xdist counted."""
+    tally.merge(getattr(node, "workeroutput", {}).get("tally", {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand a worker's counts on; fail a run in which no test ran, be it that all were skipped."""
+    worker_output = getattr(session.config, "workeroutput", None)
+    if worker_output is not None:
+        worker_output["tally"] = tally.counts()
+    elif session.exitstatus == pytest.ExitCode.OK and _ran_nothing(session.config):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the counts of this run."""
+    if tally.counts():
+        terminalreporter.section("tally")
+        terminalreporter.line(", ".join(f"{what}: {times}" for what, times in sorted(tally.counts().items())))
+
+
+def _intensity(config: pytest.Config) -> int:
+    return cast("int", config.getoption("--intensity"))
+
+
+def _ran_nothing(config: pytest.Config) -> bool:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or config.getoption("collectonly"):
+        return False
+    return not any(
+        reporter.stats.get(outcome) for outcome in ("passed", "failed", "error", "xfailed", "xpassed")
+    )
+
+
+# --- nothing stays behind ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a process running, and end that process, so that only this test fails."""
+    earlier = process_tree.living_descendants()
+    yield
+    # Those who are about to notice that nobody needs them any more get a moment to leave by themselves.
+    left = process_tree.await_exit(process_tree.living_descendants() - earlier, _EXIT_GRACE_S)
+    description = process_tree.describe(left)
+    process_tree.end(left)
+    process_tree.reap(process_tree.dead_children() - earlier)
+    if left:
+        pytest.fail(f"the test left processes behind: {description}", pytrace=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_mount_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail the session if a mount is left below its temporary directory, and unmount it."""
+    yield
+    left = mounts_below(tmp_path_factory.getbasetemp())
+    for mountpoint in left:
+        force_unmount(mountpoint)
+    if left:
+        pytest.fail(f"mounts were left behind: {', '.join(map(str, left))}", pytrace=False)
+
+
+# --- what tests ask for ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def intensity(request: pytest.FixtureRequest) -> int:
+    """Return the factor by which rounds of kills and power cuts are multiplied."""
+    return _intensity(request.config)
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    """Yield a starter of child processes; whatever runs at the end is killed and reaped."""
+    with Children() as started:
+        yield started
+
+
+@pytest.fixture
+def acknowledgements(tmp_path: Path) -> Iterator[AcknowledgementJournal]:
+    """Yield a journal of acknowledgements outside every store."""
+    with AcknowledgementJournal(tmp_path / "acknowledgements.fifo") as journal:
+        yield journal
+
+
+@pytest.fixture(params=FS_TYPES)
+def loop_file_system(
+    request: pytest.FixtureRequest, tmp_path: Path, children: Children
+) -> Iterator[LoopFileSystem]:
+    """Yield a fresh file system whose power can be cut; the test runs once for each kind.
+
+    Marks the test as `powercut` and puts it into the group of those that use loop devices.
+    """
+    fstype: FsType = request.param
+    obstacle = why_no_power_cut(fstype)
+    require(not obstacle, f"a power cut needs root, loop devices and mkfs.{fstype}: {obstacle}")
+    with LoopFileSystem(fstype, tmp_path) as file_system:
+        yield file_system
+        children.end()  # before it is unmounted, in whatever order the test asked for the two
+
+
+@pytest.fixture
+def make_tmpfs(
+    tmp_path_factory: pytest.TempPathFactory, children: Children
+) -> Iterator[Callable[[int], TmpFileSystem]]:
+    """Yield a function that mounts a RAM disk of so many bytes until the end of the test."""
+    require(can_mount_tmpfs(), "a small disk needs root, to mount a tmpfs")
+    with ExitStack() as mounted:
+        yield lambda size_bytes: mounted.enter_context(
+            TmpFileSystem(tmp_path_factory.mktemp("disk"), size_bytes=size_bytes)
+        )
+        children.end()  # before it is unmounted, in whatever order the test asked for the two
+
+
+@pytest.fixture
+def run_as_nobody() -> Callable[..., Any]:
+    """Return `call_as_nobody`: calls a function, with arguments, in a child that is not root."""
+    require(is_root(), "becoming another user needs root")
+    from support.nobody import call_as_nobody
+
+    return call_as_nobody
+
+
+@pytest.fixture
+def public_tmp_path() -> Iterator[Path]:
+    """Yield a temporary directory that every user can enter: pytest's own are closed to others."""
+    directory = Path(tempfile.mkdtemp(prefix="mpcheckpoint-"))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)

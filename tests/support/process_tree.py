@@ -1,0 +1,121 @@
+"""Which processes hang below this one, and how to be rid of them.
+
+Everything here works on the whole tree: of a killed parent the children are adopted by the test process (see
+`adopt_orphans`), so they can be found, killed and reaped instead of going on unseen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+
+_PR_SET_CHILD_SUBREAPER = 36
+_DEAD = frozenset("ZX")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies. Linux only; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def living_descendants() -> set[int]:
+    """Return the processes below this one that run, without the two that multiprocessing keeps for itself."""
+    children: dict[int, set[int]] = {}
+    for pid, parent, state in _processes():
+        if state not in _DEAD:
+            children.setdefault(parent, set()).add(pid)
+    found: set[int] = set()
+    to_visit = [os.getpid()]
+    while to_visit:
+        below = children.get(to_visit.pop(), set()) - found
+        found |= below
+        to_visit += below
+    return found - _helpers_of_multiprocessing()
+
+
+def describe(pids: set[int]) -> str:
+    """Return the command lines of these processes, for a message."""
+    return "; ".join(f"{pid}: {_command_line(pid)}" for pid in sorted(pids))
+
+
+def end(pids: set[int], timeout_s: float = 10) -> None:
+    """Kill and reap these processes. Raises TimeoutError if one survives that."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it was quicker
+    survivors = await_exit(pids, timeout_s)
+    if survivors:
+        raise TimeoutError(f"killed, but still there after {timeout_s} s: {describe(survivors)}")
+    reap(pids)
+
+
+def await_exit(pids: set[int], timeout_s: float) -> set[int]:
+    """Wait until all have exited, reaped or not, and return those which had not after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    return {pid for pid in pids if not _exits_before(pid, deadline)}
+
+
+def reap(pids: set[int]) -> None:
+    """Reap those of ``pids`` that are dead children of this process, its adopted ones too."""
+    for pid in pids:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            pass  # reaped already, or the child of another process
+
+
+def dead_children() -> set[int]:
+    """Return the children of this process that have exited and were not reaped."""
+    return {pid for pid, parent, state in _processes() if parent == os.getpid() and state in _DEAD}
+
+
+def _exits_before(pid: int, deadline: float) -> bool:
+    # pidfd: waits without reaping, for any process, and without asking again and again. Linux only.
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(max(0, deadline - time.monotonic()) * 1000))
+    finally:
+        os.close(descriptor)
+
+
+def _processes() -> list[tuple[int, int, str]]:
+    """Return (pid, parent, state) of every process; nothing on a system without /proc."""
+    processes = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The second field is the command's name in brackets, which may hold blanks and brackets itself.
+            state, parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
+        except OSError:
+            continue  # it has just died
+        processes.append((int(stat.parent.name), int(parent), state))
+    return processes
+
+
+def _helpers_of_multiprocessing() -> set[int]:
+    # Private names, but the only way to know them; both live as long as the process that needed them.
+    helpers = {
+        getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None),
+        getattr(getattr(resource_tracker, "_resource_tracker", None), "_pid", None),
+    }
+    return {pid for pid in helpers if pid is not None}
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
+    except OSError:
+        return "gone"

@@ -1,0 +1,289 @@
+"""What tests do to stores: find their files, tear them, hold their locks, put faults in the system's place.
+
+Faults are put in the place of functions of `mpcheckpoint._system`, the seam made for it: the package calls them as its
+attributes, so a replaced one is met wherever it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpcheckpoint import Checkpoint
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.names import file_name
+from mpcheckpoint._storage.process import process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+    from mpcheckpoint import Log
+    from support.acknowledgements import AcknowledgementWriter
+
+# What changes something on disk: a crash or a failure can come between any two calls of these.
+CHANGING = (
+    *("make_directory", "open_file", "publish", "remove", "replace"),
+    *("sync_data", "sync_directory", "truncate", "write_at"),
+)
+_PAUSE_S = 0.002
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def inside(store: Path, name: str = "") -> Path:
+    """Return the directory that holds a store's files, or one of them."""
+    return store / ".checkpoint" / name
+
+
+def log_file(store: Path, log_key: str = "a") -> Path:
+    """Return the file of a log."""
+    return inside(store, f"{file_name(log_key)}.jsonl")
+
+
+def lock_file(store: Path, log_key: str = "a") -> Path:
+    """Return the file of a log's append lock."""
+    return inside(store, f"{file_name(log_key)}.lock")
+
+
+TORN = b'["000000ff",17'
+
+
+def tear(store: Path, torn: bytes = TORN, log_key: str = "a") -> None:
+    """Leave at the end of a log what a dying writer leaves."""
+    with log_file(store, log_key).open("ab") as file:
+        file.write(torn)
+
+
+def tree(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """Return everything that stands below a directory, the directory included: any write at all changes the answer."""
+    return {str(path.relative_to(directory)): _looks(path) for path in [directory, *directory.rglob("*")]}
+
+
+def _looks(path: Path) -> tuple[int, int, int, bytes]:
+    status = path.lstat()
+    content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+    return status.st_mode, status.st_ino, status.st_mtime_ns, content
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether somebody holds the lock of a file, whoever it is."""
+    descriptor = system.open_file(str(path), write=True)
+    try:
+        return not system.try_lock(descriptor.fd)
+    finally:
+        descriptor.close()  # and with it the lock, if it was given
+
+
+# --- processes and threads ---------------------------------------------------------------------------------
+
+
+def become_a_new_process() -> None:
+    """Forget all that this process knows of stores, as if it had just been started. Handles go on as after a fork."""
+    process.after_fork_in_child()
+
+
+def hold_append_lock(store: Path, writer: AcknowledgementWriter, log_key: str = "a") -> None:
+    """Hold the append lock of a log until killed. Acknowledges once it has the lock."""
+    descriptor = system.open_file(str(lock_file(store, log_key)), write=True, create=True)
+    system.lock(descriptor.fd)
+    writer.acknowledge("locked")
+    while True:
+        signal.pause()
+
+
+def hold_store_lock(store: Path, writer: AcknowledgementWriter) -> None:
+    """Hold the lock of a whole store until killed. Acknowledges once it has the lock."""
+    with system.store_lock(str(inside(store, "store.lock")), None):
+        writer.acknowledge("locked")
+        while True:
+            signal.pause()
+
+
+def bounded(function: Callable[..., Any], *args: Any, timeout_s: float = 20) -> Any:
+    """Return what a call returns; raise TimeoutError if it has not returned in time. What hangs goes on hanging."""
+    outcome: list[tuple[bool, Any]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((True, function(*args)))
+        except BaseException as error:  # noqa: BLE001  # it is the caller's
+            outcome.append((False, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if not outcome:
+        raise TimeoutError(f"{function!r} still runs after {timeout_s} s")
+    is_ok, value = outcome[0]
+    if not is_ok:
+        raise value
+    return value
+
+
+def wait_until(is_so: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+    """Return once ``is_so()`` is true; raise TimeoutError naming ``what`` if that takes too long."""
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so after {timeout_s} s: {what}")
+        threading.Event().wait(_PAUSE_S)
+
+
+def seeded(name: str) -> random.Random:
+    """Return a source of chance for a test; what it takes to repeat the run stands in a failed test's output."""
+    seed = os.environ.get("MPCHECKPOINT_SEED") or str(random.SystemRandom().randrange(1 << 32))
+    sys.stderr.write(f"{name}: MPCHECKPOINT_SEED={seed} repeats these choices\n")
+    return random.Random(f"{seed} {name}")
+
+
+def store_of(log: Log) -> Path:
+    """Return the directory of the store a log is in."""
+    return Path(log._session.settings.path)
+
+
+def seen_anew(log: Log, object_key: str = "x") -> list[Any]:
+    """Return an object's events as somebody finds them who has just opened the store."""
+    with Checkpoint(store_of(log), read_only=True, log_keys=[log.log_key]) as checkpoint:
+        return checkpoint.getCheckpoints(object_key)
+
+
+def assert_goes_on(log: Log, expected: list[Any]) -> None:
+    """The log holds ``expected`` for "x" and nobody's lock, takes one more, and a new process finds and takes the same."""
+    assert list(log.events("x")) == expected
+    assert not is_locked(lock_file(store_of(log), log.log_key))
+    log.append("x", "next")
+    become_a_new_process()
+    assert seen_anew(log) == [*expected, "next"]
+    log.append("x", "by a new process")
+    assert list(log.events("x")) == [*expected, "next", "by a new process"]
+
+
+# --- faults ------------------------------------------------------------------------------------------------
+
+
+class Fault:
+    """A function of the system that fails at some of its calls.
+
+    ``seen`` counts its calls on the files it was made for, ``hits`` those that failed.
+    """
+
+    def __init__(self, name: str, on: str, is_due: Callable[[int], bool], act: Callable[..., Any]) -> None:
+        self.name = name
+        self.seen = 0
+        self.hits = 0
+        self.is_cleared = False
+        self._on = on
+        self._is_due = is_due
+        self._act = act
+        self._real: Callable[..., Any] = getattr(system, name)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Stand in for the function."""
+        if self.is_cleared or not re.search(self._on, _path_of(args[0])):
+            return self._real(*args, **options)
+        self.seen += 1
+        if not self._is_due(self.seen):
+            return self._real(*args, **options)
+        self.hits += 1
+        return self._act(self._real, *args, **options)
+
+    def clear(self) -> None:
+        """Let every call succeed from now on."""
+        self.is_cleared = True
+
+
+class Faults:
+    """Puts faults in the place of the system's functions until the end of the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+
+    def act(
+        self, name: str, act: Callable[..., Any], *, at: int = 1, times: int = 1, on: str = ""
+    ) -> Fault:
+        """Call ``act(real, *args)`` in the place of the ``at``-th call, and ``times`` calls in all.
+
+        ``on`` is a regular expression that confines this to files, or directories, in whose path it is found.
+        """
+        fault = Fault(name, on, lambda seen: at <= seen < at + times, act)
+        self._monkeypatch.setattr(system, name, fault)
+        return fault
+
+    def fail(
+        self, name: str, error: int | BaseException, *, at: int = 1, times: int = 1, on: str = ""
+    ) -> Fault:
+        """Raise ``error``, an errno or an exception, before anything is done."""
+
+        def act(real: Callable[..., Any], *args: Any, **options: Any) -> Any:
+            raise _error(error)
+
+        return self.act(name, act, at=at, times=times, on=on)
+
+    def fail_afterwards(
+        self, name: str, error: int | BaseException, *, at: int = 1, times: int = 1, on: str = ""
+    ) -> Fault:
+        """Raise ``error`` when everything is done."""
+
+        def act(real: Callable[..., Any], *args: Any, **options: Any) -> Any:
+            real(*args, **options)
+            raise _error(error)
+
+        return self.act(name, act, at=at, times=times, on=on)
+
+    def fail_in_mid_write(
+        self, error: int | BaseException, *, taken_bytes: int, at: int = 1, times: int = 1, on: str = ""
+    ) -> Fault:
+        """Write ``taken_bytes`` of what the ``at``-th write is given, then raise ``error``."""
+
+        def act(real: Callable[..., Any], fd: int, data: bytes, offset: int) -> Any:
+            real(fd, data[:taken_bytes], offset)
+            raise _error(error)
+
+        return self.act("write_at", act, at=at, times=times, on=on)
+
+    def watch(self, name: str, *, on: str = "") -> Fault:
+        """Fail nothing; count calls."""
+        return self.act(name, _impossible, at=sys.maxsize, on=on)
+
+    def any_call(self, number: int, act: Callable[[str], None]) -> list[str]:
+        """Call ``act(name)`` before the ``number``-th call of any function that changes something on disk.
+
+        Returns:
+            The names of the calls so far; it grows.
+        """
+        calls: list[str] = []
+
+        def stand_in(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **options: Any) -> Any:
+                calls.append(name)
+                if len(calls) == number:
+                    act(name)
+                return real(*args, **options)
+
+            return call
+
+        for name in CHANGING:
+            self._monkeypatch.setattr(system, name, stand_in(name, getattr(system, name)))
+        return calls
+
+
+def _impossible(*args: object) -> None:
+    raise AssertionError(args)
+
+
+def _error(error: int | BaseException) -> BaseException:
+    return OSError(error, os.strerror(error)) if isinstance(error, int) else error
+
+
+def _path_of(file: int | str) -> str:
+    return os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else file

@@ -1,0 +1,379 @@
+"""A disk that is full, refuses, or takes half: a clear error, nothing lost, nothing acknowledged that is not there."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.processes import call
+from support.verbs import TORN, Faults, assert_goes_on, become_a_new_process, inside, log_file, seen_anew, tear, tree
+
+from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint.errors import CheckpointError, ReadFailedError, WriteFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.tmpfs import TmpFileSystem
+
+pytestmark = pytest.mark.guarantee(9)
+
+REFUSALS = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EINTR]
+LOG = r"a\.jsonl$"
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
+    return Faults(monkeypatch)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def log(store: Path) -> Log:
+    """A log that holds the event 0 and is in use."""
+    log = Checkpoint(store).log("a")
+    log.append("x", 0)
+    return log
+
+
+# --- a write that is refused -------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(2)
+def test_append_in_short_writes_is_whole(log: Log, faults: Faults) -> None:
+    faults.act("write_at", lambda real, fd, data, offset: real(fd, data[:7], offset), times=1000, on=LOG)
+
+    log.append("x", "a" * 500)
+
+    assert_goes_on(log, [0, "a" * 500])
+
+
+@pytest.mark.parametrize("taken_bytes", [0, 1, 40])
+@pytest.mark.parametrize("refusal", REFUSALS, ids=errno.errorcode.get)
+def test_append_refused_changes_nothing_and_the_handle_goes_on(
+    store: Path, log: Log, faults: Faults, refusal: int, taken_bytes: int
+) -> None:
+    before = log_file(store).read_bytes()
+    faults.fail_in_mid_write(refusal, taken_bytes=taken_bytes, on=LOG)
+
+    with pytest.raises(WriteFailedError, match=r"a\.jsonl.*nothing was appended") as caught:
+        log.append("x", 1)
+
+    assert caught.value.errno == refusal
+    assert caught.value.path == str(log_file(store))
+    assert log_file(store).read_bytes() == before
+    assert log.repairs() == []
+    assert_goes_on(log, [0])
+
+
+@pytest.mark.guarantee(2)
+def test_batch_refused_after_its_first_line_is_not_there_at_all(log: Log, faults: Faults) -> None:
+    faults.fail_in_mid_write(errno.ENOSPC, taken_bytes=150, on=LOG)
+
+    with pytest.raises(WriteFailedError):
+        log.append_many([("x", number) for number in range(10)])
+
+    assert_goes_on(log, [0])
+
+
+def test_append_whose_write_takes_nothing_for_ever_raises(log: Log, faults: Faults) -> None:
+    faults.act("write_at", lambda real, *args: 0, on=LOG)
+
+    with pytest.raises(WriteFailedError):
+        log.append("x", 1)
+
+    assert_goes_on(log, [0])
+
+
+@pytest.mark.guarantee(6)
+def test_append_refused_whose_undoing_fails_too_is_repaired_by_the_next(log: Log, faults: Faults) -> None:
+    faults.fail_in_mid_write(errno.ENOSPC, taken_bytes=30, on=LOG)
+    faults.fail("truncate", errno.EIO, on=LOG)
+
+    with pytest.raises(WriteFailedError):
+        log.append("x", 1)
+    assert seen_anew(log) == [0]
+
+    assert_goes_on(log, [0])
+    assert [repair.length_bytes for repair in log.repairs()] == [30]
+
+
+@pytest.mark.guarantee(6)
+@pytest.mark.parametrize("name", ["make_directory", "open_file", "write_at", "sync_data", "sync_directory"])
+def test_repair_whose_quarantine_fails_cuts_nothing(store: Path, log: Log, faults: Faults, name: str) -> None:
+    tear(store)
+    torn = log_file(store).read_bytes()
+    fault = faults.fail(name, errno.ENOSPC, on="/quarantine")
+
+    with pytest.raises(WriteFailedError):
+        log.append("x", 1)
+
+    assert fault.hits == 1
+    assert log_file(store).read_bytes() == torn
+    assert seen_anew(log) == [0]
+    assert_goes_on(log, [0])
+    assert [Path(repair.path).read_bytes() for repair in log.repairs()] == [TORN]
+
+
+@pytest.mark.guarantee(6)
+def test_repair_on_a_disk_where_only_the_cut_fails_is_done_again_by_the_next(
+    store: Path, log: Log, faults: Faults
+) -> None:
+    tear(store)
+    faults.fail("truncate", errno.EIO, on=LOG)
+
+    with pytest.raises(WriteFailedError):
+        log.append("x", 1)
+
+    assert_goes_on(log, [0])
+
+
+# --- a file or directory that cannot be made -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["open_file", "write_at", "sync_data", "publish", "sync_directory"])
+def test_new_log_refused_is_not_half_there(store: Path, faults: Faults, name: str) -> None:
+    checkpoint = Checkpoint(store)
+    checkpoint.log("other").append("x", 0)
+    fault = faults.fail(name, errno.ENOSPC, on=r"\.checkpoint$" if name == "sync_directory" else r"a\.jsonl.*tmp$")
+
+    with pytest.raises(WriteFailedError):
+        checkpoint.log("a")
+
+    assert fault.hits == 1
+    assert list(checkpoint["x"]) == [0]
+    checkpoint.log("a").append("x", 1)
+    assert list(inside(store).glob("*.tmp")) == []
+    become_a_new_process()
+    assert Checkpoint(store, read_only=True)["x"] == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["make_directory", "sync_directory"])
+def test_new_store_refused_raises_and_the_next_try_works(store: Path, faults: Faults, name: str) -> None:
+    faults.fail(name, errno.ENOSPC)
+
+    with pytest.raises(WriteFailedError, match="opening the store"):
+        Checkpoint(store)
+
+    Checkpoint(store).log("a").append("x", 1)
+
+
+@pytest.mark.guarantee(1)
+def test_first_append_whose_directory_cannot_be_synced_is_not_acknowledged(log: Log, faults: Faults) -> None:
+    become_a_new_process()
+    faults.fail("sync_directory", errno.EIO)
+
+    with pytest.raises(CheckpointError):
+        log.append("x", 1)
+
+    assert seen_anew(log) == [0]
+
+
+# --- a read that fails -------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(6)
+def test_read_error_is_raised_and_not_taken_for_the_end(store: Path, log: Log, faults: Faults) -> None:
+    log.append("x", 1)
+    before = log_file(store).read_bytes()
+    fault = faults.fail("read_at", errno.EIO, on=LOG, times=1000)
+
+    with pytest.raises(ReadFailedError, match="stays valid"):
+        log.events("x")
+    with pytest.raises(ReadFailedError):
+        list(Checkpoint(store, read_only=True).follow(idle_timeout_s=0))
+    with pytest.raises(CheckpointError):
+        log.append("x", 2)
+
+    assert log_file(store).read_bytes() == before
+    fault.clear()
+    assert_goes_on(log, [0, 1])
+
+
+@pytest.mark.guarantee(6)
+@pytest.mark.parametrize("at", range(1, 8))
+def test_read_error_while_the_first_use_validates_cuts_nothing(
+    store: Path, log: Log, faults: Faults, at: int
+) -> None:
+    log.append_many([("x", number) for number in range(1, 5)])
+    become_a_new_process()
+    before = log_file(store).read_bytes()
+    fault = faults.fail("read_at", errno.EIO, on=LOG, at=at)
+
+    try:
+        log.append("x", 5, durability="never")
+    except CheckpointError:
+        assert fault.hits == 1
+        assert log_file(store).read_bytes() == before
+        log.append("x", 5)
+
+    fault.clear()
+    assert_goes_on(log, [0, 1, 2, 3, 4, 5])
+
+
+# --- real ones ---------------------------------------------------------------------------------------------
+
+
+def test_append_on_a_full_disk_fails_and_with_room_again_the_same_handle_appends(
+    make_tmpfs: Callable[[int], TmpFileSystem],
+) -> None:
+    disk = make_tmpfs(1 << 20)
+    call(fill_the_disk, disk, method="fork")
+    disk.resize(4 << 20)
+    call(append_again, disk.mountpoint / "store", method="fork")
+
+
+def fill_the_disk(disk: TmpFileSystem) -> None:
+    log = Checkpoint(disk.mountpoint / "store").log("a")
+    acknowledged: list[str] = []
+    with pytest.raises(WriteFailedError, match="free some space") as caught:
+        while True:
+            event = f"{len(acknowledged):0100000}"
+            log.append("x", event)
+            acknowledged.append(event)
+    assert caught.value.errno == errno.ENOSPC
+    assert len(acknowledged) > 3
+    assert seen_anew(log) == acknowledged
+    before = log_file(disk.mountpoint / "store").read_bytes()
+
+    for _ in range(3):
+        with pytest.raises(WriteFailedError):
+            log.append_many([("x", "b" * 50_000), ("x", "c" * 50_000)])
+    assert log_file(disk.mountpoint / "store").read_bytes() == before
+
+    disk.resize(2 << 20)
+    log.append("x", acknowledged[0])
+    become_a_new_process()
+    assert seen_anew(log) == [*acknowledged, acknowledged[0]]
+
+
+def append_again(store: Path) -> None:
+    assert_goes_on(log := Checkpoint(store).log("a"), list(log.events("x")))
+
+
+@pytest.mark.guarantee(6)
+def test_torn_end_on_a_full_disk_stays_until_its_bytes_can_be_kept(
+    make_tmpfs: Callable[[int], TmpFileSystem],
+) -> None:
+    disk = make_tmpfs(1 << 20)
+    call(tear_on_a_full_disk, disk, method="fork")
+
+
+def tear_on_a_full_disk(disk: TmpFileSystem) -> None:
+    store = disk.mountpoint / "store"
+    log = Checkpoint(store).log("a")
+    log.append("x", 0)
+    tear(store, b'["0000' + b"7" * 300_000)
+    torn = log_file(store).read_bytes()
+    filler = disk.mountpoint / "filler"
+    with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+    with pytest.raises(WriteFailedError, match="No space left"):
+        log.append("x", 1)
+    assert log_file(store).read_bytes() == torn
+    assert seen_anew(log) == [0]
+
+    filler.unlink()
+    assert_goes_on(log, [0])
+    assert len(log.repairs()) == 1
+
+
+def test_append_beyond_the_limit_on_file_sizes_fails_and_with_a_higher_one_works(store: Path) -> None:
+    call(meet_the_limit, store, method="fork")
+
+
+def meet_the_limit(store: Path) -> None:
+    log = Checkpoint(store).log("a")
+    log.append("x", 0)
+    before = log_file(store).read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 1000, resource.RLIM_INFINITY))
+
+    # The kernel takes the first thousand bytes, and refuses the rest at the second try.
+    with pytest.raises(WriteFailedError, match="limit on the size of files"):
+        log.append("x", "a" * 5000)
+    assert log_file(store).read_bytes() == before
+    log.append("x", 1)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    log.append("x", 2)
+    assert_goes_on(log, [0, 1, 2])
+
+
+# --- every call, one after the other -----------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.guarantee(2)
+@pytest.mark.parametrize("refusal", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.get)
+def test_failure_at_any_call_loses_nothing_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    number, has_failed = 0, True
+    while has_failed:
+        number += 1
+        with monkeypatch.context() as patches:
+            has_failed, acknowledged = work_with_a_failure(Faults(patches), tmp_path / f"{number}", number, refusal)
+        become_a_new_process()
+        log = Checkpoint(tmp_path / f"{number}").log("a")
+        log.recover()
+
+        found = log.events("x")
+        assert [event for event in found if event in acknowledged] == acknowledged, number
+        assert len(set(found)) == len(found), number
+        assert [event for event in found if event[-1] == "b"] == [f"{event[:-1]}b" for event in found if event[-1] == "c"]
+        log.append("x", "end")
+    assert number > 30
+
+
+def work_with_a_failure(faults: Faults, store: Path, number: int, refusal: int) -> tuple[bool, list[str]]:
+    """Work through everything while the ``number``-th call fails; return whether there was one, and what was
+    acknowledged."""
+    failed: list[str] = []
+    acknowledged: list[str] = []
+
+    def fail(name: str) -> None:
+        failed.append(name)
+        raise OSError(refusal, "on purpose")
+
+    faults.any_call(number, fail)
+    for step, work in enumerate([append, append, tear_and_append, append_batch, recover, append_anew, append_batch]):
+        try:
+            acknowledged += work(store, str(step))
+        except CheckpointError:
+            pass  # not acknowledged, so nothing has to be there
+    return bool(failed), acknowledged
+
+
+def append(store: Path, event: str) -> list[str]:
+    Checkpoint(store).log("a").append("x", event)
+    return [event]
+
+
+def append_batch(store: Path, event: str) -> list[str]:
+    Checkpoint(store).log("a").append_many([("x", f"{event}b"), ("x", f"{event}c")])
+    return [f"{event}b", f"{event}c"]
+
+
+def tear_and_append(store: Path, event: str) -> list[str]:
+    if log_file(store).exists():
+        tear(store)
+    return append(store, event)
+
+
+def recover(store: Path, event: str) -> list[str]:
+    Checkpoint(store).log("a").recover()
+    return []
+
+
+def append_anew(store: Path, event: str) -> list[str]:
+    become_a_new_process()
+    return append(store, event)

@@ -1,0 +1,78 @@
+"""The README is true: its examples run, its commands are the ones CI runs, its guarantees have tests."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PYTHON_BLOCKS = [code for language, code in BLOCKS if language == "python"]
+SHELL_LINES = [code.strip() for language, code in BLOCKS if language == "sh"]
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON_BLOCKS)))
+def test_python_example_run_as_a_script_succeeds(number: int, tmp_path: Path) -> None:
+    script = tmp_path / "example.py"
+    script.write_text(PYTHON_BLOCKS[number], encoding="utf-8")
+
+    run = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert run.returncode == 0, run.stderr
+
+
+def test_python_example_run_twice_succeeds(tmp_path: Path) -> None:
+    script = tmp_path / "example.py"
+    script.write_text(PYTHON_BLOCKS[0], encoding="utf-8")
+
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert run.returncode == 0, run.stderr
+
+
+def test_map_command_on_the_repository_s_files_gives_a_result_for_each(tmp_path: Path) -> None:
+    install, _, rest = SHELL_LINES[0].partition(" && find ")
+    pipeline = "find " + rest
+    assert install == "python3 -m venv .venv && .venv/bin/pip install -q ."
+    pipeline = pipeline.replace(".venv/bin/mpcheckpoint", f"{sys.executable} -m mpcheckpoint")
+    pipeline = pipeline.replace("find mpcheckpoint", f"find {ROOT / 'mpcheckpoint'}")
+
+    for _ in range(2):  # the second time there is nothing left to do
+        run = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", pipeline],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        assert str(ROOT / "mpcheckpoint" / "errors.py") in run.stdout
+
+
+def test_test_command_is_the_one_that_ci_runs() -> None:
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    function = re.search(r"readme_test_command\(\) \{\n\s*(.*?)\n\}", ci)
+
+    assert function is not None
+    assert function.group(1) == SHELL_LINES[1]
+
+
+def test_guarantees_are_listed_whole() -> None:
+    assert re.findall(r"^\| (G\d+) \w", README, re.MULTILINE) == [f"G{number}" for number in range(1, 11)]
+
+
+def test_links_lead_to_files_that_exist() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
