@@ -127,14 +127,11 @@ class Follower:
         self._looks: Iterator[Record] = iter(())
         if isinstance(after, Position):
             after = Cursor((after,))
-        starts = {position.log_key: position for position in after} if isinstance(after, Cursor) else {}
+        if isinstance(after, Cursor):
+            self._positions = {position.log_key: position for position in after}
         self._add_sources()
-        for log_key, source in self._sources.items():
-            if after == "end":
-                self._positions[log_key] = source.skip_to_end()
-            elif log_key in starts:
-                source.reader.seek(starts[log_key])
-        self._positions.update(starts)
+        if after == "end":
+            self._positions = {log_key: source.skip_to_end() for log_key, source in self._sources.items()}
         process.register(self)
 
     @property
@@ -184,15 +181,12 @@ class Follower:
         self.close()
 
     def reset_after_fork(self) -> None:
-        """In a forked child: take new locks, open files anew, and go on behind the last record given out."""
+        """In a forked child: take new locks; the next look opens the files anew, behind the last record given out."""
         self._news = News()
         self._looks = iter(())
-        positions = self._positions
-        for log_key, source in list(self._sources.items()):
+        for source in self._sources.values():
             source.reader.release()
-            self._sources[log_key] = fresh = self._source(source.stored)
-            if log_key in positions:
-                fresh.reader.seek(positions[log_key])
+        self._sources = {}
 
     def _look(self) -> Iterator[Record]:
         self._add_sources()
@@ -201,11 +195,12 @@ class Follower:
 
     def _add_sources(self) -> None:
         for stored in self._discover():
-            if stored.log_key not in self._sources:
-                self._sources[stored.log_key] = self._source(stored)
-
-    def _source(self, stored: StoredLog) -> Source:
-        return Source(stored, None if self._only is None else self._only(stored))
+            if stored.log_key in self._sources:
+                continue
+            source = Source(stored, None if self._only is None else self._only(stored))
+            if stored.log_key in self._positions:
+                source.reader.seek(self._positions[stored.log_key])
+            self._sources[stored.log_key] = source
 
 
 class StatedDurable:

@@ -144,9 +144,7 @@ class Session:
             return
         for log_key in self._store.log_keys():
             if log_key not in self._states:
-                self._state_of(
-                    self._store.open_log(log_key, create=False, timeout_s=self.settings.lock_timeout_s)
-                )
+                self._state_of(self._store.find_log(log_key))
         self._token = token
 
     def _state_of(self, stored: StoredLog) -> LogState:

@@ -181,10 +181,6 @@ class StoreDirectory:
         """
         return LogPaths.of(self.path, log_key)
 
-    def has_log(self, log_key: str) -> bool:
-        """Return whether the log exists."""
-        return os.path.lexists(self.paths_of(log_key).log)
-
     # --- creating and recovering ------------------------------------------------------------------------------
 
     @contextmanager
@@ -207,24 +203,37 @@ class StoreDirectory:
                 reason="lock timeout",
             ) from error
 
+    def find_log(self, log_key: str) -> LogPaths:
+        """Return the files of a log that exists, for reading: takes no lock, changes nothing.
+
+        Raises:
+            InvalidKeyError, LogNotFoundError, WrongLogError, FormatVersionError, CorruptLogError
+        """
+        paths = self.paths_of(log_key)
+        with translated("opening the log", paths.log, is_read=True):
+            try:
+                descriptor = system.open_file(paths.log)
+            except FileNotFoundError:
+                raise LogNotFoundError(
+                    f"the store {self.base} has no log {log_key!r}", path=paths.log, reason="no such log"
+                ) from None
+            read_header(descriptor.fd, paths.log, log_key=log_key)
+        return paths
+
     def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> LogPaths:
-        """Return the files of a log that exists, creating it if need be.
+        """Return the files of a log that exists, for writing, creating it if need be.
 
         Raises:
             InvalidKeyError, LogNotFoundError, LockTimeoutError, WrongLogError, FormatVersionError, CorruptLogError
         """
         paths = self.paths_of(log_key)
         with translated("opening the log", paths.log):
-            if not os.path.lexists(paths.log):
-                if not create:
-                    raise LogNotFoundError(
-                        f"the store {self.base} has no log {log_key!r}", path=paths.log, reason="no such log"
-                    )
+            if create and not system.exists(paths.log):
                 self.require_locking()
                 with self.locked(timeout_s):
                     self._create_log(paths)
-            descriptor = system.open_file(paths.log)
-            read_header(descriptor.fd, paths.log, log_key=log_key)
+            self.find_log(log_key)
+            # Before anything is appended, so that whoever watches the list learns of the log before its records.
             if not self.read_only and not self._is_named(paths.name):
                 self.require_locking()
                 with self.locked(timeout_s):
@@ -234,7 +243,7 @@ class StoreDirectory:
     def _create_log(self, paths: LogPaths) -> None:
         """Publish a log with a durable header. Requires: the store lock."""
         self._remove_stale_files()
-        if os.path.lexists(paths.log):
+        if system.exists(paths.log):
             return
         temporary = f"{paths.log}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
         created_us = clock.next(0)

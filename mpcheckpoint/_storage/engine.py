@@ -75,5 +75,8 @@ class Store(Protocol):
     def change_token(self) -> object | None:
         """Return a value that changes when a log is added; None if that cannot be told without listing."""
 
+    def find_log(self, log_key: str) -> StoredLog:
+        """Return a log for reading, without waiting for anybody."""
+
     def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> StoredLog:
-        """Return a log, creating it if it may."""
+        """Return a log for writing, creating it if it may."""

@@ -26,7 +26,7 @@ from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.faults import typed
 from mpcheckpoint._storage.header import known_control, read_header
 from mpcheckpoint._storage.judge import Broken, require_torn
-from mpcheckpoint._storage.repair import cut_torn_end, write_whole
+from mpcheckpoint._storage.repair import keep_bytes, write_whole
 from mpcheckpoint._storage.replay import replay
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError
 
@@ -157,14 +157,21 @@ class Generation:
         self._sync(fd)
 
     def _repair(self, broken: Broken) -> Repair | None:
+        """Cut a torn end off, and keep the bytes.
+
+        Why this loses nothing: we hold the append lock, so no write is in progress; the bytes are judged
+        torn, so no one was ever told that they are safe; and they are durable in quarantine before they leave the log.
+        """
+        fd, offset = self._descriptor.fd, broken.damage.offset
         require_torn(
-            self._descriptor.fd,
-            broken,
-            known_durable=self.durable,
-            path=self._paths.log,
-            log_key=self._paths.log_key,
+            fd, broken, known_durable=self.durable, path=self._paths.log, log_key=self._paths.log_key
         )
-        return cut_torn_end(self._descriptor.fd, self._paths, self.header.generation, broken.damage.offset)
+        repair = keep_bytes(fd, self._paths, self.header.generation, offset)
+        # Crash: before the truncation both copies exist, and the next writer repairs again; after it,
+        # unsynced, the torn bytes may come back with the power, and the next writer repairs again.
+        system.truncate(fd, offset)
+        self._sync(fd)
+        return repair
 
     def _take_note(self, lines: list[Line]) -> None:
         for line in lines:

@@ -1,8 +1,4 @@
-"""Cut a torn end off a log, and keep the bytes.
-
-Why this loses nothing: the caller holds the append lock, so no write is in progress; it has judged the bytes torn, so
-no one was ever told that they are safe; and they are durable in quarantine before they leave the log.
-"""
+"""Quarantine: where bytes go before a repair cuts them off a log."""
 
 from __future__ import annotations
 
@@ -20,20 +16,6 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 1024 * 1024
 _NAME = re.compile(r"(?P<gen>[0-9a-f]{32})\.(?P<offset>\d+)\.[0-9a-f]+")
-
-
-def cut_torn_end(fd: int, paths: LogPaths, generation: str, offset: int) -> Repair | None:
-    """Move what stands behind ``offset`` to quarantine and end the file there.
-
-    Raises:
-        OSError: if the bytes could not be kept. Then nothing was cut.
-    """
-    repair = keep_bytes(fd, paths, generation, offset)
-    # Crash: before the truncation both copies exist and the next writer repairs again; after it, unsynced, the torn
-    # bytes may come back with the power, and the next writer repairs again.
-    system.truncate(fd, offset)
-    system.sync_data(fd)
-    return repair
 
 
 def keep_bytes(fd: int, paths: LogPaths, generation: str, offset: int) -> Repair | None:

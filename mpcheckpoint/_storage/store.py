@@ -109,7 +109,11 @@ class DirectoryStore:
         """Return a value that changes when a log is added; None if that cannot be told without listing."""
         return self._directory.change_token()
 
+    def find_log(self, log_key: str) -> DirectoryLog:
+        """Return a log for reading, without waiting for anybody."""
+        return DirectoryLog(self._directory, self._directory.find_log(log_key))
+
     def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> DirectoryLog:
-        """Return a log, creating it if it may."""
+        """Return a log for writing, creating it if it may."""
         paths = self._directory.open_log(log_key, create=create, timeout_s=timeout_s)
         return DirectoryLog(self._directory, paths)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
@@ -26,16 +25,17 @@ from mpcheckpoint.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from mpcheckpoint._format.frame import EndState, Payload
     from mpcheckpoint._storage.paths import LogPaths
     from mpcheckpoint._types import Repair
 
 _REOPEN_LIMIT = 100
-_UNLOCK_LIMIT = 10
 
 logger = logging.getLogger("mpcheckpoint")
+
+T = TypeVar("T")
 
 
 class Appended(NamedTuple):
@@ -97,14 +97,17 @@ class LogWriter:
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError: nothing was appended.
         """
-        with self.exclusive(timeout_s) as generation:
+
+        def write(generation: Generation) -> Appended:
             found = guard() if guard is not None else None
             if found is not None:
                 # That record may be visible and not yet durable: what the log holds now is to be covered.
                 return Appended(generation, generation.end, found)
-            end = generation.append(payloads)
+            return Appended(generation, generation.append(payloads))
+
+        appended = self._exclusive(timeout_s, write)
         self.appends += 1
-        return Appended(generation, end)
+        return appended
 
     def make_durable(self, appended: Appended) -> Position:
         """Return the position of an append once it survives a loss of power.
@@ -137,8 +140,7 @@ class LogWriter:
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
         """
-        with self.exclusive(timeout_s) as generation:
-            end = generation.end
+        generation, end, _ = self._exclusive(timeout_s, lambda current: Appended(current, current.end))
         try:
             generation.cover(end.offset)
         except OSError as error:
@@ -160,21 +162,25 @@ class LogWriter:
 
     # --- the append lock --------------------------------------------------------------------------------------
 
-    @contextmanager
-    def exclusive(self, timeout_s: float | None) -> Iterator[Generation]:
-        """Hold the append lock of the log's current generation, with its end established.
+    def _exclusive(self, timeout_s: float | None, action: Callable[[Generation], T]) -> T:
+        """Return what ``action`` does under the append lock, given a current generation whose end is established.
 
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError: nothing was appended.
         """
-        repair: Repair | None = None
-        try:
-            with self.locked(timeout_s) as generation:
-                self._refuse_poisoned(generation)
-                repair = self._established(generation)
-                yield generation
-        finally:
+        repairs: list[Repair] = []
+
+        def prepared(generation: Generation) -> T:
+            self._refuse_poisoned(generation)
+            repair = self._established(generation)
             if repair is not None:
+                repairs.append(repair)
+            return action(generation)
+
+        try:
+            return self._locked(timeout_s, prepared)
+        finally:
+            for repair in repairs:
                 logger.warning(
                     "repaired the torn end of log %r: %d bytes at offset %d moved to %s",
                     repair.log_key,
@@ -183,9 +189,11 @@ class LogWriter:
                     repair.path,
                 )
 
-    @contextmanager
-    def locked(self, timeout_s: float | None) -> Iterator[Generation]:
-        """Hold the append lock of the log's current generation, poisoned or not, whatever stands at its end.
+    def _locked(self, timeout_s: float | None, action: Callable[[Generation], T]) -> T:
+        """Return what ``action`` does under the append lock, given the current generation, whatever its state.
+
+        Rejected: a context manager. Its exit is a call of its own, and a Ctrl-C at the start of that call
+        would leave the lock to whoever drops the traceback.
 
         Raises:
             LockTimeoutError: nothing was appended.
@@ -200,12 +208,20 @@ class LogWriter:
             self.holds_append_lock = True
             with translated("opening", self.paths.log):
                 generation = self._open_current()
-            yield generation
+            return action(generation)
         finally:
-            if self._mutex.is_owned():
-                self._unlock()
-                self.holds_append_lock = False
-                self._mutex.release_if_owned()
+            try:
+                self._let_go()
+            except BaseException:  # a Ctrl-C in there: every step of it can be done again
+                self._let_go()
+                raise
+
+    def _let_go(self) -> None:
+        """Give back both locks, if this thread has them; else nothing."""
+        if self._mutex.is_owned():
+            self._unlock()
+            self.holds_append_lock = False
+            self._mutex.release_if_owned()
 
     def _established(self, generation: Generation) -> Repair | None:
         try:
@@ -232,22 +248,13 @@ class LogWriter:
         raise OSError(11, "the lock file is being replaced again and again")
 
     def _unlock(self) -> None:
-        """Give the lock back whatever comes: a Ctrl-C in here would keep every other process out."""
         if self._lock_file is None:
             return
-        interrupted: BaseException | None = None
-        for _ in range(_UNLOCK_LIMIT):
-            try:
-                system.unlock(self._lock_file.fd)
-            except OSError:
-                self._lock_file.close()  # closing the only descriptor of this lock gives it back too
-                self._lock_file = None
-            except BaseException as error:  # noqa: BLE001 - raised again below, once the lock is free
-                interrupted = error
-                continue
-            break
-        if interrupted is not None:
-            raise interrupted
+        try:
+            system.unlock(self._lock_file.fd)
+        except OSError:
+            self._lock_file.close()  # closing the only descriptor of this lock gives it back too
+            self._lock_file = None
 
     def _open_current(self) -> Generation:
         if self._generation is None or not self._is_current(self._generation):
@@ -295,11 +302,14 @@ class LogWriter:
         Raises:
             LockTimeoutError, CorruptLogError, WriteFailedError: nothing was changed.
         """
-        with self.locked(timeout_s) as old:
+
+        def switch(old: Generation) -> None:
             switch_generation(self.paths, old)
             with translated("removing", self.paths.poison):
                 system.remove(self.paths.poison)
                 system.sync_directory(self.paths.directory)
+
+        self._locked(timeout_s, switch)
 
     def _find_in_successor(self, position: Position) -> Position:
         """Return where a record stands that was written just before the log got another generation."""
