@@ -227,8 +227,32 @@ class ConflictError(CheckpointError, RuntimeError):
 
 
 class ChangedVersionError(CheckpointError, ValueError):
-    """A map was run on a log with another ``version`` (in the shell: another command line)."""
+    """The map on this log is another one: it has another ``version`` (in the shell: another command line), or was
+    started anew while this one ran. Nothing was run."""
 
 
 class ChangedItemError(CheckpointError, ValueError):
-    """The same object key came with another input than the one recorded."""
+    """The same object key came with another input than the one it stands for. The later input was not run."""
+
+
+class ItemFailedError(CheckpointError, RuntimeError):
+    """An item of a map had failed before, and ``on_error="raise"`` was asked for.
+
+    Attributes:
+        object_key: the item's object key.
+        error: what was recorded as the cause.
+    """
+
+    object_key: str
+    error: str
+
+    def __init__(self, object_key: str, error: str) -> None:
+        super().__init__(
+            f"item {object_key!r} failed: {error}; retry_failed=True runs it again", reason="item failed"
+        )
+        self.object_key = object_key
+        self.error = error
+
+
+class WorkerDiedError(CheckpointError, RuntimeError):
+    """The worker processes of a map cannot be kept alive. What was recorded stays; start the map again to carry on."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mpcheckpoint._format.codec import decode_event, record_id_of
 from mpcheckpoint._storage.process import process
 from mpcheckpoint._types import Cursor, Position, Record
+from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -162,10 +163,17 @@ class Follower:
         raise StopIteration
 
     def _next_found(self) -> Record | None:
-        record = next(self._looks, None)
-        if record is None:
-            self._looks = self._look()
+        try:
             record = next(self._looks, None)
+            if record is None:
+                self._looks = self._look()
+                record = next(self._looks, None)
+        except CheckpointError:
+            raise  # out of a reader, when everything before was given out
+        except BaseException:
+            # A Ctrl-C may have come when a reader had gone on and its records were not given out yet.
+            self._start_over()
+            raise
         return record
 
     def close(self) -> None:
@@ -183,6 +191,9 @@ class Follower:
     def reset_after_fork(self) -> None:
         """In a forked child: take new locks; the next look opens the files anew, behind the last record given out."""
         self._news = News()
+        self._start_over()
+
+    def _start_over(self) -> None:
         self._looks = iter(())
         for source in self._sources.values():
             source.reader.release()

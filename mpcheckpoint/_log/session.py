@@ -10,7 +10,7 @@ from mpcheckpoint._storage.durability import Durability
 from mpcheckpoint._storage.mutex import Mutex
 from mpcheckpoint._storage.process import process
 from mpcheckpoint._storage.store import DirectoryStore
-from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
+from mpcheckpoint.errors import CheckpointError, ClosedError, LogNotOpenError, ReadOnlyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -131,10 +131,16 @@ class Session:
         self._refresh_one(state)
         return state.view
 
-    @staticmethod
-    def _refresh_one(state: LogState) -> None:
-        for chunk in state.reader.news():
-            state.view.apply(chunk)
+    def _refresh_one(self, state: LogState) -> None:
+        try:
+            for chunk in state.reader.news():
+                state.view.apply(chunk)
+        except CheckpointError:
+            raise  # out of the reader, between two chunks
+        except BaseException:
+            # A Ctrl-C may have come when the reader had gone on and the view had not: read anew.
+            self._states[state.stored.log_key] = _new_state(state.stored)
+            raise
 
     def _discover(self) -> None:
         if self._scope is not None:

@@ -27,6 +27,7 @@ from mpcheckpoint._system.files import (
     write_at,
 )
 from mpcheckpoint._system.locks import is_locked, lock, prove_locking, store_lock, try_lock, unlock
+from mpcheckpoint._system.workers import create_locked, remove_unlocked
 from mpcheckpoint.errors import UnsupportedPlatformError
 
 if sys.platform == "linux":
@@ -42,6 +43,7 @@ else:
 
 __all__ = [
     "Descriptor",
+    "create_locked",
     "exists",
     "is_locked",
     "list_directory",
@@ -54,6 +56,7 @@ __all__ = [
     "publish",
     "read_at",
     "remove",
+    "remove_unlocked",
     "replace",
     "size_of",
     "stat_fd",

@@ -1,0 +1,103 @@
+"""Who has taken which object: a note in the log that names a worker, and counts while that worker lives."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._format.codec import encode_key
+from mpcheckpoint._format.control import Note, note_payload
+from mpcheckpoint._log.view import CLAIM
+from mpcheckpoint._work.workers import Worker, is_live
+from mpcheckpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._log.record_log import RecordLog
+    from mpcheckpoint._log.view import LogView
+
+# A claim needs no sync: after a loss of power no worker lives that could hold one.
+_DURABILITY = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The sole right to work on one object, until the end of the block it was taken for, or of this process.
+
+    Attributes:
+        object_key: the object.
+        worker: the name of the worker that has it.
+    """
+
+    object_key: str
+    worker: str
+
+
+class TakenError(Exception):
+    """Another live worker has the object."""
+
+
+def claim_payload(object_key: str, worker_id: str | None) -> Payload:
+    """Return the note by which a worker takes an object; None gives it back."""
+    return note_payload(Note(CLAIM, {"object_key": object_key, "worker": worker_id}))
+
+
+def is_taken(view: LogView, object_key: str, directory: str) -> bool:
+    """Return whether a live worker has the object. A dead one's claim is void at once."""
+    holder = view.claim_of(object_key)
+    return holder is not None and is_live(directory, holder)
+
+
+def take(
+    log: RecordLog, object_key: str, worker: Worker, judge: Callable[[LogView], None] | None = None
+) -> None:
+    """Take an object for ``worker``, unless ``judge`` raises when shown the view under the append lock.
+
+    Raises:
+        TakenError: another live worker has it.
+    """
+    directory = log.workers_directory
+
+    def free(view: LogView) -> None:
+        if judge is not None:
+            judge(view)
+        if is_taken(view, object_key, directory):
+            raise TakenError
+
+    log.append_if([claim_payload(object_key, worker.id)], free, durability=_DURABILITY)
+
+
+def give_back(log: RecordLog, object_key: str, worker: Worker) -> None:
+    """Say in the log that the object is free again. Best effort: it is free as soon as the worker has retired."""
+    if not worker.is_mine:
+        return
+
+    def held(view: LogView) -> None:
+        if view.claim_of(object_key) != worker.id:
+            raise TakenError
+
+    try:
+        log.append_if([claim_payload(object_key, None)], held, durability=_DURABILITY)
+    except (CheckpointError, TakenError):
+        pass  # a full disk, a closed handle: what the block did is what its caller should hear of
+
+
+@contextmanager
+def claimed(log: RecordLog, object_key: str) -> Iterator[Claim | None]:
+    """Hold an object for the block; None if another live worker has it. See ``Log.claim``."""
+    encode_key(object_key)
+    with Worker(log.workers_directory) as worker:
+        try:
+            take(log, object_key, worker)
+        except TakenError:
+            claim = None
+        else:
+            claim = Claim(object_key, worker.id)
+        try:
+            yield claim
+        finally:
+            if claim is not None:
+                give_back(log, object_key, worker)

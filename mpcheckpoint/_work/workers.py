@@ -1,0 +1,108 @@
+"""A worker lives as long as the kernel holds the lock on its file: nobody waits for anything to age."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import uuid
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._storage.faults import translated
+from mpcheckpoint._storage.process import process
+from mpcheckpoint.errors import NotAStoreError, WriteFailedError
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_CREATE_LIMIT = 100
+
+
+class Worker:
+    """Whoever works on one object, from the claim to the outcome. Use it in a ``with`` statement.
+
+    Invariant: one worker takes one object. A command that inherits the lock and outlives us blocks that object only,
+    and one that leaves a daemon behind blocks nothing: the file is gone when its object is done (held by
+    tests/test_claims.py).
+
+    In a forked child the descriptor is closed, never unlocked: an unlock would free the parent's lock, and an open
+    descriptor would keep a dead parent alive.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._pid = os.getpid()
+        with translated("starting a worker in", directory):
+            _require_directory(directory)
+            self.id, self._descriptor = _create(directory)
+        process.register(self)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor that holds the lock: a command that inherits it is this worker, too."""
+        return self._descriptor.fd
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this is the process that the worker was started in, not a fork of it."""
+        return self._pid == os.getpid()
+
+    def retire(self) -> None:
+        """Die, as far as claims are concerned. The name goes first: what inherited the lock has no say any more."""
+        if self.is_mine and self._descriptor.fd >= 0:
+            with translated("removing a worker from", self._directory):
+                system.remove(os.path.join(self._directory, self.id))
+        self._descriptor.close()
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: let go."""
+        self._descriptor.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.retire()
+
+
+def is_live(directory: str, worker_id: str) -> bool:
+    """Return whether that worker lives."""
+    if not _ID.fullmatch(worker_id):
+        return False  # none of ours, and nothing that should become part of a path
+    path = os.path.join(directory, worker_id)
+    with translated("looking at the worker", path, is_read=True):
+        return system.is_locked(path)
+
+
+def remove_dead_workers(directory: str) -> None:
+    """Remove the files that killed workers left. Best effort: they are in nobody's way."""
+    try:
+        names = [name for name in system.list_directory(directory) if _ID.fullmatch(name)]
+    except OSError:
+        return
+    for name in names:
+        try:
+            system.remove_unlocked(os.path.join(directory, name))
+        except OSError:
+            pass  # another user's
+
+
+def _require_directory(directory: str) -> None:
+    system.make_directory(directory)
+    if not stat.S_ISDIR(system.stat_path(directory).st_mode):
+        raise NotAStoreError(
+            f"{directory} is no directory; nothing in a store is opened through a link: move it away",
+            path=directory,
+            reason="not a directory",
+        )
+
+
+def _create(directory: str) -> tuple[str, system.Descriptor]:
+    for _ in range(_CREATE_LIMIT):
+        worker_id = uuid.uuid4().hex
+        descriptor = system.create_locked(os.path.join(directory, worker_id))
+        if descriptor is not None:
+            return worker_id, descriptor
+    raise WriteFailedError(
+        f"files in {directory} are removed again and again as soon as they are made",
+        path=directory,
+        reason="worker files vanish",
+    )
