@@ -1,11 +1,11 @@
 """Record, durably, what happened to which object, from any number of processes on one machine.
 
-    from mpcheckpoint import Checkpoint
+from mpcheckpoint import Checkpoint
 
-    with Checkpoint("run-42") as checkpoint:
-        log = checkpoint.log("photos")
-        log.append("photo123", "UPLOADED")
-        checkpoint["photo123"]  # ('UPLOADED',) in every process
+with Checkpoint("run-42") as checkpoint:
+    log = checkpoint.log("photos")
+    log.append("photo123", "UPLOADED")
+    checkpoint["photo123"]  # ('UPLOADED',) in every process
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 from mpcheckpoint._log.follower import Follower
 from mpcheckpoint._log.transaction import Transaction
 from mpcheckpoint._types import Cursor, Position, Record, Repair
+from mpcheckpoint._work.map import MapRun
+from mpcheckpoint._work.outcomes import Outcome
 from mpcheckpoint.checkpoint import Checkpoint, Snapshot
 from mpcheckpoint.log import Log
 
@@ -23,6 +25,8 @@ __all__ = [
     "Cursor",
     "Follower",
     "Log",
+    "MapRun",
+    "Outcome",
     "Position",
     "Record",
     "Repair",

@@ -137,7 +137,9 @@ class CorruptLogError(CheckpointError, ValueError):
     expected: str
     found: str
 
-    def __init__(self, path: str, offset: int, *, expected: str, found: str, log_key: str | None = None) -> None:
+    def __init__(
+        self, path: str, offset: int, *, expected: str, found: str, log_key: str | None = None
+    ) -> None:
         where = f"log {log_key!r} ({path})" if log_key is not None else path
         super().__init__(
             f"{where} is corrupt at offset {offset}: expected {expected}, found {found}. Nothing was changed; "

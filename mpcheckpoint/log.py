@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+import multiprocessing
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint._log.record_log import RecordLog
 from mpcheckpoint._log.session import Session, Settings
+from mpcheckpoint._work.claims import claimed
+from mpcheckpoint._work.crew import ExecutorCrew, default_jobs
+from mpcheckpoint._work.inputs import inputs_of, object_key_of
+from mpcheckpoint._work.map import MapRun, OnError, Options
+from mpcheckpoint._work.outcomes import outcome_of
+from mpcheckpoint._work.perform import CallFunction, LogRef, Plan
+from mpcheckpoint._work.processes import ProcessCrew
+from mpcheckpoint._work.runs import is_done, join_run, outcomes_of_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Executor
+    from contextlib import AbstractContextManager
+    from multiprocessing.context import BaseContext
+
+    from mpcheckpoint._work.claims import Claim
+    from mpcheckpoint._work.crew import Crew
+    from mpcheckpoint._work.outcomes import Outcome
 
 __all__ = ["Log"]
+
+T = TypeVar("T")
 
 
 class Log(RecordLog):
@@ -15,6 +36,128 @@ class Log(RecordLog):
 
     Concurrency: any number of threads; survives fork on both sides; pickles, to a handle of its own on the same log.
     """
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    def claim(self, object_key: str) -> AbstractContextManager[Claim | None]:
+        """Take the sole right to work on an object, for a ``with`` block.
+
+        The block gets a claim, or None if another live worker has the object: another process, thread, or claim of
+        this process. The object is free again when the block ends, and at once when this process dies, however it
+        dies: nobody waits for a claim to age. A claim keeps out those who ask for one, not appends.
+
+        Args:
+            object_key: any string.
+
+        Raises:
+            InvalidKeyError: it is no key.
+            ReadOnlyError, LockTimeoutError, WriteFailedError, PoisonedLogError: nothing was taken.
+
+        Durability: none needed; after a loss of power no worker lives.
+        Concurrency: any number of threads and processes. A forked child does not share the claim.
+        """
+        return claimed(self, object_key)
+
+    def pending(self, items: Iterable[T], *, key: Callable[[T], str] | None = None) -> Iterator[T]:
+        """Yield the items that are not done, each as it stands when its turn comes.
+
+        Done is, on a log that a map ran on, what has an outcome in the current run, be it a failure; on any other, what
+        has an event in this log.
+
+        Args:
+            items: strings that are object keys, or anything with ``key``.
+            key: a function that returns the object key of an item.
+
+        Raises:
+            TypeError: an item is no string, and there is no ``key``.
+            InvalidKeyError: an object key is none.
+        """
+        for item in items:
+            object_key = object_key_of(item, key)
+            if not self.look(lambda view, object_key=object_key: is_done(view, object_key)):  # type: ignore[misc]
+                yield item
+
+    def map(  # noqa: PLR0913 - each is a choice of its own, all but two have a default
+        self,
+        fn: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        key: Callable[[Any], str] | None = None,
+        version: str = "",
+        jobs: int | None = None,
+        mp_context: BaseContext | None = None,
+        executor: Executor | None = None,
+        ordered: bool = False,
+        on_error: str = "record",
+        include_done: bool = True,
+        retry_failed: bool = False,
+        rerun: bool = False,
+    ) -> MapRun:
+        """Run ``fn(item)`` for every item that has no outcome in this log yet, in parallel, and record each outcome.
+
+        Killed at any instant and called again, it runs only what is missing. Any number of processes may run the same
+        map on the same log: they share the items, and no item runs twice while nobody dies. At least once: an item
+        whose worker dies before its outcome is recorded runs again.
+
+        Starts at the call. Items are taken in the caller's thread, as workers become free; memory is bounded
+        however many there are.
+
+        Args:
+            fn: what to run; it returns a JSON value. An exception, or another value, is recorded as a failure.
+            items: strings that are their own object keys, or anything with ``key``. Items that come twice run once and
+                share the outcome. An item is compared with the one its key came with before, if both are JSON values of
+                at most 1 MiB; others with ==, among the latest 10,000 of this call.
+            key: a function that returns the object key of an item.
+            version: of the work done. It is recorded, and another one is refused, so that outcomes do not mix.
+            jobs: how many items run at a time; None for one a processor.
+            mp_context: how worker processes are started, as ``multiprocessing.get_context`` returns it; None for
+                the default. With spawn and forkserver ``fn`` must be found by its name in an importable module.
+            executor: run in this executor instead of worker processes of our own. It is not shut down.
+            ordered: give outcomes out in the order of the items, not as they come.
+            on_error: "record" gives failures out as outcomes; "raise" raises what ``fn`` raised, once it is recorded.
+            include_done: also give out outcomes that were there already (``Outcome.repeated``).
+            retry_failed: run again what had failed before this call.
+            rerun: start anew: run everything again. Needed, too, to go on with another version.
+
+        Returns:
+            A MapRun: iterate over it to have the outcomes. ``close`` ends it early and gives back what runs.
+
+        Raises:
+            ChangedVersionError: the map on this log has another version. Nothing was run.
+            ChangedItemError: a key came with another input. That input was not run.
+            TypeError, ValueError: an argument, or an item, is not what it should be.
+            ReadOnlyError, LockTimeoutError, WriteFailedError, PoisonedLogError: nothing was run.
+
+        Durability: an outcome survives loss of power before it is given out, whatever the handle's setting.
+        Concurrency: the MapRun is for one thread. A worker process that dies costs the item it ran, which runs again;
+            the third time it is recorded as failed.
+        """
+        if on_error not in ("record", "raise"):
+            raise ValueError(f"on_error is 'record' or 'raise', not {on_error!r}")
+        if executor is not None and mp_context is not None:
+            raise ValueError(
+                "executor and mp_context exclude each other: an executor has its own way to start"
+            )
+        if jobs is not None and (type(jobs) is not int or jobs < 1):
+            raise ValueError(f"jobs is a number of workers, at least 1, or None, not {jobs!r}")
+        run = join_run(self, version, rerun=rerun, retry_failed=retry_failed)
+        plan = Plan(LogRef(self), run, CallFunction(fn))
+        crew: Crew
+        if executor is None:
+            crew = ProcessCrew(plan, jobs or default_jobs(), mp_context or multiprocessing.get_context())
+        else:
+            crew = ExecutorCrew(plan, executor, jobs or default_jobs())
+        return MapRun(plan, inputs_of(items, key), crew, Options(ordered, OnError(on_error), include_done))
+
+    def results(self) -> Iterator[Outcome]:
+        """Yield the outcomes that the current run of the log's map has recorded so far, in the order of the objects.
+
+        Nothing if no map ran on this log. ``Outcome.item`` is the item as it was recorded: its object key, if it
+        was no JSON value.
+        """
+        return (outcome_of(event, object_key, repeated=True) for object_key, event in outcomes_of_run(self))
+
+    # --- life -------------------------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._session.settings._replace(log_keys=(self.log_key,)), self.log_key)

@@ -107,8 +107,10 @@ def test_append_by_a_process_that_had_the_log_open_is_refused(store: Path, log: 
 
 
 def poison_elsewhere(store: Path) -> str:
+    log = Checkpoint(store).log("a")
+    log.append("x", "first use")
     with pytest.MonkeyPatch.context() as patches:
-        poison(Checkpoint(store).log("a"), Faults(patches))
+        poison(log, Faults(patches))
     return "poisoned"
 
 
@@ -350,7 +352,7 @@ def test_process_killed_at_any_call_of_a_recovery_leaves_a_log_that_goes_on(tmp_
         log.append("x", 3)
         assert [event for event in log.events("x") if event != "by another"] == [0, 1, 2, 3]
         assert list(inside(store).glob("*.tmp")) == [] or was_killed
-    assert number > 10
+    assert number > 7
 
 
 def recover_until_killed(store: Path, number: int) -> None:

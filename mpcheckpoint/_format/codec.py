@@ -6,12 +6,12 @@ from typing import Any, cast
 
 import msgspec
 
-from mpcheckpoint._format.frame import MAX_LINE_BYTES, Payload, line_bytes_bound
+from mpcheckpoint._format.frame import MAX_DEPTH, MAX_LINE_BYTES, Payload, line_bytes_bound
 from mpcheckpoint.errors import InvalidEventError, InvalidKeyError, LimitExceededError
 
-# Far below the depth at which any JSON reader gives up, so that what one process could write every other can read,
-# however deep its own stack.
-MAX_DEPTH = 128
+# A process may lower its limit on the digits of an integer to this, and no further.
+MAX_DIGITS = 640
+_INTEGER_LIMIT = 10**MAX_DIGITS
 
 _encode = msgspec.json.Encoder().encode
 decode_event = msgspec.json.Decoder().decode
@@ -50,7 +50,13 @@ def _require_json(value: object, where: str, depth: int) -> None:
     """Refuse what JSON would change silently. Types are compared exactly: IntEnum or a NumPy float would come back as
     something else."""
     kind = type(value)
-    if value is None or kind is str or kind is bool or kind is int:
+    if value is None or kind is str or kind is bool:
+        return
+    if kind is int:
+        if not -_INTEGER_LIMIT < cast("int", value) < _INTEGER_LIMIT:
+            raise _refused(
+                where, f"an integer of more than {MAX_DIGITS} digits, which not every process can read"
+            )
         return
     if kind is float:
         if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - the test for NaN

@@ -5,6 +5,7 @@ docs/format.md is the specification; nothing of it is restated here. What reader
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 from zlib import crc32
 
@@ -23,8 +24,11 @@ MIN_LINE_BYTES = 40
 MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 MAX_STAMP_US = 2**53 - 1
+# Far below the depth at which any JSON reader gives up, so that what one process could write every other can read.
+MAX_DEPTH = 128
 
 _NEWLINE = 10
+_STRING_OR_SCALAR = re.compile(rb'"(?:[^"\\]|\\.)*"|[^][{}"]+')
 _HEX = frozenset(b"0123456789abcdef")
 
 
@@ -151,6 +155,15 @@ def stored_crc_before(data: bytes, start: int) -> int | None:
     return int(digits, 16)
 
 
+def _nesting(line: bytes) -> int:
+    """Return how deep the brackets outside of strings nest."""
+    depth = deepest = 0
+    for bracket in _STRING_OR_SCALAR.sub(b"", line):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def parse_lines(data: bytes, start: int, end: int, *, base: int, crc: int) -> list[Line]:
     """Return all lines of ``data[start:end]``, or none if anything about them is not as it should be.
 
@@ -162,13 +175,16 @@ def parse_lines(data: bytes, start: int, end: int, *, base: int, crc: int) -> li
         return []
     try:
         decoded = _decode_all_fields(memoryview(data)[start:end])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        numbers = [(int(fields.length, 16), int(fields.crc, 16)) for fields in decoded]
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return []
     lines = []
     offset = base + start
     newline_shift = base + 1
-    for fields in decoded:
-        line_end = offset + int(fields.length, 16)
+    for fields, (length, stored_crc) in zip(decoded, numbers, strict=True):
+        line_end = offset + length
+        if fields.length != f"{length:08x}" or fields.crc != f"{stored_crc:08x}":
+            return []
         if not 0 <= fields.durable <= offset or fields.more < 0 or not 0 <= fields.stamp_us <= MAX_STAMP_US:
             return []
         if line_end > base + end or data[line_end - newline_shift] != _NEWLINE:
@@ -184,7 +200,7 @@ def parse_lines(data: bytes, start: int, end: int, *, base: int, crc: int) -> li
                 fields.object_key,
                 bytes(fields.event),
                 NO_META if meta == NO_META else bytes(meta),
-                int(fields.crc, 16),
+                stored_crc,
             )
         )
         offset = line_end
@@ -211,8 +227,13 @@ def parse_line(data: bytes, start: int, end: int, *, base: int, crc: int) -> Lin
         return f"crc {stored_crc:08x} where the bytes give {actual_crc:08x}"
     try:
         fields = _decode_fields(memoryview(data)[start:end])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return f"a crc that fits, but fields that do not: {error}"
+    except RecursionError:
+        # Our caller's stack may be deep; that is no damage. No writer nests deeper than MAX_DEPTH, though.
+        if _nesting(data[start:end]) <= MAX_DEPTH + 1:
+            raise
+        return f"a crc that fits, but events nested deeper than {MAX_DEPTH}"
     offset = base + start
     if fields.length != f"{end - start:08x}":
         return f"length {fields.length} on a line of {end - start} bytes"

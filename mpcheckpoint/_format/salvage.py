@@ -9,19 +9,21 @@ would cost a pass over the rest of the file while the append lock is held.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 from mpcheckpoint._format.frame import (
     CLOSING_BYTES,
-    MAX_LINE_BYTES,
-    PADDING,
     Line,
     parse_line,
     running_crc,
     stated_length,
     stored_crc_before,
 )
+
+# Found by one pass of compiled code, whatever the bytes are: the append lock may be held meanwhile.
+_LINE_BEHIND_CRC = re.compile(rb'"[0-9a-f]{8}"\]\n(?=\["[0-9a-f]{8}")')
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +39,7 @@ def lines_behind(data: bytes, *, base: int, crc: int) -> Iterator[Line]:
     """
     extra = stated_length(data, 0)
     newline = data.find(b"\n")
-    for start in _starts(data, extra):
+    for start in _starts(data, newline, extra):
         # The crc field of the damaged line may itself be what was hit: what it should have been follows from the
         # bytes before it, computed once for each place where that line may end.
         computed = None
@@ -48,16 +50,18 @@ def lines_behind(data: bytes, *, base: int, crc: int) -> Iterator[Line]:
             yield line
 
 
-def _starts(data: bytes, extra: int | None) -> Iterator[int]:
-    """Yield, in order, every place behind a newline, and ``extra``, where the damaged line says it ends."""
-    position, size = 0, len(data)
-    while position < size:
-        following = data.find(b"\n", position) + 1 or size
-        if extra is not None and position < extra < following:
-            yield extra
-        if following < size:
-            yield following
-        position = following
+def _starts(data: bytes, newline: int, extra: int | None) -> Iterator[int]:
+    """Yield, in order, where a line may start: behind a closed crc field, and where the damaged line may end."""
+    special = {newline + 1} if newline >= 0 else set()
+    if extra is not None:
+        special.add(extra)
+    waiting = sorted(start for start in special if start < len(data))
+    for match in _LINE_BEHIND_CRC.finditer(data):
+        while waiting and waiting[0] < match.end():
+            yield waiting.pop(0)
+        if match.end() not in special:
+            yield match.end()
+    yield from waiting
 
 
 def _candidate(data: bytes, start: int, base: int, computed_crc: int | None) -> Line | None:
@@ -80,11 +84,8 @@ def last_line(data: bytes, *, base: int) -> Line | None:
         data: bytes up to the end of the file; the line and the crc field before it must both lie within.
         base: the file offset of ``data[0]``.
     """
-    stop = len(data.rstrip(PADDING)) + 1
-    while (newline := data.rfind(b"\n", 0, stop)) >= 0:
-        start = data.rfind(b"\n", max(0, newline - MAX_LINE_BYTES), newline) + 1
-        line = _candidate(data, start, base, None) if start else None
+    for start in reversed([match.end() for match in _LINE_BEHIND_CRC.finditer(data)]):
+        line = _candidate(data, start, base, None)
         if line is not None:
             return line
-        stop = newline
     return None

@@ -17,7 +17,6 @@ from mpcheckpoint._format.frame import (
     stated_length,
 )
 
-
 # Below this, lines are few and looking at each costs no more.
 _WORTH_A_BULK_LOOK = 512
 
@@ -67,8 +66,8 @@ def scan(data: bytes, end: EndState) -> Scan:
 class _State:
     """How far a scan has come.
 
-    Invariant: ``applied`` are the whole batches up to ``end``; ``batch`` are the lines from there to ``position``, all of
-    one batch that is not whole yet.
+    Invariant: ``applied`` are the whole batches up to ``end``; ``batch`` are the lines from there to
+    ``position``, all of one batch that is not whole yet.
     """
 
     __slots__ = ("applied", "base", "batch", "crc", "end", "position", "stamp_us")

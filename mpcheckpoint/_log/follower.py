@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mpcheckpoint._format.codec import decode_event, record_id_of
 from mpcheckpoint._storage.process import process
 from mpcheckpoint._types import Cursor, Position, Record
-from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.errors import CheckpointError, InvalidPositionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -117,7 +117,7 @@ class Follower:
             ValueError: ``after`` is neither a place nor "start" or "end".
             InvalidPositionError: a position is not one of its log.
         """
-        if isinstance(after, str) and after not in ("start", "end"):
+        if not isinstance(after, Position | Cursor) and after not in ("start", "end"):
             raise ValueError(f"after is a position, a cursor, 'start' or 'end', not {after!r}")
         self._discover = discover
         self._idle_timeout_s = idle_timeout_s
@@ -131,6 +131,11 @@ class Follower:
         if isinstance(after, Cursor):
             self._positions = {position.log_key: position for position in after}
         self._add_sources()
+        for log_key in self._positions.keys() - self._sources.keys():
+            raise InvalidPositionError(
+                f"{self._positions[log_key]} is a position in the log {log_key!r}, which is not among those followed",
+                reason="of another log",
+            )
         if after == "end":
             self._positions = {log_key: source.skip_to_end() for log_key, source in self._sources.items()}
         process.register(self)

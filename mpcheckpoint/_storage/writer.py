@@ -11,6 +11,7 @@ import msgspec
 from mpcheckpoint import _system as system
 from mpcheckpoint._storage.faults import translated, typed
 from mpcheckpoint._storage.generation import Generation, outcome_unknown
+from mpcheckpoint._storage.header import read_header
 from mpcheckpoint._storage.mutex import Mutex
 from mpcheckpoint._storage.reader import LogReader
 from mpcheckpoint._storage.repair import write_whole
@@ -348,11 +349,8 @@ class LogWriter:
             logger.error("could not write %s: %s", self.paths.poison, failure)
 
     def _refuse_poisoned(self, generation: Generation) -> None:
-        reason = (
-            "an earlier sync by this process failed"
-            if generation.is_poisoned
-            else self._poison_reason(generation)
-        )
+        reason = "an earlier sync by this process failed" if generation.is_poisoned else None
+        reason = reason or self._poison_reason(generation.header.generation)
         if reason is not None:
             raise PoisonedLogError(
                 f"a sync of the log {self.paths.log_key!r} failed ({reason}), so what was written last may not be on "
@@ -361,8 +359,8 @@ class LogWriter:
                 reason=reason,
             )
 
-    def _poison_reason(self, generation: Generation) -> str | None:
-        """Return why the current generation is poisoned, or None. A poison file that names another one is void."""
+    def _poison_reason(self, generation: str) -> str | None:
+        """Return why a generation is poisoned, or None. A poison file that names another one is void."""
         if not system.exists(self.paths.poison):
             return None
         try:
@@ -374,17 +372,16 @@ class LogWriter:
             note = msgspec.json.decode(data, type=_Poison)
         except msgspec.MsgspecError:
             return "a sync failed, and then the note about it"
-        return note.reason if note.generation == generation.header.generation else None
+        return note.reason if note.generation == generation else None
 
     def is_poisoned(self) -> bool:
-        """Return whether the log takes no appends because a sync of it failed."""
+        """Return whether the log takes no appends because a sync of it failed. Only reads."""
         current = self._generation
         if current is not None and current.is_poisoned and self._is_current(current):
             return True
-        try:
-            return self._poison_reason(current or Generation(self.paths)) is not None
-        except FileNotFoundError:
-            return False
+        log = system.open_file(self.paths.log)
+        header = read_header(log.fd, self.paths.log, log_key=self.paths.log_key)
+        return self._poison_reason(header.generation) is not None
 
     # --- fork -------------------------------------------------------------------------------------------------
 

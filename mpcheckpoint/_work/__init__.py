@@ -1,6 +1,7 @@
 """Work shared by processes: who has taken which object, and a parallel map whose outcomes are in the log.
 
 Lowest first: ``text`` (bytes as text, reversibly), ``workers`` (a worker lives as long as its lock), ``claims``,
-``outcomes`` (what is recorded of an item), ``runs`` (which map runs on a log, and what is done of it), ``inputs`` (items
-and their object keys), ``perform`` (one item, in a worker), ``crew`` and ``processes`` (who works), ``map`` (the loop).
+``inputs`` (items and their object keys), ``outcomes`` (what is recorded of an item), ``runs`` (which map runs on a log,
+and what is done of it), ``perform`` (one item, in a worker), ``crew`` and ``processes`` (who works), ``outlet`` (the
+order of outcomes), ``map`` (the loop).
 """

@@ -89,6 +89,7 @@ def give_back(log: RecordLog, object_key: str, worker: Worker) -> None:
 def claimed(log: RecordLog, object_key: str) -> Iterator[Claim | None]:
     """Hold an object for the block; None if another live worker has it. See ``Log.claim``."""
     encode_key(object_key)
+    log.append_many(())  # refuses a handle that may not write before any file is made
     with Worker(log.workers_directory) as worker:
         try:
             take(log, object_key, worker)

@@ -14,6 +14,8 @@ from mpcheckpoint.errors import NotAStoreError, WriteFailedError
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _CREATE_LIMIT = 100
+# Directories that this process has cleared of what killed workers left.
+_cleared: set[str] = set()
 
 
 class Worker:
@@ -32,6 +34,9 @@ class Worker:
         self._pid = os.getpid()
         with translated("starting a worker in", directory):
             _require_directory(directory)
+            if directory not in _cleared:
+                _cleared.add(directory)
+                remove_dead_workers(directory)
             self.id, self._descriptor = _create(directory)
         process.register(self)
 

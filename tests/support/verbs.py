@@ -76,7 +76,9 @@ def _looks(path: Path) -> tuple[int, int, int, bytes]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether somebody holds the lock of a file, whoever it is."""
+    """Return whether somebody holds the lock of a file, whoever it is; False if there is no such file."""
+    if not path.exists():
+        return False
     descriptor = system.open_file(str(path), write=True)
     try:
         return not system.try_lock(descriptor.fd)
@@ -130,13 +132,15 @@ def bounded(function: Callable[..., Any], *args: Any, timeout_s: float = 20) -> 
     return value
 
 
-def wait_until(is_so: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+def wait_until(
+    is_so: Callable[[], object], what: str, timeout_s: float = 30, *, pause_s: float = _PAUSE_S
+) -> None:
     """Return once ``is_so()`` is true; raise TimeoutError naming ``what`` if that takes too long."""
     deadline = time.monotonic() + timeout_s
     while not is_so():
         if time.monotonic() > deadline:
             raise TimeoutError(f"not so after {timeout_s} s: {what}")
-        threading.Event().wait(_PAUSE_S)
+        threading.Event().wait(pause_s)
 
 
 def seeded(name: str) -> random.Random:

@@ -1,0 +1,22 @@
+"""The command line. The only part that imports click and rich.
+
+``main`` is the entry; each command has a module of its name. Exit codes: 0 all is well, 1 an item failed, 2 bad usage
+or a store that cannot be used, 128 and the signal's number if a signal ended it (130: Ctrl-C).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    try:
+        # Not at the top: a Ctrl-C while click and rich are being imported is no reason for a traceback.
+        from mpcheckpoint._cli.main import run  # noqa: PLC0415
+    except KeyboardInterrupt:
+        return 130
+    return run(argv)

@@ -1,0 +1,55 @@
+"""``mpcheckpoint map --dry-run``: which items would run. Writes nothing, not even a lock."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli.lines import Lines
+from mpcheckpoint._cli.terminal import EXIT_OK, flush_out, say, write_out
+from mpcheckpoint._work.inputs import NotYet
+from mpcheckpoint._work.runs import peek_run, state_of
+from mpcheckpoint.errors import LogNotFoundError, StoreNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._cli.job import Job
+
+_PAUSE_S = 0.02
+
+
+def dry_run(job: Job) -> int:
+    """Print the items that ``map`` would run now, as they were read; return the exit code."""
+    separator = b"\0" if job.is_null_separated else b"\n"
+    seen: set[str] = set()  # what would run once is printed once
+    would_run = 0
+    with ExitStack() as opened:
+        is_pending = _judge(job, opened)
+        for entry in Lines(0, is_null_separated=job.is_null_separated):
+            if isinstance(entry, NotYet):
+                time.sleep(_PAUSE_S)
+            elif entry.object_key not in seen:
+                seen.add(entry.object_key)
+                if is_pending(entry.object_key):
+                    would_run += 1
+                    write_out(entry.item + separator)
+    flush_out()
+    say(f"mpcheckpoint: {would_run} of {len(seen)} items would run; this was a dry run")
+    return EXIT_OK
+
+
+def _judge(job: Job, opened: ExitStack) -> Callable[[str], bool]:
+    """Return what tells whether an item is not done. What runs elsewhere at this moment counts as not done."""
+    try:
+        checkpoint = opened.enter_context(Checkpoint(job.store, read_only=True))
+        log = checkpoint.log(job.log_key, create=False)
+    except (StoreNotFoundError, LogNotFoundError):
+        return lambda object_key: True
+    run = peek_run(log, job.version, rerun=job.rerun, retry_failed=job.retry_failed)
+    directory = log.workers_directory
+    return lambda object_key: (
+        log.look(lambda view: state_of(view, run, object_key, directory)).outcome is None
+    )

@@ -1,0 +1,62 @@
+"""The entry, and what becomes of errors: one line on standard error, never a traceback."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import click
+
+from mpcheckpoint import __version__
+from mpcheckpoint._cli.map_command import map_command
+from mpcheckpoint._cli.results_command import results_command
+from mpcheckpoint._cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, end_by_broken_pipe, say
+from mpcheckpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Run jobs that survive being killed, and see what they did.
+
+    \b
+    Example:
+      find . -name '*.py' | mpcheckpoint map --store run-42 --key lines -- wc -l {}
+      mpcheckpoint results --store run-42 --key lines
+
+    A store is a directory; a key names one log in it. Any number of processes may use one store.
+    """
+
+
+cli.add_command(map_command)
+cli.add_command(results_command)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    logging.basicConfig(format="mpcheckpoint: %(message)s", level=logging.WARNING)
+    try:
+        code = cli.main(argv, prog_name="mpcheckpoint", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        say(error.format_message())
+        return EXIT_USAGE
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        say(f"{context.command_path if context else 'mpcheckpoint'}: {_one_line(error.format_message())}")
+        return EXIT_USAGE
+    except BrokenPipeError:
+        end_by_broken_pipe()
+    except (CheckpointError, OSError) as error:
+        say(f"mpcheckpoint: {_one_line(error)}")
+        return EXIT_USAGE
+    except (click.Abort, KeyboardInterrupt):
+        say("mpcheckpoint: interrupted")
+        return EXIT_INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())

@@ -1,0 +1,115 @@
+"""Who works: something that takes items, and says what became of them. Here: an executor of the caller's."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import BrokenExecutor, CancelledError
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Protocol
+
+from mpcheckpoint._work.perform import Kind, Report, perform
+from mpcheckpoint.errors import WorkerDiedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor, Future
+
+    from mpcheckpoint._work.inputs import Input
+    from mpcheckpoint._work.perform import Plan
+
+
+class Crew(Protocol):
+    """Workers, for one thread that gives them items and collects their reports."""
+
+    def has_room(self) -> bool:
+        """Return whether another item can be given out now."""
+
+    def submit(self, entry: Input) -> None:
+        """Give out an item. Requires: there is room."""
+
+    def collect(self, timeout_s: float | None) -> list[tuple[Input, Report]]:
+        """Return reports as soon as there are any; wait at most so long."""
+
+    def stop(self, *, is_interrupted: bool) -> None:
+        """End: what has not started is dropped, what runs is given back or finishes. Stopping twice is fine."""
+
+
+def default_jobs() -> int:
+    """Return how many workers this process may use at a time: one for each processor it may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class ExecutorCrew:
+    """Work in an executor that somebody else shuts down: threads, or processes.
+
+    A little more is given out than it has workers, so that none waits for us; an item is taken when it starts.
+    """
+
+    def __init__(
+        self, plan: Plan, executor: Executor, jobs: int, *, on_stop: Callable[[], None] = lambda: None
+    ) -> None:
+        self._plan = plan
+        self._executor = executor
+        self._most = 2 * jobs
+        self._on_stop = on_stop
+        self._futures: set[Future[Report]] = set()
+        self._done: SimpleQueue[tuple[Input, Future[Report]]] = SimpleQueue()
+
+    def has_room(self) -> bool:
+        """Return whether another item can be given out now."""
+        return len(self._futures) < self._most
+
+    def submit(self, entry: Input) -> None:
+        """Give out an item."""
+        try:
+            future = self._executor.submit(perform, self._plan, entry)
+        except BrokenExecutor as error:
+            raise _broken(error) from error
+        self._futures.add(future)
+        future.add_done_callback(lambda done: self._done.put((entry, done)))
+
+    def collect(self, timeout_s: float | None) -> list[tuple[Input, Report]]:
+        """Return reports as soon as there are any.
+
+        Raises:
+            WorkerDiedError: the executor is broken.
+            CheckpointError: an outcome could not be recorded.
+        """
+        found = []
+        try:
+            found.append(self._done.get(timeout=timeout_s))
+            while True:
+                found.append(self._done.get_nowait())
+        except Empty:
+            pass
+        return [(entry, self._report(future)) for entry, future in found]
+
+    def _report(self, future: Future[Report]) -> Report:
+        self._futures.discard(future)
+        try:
+            return future.result()
+        except CancelledError:
+            return Report(Kind.GIVEN_BACK)
+        except BrokenExecutor as error:
+            raise _broken(error) from error
+
+    def stop(self, *, is_interrupted: bool) -> None:
+        """Drop what has not started, and wait for what runs: it cannot be interrupted from here."""
+        del is_interrupted
+        for future in self._futures:
+            future.cancel()
+        self._on_stop()
+        for future in self._futures:
+            if not future.cancelled():
+                future.exception()
+        self._futures = set()
+
+
+def _broken(error: BrokenExecutor) -> WorkerDiedError:
+    return WorkerDiedError(
+        f"a worker process of the executor died ({error}). What was recorded stays; start the map again, in another "
+        "executor, to carry on",
+        reason="broken executor",
+    )

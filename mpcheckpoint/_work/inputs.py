@@ -1,0 +1,114 @@
+"""Items and the object keys that stand for them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from mpcheckpoint._format.codec import encode_event, encode_key
+from mpcheckpoint.errors import ChangedItemError, InvalidEventError, LimitExceededError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+# An item larger than this is not copied into its outcome.
+_MOST_ITEM_BYTES = 1024 * 1024
+_MOST_COMPARED = 10_000
+
+
+class Input(NamedTuple):
+    """One input of a map.
+
+    Attributes:
+        place: how many inputs came before it.
+        item: what was handed in.
+        object_key: the object that stands for it.
+        recorded: what its outcome says of it: nothing if it is its own key, else the item if it is a JSON value, else
+            that it is none.
+    """
+
+    place: int
+    item: Any
+    object_key: str
+    recorded: dict[str, Any]
+
+
+class NotYet:
+    """What a source yields when there is no item now, and there may be one later."""
+
+
+NOT_YET: Final = NotYet()
+
+
+def inputs_of(items: Iterable[Any], key: Callable[[Any], str] | None) -> Iterator[Input]:
+    """Yield the items with their object keys.
+
+    Raises:
+        TypeError: an item is no string, and there is no ``key``.
+        InvalidKeyError: ``key`` gave something that is no object key.
+    """
+    for place, item in enumerate(items):
+        object_key = object_key_of(item, key)
+        yield Input(place, item, object_key, _recorded(item, object_key))
+
+
+def object_key_of(item: Any, key: Callable[[Any], str] | None) -> str:
+    """Return the object key that stands for an item."""
+    if key is None and type(item) is not str:
+        raise TypeError(
+            f"an item that is not a str needs key=, a function that returns its object key; "
+            f"got {type(item).__name__}: {item!r:.200}"
+        )
+    object_key: str = item if key is None else key(item)
+    encode_key(object_key)
+    return object_key
+
+
+def _recorded(item: Any, object_key: str) -> dict[str, Any]:
+    if type(item) is str and item == object_key:
+        return {}
+    try:
+        is_opaque = len(encode_event(item)) > _MOST_ITEM_BYTES
+    except (InvalidEventError, LimitExceededError):
+        is_opaque = True
+    return {"opaque": True} if is_opaque else {"item": item}
+
+
+class LatestItems:
+    """Tell whether a key came with another item before, for items that no record can hold.
+
+    Items are compared with ==, among the latest 10,000 of a run: memory is bounded, however many there are.
+    """
+
+    def __init__(self) -> None:
+        self._items: OrderedDict[str, Any] = OrderedDict()
+
+    def check(self, entry: Input) -> None:
+        """Take note of an input.
+
+        Raises:
+            ChangedItemError: its key came with another item.
+        """
+        if "opaque" not in entry.recorded:
+            return
+        known = self._items.setdefault(entry.object_key, entry.item)
+        if known is not entry.item and not _is_equal(known, entry.item):
+            raise changed_item(entry)
+        if len(self._items) > _MOST_COMPARED:
+            self._items.popitem(last=False)
+
+
+def changed_item(entry: Input) -> ChangedItemError:
+    """Return the error for a key that came with another input."""
+    return ChangedItemError(
+        f"the object key {entry.object_key!r} came with another input than before: {entry.item!r:.200}. It was not "
+        "run; give every input a key of its own, or start anew with rerun=True or in another log",
+        reason="changed item",
+    )
+
+
+def _is_equal(first: Any, second: Any) -> bool:
+    try:
+        return bool(first == second)
+    except Exception:  # noqa: BLE001 - arrays and others that do not compare to a truth value: nothing can be told
+        return True

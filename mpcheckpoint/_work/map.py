@@ -1,0 +1,281 @@
+"""The loop of a parallel map: inputs in, outcomes out, and in between a bounded number of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpcheckpoint._work.inputs import NOT_YET, LatestItems, NotYet, changed_item
+from mpcheckpoint._work.outcomes import Result, is_same, is_same_input, outcome_of
+from mpcheckpoint._work.outlet import AsTheyCome, Finished, InOrder
+from mpcheckpoint._work.perform import Kind, perform
+from mpcheckpoint._work.runs import last_outcome, state_of
+from mpcheckpoint._work.workers import remove_dead_workers
+from mpcheckpoint.errors import ItemFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from mpcheckpoint._work.crew import Crew
+    from mpcheckpoint._work.inputs import Input
+    from mpcheckpoint._work.outcomes import Outcome
+    from mpcheckpoint._work.outlet import Outlet
+    from mpcheckpoint._work.perform import Plan, Report
+    from mpcheckpoint._work.workers import Worker
+
+_MOST_WAITING = 1000
+_MOST_DEATHS = 3
+_SOURCE_PAUSE_S = 0.02
+_FIRST_PAUSE_S = 0.005
+_LONGEST_PAUSE_S = 0.5
+
+
+class OnError(Enum):
+    """What a failed item means for the map."""
+
+    RECORD = "record"
+    RAISE = "raise"
+
+
+class Options(NamedTuple):
+    """How outcomes are given out."""
+
+    ordered: bool = False
+    on_error: OnError = OnError.RECORD
+    include_done: bool = True
+
+
+class MapRun:
+    """A parallel map under way: iterate over it to have its outcomes. Get it from ``Log.map``.
+
+    Each outcome was durable before it is given out. While nobody iterates, the items given out are worked on and
+    recorded, and no more are taken: memory is bounded however many there are.
+
+    Use it in a ``with`` statement, or call ``close``, to end it before all is done: what runs then is given back, and
+    whoever starts the map again carries on. An exception, a Ctrl-C too, closes it.
+
+    Concurrency: for one thread; any number of processes may run the same map on the same log, and share the work.
+    """
+
+    def __init__(self, plan: Plan, source: Iterator[Input | NotYet], crew: Crew, options: Options) -> None:
+        self._plan = plan
+        self._log = plan.log.log
+        self._source = source
+        self._crew = crew
+        self._options = options
+        self._outlet: Outlet = InOrder() if options.ordered else AsTheyCome()
+        # By object key: inputs given out, or taken by others; those behind the first are its repetitions.
+        self._running: dict[str, list[Input]] = {}
+        self._waiting: dict[str, list[Input]] = {}
+        self._latest = LatestItems()
+        self._deaths: dict[str, int] = {}
+        self._next_place = 0
+        self._is_exhausted = False
+        self._is_source_idle = False
+        self._pause_s = _FIRST_PAUSE_S
+        self._look_due_s = 0.0
+        self._is_closed = False
+        self._begin()
+
+    # --- for the caller ---------------------------------------------------------------------------------------
+
+    def __iter__(self) -> MapRun:
+        return self
+
+    def __next__(self) -> Outcome:
+        """Return the next outcome, waiting for it.
+
+        Raises:
+            StopIteration: all items are done, or the map was closed.
+            ChangedItemError, ChangedVersionError, TypeError, InvalidKeyError: an item cannot be run.
+            WorkerDiedError: worker processes cannot be started.
+            CheckpointError: an outcome could not be recorded.
+            And with ``on_error="raise"`` what a failed item raised; ItemFailedError if it had failed before.
+        """
+        try:
+            while not self._is_closed:
+                if self._can_take():
+                    self._take()
+                finished = self._outlet.take()
+                if finished is not None:
+                    return self._given_out(finished)
+                if not self._advance():
+                    self.close()
+        except BaseException as error:
+            self._close(is_interrupted=isinstance(error, KeyboardInterrupt))
+            raise
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the map: what was not started is dropped, what runs is given back. Closing twice is fine.
+
+        Items that run in an executor of the caller's cannot be interrupted: this waits for them, and they are recorded.
+        """
+        self._close(is_interrupted=False)
+
+    def __enter__(self) -> MapRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close(is_interrupted=isinstance(error, KeyboardInterrupt))
+
+    def _close(self, *, is_interrupted: bool) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._crew.stop(is_interrupted=is_interrupted)
+        remove_dead_workers(self._log.workers_directory)
+
+    def _given_out(self, finished: Finished) -> Outcome:
+        outcome = finished.outcome
+        assert outcome is not None
+        if outcome.ok or self._options.on_error is OnError.RECORD:
+            return outcome
+        if finished.raised is not None:
+            raise finished.raised
+        raise ItemFailedError(outcome.object_key, outcome.error or "for an unknown reason")
+
+    # --- the loop ---------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Give out the first items, so that work starts before anybody iterates."""
+        try:
+            while self._can_take() and not self._is_source_idle:
+                self._take()
+        except BaseException as error:
+            self._close(is_interrupted=isinstance(error, KeyboardInterrupt))
+            raise
+
+    def _advance(self) -> bool:
+        """Wait for something to happen; return False when nothing is left to happen."""
+        if self._is_exhausted and not self._running and not self._waiting:
+            return False
+        reports = self._crew.collect(self._patience_s())
+        for entry, report in reports:
+            self._settle(entry, report)
+        if reports:
+            self._pause_s = _FIRST_PAUSE_S
+        if self._waiting:
+            self._look_again()
+        return True
+
+    def _patience_s(self) -> float | None:
+        """Return how long to wait for a report: for ever, unless something else may come."""
+        if self._can_take():
+            return _SOURCE_PAUSE_S if self._is_source_idle else 0.0
+        if not self._waiting:
+            return None
+        pause_s, self._pause_s = self._pause_s, min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
+        return pause_s
+
+    def _can_take(self) -> bool:
+        return (
+            not self._is_exhausted
+            and self._crew.has_room()
+            and len(self._waiting) < _MOST_WAITING
+            and self._outlet.has_room(self._next_place)
+        )
+
+    def _take(self) -> None:
+        """Take the next input: it is done, or somebody else's, or given out. Requires: ``_can_take``."""
+        entry = next(self._source, None)
+        self._is_exhausted = entry is None
+        self._is_source_idle = entry is NOT_YET
+        if entry is None or isinstance(entry, NotYet):
+            return
+        self._next_place = entry.place + 1
+        self._latest.check(entry)
+        for pending in (self._running, self._waiting):
+            if entry.object_key in pending:
+                self._repeat(pending[entry.object_key], entry)
+                return
+        self._give_out([entry])
+
+    @staticmethod
+    def _repeat(known: list[Input], entry: Input) -> None:
+        if not is_same(known[0].recorded, entry.recorded):
+            raise changed_item(entry)
+        known.append(entry)
+
+    def _give_out(self, entries: list[Input]) -> None:
+        """Have an input run, unless it is done or taken. ``entries`` are the same input, come once or more often."""
+        object_key = entries[0].object_key
+        directory = self._log.workers_directory
+        state = self._log.look(lambda view: state_of(view, self._plan.run, object_key, directory))
+        if state.outcome is not None:
+            if not is_same_input(state.outcome, entries[0]):
+                raise changed_item(entries[0])
+            self._finish(entries, state.outcome, is_own=False)
+        elif state.is_taken or not self._crew.has_room():
+            self._waiting[object_key] = entries
+        else:
+            self._crew.submit(entries[0])
+            self._running[object_key] = entries
+
+    def _settle(self, entry: Input, report: Report) -> None:
+        """Take note of what a worker says of an item."""
+        entries = self._running.pop(entry.object_key)
+        if report.kind is Kind.DIED:
+            self._bury(entries, report.cause)
+        elif report.kind is Kind.TAKEN:
+            self._waiting[entry.object_key] = entries
+        elif report.kind is not Kind.GIVEN_BACK:
+            self._deaths.pop(entry.object_key, None)
+            number = self._plan.run.number
+            found = self._log.look(lambda view: last_outcome(view, number, entry.object_key))
+            assert found is not None
+            if report.kind is Kind.FOUND and not is_same_input(found.event, entry):
+                raise changed_item(entry)
+            is_own = report.kind is Kind.RECORDED
+            self._finish(entries, found.event, is_own=is_own, raised=report.raised.error)
+
+    def _finish(
+        self, entries: list[Input], event: bytes, *, is_own: bool, raised: BaseException | None = None
+    ) -> None:
+        outcome = outcome_of(event, entries[0].object_key, repeated=not is_own)
+        for entry in entries:
+            is_given_out = is_own or self._options.include_done
+            own = replace(outcome, item=entry.item, repeated=not is_own)
+            self._outlet.put(entry.place, Finished(own if is_given_out else None, raised))
+            is_own, raised = False, None
+
+    def _bury(self, entries: list[Input], cause: str) -> None:
+        """Run an item again whose process has died; the third time, record it as failed."""
+        object_key = entries[0].object_key
+        self._deaths[object_key] = self._deaths.get(object_key, 0) + 1
+        if self._deaths[object_key] < _MOST_DEATHS:
+            self._give_out(entries)
+            return
+        error = f"the process that ran it died, {_MOST_DEATHS} times: {cause}"
+        report = perform(self._plan._replace(call=_Failed(error)), entries[0])
+        self._running[object_key] = entries
+        self._settle(entries[0], report)
+
+    def _look_again(self) -> None:
+        """See whether what others have taken is done, or was given back, or lost its worker.
+
+        While there is other work, only now and then: nobody is kept waiting by it.
+        """
+        now_s = time.monotonic()
+        if self._running and now_s < self._look_due_s:
+            return
+        self._look_due_s = now_s + _LONGEST_PAUSE_S / 10
+        waiting, self._waiting = self._waiting, {}
+        for entries in waiting.values():
+            self._give_out(entries)
+
+
+class _Failed:
+    """Stands for a call whose processes have died."""
+
+    def __init__(self, error: str) -> None:
+        self._error = error
+
+    def __call__(self, item: object, worker: Worker) -> Result:
+        del item, worker
+        return Result(False, None, self._error)

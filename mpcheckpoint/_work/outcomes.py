@@ -1,0 +1,117 @@
+"""What is recorded of an item: one event for its object, in one shape for functions and for commands."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from mpcheckpoint._format.codec import decode_event, encode_payload
+from mpcheckpoint.errors import InvalidEventError, LimitExceededError
+
+if TYPE_CHECKING:
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._work.inputs import Input
+
+_MOST_ERROR_CHARS = 8000
+_canonical = msgspec.json.Encoder(order="sorted").encode
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one item of a map. It was durable before anybody was given it.
+
+    Attributes:
+        item: the item as it was handed in; from ``Log.results``, as it was recorded.
+        object_key: the object that stands for it in the log.
+        ok: whether the function returned a JSON value (in the shell: whether the command exited with 0).
+        value: what it returned; for a command a dict of ``exit_code``, ``output`` and what was left out of that.
+        error: None, or what went wrong: in the first line the cause, then where.
+        duration_s: how long it took, in seconds.
+        repeated: whether nothing was run for this input here, since its outcome was there already: of an earlier start,
+            of another process, or of the same input earlier on.
+    """
+
+    item: Any
+    object_key: str
+    ok: bool
+    value: Any
+    error: str | None
+    duration_s: float
+    repeated: bool
+
+
+class Result(NamedTuple):
+    """What a call made of an item."""
+
+    ok: bool
+    value: object
+    error: str | None = None
+    exception: BaseException | None = None
+
+    @classmethod
+    def of_exception(cls, error: BaseException) -> Result:
+        """Return the failure that an exception is: its type and message, then where it came from."""
+        found = traceback.TracebackException.from_exception(error)
+        cause = "".join(found.format_exception_only()).strip()
+        where = "".join(found.stack.format()[1:])  # without the frame of the call itself
+        return cls(False, None, _clean(cause, where), error)
+
+
+def _clean(cause: str, where: str) -> str:
+    cause = cause[:_MOST_ERROR_CHARS]
+    room = _MOST_ERROR_CHARS - len(cause)
+    text = f"{cause}\n{where[-room:] if room else ''}".rstrip()
+    return text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate has no JSON form
+
+
+def outcome_payload(run: int, entry: Input, result: Result, duration_s: float) -> tuple[Payload, Result]:
+    """Return the record of a result, and the result as recorded: what has no JSON form is a failure that says so."""
+    try:
+        return _payload(run, entry, result, duration_s), result
+    except InvalidEventError as error:
+        result = Result(False, None, f"InvalidEventError: the result is no JSON value: {error}", error)
+    except LimitExceededError as error:
+        result = Result(False, None, f"LimitExceededError: the result is too large: {error}", error)
+    return _payload(run, entry, result, duration_s), result
+
+
+def _payload(run: int, entry: Input, result: Result, duration_s: float) -> Payload:
+    event: dict[str, object] = {"run": run, "ok": result.ok, "error": result.error}
+    if result.ok or result.value is not None:
+        event["value"] = result.value
+    event["duration_s"] = round(duration_s, 6)
+    event |= entry.recorded
+    return encode_payload(entry.object_key, event)
+
+
+def prefix_of_outcomes(run: int) -> bytes:
+    """Return how every outcome of that run begins, so that it is known from other events of its object."""
+    return b'{"run":%d,"ok":' % run
+
+
+def outcome_of(event: bytes, object_key: str, *, repeated: bool) -> Outcome:
+    """Return the outcome that a record holds, with the item as recorded."""
+    fields: dict[str, Any] = decode_event(event)
+    return Outcome(
+        fields.get("item", object_key),
+        object_key,
+        fields["ok"],
+        fields.get("value"),
+        fields.get("error"),
+        fields.get("duration_s", 0.0),
+        repeated,
+    )
+
+
+def is_same_input(event: bytes, entry: Input) -> bool:
+    """Return whether a record is about this input, as far as can be told."""
+    fields: dict[str, Any] = decode_event(event)
+    return is_same({name: fields[name] for name in ("item", "opaque") if name in fields}, entry.recorded)
+
+
+def is_same(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Return whether two inputs are recorded alike: 1 and True differ, the order of a dict's keys does not matter."""
+    return _canonical(first) == _canonical(second)

@@ -1,0 +1,78 @@
+"""In which order outcomes are given out."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from mpcheckpoint._work.outcomes import Outcome
+
+_MOST_HELD = 1000
+
+
+class Finished(NamedTuple):
+    """What is ready for one input; no outcome where it is not to be given out."""
+
+    outcome: Outcome | None
+    raised: BaseException | None = None
+
+
+class Outlet(Protocol):
+    """Holds what is ready until it is asked for."""
+
+    def put(self, place: int, finished: Finished) -> None:
+        """Take in what is ready for the input at ``place``."""
+
+    def take(self) -> Finished | None:
+        """Return what is to be given out next; None if that is not ready."""
+
+    def has_room(self, place: int) -> bool:
+        """Return whether the input at ``place`` may be worked on: what is held is bounded."""
+
+
+class AsTheyCome:
+    """Give out what is ready first, first."""
+
+    def __init__(self) -> None:
+        self._ready: deque[Finished] = deque()
+
+    def put(self, place: int, finished: Finished) -> None:
+        """Take in what is ready."""
+        del place
+        if finished.outcome is not None:
+            self._ready.append(finished)
+
+    def take(self) -> Finished | None:
+        """Return what is next, if it is ready."""
+        return self._ready.popleft() if self._ready else None
+
+    def has_room(self, place: int) -> bool:
+        """Return whether there is room for what becomes of the input at ``place``."""
+        del place
+        return len(self._ready) < _MOST_HELD
+
+
+class InOrder:
+    """Give out in the order of the inputs, which may be ahead of the slowest by so many."""
+
+    def __init__(self) -> None:
+        self._ready: dict[int, Finished] = {}
+        self._next = 0
+
+    def put(self, place: int, finished: Finished) -> None:
+        """Take in what is ready."""
+        self._ready[place] = finished
+
+    def take(self) -> Finished | None:
+        """Return what is next, if it is ready."""
+        while self._next in self._ready:
+            finished = self._ready.pop(self._next)
+            self._next += 1
+            if finished.outcome is not None:
+                return finished
+        return None
+
+    def has_room(self, place: int) -> bool:
+        """Return whether there is room for what becomes of the input at ``place``."""
+        return place - self._next < _MOST_HELD

@@ -1,0 +1,168 @@
+"""One item, in a worker: take it, run it, record what became of it."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections import OrderedDict
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from mpcheckpoint._work.claims import TakenError, claim_payload, give_back, take
+from mpcheckpoint._work.outcomes import Result, outcome_payload
+from mpcheckpoint._work.runs import state_of
+from mpcheckpoint._work.workers import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._log.record_log import RecordLog
+    from mpcheckpoint._log.view import LogView
+    from mpcheckpoint._work.inputs import Input
+    from mpcheckpoint._work.runs import Run
+
+_MOST_LOGS = 8
+
+
+class Call(Protocol):
+    """What is done with an item."""
+
+    def __call__(self, item: Any, worker: Worker) -> Result | None:
+        """Return the result; None if the item was given up and is to be given back. Raises nothing but interrupts."""
+
+
+class CallFunction:
+    """Call a function of the user's."""
+
+    def __init__(self, function: Callable[[Any], object]) -> None:
+        self._function = function
+
+    def __call__(self, item: Any, worker: Worker) -> Result:
+        """Return what the function returned; an exception is a failure."""
+        del worker
+        try:
+            return Result(True, self._function(item))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's function raises is its outcome
+            return Result.of_exception(error)
+
+
+class Kind(Enum):
+    """What a worker says of an item it was given."""
+
+    RECORDED = "its outcome is in the log"
+    FOUND = "somebody else's outcome is in the log"
+    TAKEN = "another live worker has it"
+    GIVEN_BACK = "it was given up"
+    DIED = "the process that ran it has died"
+
+
+class Carried:
+    """An exception on its way to whom it concerns: None there if it could not be sent to another process."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        try:
+            return _unpacked, (pickle.dumps(self.error),)
+        except Exception:  # noqa: BLE001 - a class without a name, an open file in an attribute, anything
+            return _unpacked, (pickle.dumps(None),)
+
+
+def _unpacked(data: bytes) -> Carried:
+    try:
+        error = pickle.loads(data)
+    except Exception:  # noqa: BLE001 - a class that is not found here, a constructor that wants more, anything
+        error = None
+    return Carried(error if isinstance(error, BaseException) else None)
+
+
+class Report(NamedTuple):
+    """What a worker tells those who gave it an item; the outcome itself is in the log.
+
+    ``raised`` is what the item's function raised; ``cause`` is how the process that ran it has died.
+    """
+
+    kind: Kind
+    raised: Carried = Carried(None)
+    cause: str = ""
+
+
+class Plan(NamedTuple):
+    """All that a worker needs to know of a map. Pickles, if what it holds does."""
+
+    log: LogRef
+    run: Run
+    call: Call
+
+
+class LogRef:
+    """A log that is opened once in each process that it is sent to, however often it is sent."""
+
+    def __init__(self, log: RecordLog) -> None:
+        self.log = log
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, tuple(self.log.__reduce__()[:2])
+
+
+_logs: OrderedDict[Any, LogRef] = OrderedDict()
+
+
+def _opened(reopen: Callable[..., RecordLog], arguments: tuple[Any, ...]) -> LogRef:
+    known = (reopen, arguments)
+    if known not in _logs:
+        _logs[known] = LogRef(reopen(*arguments))
+        if len(_logs) > _MOST_LOGS:
+            _logs.popitem(last=False)
+    _logs.move_to_end(known)
+    return _logs[known]
+
+
+class DoneError(Exception):
+    """The object has an outcome already."""
+
+
+def perform(plan: Plan, entry: Input) -> Report:
+    """Take an item, run it, and return when its outcome is durable.
+
+    Claims and outcomes are decided under the append lock of the one log that holds both, so of all who try at once
+    one runs the item. Outcome and giving back are one batch.
+
+    Raises:
+        CheckpointError: the outcome could not be recorded; the item may run again.
+        KeyboardInterrupt: and other interrupts; the item was given back.
+    """
+    log = plan.log.log
+    directory = log.workers_directory
+
+    def judge(view: LogView) -> None:
+        if state_of(view, plan.run, entry.object_key, directory).outcome is not None:
+            raise DoneError
+
+    with Worker(directory) as worker:
+        try:
+            take(log, entry.object_key, worker, judge)
+        except DoneError:
+            return Report(Kind.FOUND)
+        except TakenError:
+            return Report(Kind.TAKEN)
+        try:
+            started_s = time.monotonic()
+            result = plan.call(entry.item, worker)
+            duration_s = time.monotonic() - started_s
+        except BaseException:
+            give_back(log, entry.object_key, worker)
+            raise
+        if result is None:
+            give_back(log, entry.object_key, worker)
+            return Report(Kind.GIVEN_BACK)
+        return _record(plan, entry, result, duration_s)
+
+
+def _record(plan: Plan, entry: Input, result: Result, duration_s: float) -> Report:
+    outcome, result = outcome_payload(plan.run.number, entry, result, duration_s)
+    plan.log.log.append_if(
+        [outcome, claim_payload(entry.object_key, None)], lambda _: None, durability="always"
+    )
+    return Report(Kind.RECORDED, Carried(result.exception))

@@ -1,0 +1,220 @@
+"""Worker processes of our own, one item at a time each.
+
+Rejected: ProcessPoolExecutor. When one of its processes dies it kills the others and fails everything given out, so
+that nobody can tell which item was to blame, and its processes cannot be stopped before they are done. Here a death
+costs the one item that ran in it, and is counted against that item.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+from multiprocessing import connection as connections
+from multiprocessing.util import Finalize
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mpcheckpoint._work.perform import Carried, Kind, Report, perform
+from mpcheckpoint.errors import CheckpointError, WorkerDiedError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import BaseContext
+
+    from mpcheckpoint._work.inputs import Input
+    from mpcheckpoint._work.perform import Plan
+
+_LOOK_S = 1.0
+_UNWIND_S = 2.0
+_TERMINATE_S = 5.0
+_SEND_LIMIT = 3
+_EXIT_PRIORITY = 10
+
+
+class _Hello(NamedTuple):
+    """The first message of a worker process: it has been able to start."""
+
+
+class _Trouble(NamedTuple):
+    """What kept a worker process from recording an outcome."""
+
+    carried: Carried
+    text: str
+
+
+class _Member:
+    """One worker process, seen from the one that started it."""
+
+    def __init__(self, process: Any, pipe: Connection) -> None:
+        self.process = process
+        self.pipe = pipe
+        self.entry: Input | None = None
+        self.has_started = False
+
+
+class ProcessCrew:
+    """Start worker processes as items come, up to ``jobs``, and start another one where one has died."""
+
+    def __init__(self, plan: Plan, jobs: int, context: BaseContext) -> None:
+        self._plan = plan
+        self._jobs = jobs
+        self._context: Any = context  # typeshed's common base class knows no Process
+        self._pid = os.getpid()
+        self._members: list[_Member] = []
+        # At exit multiprocessing waits for its children, which wait for us: they have to be let go before.
+        Finalize(self, _let_go, args=(self._members,), exitpriority=_EXIT_PRIORITY)
+
+    def has_room(self) -> bool:
+        """Return whether another item can be given out now."""
+        return sum(member.entry is not None for member in self._members) < self._jobs
+
+    def submit(self, entry: Input) -> None:
+        """Give out an item.
+
+        Raises:
+            WorkerDiedError: worker processes cannot be started.
+            And what pickling raises.
+        """
+        for _ in range(_SEND_LIMIT):
+            member = next((member for member in self._members if member.entry is None), None) or self._start()
+            try:
+                member.pipe.send(entry)
+            except (BrokenPipeError, ConnectionResetError):
+                self._bury(member)  # it died while it had nothing to do
+                continue
+            member.entry = entry
+            return
+        raise _cannot_start("it died before it was given anything")
+
+    def collect(self, timeout_s: float | None) -> list[tuple[Input, Report]]:
+        """Return reports as soon as there are any.
+
+        Raises:
+            WorkerDiedError: worker processes cannot be started.
+            CheckpointError: an outcome could not be recorded.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = _LOOK_S if deadline is None else deadline - time.monotonic()
+            busy = [member for member in self._members if member.entry is not None]
+            ready = connections.wait([member.pipe for member in busy], min(_LOOK_S, max(0.0, left_s)))
+            found = []
+            for member in busy:
+                # A process that died is missed by the pipe if something else inherited its other end.
+                if member.pipe in ready or not member.process.is_alive():
+                    found += self._heard(member)
+            if found or left_s <= 0:
+                return found
+
+    def stop(self, *, is_interrupted: bool) -> None:
+        """End all processes. What one of them runs is given back: a claim ends with its worker.
+
+        At a Ctrl-C the terminal has interrupted them, too; they get a moment to unwind. Then, or at once, they are
+        ended.
+        """
+        members = list(self._members)
+        _let_go(self._members)
+        if self._pid != os.getpid():
+            return  # a forked copy: they are not our children
+        try:
+            if is_interrupted:
+                _join(members, _UNWIND_S)
+            for member in members:
+                if member.entry is not None:
+                    member.process.terminate()
+            _join(members, _TERMINATE_S)
+        finally:
+            for member in members:
+                if member.process.is_alive():
+                    member.process.kill()
+                member.process.join()
+
+    def _start(self) -> _Member:
+        ours, theirs = self._context.Pipe()
+        # A forked child inherits our ends of the pipes: it has to close them, else nobody would notice our death.
+        is_fork = self._context.get_start_method() == "fork"
+        inherited = [*(member.pipe for member in self._members), ours] if is_fork else []
+        process = self._context.Process(
+            target=_serve, args=(theirs, self._plan, inherited), name="mpcheckpoint-map"
+        )
+        try:
+            process.start()
+        finally:
+            theirs.close()
+        member = _Member(process, ours)
+        self._members.append(member)
+        return member
+
+    def _heard(self, member: _Member) -> list[tuple[Input, Report]]:
+        entry = member.entry
+        assert entry is not None
+        try:
+            message = member.pipe.recv()
+        except (EOFError, OSError):
+            cause = self._bury(member)
+            if not member.has_started:
+                raise _cannot_start(cause) from None
+            return [(entry, Report(Kind.DIED, cause=cause))]
+        if isinstance(message, _Hello):
+            member.has_started = True
+            return []
+        member.entry = None
+        if isinstance(message, _Trouble):
+            raise message.carried.error or CheckpointError(
+                f"a worker process failed: {message.text}", reason="worker failed"
+            )
+        return [(entry, message)]
+
+    def _bury(self, member: _Member) -> str:
+        """Reap a dead process; return how it died."""
+        self._members.remove(member)
+        member.pipe.close()
+        member.process.join(_TERMINATE_S)
+        code = member.process.exitcode
+        if code is not None and code < 0:
+            return f"it was killed by signal {-code} ({signal.Signals(-code).name})"
+        return f"it ended with exit code {code}"
+
+
+def _serve(pipe: Connection, plan: Plan, inherited: list[Connection]) -> None:
+    """Work, in a process of its own, until there is nobody to work for."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for other in inherited:
+        other.close()
+    try:
+        pipe.send(_Hello())
+        while True:
+            pipe.send(_reported(plan, pipe.recv_bytes()))
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        return  # the other side is gone, or was interrupted as we were
+
+
+def _reported(plan: Plan, message: bytes) -> Report | _Trouble:
+    try:
+        return perform(plan, pickle.loads(message))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who gave us the item
+        return _Trouble(Carried(error), f"{type(error).__name__}: {error}")
+
+
+def _let_go(members: list[_Member]) -> None:
+    """Close the pipes: a process that has nothing to do ends, one that is at work ends when it is done."""
+    for member in members:
+        member.pipe.close()
+    members.clear()
+
+
+def _join(members: list[_Member], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    for member in members:
+        member.process.join(max(0.0, deadline - time.monotonic()))
+
+
+def _cannot_start(cause: str) -> WorkerDiedError:
+    return WorkerDiedError(
+        f"a worker process could not start: {cause}. With the start methods spawn and forkserver the main module is "
+        "imported anew, so what starts the map belongs under `if __name__ == '__main__':`",
+        reason="worker cannot start",
+    )

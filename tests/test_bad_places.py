@@ -1,0 +1,405 @@
+"""Places where no store can be, and files that are not what they should be: each its own clear error, nothing touched."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.nobody import give_to_nobody
+from support.verbs import assert_goes_on, become_a_new_process, bounded, inside, lock_file, log_file, tear, tree
+
+from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.control import encode_header
+from mpcheckpoint._storage import directory as directory_module
+from mpcheckpoint.errors import (
+    CheckpointError,
+    CorruptLogError,
+    FormatVersionError,
+    LockUnsupportedError,
+    LogNotFoundError,
+    NetworkFileSystemError,
+    NotAStoreError,
+    StoreAccessError,
+    StoreNotFoundError,
+    WrongLogError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def log(store: Path) -> Log:
+    """A log that holds the event 0 and is in use."""
+    log = Checkpoint(store).log("a")
+    log.append("x", 0)
+    return log
+
+
+@pytest.fixture(autouse=True)
+def _no_file_system_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the file system be tried by each test: the inode of a store that is gone may be the next one's."""
+    monkeypatch.setattr(directory_module, "_proven", set())
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A directory outside the store, with a file, neither of which anything may touch."""
+    directory = tmp_path / "outside"
+    directory.mkdir()
+    (directory / "file").write_bytes(b"precious")
+    return directory
+
+
+# --- where a store should stand ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["store", "store/.checkpoint", "store/deep/down"])
+def test_file_where_a_directory_should_be_is_named(tmp_path: Path, where: str) -> None:
+    file = tmp_path / where.removesuffix("/deep/down")
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"precious")
+    before = tree(tmp_path)
+
+    for options in ({}, {"create": False}, {"read_only": True}):
+        with pytest.raises(CheckpointError) as caught:
+            Checkpoint(tmp_path / where.removesuffix("/.checkpoint"), **options)
+        assert isinstance(caught.value, NotAStoreError), options
+        assert str(file) in str(caught.value)
+
+    assert tree(tmp_path) == before
+
+
+def test_symbolic_link_as_the_store_is_refused(log: Log, store: Path, tmp_path: Path) -> None:
+    inside(store).rename(tmp_path / "elsewhere")
+    inside(store).symlink_to(tmp_path / "elsewhere")
+    before = tree(tmp_path)
+
+    for options in ({}, {"create": False}, {"read_only": True}):
+        with pytest.raises(NotAStoreError, match="symbolic link"):
+            Checkpoint(store, **options)
+
+    assert tree(tmp_path) == before
+
+
+def test_store_reached_through_a_link_to_its_parent_is_the_same_store(log: Log, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(store)
+
+    Checkpoint(tmp_path / "link").log("a").append("x", 1)
+
+    assert log.events("x") == (0, 1)
+
+
+LINKED = ["a.jsonl", "a.lock", "logs", "store.lock", "quarantine", "a.poison", "b.jsonl"]
+
+
+@pytest.mark.parametrize("to", ["file", ".", "missing"])
+@pytest.mark.parametrize("name", LINKED)
+def test_symbolic_link_in_a_store_is_never_followed(
+    log: Log, store: Path, outside: Path, name: str, to: str
+) -> None:
+    tear(store)
+    path = inside(store, name)
+    if path.exists():
+        path.unlink()
+    path.symlink_to(outside / to)
+    become_a_new_process()
+    before = tree(outside)
+
+    for use in (use_log_a, use_log_b, use_recovery, use_reading):
+        try:
+            use(Checkpoint(store, lock_timeout_s=1))
+        except CheckpointError as error:
+            assert str(inside(store)) in str(error), "it says where"  # noqa: PT017
+
+    assert tree(outside) == before
+    assert path.is_symlink() or name == "a.poison"
+
+
+def use_log_a(checkpoint: Checkpoint) -> None:
+    checkpoint.log("a").append("x", 1)
+
+
+def use_log_b(checkpoint: Checkpoint) -> None:
+    checkpoint.log("b").append("x", 1)
+
+
+def use_recovery(checkpoint: Checkpoint) -> None:
+    checkpoint.log("a").recover()
+
+
+def use_reading(checkpoint: Checkpoint) -> None:
+    assert checkpoint["x"]
+    assert checkpoint.log("a").stats()
+
+
+@pytest.mark.guarantee(9)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.lock", "logs", "store.lock", "a.poison"])
+def test_directory_where_a_file_should_be_is_a_clear_error(log: Log, store: Path, name: str) -> None:
+    path = inside(store, name)
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    become_a_new_process()
+
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        use_log_a(Checkpoint(store))
+        use_log_b(Checkpoint(store))
+
+
+# --- logs that are not what they should be -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rest", [b"", b'["0000'])
+def test_log_of_a_newer_format_version_is_refused_and_untouched(log: Log, store: Path, rest: bytes) -> None:
+    newer = log_file(store).read_bytes().replace(b'"version":1', b'"version":2') + rest
+    log_file(store).write_bytes(newer)
+    become_a_new_process()
+
+    for attempt in (lambda: Checkpoint(store).log("a"), lambda: log.append("x", 1), lambda: Checkpoint(store)["x"]):
+        with pytest.raises(FormatVersionError, match=r"version 2.*newer release") as caught:
+            attempt()
+        assert caught.value.path == str(log_file(store))
+    assert log_file(store).read_bytes() == newer
+
+
+def test_log_copied_under_another_name_is_refused(log: Log, store: Path) -> None:
+    shutil.copy(log_file(store), log_file(store, "b"))
+    become_a_new_process()
+
+    for attempt in (lambda: Checkpoint(store).log("b"), lambda: Checkpoint(store)["x"], Checkpoint(store).logs):
+        with pytest.raises(WrongLogError, match=r"b\.jsonl holds the log 'a'"):
+            attempt()
+    assert Checkpoint(store, log_keys=["a"])["x"] == (0,)
+
+
+def test_log_whose_header_names_another_key_is_refused(log: Log, store: Path) -> None:
+    header, _ = encode_header("other", "0" * 32, 1, stamp_us=1)
+    log_file(store).write_bytes(header)
+
+    with pytest.raises(WrongLogError, match="'other'"):
+        Checkpoint(store).log("a")
+    assert log_file(store).read_bytes() == header
+
+
+@pytest.mark.guarantee(6)
+@pytest.mark.parametrize("content", [b"", b"\n", b"hello\n", bytes(4096), b"{}\n", b'["0000'])
+def test_log_without_a_header_is_corrupt_and_untouched(log: Log, store: Path, content: bytes) -> None:
+    log_file(store).write_bytes(content)
+    become_a_new_process()
+
+    for attempt in (lambda: Checkpoint(store).log("a"), lambda: Checkpoint(store)["x"], lambda: log.append("x", 1)):
+        with pytest.raises(CorruptLogError, match="at offset 0: expected") as caught:
+            attempt()
+        assert (caught.value.path, caught.value.offset) == (str(log_file(store)), 0)
+    assert log_file(store).read_bytes() == content
+
+
+def test_files_of_the_older_tool_are_named_and_left_alone(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inside(store).mkdir(parents=True)
+    older = inside(store, "photos1612345678")
+    older.write_text('{"photo123": "UPLOADED"}\n')
+
+    with caplog.at_level(logging.WARNING, logger="mpcheckpoint"):
+        checkpoint = Checkpoint(store)
+
+    assert "photos1612345678" in caplog.text
+    assert "older checkpoint tool" in caplog.text
+    assert "import" in caplog.text
+    checkpoint.log("photos").append("x", 1)
+    assert dict(checkpoint.items()) == {"x": (1,)}
+    assert older.read_text() == '{"photo123": "UPLOADED"}\n'
+
+
+@pytest.mark.guarantee(6)
+def test_strange_files_in_a_store_are_passed_over(log: Log, store: Path) -> None:
+    for name in ("notes.txt", "a.jsonl.bak", "a.jsonl~", ".hidden"):
+        inside(store, name).write_bytes(b"strange")
+    inside(store, "directory").mkdir()
+
+    assert_goes_on(log, [0])
+    assert Checkpoint(store).logs() == ["a"]
+    assert inside(store, "notes.txt").read_bytes() == b"strange"
+
+
+# --- file systems ------------------------------------------------------------------------------------------
+
+
+def test_network_file_system_is_refused_unless_asked_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "network_file_system", lambda path: "nfs4")
+    monkeypatch.delenv("MPCHECKPOINT_ALLOW_NETWORK", raising=False)
+
+    with pytest.raises(NetworkFileSystemError, match=r"nfs4.*MPCHECKPOINT_ALLOW_NETWORK"):
+        Checkpoint(store).log("a").append("x", 1)
+    assert list(inside(store).glob("*")) == []
+
+    monkeypatch.setenv("MPCHECKPOINT_ALLOW_NETWORK", "1")
+    Checkpoint(store).log("a").append("x", 1)
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.parametrize("error", [38, 37, 95])  # ENOSYS, ENOLCK, EOPNOTSUPP
+def test_file_system_without_locks_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(system.locks, "lock", refuse)
+    monkeypatch.setattr(system.locks, "try_lock", refuse)
+    monkeypatch.setattr(system, "lock", refuse)
+
+    with pytest.raises(LockUnsupportedError, match="keep the store"):
+        Checkpoint(store).log("a").append("x", 1)
+    assert list(inside(store).glob("*.jsonl")) == []
+    assert list(inside(store).glob("probe*")) == []
+
+
+@pytest.mark.guarantee(8)
+def test_file_system_whose_locks_do_nothing_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system.locks, "lock", lambda fd, timeout_s=None: True)
+    monkeypatch.setattr(system.locks, "try_lock", lambda fd: True)
+
+    with pytest.raises(LockUnsupportedError, match="two descriptors of one file"):
+        Checkpoint(store).log("a").append("x", 1)
+
+
+@pytest.mark.guarantee(8)
+def test_file_system_whose_locks_stop_at_the_process_is_refused(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system.locks, "_child_is_refused", lambda path: False)
+
+    with pytest.raises(LockUnsupportedError, match="another process was given"):
+        Checkpoint(store).log("a").append("x", 1)
+    assert directory_module._proven.isdisjoint({(os.stat(inside(store)).st_dev, os.stat(inside(store)).st_ino)})
+
+
+# --- permissions -------------------------------------------------------------------------------------------
+
+
+def attempt_as_nobody(function_name: str, store: Path) -> tuple[str, str]:
+    try:
+        {"open": Checkpoint, "append": lambda path: Checkpoint(path).log("a").append("x", 1)}[function_name](store)
+    except CheckpointError as error:
+        return type(error).__name__, str(error)
+    return "nothing", ""
+
+
+@pytest.mark.guarantee(9)
+@pytest.mark.parametrize("closed", ["parent", "store", "log"])
+def test_store_without_permission_to_write_is_a_clear_error(
+    public_tmp_path: Path, run_as_nobody: Callable[..., Any], closed: str
+) -> None:
+    store = public_tmp_path / "store"
+    if closed != "parent":
+        Checkpoint(store).log("a").append("x", 0)
+    if closed == "log":
+        give_to_nobody(public_tmp_path)
+        os.chown(log_file(store), 0, 0)
+    before = tree(public_tmp_path)
+
+    name, message = run_as_nobody(attempt_as_nobody, "append", store)
+
+    assert name == StoreAccessError.__name__
+    assert str(store) in message
+    assert "read_only=True" in message
+    if closed != "log":
+        assert tree(public_tmp_path) == before
+
+
+def read_as_nobody(store: Path) -> tuple[object, ...]:
+    return Checkpoint(store, read_only=True)["x"]
+
+
+def test_store_without_permission_to_write_is_read_by_read_only_handles(
+    public_tmp_path: Path, run_as_nobody: Callable[..., Any]
+) -> None:
+    Checkpoint(public_tmp_path / "store").log("a").append("x", 0)
+
+    assert run_as_nobody(read_as_nobody, public_tmp_path / "store") == (0,)
+
+
+# --- pulled away -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(9)
+@pytest.mark.parametrize("what", ["store", "log"])
+def test_store_removed_under_a_running_process_is_said_and_not_made_again(log: Log, store: Path, what: str) -> None:
+    checkpoint = Checkpoint(store)
+    assert checkpoint["x"] == (0,)
+    shutil.rmtree(store) if what == "store" else log_file(store).unlink()
+
+    for attempt in (
+        lambda: log.append("x", 1),
+        lambda: log.events("x"),
+        lambda: checkpoint["x"],
+        lambda: checkpoint.get("x"),
+        lambda: checkpoint.get("unknown", 5),
+        lambda: "x" in checkpoint,
+        log.flush,
+        log.recover,
+    ):
+        with pytest.raises((StoreNotFoundError, LogNotFoundError), match="no log|no store|removed"):
+            bounded(attempt)
+        assert not log_file(store).exists()
+        assert what == "log" or not store.exists()
+
+
+def test_lock_file_replaced_by_hand_still_keeps_writers_apart(log: Log, store: Path) -> None:
+    lock_file(store).unlink()
+    log.append("x", 1)
+    lock_file(store).unlink()
+    lock_file(store).touch()
+
+    assert_goes_on(log, [0, 1])
+
+
+def test_log_restored_from_a_copy_by_hand_is_loaded_anew(log: Log, store: Path) -> None:
+    shutil.copy(log_file(store), store / "copy")
+    log.append("x", 1)
+    checkpoint = Checkpoint(store)
+    assert checkpoint["x"] == (0, 1)
+
+    os.replace(store / "copy", log_file(store))
+
+    become_a_new_process()
+    assert Checkpoint(store)["x"] == (0,)
+    assert_goes_on(Checkpoint(store).log("a"), [0])
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"durability": each} for each in ("", "sometimes", "interval:0", "interval:x", "always ", None, 5, True)),
+        *({"lock_timeout_s": each} for each in (-1, -0.1, float("nan"), "5")),
+        *({"log_keys": each} for each in ("photos", 5, [5], [None], ["\ud800"])),
+    ],
+    ids=repr,
+)
+def test_option_that_makes_no_sense_is_refused_before_anything_is_made(store: Path, options: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        Checkpoint(store, **options)
+
+    assert not store.exists() or list(inside(store).glob("*.jsonl")) == []
+
+
+@pytest.mark.parametrize("durability", ["", "sometimes", "interval:-1", 5])
+def test_durability_of_an_append_that_makes_no_sense_is_refused(log: Log, durability: Any) -> None:
+    for attempt in (log.append, lambda *record, **options: log.append_many([record], **options)):
+        with pytest.raises(ValueError, match="durability"):
+            attempt("x", 1, durability=durability)
+
+    assert_goes_on(log, [0])

@@ -1,0 +1,447 @@
+"""Every shape of process: forked, spawned, pooled, pickled, with threads, with hooks and without."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import tally
+from support.processes import METHODS, call
+from support.verbs import Faults, become_a_new_process, bounded, inside, is_locked, lock_file, seen_anew, wait_until
+
+from mpcheckpoint import Checkpoint, Follower, Log
+from mpcheckpoint import _system as system
+from mpcheckpoint.errors import ClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+    from support.processes import Children
+
+pytestmark = pytest.mark.guarantee(7)
+
+START_METHODS = multiprocessing.get_all_start_methods()
+LOG = r"a\.jsonl$"
+EACH = 20
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def log(store: Path) -> Log:
+    """A log that holds the event 0 and is in use."""
+    log = Checkpoint(store).log("a")
+    log.append("x", 0)
+    return log
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
+    return Faults(monkeypatch)
+
+
+def append_each(handle: Log | Checkpoint, name: str) -> None:
+    """Append EACH events through a handle that came from elsewhere, and see each of them."""
+    log = handle.log("a") if isinstance(handle, Checkpoint) else handle
+    for number in range(EACH):
+        log.append(name, number)
+        assert log.count(name) == number + 1
+
+
+def append_in_pool(log: Log, number: int) -> int:
+    log.append("pool", number)
+    return os.getpid()
+
+
+# --- handles that cross ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", [Log, Checkpoint])
+def test_handle_used_on_both_sides_loses_nothing(
+    log: Log, store: Path, children: Children, method: str, kind: type
+) -> None:
+    checkpoint = Checkpoint(store)
+    handle = log if kind is Log else checkpoint
+    if kind is Checkpoint:
+        assert checkpoint["x"] == (0,)
+
+    for number in range(2):
+        children.start(append_each, handle, f"child {number}", method=method)
+    append_each(handle, "parent")
+    children.wait_all()
+
+    expected = {"x": (0,), **{f"child {number}": tuple(range(EACH)) for number in range(2)}, "parent": tuple(range(EACH))}
+    assert dict(checkpoint.items()) == expected
+    assert dict(Checkpoint(store, read_only=True).items()) == expected
+
+
+def test_pickled_checkpoint_keeps_its_settings_and_open_logs(store: Path) -> None:
+    checkpoint = Checkpoint(store, log_keys=["a"], durability="never", lock_timeout_s=3)
+    checkpoint.createCheckpointLog("b")
+
+    copy = pickle.loads(pickle.dumps(checkpoint))
+
+    assert copy.getCheckpointLogKeys() == ["a", "b"]
+    assert repr(copy) == repr(checkpoint)
+    copy.writeCheckpoint("b", "x", 1)
+    assert checkpoint["x"] == (1,)
+
+
+def test_pickled_checkpoint_that_released_a_log_does_not_open_it_again(store: Path) -> None:
+    checkpoint = Checkpoint(store, log_keys=["a", "b"])
+    checkpoint.writeCheckpoint("b", "x", 1)
+    checkpoint.releaseCheckpointLog("b")
+
+    copy = pickle.loads(pickle.dumps(checkpoint))
+
+    assert copy.getCheckpointLogKeys() == ["a"]
+    assert copy.getCheckpoints("x") == [1]
+
+
+def test_forked_checkpoint_keeps_its_open_logs(store: Path) -> None:
+    checkpoint = Checkpoint(store)
+    checkpoint.createCheckpointLog("b")
+    checkpoint.createCheckpointLog("a")
+
+    assert call(checkpoint.getCheckpointLogKeys, method="fork") == ["b", "a"]
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_pickled_log_is_a_handle_on_that_log_alone(log: Log, store: Path, create: bool) -> None:
+    Checkpoint(store).log("other").append("x", "other")
+    log = Checkpoint(store, create=create).log("a")
+
+    copy = pickle.loads(pickle.dumps(log))
+
+    assert copy.log_key == "a"
+    assert copy.events("x") == (0,)
+    copy.append("x", 1)
+    assert log.events("x") == (0, 1)
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_pool_of_any_kind_appends_through_one_handle(log: Log, method: str) -> None:
+    with multiprocessing.get_context(method).Pool(3) as pool:
+        pids = set(pool.starmap(append_in_pool, [(log, number) for number in range(30)], chunksize=1))
+        pool.close()
+        pool.join()
+
+    assert sorted(log.events("pool")) == list(range(30))
+    assert os.getpid() not in pids
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_executor_of_any_kind_appends_through_one_handle(log: Log, method: str) -> None:
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(3, mp_context=context) as executor:
+        # A bound method pickles with its log.
+        futures = [executor.submit(log.append, "pool", number) for number in range(30)]
+        positions = [future.result(60) for future in futures]
+
+    assert sorted(log.events("pool")) == list(range(30))
+    assert sorted(positions) == [record.position for record in log.read() if record.object_key == "pool"]
+
+
+def test_forks_of_forks_append_through_one_handle(log: Log) -> None:
+    call(append_and_fork, log, 5, method="fork")
+
+    assert log.events("x") == (0, 5, 4, 3, 2, 1)
+
+
+def append_and_fork(log: Log, generations: int) -> None:
+    log.append("x", generations)
+    if generations > 1:
+        call(append_and_fork, log, generations - 1, method="fork")
+    assert log.events("x")[1] == 5
+
+
+# --- threads and forks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.slow
+def test_forks_while_threads_append_and_read_never_hang(log: Log, store: Path, intensity: int) -> None:
+    is_over = threading.Event()
+    appended = [0, 0, 0, 0]
+
+    def append(index: int) -> None:
+        while not is_over.is_set():
+            log.append(f"thread {index}", appended[index])
+            appended[index] += 1
+
+    def read() -> None:
+        checkpoint = Checkpoint(store)
+        while not is_over.is_set():
+            assert checkpoint["x"][0] == log.events("x")[0] == 0
+
+    threads = [threading.Thread(target=append, args=(index,)) for index in range(4)]
+    threads.append(threading.Thread(target=read))
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(60 * intensity):
+            assert call(append_in_child, log, number, method="fork", timeout_s=20) == number
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join(30)
+
+    become_a_new_process()
+    assert log.events("x") == (0, *range(60 * intensity))
+    for index, count in enumerate(appended):
+        assert log.events(f"thread {index}") == tuple(range(count))
+        assert count > 0
+
+
+def append_in_child(log: Log, number: int) -> int:
+    log.append("x", number)
+    return int(log.events("x")[-1])
+
+
+def holding_the_lock(log: Log, faults: Faults) -> tuple[threading.Thread, threading.Event]:
+    """Have a thread stand still inside an append; it goes on when the event is set."""
+    may_go_on, is_inside = threading.Event(), threading.Event()
+
+    def stand_still(real: Callable[..., int], *args: Any) -> int:
+        is_inside.set()
+        may_go_on.wait(60)
+        return real(*args)
+
+    faults.act("write_at", stand_still, on=LOG)
+    thread = threading.Thread(target=log.append, args=("x", "slow"))
+    thread.start()
+    assert is_inside.wait(20)
+    return thread, may_go_on
+
+
+@pytest.mark.guarantee(8)
+def test_child_forked_inside_an_append_neither_frees_nor_keeps_the_lock(
+    log: Log, store: Path, faults: Faults, children: Children
+) -> None:
+    thread, may_go_on = holding_the_lock(log, faults)
+
+    child = children.start(use_and_leave, store, method="fork")
+    assert child.wait() == 0
+    assert is_locked(lock_file(store))
+    staying = children.start(signal.pause, method="fork")
+    assert is_locked(lock_file(store))
+
+    may_go_on.set()
+    thread.join(20)
+    wait_until(lambda: not is_locked(lock_file(store)), "the lock is free though a child lives", 5)
+    staying.kill()
+    assert log.events("x") == (0, "slow")
+
+
+def use_and_leave(store: Path) -> None:
+    assert Checkpoint(store)["x"] == (0,)
+    Checkpoint(store, lock_timeout_s=0).log("b").append("x", 1)
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.parametrize("lock_of", ["the log", "the store"])
+def test_lock_of_a_parent_that_is_killed_while_its_child_lives_is_free(
+    log: Log, store: Path, children: Children, acknowledgements: AcknowledgementJournal, lock_of: str
+) -> None:
+    hold = hold_and_fork if lock_of == "the log" else create_and_fork
+    parent = children.start(hold, store, acknowledgements.writer, method="fork")
+    ((child,),) = acknowledgements.wait_for(1)
+
+    parent.kill()
+    tally.add("kills")
+
+    assert os.path.exists(f"/proc/{child}")
+    impatient = Checkpoint(store, lock_timeout_s=5)
+    impatient.log("a").append("x", 1)
+    impatient.log("new").append("x", 2)
+    assert impatient["x"] == (0, 1, 2)
+
+
+def hold_and_fork(store: Path, writer: AcknowledgementWriter) -> None:
+    """Stand still inside an append, with a child; acknowledges the child."""
+    with pytest.MonkeyPatch.context() as patches:
+        holding_the_lock(Checkpoint(store).log("a"), Faults(patches))
+        fork_and_stay(writer)
+
+
+def create_and_fork(store: Path, writer: AcknowledgementWriter) -> None:
+    """Stand still while creating a log, with a child; acknowledges the child."""
+    is_inside = threading.Event()
+
+    def stand_still(*_: object) -> None:
+        is_inside.set()
+        threading.Event().wait()
+
+    with pytest.MonkeyPatch.context() as patches:
+        Faults(patches).act("publish", stand_still)
+        threading.Thread(target=Checkpoint(store).log, args=("never there",), daemon=True).start()
+        assert is_inside.wait(20)
+        fork_and_stay(writer)
+
+
+def fork_and_stay(writer: AcknowledgementWriter) -> None:
+    child = os.fork()
+    if child == 0:
+        writer.acknowledge(os.getpid())
+    while True:
+        signal.pause()
+
+
+# --- forks without hooks -----------------------------------------------------------------------------------
+
+
+def test_fork_that_runs_no_hooks_is_noticed(log: Log, store: Path) -> None:
+    exit_code = call(fork_by_the_c_library, log, store)
+
+    assert exit_code == 0
+    assert log.events("x") == (0, "parent", "child", "parent again")
+
+
+def fork_by_the_c_library(log: Log, store: Path) -> int:
+    """Fork as a C extension does, use the same handles in the child, and return its exit code."""
+    checkpoint = Checkpoint(store)
+    follower = log.follow(idle_timeout_s=5)
+    log.append("x", "parent")
+    assert checkpoint["x"] == (0, "parent")
+    assert next(follower).event == 0
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        os._exit(_use_inherited(log, checkpoint, follower))
+    _, status = os.waitpid(child, 0)
+    log.append("x", "parent again")
+    return os.waitstatus_to_exitcode(status)
+
+
+def _use_inherited(log: Log, checkpoint: Checkpoint, follower: Follower) -> int:
+    log.append("x", "child")
+    is_seen = checkpoint["x"] == log.events("x") == (0, "parent", "child")
+    is_followed = [next(follower).event, next(follower).event] == ["parent", "child"]
+    return 0 if is_seen and is_followed else 1
+
+
+# --- transactions, followers, intervals ----------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(2)
+def test_transaction_open_at_a_fork_is_void_in_the_child_and_lands_in_the_parent(log: Log) -> None:
+    with log.transaction() as transaction:
+        transaction.append("x", transaction.events("x")[-1] + 1)
+        assert call(try_in_child, transaction, method="fork") == ["append", "events", "end"]
+        transaction.append("x", "more")
+
+    assert log.events("x") == (0, 1, "more")
+
+
+def try_in_child(transaction: Any) -> list[str]:
+    refused = []
+    for name, attempt in {
+        "append": lambda: transaction.append("x", "child"),
+        "events": lambda: transaction.events("x"),
+        "end": lambda: transaction.__exit__(None, None, None),
+    }.items():
+        try:
+            attempt()
+        except ClosedError:
+            refused.append(name)
+    return refused
+
+
+@pytest.mark.parametrize("of", ["log", "checkpoint"])
+def test_follower_open_at_a_fork_goes_on_on_both_sides(log: Log, store: Path, of: str) -> None:
+    log.append("x", 1)
+    follower = log.follow(idle_timeout_s=5) if of == "log" else Checkpoint(store).follow(idle_timeout_s=5)
+    assert next(follower).event == 0
+
+    assert call(follow_in_child, follower, log, method="fork") == [1, "child", "child again"]
+    assert [next(follower).event for _ in range(3)] == [1, "child", "child again"]
+
+
+def follow_in_child(follower: Follower, log: Log) -> list[object]:
+    log.append("x", "child")
+    log.append("x", "child again")
+    return [next(follower).event for _ in range(3)]
+
+
+def test_follower_that_waits_in_another_thread_at_a_fork_waits_on(log: Log) -> None:
+    follower = log.follow("end")
+    seen: list[object] = []
+    thread = threading.Thread(target=lambda: seen.append(next(follower).event), daemon=True)
+    thread.start()
+
+    assert call(log.append, "x", 1, method="fork") is not None
+
+    thread.join(20)
+    assert seen == [1]
+
+
+def test_follower_closed_before_a_fork_is_closed_in_the_child(log: Log) -> None:
+    follower = log.follow()
+    follower.close()
+
+    assert call(list, follower, method="fork", timeout_s=10) == []
+
+
+def test_fork_with_a_follower_of_a_log_that_is_gone_harms_no_other_handle(log: Log, store: Path) -> None:
+    other = Checkpoint(store).log("other")
+    followers = [each.follow(idle_timeout_s=0) for each in (log, other) for _ in range(3)]
+    assert [next(follower, None) for follower in followers[:3]]
+    inside(store, "a.jsonl").unlink()
+
+    become_a_new_process()  # runs what the fork hook runs, where an exception would only be printed
+    assert call(other.append, "x", 1, method="fork") is not None
+    assert [record.event for record in other.read()] == [1]
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.parametrize("method", START_METHODS)
+def test_interval_appends_of_a_child_are_synced_when_it_exits(
+    store: Path, acknowledgements: AcknowledgementJournal, children: Children, method: str
+) -> None:
+    with Checkpoint(store, durability="interval:600000") as checkpoint:
+        log = checkpoint.log("a")
+        log.append("x", "parent")
+        children.start(append_and_watch_syncs, log, acknowledgements.writer, method=method)
+        children.wait_all()
+
+    assert [what for what, _ in acknowledgements.acknowledged()] == ["appended", "synced"]
+    assert seen_anew(log) == ["parent", "child"]
+
+
+def append_and_watch_syncs(log: Log, writer: AcknowledgementWriter) -> None:
+    log.append("x", "child")
+    real = system.sync_data
+
+    def sync(fd: int) -> None:
+        real(fd)
+        writer.acknowledge("synced", fd)
+
+    system.sync_data = sync
+    writer.acknowledge("appended", 0)
+
+
+@pytest.mark.guarantee(1)
+def test_interval_thread_starts_anew_in_a_child(store: Path) -> None:
+    log = Checkpoint(store, durability="interval:20").log("a")
+    log.append("x", "parent")
+
+    assert bounded(call, sync_in_background, log) > 0
+
+
+def sync_in_background(log: Log) -> int:
+    before = log.append("x", "first") and log.stats()["syncs"]
+    log.append("x", "child")
+    wait_until(lambda: log.stats()["syncs"] != before, "the interval thread has synced")
+    return int(str(log.stats()["syncs"])) - int(str(before))

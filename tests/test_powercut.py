@@ -1,0 +1,299 @@
+"""Loss of power, real and modelled: what was acknowledged before it is there after it, and the log goes on.
+
+The real cuts shut a file system down under processes that append. The modelled ones remember what each sync made durable
+and build, for every sync there is, the stores that a cut right before it could leave: with what was not synced gone, kept,
+or kept but for its first block.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import tally
+from support.durable import KEPT, LOST, WITH_A_HOLE, DurableModel
+from support.processes import call
+from support.verbs import Faults, assert_goes_on, become_a_new_process, log_file, seeded, tear, wait_until
+
+from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import _system as system
+from mpcheckpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+    from support.loopback import LoopFileSystem
+    from support.processes import Children
+
+pytestmark = [pytest.mark.guarantee(1), pytest.mark.guarantee(2)]
+
+LOG_KEYS = ("a", "b")
+
+
+# --- writers, which end when the power is gone -----------------------------------------------------------------
+
+
+def append_until_the_power_is_gone(store: Path, name: str, writer: AcknowledgementWriter) -> None:
+    """Append single events and batches in turn; acknowledge each with how it was to be durable."""
+    chance = seeded(name)
+    try:
+        checkpoint = Checkpoint(store)
+        logs = [checkpoint.log(log_key) for log_key in LOG_KEYS]
+        number = 0
+        while True:
+            log = chance.choice(logs)
+            durability = chance.choice(["always", "always", "never"])
+            events = [[name, number, part, "x" * chance.choice((1, 100, 9000))] for part in range(chance.choice((1, 1, 3)))]
+            log.append_many([(name, event) for event in events], durability=durability)
+            writer.acknowledge(name, number, len(events), log.log_key, durability)
+            number += 1
+    except CheckpointError:
+        pass  # the power is gone
+
+
+def create_until_the_power_is_gone(store: Path, name: str, writer: AcknowledgementWriter) -> None:
+    """Create logs, append one event to each, and acknowledge both."""
+    try:
+        checkpoint = Checkpoint(store)
+        number = 0
+        while True:
+            log = checkpoint.log(f"{name} {number}")
+            writer.acknowledge(log.log_key, 0)
+            log.append("x", number)
+            writer.acknowledge(log.log_key, 1)
+            number += 1
+    except CheckpointError:
+        pass
+
+
+def recover_until_the_power_is_gone(store: Path, name: str, writer: AcknowledgementWriter) -> None:
+    """Append to a log and give it another generation, in turn."""
+    try:
+        log = Checkpoint(store).log("a")
+        number = 0
+        while True:
+            log.append("x", number)
+            writer.acknowledge(number)
+            if number % 3 == 0:
+                log.recover()
+            number += 1
+    except CheckpointError:
+        pass
+
+
+def cut_power_while(
+    work: Callable[..., None],
+    store: Path,
+    writers: int,
+    disk: LoopFileSystem,
+    journal: AcknowledgementJournal,
+    children: Children,
+) -> list[tuple[Any, ...]]:
+    """Let writers work, cut the power under them, and return what they had acknowledged before; the disk is back then."""
+    chance = seeded(f"cut {len(journal.acknowledged())}")
+    before = len(journal.acknowledged())
+    started = [
+        children.start(work, store, f"{before} writer {number}", journal.writer, method="fork")
+        for number in range(writers)
+    ]
+    journal.wait_for(before + chance.randint(20, 60))
+    acknowledged = journal.acknowledged()
+    disk.cut_power()
+    for child in started:
+        assert child.wait() == 0
+    disk.restore()
+    return acknowledged
+
+
+# --- real cuts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_power_cut_under_writers_loses_nothing_acknowledged_durable(
+    loop_file_system: LoopFileSystem,
+    acknowledgements: AcknowledgementJournal,
+    children: Children,
+    intensity: int,
+) -> None:
+    store = loop_file_system.mountpoint / "store"
+    work = append_until_the_power_is_gone
+    for _ in range(6 * intensity):
+        acknowledged = cut_power_while(work, store, 3, loop_file_system, acknowledgements, children)
+
+        # In processes of their own: whoever has a file open on it is in the way of the next cut.
+        call(verify_events, store, acknowledged, method="fork")
+        call(append_by_a_new_process, store, LOG_KEYS, method="fork")
+
+
+def verify_events(store: Path, acknowledged: list[tuple[Any, ...]]) -> None:
+    checkpoint = Checkpoint(store, read_only=True)
+    found = {log_key: parts_found(checkpoint.log(log_key)) for log_key in checkpoint.logs()}
+    for name, number, parts, log_key, durability in acknowledged:
+        if durability == "always":
+            assert found[log_key][name, number] == list(range(parts)), (name, number)
+    for log_key, steps in found.items():
+        assert all(parts == list(range(len(parts))) for parts in steps.values()), log_key
+
+
+def parts_found(log: Log) -> dict[tuple[str, int], list[int]]:
+    parts: dict[tuple[str, int], list[int]] = {}
+    for record in log.read():
+        if record.object_key != "end":
+            name, number, part, _ = record.event
+            parts.setdefault((name, number), []).append(part)
+    return parts
+
+
+def append_by_a_new_process(store: Path, log_keys: tuple[str, ...]) -> None:
+    checkpoint = Checkpoint(store)
+    for log_key in log_keys:
+        log = checkpoint.log(log_key)
+        before = log.count("end")
+        log.append("end", before)
+        assert log.events("end") == tuple(range(before + 1))
+
+
+@pytest.mark.slow
+def test_power_cut_under_creators_loses_no_log_that_was_acknowledged(
+    loop_file_system: LoopFileSystem,
+    acknowledgements: AcknowledgementJournal,
+    children: Children,
+    intensity: int,
+) -> None:
+    # Below directories that are new themselves: their names have to survive too.
+    for number in range(3 * intensity):
+        store = loop_file_system.mountpoint / f"new{number}" / "deep" / "store"
+        work = create_until_the_power_is_gone
+        before = len(acknowledgements.acknowledged())
+        acknowledged = cut_power_while(work, store, 2, loop_file_system, acknowledgements, children)
+
+        call(verify_logs, store, acknowledged[before:], method="fork")
+
+
+def verify_logs(store: Path, acknowledged: list[tuple[str, int]]) -> None:
+    checkpoint = Checkpoint(store)
+    last = Counter({log_key: events for log_key, events in acknowledged})
+    assert set(last) <= set(checkpoint.logs())
+    for log_key, events in last.items():
+        assert checkpoint.log(log_key).count("x") >= events
+    append_by_a_new_process(store, tuple(checkpoint.logs()))
+
+
+@pytest.mark.slow
+@pytest.mark.guarantee(9)
+def test_power_cut_under_recoveries_leaves_one_whole_generation(
+    loop_file_system: LoopFileSystem,
+    acknowledgements: AcknowledgementJournal,
+    children: Children,
+    intensity: int,
+) -> None:
+    for number in range(2 * intensity):
+        store = loop_file_system.mountpoint / f"store{number}"
+        work = recover_until_the_power_is_gone
+        before = len(acknowledgements.acknowledged())
+        acknowledged = cut_power_while(work, store, 1, loop_file_system, acknowledgements, children)
+
+        call(verify_counting, store, len(acknowledged) - before, method="fork")
+
+
+def verify_counting(store: Path, acknowledged: int) -> None:
+    events = Checkpoint(store).log("a").events("x")
+    assert events == tuple(range(len(events)))
+    assert len(events) >= acknowledged
+    append_by_a_new_process(store, ("a",))
+
+
+# --- modelled cuts: at every sync there is ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unsynced", [LOST, KEPT, WITH_A_HOLE])
+def test_power_cut_before_any_sync_loses_nothing_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsynced: str
+) -> None:
+    number, was_cut = 0, True
+    while was_cut:
+        number += 1
+        place = tmp_path / f"{number}"
+        place.mkdir()
+        with monkeypatch.context() as patches:
+            model = DurableModel(patches, place, cut_at=number)
+            acknowledged = live_an_eventful_life(place / "store", model)
+        was_cut = model.is_cut
+        become_a_new_process()
+        after = tmp_path / f"{number} after"
+        model.build(after, unsynced)
+        if not was_cut:
+            assert acknowledged
+        if acknowledged:
+            verify_after_modelled_cut(after / "store", acknowledged)
+        tally.add("power cuts in the model", int(was_cut))
+    assert number > 15
+
+
+def live_an_eventful_life(store: Path, model: DurableModel) -> list[str]:
+    """Append by several processes, durably and not, through torn ends and a recovery; return what was acknowledged."""
+    acknowledged: list[str] = []
+
+    def append(event: str, durability: str = "always") -> None:
+        log = Checkpoint(store).log("a")
+        log.append_many([("x", event + part + "." * 3000) for part in "bc"], durability=durability)
+        if durability == "always" and not model.is_cut:
+            acknowledged.extend(event + part for part in "bc")
+
+    append("0")
+    append("1")
+    append("2", "never")
+    become_a_new_process()
+    append("3", "never")
+    append("4")
+    tear(store)
+    become_a_new_process()
+    append("5", "never")
+    append("6", "never")
+    Checkpoint(store).log("a").recover()
+    append("7")
+    tear(store)
+    append("8")
+    append("9", "never")
+    become_a_new_process()
+    append("10")
+    return acknowledged
+
+
+def verify_after_modelled_cut(store: Path, acknowledged: list[str]) -> None:
+    found = [event.rstrip(".") for event in Checkpoint(store, read_only=True).log("a").events("x")]
+    assert [event for event in found if event in acknowledged] == acknowledged
+    assert [event[:-1] for event in found if event[-1] == "b"] == [event[:-1] for event in found if event[-1] == "c"]
+    log = Checkpoint(store).log("a")
+    assert_goes_on(log, list(log.events("x")))
+
+
+def test_handle_closed_has_synced_every_log_of_the_interval_setting_however_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint(tmp_path / "store", durability="interval:600000")
+    logs = [checkpoint.log(f"{number}") for number in range(60)]
+    for log in logs:
+        log.append("x", "first use")
+        log.append("x", "last")
+    syncs = Faults(monkeypatch).watch("sync_data", on=r"\.jsonl$")
+
+    checkpoint.close()
+
+    assert syncs.seen >= len(logs)
+
+
+def test_model_of_a_cut_that_is_told_lies_finds_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The control: a sync that does nothing must be found out.
+    model = DurableModel(monkeypatch, tmp_path / "life", cut_at=1000)
+    (tmp_path / "life").mkdir()
+    monkeypatch.setattr(system, "sync_data", lambda fd: None)
+    Checkpoint(tmp_path / "life" / "store").log("a").append("x", 1)
+
+    model.build(tmp_path / "after", LOST)
+
+    assert log_file(tmp_path / "after" / "store").read_bytes() == b""
