@@ -128,6 +128,11 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             views = self._views()
             return Snapshot({key: merged(views, key) for key in ordered_object_keys(views)})
 
+    # Mapping's own would take a log that is gone, a KeyError too, for an object that is not there.
+    def get(self, object_key: str, default: Any = None) -> Any:
+        """Return the events of an object over all logs, or ``default`` if it is unknown."""
+        return self._events(object_key) or default
+
     # Mapping's own would look up one object after the other, each at another moment.
     def items(self) -> ItemsView[str, tuple[Any, ...]]:
         """Return the items of one refreshed cut."""
@@ -208,6 +213,9 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
 
 def _reopen(settings: Settings, open_keys: tuple[str, ...]) -> Checkpoint:
     checkpoint = Checkpoint(**settings._asdict())
+    for log_key in checkpoint.getCheckpointLogKeys():
+        if log_key not in open_keys:  # released before it was pickled; its state stays in the view
+            checkpoint.releaseCheckpointLog(log_key)
     for log_key in open_keys:
         checkpoint.createCheckpointLog(log_key)
     return checkpoint

@@ -138,6 +138,8 @@ class Log(RecordLog):
             raise ValueError(
                 "executor and mp_context exclude each other: an executor has its own way to start"
             )
+        if not _is_text(version):
+            raise ValueError(f"version is a str that UTF-8 can hold, not {version!r}")
         if jobs is not None and (type(jobs) is not int or jobs < 1):
             raise ValueError(f"jobs is a number of workers, at least 1, or None, not {jobs!r}")
         run = join_run(self, version, rerun=rerun, retry_failed=retry_failed)
@@ -165,3 +167,7 @@ class Log(RecordLog):
 
 def _reopen(settings: Settings, log_key: str) -> Log:
     return Log(Session(settings), log_key)
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str and value.encode("utf-8", "replace").decode() == value

@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import tally
-from support.processes import METHODS, call
-from support.verbs import Faults, become_a_new_process, inside, tree
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
@@ -20,6 +17,9 @@ from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint._system import workers as system_workers
 from mpcheckpoint._work import workers
 from mpcheckpoint.errors import InvalidKeyError, NotAStoreError, ReadOnlyError
+from support import tally
+from support.processes import METHODS, call
+from support.verbs import Faults, become_a_new_process, inside, tree
 
 if TYPE_CHECKING:
     from support.acknowledgements import AcknowledgementJournal, AcknowledgementWriter

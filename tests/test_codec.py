@@ -19,16 +19,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._format import codec
 from mpcheckpoint._format.codec import (
-    MAX_DEPTH,
+    MAX_DIGITS,
     decode_event,
     encode_event,
     encode_key,
     encode_payload,
     record_id_of,
 )
-from mpcheckpoint._format.frame import MAX_BATCH_BYTES, MAX_LINE_BYTES, encode_line, line_bytes_bound
+from mpcheckpoint._format.frame import (
+    MAX_BATCH_BYTES,
+    MAX_DEPTH,
+    MAX_LINE_BYTES,
+    encode_line,
+    line_bytes_bound,
+)
 from mpcheckpoint.errors import CheckpointError, InvalidEventError, InvalidKeyError, LimitExceededError
 
 if TYPE_CHECKING:
@@ -61,7 +66,7 @@ class Items(list[Any]):
     pass
 
 
-Pair = namedtuple("Pair", "left right")  # noqa: PYI024
+Pair = namedtuple("Pair", "left right")
 
 
 def nested(depth: int, leaf: object = 1, *, in_dict: bool = False) -> Any:
@@ -95,7 +100,8 @@ KEPT = [
     -(2**64) - 1,
     2**70,
     -(2**70),
-    10**600,
+    10**MAX_DIGITS - 1,
+    -(10**MAX_DIGITS) + 1,
     0.0,
     -0.0,
     1.0,
@@ -109,7 +115,7 @@ KEPT = [
     "",
     "\0",
     "a\0b",
-    "\n\r\t\b\f\"\\/",
+    '\n\r\t\b\f"\\/',
     "\u2028\u2029\x7f\x80\ufeff\ufffe\uffff",
     "\U0001f600",
     "e\u0301 \u00e9",
@@ -183,6 +189,8 @@ REFUSED = [
     nested(MAX_DEPTH + 1, in_dict=True),
     nested(100_000),
     *holding_itself(),
+    10**MAX_DIGITS,
+    -(10**MAX_DIGITS),
     10**5_000,
     -(10**5_000),
     [10**5_000],
@@ -252,9 +260,11 @@ odd_values = st.recursive(
     | st.binary()
     | st.just(Color.RED)
     | st.builds(Text, st.text()),
-    lambda inner: st.lists(inner)
-    | st.tuples(inner)
-    | st.dictionaries(st.text() | st.integers() | st.booleans() | st.none(), inner),
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner)
+        | st.dictionaries(st.text() | st.integers() | st.booleans() | st.none(), inner)
+    ),
     max_leaves=10,
 )
 
@@ -327,7 +337,9 @@ def test_object_key_of_any_text_comes_back_the_same(object_key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "object_key", [None, 5, 1.5, True, b"a", ("a",), ["a"], Text("a"), Flavor.SOUR, "\ud800", "a\udfff"], ids=described
+    "object_key",
+    [None, 5, 1.5, True, b"a", ("a",), ["a"], Text("a"), Flavor.SOUR, "\ud800", "a\udfff"],
+    ids=described,
 )
 def test_object_key_that_is_no_text_is_refused(object_key: Any) -> None:
     with pytest.raises(InvalidKeyError):
@@ -388,7 +400,22 @@ def test_store_keeps_every_json_value_for_every_reader(tmp_path: Path) -> None:
 
 
 def test_store_keeps_odd_object_keys_apart(tmp_path: Path) -> None:
-    keys = ["", "a", "A", " a", "\0", "../../x", "\u00e9", "e\u0301", "x" * 5_000, "store", ".", "null", "0", '["'] 
+    keys = [
+        "",
+        "a",
+        "A",
+        " a",
+        "\0",
+        "../../x",
+        "\u00e9",
+        "e\u0301",
+        "x" * 5_000,
+        "store",
+        ".",
+        "null",
+        "0",
+        '["',
+    ]
     with Checkpoint(tmp_path) as checkpoint:
         checkpoint.log("k").append_many(list(zip(keys, range(len(keys)), strict=True)))
     with Checkpoint(tmp_path, read_only=True) as checkpoint:
@@ -405,7 +432,7 @@ def test_store_refuses_what_json_would_change_and_stays_as_it_was(tmp_path: Path
             log.append("a", event)
         with pytest.raises(InvalidEventError):
             log.append_many([("a", 2), ("a", event)])
-        with pytest.raises(InvalidEventError), log.transaction() as transaction:
+        with pytest.raises(InvalidEventError), log.transaction() as transaction:  # noqa: PT012  # all or nothing
             transaction.append("a", 2)
             transaction.append("a", event)
         assert (tmp_path / ".checkpoint" / "k.jsonl").read_bytes() == before
@@ -443,4 +470,3 @@ def test_store_refuses_a_batch_above_the_limit(tmp_path: Path, monkeypatch: pyte
 def test_refusals_leave_through_the_one_root() -> None:
     for refused in (InvalidEventError, InvalidKeyError, LimitExceededError):
         assert issubclass(refused, CheckpointError)
-    assert codec.MAX_DEPTH == 128

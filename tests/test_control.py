@@ -61,7 +61,9 @@ def line_of(payload: Payload) -> Line:
     previous=st.lists(st.uuids().map(lambda uuid: uuid.hex), max_size=3),
     behind=st.binary(max_size=50),
 )
-def test_header_of_any_log_key_comes_back_as_written(log_key: str, previous: list[str], behind: bytes) -> None:
+def test_header_of_any_log_key_comes_back_as_written(
+    log_key: str, previous: list[str], behind: bytes
+) -> None:
     data, end = encode_header(log_key, GENERATION, 1_000_000, stamp_us=999, previous=tuple(previous))
 
     assert parse_header(data + behind) == Header(log_key, GENERATION, 1_000_000, tuple(previous), end)
@@ -96,7 +98,9 @@ def test_header_of_another_version_is_named_as_such(version: object) -> None:
 
 def test_header_of_a_version_framed_in_another_way_is_named_as_such() -> None:
     assert parse_header(b'{"format":"mpcheckpoint","version":3}\n\0\0\0') == UnknownVersion(3)
-    assert parse_header(b'["mp",{"version":2,"format":"mpcheckpoint","more":[]},"crc32c"]\n') == UnknownVersion(2)
+    assert parse_header(
+        b'["mp",{"version":2,"format":"mpcheckpoint","more":[]},"crc32c"]\n'
+    ) == UnknownVersion(2)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,7 @@ def test_header_of_a_log_key_of_any_length_is_readable_or_refused(tmp_path: Any,
             checkpoint.log(log_key).append("a", 1)
     except CheckpointError as error:
         assert length > 30_000, error  # noqa: PT017  # refusing is one of the two right answers
-        assert not list((tmp_path / ".checkpoint").glob("*.jsonl"))  # noqa: PT017
+        assert not list((tmp_path / ".checkpoint").glob("*.jsonl"))
     else:
         with Checkpoint(tmp_path, read_only=True) as checkpoint:
             assert checkpoint.logs() == [log_key]
@@ -167,7 +171,9 @@ def test_control_line_unknown_and_not_ignorable_is_refused() -> None:
         control_name(line_of(control_payload("merged", ignorable=False)))
 
 
-@pytest.mark.parametrize("event", [b"null", b"5", b"[]", b"{}", b'{"control":5}', b'{"control":"x","ignorable":"yes"}'])
+@pytest.mark.parametrize(
+    "event", [b"null", b"5", b"[]", b"{}", b'{"control":5}', b'{"control":"x","ignorable":"yes"}']
+)
 def test_control_line_that_names_nothing_is_refused(event: bytes) -> None:
     with pytest.raises(UnknownControlError):
         control_name(line_of(Payload(b"null", event)))

@@ -30,7 +30,8 @@ LIMITS = {
     "longest line, in bytes": frame.MAX_LINE_BYTES,
     "longest batch, in bytes": frame.MAX_BATCH_BYTES,
     "longest header, in bytes": control.MAX_HEADER_BYTES,
-    "deepest nesting of an event": codec.MAX_DEPTH,
+    "deepest nesting of an event": frame.MAX_DEPTH,
+    "digits of an integer in an event": codec.MAX_DIGITS,
     "highest stamp": frame.MAX_STAMP_US,
     "closing bytes of a line": frame.CLOSING_BYTES,
     "opening bytes of a line, its length included": frame.LENGTH_END,
@@ -48,7 +49,8 @@ def tables(heading: str) -> list[list[list[str]]]:
     """Return the cells of every table whose first row is ``heading``."""
     found = re.findall(rf"^{re.escape(heading)}\n\|[-|]+\n((?:\|.*\n)+)", DOCUMENT, re.MULTILINE)
     return [
-        [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows.splitlines()] for rows in found
+        [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows.splitlines()]
+        for rows in found
     ]
 
 
@@ -94,7 +96,9 @@ def test_control_lines_of_a_generation_in_the_document_are_those_of_the_code() -
 
 
 def test_field_table_in_the_document_names_the_fields_in_their_order() -> None:
-    line, _ = frame.encode_line(frame.Payload(b'"k"', b"1", b'{"id":"i"}'), stamp_us=5, durable=0, more=0, crc=0)
+    line, _ = frame.encode_line(
+        frame.Payload(b'"k"', b"1", b'{"id":"i"}'), stamp_us=5, durable=0, more=0, crc=0
+    )
     values = dict(zip((row[1] for row in table("| # | field | rules |")), json.loads(line), strict=True))
 
     assert values == {
@@ -142,8 +146,13 @@ def test_small_log_of_the_document_is_what_the_code_writes() -> None:
     )
     first, second, third = found.lines
     for batch in ([first], [second, third]):
-        payloads = [codec.encode_payload(line.object_key, json.loads(line.event), codec.record_id_of(line.meta)) for line in batch]
-        more, end = frame.encode_batch(payloads, end=end, stamp_us=batch[0].stamp_us, durable=batch[0].durable)
+        payloads = [
+            codec.encode_payload(line.object_key, json.loads(line.event), codec.record_id_of(line.meta))
+            for line in batch
+        ]
+        more, end = frame.encode_batch(
+            payloads, end=end, stamp_us=batch[0].stamp_us, durable=batch[0].durable
+        )
         written += more
 
     assert written == data
@@ -245,7 +254,7 @@ def test_directory_table_in_the_document_names_what_a_store_holds(tmp_path: Path
 
 def documented_reader() -> Any:
     scope: dict[str, Any] = {}
-    exec(compile(example("reader"), "docs/format.md", "exec"), scope)  # noqa: S102 - our own document
+    exec(compile(example("reader"), "docs/format.md", "exec"), scope)
     return scope["read_records"]
 
 
@@ -268,7 +277,7 @@ def jq(path: Path) -> list[Any]:
     if command is None:
         pytest.skip("jq is not installed")
     words = example("jq").strip().replace(".checkpoint/photos.jsonl", str(path))
-    done = subprocess.run(["sh", "-c", words], capture_output=True, check=True, text=True)  # noqa: S602, S603, S607
+    done = subprocess.run(["sh", "-c", words], capture_output=True, check=True, text=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

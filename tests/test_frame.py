@@ -89,7 +89,15 @@ def test_line_of_any_fields_comes_back_as_written(
 
     assert isinstance(found, Line)
     assert found == Line(
-        offset, offset + len(line), stamp_us, durable, more, object_key, payload.event, payload.meta, stored_crc
+        offset,
+        offset + len(line),
+        stamp_us,
+        durable,
+        more,
+        object_key,
+        payload.event,
+        payload.meta,
+        stored_crc,
     )
     assert len(line) <= line_bytes_bound(payload)
     assert line.count(b"\n") == 1
@@ -101,7 +109,11 @@ def test_line_of_any_fields_comes_back_as_written(
 @given(before=st.binary(max_size=50), text=st.binary(max_size=50))
 def test_running_crc_covers_every_byte_before_the_crc_field(before: bytes, text: bytes) -> None:
     line, stored_crc = encode_line(
-        Payload(b'"k"', json.dumps(text.decode("latin1")).encode()), stamp_us=1, durable=0, more=0, crc=crc32(before)
+        Payload(b'"k"', json.dumps(text.decode("latin1")).encode()),
+        stamp_us=1,
+        durable=0,
+        more=0,
+        crc=crc32(before),
     )
 
     assert stored_crc == crc32(before + line[: line.rindex(b'"', 0, -4)])
@@ -114,12 +126,16 @@ def test_batch_counts_down_and_shares_stamp_and_durable() -> None:
     data, end = encode_batch(payloads, end=EndState(200, 99, 5), stamp_us=6, durable=150)
     lines = parse_lines(data, 0, len(data), base=200, crc=running_crc(99))
 
-    assert [(line.more, line.stamp_us, line.durable) for line in lines] == [(more, 6, 150) for more in (3, 2, 1, 0)]
+    assert [(line.more, line.stamp_us, line.durable) for line in lines] == [
+        (more, 6, 150) for more in (3, 2, 1, 0)
+    ]
     assert end == EndState(200 + len(data), lines[-1].stored_crc, 6)
 
 
 @pytest.mark.parametrize(
-    ("stamp_us", "durable"), [(5, 0), (4, 0), (MAX_STAMP_US + 1, 0), (6, 201)], ids=["same", "lower", "high", "above"]
+    ("stamp_us", "durable"),
+    [(5, 0), (4, 0), (MAX_STAMP_US + 1, 0), (6, 201)],
+    ids=["same", "lower", "high", "above"],
 )
 def test_batch_that_would_break_the_order_is_not_written(stamp_us: int, durable: int) -> None:
     with pytest.raises(AssertionError):
@@ -179,7 +195,9 @@ def test_line_with_a_right_crc_and_wrong_fields_is_refused(fields: str) -> None:
     assert parse_lines(line, 0, len(line), base=500, crc=0) == []
 
 
-@pytest.mark.parametrize("length", ["0000003B", "0000003c", " 000003b", "0x00003b", "+000003b", "0_00003b", "zzzzzzzz"])
+@pytest.mark.parametrize(
+    "length", ["0000003B", "0000003c", " 000003b", "0x00003b", "+000003b", "0_00003b", "zzzzzzzz"]
+)
 def test_line_with_a_right_crc_and_a_wrong_length_is_refused(length: str) -> None:
     line = forge('1000000000000000,0,0,"kkkk",1,null')
     body = b'["' + length.encode() + line[LENGTH_END:-CLOSING_BYTES]

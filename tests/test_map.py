@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import process_tree, tally
-from support.verbs import Faults, bounded, inside, tree, wait_until
 
 from mpcheckpoint import Checkpoint, Log, MapRun, Outcome
 from mpcheckpoint._format import codec
@@ -33,6 +31,8 @@ from mpcheckpoint.errors import (
     WorkerDiedError,
     WriteFailedError,
 )
+from support import process_tree, tally
+from support.verbs import Faults, bounded, inside, tree, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +134,9 @@ def test_map_in_an_executor_handed_in_runs_there_and_leaves_it_open(log: Log, ru
 def test_function_without_a_name_runs_in_forked_processes(log: Log) -> None:
     context = multiprocessing.get_context("fork")
 
-    assert [outcome.value for outcome in log.map(lambda item: len(item), ["ab"], mp_context=context)] == [2]
+    assert [outcome.value for outcome in log.map(lambda item: f"<{item}>", ["ab"], mp_context=context)] == [
+        "<ab>"
+    ]
 
 
 def test_map_called_again_runs_nothing_and_gives_the_same(
@@ -372,12 +374,12 @@ def test_map_that_is_started_anew_elsewhere_ends_with_an_error(
     log: Log, store: Path, threads: ThreadPoolExecutor
 ) -> None:
     run = log.map(len, itertools.cycle(["x"]), executor=threads)
-    next(run)
+    assert [next(run).repeated for _ in range(2000)].count(False) == 1
 
     done(Checkpoint(store).log("a").map(len, ["y"], rerun=True, executor=threads))
 
     with pytest.raises(ChangedVersionError, match="anew"):
-        next(run)
+        list(run)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +392,7 @@ def test_map_that_is_started_anew_elsewhere_ends_with_an_error(
     ],
 )
 def test_argument_that_makes_no_sense_is_refused(arguments: dict[str, Any], log: Log) -> None:
-    with pytest.raises(ValueError, match="on_error|jobs|executor"):
+    with pytest.raises(ValueError, match=r"on_error|jobs|executor"):
         log.map(len, NAMES, **arguments)
 
 
@@ -494,7 +496,7 @@ def test_result_that_is_too_large_is_recorded_as_a_failure_that_says_so(
 
 @pytest.mark.parametrize(
     "error",
-    [SystemExit(3), ValueError("\ud800"), ValueError("a" * 100_000), KeyboardInterrupt.__new__(ValueError)],
+    [SystemExit(3), ValueError("\ud800"), ValueError("a" * 100_000)],
 )
 def test_whatever_is_raised_is_recorded_in_bounded_length(
     error: BaseException, log: Log, threads: ThreadPoolExecutor
@@ -602,20 +604,22 @@ class CannotArrive:
 
 
 def test_worker_processes_that_cannot_start_end_the_map_with_an_error(log: Log) -> None:
-    with pytest.raises(WorkerDiedError, match="could not start.*exit code 3"):
+    with pytest.raises(WorkerDiedError, match=r"could not start.*exit code 3"):
         list(log.map(CannotArrive(), NAMES, mp_context=multiprocessing.get_context("spawn"), jobs=1))
 
     assert list(log.results()) == []
 
 
 def test_broken_executor_of_the_caller_s_ends_the_map_with_an_error(log: Log, runs: Runs) -> None:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        with pytest.raises(WorkerDiedError, match="executor"):
-            list(log.map(partial(exit_at_item1, runs), ["item1"], executor=executor))
+    with (
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor,
+        pytest.raises(WorkerDiedError, match="executor"),
+    ):
+        list(log.map(partial(exit_at_item1, runs), ["item1"], executor=executor))
 
 
 def test_function_that_cannot_be_sent_is_an_error_at_the_call(log: Log) -> None:
-    with pytest.raises((AttributeError, TypeError, ImportError), match="pickle|local"):
+    with pytest.raises((AttributeError, TypeError, ImportError), match=r"pickle|local"):
         log.map(lambda item: item, NAMES, mp_context=multiprocessing.get_context("spawn"))
 
 

@@ -15,7 +15,15 @@ from mpcheckpoint._format.frame import CLOSING_BYTES, Line, Payload, closing, en
 from mpcheckpoint._format.salvage import last_line, lines_behind
 from mpcheckpoint._format.scan import Stop, scan
 
-HOSTILE = [b"\n", b"\0", b'["0000', b'\n["0000', b'\n["03ffffff', b'"00000000"]\n', b'["00000028"00000000"]\n']
+HOSTILE = [
+    b"\n",
+    b"\0",
+    b'["0000',
+    b'\n["0000',
+    b'\n["03ffffff',
+    b'"00000000"]\n',
+    b'["00000028"00000000"]\n',
+]
 
 
 def places(lines: list[Line]) -> list[tuple[int, int]]:
@@ -104,7 +112,11 @@ def test_salvage_takes_no_line_that_states_more_durable_than_its_own_offset() ->
     stored_crc = log.end.stored_crc
     for above, is_line in ((0, True), (1, False)):
         line, _ = encode_line(
-            Payload(b'"k"', b"1"), stamp_us=9, durable=log.end.offset + above, more=0, crc=running_crc(stored_crc)
+            Payload(b'"k"', b"1"),
+            stamp_us=9,
+            durable=log.end.offset + above,
+            more=0,
+            crc=running_crc(stored_crc),
         )
         data = log.flip_bit(3) + line
         assert len(behind(data, log)) == (2 if is_line else 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
@@ -46,7 +47,9 @@ class SmallLog:
 
     def write(self, events: Sequence[object], *, durable: int | None = None) -> SmallLog:
         """Append one batch; ``durable`` states that everything before it is, unless told otherwise."""
-        payloads = [Payload(b'"k%d"' % number, json.dumps(event).encode()) for number, event in enumerate(events)]
+        payloads = [
+            Payload(b'"k%d"' % number, json.dumps(event).encode()) for number, event in enumerate(events)
+        ]
         stated = self.end.offset if durable is None else durable
         data, self.end = encode_batch(payloads, end=self.end, stamp_us=self.end.stamp_us + 10, durable=stated)
         self.data += data
@@ -133,7 +136,9 @@ def test_scan_of_a_log_gives_what_was_written(batches: list[list[object]]) -> No
 
 
 @given(batches=batches, data=st.data())
-def test_scan_of_a_log_cut_into_parts_gives_the_same(batches: list[list[object]], data: st.DataObject) -> None:
+def test_scan_of_a_log_cut_into_parts_gives_the_same(
+    batches: list[list[object]], data: st.DataObject
+) -> None:
     log = write(batches)
     cuts = data.draw(st.lists(st.integers(0, len(log.data)), max_size=5))
 
@@ -233,8 +238,12 @@ def test_scan_in_bulk_finds_what_a_look_at_each_line_finds(
 def test_scan_of_lines_left_out_repeated_or_exchanged_stops_there() -> None:
     log = write([[number] for number in range(20)])
     starts = [*log.line_starts(), len(log.data)]
-    lines = [log.data[start:stop] for start, stop in zip(starts, starts[1:], strict=False)]
-    for changed in (lines[:5] + lines[6:], lines[:6] + lines[5:], [*lines[:5], lines[6], lines[5], *lines[7:]]):
+    lines = [log.data[start:stop] for start, stop in pairwise(starts)]
+    for changed in (
+        lines[:5] + lines[6:],
+        lines[:6] + lines[5:],
+        [*lines[:5], lines[6], lines[5], *lines[7:]],
+    ):
         found = scan(b"".join(changed), log.start)
         assert events_of(found.lines) == list(range(6 if changed[5] == lines[5] else 5))
         assert found.stop is Stop.DAMAGED
@@ -306,7 +315,11 @@ def test_scan_of_a_batch_without_its_end_holds_it_back() -> None:
     log = write([[1], [2, 3, 4]])
     *_, last = log.line_starts()
 
-    assert scan(log.data[:last], log.start)[1:4] == (EndState(log.batch_ends[1], *end_of(log, 1)), Stop.INCOMPLETE, None)
+    assert scan(log.data[:last], log.start)[1:4] == (
+        EndState(log.batch_ends[1], *end_of(log, 1)),
+        Stop.INCOMPLETE,
+        None,
+    )
     padded = scan(log.data[:last] + b"\n" * 100, log.start)
     assert (padded.stop, padded.end.offset) == (Stop.DAMAGED, log.batch_ends[1])
     assert padded.damage is not None
@@ -364,7 +377,16 @@ def test_scan_of_a_raised_length_neither_waits_nor_takes_more(digit: int) -> Non
 
 @pytest.mark.parametrize(
     "unit",
-    [b"\n", b"\0", b'["0000', b'\n["0000', b'["00000028"\n', b'["03ffffff', b'"00000000"]\n', b'["00000028"00000000"]\n'],
+    [
+        b"\n",
+        b"\0",
+        b'["0000',
+        b'\n["0000',
+        b'["00000028"\n',
+        b'["03ffffff',
+        b'"00000000"]\n',
+        b'["00000028"00000000"]\n',
+    ],
 )
 def test_scan_of_20_megabytes_of_hostile_bytes_takes_bounded_time(unit: bytes) -> None:
     log = write(PLAIN)

@@ -195,7 +195,10 @@ class Follower:
 
     def reset_after_fork(self) -> None:
         """In a forked child: take new locks; the next look opens the files anew, behind the last record given out."""
+        is_closed = self._news.is_closed()
         self._news = News()
+        if is_closed:
+            self._news.close()
         self._start_over()
 
     def _start_over(self) -> None:

@@ -190,6 +190,12 @@ class StoreDirectory:
         Raises:
             LockTimeoutError: if another process held it for ``timeout_s`` seconds.
         """
+        if self._checked_identity() != self.identity:
+            raise StoreNotFoundError(
+                f"the store {self.base} was removed, and another stands in its place; open it anew",
+                path=self.path,
+                reason="store removed",
+            )
         try:
             with system.store_lock(self._store_lock, timeout_s):
                 yield

@@ -31,6 +31,8 @@ _ADVICE: dict[int | None, str] = {
 
 def typed(error: OSError, *, doing: str, path: str, is_read: bool = False) -> CheckpointError:
     """Return the typed error for a refusal met while ``doing`` something to ``path``. Nothing was written."""
+    if isinstance(error.filename, str):
+        path = error.filename
     what = f"{doing} {path}: {error.strerror or error}"
     reason = error.strerror or str(error)
     result: CheckpointError

@@ -18,6 +18,7 @@ logger = logging.getLogger("mpcheckpoint")
 
 
 class _Due(NamedTuple):
+    writer: LogWriter
     due_s: float
     interval_s: float
     appended: Appended
@@ -26,41 +27,46 @@ class _Due(NamedTuple):
 class IntervalSyncer:
     """Sync each log at most ``interval_s`` after the first append that is not yet durable.
 
-    Invariant: a writer is in ``_due`` as long as it has appends of the ``interval`` setting that no sync has
-    covered; it leaves only when one has, so that a flush waits for a sync in progress.
+    Invariant: the file of a log is in ``_due`` as long as this process has appends to it of the ``interval``
+    setting that no sync has covered; it leaves only when one has, so that a flush waits for a sync in progress.
     A failed sync poisons the log, so that the next append or flush raises.
     """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._due: dict[LogWriter, _Due] = {}
+        self._due: dict[str, _Due] = {}
         self._thread: threading.Thread | None = None
 
     def schedule(self, writer: LogWriter, appended: Appended, interval_s: float) -> None:
         """See to it that an append is durable within about ``interval_s`` seconds."""
         with self._condition:
             due_s = time.monotonic() + interval_s
-            earlier = self._due.get(writer)
+            earlier = self._due.get(writer.paths.log)
             if earlier is not None:
                 due_s = min(due_s, earlier.due_s)
-            self._due[writer] = _Due(due_s, interval_s, appended)
+            self._due[writer.paths.log] = _Due(writer, due_s, interval_s, appended)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="mpcheckpoint-interval", daemon=True)
                 self._thread.start()
             elif earlier is None:
                 self._condition.notify()
 
-    def flush(self, writer: LogWriter | None = None) -> None:
-        """Sync now what is scheduled, for one writer or for all.
+    def flush(self, log_path: str | None = None) -> None:
+        """Sync now what is scheduled, for one log file or for all.
 
         Raises:
-            OutcomeUnknownError: a sync failed.
+            OutcomeUnknownError: a sync failed. The others were done all the same.
         """
         with self._condition:
-            chosen = [writer] if writer is not None else list(self._due)
-            entries = [(each, self._due[each]) for each in chosen if each in self._due]
-        for each, entry in entries:
-            self._sync(each, entry)
+            entries = [due for path, due in self._due.items() if log_path in (None, path)]
+        failure: CheckpointError | None = None
+        for entry in entries:
+            try:
+                self._sync(entry)
+            except CheckpointError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def flush_at_exit(self) -> None:
         """Sync what is scheduled; log what fails, for there is nobody left to tell."""
@@ -75,16 +81,17 @@ class IntervalSyncer:
         self._due = {}
         self._thread = None
 
-    def _sync(self, writer: LogWriter, entry: _Due) -> None:
+    def _sync(self, entry: _Due) -> None:
+        path = entry.writer.paths.log
         try:
-            writer.make_durable(entry.appended)
+            entry.writer.make_durable(entry.appended)
         finally:
             with self._condition:
-                newer = self._due.get(writer)
+                newer = self._due.get(path)
                 if newer is entry:
-                    del self._due[writer]
+                    del self._due[path]
                 elif newer is not None:
-                    self._due[writer] = newer._replace(due_s=time.monotonic() + newer.interval_s)
+                    self._due[path] = newer._replace(due_s=time.monotonic() + newer.interval_s)
 
     def _run(self) -> None:
         while True:
@@ -92,12 +99,12 @@ class IntervalSyncer:
                 if not self._due and not self._condition.wait_for(lambda: bool(self._due), _IDLE_EXIT_S):
                     self._thread = None
                     return
-                writer, entry = min(self._due.items(), key=lambda item: item[1].due_s)
+                entry = min(self._due.values(), key=lambda due: due.due_s)
                 wait_s = entry.due_s - time.monotonic()
                 if wait_s > 0:
                     self._condition.wait(wait_s)
                     continue
             try:
-                self._sync(writer, entry)
+                self._sync(entry)
             except CheckpointError as error:
                 logger.error("a background sync failed: %s", error)

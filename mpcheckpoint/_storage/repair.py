@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import uuid
@@ -28,6 +29,8 @@ def keep_bytes(fd: int, paths: LogPaths, generation: str, offset: int) -> Repair
         return None
     if system.make_directory(paths.quarantine):
         system.sync_directory(paths.directory)
+    elif not system.is_directory(paths.quarantine):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), paths.quarantine)
     path = os.path.join(paths.quarantine, f"{paths.name}.{generation}.{offset}.{uuid.uuid4().hex[:12]}")
     copy = system.open_file(path, write=True, create=True, exclusive=True)
     try:

@@ -59,7 +59,7 @@ class DirectoryLog:
 
     def finish(self) -> None:
         """Sync what the ``interval`` setting has not synced yet."""
-        process.interval.flush(self._writer())
+        process.interval.flush(self._paths.log)
 
     def recover(self, timeout_s: float | None) -> None:
         """Copy the records into a new generation, durably, so that the log takes appends again."""

@@ -172,7 +172,8 @@ class LogWriter:
         repairs: list[Repair] = []
 
         def prepared(generation: Generation) -> T:
-            self._refuse_poisoned(generation)
+            with translated("reading", self.paths.poison):
+                self._refuse_poisoned(generation)
             repair = self._established(generation)
             if repair is not None:
                 repairs.append(repair)

@@ -13,6 +13,7 @@ from mpcheckpoint._system.clock import now_us
 from mpcheckpoint._system.files import (
     Descriptor,
     exists,
+    is_directory,
     list_directory,
     make_directory,
     open_file,
@@ -45,6 +46,7 @@ __all__ = [
     "Descriptor",
     "create_locked",
     "exists",
+    "is_directory",
     "is_locked",
     "list_directory",
     "lock",

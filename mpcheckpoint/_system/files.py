@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
@@ -129,3 +130,8 @@ def list_directory(path: str) -> list[str]:
 def exists(path: str) -> bool:
     """Return whether anything, a dangling link included, stands at ``path``; cheaper than an exception for each no."""
     return os.access(path, os.F_OK, follow_symlinks=False)
+
+
+def is_directory(path: str) -> bool:
+    """Return whether a directory stands at ``path``; a link to one is none."""
+    return stat.S_ISDIR(os.lstat(path).st_mode)

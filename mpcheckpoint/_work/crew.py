@@ -7,7 +7,7 @@ from concurrent.futures import BrokenExecutor, CancelledError
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
-from mpcheckpoint._work.perform import Kind, Report, perform
+from mpcheckpoint._work.perform import Report, perform
 from mpcheckpoint.errors import WorkerDiedError
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ class ExecutorCrew:
         self._futures.discard(future)
         try:
             return future.result()
-        except CancelledError:
-            return Report(Kind.GIVEN_BACK)
-        except BrokenExecutor as error:
+        except (BrokenExecutor, CancelledError) as error:
             raise _broken(error) from error
 
     def stop(self, *, is_interrupted: bool) -> None:
@@ -107,9 +105,9 @@ class ExecutorCrew:
         self._futures = set()
 
 
-def _broken(error: BrokenExecutor) -> WorkerDiedError:
+def _broken(error: BaseException) -> WorkerDiedError:
     return WorkerDiedError(
-        f"a worker process of the executor died ({error}). What was recorded stays; start the map again, in another "
-        "executor, to carry on",
+        f"the executor is broken or was shut down ({type(error).__name__}: {error}). What was recorded stays; "
+        "start the map again, in another executor, to carry on",
         reason="broken executor",
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.perform import Plan, Report
     from mpcheckpoint._work.workers import Worker
 
-_MOST_WAITING = 1000
+_MOST_UNFINISHED = 1000
 _MOST_DEATHS = 3
 _SOURCE_PAUSE_S = 0.02
 _FIRST_PAUSE_S = 0.005
@@ -70,6 +70,7 @@ class MapRun:
         # By object key: inputs given out, or taken by others; those behind the first are its repetitions.
         self._running: dict[str, list[Input]] = {}
         self._waiting: dict[str, list[Input]] = {}
+        self._unfinished = 0  # inputs in these two
         self._latest = LatestItems()
         self._deaths: dict[str, int] = {}
         self._next_place = 0
@@ -177,7 +178,7 @@ class MapRun:
         return (
             not self._is_exhausted
             and self._crew.has_room()
-            and len(self._waiting) < _MOST_WAITING
+            and self._unfinished < _MOST_UNFINISHED
             and self._outlet.has_room(self._next_place)
         )
 
@@ -190,6 +191,7 @@ class MapRun:
             return
         self._next_place = entry.place + 1
         self._latest.check(entry)
+        self._unfinished += 1
         for pending in (self._running, self._waiting):
             if entry.object_key in pending:
                 self._repeat(pending[entry.object_key], entry)
@@ -237,6 +239,7 @@ class MapRun:
     def _finish(
         self, entries: list[Input], event: bytes, *, is_own: bool, raised: BaseException | None = None
     ) -> None:
+        self._unfinished -= len(entries)
         outcome = outcome_of(event, entries[0].object_key, repeated=not is_own)
         for entry in entries:
             is_given_out = is_own or self._options.include_done
