@@ -1,4 +1,4 @@
-"""Places where no store can be, and files that are not what they should be: each its own clear error, nothing touched."""
+"""Places where no store can be, files that are not what they should be: each its own clear error, nothing touched."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.nobody import give_to_nobody
-from support.verbs import assert_goes_on, become_a_new_process, bounded, inside, lock_file, log_file, tear, tree
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import encode_header
-from mpcheckpoint._storage import directory as directory_module
 from mpcheckpoint.errors import (
     CheckpointError,
     CorruptLogError,
     FormatVersionError,
-    LockUnsupportedError,
     LogNotFoundError,
-    NetworkFileSystemError,
     NotAStoreError,
-    StoreAccessError,
     StoreNotFoundError,
     WrongLogError,
 )
+from support.verbs import (
+    assert_goes_on,
+    become_a_new_process,
+    bounded,
+    inside,
+    lock_file,
+    log_file,
+    tear,
+    tree,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -44,12 +46,6 @@ def log(store: Path) -> Log:
     log = Checkpoint(store).log("a")
     log.append("x", 0)
     return log
-
-
-@pytest.fixture(autouse=True)
-def _no_file_system_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the file system be tried by each test: the inode of a store that is gone may be the next one's."""
-    monkeypatch.setattr(directory_module, "_proven", set())
 
 
 @pytest.fixture
@@ -92,7 +88,9 @@ def test_symbolic_link_as_the_store_is_refused(log: Log, store: Path, tmp_path: 
     assert tree(tmp_path) == before
 
 
-def test_store_reached_through_a_link_to_its_parent_is_the_same_store(log: Log, store: Path, tmp_path: Path) -> None:
+def test_store_reached_through_a_link_to_its_parent_is_the_same_store(
+    log: Log, store: Path, tmp_path: Path
+) -> None:
     (tmp_path / "link").symlink_to(store)
 
     Checkpoint(tmp_path / "link").log("a").append("x", 1)
@@ -151,7 +149,7 @@ def test_directory_where_a_file_should_be_is_a_clear_error(log: Log, store: Path
     path.mkdir()
     become_a_new_process()
 
-    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):  # noqa: PT012  # either may meet it
         use_log_a(Checkpoint(store))
         use_log_b(Checkpoint(store))
 
@@ -165,7 +163,11 @@ def test_log_of_a_newer_format_version_is_refused_and_untouched(log: Log, store:
     log_file(store).write_bytes(newer)
     become_a_new_process()
 
-    for attempt in (lambda: Checkpoint(store).log("a"), lambda: log.append("x", 1), lambda: Checkpoint(store)["x"]):
+    for attempt in (
+        lambda: Checkpoint(store).log("a"),
+        lambda: log.append("x", 1),
+        lambda: Checkpoint(store)["x"],
+    ):
         with pytest.raises(FormatVersionError, match=r"version 2.*newer release") as caught:
             attempt()
         assert caught.value.path == str(log_file(store))
@@ -176,7 +178,11 @@ def test_log_copied_under_another_name_is_refused(log: Log, store: Path) -> None
     shutil.copy(log_file(store), log_file(store, "b"))
     become_a_new_process()
 
-    for attempt in (lambda: Checkpoint(store).log("b"), lambda: Checkpoint(store)["x"], Checkpoint(store).logs):
+    for attempt in (
+        lambda: Checkpoint(store).log("b"),
+        lambda: Checkpoint(store)["x"],
+        Checkpoint(store).logs,
+    ):
         with pytest.raises(WrongLogError, match=r"b\.jsonl holds the log 'a'"):
             attempt()
     assert Checkpoint(store, log_keys=["a"])["x"] == (0,)
@@ -197,7 +203,11 @@ def test_log_without_a_header_is_corrupt_and_untouched(log: Log, store: Path, co
     log_file(store).write_bytes(content)
     become_a_new_process()
 
-    for attempt in (lambda: Checkpoint(store).log("a"), lambda: Checkpoint(store)["x"], lambda: log.append("x", 1)):
+    for attempt in (
+        lambda: Checkpoint(store).log("a"),
+        lambda: Checkpoint(store)["x"],
+        lambda: log.append("x", 1),
+    ):
         with pytest.raises(CorruptLogError, match="at offset 0: expected") as caught:
             attempt()
         assert (caught.value.path, caught.value.offset) == (str(log_file(store)), 0)
@@ -233,108 +243,14 @@ def test_strange_files_in_a_store_are_passed_over(log: Log, store: Path) -> None
     assert inside(store, "notes.txt").read_bytes() == b"strange"
 
 
-# --- file systems ------------------------------------------------------------------------------------------
-
-
-def test_network_file_system_is_refused_unless_asked_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "network_file_system", lambda path: "nfs4")
-    monkeypatch.delenv("MPCHECKPOINT_ALLOW_NETWORK", raising=False)
-
-    with pytest.raises(NetworkFileSystemError, match=r"nfs4.*MPCHECKPOINT_ALLOW_NETWORK"):
-        Checkpoint(store).log("a").append("x", 1)
-    assert list(inside(store).glob("*")) == []
-
-    monkeypatch.setenv("MPCHECKPOINT_ALLOW_NETWORK", "1")
-    Checkpoint(store).log("a").append("x", 1)
-
-
-@pytest.mark.guarantee(8)
-@pytest.mark.parametrize("error", [38, 37, 95])  # ENOSYS, ENOLCK, EOPNOTSUPP
-def test_file_system_without_locks_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(error, os.strerror(error))
-
-    monkeypatch.setattr(system.locks, "lock", refuse)
-    monkeypatch.setattr(system.locks, "try_lock", refuse)
-    monkeypatch.setattr(system, "lock", refuse)
-
-    with pytest.raises(LockUnsupportedError, match="keep the store"):
-        Checkpoint(store).log("a").append("x", 1)
-    assert list(inside(store).glob("*.jsonl")) == []
-    assert list(inside(store).glob("probe*")) == []
-
-
-@pytest.mark.guarantee(8)
-def test_file_system_whose_locks_do_nothing_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system.locks, "lock", lambda fd, timeout_s=None: True)
-    monkeypatch.setattr(system.locks, "try_lock", lambda fd: True)
-
-    with pytest.raises(LockUnsupportedError, match="two descriptors of one file"):
-        Checkpoint(store).log("a").append("x", 1)
-
-
-@pytest.mark.guarantee(8)
-def test_file_system_whose_locks_stop_at_the_process_is_refused(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(system.locks, "_child_is_refused", lambda path: False)
-
-    with pytest.raises(LockUnsupportedError, match="another process was given"):
-        Checkpoint(store).log("a").append("x", 1)
-    assert directory_module._proven.isdisjoint({(os.stat(inside(store)).st_dev, os.stat(inside(store)).st_ino)})
-
-
-# --- permissions -------------------------------------------------------------------------------------------
-
-
-def attempt_as_nobody(function_name: str, store: Path) -> tuple[str, str]:
-    try:
-        {"open": Checkpoint, "append": lambda path: Checkpoint(path).log("a").append("x", 1)}[function_name](store)
-    except CheckpointError as error:
-        return type(error).__name__, str(error)
-    return "nothing", ""
-
-
-@pytest.mark.guarantee(9)
-@pytest.mark.parametrize("closed", ["parent", "store", "log"])
-def test_store_without_permission_to_write_is_a_clear_error(
-    public_tmp_path: Path, run_as_nobody: Callable[..., Any], closed: str
-) -> None:
-    store = public_tmp_path / "store"
-    if closed != "parent":
-        Checkpoint(store).log("a").append("x", 0)
-    if closed == "log":
-        give_to_nobody(public_tmp_path)
-        os.chown(log_file(store), 0, 0)
-    before = tree(public_tmp_path)
-
-    name, message = run_as_nobody(attempt_as_nobody, "append", store)
-
-    assert name == StoreAccessError.__name__
-    assert str(store) in message
-    assert "read_only=True" in message
-    if closed != "log":
-        assert tree(public_tmp_path) == before
-
-
-def read_as_nobody(store: Path) -> tuple[object, ...]:
-    return Checkpoint(store, read_only=True)["x"]
-
-
-def test_store_without_permission_to_write_is_read_by_read_only_handles(
-    public_tmp_path: Path, run_as_nobody: Callable[..., Any]
-) -> None:
-    Checkpoint(public_tmp_path / "store").log("a").append("x", 0)
-
-    assert run_as_nobody(read_as_nobody, public_tmp_path / "store") == (0,)
-
-
 # --- pulled away -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee(9)
 @pytest.mark.parametrize("what", ["store", "log"])
-def test_store_removed_under_a_running_process_is_said_and_not_made_again(log: Log, store: Path, what: str) -> None:
+def test_store_removed_under_a_running_process_is_said_and_not_made_again(
+    log: Log, store: Path, what: str
+) -> None:
     checkpoint = Checkpoint(store)
     assert checkpoint["x"] == (0,)
     shutil.rmtree(store) if what == "store" else log_file(store).unlink()
@@ -349,7 +265,7 @@ def test_store_removed_under_a_running_process_is_said_and_not_made_again(log: L
         log.flush,
         log.recover,
     ):
-        with pytest.raises((StoreNotFoundError, LogNotFoundError), match="no log|no store|removed"):
+        with pytest.raises((StoreNotFoundError, LogNotFoundError), match=r"no log|no store|removed"):
             bounded(attempt)
         assert not log_file(store).exists()
         assert what == "log" or not store.exists()
@@ -383,13 +299,18 @@ def test_log_restored_from_a_copy_by_hand_is_loaded_anew(log: Log, store: Path) 
 @pytest.mark.parametrize(
     "options",
     [
-        *({"durability": each} for each in ("", "sometimes", "interval:0", "interval:x", "always ", None, 5, True)),
+        *(
+            {"durability": each}
+            for each in ("", "sometimes", "interval:0", "interval:x", "always ", None, 5, True)
+        ),
         *({"lock_timeout_s": each} for each in (-1, -0.1, float("nan"), "5")),
         *({"log_keys": each} for each in ("photos", 5, [5], [None], ["\ud800"])),
     ],
     ids=repr,
 )
-def test_option_that_makes_no_sense_is_refused_before_anything_is_made(store: Path, options: dict[str, Any]) -> None:
+def test_option_that_makes_no_sense_is_refused_before_anything_is_made(
+    store: Path, options: dict[str, Any]
+) -> None:
     with pytest.raises((TypeError, ValueError)):
         Checkpoint(store, **options)
 

@@ -7,24 +7,24 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.processes import call
 
 from mpcheckpoint import Position, errors
 from mpcheckpoint.errors import CheckpointError, ConflictError, CorruptLogError, OutcomeUnknownError
+from support.processes import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ALL_ERRORS = [
-    each
-    for each in vars(errors).values()
-    if inspect.isclass(each) and issubclass(each, CheckpointError)
+    each for each in vars(errors).values() if inspect.isclass(each) and issubclass(each, CheckpointError)
 ]
 POSITION = Position("a", "0" * 32, 100, 5, 0)
 OWN: dict[type[CheckpointError], Callable[[], CheckpointError]] = {
     CorruptLogError: lambda: CorruptLogError("/path", 7, expected="a line", found="none", log_key="a"),
     ConflictError: lambda: ConflictError("x", expected=1, found=2, position=POSITION),
-    OutcomeUnknownError: lambda: OutcomeUnknownError("what, where", position=POSITION, path="/path", reason="why"),
+    OutcomeUnknownError: lambda: OutcomeUnknownError(
+        "what, where", position=POSITION, path="/path", reason="why"
+    ),
 }
 
 
@@ -35,7 +35,9 @@ def example_of(kind: type[CheckpointError]) -> CheckpointError:
     elif "offset" in inspect.signature(kind).parameters:
         error = kind("what, where, what to do", path="/path", offset=7, reason="why")
     else:
-        required: Any = [each for each in inspect.signature(kind).parameters.values() if each.default is each.empty]
+        required: Any = [
+            each for each in inspect.signature(kind).parameters.values() if each.default is each.empty
+        ]
         error = kind(*["text" for _ in required])
     if isinstance(error, OSError):
         error.errno = 28

@@ -5,14 +5,23 @@ from __future__ import annotations
 import errno
 import resource
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from support.processes import call
-from support.verbs import TORN, Faults, assert_goes_on, become_a_new_process, inside, log_file, seen_anew, tear, tree
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint.errors import CheckpointError, ReadFailedError, WriteFailedError
+from support.processes import call
+from support.verbs import (
+    TORN,
+    Faults,
+    assert_goes_on,
+    become_a_new_process,
+    inside,
+    log_file,
+    seen_anew,
+    tear,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,6 +132,22 @@ def test_repair_whose_quarantine_fails_cuts_nothing(store: Path, log: Log, fault
 
 
 @pytest.mark.guarantee(6)
+def test_repair_whose_new_quarantine_could_not_be_made_durable_is_made_so_by_the_next(
+    store: Path, log: Log, faults: Faults
+) -> None:
+    tear(store)
+    faults.fail("sync_directory", errno.EIO, on=r"\.checkpoint$")
+    with pytest.raises(WriteFailedError):
+        log.append("x", 1)
+
+    syncs = faults.watch("sync_directory", on=r"\.checkpoint$")
+    log.append("x", 1)
+
+    assert syncs.seen == 1
+    assert_goes_on(log, [0, 1])
+
+
+@pytest.mark.guarantee(6)
 def test_repair_on_a_disk_where_only_the_cut_fails_is_done_again_by_the_next(
     store: Path, log: Log, faults: Faults
 ) -> None:
@@ -142,7 +167,9 @@ def test_repair_on_a_disk_where_only_the_cut_fails_is_done_again_by_the_next(
 def test_new_log_refused_is_not_half_there(store: Path, faults: Faults, name: str) -> None:
     checkpoint = Checkpoint(store)
     checkpoint.log("other").append("x", 0)
-    fault = faults.fail(name, errno.ENOSPC, on=r"\.checkpoint$" if name == "sync_directory" else r"a\.jsonl.*tmp$")
+    fault = faults.fail(
+        name, errno.ENOSPC, on=r"\.checkpoint$" if name == "sync_directory" else r"a\.jsonl.*tmp$"
+    )
 
     with pytest.raises(WriteFailedError):
         checkpoint.log("a")
@@ -233,7 +260,7 @@ def test_append_on_a_full_disk_fails_and_with_room_again_the_same_handle_appends
 def fill_the_disk(disk: TmpFileSystem) -> None:
     log = Checkpoint(disk.mountpoint / "store").log("a")
     acknowledged: list[str] = []
-    with pytest.raises(WriteFailedError, match="free some space") as caught:
+    with pytest.raises(WriteFailedError, match="free some space") as caught:  # noqa: PT012  # until it does
         while True:
             event = f"{len(acknowledged):0100000}"
             log.append("x", event)
@@ -273,7 +300,7 @@ def tear_on_a_full_disk(disk: TmpFileSystem) -> None:
     tear(store, b'["0000' + b"7" * 300_000)
     torn = log_file(store).read_bytes()
     filler = disk.mountpoint / "filler"
-    with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
+    with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:  # noqa: PT012  # until it does
         while True:
             file.write(bytes(4096))
 
@@ -321,7 +348,9 @@ def test_failure_at_any_call_loses_nothing_acknowledged(
     while has_failed:
         number += 1
         with monkeypatch.context() as patches:
-            has_failed, acknowledged = work_with_a_failure(Faults(patches), tmp_path / f"{number}", number, refusal)
+            has_failed, acknowledged = work_with_a_failure(
+                Faults(patches), tmp_path / f"{number}", number, refusal
+            )
         become_a_new_process()
         log = Checkpoint(tmp_path / f"{number}").log("a")
         log.recover()
@@ -329,7 +358,9 @@ def test_failure_at_any_call_loses_nothing_acknowledged(
         found = log.events("x")
         assert [event for event in found if event in acknowledged] == acknowledged, number
         assert len(set(found)) == len(found), number
-        assert [event for event in found if event[-1] == "b"] == [f"{event[:-1]}b" for event in found if event[-1] == "c"]
+        assert [event for event in found if event[-1] == "b"] == [
+            f"{event[:-1]}b" for event in found if event[-1] == "c"
+        ]
         log.append("x", "end")
     assert number > 30
 
@@ -345,7 +376,9 @@ def work_with_a_failure(faults: Faults, store: Path, number: int, refusal: int) 
         raise OSError(refusal, "on purpose")
 
     faults.any_call(number, fail)
-    for step, work in enumerate([append, append, tear_and_append, append_batch, recover, append_anew, append_batch]):
+    for step, work in enumerate(
+        [append, append, tear_and_append, append_batch, recover, append_anew, append_batch]
+    ):
         try:
             acknowledged += work(store, str(step))
         except CheckpointError:

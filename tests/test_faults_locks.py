@@ -9,6 +9,9 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+
+from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint.errors import LockTimeoutError, ReentrancyError
 from support.processes import call
 from support.verbs import (
     Faults,
@@ -24,9 +27,6 @@ from support.verbs import (
     seen_anew,
     tear,
 )
-
-from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint.errors import LockTimeoutError, ReentrancyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,7 +152,7 @@ def test_creating_a_log_while_the_store_lock_holder_is_stopped_times_out(
 def test_reads_of_a_copied_store_while_its_store_lock_is_held_do_not_wait(
     store: Path, log: Log, children: Children, acknowledgements: AcknowledgementJournal
 ) -> None:
-    # A copy of the .jsonl files alone: nothing lists their names yet, and a reader must not wait to be the one who does.
+    # A copy of the .jsonl files alone: nothing lists their names yet, and a reader must not wait to be who does.
     inside(store, "logs").unlink()
     holder = stopped(hold_store_lock, store, children, acknowledgements)
 
@@ -164,9 +164,7 @@ def test_reads_of_a_copied_store_while_its_store_lock_is_held_do_not_wait(
 
 
 @pytest.mark.guarantee(8)
-def test_thread_that_waits_behind_another_of_its_process_times_out_too(
-    log: Log, faults: Faults
-) -> None:
+def test_thread_that_waits_behind_another_of_its_process_times_out_too(log: Log, faults: Faults) -> None:
     may_go_on = threading.Event()
     entered = threading.Event()
 
@@ -195,7 +193,9 @@ def test_thread_that_waits_behind_another_of_its_process_times_out_too(
 @pytest.mark.guarantee(2)
 @pytest.mark.guarantee(8)
 @pytest.mark.parametrize("taken_bytes", [0, 20])
-def test_interrupt_before_the_write_is_whole_leaves_nothing(log: Log, faults: Faults, taken_bytes: int) -> None:
+def test_interrupt_before_the_write_is_whole_leaves_nothing(
+    log: Log, faults: Faults, taken_bytes: int
+) -> None:
     faults.fail_in_mid_write(KeyboardInterrupt(), taken_bytes=taken_bytes, on=LOG)
 
     with pytest.raises(KeyboardInterrupt):
@@ -218,7 +218,9 @@ def test_interrupt_behind_the_write_keeps_the_record_and_says_so(log: Log, fault
 
 
 @pytest.mark.guarantee(8)
-def test_interrupt_between_a_record_and_its_sync_lets_the_next_sync_cover_it(log: Log, faults: Faults) -> None:
+def test_interrupt_between_a_record_and_its_sync_lets_the_next_sync_cover_it(
+    log: Log, faults: Faults
+) -> None:
     faults.fail("sync_data", KeyboardInterrupt(), on=LOG)
     with pytest.raises(KeyboardInterrupt):
         log.append("x", 1)
@@ -230,7 +232,9 @@ def test_interrupt_between_a_record_and_its_sync_lets_the_next_sync_cover_it(log
 
 
 @pytest.mark.guarantee(8)
-@pytest.mark.parametrize("name", ["open_file", "read_at", "write_at", "sync_data", "sync_directory", "truncate"])
+@pytest.mark.parametrize(
+    "name", ["open_file", "read_at", "write_at", "sync_data", "sync_directory", "truncate"]
+)
 def test_interrupt_in_a_repair_frees_the_locks_and_cuts_no_record(
     store: Path, log: Log, faults: Faults, name: str
 ) -> None:
@@ -249,7 +253,9 @@ def test_interrupt_in_a_repair_frees_the_locks_and_cuts_no_record(
 
 @pytest.mark.guarantee(8)
 @pytest.mark.parametrize("name", ["unlock", "lock"])
-def test_interrupt_in_locking_or_unlocking_frees_the_lock(log: Log, store: Path, faults: Faults, name: str) -> None:
+def test_interrupt_in_locking_or_unlocking_frees_the_lock(
+    log: Log, store: Path, faults: Faults, name: str
+) -> None:
     def interrupt_at_once(real: Callable[..., object], *args: object) -> object:
         raise KeyboardInterrupt
 

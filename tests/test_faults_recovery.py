@@ -8,12 +8,21 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from support import tally
-from support.processes import call
-from support.verbs import TORN, Faults, assert_goes_on, become_a_new_process, inside, log_file, seen_anew, tear
 
 from mpcheckpoint import Checkpoint, Log, Position
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError, PoisonedLogError, WriteFailedError
+from support import tally
+from support.processes import call
+from support.verbs import (
+    TORN,
+    Faults,
+    assert_goes_on,
+    become_a_new_process,
+    inside,
+    log_file,
+    seen_anew,
+    tear,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,10 +124,14 @@ def poison_elsewhere(store: Path) -> str:
 
 
 @pytest.mark.parametrize("name", ["open_file", "write_at", "sync_data", "sync_directory"])
-def test_failed_sync_whose_note_cannot_be_written_still_refuses_here(log: Log, faults: Faults, name: str) -> None:
+def test_failed_sync_whose_note_cannot_be_written_still_refuses_here(
+    log: Log, faults: Faults, name: str
+) -> None:
     faults.fail(name, errno.EIO, on=r"\.checkpoint$" if name == "sync_directory" else r"\.poison$")
-    failed = faults.fail("sync_data", errno.EIO, on=LOG) if name != "sync_data" else faults.fail(
-        "sync_data", errno.EIO, times=2
+    failed = (
+        faults.fail("sync_data", errno.EIO, on=LOG)
+        if name != "sync_data"
+        else faults.fail("sync_data", errno.EIO, times=2)
     )
     with pytest.raises(OutcomeUnknownError):
         log.append("x", 1)
@@ -191,7 +204,9 @@ def test_threads_that_share_a_failed_sync_are_none_of_them_acknowledged(log: Log
     assert outcomes <= {"OutcomeUnknownError", "PoisonedLogError"}
 
 
-def test_poison_of_another_generation_is_void_and_of_no_sense_counts(store: Path, log: Log, faults: Faults) -> None:
+def test_poison_of_another_generation_is_void_and_of_no_sense_counts(
+    store: Path, log: Log, faults: Faults
+) -> None:
     poison(log, faults)
     note = inside(store, "a.poison").read_bytes()
     log.recover()
@@ -220,10 +235,12 @@ def test_recover_brings_every_record_into_a_generation_that_takes_appends(
     assert log.events("y") == ("batch",)
 
 
-def test_positions_and_cursors_from_before_a_recovery_stay_valid(store: Path, log: Log, faults: Faults) -> None:
+def test_positions_and_cursors_from_before_a_recovery_stay_valid(
+    store: Path, log: Log, faults: Faults
+) -> None:
     first = log.append("x", "first")
     log.append_many([("x", number) for number in range(5)])
-    inside_batch = [record.position for record in log.read() if record.event == 2][0]
+    inside_batch = next(record.position for record in log.read() if record.event == 2)
     cursor = follow_one(Checkpoint(store)).cursor
     unknown = poison(log, faults, "unknown")
 

@@ -1,11 +1,11 @@
 """What a hostile review broke in the simple model of this log, each hole by name (design, end of section 6).
 
-Held here: first use, the directory, rewriting before the first sync, poison as a file, the durable field, candidates behind
-damage, whole batches, the bound stamp, mutexes across kernel locks.
+Held here: first use, the directory, rewriting before the first sync, poison as a file, the durable field, candidates
+behind damage, whole batches, the bound stamp, mutexes across kernel locks.
 
-Not yet here, because what they are about is not built: read-only maps and the durable word (there is no page of hints, so
-nothing is mapped, and no word in it can be stale; what there is of it, the durable field of lines, is held below), and the
-stopped leader (every process syncs for itself; below: that one which stands still in its sync stops nobody).
+Not yet here, because what they are about is not built: read-only maps and the durable word (there is no page of hints,
+so nothing is mapped, and no word in it can be stale; what there is of it, the durable field of lines, is held below),
+and the stopped leader (every process syncs for itself; below: that one which stands still in its sync stops nobody).
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.frame import MAX_STAMP_US, Payload, encode_line, running_crc
+from mpcheckpoint._storage.clock import clock
+from mpcheckpoint.errors import ClockError, CorruptLogError, OutcomeUnknownError, PoisonedLogError
 from support.durable import DirtyPages
 from support.processes import call
 from support.verbs import (
@@ -30,12 +36,6 @@ from support.verbs import (
     tear,
     tree,
 )
-
-from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint import _system as system
-from mpcheckpoint._format.frame import MAX_STAMP_US, Payload, encode_line, running_crc
-from mpcheckpoint._storage.clock import clock
-from mpcheckpoint.errors import ClockError, CorruptLogError, OutcomeUnknownError, PoisonedLogError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,7 +251,9 @@ def test_event_that_contains_log_lines_vouches_for_nothing_when_torn(
 
 @pytest.mark.guarantee(6)
 @pytest.mark.parametrize("rubbish", [b'["00000100', b'\n["00000100"', b'"]\n', b"\n", b"\0", b'["'], ids=repr)
-def test_megabytes_of_rubbish_behind_the_end_cost_seconds_not_hours(store: Path, log: Log, rubbish: bytes) -> None:
+def test_megabytes_of_rubbish_behind_the_end_cost_seconds_not_hours(
+    store: Path, log: Log, rubbish: bytes
+) -> None:
     tear(store, b"#" + rubbish * (3_000_000 // len(rubbish)))
     started = time.monotonic()
 

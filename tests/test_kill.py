@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from mpcheckpoint import Checkpoint
 from support import tally
 from support.processes import METHODS, call
 from support.verbs import Faults, assert_goes_on, inside, log_file, seeded, wait_until
 
-from mpcheckpoint import Checkpoint
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
     from support.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
     from support.processes import Child, Children
 
@@ -40,7 +41,7 @@ Step = list[tuple[str, list[Any]]]
 
 
 def step_of(name: str, number: int, largest_bytes: int) -> tuple[str, str, Step]:
-    """Return how step ``number`` of a writer appends, to which log, and the records: follows from the arguments alone."""
+    """Return how a writer's step appends, to which log, and its records: they follow from the arguments alone."""
     chance = random.Random(f"{name} {number}")
     how = chance.choice(("append", "append", "append_many", "transaction"))
     size = 1 if how == "append" else chance.randint(2, 5)
@@ -88,8 +89,8 @@ def take_a_part(real: Callable[..., int], fd: int, data: memoryview, offset: int
 def verify(store: Path, acknowledged: list[tuple[Any, ...]], largest_bytes: int) -> None:
     """Compare a store with what was acknowledged.
 
-    Each writer's steps must be there from its first to its last acknowledged one, perhaps one more, each whole, once, and in
-    its log in order.
+    Each writer's steps must be there from its first to its last acknowledged one, perhaps one more, each whole, once,
+    and in its log in order.
     """
     found: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
     numbers: dict[str, set[int]] = defaultdict(set)
@@ -125,7 +126,12 @@ class Crowd:
     """Writers of one store that are killed and replaced."""
 
     def __init__(
-        self, store: Path, children: Children, journal: AcknowledgementJournal, largest_bytes: int, method: str
+        self,
+        store: Path,
+        children: Children,
+        journal: AcknowledgementJournal,
+        largest_bytes: int,
+        method: str,
     ) -> None:
         self._store = store
         self._children = children
@@ -258,7 +264,9 @@ def killed(function: Callable[..., object], *args: object) -> None:
 
 @pytest.mark.guarantee(6)
 @pytest.mark.parametrize("taken_bytes", [1, 9, 30, 80, 150, 250, -1])
-def test_batch_whose_writer_dies_in_it_is_gone_and_its_bytes_are_kept(tmp_path: Path, taken_bytes: int) -> None:
+def test_batch_whose_writer_dies_in_it_is_gone_and_its_bytes_are_kept(
+    tmp_path: Path, taken_bytes: int
+) -> None:
     store = tmp_path / "store"
     killed(append_and_die, store, "in write_at", taken_bytes)
     log = Checkpoint(store).log("a")
@@ -293,7 +301,9 @@ def test_lock_whose_holder_dies_is_free_at_once(tmp_path: Path, instant: str) ->
 
 
 @pytest.mark.parametrize("number", range(1, 15))
-def test_creation_of_a_store_and_log_killed_at_any_call_is_done_by_the_next(tmp_path: Path, number: int) -> None:
+def test_creation_of_a_store_and_log_killed_at_any_call_is_done_by_the_next(
+    tmp_path: Path, number: int
+) -> None:
     store = tmp_path / "new" / "store"
     killed(create_until_killed, store, number)
 

@@ -9,13 +9,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.processes import METHODS, call
-from support.verbs import Faults, become_a_new_process, bounded, log_file
 
 from mpcheckpoint import Checkpoint, Cursor, Log, Position
 from mpcheckpoint import _system as system
 from mpcheckpoint._storage.clock import YEAR_2200_US, clock
 from mpcheckpoint.errors import ClockError, ClosedError, InvalidPositionError
+from support.processes import METHODS, call
+from support.verbs import Faults, become_a_new_process, bounded, log_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +48,9 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.mark.guarantee(3)
-def test_object_written_through_many_logs_by_many_processes_has_one_order(store: Path, children: Children) -> None:
+def test_object_written_through_many_logs_by_many_processes_has_one_order(
+    store: Path, children: Children
+) -> None:
     long_lived = Checkpoint(store)
     for number in range(4):
         children.start(append_through_all_logs, store, number, method="fork")
@@ -102,7 +104,7 @@ def test_token_passed_round_finds_every_earlier_event_in_front(store: Path, chil
 
 
 def hold_token(store: Path, number: int, receive: Connection, send: Connection) -> None:
-    """Whoever has the token must see what all holders before wrote, new logs included, in order; then write and pass on."""
+    """See what all holders before wrote, new logs included, in order; then write, and pass the token on."""
     checkpoint = Checkpoint(store)
     # Four clocks that disagree by hours: order must come from what was seen.
     system.now_us = lambda: time.time_ns() // 1000 - number * HOUR_US
@@ -184,7 +186,9 @@ def test_positions_rise_and_survive_text_and_pickle(filled: Log) -> None:
     positions = [record.position for record in filled.read()]
 
     assert all(before < after and before != after for before, after in pairwise(positions))
-    assert sorted(reversed(positions)) == positions
+    positions.reverse()
+    assert sorted(positions) == positions[::-1]
+    positions.reverse()
     assert [Position.parse(str(position)) for position in positions] == positions
     assert pickle.loads(pickle.dumps(positions)) == positions
     assert len(set(positions)) == len(positions)
@@ -208,7 +212,9 @@ def test_position_of_any_log_key_survives_text(store: Path, log_key: str) -> Non
     assert Cursor.parse(str(cursor)) == cursor
 
 
-@pytest.mark.parametrize("text", ["", "a", "a@b:1:2:3", "a@" + "0" * 32 + ":x:1:0", "a@" + "0" * 31 + ":1:1:0", "a\n"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "a@b:1:2:3", "a@" + "0" * 32 + ":x:1:0", "a@" + "0" * 31 + ":1:1:0", "a\n"]
+)
 def test_text_that_is_no_position_is_refused(text: str) -> None:
     with pytest.raises(InvalidPositionError, match="not a position"):
         Position.parse(text)
@@ -354,7 +360,8 @@ def test_durable_read_syncs_what_it_gives_out(store: Path, faults: Faults) -> No
     log.append("x", 1)
     syncs = faults.watch("sync_data", on=r"\.jsonl$")
 
-    assert list(log.read()) and syncs.seen == 0
+    assert len(list(log.read())) == 2
+    assert syncs.seen == 0
     assert list(reads_durably(log)) == [[0, 1], [0, 1]]
     assert syncs.seen == 1
 

@@ -1,7 +1,7 @@
 """Thirty-one ways such a log loses data, and the tests that hold the rule against each.
 
-The list is that of the project's `pitfalls.md`; here each is named in a few words. A test that is renamed or removed breaks
-this table, so a rule cannot lose its test unseen. What no other file holds is tested below the table.
+The list is that of the project's `pitfalls.md`; here each is named in a few words. A test that is renamed or removed
+breaks this table, so a rule cannot lose its test unseen. What no other file holds is tested below the table.
 """
 
 from __future__ import annotations
@@ -15,12 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.processes import call
-from support.verbs import Faults, assert_goes_on, become_a_new_process, inside, is_locked, lock_file, log_file, tear
 
 import mpcheckpoint
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
+from support.processes import call
+from support.verbs import (
+    Faults,
+    assert_goes_on,
+    become_a_new_process,
+    inside,
+    is_locked,
+    lock_file,
+    log_file,
+    tear,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,12 +149,15 @@ PITFALLS: dict[int, tuple[str, list[str]]] = {
             "test_pitfalls.py::test_change_that_leaves_every_time_as_it_was_is_seen",
         ],
     ),
-    21: ("network file systems", ["test_bad_places.py::test_network_file_system_is_refused_unless_asked_for"]),
+    21: (
+        "network file systems",
+        ["test_bad_file_systems.py::test_network_file_system_is_refused_unless_asked_for"],
+    ),
     22: (
         "file systems without working locks",
         [
-            "test_bad_places.py::test_file_system_without_locks_is_refused",
-            "test_bad_places.py::test_file_system_whose_locks_do_nothing_is_refused",
+            "test_bad_file_systems.py::test_file_system_without_locks_is_refused",
+            "test_bad_file_systems.py::test_file_system_whose_locks_do_nothing_is_refused",
         ],
     ),
     23: (
@@ -227,7 +239,9 @@ def log(store: Path) -> Log:
 
 
 @pytest.mark.guarantee(6)
-def test_reader_under_which_a_torn_end_is_cut_and_written_anew_sees_whole_records(store: Path, log: Log) -> None:
+def test_reader_under_which_a_torn_end_is_cut_and_written_anew_sees_whole_records(
+    store: Path, log: Log
+) -> None:
     checkpoint, follower = Checkpoint(store), log.follow(idle_timeout_s=0)
     for number in range(1, 20):
         before = log_file(store).stat().st_size
@@ -311,7 +325,9 @@ def test_log_is_never_opened_for_appending_by_the_kernel(
 ) -> None:
     flags: list[int] = []
     real = os.open
-    monkeypatch.setattr(os, "open", lambda path, flag, *rest, **named: flags.append(flag) or real(path, flag, *rest, **named))
+    monkeypatch.setattr(
+        os, "open", lambda path, flag, *rest, **named: flags.append(flag) or real(path, flag, *rest, **named)
+    )
     become_a_new_process()
     tear(store)
     log.append("x", 1)
@@ -350,7 +366,9 @@ def test_store_of_which_all_but_the_logs_is_gone_or_rubbish_is_whole(
 
 
 @pytest.mark.guarantee(6)
-def test_repair_is_warned_of_listed_and_counted(log: Log, store: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_repair_is_warned_of_listed_and_counted(
+    log: Log, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     end = log_file(store).stat().st_size
     tear(store, b"torn")
 

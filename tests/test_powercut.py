@@ -1,25 +1,23 @@
 """Loss of power, real and modelled: what was acknowledged before it is there after it, and the log goes on.
 
-The real cuts shut a file system down under processes that append. The modelled ones remember what each sync made durable
-and build, for every sync there is, the stores that a cut right before it could leave: with what was not synced gone, kept,
-or kept but for its first block.
+The real cuts shut a file system down under processes that append. The modelled ones remember what each sync made
+durable and build, for every sync there is, the stores that a cut right before it could leave: with what was not synced
+gone, kept, or kept but for its first block.
 """
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import tally
-from support.durable import KEPT, LOST, WITH_A_HOLE, DurableModel
-from support.processes import call
-from support.verbs import Faults, assert_goes_on, become_a_new_process, log_file, seeded, tear, wait_until
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint.errors import CheckpointError
+from support import tally
+from support.durable import KEPT, LOST, WITH_A_HOLE, DurableModel
+from support.processes import call
+from support.verbs import Faults, assert_goes_on, become_a_new_process, log_file, seeded, tear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +46,9 @@ def append_until_the_power_is_gone(store: Path, name: str, writer: Acknowledgeme
             log = chance.choice(logs)
             durability = chance.choice(["always", "always", "never"])
             parts = chance.choice((1, 1, 3))
-            events = [[name, number, part, parts, "x" * chance.choice((1, 100, 9000))] for part in range(parts)]
+            events = [
+                [name, number, part, parts, "x" * chance.choice((1, 100, 9000))] for part in range(parts)
+            ]
             log.append_many([(name, event) for event in events], durability=durability)
             writer.acknowledge(name, number, log.log_key, durability)
             number += 1
@@ -94,8 +94,8 @@ def cut_power_while(
     journal: AcknowledgementJournal,
     children: Children,
 ) -> list[tuple[Any, ...]]:
-    """Let writers work, cut the power under them, and return what they had acknowledged before the cut began: while it is
-    made, the kernel itself acknowledges syncs that are lost. The disk is back then.
+    """Let writers work, cut the power under them, and return what they had acknowledged before the cut began: while it
+    is made, the kernel itself acknowledges syncs that are lost. The disk is back then.
     """
     chance = seeded(f"cut {len(journal.acknowledged())}")
     before = len(journal.acknowledged())
@@ -178,7 +178,7 @@ def test_power_cut_under_creators_loses_no_log_that_was_acknowledged(
 
 def verify_logs(store: Path, acknowledged: list[tuple[str, int]]) -> None:
     checkpoint = Checkpoint(store)
-    last = Counter({log_key: events for log_key, events in acknowledged})
+    last = dict(acknowledged)
     assert set(last) <= set(checkpoint.logs())
     for log_key, events in last.items():
         assert checkpoint.log(log_key).count("x") >= events
@@ -268,7 +268,9 @@ def live_an_eventful_life(store: Path, model: DurableModel) -> list[str]:
 def verify_after_modelled_cut(store: Path, acknowledged: list[str]) -> None:
     found = [event.rstrip(".") for event in Checkpoint(store, read_only=True).log("a").events("x")]
     assert [event for event in found if event in acknowledged] == acknowledged
-    assert [event[:-1] for event in found if event[-1] == "b"] == [event[:-1] for event in found if event[-1] == "c"]
+    assert [event[:-1] for event in found if event[-1] == "b"] == [
+        event[:-1] for event in found if event[-1] == "c"
+    ]
     log = Checkpoint(store).log("a")
     assert_goes_on(log, list(log.events("x")))
 
@@ -288,7 +290,9 @@ def test_handle_closed_has_synced_every_log_of_the_interval_setting_however_many
     assert syncs.seen >= len(logs)
 
 
-def test_model_of_a_cut_that_is_told_lies_finds_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_of_a_cut_that_is_told_lies_finds_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The control: a sync that does nothing must be found out.
     model = DurableModel(monkeypatch, tmp_path / "life", cut_at=1000)
     (tmp_path / "life").mkdir()

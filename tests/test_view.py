@@ -1,4 +1,4 @@
-"""One truth: what a handle shows is a function of the log's bytes, its own writes included, and nothing else changes it."""
+"""One truth: what a handle shows is a function of the log's bytes, its own writes included; nothing else changes it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-from support.mounts import run, unmount
-from support.processes import call
-from support.verbs import inside, log_file, tear, tree
 
 from mpcheckpoint import Checkpoint, Snapshot
 from mpcheckpoint.errors import (
@@ -19,6 +15,9 @@ from mpcheckpoint.errors import (
     ReadOnlyError,
     StoreNotFoundError,
 )
+from support.mounts import run, unmount
+from support.processes import call
+from support.verbs import inside, log_file, tear, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,7 +257,12 @@ def read_everything(checkpoint: Checkpoint) -> None:
     for _ in range(2):
         assert list(log.read()) == list(log.follow(idle_timeout_s=0))
         assert list(log.read(durable=True)) == list(log.follow(idle_timeout_s=0, durable=True))
-        checkpoint.snapshot(), checkpoint.logs(), checkpoint.getCheckpointKeys(), list(checkpoint.follow(idle_timeout_s=0))
+        (
+            checkpoint.snapshot(),
+            checkpoint.logs(),
+            checkpoint.getCheckpointKeys(),
+            list(checkpoint.follow(idle_timeout_s=0)),
+        )
         log.stats(), log.repairs(), log.count("x")
 
 
@@ -294,7 +298,9 @@ def test_read_only_handle_changes_nothing(checkpoint: Checkpoint, store: Path, i
     assert tree(store) == before
 
 
-@pytest.mark.parametrize("options", [{"create": False}, {"read_only": True}, {"create": False, "read_only": True}])
+@pytest.mark.parametrize(
+    "options", [{"create": False}, {"read_only": True}, {"create": False, "read_only": True}]
+)
 def test_handle_that_may_not_create_creates_no_store_and_no_log(
     tmp_path: Path, store: Path, options: dict[str, bool]
 ) -> None:

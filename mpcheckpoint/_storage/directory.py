@@ -277,7 +277,8 @@ class StoreDirectory:
             descriptor = system.open_file(self._names)
         except FileNotFoundError:
             return False
-        data = system.read_at(descriptor.fd, system.size_of(descriptor.fd), 0)
+        with translated("reading", self._names, is_read=True):
+            data = system.read_at(descriptor.fd, system.size_of(descriptor.fd), 0)
         return name.encode() in data.split(b"\n")
 
     def _add_name(self, name: str) -> None:

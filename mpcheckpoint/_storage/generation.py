@@ -18,6 +18,7 @@ from mpcheckpoint._format.frame import (
     EndState,
     Line,
     Payload,
+    closing,
     encode_batch,
     stored_crc_before,
 )
@@ -27,8 +28,8 @@ from mpcheckpoint._storage.faults import typed
 from mpcheckpoint._storage.header import known_control, read_header
 from mpcheckpoint._storage.judge import Broken, require_torn
 from mpcheckpoint._storage.repair import keep_bytes, write_whole
-from mpcheckpoint._storage.replay import replay
-from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError
+from mpcheckpoint._storage.replay import FIRST_READ_BYTES, replay
+from mpcheckpoint.errors import CheckpointError, CorruptLogError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from mpcheckpoint._storage.paths import LogPaths
@@ -61,6 +62,8 @@ class Generation:
         self.durable = self.header.end.offset
         self.is_poisoned = False
         self.syncs = 0
+        # What was known to be durable before the file was found changed.
+        self._floor = 0
         self._is_used = False
         self._is_sealed = False
         self._sync_mutex = threading.Lock()
@@ -90,7 +93,13 @@ class Generation:
     # --- the end of the log ----------------------------------------------------------------------------------
 
     def _catch_up(self) -> Repair | None:
-        for result in replay(self._descriptor.fd, self.end):
+        fd = self._descriptor.fd
+        data = system.read_at(fd, CLOSING_BYTES + FIRST_READ_BYTES, self.end.offset - CLOSING_BYTES)
+        if data[:CLOSING_BYTES] != closing(self.end.stored_crc):
+            return self._start_again()
+        if len(data) == CLOSING_BYTES:
+            return None
+        for result in replay(fd, self.end, data[CLOSING_BYTES:]):
             self._take_note(result.lines)
             self.end = result.end
             if result.damage is not None:
@@ -113,10 +122,30 @@ class Generation:
         start = self._trusted_start()
         self.durable, self.end = start.offset, start
         repair = self._catch_up()
+        self._refuse_shortened()
         self._rewrite(fd, start.offset, self.end.offset)
         self.durable = self.end.offset
         self._is_used = True
         return repair
+
+    def _start_again(self) -> Repair | None:
+        """Establish the end from the header on: before it stand other bytes than this process validated.
+
+        Somebody changed the file by hand. To append at the old end would leave a hole, or lines that nothing leads to.
+        """
+        self._floor = max(self._floor, self.durable)
+        self.header = read_header(self._descriptor.fd, self._paths.log, log_key=self._paths.log_key)
+        return self._first_use()
+
+    def _refuse_shortened(self) -> None:
+        if self.end.offset < self._floor:
+            raise CorruptLogError(
+                self._paths.log,
+                self.end.offset,
+                expected=f"{self._floor} bytes that this process knows to be durable",
+                found=f"a log that ends there, in a file of {system.size_of(self._descriptor.fd)} bytes",
+                log_key=self._paths.log_key,
+            )
 
     def _trusted_start(self) -> EndState:
         """Return the end state at the offset that the last line states as durable."""
@@ -164,7 +193,11 @@ class Generation:
         """
         fd, offset = self._descriptor.fd, broken.damage.offset
         require_torn(
-            fd, broken, known_durable=self.durable, path=self._paths.log, log_key=self._paths.log_key
+            fd,
+            broken,
+            known_durable=max(self.durable, self._floor),
+            path=self._paths.log,
+            log_key=self._paths.log_key,
         )
         repair = keep_bytes(fd, self._paths, self.header.generation, offset)
         # Crash: before the truncation both copies exist, and the next writer repairs again; after it,

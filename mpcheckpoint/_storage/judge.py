@@ -35,25 +35,27 @@ def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
     Reads at most to the end of the file, in bounded memory.
     """
     offset, data, highest = broken.at, b"", 0
-    first_chunk = True
+    crc = broken.crc
     while True:
         news = system.read_at(fd, _CHUNK_BYTES, offset + len(data))
         data += news
-        cut = len(data) if len(news) < _CHUNK_BYTES else data.rfind(b"\n") + 1
-        if not cut and len(data) <= MAX_LINE_BYTES:
-            continue
-        is_one_endless_line = cut == 0
-        cut = cut or len(data)
-        # Only the first chunk begins with the damaged line and a running CRC that is known. Later ones begin behind a
-        # newline; the line before is kept, for its crc field seeds the next.
-        for line in lines_behind(data[:cut], base=offset, crc=broken.crc if first_chunk else 0):
-            highest = max(highest, line.durable)
-            if highest > above:
-                return highest
-        if len(news) < _CHUNK_BYTES:
+        is_last = len(news) < _CHUNK_BYTES
+        cut = len(data) if is_last else data.rfind(b"\n") + 1
+        if cut:
+            for line in lines_behind(data[:cut], base=offset, crc=crc):
+                highest = max(highest, line.durable)
+                if highest > above:
+                    return highest
+        if is_last:
             return highest
-        keep = len(data) if is_one_endless_line else data.rfind(b"\n", 0, cut - 1) + 1
-        offset, data, first_chunk = offset + keep, data[keep:], False
+        # The next chunk begins with the last whole line of this one, whose crc field seeds what follows. Of
+        # a line longer than any line can be, nothing is kept.
+        if cut:
+            keep = data.rfind(b"\n", 0, cut - 1) + 1
+        else:
+            keep = len(data) if len(data) > MAX_LINE_BYTES else 0
+        if keep:
+            offset, data, crc = offset + keep, data[keep:], 0
 
 
 def require_torn(fd: int, broken: Broken, *, known_durable: int, path: str, log_key: str) -> None:

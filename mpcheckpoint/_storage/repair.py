@@ -27,10 +27,10 @@ def keep_bytes(fd: int, paths: LogPaths, generation: str, offset: int) -> Repair
     """
     if _is_padding(fd, offset):
         return None
-    if system.make_directory(paths.quarantine):
-        system.sync_directory(paths.directory)
-    elif not system.is_directory(paths.quarantine):
+    if not system.make_directory(paths.quarantine) and not system.is_directory(paths.quarantine):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), paths.quarantine)
+    # Also when it was there: whoever made it may have died, or failed, before it was durable.
+    system.sync_directory(paths.directory)
     path = os.path.join(paths.quarantine, f"{paths.name}.{generation}.{offset}.{uuid.uuid4().hex[:12]}")
     copy = system.open_file(path, write=True, create=True, exclusive=True)
     try:

@@ -1,7 +1,7 @@
 """A model of a disk that forgets: what survives a loss of power at any given sync.
 
-It watches the functions of `mpcheckpoint._system`. A file's bytes are durable as they were at its last sync, a directory's
-entries likewise; everything else may be there or not. Modelled for one process that plays several.
+It watches the functions of `mpcheckpoint._system`. A file's bytes are durable as they were at its last sync, a
+directory's entries likewise; everything else may be there or not. Modelled for one process that plays several.
 """
 
 from __future__ import annotations
@@ -91,7 +91,10 @@ class DurableModel:
             return durable
         if unsynced == KEPT:
             return visible
-        same = len(os.path.commonprefix([durable, visible]))
+        same = next(
+            (at for at, (a, b) in enumerate(zip(durable, visible, strict=False)) if a != b), len(durable)
+        )
+        same = min(same, len(visible))
         hole_end = min(len(visible), (same // BLOCK_BYTES + 1) * BLOCK_BYTES)
         return visible[:same] + bytes(hole_end - same) + visible[hole_end:]
 

@@ -162,7 +162,7 @@ def seen_anew(log: Log, object_key: str = "x") -> list[Any]:
 
 
 def assert_goes_on(log: Log, expected: list[Any]) -> None:
-    """The log holds ``expected`` for "x" and nobody's lock, takes one more, and a new process finds and takes the same."""
+    """The log holds ``expected`` for "x" and takes one more; a new process finds and does the same. Nobody's lock is left."""
     assert list(log.events("x")) == expected
     assert not is_locked(lock_file(store_of(log), log.log_key))
     log.append("x", "next")
@@ -212,9 +212,7 @@ class Faults:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
 
-    def act(
-        self, name: str, act: Callable[..., Any], *, at: int = 1, times: int = 1, on: str = ""
-    ) -> Fault:
+    def act(self, name: str, act: Callable[..., Any], *, at: int = 1, times: int = 1, on: str = "") -> Fault:
         """Call ``act(real, *args)`` in the place of the ``at``-th call, and ``times`` calls in all.
 
         ``on`` is a regular expression that confines this to files, or directories, in whose path it is found.
