@@ -17,13 +17,15 @@ from mpcheckpoint._work.outcomes import Result
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mpcheckpoint._cli.interrupts import Interrupts
     from mpcheckpoint._work.workers import Worker
 
 PLACE = b"{}"
 _READ_BYTES = 64 * 1024
 _LOOK_MS = 100
 _DRAIN_S = 1.0
-_INTERRUPT_S = 0.5
+_SUSPECT_S = 1.0
+_FAILED_S = 0.02
 _POLL_S = 0.02
 # At the end commands get so long to stop by themselves, then to obey SIGTERM, then to be gone after SIGKILL.
 _STOP_S = ((2.0, signal.SIGTERM), (5.0, signal.SIGKILL), (5.0, signal.SIGKILL))
@@ -43,8 +45,9 @@ class RunCommand:
     Locking: ``_lock`` guards ``_running`` and is held while a command is started, so that ``stop`` misses none.
     """
 
-    def __init__(self, words: Sequence[bytes], output_limit_bytes: int) -> None:
+    def __init__(self, words: Sequence[bytes], output_limit_bytes: int, interrupts: Interrupts) -> None:
         self._words = words
+        self._interrupts = interrupts
         self._has_place = any(PLACE in word for word in words)
         self._output_limit_bytes = output_limit_bytes
         self._lock = threading.Lock()
@@ -114,11 +117,11 @@ class RunCommand:
     def _was_interrupted(self, code: int) -> bool:
         """Return whether a command ended because of us, or of the Ctrl-C that is about to end us.
 
-        The terminal interrupts everybody at once, and the command may be the first to be done with it.
+        The terminal interrupts everybody at once, and the command may be the first to be done with it. So a failed one
+        waits a moment before it is believed to have failed by itself.
         """
-        if code in (-signal.SIGINT, 128 + signal.SIGINT):
-            return self._stopping.wait(_INTERRUPT_S)
-        return self._stopping.is_set()
+        is_suspect = code in (-signal.SIGINT, 128 + signal.SIGINT)
+        return self._stopping.is_set() or self._interrupts.have_come(_SUSPECT_S if is_suspect else _FAILED_S)
 
 
 def _read_all(process: subprocess.Popen[bytes], kept: KeptOutput) -> None:

@@ -7,13 +7,14 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.command import RunCommand, is_command
 from mpcheckpoint._cli.dry_run import dry_run
+from mpcheckpoint._cli.interrupts import Interrupts, Stopped
 from mpcheckpoint._cli.job import Job
 from mpcheckpoint._cli.lines import Lines
 from mpcheckpoint._cli.options import key_option, store_option
@@ -31,14 +32,6 @@ if TYPE_CHECKING:
 _DEFAULT_OUTPUT_BYTES = 64 * 1024
 _MOST_OUTPUT_BYTES = 8 * 1024 * 1024  # six times as much, escaped, is still below the limit of a line
 _MOST_JOBS = 10_000
-
-
-class _Stopped(KeyboardInterrupt):
-    """A signal asked us to stop."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__()
-        self.signal_number = signal_number
 
 
 @click.command(
@@ -120,45 +113,43 @@ def map_command(  # noqa: PLR0913 - the options
         output_limit_bytes,
         words,
     )
-    if sys.stdin is not None and sys.stdin.isatty():
+    if sys.stdin is None:
+        # Its descriptor would be given to the next file that is opened, and read as if it held items.
+        raise click.UsageError("cannot read the items: standard input is closed; nothing was run")
+    if sys.stdin.isatty():
         say("mpcheckpoint: reading items from the terminal, one a line; end with Ctrl-D")
     return dry_run(job) if is_dry_run else _run(job)
 
 
 def _run(job: Job) -> int:
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, _stop)
     lines = Lines(0, is_null_separated=job.is_null_separated)
     started_s = time.monotonic()
     tally = Tally()
     try:
         with (
+            Interrupts() as interrupts,
             Checkpoint(job.store) as checkpoint,
             ThreadPoolExecutor(job.jobs, thread_name_prefix="command") as executor,
-            _started(job, checkpoint.log(job.log_key), lines, executor) as map_run,
+            _started(job, checkpoint.log(job.log_key), lines, executor, interrupts) as map_run,
             Reporter(lines, tally) as reporter,
         ):
             for outcome in map_run:
                 reporter.take(outcome)
     except KeyboardInterrupt as error:
         _say_interrupted(job, tally)
-        return 128 + (error.signal_number if isinstance(error, _Stopped) else signal.SIGINT)
+        return 128 + (error.signal_number if isinstance(error, Stopped) else signal.SIGINT)
     _say_summary(job, tally, time.monotonic() - started_s)
     return EXIT_FAILED if tally.failed else EXIT_OK
 
 
-def _started(job: Job, log: Log, lines: Lines, executor: ThreadPoolExecutor) -> MapRun:
+def _started(
+    job: Job, log: Log, lines: Lines, executor: ThreadPoolExecutor, interrupts: Interrupts
+) -> MapRun:
     run = join_run(log, job.version, rerun=job.rerun, retry_failed=job.retry_failed)
-    command = RunCommand(job.words, job.output_limit_bytes)
+    command = RunCommand(job.words, job.output_limit_bytes, interrupts)
     plan = Plan(LogRef(log), run, command)
     crew = ExecutorCrew(plan, executor, job.jobs, on_stop=command.stop)
     return MapRun(plan, iter(lines), crew, Options())
-
-
-def _stop(signal_number: int, frame: object) -> NoReturn:
-    del frame
-    raise _Stopped(signal_number)
 
 
 def _say_summary(job: Job, tally: Tally, duration_s: float) -> None:

@@ -50,10 +50,9 @@ def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
             return highest
         # The next chunk begins with the last whole line of this one, whose crc field seeds what follows. Of
         # a line longer than any line can be, nothing is kept.
-        if cut:
-            keep = data.rfind(b"\n", 0, cut - 1) + 1
-        else:
-            keep = len(data) if len(data) > MAX_LINE_BYTES else 0
+        keep = data.rfind(b"\n", 0, cut - 1) + 1
+        if not cut and len(data) > MAX_LINE_BYTES:
+            keep = len(data)
         if keep:
             offset, data, crc = offset + keep, data[keep:], 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from concurrent.futures import BrokenExecutor, CancelledError
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.perform import Plan
+
+_LOOK_S = 0.1
 
 
 class Crew(Protocol):
@@ -77,14 +80,19 @@ class ExecutorCrew:
             WorkerDiedError: the executor is broken.
             CheckpointError: an outcome could not be recorded.
         """
-        found = []
-        try:
-            found.append(self._done.get(timeout=timeout_s))
-            while True:
-                found.append(self._done.get_nowait())
-        except Empty:
-            pass
-        return [(entry, self._report(future)) for entry, future in found]
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = _LOOK_S if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                # Rejected: to wait for ever. A signal that another thread has received wakes nobody here.
+                found = [self._done.get(timeout=min(_LOOK_S, left_s))]
+            except Empty:
+                if left_s == 0.0:
+                    return []
+                continue
+            while not self._done.empty():
+                found.append(self._done.get())
+            return [(entry, self._report(future)) for entry, future in found]
 
     def _report(self, future: Future[Report]) -> Report:
         self._futures.discard(future)

@@ -221,12 +221,14 @@ class MapRun:
 
     def _settle(self, entry: Input, report: Report) -> None:
         """Take note of what a worker says of an item."""
+        if report.kind is Kind.GIVEN_BACK:
+            raise KeyboardInterrupt  # a worker was interrupted, and we are about to be
         entries = self._running.pop(entry.object_key)
         if report.kind is Kind.DIED:
             self._bury(entries, report.cause)
         elif report.kind is Kind.TAKEN:
             self._waiting[entry.object_key] = entries
-        elif report.kind is not Kind.GIVEN_BACK:
+        else:
             self._deaths.pop(entry.object_key, None)
             number = self._plan.run.number
             found = self._log.look(lambda view: last_outcome(view, number, entry.object_key))

@@ -162,7 +162,7 @@ def seen_anew(log: Log, object_key: str = "x") -> list[Any]:
 
 
 def assert_goes_on(log: Log, expected: list[Any]) -> None:
-    """The log holds ``expected`` for "x" and takes one more; a new process finds and does the same. Nobody's lock is left."""
+    """The log holds ``expected`` for "x", nobody its lock; it takes one more, here and by a new process."""
     assert list(log.events("x")) == expected
     assert not is_locked(lock_file(store_of(log), log.log_key))
     log.append("x", "next")
