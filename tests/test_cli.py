@@ -494,7 +494,7 @@ def test_bad_usage_is_one_line_on_standard_error_and_exit_code_2(
     assert said(ended).startswith("mpcheckpoint")
     assert said(ended).count("\n") == 1
     assert complaint in said(ended)
-    assert not [path for path in shell.directory.rglob("*.jsonl")]
+    assert not list(shell.directory.rglob("*.jsonl"))
 
 
 def test_command_that_is_missing_creates_no_store(shell: Shell) -> None:
@@ -662,7 +662,7 @@ def test_interrupted_map_gives_back_what_runs_and_says_how_to_carry_on(
     assert child.wait() == code
     message = (shell.directory / "said").read_text()
     assert "Traceback" not in message
-    assert "interrupted; 1 items are done" in message
+    assert "interrupted; items done and recorded: 1;" in message
     assert "Start the same line again to carry on" in message
     assert [result["item"] for result in shell.results()] == ["first"]
     (shell.directory / "go").touch()

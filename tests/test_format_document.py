@@ -30,6 +30,8 @@ LIMITS = {
     "longest line, in bytes": frame.MAX_LINE_BYTES,
     "longest batch, in bytes": frame.MAX_BATCH_BYTES,
     "longest header, in bytes": control.MAX_HEADER_BYTES,
+    "longest log key, in bytes of JSON": control.MAX_LOG_KEY_BYTES,
+    "most earlier generations in a header": control.MAX_PREVIOUS,
     "deepest nesting of an event": frame.MAX_DEPTH,
     "digits of an integer in an event": codec.MAX_DIGITS,
     "highest stamp": frame.MAX_STAMP_US,

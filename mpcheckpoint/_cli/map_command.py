@@ -168,7 +168,6 @@ def _say_summary(job: Job, tally: Tally, duration_s: float) -> None:
 
 def _say_interrupted(job: Job, tally: Tally) -> None:
     say(
-        f"mpcheckpoint: interrupted; {tally.done} items are done and recorded, what was running was given back. "
-        "Start the same line again"
-        f"{' without --rerun' if job.rerun else ''} to carry on"
+        f"mpcheckpoint: interrupted; items done and recorded: {tally.done}; what was running was given back. "
+        f"Start the same line again{' without --rerun' if job.rerun else ''} to carry on"
     )

@@ -17,9 +17,13 @@ from mpcheckpoint._format.frame import (
     parse_line,
     stated_length,
 )
+from mpcheckpoint.errors import LimitExceededError
 
 # The header must be readable in one small read.
 MAX_HEADER_BYTES = 64 * 1024
+# So it stays, however often the log gets another generation.
+MAX_LOG_KEY_BYTES = 32 * 1024
+MAX_PREVIOUS = 500
 
 
 class _Control(msgspec.Struct):
@@ -82,9 +86,18 @@ def encode_header(
 
     ``previous`` names the generations this one continues, newest last: positions of theirs are positions of this one.
     ``stamp_us`` is below the stamps of the records, which a continuing generation carries over.
+
+    Raises:
+        LimitExceededError: the log key is too long for a header.
     """
+    key_bytes = len(_encode(log_key))
+    if key_bytes > MAX_LOG_KEY_BYTES:
+        raise LimitExceededError(
+            f"the log key takes {key_bytes} bytes; one takes at most {MAX_LOG_KEY_BYTES}",
+            reason="log key too long",
+        )
     event = _HeaderEvent(
-        "header", FORMAT_NAME, FORMAT_VERSION, log_key, generation, created_us, list(previous)
+        "header", FORMAT_NAME, FORMAT_VERSION, log_key, generation, created_us, list(previous[-MAX_PREVIOUS:])
     )
     line, stored_crc = encode_line(
         Payload(b"null", _encode(event)), stamp_us=stamp_us, durable=0, more=0, crc=0

@@ -28,7 +28,7 @@ MAX_STAMP_US = 2**53 - 1
 MAX_DEPTH = 128
 
 _NEWLINE = 10
-_STRING_OR_SCALAR = re.compile(rb'"(?:[^"\\]|\\.)*"|[^][{}"]+')
+_STRING_OR_SCALAR = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[^][{}"]+')
 _HEX = frozenset(b"0123456789abcdef")
 
 

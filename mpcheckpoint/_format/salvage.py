@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def lines_behind(data: bytes, *, base: int, crc: int) -> Iterator[Line]:
+def lines_behind(data: bytes, *, base: int, crc: int | None) -> Iterator[Line]:
     """Yield the lines that can be proven behind the damaged line at ``data[0]``, in file order.
 
     Args:
         data: bytes from the damage to the end of the file, or a part of them that ends behind a newline.
         base: the file offset of the damage.
-        crc: the running CRC of every byte before the damage.
+        crc: the running CRC of every byte before the damage; None if ``data`` begins with a line behind it.
     """
     extra = stated_length(data, 0)
     newline = data.find(b"\n")
@@ -43,7 +43,7 @@ def lines_behind(data: bytes, *, base: int, crc: int) -> Iterator[Line]:
         # The crc field of the damaged line may itself be what was hit: what it should have been follows from the
         # bytes before it, computed once for each place where that line may end.
         computed = None
-        if start in (extra, newline + 1) and start >= CLOSING_BYTES:
+        if crc is not None and start in (extra, newline + 1) and start >= CLOSING_BYTES:
             computed = crc32(memoryview(data)[: start - CLOSING_BYTES], crc)
         line = _candidate(data, start, base, computed)
         if line is not None:

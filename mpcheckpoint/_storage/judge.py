@@ -35,7 +35,7 @@ def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
     Reads at most to the end of the file, in bounded memory.
     """
     offset, data, highest = broken.at, b"", 0
-    crc = broken.crc
+    crc: int | None = broken.crc
     while True:
         news = system.read_at(fd, _CHUNK_BYTES, offset + len(data))
         data += news
@@ -49,12 +49,12 @@ def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
         if is_last:
             return highest
         # The next chunk begins with the last whole line of this one, whose crc field seeds what follows. Of
-        # a line longer than any line can be, nothing is kept.
+        # a line longer than any line can be, nothing is kept, nor is what would seed it.
         keep = data.rfind(b"\n", 0, cut - 1) + 1
-        if not cut and len(data) > MAX_LINE_BYTES:
-            keep = len(data)
+        if len(data) - cut > MAX_LINE_BYTES:
+            keep = cut or len(data)
         if keep:
-            offset, data, crc = offset + keep, data[keep:], 0
+            offset, data, crc = offset + keep, data[keep:], None
 
 
 def require_torn(fd: int, broken: Broken, *, known_durable: int, path: str, log_key: str) -> None:

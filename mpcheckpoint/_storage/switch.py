@@ -129,7 +129,7 @@ class _Copy:
                 batch_offset = self._end.offset
                 if len(self._buffer) > _FLUSH_BYTES:
                     self._flush()
-        return len(result.lines)
+        return sum(line.object_key is not None for line in result.lines)
 
     def _is_carried(self, line: Line) -> bool:
         if line.object_key is not None:
