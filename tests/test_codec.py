@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+import re
 import sys
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque, namedtuple
 from datetime import UTC, datetime
@@ -212,7 +213,8 @@ def same(one: object, other: object) -> bool:
 
 def described(value: object) -> str:
     try:
-        return f"{type(value).__name__} {value!r}"[:40]
+        # Without addresses, which differ between the workers of a run.
+        return re.sub(r" at 0x[0-9a-f]+", "", f"{type(value).__name__} {value!r}")[:40]
     except (ValueError, RecursionError):
         return type(value).__name__
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -27,12 +27,6 @@ JOBS = 3
 ITEMS = 90
 NAMES = [f"item{number}" for number in range(ITEMS)]
 COMMAND = ("sh", "-c", 'echo "begin $1" >> runs; sleep 0.01; echo "end $1" >> runs', "work")
-
-
-class Kept(NamedTuple):
-    """A run that one of these tests looks back at: for each item how often it was begun."""
-
-    begun: dict[str, int]
 
 
 class Job:
@@ -152,7 +146,8 @@ def assert_nothing_overlapped(job: Job) -> None:
 def test_command_that_outlives_its_killed_map_is_not_overlapped_and_everything_else_goes_on(
     job: Job, tmp_path: Path, children: Children
 ) -> None:
-    script = 'echo "begin $1" >> runs; if [ $1 = item0 ]; then while [ ! -e go ]; do sleep 0.01; done; fi; echo "end $1" >> runs'
+    wait = "while [ $1 = item0 ] && [ ! -e go ]; do sleep 0.01; done"
+    script = f'echo "begin $1" >> runs; {wait}; echo "end $1" >> runs'
     command = ("sh", "-c", script, "work")
     first = job.start(*command, jobs=1)
     wait_until(lambda: job.begun()["item0"] == 1, "the first item runs")
@@ -225,7 +220,7 @@ def test_python_map_whose_worker_processes_are_killed_all_the_time_records_every
     log = Checkpoint(job.store).log("k")
     killer = threading.Thread(target=kill_workers)
     context = multiprocessing.get_context("fork")
-    # A worker that is killed before it is up is taken for one that cannot start: the map ends, and is started again.
+    # Workers killed before they are up, three in a row, are taken for such as cannot start: the map ends.
     outcomes: set[str] = set()
     killer.start()
     try:

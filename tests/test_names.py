@@ -119,7 +119,11 @@ def test_file_name_of_a_plain_key_is_the_key(log_key: str) -> None:
     assert file_name(log_key) == log_key or log_key == "store"
 
 
-@pytest.mark.parametrize("log_key", [None, 5, 1.5, True, b"a", ("a",), ["a"], object(), Text("a")], ids=repr)
+@pytest.mark.parametrize(
+    "log_key",
+    [None, 5, 1.5, True, b"a", ("a",), ["a"], object(), Text("a")],
+    ids=lambda log_key: type(log_key).__name__,
+)
 def test_file_name_of_what_is_no_string_is_refused(log_key: Any) -> None:
     with pytest.raises(InvalidKeyError, match="str"):
         file_name(log_key)
@@ -145,7 +149,7 @@ def test_store_with_every_odd_key_keeps_them_apart(tmp_path: Any) -> None:
     assert os.listdir(store) == [".checkpoint"]
 
 
-@pytest.mark.parametrize("log_key", [None, 5, b"a", "\ud800", Text("a")], ids=repr)
+@pytest.mark.parametrize("log_key", [None, 5, b"a", "\ud800", Text("a")], ids=ascii)
 def test_store_refuses_a_bad_key_and_changes_nothing(tmp_path: Any, log_key: Any) -> None:
     with Checkpoint(tmp_path) as checkpoint:
         with pytest.raises(InvalidKeyError):

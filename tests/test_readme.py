@@ -34,7 +34,12 @@ def test_python_example_run_twice_succeeds(tmp_path: Path) -> None:
 
     for _ in range(2):
         run = subprocess.run(
-            [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, str(script)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert run.returncode == 0, run.stderr
 

@@ -7,9 +7,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from mpcheckpoint._cli.terminal import safe, say
 
 if TYPE_CHECKING:
@@ -65,8 +62,7 @@ class Reporter:
 
     def __init__(self, lines: Lines, tally: Tally) -> None:
         self.tally = tally
-        is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._display: _Display = _Bar(lines) if is_terminal else _Plain(lines)
+        self._display = _display(lines)
 
     def take(self, outcome: Outcome) -> None:
         """Take note of an outcome."""
@@ -91,32 +87,12 @@ class Reporter:
         self._display.close()
 
 
-class _Bar:
-    """A bar, its end known as soon as all items are read."""
+def _display(lines: Lines) -> _Display:
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return _Plain(lines)
+    from mpcheckpoint._cli.bar import Bar  # noqa: PLC0415 - rich takes a while to import, and only this needs it
 
-    def __init__(self, lines: Lines) -> None:
-        self._lines = lines
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[failed]}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-        )
-        self._task = self._progress.add_task("items", total=None, failed="")
-        self._progress.start()
-
-    def show(self, tally: Tally) -> None:
-        total = self._lines.count if self._lines.is_at_end else None
-        failed = f"{tally.failed} failed" if tally.failed else ""
-        self._progress.update(self._task, completed=tally.done, total=total, failed=failed)
-
-    def print(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        self._progress.stop()
+    return Bar(lines)
 
 
 class _Plain:

@@ -29,6 +29,7 @@ _LOOK_S = 1.0
 _UNWIND_S = 2.0
 _TERMINATE_S = 5.0
 _SEND_LIMIT = 3
+_START_LIMIT = 3
 _EXIT_PRIORITY = 10
 
 
@@ -62,6 +63,7 @@ class ProcessCrew:
         self._context: Any = context  # typeshed's common base class knows no Process
         self._pid = os.getpid()
         self._members: list[_Member] = []
+        self._failed_starts = 0  # in a row
         # At exit multiprocessing waits for its children, which wait for us: they have to be let go before.
         Finalize(self, _let_go, args=(self._members,), exitpriority=_EXIT_PRIORITY)
 
@@ -153,11 +155,16 @@ class ProcessCrew:
             message = member.pipe.recv()
         except (EOFError, OSError):
             cause = self._bury(member)
-            if not member.has_started:
+            if member.has_started:
+                return [(entry, Report(Kind.DIED, cause=cause))]
+            self._failed_starts += 1
+            if self._failed_starts >= _START_LIMIT:
                 raise _cannot_start(cause) from None
-            return [(entry, Report(Kind.DIED, cause=cause))]
+            self.submit(entry)
+            return []
         if isinstance(message, _Hello):
             member.has_started = True
+            self._failed_starts = 0
             return []
         member.entry = None
         if isinstance(message, _Trouble):
