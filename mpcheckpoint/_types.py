@@ -13,7 +13,9 @@ from mpcheckpoint.errors import InvalidPositionError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_POSITION = re.compile(r"(?P<log>[^@;]*)@(?P<gen>[0-9a-f]{32}):(?P<offset>\d+):(?P<stamp>\d+):(?P<more>\d+)")
+_POSITION = re.compile(
+    r"(?P<log>[^@;]*)@(?P<gen>[0-9a-f]{32}):(?P<offset>[0-9]{1,18}):(?P<stamp>[0-9]{1,16}):(?P<more>[0-9]{1,16})"
+)
 
 
 @total_ordering

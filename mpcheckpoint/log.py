@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpcheckpoint._log.record_log import RecordLog
 from mpcheckpoint._log.session import Session, Settings
 from mpcheckpoint._work.claims import claimed
-from mpcheckpoint._work.crew import ExecutorCrew, default_jobs
+from mpcheckpoint._work.crew import ExecutorCrew, default_jobs, jobs_of
 from mpcheckpoint._work.inputs import inputs_of, object_key_of
 from mpcheckpoint._work.map import MapRun, OnError, Options
 from mpcheckpoint._work.outcomes import outcome_of
@@ -109,7 +109,7 @@ class Log(RecordLog):
                 at most 1 MiB; others with ==, among the latest 10,000 of this call.
             key: a function that returns the object key of an item.
             version: of the work done. It is recorded, and another one is refused, so that outcomes do not mix.
-            jobs: how many items run at a time; None for one a processor.
+            jobs: how many items run at a time; None for one a processor, or as many as ``executor`` has workers.
             mp_context: how worker processes are started, as ``multiprocessing.get_context`` returns it; None for
                 the default. With spawn and forkserver ``fn`` must be found by its name in an importable module.
             executor: run in this executor instead of worker processes of our own. It is not shut down.
@@ -148,7 +148,7 @@ class Log(RecordLog):
         if executor is None:
             crew = ProcessCrew(plan, jobs or default_jobs(), mp_context or multiprocessing.get_context())
         else:
-            crew = ExecutorCrew(plan, executor, jobs or default_jobs())
+            crew = ExecutorCrew(plan, executor, jobs or jobs_of(executor))
         return MapRun(plan, inputs_of(items, key), crew, Options(ordered, OnError(on_error), include_done))
 
     def results(self) -> Iterator[Outcome]:

@@ -778,3 +778,11 @@ def test_results_are_those_of_the_current_run_and_other_events_are_none_of_them(
 
 def log_path(log: Log) -> Path:
     return Path(log.workers_directory).parent.parent
+
+
+def test_executor_with_more_workers_than_processors_is_used_whole(log: Log) -> None:
+    barrier = threading.Barrier(9)
+    with ThreadPoolExecutor(9) as executor:
+        outcomes = list(log.map(lambda item: barrier.wait(30), NAMES[:9], executor=executor))
+
+    assert all(outcome.ok for outcome in outcomes)

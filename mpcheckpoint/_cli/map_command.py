@@ -136,7 +136,7 @@ def _run(job: Job) -> int:
             for outcome in map_run:
                 reporter.take(outcome)
     except KeyboardInterrupt as error:
-        _say_interrupted(job, tally)
+        _say_interrupted(job)
         return 128 + (error.signal_number if isinstance(error, Stopped) else signal.SIGINT)
     _say_summary(job, tally, time.monotonic() - started_s)
     return EXIT_FAILED if tally.failed else EXIT_OK
@@ -166,8 +166,8 @@ def _say_summary(job: Job, tally: Tally, duration_s: float) -> None:
         say(f"mpcheckpoint: their output: {job.results_line}")
 
 
-def _say_interrupted(job: Job, tally: Tally) -> None:
+def _say_interrupted(job: Job) -> None:
     say(
-        f"mpcheckpoint: interrupted; items done and recorded: {tally.done}; what was running was given back. "
+        "mpcheckpoint: interrupted; what is done is recorded, what was running was given back. "
         f"Start the same line again{' without --rerun' if job.rerun else ''} to carry on"
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.codec import decode_event, record_id_of
 from mpcheckpoint._storage.process import process
 from mpcheckpoint._types import Cursor, Position, Record
-from mpcheckpoint.errors import CheckpointError, InvalidPositionError
+from mpcheckpoint.errors import InvalidPositionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,14 +29,16 @@ class News:
     """
 
     def __init__(self) -> None:
-        self._closed = threading.Event()
+        # Not an Event: close() may run in a signal handler of the thread that waits, and Event.set takes a lock.
+        self._is_closed = False
         self._pause_s = _SHORTEST_PAUSE_S
 
     def wait(self, deadline: float | None) -> bool:
         """Wait until it is worth looking again; return False when closed or past the deadline."""
         left_s = _LONGEST_PAUSE_S if deadline is None else deadline - time.monotonic()
-        if left_s <= 0 or self._closed.wait(min(self._pause_s, left_s)):
+        if left_s <= 0 or self._is_closed:
             return False
+        time.sleep(min(self._pause_s, left_s))
         self._pause_s = min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
         return True
 
@@ -47,11 +48,11 @@ class News:
 
     def close(self) -> None:
         """End the waiting, from any thread."""
-        self._closed.set()
+        self._is_closed = True
 
     def is_closed(self) -> bool:
         """Return whether the waiting was ended."""
-        return self._closed.is_set()
+        return self._is_closed
 
 
 class Source:
@@ -173,8 +174,6 @@ class Follower:
             if record is None:
                 self._looks = self._look()
                 record = next(self._looks, None)
-        except CheckpointError:
-            raise  # out of a reader, when everything before was given out
         except BaseException:
             # A Ctrl-C may have come when a reader had gone on and its records were not given out yet.
             self._start_over()
@@ -194,11 +193,7 @@ class Follower:
         self.close()
 
     def reset_after_fork(self) -> None:
-        """In a forked child: take new locks; the next look opens the files anew, behind the last record given out."""
-        is_closed = self._news.is_closed()
-        self._news = News()
-        if is_closed:
-            self._news.close()
+        """In a forked child: the next look opens the files anew, behind the last record given out."""
         self._start_over()
 
     def _start_over(self) -> None:

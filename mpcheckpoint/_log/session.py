@@ -10,7 +10,7 @@ from mpcheckpoint._storage.durability import Durability
 from mpcheckpoint._storage.mutex import Mutex
 from mpcheckpoint._storage.process import process
 from mpcheckpoint._storage.store import DirectoryStore
-from mpcheckpoint.errors import CheckpointError, ClosedError, LogNotOpenError, ReadOnlyError
+from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,26 +121,22 @@ class Session:
             CorruptLogError: and the views stay as far as they were read.
         """
         self._discover()
-        for state in self._states.values():
+        for state in list(self._states.values()):
             self._refresh_one(state)
         return {log_key: state.view for log_key, state in self._states.items()}
 
     def refresh_log(self, log_key: str) -> LogView:
         """Bring the view of one log up to date and return it. Requires: ``mutex``."""
-        state = self._states[log_key]
-        self._refresh_one(state)
-        return state.view
+        return self._refresh_one(self._states[log_key]).view
 
-    def _refresh_one(self, state: LogState) -> None:
-        try:
-            for chunk in state.reader.news():
-                state.view.apply(chunk)
-        except CheckpointError:
-            raise  # out of the reader, between two chunks
-        except BaseException:
-            # A Ctrl-C may have come when the reader had gone on and the view had not: read anew.
-            self._states[state.stored.log_key] = _new_state(state.stored)
-            raise
+    def _refresh_one(self, state: LogState) -> LogState:
+        if state.reader.given != state.view.applied:
+            # A signal handler raised (a Ctrl-C, or our own ReentrancyError) when the reader had gone on and the
+            # view had not: read anew.
+            state = self._states[state.stored.log_key] = _new_state(state.stored)
+        for chunk in state.reader.news():
+            state.view.apply(chunk)
+        return state
 
     def _discover(self) -> None:
         if self._scope is not None:

@@ -38,6 +38,7 @@ class LogView:
         self.log_key = log_key
         self.generation = ""
         self.records = 0
+        self.applied = 0
         self._objects: dict[str, list[Entry]] = {}
         self._ids: dict[tuple[str, str], Entry] = {}
         self._claims: dict[str, str] = {}
@@ -66,6 +67,7 @@ class LogView:
         self.records += len(chunk.lines)
         for note in chunk.notes:
             self._apply_note(note)
+        self.applied += 1
 
     def _apply_note(self, note: Note) -> None:
         if note.name != CLAIM:

@@ -24,7 +24,8 @@ class HybridClock:
 
     def __init__(self) -> None:
         self._highest_us = 0
-        self._mutex = threading.Lock()
+        # An RLock: a signal handler that writes to another log may run inside.
+        self._mutex = threading.RLock()
 
     def observe(self, stamp_us: int) -> None:
         """Take note of a stamp that was read from a log."""
@@ -48,12 +49,12 @@ class HybridClock:
             stamp_us = max(wall_us, self._highest_us + 1, after_us + 1)
             if stamp_us > MAX_STAMP_US:
                 raise ClockError("the stamps of this log have reached their limit", reason="stamps exhausted")
-            self._highest_us = stamp_us
+            self._highest_us = max(self._highest_us, stamp_us)
         return stamp_us
 
     def reset_after_fork(self) -> None:
         """Replace the mutex, which another thread of the parent may have held."""
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
 
 
 clock = HybridClock()

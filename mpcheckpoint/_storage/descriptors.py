@@ -24,7 +24,7 @@ class DescriptorPool:
 
     def __init__(self, limit: int = 48) -> None:
         self._limit = limit
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._recent: OrderedDict[int, ref[Holder]] = OrderedDict()
 
     def touch(self, holder: Holder) -> None:
@@ -45,7 +45,7 @@ class DescriptorPool:
 
     def reset_after_fork(self) -> None:
         """Start anew in a child, where the mutex may be held by a thread that does not exist."""
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._recent = OrderedDict()
 
 

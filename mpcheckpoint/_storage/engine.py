@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Reader(Protocol):
     """One log, read by one thread at a time. Never writes, never waits for a lock."""
 
+    given: int
+
     def news(self) -> Iterator[Chunk]:
         """Yield what is new since the last call; at first the whole log."""
 

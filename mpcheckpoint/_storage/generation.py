@@ -5,6 +5,7 @@ Everything here but ``cover`` requires the append lock; ``writer`` sees to that.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -66,7 +67,8 @@ class Generation:
         self._floor = 0
         self._is_used = False
         self._is_sealed = False
-        self._sync_mutex = threading.Lock()
+        # An RLock: a signal handler that appends may run in the thread that is syncing.
+        self._sync_mutex = threading.RLock()
 
     @property
     def fd(self) -> int:
@@ -287,12 +289,14 @@ class Generation:
             return
         with self._sync_mutex:
             if self.is_poisoned:
-                raise OSError(5, "an earlier sync of this log failed")
+                raise OSError(errno.EIO, "an earlier sync of this log failed")
             if self.durable >= offset:
                 return
             # Read before the sync begins: what is written later may not be covered by it.
             end = self.end.offset
             self._sync(self._descriptor.fd)
+            if self.is_poisoned:  # a sync nested in this one failed, and took the error with it
+                raise OSError(errno.EIO, "an earlier sync of this log failed")
             self.durable = max(self.durable, end)
 
     def _sync(self, fd: int) -> None:

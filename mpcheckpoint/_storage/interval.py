@@ -40,16 +40,27 @@ class IntervalSyncer:
     def schedule(self, writer: LogWriter, appended: Appended, interval_s: float) -> None:
         """See to it that an append is durable within about ``interval_s`` seconds."""
         with self._condition:
-            due_s = time.monotonic() + interval_s
+            due = _Due(writer, time.monotonic() + interval_s, interval_s, appended)
             earlier = self._due.get(writer.paths.log)
+            is_sooner = earlier is None or due.due_s < earlier.due_s
             if earlier is not None:
-                due_s = min(due_s, earlier.due_s)
-            self._due[writer.paths.log] = _Due(writer, due_s, interval_s, appended)
+                # Threads may come here in another order than they appended in; stamps rise, also across generations.
+                latest = max(due, earlier, key=lambda each: each.appended.end.stamp_us)
+                due = latest._replace(due_s=min(due.due_s, earlier.due_s))
+            self._due[writer.paths.log] = due
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="mpcheckpoint-interval", daemon=True)
-                self._thread.start()
-            elif earlier is None:
+                thread = threading.Thread(target=self._run, name="mpcheckpoint-interval", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    pass  # no more threads are to be had: synced below instead
+                else:
+                    self._thread = thread
+            elif is_sooner:
                 self._condition.notify()
+            has_thread = self._thread is not None
+        if not has_thread:
+            self._sync(due)
 
     def flush(self, log_path: str | None = None) -> None:
         """Sync now what is scheduled, for one log file or for all.

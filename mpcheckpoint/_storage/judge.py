@@ -37,9 +37,10 @@ def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
     offset, data, highest = broken.at, b"", 0
     crc: int | None = broken.crc
     while True:
-        news = system.read_at(fd, _CHUNK_BYTES, offset + len(data))
+        size = max(_CHUNK_BYTES, len(data))  # doubling: a long line costs time in proportion to its bytes
+        news = system.read_at(fd, size, offset + len(data))
         data += news
-        is_last = len(news) < _CHUNK_BYTES
+        is_last = len(news) < size
         cut = len(data) if is_last else data.rfind(b"\n") + 1
         if cut:
             for line in lines_behind(data[:cut], base=offset, crc=crc):

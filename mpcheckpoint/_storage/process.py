@@ -43,8 +43,10 @@ class Process:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._writers: OrderedDict[tuple[int, int, str], LogWriter] = OrderedDict()
+        # Those that the registry forgot and somebody still uses, too: a fork must know of their locks.
+        self._alive: weakref.WeakSet[LogWriter] = weakref.WeakSet()
         self._handles: weakref.WeakSet[Resettable] = weakref.WeakSet()
         self._paused: list[LogWriter] = []
         self._flushes_at_exit = False
@@ -62,6 +64,7 @@ class Process:
             writer = self._writers.get(key)
             if writer is None or writer.paths.directory != paths.directory:
                 writer = self._writers[key] = LogWriter(paths)
+                self._alive.add(writer)
                 if len(self._writers) > _MOST_WRITERS:
                     self._writers.popitem(last=False)
             self._writers.move_to_end(key)
@@ -101,7 +104,7 @@ class Process:
         A child that comes to life while a lock is held inherits the open file that holds it. It closes that
         at once; this only spares the lock from outliving a parent that is killed in between.
         """
-        writers = sorted(self._writers.values(), key=lambda writer: writer.paths.log)
+        writers = sorted(self._alive, key=lambda writer: writer.paths.log)
         self._paused = [writer for writer in writers if writer.pause_for_fork(_FORK_WAIT_S)]
 
     def after_fork_in_parent(self) -> None:
@@ -113,13 +116,13 @@ class Process:
     def after_fork_in_child(self) -> None:
         """Let go of everything inherited."""
         self._pid = os.getpid()
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._paused = []
         self._flushes_at_exit = False
         clock.reset_after_fork()
         pool.reset_after_fork()
         self.interval.reset_after_fork()
-        for writer in list(self._writers.values()):
+        for writer in list(self._alive):
             writer.reset_after_fork()
         self._writers = OrderedDict()
         for handle in list(self._handles):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, Note, note_of
-from mpcheckpoint._format.frame import CLOSING_BYTES, EndState, Line, closing, stored_crc_before
+from mpcheckpoint._format.frame import CLOSING_BYTES, EndState, Line, closing
+from mpcheckpoint._format.salvage import last_line
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.descriptors import pool
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.header import known_control, read_header
-from mpcheckpoint._storage.judge import Broken, require_torn
-from mpcheckpoint._storage.replay import FIRST_READ_BYTES, replay
+from mpcheckpoint._storage.judge import Broken, require_torn, vouched_offset
+from mpcheckpoint._storage.replay import CHUNK_BYTES, FIRST_READ_BYTES, replay
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import CorruptLogError, InvalidPositionError, LogNotFoundError
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.control import Header
     from mpcheckpoint._format.scan import Scan
     from mpcheckpoint._storage.paths import LogPaths
+
+_LOOK_BACK_BYTES = 64 * 1024
 
 
 class Chunk(NamedTuple):
@@ -71,7 +75,9 @@ class LogReader:
         self._durable = 0
         self._skip = (-1, 0)
         self._is_reset = False
-        self._judged_torn = (-1, -1)
+        self._judged_torn = (-1, -1, 0)
+        # How many chunks were given out. Counted up before anything moves on: whoever has taken fewer was interrupted.
+        self.given = 0
 
     def news(self) -> Iterator[Chunk]:
         """Yield what was appended since the last look; the first look yields the whole log.
@@ -84,9 +90,13 @@ class LogReader:
             fd = descriptor.fd
             # Read before the bytes are: another thread may append and sync in between.
             known = self._known_durable(generation) if self._known_durable is not None else 0
-            for is_second_look in (False, True):
+            # What was called durable before the look began: a write in progress cannot stand below it.
+            vouched = known
+            while True:
                 data = self._bytes_behind_end(fd)
                 if not data and not self._is_reset and self._end.offset >= known:
+                    return
+                if known <= self._end.offset and self._is_judged_torn(fd):
                     return
                 last = None
                 for last in replay(fd, self._end, data):
@@ -95,7 +105,8 @@ class LogReader:
                 if last.damage is None:
                     self._refuse_shortened(known, fd)
                     return
-                if self._is_torn(fd, last, known, raise_corrupt=is_second_look):
+                vouched = self._vouched(fd, last, vouched)
+                if vouched <= last.damage.offset:
                     return
 
     def seek(self, position: Position) -> None:
@@ -123,11 +134,12 @@ class LogReader:
                 return
             # Invariant: stamps rise along a log. If the bytes at the offset do not fit (a power cut took records that
             # were visible, not durable), reading from the start and skipping by stamp gives the same answer.
-            before = system.read_at(descriptor.fd, CLOSING_BYTES, position.offset - CLOSING_BYTES)
-            stored_crc = stored_crc_before(before, len(before))
-            if stored_crc is not None:
-                stamp_us = position.stamp_us - (1 if position.more else 0)
-                self._end = EndState(position.offset, stored_crc, stamp_us)
+            # Another line can end at the same offset by chance, so what ends there must not be younger.
+            start = max(self._header.end.offset - CLOSING_BYTES, position.offset - _LOOK_BACK_BYTES)
+            line = last_line(system.read_at(descriptor.fd, position.offset - start, start), base=start)
+            if line is None or line.more or line.end != position.offset or line.stamp_us > position.stamp_us:
+                return
+            self._end = EndState(line.end, line.stored_crc, line.stamp_us)
 
     def position(self) -> Position:
         """Return the place behind what was read so far.
@@ -185,6 +197,7 @@ class LogReader:
             self._is_reset = True
         self._header = header
         self._end = header.end
+        self._judged_torn = (-1, -1, 0)
         self._durable = header.end.offset
         clock.observe(header.end.stamp_us)
 
@@ -212,37 +225,41 @@ class LogReader:
         skip = self._skip
         if skip[0] >= 0:
             records = [line for line in records if (line.stamp_us, -line.more) > skip]
+        is_reset = self._is_reset
+        is_news = bool(records or notes or is_reset)
+        self.given += is_news
         self._end = result.end
+        self._is_reset = False
         clock.observe(result.end.stamp_us)
-        is_reset, self._is_reset = self._is_reset, False
-        if records or notes or is_reset:
+        if is_news:
             yield Chunk(records, notes, generation, self._durable, is_reset)
 
-    def _is_torn(self, fd: int, last: Scan, known: int, *, raise_corrupt: bool) -> bool:
-        """Return whether what stands behind the end may be passed over in silence: a torn end, or a write in progress.
+    def _is_judged_torn(self, fd: int) -> bool:
+        """Return whether the bytes behind the end are those that were judged torn at an earlier look."""
+        offset, size, crc = self._judged_torn
+        return offset == self._end.offset and size == system.size_of(fd) and crc == _crc_from(fd, offset)
 
-        Corruption is reported at the second look only: at the first, the bytes that vouch for the damaged ones may have
-        been read later than those.
+    def _vouched(self, fd: int, last: Scan, vouched: int) -> int:
+        """Return the offset below which some line calls the bytes durable; at most the damage's, if that is a torn end
+        or a write in progress.
+
+        A line that vouches for the damaged bytes is believed at the next look only: at this one they may have been read
+        before their write had ended.
+
+        Raises:
+            CorruptLogError: ``vouched``, known before the look began, is above the damage.
         """
         damage = last.damage
         assert damage is not None
-        pending = (damage.offset, system.size_of(fd))
-        if pending == self._judged_torn and known <= damage.offset:
-            return True
-        try:
-            require_torn(
-                fd,
-                Broken(damage, last.broken_at, last.broken_crc),
-                known_durable=max(known, self._durable),
-                path=self._paths.log,
-                log_key=self._paths.log_key,
-            )
-        except CorruptLogError:
-            if raise_corrupt:
-                raise
-            return False
-        self._judged_torn = pending
-        return True
+        broken = Broken(damage, last.broken_at, last.broken_crc)
+        if vouched > damage.offset:
+            require_torn(fd, broken, known_durable=vouched, path=self._paths.log, log_key=self._paths.log_key)
+        size = system.size_of(fd)
+        crc = _crc_from(fd, damage.offset)
+        vouched = vouched_offset(fd, broken, above=damage.offset)
+        if vouched <= damage.offset and size == system.size_of(fd):
+            self._judged_torn = (damage.offset, size, crc)
+        return vouched
 
     def _refuse_shortened(self, known: int, fd: int) -> None:
         if self._end.offset < known:
@@ -253,3 +270,11 @@ class LogReader:
                 found=f"a log that ends there, in a file of {system.size_of(fd)} bytes",
                 log_key=self._paths.log_key,
             )
+
+
+def _crc_from(fd: int, offset: int) -> int:
+    crc = 0
+    while data := system.read_at(fd, CHUNK_BYTES, offset):
+        crc = crc32(data, crc)
+        offset += len(data)
+    return crc

@@ -72,7 +72,7 @@ def write_whole(fd: int, data: bytes, offset: int) -> None:
     while written < len(view):
         count = system.write_at(fd, view[written:], offset + written)
         if count <= 0:
-            raise OSError(5, "a write took no bytes")
+            raise OSError(errno.EIO, "a write took no bytes")
         written += count
 
 

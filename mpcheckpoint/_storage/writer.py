@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -247,7 +248,7 @@ class LogWriter:
                 return
             self._lock_file.close()
             self._lock_file = None
-        raise OSError(11, "the lock file is being replaced again and again")
+        raise OSError(errno.EAGAIN, "the lock file is being replaced again and again")
 
     def _unlock(self) -> None:
         if self._lock_file is None:
@@ -259,16 +260,17 @@ class LogWriter:
             self._lock_file = None
 
     def _open_current(self) -> Generation:
-        if self._generation is None or not self._is_current(self._generation):
+        current = self._generation
+        if current is None or not self._is_current(current):
             try:
-                self._generation = Generation(self.paths)
+                current = self._generation = Generation(self.paths)
             except FileNotFoundError:
                 raise LogNotFoundError(
                     f"there is no log {self.paths.log_key!r} at {self.paths.log}; was the store removed?",
                     path=self.paths.log,
                     reason="no such log",
                 ) from None
-        return self._generation
+        return current
 
     def _is_current(self, generation: Generation) -> bool:
         try:

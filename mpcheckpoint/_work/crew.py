@@ -44,6 +44,12 @@ def default_jobs() -> int:
     return os.cpu_count() or 1
 
 
+def jobs_of(executor: Executor) -> int:
+    """Return how many workers an executor has; where it does not say, as many as there would be of our own."""
+    jobs = getattr(executor, "_max_workers", None)
+    return jobs if isinstance(jobs, int) else default_jobs()
+
+
 class ExecutorCrew:
     """Work in an executor that somebody else shuts down: threads, or processes.
 
