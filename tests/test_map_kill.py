@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -215,7 +216,8 @@ def test_python_map_whose_worker_processes_are_killed_all_the_time_records_every
             workers = sorted(process_tree.living_descendants() - earlier)
             if workers:
                 killed.append(chance.choice(workers))
-                os.kill(killed[-1], signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it ended by itself meanwhile
+                    os.kill(killed[-1], signal.SIGKILL)
 
     log = Checkpoint(job.store).log("k")
     killer = threading.Thread(target=kill_workers)

@@ -1,7 +1,8 @@
 """Thirty-one ways such a log loses data, and the tests that hold the rule against each.
 
-The list is that of the project's `pitfalls.md`; here each is named in a few words. A test that is renamed or removed
-breaks this table, so a rule cannot lose its test unseen. What no other file holds is tested below the table.
+They were collected from the sources and issue trackers of other logs and databases, and from experiments. A test
+that is renamed or removed breaks this table, so a rule cannot lose its test unseen. What no other file holds is tested
+below it.
 """
 
 from __future__ import annotations

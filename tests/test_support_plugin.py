@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+
+from support import plugin, tally
 
 LEAVES_A_PROCESS = """
     import subprocess
@@ -169,3 +173,22 @@ def test_kills_of_all_workers_are_counted(tmp_path: Path) -> None:
     done = run_suite(tmp_path, source, "-n", "2")
 
     assert "kills: 4" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("kills", "keyword", "too_few"),
+    [
+        (200, "", ["power cuts: 0 of 20"]),
+        (199, "", ["kills: 199 of 200", "power cuts: 0 of 20"]),
+        (0, "torn", []),
+    ],
+)
+def test_whole_run_that_kills_or_cuts_too_little_says_so(
+    kills: int, keyword: str, too_few: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"keyword": keyword, "markexpr": "", "collectonly": False, "--intensity": 1}
+    config = SimpleNamespace(args_source=pytest.Config.ArgsSource.TESTPATHS, getoption=options.__getitem__)
+    monkeypatch.setenv("MPCHECKPOINT_REQUIRE_ALL", "1")
+    monkeypatch.setattr(tally, "counts", lambda: {"kills": kills})
+
+    assert plugin._did_too_little(cast("pytest.Config", config)) == too_few

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _TESTS = Path(__file__).resolve().parent.parent
 _GUARANTEES = range(1, 11)
 _EXIT_GRACE_S = 2.0
+# What a whole run does at the least, times the intensity.
+_PROMISED = {"kills": 200, "power cuts": 20}
 # All tests that mount an image run in one worker, one after the other, and so do those that copy the table of
 # mounts (for nobody's name space): a copy made at the wrong moment keeps a file system alive that is about to be
 # mounted anew.
@@ -89,6 +91,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         worker_output["tally"] = tally.counts()
     elif session.exitstatus == pytest.ExitCode.OK and _ran_nothing(session.config):
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+    elif session.exitstatus == pytest.ExitCode.OK and _did_too_little(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -96,6 +100,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if tally.counts():
         terminalreporter.section("tally")
         terminalreporter.line(", ".join(f"{what}: {times}" for what, times in sorted(tally.counts().items())))
+    for shortfall in _did_too_little(terminalreporter.config):
+        terminalreporter.line(f"too few {shortfall}", red=True)
 
 
 def _intensity(config: pytest.Config) -> int:
@@ -109,6 +115,20 @@ def _ran_nothing(config: pytest.Config) -> bool:
     return not any(
         reporter.stats.get(outcome) for outcome in ("passed", "failed", "error", "xfailed", "xpassed")
     )
+
+
+def _did_too_little(config: pytest.Config) -> list[str]:
+    """Return what a whole run that must leave nothing out did less often than promised."""
+    is_part = config.getoption("keyword") or config.getoption("markexpr") or config.getoption("collectonly")
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not is_part
+    if not is_whole or not os.environ.get("MPCHECKPOINT_REQUIRE_ALL"):
+        return []
+    counts = tally.counts()
+    return [
+        f"{what}: {counts.get(what, 0)} of {times * _intensity(config)}"
+        for what, times in _PROMISED.items()
+        if counts.get(what, 0) < times * _intensity(config)
+    ]
 
 
 # --- nothing stays behind ----------------------------------------------------------------------------------
