@@ -1,3 +1,4 @@
-"""Everything the tests share stands in `support`: the options, hooks and fixtures in `support.plugin`."""
+"""Everything the tests share stands in `support`: the options, hooks and fixtures in `support.plugin`,
+what tests of a store begin with in `support.stores`."""
 
-pytest_plugins = ["support.plugin"]
+pytest_plugins = ["support.plugin", "support.stores"]

@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
 @pytest.fixture(autouse=True)
 def _no_file_system_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the file system be tried by each test: the inode of a store that is gone may be the next one's."""

@@ -36,19 +36,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def log(store: Path) -> Log:
-    """A log that holds the event 0 and is in use."""
-    log = Checkpoint(store).log("a")
-    log.append("x", 0)
-    return log
-
-
-@pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """A directory outside the store, with a file, neither of which anything may touch."""
     directory = tmp_path / "outside"

@@ -29,18 +29,8 @@ EACH = 25
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
 def log(store: Path) -> Log:
     return Checkpoint(store).log("a")
-
-
-@pytest.fixture
-def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    return Faults(monkeypatch)
 
 
 def is_free(store: Path, object_key: str = "x") -> bool:

@@ -34,24 +34,6 @@ REFUSALS = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EINTR]
 LOG = r"a\.jsonl$"
 
 
-@pytest.fixture
-def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    return Faults(monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def log(store: Path) -> Log:
-    """A log that holds the event 0 and is in use."""
-    log = Checkpoint(store).log("a")
-    log.append("x", 0)
-    return log
-
-
 # --- a write that is refused -------------------------------------------------------------------------------
 
 

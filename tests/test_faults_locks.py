@@ -39,16 +39,6 @@ LOG = r"a\.jsonl$"
 
 
 @pytest.fixture
-def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    return Faults(monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
 def log(store: Path) -> Log:
     """A log that holds the event 0 and is in use, by a handle that waits for locks no longer than 0.2 s."""
     log = Checkpoint(store, lock_timeout_s=0.2).log("a")

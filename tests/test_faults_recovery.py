@@ -36,24 +36,6 @@ LOG = r"a\.jsonl$"
 NEW_GENERATION = r"a\.jsonl\..*tmp$"
 
 
-@pytest.fixture
-def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    return Faults(monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def log(store: Path) -> Log:
-    """A log that holds the event 0 and is in use."""
-    log = Checkpoint(store).log("a")
-    log.append("x", 0)
-    return log
-
-
 def poison(log: Log, faults: Faults, event: object = 1) -> Position:
     """Let the sync of an append fail; return the position that its record has if it is there."""
     fault = faults.fail("sync_data", errno.EIO, on=LOG)

@@ -40,24 +40,6 @@ START_METHODS = multiprocessing.get_all_start_methods()
 LOG = r"a\.jsonl$"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def log(store: Path) -> Log:
-    """A log that holds the event 0 and is in use."""
-    log = Checkpoint(store).log("a")
-    log.append("x", 0)
-    return log
-
-
-@pytest.fixture
-def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    return Faults(monkeypatch)
-
-
 # --- threads and forks -------------------------------------------------------------------------------------
 
 

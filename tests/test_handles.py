@@ -24,19 +24,6 @@ START_METHODS = multiprocessing.get_all_start_methods()
 EACH = 20
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def log(store: Path) -> Log:
-    """A log that holds the event 0 and is in use."""
-    log = Checkpoint(store).log("a")
-    log.append("x", 0)
-    return log
-
-
 def append_each(handle: Log | Checkpoint, name: str) -> None:
     """Append EACH events through a handle that came from elsewhere, and see each of them."""
     log = handle.log("a") if isinstance(handle, Checkpoint) else handle

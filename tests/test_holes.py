@@ -47,24 +47,6 @@ if TYPE_CHECKING:
 LOG = r"a\.jsonl$"
 
 
-@pytest.fixture
-def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    return Faults(monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def log(store: Path) -> Log:
-    """A log that holds the event 0, durable."""
-    log = Checkpoint(store).log("a")
-    log.append("x", 0)
-    return log
-
-
 def overwrite(store: Path, offset: int, data: bytes) -> None:
     with log_file(store).open("r+b") as file:
         file.seek(offset)

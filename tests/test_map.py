@@ -44,11 +44,6 @@ NAMES = [f"item{number}" for number in range(12)]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
 def log(store: Path) -> Log:
     return Checkpoint(store).log("a")
 
@@ -58,11 +53,6 @@ def threads() -> Iterator[ThreadPoolExecutor]:
     """Four threads: where the test is not about processes they are quicker to start."""
     with ThreadPoolExecutor(4) as executor:
         yield executor
-
-
-@pytest.fixture
-def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    return Faults(monkeypatch)
 
 
 class Runs:

@@ -28,11 +28,6 @@ HOUR_US = 3_600_000_000
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
 def log(store: Path) -> Log:
     return Checkpoint(store).log("a")
 
@@ -341,11 +336,6 @@ def test_follower_of_a_handle_that_was_closed_says_so(store: Path, log: Log) -> 
 
 
 # --- durable reads -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    return Faults(monkeypatch)
 
 
 def reads_durably(log: Log) -> Iterator[list[object]]:

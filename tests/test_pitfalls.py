@@ -226,19 +226,6 @@ def test_every_pitfall_has_tests_that_exist(number: int) -> None:
 # --- those that stand nowhere else -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def log(store: Path) -> Log:
-    """A log that holds the event 0 and is in use."""
-    log = Checkpoint(store).log("a")
-    log.append("x", 0)
-    return log
-
-
 @pytest.mark.guarantee(6)
 def test_reader_under_which_a_torn_end_is_cut_and_written_anew_sees_whole_records(
     store: Path, log: Log

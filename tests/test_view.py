@@ -29,11 +29,6 @@ pytestmark = pytest.mark.guarantee(5)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
 def checkpoint(store: Path) -> Checkpoint:
     """A store in which "x" and then "y" were written through the logs "a" and "b"."""
     checkpoint = Checkpoint(store)

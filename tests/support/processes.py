@@ -99,6 +99,10 @@ class Children:
 
         Unlike `kill` it adds nothing to the tally: what is ended here was not killed to prove anything.
         """
+        for child in self.all:
+            if child.is_running:  # by its own means first: whom `process_tree.end` reaps it cannot wait for
+                os.kill(child.pid, signal.SIGKILL)
+                child.wait()
         process_tree.end(process_tree.living_descendants() - self._earlier)
         for child in self.all:
             child.wait()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import file_name
+from mpcheckpoint._storage.interval import IntervalSyncer
 from mpcheckpoint._storage.process import process
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def is_locked(path: Path) -> bool:
 
 def become_a_new_process() -> None:
     """Forget all that this process knows of stores, as if it had just been started. Handles go on as after a fork."""
+    # The background thread lives on here, as it does in no forked child: it keeps the syncer it belongs to.
+    process.interval = IntervalSyncer()
     process.after_fork_in_child()
 
 

@@ -1,0 +1,33 @@
+"""The fixtures that tests of a store begin with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mpcheckpoint import Checkpoint, Log
+from support.verbs import Faults
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Where a store is to stand."""
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def log(store: Path) -> Log:
+    """A log that holds the event 0, durable, and is in use."""
+    log = Checkpoint(store).log("a")
+    log.append("x", 0)
+    return log
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
+    """Faults to put in the place of the system's functions."""
+    return Faults(monkeypatch)

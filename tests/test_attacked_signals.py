@@ -1,0 +1,178 @@
+"""What a hostile review broke with signal handlers: they come back in at the worst instant there is.
+
+What used to hang runs in a forked child, so that it costs its test and no other.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint._log.view import LogView
+from mpcheckpoint._storage.clock import clock
+from mpcheckpoint._storage.descriptors import pool
+from mpcheckpoint._storage.process import process
+from mpcheckpoint.errors import ReentrancyError
+from support.processes import call
+from support.verbs import Faults, assert_goes_on, is_locked, lock_file, seen_anew, store_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import FrameType
+
+LOG = r"a\.jsonl$"
+HANGS_AFTER_S = 4
+SHARED_BY_ALL_LOGS = {"clock": clock, "pool": pool, "registry": process}
+
+
+def in_a_child(function: Callable[..., Any], *args: object) -> Any:
+    """Return what a call returns in a forked child; raise TimeoutError if it hangs there."""
+    return call(function, *args, method="fork", timeout_s=HANGS_AFTER_S)
+
+
+def on_signal(act: Callable[[], object]) -> None:
+    signal.signal(signal.SIGUSR1, lambda *_: act())
+
+
+# --- a view in mid-refresh -------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(4)
+@pytest.mark.parametrize("is_applied", [False, True])
+def test_reentry_in_mid_refresh_leaves_no_view_behind(log: Log, is_applied: bool) -> None:
+    log.append("x", 1, record_id="id")
+
+    assert in_a_child(read_reentered, log, is_applied) == [(0, 1), (0, 1), 2]
+
+
+def read_reentered(log: Log, is_applied: bool) -> list[object]:
+    """Return what is read after a handler raised in a refresh, here and anew, and the count after a retry."""
+    fresh = Checkpoint(store_of(log)).log("a")
+    on_signal(lambda: fresh.events("x"))
+    with pytest.MonkeyPatch.context() as patches:
+        apply = LogView.apply
+
+        def interrupted(view: LogView, chunk: Any) -> None:
+            if is_applied:
+                apply(view, chunk)
+            signal.raise_signal(signal.SIGUSR1)
+
+        patches.setattr(LogView, "apply", interrupted)
+        with pytest.raises(ReentrancyError):
+            fresh.events("x")
+    events = fresh.events("x")
+    fresh.append("x", 1, record_id="id")
+    return [events, tuple(seen_anew(fresh)), fresh.count("x")]
+
+
+# --- a sync ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(8)
+def test_append_from_a_signal_handler_inside_a_sync_is_written(log: Log) -> None:
+    in_a_child(append_in_a_sync, log)
+
+    assert_goes_on(log, [0, "work", "handler"])
+
+
+def append_in_a_sync(log: Log) -> None:
+    on_signal(lambda: log.append("x", "handler"))
+
+    def interrupted(real: Callable[..., None], fd: int) -> None:
+        signal.raise_signal(signal.SIGUSR1)
+        real(fd)
+
+    with pytest.MonkeyPatch.context() as patches:
+        log.append("y", "first use, which syncs too")
+        Faults(patches).act("sync_data", interrupted, on=LOG)
+        log.append("x", "work")
+
+
+# --- what all logs of a process share --------------------------------------------------------------------------
+
+
+class Interrupted:
+    """A mutex in whose holder a signal arrives, once, right behind taking it."""
+
+    def __init__(self, mutex: Any) -> None:
+        self._mutex = mutex
+        self.is_due = True
+
+    def __enter__(self) -> None:
+        self._mutex.__enter__()
+        if self.is_due:
+            self.is_due = False
+            signal.raise_signal(signal.SIGUSR1)
+
+    def __exit__(self, *error: object) -> None:
+        self._mutex.__exit__(*error)
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.parametrize("shared", SHARED_BY_ALL_LOGS)
+def test_append_to_another_log_from_a_signal_handler_never_waits_for_its_own_thread(
+    store: Path, log: Log, shared: str
+) -> None:
+    assert in_a_child(write_two_logs, store, shared) is True
+
+    assert not is_locked(lock_file(store))
+    assert_goes_on(log, [0, 1])
+    assert Checkpoint(store).log("b").events("x") == (0, "handler")
+
+
+def write_two_logs(store: Path, shared: str) -> bool:
+    """Append to a log while a handler appends to another; return whether the handler ran in the mutex."""
+    log, other = (Checkpoint(store).log(log_key) for log_key in "ab")
+    other.append("x", 0)
+
+    def handle() -> None:
+        other.append("x", "handler")
+        other.events("x")
+
+    on_signal(handle)
+    owner: Any = SHARED_BY_ALL_LOGS[shared]
+    with pytest.MonkeyPatch.context() as patches:
+        mutex = Interrupted(owner._mutex)
+        patches.setattr(owner, "_mutex", mutex)
+        log.append("x", 1)
+        log.events("x")
+    return not mutex.is_due
+
+
+# --- a follower ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(8)
+def test_follower_closed_by_a_signal_handler_at_any_line_of_its_waiting_ends(log: Log) -> None:
+    closed = in_a_child(close_at_each_line, log, 150)
+
+    assert closed == 150
+
+
+def close_at_each_line(log: Log, lines: int) -> int:
+    """Follow, closed from a handler at the first line of Python, the second, and so on; return how often it ended."""
+    for line in range(1, lines + 1):
+        follower = log.follow("end")
+        on_signal(follower.close)
+        left = line
+
+        def trace(_: FrameType, event: str, __: object) -> Any:
+            nonlocal left
+            left -= event == "line"
+            if left > 0:
+                return trace
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGUSR1)
+            return None
+
+        sys.settrace(trace)
+        try:
+            assert list(follower) == []
+        finally:
+            sys.settrace(None)
+    return lines
