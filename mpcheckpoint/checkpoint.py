@@ -103,6 +103,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
     def __contains__(self, object_key: object) -> bool:
         if not isinstance(object_key, str):
             return False
+        self._session.require_open()
         with self._session.mutex.guard():
             return any(view.entries(object_key) for view in self._views().values())
 
@@ -110,6 +111,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         return iter(self.getCheckpointKeys())
 
     def __len__(self) -> int:
+        self._session.require_open()
         with self._session.mutex.guard():
             return len(set().union(*(view.object_keys() for view in self._views().values())))
 
@@ -124,6 +126,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
 
     def snapshot(self) -> Snapshot:
         """Return the state of all logs as it is now, frozen: one refreshed cut."""
+        self._session.require_open()
         with self._session.mutex.guard():
             views = self._views()
             return Snapshot({key: merged(views, key) for key in ordered_object_keys(views)})
@@ -143,10 +146,12 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         return self.snapshot().values()
 
     def _views(self) -> dict[str, LogView]:
-        self._session.require_open()
+        """Return the refreshed views. Requires: ``require_open`` was called, then the mutex taken: in a child of a fork
+        that ran no hooks the first makes the second new."""
         return self._session.refresh()
 
     def _events(self, object_key: str) -> tuple[Any, ...]:
+        self._session.require_open()
         with self._session.mutex.guard():
             raw = merged(self._views(), object_key)
         return tuple(map(decode_event, raw))
@@ -173,6 +178,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
 
     def getCheckpointKeys(self) -> list[str]:  # noqa: N802
         """Return the keys of all objects, in the order in which they were first recorded."""
+        self._session.require_open()
         with self._session.mutex.guard():
             return ordered_object_keys(self._views())
 

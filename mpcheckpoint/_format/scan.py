@@ -82,7 +82,7 @@ class _State:
         self.stamp_us = end.stamp_us
 
     def take_all(self, data: bytes) -> None:
-        """Go on behind the last whole batch in ``data``, if one look at all its lines finds nothing wrong; else stay.
+        """Go on behind the last whole line in ``data``, if one look at all its lines finds nothing wrong; else stay.
 
         Invariant: what this takes is what taking line by line would have taken (held by tests/test_scan.py).
         """
@@ -101,13 +101,14 @@ class _State:
             stamp_us, left = line.stamp_us, line.more
             if left == 0:
                 whole = index
-        if not whole:
+        if not lines or (whole < len(lines) and lines[-1].end - lines[whole].offset > MAX_BATCH_BYTES):
             return
-        last = lines[whole - 1]
-        self.applied = lines[:whole]
-        self.end = EndState(last.end, last.stored_crc, last.stamp_us)
-        self.position = last.end - self.base
-        self.crc, self.stamp_us = running_crc(last.stored_crc), last.stamp_us
+        self.applied, self.batch = lines[:whole], lines[whole:]
+        if whole:
+            last = lines[whole - 1]
+            self.end = EndState(last.end, last.stored_crc, last.stamp_us)
+        self.position = lines[-1].end - self.base
+        self.crc, self.stamp_us = running_crc(lines[-1].stored_crc), lines[-1].stamp_us
 
     def take(self, line: Line) -> Damage | None:
         """Go on behind ``line``, or return why it cannot stand here."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mpcheckpoint._storage.engine import Reader, Store, StoredLog
 
 
+_MOST_PASSES = 16
+
+
 class Settings(NamedTuple):
     """How a handle was opened; enough to open it again in another process."""
 
@@ -117,26 +120,35 @@ class Session:
     def refresh(self) -> dict[str, LogView]:
         """Bring the views of all logs in scope up to date and return them. Requires: ``mutex``.
 
+        The logs are read one after the other, so an effect in one can be seen whose cause came to another behind our
+        back. A pass over all of them that finds nothing new is a cut without that; under writers that never pause
+        for so long, the last of a few passes has to do.
+
         Raises:
             CorruptLogError: and the views stay as far as they were read.
         """
-        self._discover()
-        for state in list(self._states.values()):
-            self._refresh_one(state)
+        for _ in range(_MOST_PASSES):
+            self._discover()
+            news = [self._refresh_one(state) for state in list(self._states.values())]
+            if len(news) < 2 or not any(news):
+                break
         return {log_key: state.view for log_key, state in self._states.items()}
 
     def refresh_log(self, log_key: str) -> LogView:
         """Bring the view of one log up to date and return it. Requires: ``mutex``."""
-        return self._refresh_one(self._states[log_key]).view
+        self._refresh_one(self._states[log_key])
+        return self._states[log_key].view
 
-    def _refresh_one(self, state: LogState) -> LogState:
+    def _refresh_one(self, state: LogState) -> bool:
+        """Take in what is new in one log; return whether there was anything."""
         if state.reader.given != state.view.applied:
             # A signal handler raised (a Ctrl-C, or our own ReentrancyError) when the reader had gone on and the
             # view had not: read anew.
             state = self._states[state.stored.log_key] = _new_state(state.stored)
+        applied = state.view.applied
         for chunk in state.reader.news():
             state.view.apply(chunk)
-        return state
+        return state.view.applied != applied
 
     def _discover(self) -> None:
         if self._scope is not None:

@@ -6,7 +6,6 @@ Everything here but ``cover`` requires the append lock; ``writer`` sees to that.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -40,8 +39,6 @@ _FIRST_LOOK_BACK_BYTES = 64 * 1024
 _LARGEST_LOOK_BACK_BYTES = 2 * MAX_LINE_BYTES
 _REWRITE_BYTES = 1024 * 1024
 
-logger = logging.getLogger("mpcheckpoint")
-
 
 class Generation:
     """A generation of a log that this process appends to.
@@ -63,6 +60,8 @@ class Generation:
         self.durable = self.header.end.offset
         self.is_poisoned = False
         self.syncs = 0
+        # What there is to tell, once no lock is held: a handler of log messages is user code.
+        self.notices: list[str] = []
         # What was known to be durable before the file was found changed.
         self._floor = 0
         self._is_used = False
@@ -135,6 +134,7 @@ class Generation:
 
         Somebody changed the file by hand. To append at the old end would leave a hole, or lines that nothing leads to.
         """
+        self._is_used = False  # a first use that fails is to be done again, floor and all
         self._floor = max(self._floor, self.durable)
         self.header = read_header(self._descriptor.fd, self._paths.log, log_key=self._paths.log_key)
         return self._first_use()
@@ -270,7 +270,7 @@ class Generation:
             else:
                 system.truncate(fd, offset)
         except OSError as undo_error:
-            logger.warning("could not undo a partial write to %s: %s", self._paths.log, undo_error)
+            self.notices.append(f"could not undo a partial write to {self._paths.log}: {undo_error}")
 
     # --- durability: the one place where bytes become durable -------------------------------------------------
 

@@ -75,7 +75,7 @@ class LogReader:
         self._durable = 0
         self._skip = (-1, 0)
         self._is_reset = False
-        self._judged_torn = (-1, -1, 0)
+        self._judged_torn = (-2, 0, 0)
         # How many chunks were given out. Counted up before anything moves on: whoever has taken fewer was interrupted.
         self.given = 0
 
@@ -93,10 +93,12 @@ class LogReader:
             # What was called durable before the look began: a write in progress cannot stand below it.
             vouched = known
             while True:
+                # Taken before the bytes are read: a write may end in between, and must not be remembered as torn.
+                pending = self._pending(fd)
                 data = self._bytes_behind_end(fd)
                 if not data and not self._is_reset and self._end.offset >= known:
                     return
-                if known <= self._end.offset and self._is_judged_torn(fd):
+                if known <= self._end.offset and pending == self._judged_torn and not self._is_reset:
                     return
                 last = None
                 for last in replay(fd, self._end, data):
@@ -107,6 +109,9 @@ class LogReader:
                     return
                 vouched = self._vouched(fd, last, vouched)
                 if vouched <= last.damage.offset:
+                    # At the first look only the place is remembered: the next one scans the bytes, too.
+                    same = pending[0] == last.damage.offset
+                    self._judged_torn = pending if same else (last.damage.offset, 0, 0)
                     return
 
     def seek(self, position: Position) -> None:
@@ -197,7 +202,7 @@ class LogReader:
             self._is_reset = True
         self._header = header
         self._end = header.end
-        self._judged_torn = (-1, -1, 0)
+        self._judged_torn = (-2, 0, 0)
         self._durable = header.end.offset
         clock.observe(header.end.stamp_us)
 
@@ -234,10 +239,11 @@ class LogReader:
         if is_news:
             yield Chunk(records, notes, generation, self._durable, is_reset)
 
-    def _is_judged_torn(self, fd: int) -> bool:
-        """Return whether the bytes behind the end are those that were judged torn at an earlier look."""
-        offset, size, crc = self._judged_torn
-        return offset == self._end.offset and size == system.size_of(fd) and crc == _crc_from(fd, offset)
+    def _pending(self, fd: int) -> tuple[int, int, int]:
+        """Return what stands behind the end, if an earlier look called it torn: offset, length and CRC."""
+        if self._judged_torn[0] != self._end.offset:
+            return -1, 0, 0
+        return self._end.offset, *_length_and_crc(fd, self._end.offset)
 
     def _vouched(self, fd: int, last: Scan, vouched: int) -> int:
         """Return the offset below which some line calls the bytes durable; at most the damage's, if that is a torn end
@@ -254,12 +260,7 @@ class LogReader:
         broken = Broken(damage, last.broken_at, last.broken_crc)
         if vouched > damage.offset:
             require_torn(fd, broken, known_durable=vouched, path=self._paths.log, log_key=self._paths.log_key)
-        size = system.size_of(fd)
-        crc = _crc_from(fd, damage.offset)
-        vouched = vouched_offset(fd, broken, above=damage.offset)
-        if vouched <= damage.offset and size == system.size_of(fd):
-            self._judged_torn = (damage.offset, size, crc)
-        return vouched
+        return vouched_offset(fd, broken, above=damage.offset)
 
     def _refuse_shortened(self, known: int, fd: int) -> None:
         if self._end.offset < known:
@@ -272,9 +273,9 @@ class LogReader:
             )
 
 
-def _crc_from(fd: int, offset: int) -> int:
-    crc = 0
-    while data := system.read_at(fd, CHUNK_BYTES, offset):
+def _length_and_crc(fd: int, offset: int) -> tuple[int, int]:
+    length = crc = 0
+    while data := system.read_at(fd, CHUNK_BYTES, offset + length):
         crc = crc32(data, crc)
-        offset += len(data)
-    return crc
+        length += len(data)
+    return length, crc

@@ -13,7 +13,6 @@ Order, and what is on disk if we die:
 
 from __future__ import annotations
 
-import logging
 import uuid
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, control_payload, encode_header
 from mpcheckpoint._format.frame import EndState, Line, Payload, encode_line, running_crc
 from mpcheckpoint._storage.clock import clock
-from mpcheckpoint._storage.faults import typed
+from mpcheckpoint._storage.faults import translated, typed
 from mpcheckpoint._storage.header import known_control
 from mpcheckpoint._storage.judge import Broken, require_torn
 from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.scan import Scan
     from mpcheckpoint._storage.generation import Generation
     from mpcheckpoint._storage.paths import LogPaths
-
-logger = logging.getLogger("mpcheckpoint")
 
 _FLUSH_BYTES = 1024 * 1024
 
@@ -58,9 +55,8 @@ def switch_generation(paths: LogPaths, old: Generation) -> None:
         try:
             old.seal(copy.generation)
         except CheckpointError as error:
-            logger.warning("could not seal the old generation of log %r: %s", paths.log_key, error)
+            old.notices.append(f"could not seal the old generation of log {paths.log_key!r}: {error}")
         system.replace(temporary, paths.log)
-        system.sync_directory(paths.directory)
     except OSError as error:
         system.remove(temporary)
         if isinstance(error, CheckpointError):
@@ -69,6 +65,8 @@ def switch_generation(paths: LogPaths, old: Generation) -> None:
     except BaseException:
         system.remove(temporary)
         raise
+    with translated("making the new generation durable in", paths.directory):
+        system.sync_directory(paths.directory)
 
 
 class _Copy:
@@ -114,8 +112,8 @@ class _Copy:
         )
         repair = keep_bytes(old.fd, self._paths, old.header.generation, result.damage.offset)
         if repair is not None:
-            logger.warning(
-                "kept %d torn bytes of log %r in %s", repair.length_bytes, repair.log_key, repair.path
+            old.notices.append(
+                f"kept {repair.length_bytes} torn bytes of log {repair.log_key!r} in {repair.path}"
             )
 
     def _add(self, result: Scan) -> int:

@@ -125,6 +125,7 @@ class LogWriter:
                 return position
         except OSError as error:
             self._poison(generation, error)
+            self._tell()
             raise self._unknown(position, f"its sync failed ({error.strerror or error})") from error
         except BaseException as error:  # a Ctrl-C: the record stays, and whoever catches it should know
             error.add_note(f"mpcheckpoint: the record at {position} was written; it may not be durable")
@@ -147,6 +148,7 @@ class LogWriter:
             generation.cover(end.offset)
         except OSError as error:
             self._poison(generation, error)
+            self._tell()
             raise self._unknown(None, f"its sync failed ({error.strerror or error})") from error
         # If the log got another generation meanwhile, that holds the same records and was synced before it
         # was put there.
@@ -218,6 +220,13 @@ class LogWriter:
             except BaseException:  # a Ctrl-C in there: every step of it can be done again
                 self._let_go()
                 raise
+            self._tell()
+
+    def _tell(self) -> None:
+        """Log what there is to tell. Requires: no lock is held."""
+        generation = self._generation
+        while generation is not None and generation.notices:
+            logger.warning("%s", generation.notices.pop(0))
 
     def _let_go(self) -> None:
         """Give back both locks, if this thread has them; else nothing."""
@@ -349,7 +358,7 @@ class LogWriter:
             system.sync_data(poison.fd)
             system.sync_directory(self.paths.directory)
         except OSError as failure:
-            logger.error("could not write %s: %s", self.paths.poison, failure)
+            generation.notices.append(f"could not write {self.paths.poison}: {failure}")
 
     def _refuse_poisoned(self, generation: Generation) -> None:
         reason = "an earlier sync by this process failed" if generation.is_poisoned else None
