@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 if TYPE_CHECKING:
     from mpcheckpoint._cli.lines import Lines
-    from mpcheckpoint._cli.progress import Tally
+    from mpcheckpoint._cli.tally import Tally
 
 
 class Bar:

@@ -18,7 +18,8 @@ from mpcheckpoint._cli.interrupts import Interrupts, Stopped
 from mpcheckpoint._cli.job import Job
 from mpcheckpoint._cli.lines import Lines
 from mpcheckpoint._cli.options import key_option, store_option
-from mpcheckpoint._cli.progress import Reporter, Tally
+from mpcheckpoint._cli.progress import Reporter
+from mpcheckpoint._cli.tally import Tally
 from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, safe, say
 from mpcheckpoint._work.crew import ExecutorCrew, default_jobs
 from mpcheckpoint._work.map import MapRun, Options

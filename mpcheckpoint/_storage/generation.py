@@ -26,10 +26,10 @@ from mpcheckpoint._format.salvage import last_line
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.faults import typed
 from mpcheckpoint._storage.header import known_control, read_header
-from mpcheckpoint._storage.judge import Broken, require_torn
+from mpcheckpoint._storage.judge import Broken, refuse_shortened, require_torn
 from mpcheckpoint._storage.repair import keep_bytes, write_whole
 from mpcheckpoint._storage.replay import FIRST_READ_BYTES, replay
-from mpcheckpoint.errors import CheckpointError, CorruptLogError, OutcomeUnknownError
+from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from mpcheckpoint._storage.paths import LogPaths
@@ -123,7 +123,13 @@ class Generation:
         start = self._trusted_start()
         self.durable, self.end = start.offset, start
         repair = self._catch_up()
-        self._refuse_shortened()
+        refuse_shortened(
+            fd,
+            self.end.offset,
+            known_durable=self._floor,
+            path=self._paths.log,
+            log_key=self._paths.log_key,
+        )
         self._rewrite(fd, start.offset, self.end.offset)
         self.durable = self.end.offset
         self._is_used = True
@@ -138,16 +144,6 @@ class Generation:
         self._floor = max(self._floor, self.durable)
         self.header = read_header(self._descriptor.fd, self._paths.log, log_key=self._paths.log_key)
         return self._first_use()
-
-    def _refuse_shortened(self) -> None:
-        if self.end.offset < self._floor:
-            raise CorruptLogError(
-                self._paths.log,
-                self.end.offset,
-                expected=f"{self._floor} bytes that this process knows to be durable",
-                found=f"a log that ends there, in a file of {system.size_of(self._descriptor.fd)} bytes",
-                log_key=self._paths.log_key,
-            )
 
     def _trusted_start(self) -> EndState:
         """Return the end state at the offset that the last line states as durable."""

@@ -71,3 +71,19 @@ def require_torn(fd: int, broken: Broken, *, known_durable: int, path: str, log_
         raise CorruptLogError(
             path, damage.offset, expected=damage.expected, found=damage.found, log_key=log_key
         )
+
+
+def refuse_shortened(fd: int, end_offset: int, *, known_durable: int, path: str, log_key: str) -> None:
+    """Return if the log ends no earlier than this process knows it to be durable.
+
+    Raises:
+        CorruptLogError: it was cut off at the end of a batch, by hand. Nothing was changed.
+    """
+    if end_offset < known_durable:
+        raise CorruptLogError(
+            path,
+            end_offset,
+            expected=f"{known_durable} bytes that this process knows to be durable",
+            found=f"a log that ends there, in a file of {system.size_of(fd)} bytes",
+            log_key=log_key,
+        )

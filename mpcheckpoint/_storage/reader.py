@@ -13,10 +13,10 @@ from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.descriptors import pool
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.header import known_control, read_header
-from mpcheckpoint._storage.judge import Broken, require_torn, vouched_offset
+from mpcheckpoint._storage.judge import Broken, refuse_shortened, require_torn, vouched_offset
 from mpcheckpoint._storage.replay import CHUNK_BYTES, FIRST_READ_BYTES, replay
 from mpcheckpoint._types import Position
-from mpcheckpoint.errors import CorruptLogError, InvalidPositionError, LogNotFoundError
+from mpcheckpoint.errors import InvalidPositionError, LogNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,7 +105,13 @@ class LogReader:
                     yield from self._admitted(last, generation)
                 assert last is not None
                 if last.damage is None:
-                    self._refuse_shortened(known, fd)
+                    refuse_shortened(
+                        fd,
+                        self._end.offset,
+                        known_durable=known,
+                        path=self._paths.log,
+                        log_key=self._paths.log_key,
+                    )
                     return
                 vouched = self._vouched(fd, last, vouched)
                 if vouched <= last.damage.offset:
@@ -261,16 +267,6 @@ class LogReader:
         if vouched > damage.offset:
             require_torn(fd, broken, known_durable=vouched, path=self._paths.log, log_key=self._paths.log_key)
         return vouched_offset(fd, broken, above=damage.offset)
-
-    def _refuse_shortened(self, known: int, fd: int) -> None:
-        if self._end.offset < known:
-            raise CorruptLogError(
-                self._paths.log,
-                self._end.offset,
-                expected=f"{known} bytes that this process knows to be durable",
-                found=f"a log that ends there, in a file of {system.size_of(fd)} bytes",
-                log_key=self._paths.log_key,
-            )
 
 
 def _length_and_crc(fd: int, offset: int) -> tuple[int, int]:

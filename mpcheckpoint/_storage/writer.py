@@ -7,15 +7,13 @@ import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import msgspec
-
 from mpcheckpoint import _system as system
 from mpcheckpoint._storage.faults import translated, typed
 from mpcheckpoint._storage.generation import Generation, outcome_unknown
 from mpcheckpoint._storage.header import read_header
 from mpcheckpoint._storage.mutex import Mutex
+from mpcheckpoint._storage.poison import Poison
 from mpcheckpoint._storage.reader import LogReader
-from mpcheckpoint._storage.repair import write_whole
 from mpcheckpoint._storage.switch import switch_generation
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import (
@@ -51,13 +49,6 @@ class Appended(NamedTuple):
     found: Position | None = None
 
 
-class _Poison(msgspec.Struct):
-    """What a poison file holds: the generation whose sync failed, and how."""
-
-    generation: str
-    reason: str
-
-
 class LogWriter:
     """Append to one log, with every thread of this process and every other process.
 
@@ -74,6 +65,7 @@ class LogWriter:
         self.paths = paths
         self.holds_append_lock = False
         self.appends = 0
+        self._poison = Poison(paths)
         self._mutex = Mutex(f"the log {paths.log_key!r}")
         self._lock_file: system.Descriptor | None = None
         self._generation: Generation | None = None
@@ -124,7 +116,7 @@ class LogWriter:
             if self._is_current(generation):
                 return position
         except OSError as error:
-            self._poison(generation, error)
+            self._mark_poisoned(generation, error)
             self._tell()
             raise self._unknown(position, f"its sync failed ({error.strerror or error})") from error
         except BaseException as error:  # a Ctrl-C: the record stays, and whoever catches it should know
@@ -147,7 +139,7 @@ class LogWriter:
         try:
             generation.cover(end.offset)
         except OSError as error:
-            self._poison(generation, error)
+            self._mark_poisoned(generation, error)
             self._tell()
             raise self._unknown(None, f"its sync failed ({error.strerror or error})") from error
         # If the log got another generation meanwhile, that holds the same records and was synced before it
@@ -242,7 +234,7 @@ class LogWriter:
             raise
         except OSError as error:
             if generation.is_poisoned:
-                self._poison(generation, error)
+                self._mark_poisoned(generation, error)
             raise typed(error, doing="preparing to append to", path=self.paths.log) from error
 
     def _lock(self, deadline: float | None, timeout_s: float | None) -> None:
@@ -319,8 +311,7 @@ class LogWriter:
         def switch(old: Generation) -> None:
             switch_generation(self.paths, old)
             with translated("removing", self.paths.poison):
-                system.remove(self.paths.poison)
-                system.sync_directory(self.paths.directory)
+                self._poison.clear()
 
         self._locked(timeout_s, switch)
 
@@ -345,46 +336,21 @@ class LogWriter:
 
     # --- poison -----------------------------------------------------------------------------------------------
 
-    def _poison(self, generation: Generation, error: OSError) -> None:
-        """Tell every process that a sync of this generation failed. Best effort: the disk is failing.
-
-        Crash, or no room for the file: processes that had the log open get the error from their own next sync, and
-        whoever opens it later writes the unsynced part once more before calling it durable.
-        """
-        note = _Poison(generation.header.generation, error.strerror or str(error))
-        try:
-            poison = system.open_file(self.paths.poison, write=True, create=True)
-            write_whole(poison.fd, msgspec.json.encode(note), 0)
-            system.sync_data(poison.fd)
-            system.sync_directory(self.paths.directory)
-        except OSError as failure:
-            generation.notices.append(f"could not write {self.paths.poison}: {failure}")
+    def _mark_poisoned(self, generation: Generation, error: OSError) -> None:
+        failure = self._poison.mark(generation.header.generation, error)
+        if failure is not None:
+            generation.notices.append(failure)
 
     def _refuse_poisoned(self, generation: Generation) -> None:
         reason = "an earlier sync by this process failed" if generation.is_poisoned else None
-        reason = reason or self._poison_reason(generation.header.generation)
+        reason = reason or self._poison.reason(generation.header.generation)
         if reason is not None:
             raise PoisonedLogError(
-                f"a sync of the log {self.paths.log_key!r} failed ({reason}), so what was written last may not be on "
-                f"disk ({self.paths.log}). Nothing was written; call Log.recover() when the disk is sound.",
+                f"a sync of the log {self.paths.log_key!r} failed ({reason}), so what was written last may not be "
+                f"on disk ({self.paths.log}). Nothing was written; call Log.recover() when the disk is sound.",
                 path=self.paths.log,
                 reason=reason,
             )
-
-    def _poison_reason(self, generation: str) -> str | None:
-        """Return why a generation is poisoned, or None. A poison file that names another one is void."""
-        if not system.exists(self.paths.poison):
-            return None
-        try:
-            poison = system.open_file(self.paths.poison)
-        except FileNotFoundError:
-            return None  # recovered between the two looks
-        data = system.read_at(poison.fd, 4096, 0)
-        try:
-            note = msgspec.json.decode(data, type=_Poison)
-        except msgspec.MsgspecError:
-            return "a sync failed, and then the note about it"
-        return note.reason if note.generation == generation else None
 
     def is_poisoned(self) -> bool:
         """Return whether the log takes no appends because a sync of it failed. Only reads."""
@@ -393,7 +359,7 @@ class LogWriter:
             return True
         log = system.open_file(self.paths.log)
         header = read_header(log.fd, self.paths.log, log_key=self.paths.log_key)
-        return self._poison_reason(header.generation) is not None
+        return self._poison.reason(header.generation) is not None
 
     # --- fork -------------------------------------------------------------------------------------------------
 
