@@ -128,7 +128,7 @@ def test_failed_sync_of_a_first_use_poisons(store: Path, log: Log, faults: Fault
     become_a_new_process()
     fault = faults.fail("sync_data", errno.EIO, on=LOG)
 
-    with pytest.raises(WriteFailedError):
+    with pytest.raises(PoisonedLogError, match=r"recover\(\)"):
         log.append("x", 2)
     fault.clear()
 

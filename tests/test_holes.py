@@ -401,3 +401,17 @@ def test_reader_that_finds_a_write_in_progress_says_nothing_and_looks_again(stor
     os.truncate(log_file(store), len(whole))
     tear(store, written[len(whole) :])
     assert checkpoint["x"] == (0, 1, 2)
+
+
+@pytest.mark.guarantee(1)
+def test_first_use_makes_every_directory_durable_that_leads_to_the_log(
+    store: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    become_a_new_process()  # whoever made the store may have died before it synced what it made
+    synced = []
+    real = system.sync_directory
+    monkeypatch.setattr(system, "sync_directory", lambda path: (synced.append(path), real(path)))
+
+    log.append("x", 1)
+
+    assert synced == [str(directory) for directory in (inside(store), store, store.parent)]

@@ -119,7 +119,12 @@ class Generation:
         """
         fd = self._descriptor.fd
         system.sync_directory(self._paths.directory)
-        system.sync_directory(os.path.dirname(self._paths.directory))
+        base = os.path.dirname(self._paths.directory)
+        system.sync_directory(base)
+        try:
+            system.sync_directory(os.path.dirname(base))  # whoever made the base may have died before it did
+        except PermissionError:
+            pass  # then we did not make it either: somebody else's directory, from before the store
         start = self._trusted_start()
         self.durable, self.end = start.offset, start
         repair = self._catch_up()

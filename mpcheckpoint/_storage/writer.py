@@ -235,6 +235,7 @@ class LogWriter:
         except OSError as error:
             if generation.is_poisoned:
                 self._mark_poisoned(generation, error)
+                raise self._poisoned(error.strerror or str(error)) from error
             raise typed(error, doing="preparing to append to", path=self.paths.log) from error
 
     def _lock(self, deadline: float | None, timeout_s: float | None) -> None:
@@ -345,12 +346,15 @@ class LogWriter:
         reason = "an earlier sync by this process failed" if generation.is_poisoned else None
         reason = reason or self._poison.reason(generation.header.generation)
         if reason is not None:
-            raise PoisonedLogError(
-                f"a sync of the log {self.paths.log_key!r} failed ({reason}), so what was written last may not be "
-                f"on disk ({self.paths.log}). Nothing was written; call Log.recover() when the disk is sound.",
-                path=self.paths.log,
-                reason=reason,
-            )
+            raise self._poisoned(reason)
+
+    def _poisoned(self, reason: str) -> PoisonedLogError:
+        return PoisonedLogError(
+            f"a sync of the log {self.paths.log_key!r} failed ({reason}), so what was written last may not be on disk "
+            f"({self.paths.log}). Nothing was written; call Log.recover() when the disk is sound.",
+            path=self.paths.log,
+            reason=reason,
+        )
 
     def is_poisoned(self) -> bool:
         """Return whether the log takes no appends because a sync of it failed. Only reads."""
