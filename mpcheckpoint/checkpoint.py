@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
 
+    from mpcheckpoint._storage.engine import Store
     from mpcheckpoint._types import Cursor
 
-__all__ = ["Checkpoint", "Snapshot"]
+__all__ = ["Checkpoint", "Snapshot", "checkpoint_on"]
 
 
 class Checkpoint(Mapping[str, tuple[Any, ...]]):
@@ -217,8 +218,42 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         return _reopen, (self._session.settings, tuple(self._session.open_keys()))
 
 
+def checkpoint_on(
+    store: Store,
+    *,
+    create: bool = True,
+    read_only: bool = False,
+    log_keys: Iterable[str] | None = None,
+    durability: str = "always",
+    lock_timeout_s: float | None = None,
+) -> Checkpoint:
+    """Return a handle on a store of another engine: one that keeps what ``_storage.engine`` promises.
+
+    All but ``store`` is as for `Checkpoint` (``create`` is about logs: the store is there), and the handle, its logs,
+    their claims and maps work as on a directory. It pickles if the store does.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be.
+    """
+    settings = open_settings(
+        store.path,
+        create=create,
+        read_only=read_only,
+        log_keys=log_keys,
+        durability=durability,
+        lock_timeout_s=lock_timeout_s,
+    )
+    return _with(settings._replace(store=store))
+
+
+def _with(settings: Settings) -> Checkpoint:
+    checkpoint = Checkpoint.__new__(Checkpoint)
+    checkpoint._session = Session(settings)
+    return checkpoint
+
+
 def _reopen(settings: Settings, open_keys: tuple[str, ...]) -> Checkpoint:
-    checkpoint = Checkpoint(**settings._asdict())
+    checkpoint = _with(settings)
     for log_key in checkpoint.getCheckpointLogKeys():
         if log_key not in open_keys:  # released before it was pickled; its state stays in the view
             checkpoint.releaseCheckpointLog(log_key)

@@ -9,7 +9,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage import directory as directory_module
+from mpcheckpoint._storage.places import places
 from mpcheckpoint.errors import (
     CheckpointError,
     LockUnsupportedError,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _no_file_system_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the file system be tried by each test: the inode of a store that is gone may be the next one's."""
-    monkeypatch.setattr(directory_module, "_proven", set())
+    monkeypatch.setattr(places, "locking", set())
 
 
 # --- file systems ------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_file_system_whose_locks_stop_at_the_process_is_refused(
 
     with pytest.raises(LockUnsupportedError, match="another process was given"):
         Checkpoint(store).log("a").append("x", 1)
-    assert directory_module._proven.isdisjoint(
+    assert places.locking.isdisjoint(
         {(os.stat(inside(store)).st_dev, os.stat(inside(store)).st_ino)}
     )
 

@@ -19,7 +19,6 @@ from support.processes import call
 from support.verbs import (
     Faults,
     become_a_new_process,
-    bounded,
     inside,
     is_locked,
     lock_file,
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from support.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+    from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal, AcknowledgementWriter
     from support.processes import Children
 
 pytestmark = pytest.mark.guarantee(7)
@@ -309,11 +308,11 @@ def test_interval_thread_starts_anew_in_a_child(store: Path) -> None:
     log = Checkpoint(store, durability="interval:20").log("a")
     log.append("x", "parent")
 
-    assert bounded(call, sync_in_background, log) > 0
+    assert call(sync_in_background, log, method="fork", timeout_s=20) > 0
 
 
 def sync_in_background(log: Log) -> int:
     before = log.append("x", "first") and log.stats()["syncs"]
     log.append("x", "child")
-    wait_until(lambda: log.stats()["syncs"] != before, "the interval thread has synced")
+    wait_until(lambda: log.stats()["syncs"] != before, "the interval thread has synced", 10)
     return int(str(log.stats()["syncs"])) - int(str(before))

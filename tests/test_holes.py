@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from support.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+    from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal, AcknowledgementWriter
     from support.processes import Children
 
 LOG = r"a\.jsonl$"
@@ -414,4 +414,10 @@ def test_first_use_makes_every_directory_durable_that_leads_to_the_log(
 
     log.append("x", 1)
 
-    assert synced == [str(directory) for directory in (inside(store), store, store.parent)]
+    mount_point = next(path for path in (store, *store.parents) if path.is_mount())
+    ancestors = [path for path in store.parents if path.is_relative_to(mount_point)]
+    assert synced == [str(directory) for directory in (inside(store), store, *ancestors)]
+
+    Checkpoint(store).log("b").append("x", 1)
+    assert str(store.parent) not in synced[len(ancestors) + 2 :], "once a process is enough"
+

@@ -1,8 +1,7 @@
-"""Loss of power, real and modelled: what was acknowledged before it is there after it, and the log goes on.
+"""Loss of power: what was acknowledged before it is there after it, and the log goes on.
 
-The real cuts shut a file system down under processes that append. The modelled ones remember what each sync made
-durable and build, for every sync there is, the stores that a cut right before it could leave: with what was not synced
-gone, kept, or kept but for its first block.
+The cuts here are real: a file system is shut down under processes that append. Those in a model of the disk, one at
+each call there is, stand in test_crash_points.py.
 """
 
 from __future__ import annotations
@@ -12,19 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint import _system as system
 from mpcheckpoint.errors import CheckpointError
-from support import tally
-from support.durable import KEPT, LOST, WITH_A_HOLE, DurableModel
 from support.processes import call
-from support.verbs import Faults, assert_goes_on, become_a_new_process, log_file, seeded, tear
+from support.verbs import Faults, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from support.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
-    from support.loopback import LoopFileSystem
+    from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+    from mpcheckpoint.testing._power import LoopFileSystem
     from support.processes import Children
 
 pytestmark = [pytest.mark.guarantee(1), pytest.mark.guarantee(2)]
@@ -208,71 +204,7 @@ def verify_counting(store: Path, acknowledged: int) -> None:
     append_by_a_new_process(store, ("a",))
 
 
-# --- modelled cuts: at every sync there is ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("unsynced", [LOST, KEPT, WITH_A_HOLE])
-def test_power_cut_before_any_sync_loses_nothing_acknowledged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsynced: str
-) -> None:
-    number, was_cut = 0, True
-    while was_cut:
-        number += 1
-        place = tmp_path / f"{number}"
-        place.mkdir()
-        with monkeypatch.context() as patches:
-            model = DurableModel(patches, place, cut_at=number)
-            acknowledged = live_an_eventful_life(place / "store", model)
-        was_cut = model.is_cut
-        become_a_new_process()
-        after = tmp_path / f"{number} after"
-        model.build(after, unsynced)
-        if not was_cut:
-            assert acknowledged
-        if acknowledged:
-            verify_after_modelled_cut(after / "store", acknowledged)
-        tally.add("power cuts in the model", int(was_cut))
-    assert number > 15
-
-
-def live_an_eventful_life(store: Path, model: DurableModel) -> list[str]:
-    """Append by several processes, durably and not, through torn ends and a recovery; return what was acknowledged."""
-    acknowledged: list[str] = []
-
-    def append(event: str, durability: str = "always") -> None:
-        log = Checkpoint(store).log("a")
-        log.append_many([("x", event + part + "." * 3000) for part in "bc"], durability=durability)
-        if durability == "always" and not model.is_cut:
-            acknowledged.extend(event + part for part in "bc")
-
-    append("0")
-    append("1")
-    append("2", "never")
-    become_a_new_process()
-    append("3", "never")
-    append("4")
-    tear(store)
-    become_a_new_process()
-    append("5", "never")
-    append("6", "never")
-    Checkpoint(store).log("a").recover()
-    append("7")
-    tear(store)
-    append("8")
-    append("9", "never")
-    become_a_new_process()
-    append("10")
-    return acknowledged
-
-
-def verify_after_modelled_cut(store: Path, acknowledged: list[str]) -> None:
-    found = [event.rstrip(".") for event in Checkpoint(store, read_only=True).log("a").events("x")]
-    assert [event for event in found if event in acknowledged] == acknowledged
-    assert [event[:-1] for event in found if event[-1] == "b"] == [
-        event[:-1] for event in found if event[-1] == "c"
-    ]
-    log = Checkpoint(store).log("a")
-    assert_goes_on(log, list(log.events("x")))
+# --- what closing promises ------------------------------------------------------------------------------------
 
 
 def test_handle_closed_has_synced_every_log_of_the_interval_setting_however_many(
@@ -288,17 +220,3 @@ def test_handle_closed_has_synced_every_log_of_the_interval_setting_however_many
     checkpoint.close()
 
     assert syncs.seen >= len(logs)
-
-
-def test_model_of_a_cut_that_is_told_lies_finds_losses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The control: a sync that does nothing must be found out.
-    model = DurableModel(monkeypatch, tmp_path / "life", cut_at=1000)
-    (tmp_path / "life").mkdir()
-    monkeypatch.setattr(system, "sync_data", lambda fd: None)
-    Checkpoint(tmp_path / "life" / "store").log("a").append("x", 1)
-
-    model.build(tmp_path / "after", LOST)
-
-    assert log_file(tmp_path / "after" / "store").read_bytes() == b""

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from support.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
-from support.loopback import LoopFileSystem
-from support.mounts import BusyMountError
+from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+from mpcheckpoint.testing._mounts import BusyMountError
+from mpcheckpoint.testing._power import LoopFileSystem
 from support.processes import Children
 
 CUTS = 3

@@ -6,11 +6,9 @@ from typing import Any, cast
 
 import msgspec
 
-from mpcheckpoint._format.frame import MAX_DEPTH, MAX_LINE_BYTES, Payload, line_bytes_bound
+from mpcheckpoint._format.frame import MAX_DEPTH, MAX_DIGITS, MAX_LINE_BYTES, Payload, line_bytes_bound
 from mpcheckpoint.errors import InvalidEventError, InvalidKeyError, LimitExceededError
 
-# A process may lower its limit on the digits of an integer to this, and no further.
-MAX_DIGITS = 640
 _INTEGER_LIMIT = 10**MAX_DIGITS
 
 _encode = msgspec.json.Encoder().encode

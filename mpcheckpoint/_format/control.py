@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import msgspec
@@ -73,6 +74,7 @@ class UnknownControlError(Exception):
 # What only says something about one generation: not carried into the next.
 CONTROLS_OF_A_GENERATION = frozenset({"header", "sealed", "unsealed", "copied"})
 
+_GENERATION = re.compile("[0-9a-f]{32}")
 _decode_control = msgspec.json.Decoder(_Control).decode
 _decode_header = msgspec.json.Decoder(_HeaderEvent).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
@@ -158,6 +160,10 @@ def parse_header(data: bytes) -> Header | UnknownVersion | Damage:
         return Damage(0, "the header of a log", str(error))
     if line.object_key is not None or line.more or event.control != "header" or event.format != FORMAT_NAME:
         return Damage(0, f"the header of a log of format {FORMAT_NAME}", f"a line of {event.format!r}")
+    # Names of quarantine files are made of them, and positions.
+    for generation in (event.generation, *event.previous):
+        if not _GENERATION.fullmatch(generation):
+            return Damage(0, "generations of 32 hex digits", repr(generation[:40]))
     return Header(
         event.log_key,
         event.generation,

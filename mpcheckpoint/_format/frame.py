@@ -26,10 +26,21 @@ MAX_BATCH_BYTES = 256 * 1024 * 1024
 MAX_STAMP_US = 2**53 - 1
 # Far below the depth at which any JSON reader gives up, so that what one process could write every other can read.
 MAX_DEPTH = 128
+# A process may lower its limit on the digits of an integer to this, and no further.
+MAX_DIGITS = 640
 
-_NEWLINE = 10
-_STRING_OR_SCALAR = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[^][{}"]+')
 _HEX = frozenset(b"0123456789abcdef")
+_QUOTE = 34
+_NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'"[]{}'))
+_STRING = re.compile(rb'"[^"]*"')
+_STRING_OR_NUMBER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9]++(?:\.[0-9]++)?(?:[eE][-+]?[0-9]++)?')
+# Too short to nest too deep, or for an integer of too many digits.
+_SHORT_BYTES = 2 * MAX_DEPTH
+# A number beyond a double has an exponent of three digits, or that many digits in a row.
+_DIGITS_ALIKE = bytes.maketrans(b"123456789+E", b"0000000000e")
+_LONG_EXPONENT = b"0e000"
+_LONG_NUMBER = b"0" * 200
+_LONG_INTEGER = b"0" * (MAX_DIGITS + 1)
 
 
 class _Fields(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -45,6 +56,7 @@ class _Fields(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=Fa
     crc: str
 
 
+_decode = msgspec.json.Decoder().decode
 _decode_fields = msgspec.json.Decoder(_Fields).decode
 _decode_all_fields = msgspec.json.Decoder(_Fields).decode_lines
 
@@ -155,59 +167,94 @@ def stored_crc_before(data: bytes, start: int) -> int | None:
     return int(digits, 16)
 
 
-def _nesting(line: bytes) -> int:
+def _nesting(text: bytes) -> int:
     """Return how deep the brackets outside of strings nest."""
+    unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")
     depth = deepest = 0
-    for bracket in _STRING_OR_SCALAR.sub(b"", line):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
+    for bracket in _STRING.sub(b"", unescaped.translate(None, _NEITHER_BRACKET_NOR_QUOTE)):
+        if bracket in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        else:
+            depth -= 1
     return deepest
+
+
+def _fault_in(value: bytes) -> str | None:
+    """Return what is wrong with a JSON value of which only the grammar was checked, or None.
+
+    What passes here every process can decode, at any time. A long value is decoded only if it looks suspicious.
+    """
+    try:
+        if value[0] == _QUOTE:
+            if not value.isascii():
+                value.decode()
+        elif len(value) <= _SHORT_BYTES:
+            _decode(value)
+        else:
+            return _fault_in_long(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return str(error)
+    return None
+
+
+def _fault_in_meta(meta: bytes) -> str | None:
+    return _fault_in(meta) if meta[:1] == b"{" else "meta that is neither null nor an object"
+
+
+def _fault_in_long(value: bytes) -> str | None:
+    if value.count(b"[") + value.count(b"{") > MAX_DEPTH and _nesting(value) > MAX_DEPTH:
+        return f"nested deeper than {MAX_DEPTH}"
+    digits = value.translate(_DIGITS_ALIKE)
+    if _LONG_INTEGER in digits and any(
+        _is_long_integer(match[0]) for match in _STRING_OR_NUMBER.finditer(value)
+    ):
+        return f"an integer of more than {MAX_DIGITS} digits"
+    if not value.isascii() or _LONG_EXPONENT in digits or _LONG_NUMBER in digits:
+        _decode(value)
+    return None
+
+
+def _is_long_integer(token: bytes) -> bool:
+    digits = token.removeprefix(b"-")
+    return len(digits) > MAX_DIGITS and digits.isdigit()
 
 
 def parse_lines(data: bytes, start: int, end: int, *, base: int, crc: int) -> list[Line]:
     """Return all lines of ``data[start:end]``, or none if anything about them is not as it should be.
 
-    One CRC call and one decode vouch for the whole chunk: the running CRC at its last line covers every byte before it,
-    the lines' own crc fields included. What is wrong, and where, is for ``parse_line`` to find.
+    One decode takes the whole chunk apart. What is wrong, and where, is for ``parse_line`` to find.
     """
+    view = memoryview(data)
     stored_crc = stored_crc_before(data, end)
-    if stored_crc is None or crc32(memoryview(data)[start : end - CLOSING_BYTES], crc) != stored_crc:
-        return []
+    if stored_crc is None or crc32(view[start : end - CLOSING_BYTES], crc) != stored_crc:
+        return []  # damaged somewhere, and so not worth the decode
     try:
-        decoded = _decode_all_fields(memoryview(data)[start:end])
-        numbers = [(int(fields.length, 16), int(fields.crc, 16)) for fields in decoded]
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        decoded = _decode_all_fields(view[start:end])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return []
-    lines = []
-    offset = base + start
-    newline_shift = base + 1
-    for fields, (length, stored_crc) in zip(decoded, numbers, strict=True):
-        line_end = offset + length
-        if fields.length != f"{length:08x}" or fields.crc != f"{stored_crc:08x}":
+    lines: list[Line] = []
+    position = covered = start
+    for fields in decoded:
+        stop = data.find(PADDING, position, end) + 1
+        length = stop - position
+        if not MIN_LINE_BYTES <= length <= MAX_LINE_BYTES:
             return []
-        if not 0 <= fields.durable <= offset or fields.more < 0 or not 0 <= fields.stamp_us <= MAX_STAMP_US:
+        # From one crc field to the next is all there is to sum: the field stands for every byte before it.
+        closes = stop - CLOSING_BYTES
+        crc = crc32(view[covered:closes], crc)
+        if data[position : position + 11] != b'["%08x"' % length or data[closes:stop] != b'"%08x"]\n' % crc:
             return []
-        if line_end > base + end or data[line_end - newline_shift] != _NEWLINE:
+        offset = base + position
+        durable, more, stamp_us = fields.durable, fields.more, fields.stamp_us
+        if not 0 <= durable <= offset or more < 0 or not 0 <= stamp_us <= MAX_STAMP_US:
             return []
-        meta = fields.meta
-        lines.append(
-            Line(
-                offset,
-                line_end,
-                fields.stamp_us,
-                fields.durable,
-                fields.more,
-                fields.object_key,
-                bytes(fields.event),
-                NO_META if meta == NO_META else bytes(meta),
-                stored_crc,
-            )
-        )
-        offset = line_end
-    # As many newlines as lines, each where a length says: so the lengths and the lines are the same cut.
-    if offset != base + end or data.count(PADDING, start, end) != len(lines):
-        return []
-    return lines
+        event, meta = bytes(fields.event), bytes(fields.meta)
+        if _fault_in(event) is not None or (meta != NO_META and _fault_in_meta(meta) is not None):
+            return []
+        lines.append(Line(offset, base + stop, stamp_us, durable, more, fields.object_key, event, meta, crc))
+        position, covered = stop, closes
+    return lines if position == end else []
 
 
 def parse_line(data: bytes, start: int, end: int, *, base: int, crc: int) -> Line | str:
@@ -239,6 +286,10 @@ def parse_line(data: bytes, start: int, end: int, *, base: int, crc: int) -> Lin
         return f"length {fields.length} on a line of {end - start} bytes"
     if not 0 <= fields.durable <= offset or fields.more < 0 or not 0 <= fields.stamp_us <= MAX_STAMP_US:
         return f"stamp {fields.stamp_us}, durable {fields.durable}, more {fields.more} out of range"
+    event, meta = bytes(fields.event), bytes(fields.meta)
+    fault = _fault_in(event) or (_fault_in_meta(meta) if meta != NO_META else None)
+    if fault is not None:
+        return f"a crc that fits, but an event or meta that no writer wrote: {fault}"
     return Line(
         offset,
         base + end,
@@ -246,7 +297,7 @@ def parse_line(data: bytes, start: int, end: int, *, base: int, crc: int) -> Lin
         fields.durable,
         fields.more,
         fields.object_key,
-        bytes(fields.event),
-        NO_META if fields.meta == NO_META else bytes(fields.meta),
+        event,
+        meta,
         stored_crc,
     )

@@ -22,7 +22,11 @@ _MOST_PASSES = 16
 
 
 class Settings(NamedTuple):
-    """How a handle was opened; enough to open it again in another process."""
+    """How a handle was opened; enough to open it again in another process.
+
+    Attributes:
+        store: what the handle stands on; None for the directory at ``path``.
+    """
 
     path: str
     create: bool
@@ -30,6 +34,7 @@ class Settings(NamedTuple):
     log_keys: tuple[str, ...] | None
     durability: str
     lock_timeout_s: float | None
+    store: Store | None = None
 
 
 class LogState(NamedTuple):
@@ -53,9 +58,12 @@ class Session:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.durability = Durability.parse(settings.durability)
-        directory_store = DirectoryStore(settings.path, create=settings.create, read_only=settings.read_only)
-        self.store_path = directory_store.path
-        self._store: Store = directory_store
+        self._store: Store = (
+            DirectoryStore(settings.path, create=settings.create, read_only=settings.read_only)
+            if settings.store is None
+            else settings.store
+        )
+        self.store_path = self._store.path
         self.mutex = Mutex(f"the view of {settings.path}")
         self._states: dict[str, LogState] = {}
         self._token: object | None = None

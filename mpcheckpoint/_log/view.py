@@ -74,10 +74,12 @@ class LogView:
             self._notes[note.name] = note.fields
             return
         object_key, worker = note.fields.get("object_key"), note.fields.get("worker")
+        if not isinstance(object_key, str):
+            return  # a claim to nothing, which no version of this library writes
         if isinstance(worker, str):
-            self._claims[str(object_key)] = worker
+            self._claims[object_key] = worker
         else:
-            self._claims.pop(str(object_key), None)
+            self._claims.pop(object_key, None)
 
     def entries(self, object_key: str) -> Sequence[Entry]:
         """Return the entries of an object, in file order."""

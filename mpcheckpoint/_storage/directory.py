@@ -21,6 +21,7 @@ from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.header import read_header, wrong_log
 from mpcheckpoint._storage.paths import STORE_DIRECTORY, TEMPORARY_SUFFIX, LogPaths
+from mpcheckpoint._storage.places import places
 from mpcheckpoint._storage.repair import write_whole
 from mpcheckpoint.errors import (
     LockTimeoutError,
@@ -103,9 +104,10 @@ class StoreDirectory:
         Raises:
             LockUnsupportedError, NetworkFileSystemError, StoreAccessError
         """
-        if self.identity in _proven:
+        if self.identity in places.locking:
             return
-        kind = system.network_file_system(self.path)
+        with translated("looking up the file system of", self.path):
+            kind = system.network_file_system(self.path)
         if kind is not None and not os.environ.get(ALLOW_NETWORK):
             raise NetworkFileSystemError(
                 f"{self.path} lies on a network file system ({kind}), where locks and appends cannot be relied on; "
@@ -121,7 +123,7 @@ class StoreDirectory:
                 path=self.path,
                 reason=failure,
             )
-        _proven.add(self.identity)
+        places.locking.add(self.identity)
 
     def _locking_failure(self) -> str | None:
         probe = os.path.join(self.path, f"probe.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
@@ -288,7 +290,3 @@ class StoreDirectory:
         descriptor = system.open_file(self._names, write=True, create=True)
         # A newline first: a creator may have died inside its line.
         write_whole(descriptor.fd, f"\n{name}\n".encode(), system.size_of(descriptor.fd))
-
-
-# Directories in which this process has seen locks work.
-_proven: set[tuple[int, int]] = set()

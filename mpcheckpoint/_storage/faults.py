@@ -35,6 +35,7 @@ def typed(error: OSError, *, doing: str, path: str, is_read: bool = False) -> Ch
         path = error.filename
     what = f"{doing} {path}: {error.strerror or error}"
     reason = error.strerror or str(error)
+    advice = _ADVICE.get(error.errno, "try again when the cause is gone")
     result: CheckpointError
     if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EISDIR):
         result = NotAStoreError(
@@ -55,9 +56,10 @@ def typed(error: OSError, *, doing: str, path: str, is_read: bool = False) -> Ch
             reason=reason,
         )
     elif is_read:
-        result = ReadFailedError(f"{what}; what was read before stays valid", path=path, reason=reason)
+        result = ReadFailedError(
+            f"{what}; what was read before stays valid; {advice}", path=path, reason=reason
+        )
     else:
-        advice = _ADVICE.get(error.errno, "try again when the cause is gone")
         result = WriteFailedError(f"{what}; nothing was appended; {advice}", path=path, reason=reason)
     if isinstance(result, OSError):
         result.errno = error.errno

@@ -6,7 +6,6 @@ Everything here but ``cover`` requires the append lock; ``writer`` sees to that.
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.faults import typed
 from mpcheckpoint._storage.header import known_control, read_header
 from mpcheckpoint._storage.judge import Broken, refuse_shortened, require_torn
+from mpcheckpoint._storage.places import places
 from mpcheckpoint._storage.repair import keep_bytes, write_whole
 from mpcheckpoint._storage.replay import FIRST_READ_BYTES, replay
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError
@@ -119,12 +119,7 @@ class Generation:
         """
         fd = self._descriptor.fd
         system.sync_directory(self._paths.directory)
-        base = os.path.dirname(self._paths.directory)
-        system.sync_directory(base)
-        try:
-            system.sync_directory(os.path.dirname(base))  # whoever made the base may have died before it did
-        except PermissionError:
-            pass  # then we did not make it either: somebody else's directory, from before the store
+        places.make_names_durable(self._paths.directory)
         start = self._trusted_start()
         self.durable, self.end = start.offset, start
         repair = self._catch_up()
@@ -145,9 +140,11 @@ class Generation:
 
         Somebody changed the file by hand. To append at the old end would leave a hole, or lines that nothing leads to.
         """
+        header = read_header(self._descriptor.fd, self._paths.log, log_key=self._paths.log_key)
         self._is_used = False  # a first use that fails is to be done again, floor and all
-        self._floor = max(self._floor, self.durable)
-        self.header = read_header(self._descriptor.fd, self._paths.log, log_key=self._paths.log_key)
+        is_same = header.generation == self.header.generation  # of another one nothing is known
+        self._floor = max(self._floor, self.durable) if is_same else 0
+        self.header = header
         return self._first_use()
 
     def _trusted_start(self) -> EndState:
@@ -161,7 +158,7 @@ class Generation:
         if stored_crc is None:
             return start  # no line ends there: damage in the durable part, which a full validation will name
         previous = self._look_back(last.durable)
-        if previous is None or previous.end != last.durable:
+        if previous is None or previous.end != last.durable or previous.more:
             return start
         return EndState(last.durable, stored_crc, previous.stamp_us)
 

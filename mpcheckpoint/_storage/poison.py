@@ -64,7 +64,7 @@ class Poison:
         data = system.read_at(file.fd, _LARGEST_NOTE_BYTES, 0)
         try:
             note = msgspec.json.decode(data, type=_Note)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return "a sync failed, and then the note about it"
         return note.reason if note.generation == generation else None
 

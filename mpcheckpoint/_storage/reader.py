@@ -96,6 +96,10 @@ class LogReader:
                 # Taken before the bytes are read: a write may end in between, and must not be remembered as torn.
                 pending = self._pending(fd)
                 data = self._bytes_behind_end(fd)
+                if self._header is not None and self._header.generation != generation:
+                    # Somebody copied another generation into the same file: what is known is of the one before.
+                    yield from self.news()
+                    return
                 if not data and not self._is_reset and self._end.offset >= known:
                     return
                 if known <= self._end.offset and pending == self._judged_torn and not self._is_reset:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._storage.directory import StoreDirectory
@@ -13,7 +14,6 @@ from mpcheckpoint._storage.reader import LogReader
 from mpcheckpoint._storage.repair import list_repairs
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from mpcheckpoint._format.frame import Payload
@@ -97,6 +97,7 @@ class DirectoryStore:
     """The logs in one ``.checkpoint`` directory."""
 
     def __init__(self, base: str | os.PathLike[str], *, create: bool, read_only: bool) -> None:
+        self._arguments = (os.path.abspath(os.fspath(base)), create, read_only)
         self._directory = StoreDirectory(base, create=create, read_only=read_only)
         self.base = self._directory.base
         self.path = self._directory.path
@@ -117,3 +118,16 @@ class DirectoryStore:
         """Return a log for writing, creating it if it may."""
         paths = self._directory.open_log(log_key, create=create, timeout_s=timeout_s)
         return DirectoryLog(self._directory, paths)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DirectoryStore) and other._arguments == self._arguments
+
+    def __hash__(self) -> int:
+        return hash(self._arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, self._arguments
+
+
+def _reopen(base: str, create: bool, read_only: bool) -> DirectoryStore:
+    return DirectoryStore(base, create=create, read_only=read_only)

@@ -118,12 +118,17 @@ class _Copy:
 
     def _add(self, result: Scan) -> int:
         batch_offset = self._end.offset
+        is_in_batch = False
         for line in result.lines:
-            if self._is_carried(line):
+            # Requires of a writer that such a line is a batch of its own. Left out of a larger one, it would leave a
+            # hole in the count of the lines to come, and with that cut off all that follows.
+            is_in_batch = is_in_batch or line.more > 0
+            if self._is_carried(line) or is_in_batch:
                 object_key = b"null" if line.object_key is None else encode_key(line.object_key)
                 payload = Payload(object_key, line.event, line.meta)
                 self._line(payload, stamp_us=line.stamp_us, durable=batch_offset, more=line.more)
             if line.more == 0:
+                is_in_batch = False
                 batch_offset = self._end.offset
                 if len(self._buffer) > _FLUSH_BYTES:
                     self._flush()

@@ -7,7 +7,8 @@ import os
 import stat
 
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+# O_NONBLOCK: a pipe that stands where a file should is not waited on until somebody writes to it.
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Descriptor:

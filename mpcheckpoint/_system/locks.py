@@ -6,6 +6,7 @@ closing another descriptor of the file does not drop them (POSIX record locks fa
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -30,6 +31,8 @@ _FIRST_PAUSE_S = 0.0002
 _LONGEST_PAUSE_S = 0.02
 _STORE_LOCK_POLL_S = 0.01
 _CHILD_TIMEOUT_S = 30
+# What says nothing about a file system. EAGAIN is the refusal of a child; a lock's is no error here.
+_LACKING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 # The child takes the lock by name: it must be refused while this process holds it.
 _CHILD = """
 import fcntl, os, sys
@@ -108,10 +111,14 @@ def prove_locking(path: str, *, with_child: bool) -> str | None:
 
     Two descriptors of one process must exclude each other; ``with_child`` proves the same of another process, which
     costs starting one.
+
+    Raises:
+        OSError: this process lacks what it takes to find out, be it descriptors or memory.
     """
-    first = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    second = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    first = second = -1
     try:
+        first = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        second = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         lock(first)
         if try_lock(second):
             return "two descriptors of one file were locked at the same time"
@@ -120,10 +127,13 @@ def prove_locking(path: str, *, with_child: bool) -> str | None:
         unlock(first)
         return None if try_lock(second) else "a lock given back was not free"
     except OSError as error:
+        if error.errno in _LACKING:
+            raise
         return f"locking failed: {error}"
     finally:
-        os.close(first)
-        os.close(second)
+        for fd in (first, second):
+            if fd >= 0:
+                os.close(fd)
 
 
 def _child_is_refused(path: str) -> bool:

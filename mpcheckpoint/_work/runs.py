@@ -47,8 +47,10 @@ class MovedError(Exception):
 
 def current_run(view: LogView) -> tuple[int, str] | None:
     """Return number and version of the run that a log is at; None if no map ever ran on it."""
-    fields = view.note(MAP)
-    return (int(fields["run"]), str(fields["version"])) if fields is not None else None
+    fields = view.note(MAP) or {}
+    number, version = fields.get("run"), fields.get("version")
+    # What a writer of another kind noted under that name is no run.
+    return (number, version) if type(number) is int and isinstance(version, str) else None
 
 
 def join_run(log: RecordLog, version: str, *, rerun: bool, retry_failed: bool) -> Run:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from support.loopback import FsType, LoopFileSystem
 from support.tmpfs import TmpFileSystem
 
 
@@ -39,25 +37,6 @@ def has_jq() -> bool:
     return has_command("jq")
 
 
-def has_loop_devices(fstype: FsType) -> bool:
-    """Return whether an image of this file system can be mounted and its power cut."""
-    return not why_no_power_cut(fstype)
-
-
-@cache
-def why_no_power_cut(fstype: FsType) -> str:
-    """Return what stands in the way of a power cut on this file system, "" if nothing does."""
-    if not is_root():
-        return "this is not root"
-    with tempfile.TemporaryDirectory() as directory:
-        try:
-            with LoopFileSystem(fstype, Path(directory)) as file_system:
-                file_system.cut_power()
-        except (OSError, subprocess.SubprocessError) as error:
-            return str(error)
-    return ""
-
-
 @cache
 def can_mount_tmpfs() -> bool:
     """Return whether a small RAM disk can be mounted. Needs root."""
@@ -67,5 +46,5 @@ def can_mount_tmpfs() -> bool:
         try:
             with TmpFileSystem(Path(directory), size_bytes=1 << 20):
                 return True
-        except (OSError, subprocess.SubprocessError):
+        except OSError:
             return False

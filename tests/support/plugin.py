@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import hypothesis
 import pytest
 
+from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal
+from mpcheckpoint.testing._mounts import force_unmount, mounts_below
+from mpcheckpoint.testing._power import FS_TYPES, FsType, LoopFileSystem, why_no_power_cut
 from support import process_tree, tally
-from support.acknowledgements import AcknowledgementJournal
-from support.capabilities import can_mount_tmpfs, is_root, require, why_no_power_cut
-from support.loopback import FS_TYPES, FsType, LoopFileSystem
-from support.mounts import force_unmount, mounts_below
+from support.capabilities import can_mount_tmpfs, is_root, require
+from support.full_disk import ThinDisk
 from support.processes import Children
 from support.tmpfs import TmpFileSystem
 
@@ -34,6 +35,7 @@ _PROMISED = {"kills": 200, "power cuts": 20}
 _MARKS_OF_FIXTURE = {
     "loop_file_system": (pytest.mark.xdist_group("loop"), pytest.mark.powercut),
     "run_as_nobody": (pytest.mark.xdist_group("loop"),),
+    "make_thin_disk": (pytest.mark.xdist_group("loop"),),
 }
 
 
@@ -195,6 +197,7 @@ def loop_file_system(
     require(not obstacle, f"a power cut needs root, loop devices and mkfs.{fstype}: {obstacle}")
     with LoopFileSystem(fstype, tmp_path) as file_system:
         yield file_system
+        tally.add("power cuts", file_system.cuts)
         children.end()  # before it is unmounted, in whatever order the test asked for the two
 
 
@@ -207,6 +210,20 @@ def make_tmpfs(
     with ExitStack() as mounted:
         yield lambda size_bytes: mounted.enter_context(
             TmpFileSystem(tmp_path_factory.mktemp("disk"), size_bytes=size_bytes)
+        )
+        children.end()  # before it is unmounted, in whatever order the test asked for the two
+
+
+@pytest.fixture
+def make_thin_disk(
+    tmp_path_factory: pytest.TempPathFactory, children: Children
+) -> Iterator[Callable[..., ThinDisk]]:
+    """Return a function that makes a ThinDisk, given how, and mounts it until the end of the test."""
+    obstacle = why_no_power_cut("ext4") or why_no_power_cut("xfs")
+    require(not obstacle, f"a thin disk needs root, loop devices and mkfs: {obstacle}")
+    with ExitStack() as mounted:
+        yield lambda fstype, **how: mounted.enter_context(
+            ThinDisk(fstype, tmp_path_factory.mktemp("thin"), **how)
         )
         children.end()  # before it is unmounted, in whatever order the test asked for the two
 

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import file_name
-from mpcheckpoint._storage.interval import IntervalSyncer
-from mpcheckpoint._storage.process import process
+from mpcheckpoint.testing._processes import restart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     import pytest
 
     from mpcheckpoint import Log
-    from support.acknowledgements import AcknowledgementWriter
+    from mpcheckpoint.testing._acknowledgements import AcknowledgementWriter
 
 # What changes something on disk: a crash or a failure can come between any two calls of these.
 CHANGING = (
@@ -92,9 +91,7 @@ def is_locked(path: Path) -> bool:
 
 def become_a_new_process() -> None:
     """Forget all that this process knows of stores, as if it had just been started. Handles go on as after a fork."""
-    # The background thread lives on here, as it does in no forked child: it keeps the syncer it belongs to.
-    process.interval = IntervalSyncer()
-    process.after_fork_in_child()
+    restart()
 
 
 def hold_append_lock(store: Path, writer: AcknowledgementWriter, log_key: str = "a") -> None:

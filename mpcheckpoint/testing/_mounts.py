@@ -15,10 +15,18 @@ class BusyMountError(OSError):
 
 
 def run(*argv: str | Path) -> str:
-    """Run a command of the system and return what it printed; a failure carries what it said."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
+    """Run a command of the system and return what it printed.
+
+    Raises:
+        OSError: it is not installed, failed (the message carries what it said), or takes longer than
+            ``COMMAND_TIMEOUT_S``.
+    """
+    command = " ".join(map(str, argv))
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(errno.ETIMEDOUT, f"{command!r} still ran after {COMMAND_TIMEOUT_S} s") from None
     if done.returncode != 0:
-        command = " ".join(map(str, argv))
         raise OSError(errno.EIO, f"{command!r} failed with {done.returncode}: {done.stderr.strip()}")
     return done.stdout
 

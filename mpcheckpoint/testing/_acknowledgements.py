@@ -1,4 +1,4 @@
-"""What was acknowledged, written down where no kill and no power cut reaches it: in the test's own memory.
+"""What was acknowledged, kept where no kill and no power cut reaches it: in the memory of the process that judges.
 
 Children report through a named pipe. A write of up to PIPE_BUF bytes to a pipe is whole or not there, also from a
 process that is killed in it, and a name reaches every kind of process: forked, spawned, or a command.
@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
 Acknowledgement = tuple[Any, ...]
@@ -24,13 +23,20 @@ _READ_BYTES = 1 << 20
 
 @dataclass
 class AcknowledgementWriter:
-    """A child's end. Pickles, and may be used by forked children and by several threads."""
+    """The end of those who acknowledge. Pickles, and may be used by forked children and by several threads."""
 
     fifo: str
     _descriptor: int = field(default=-1, repr=False, compare=False)
 
     def acknowledge(self, *values: Any) -> None:
-        """Report ``values``, JSON values all of them. Once this has returned the parent has it, whatever comes."""
+        """Report ``values``. Once this has returned the journal has them, whatever comes.
+
+        Args:
+            values: JSON values; as one line they must fit into PIPE_BUF bytes (4096 on Linux).
+
+        Raises:
+            ValueError: they do not fit, so the acknowledgement could tear.
+        """
         line = json.dumps(values).encode() + b"\n"
         if len(line) > select.PIPE_BUF:
             raise ValueError(
@@ -55,21 +61,22 @@ class AcknowledgementWriter:
 
 
 class AcknowledgementJournal:
-    """The parent's end: collects inside the ``with`` block.
+    """Collect inside the ``with`` block what any process acknowledges through ``writer``.
 
     Locking: `_arrived` guards everything below it; nobody waits for anything but it while holding it.
     """
 
-    def __init__(self, fifo: Path) -> None:
+    def __init__(self, fifo: str | os.PathLike[str]) -> None:
+        """Make a named pipe at ``fifo``, where nothing stands yet. It stays when the block ends."""
         os.mkfifo(fifo)
-        self.writer = AcknowledgementWriter(str(fifo))
+        self.writer = AcknowledgementWriter(os.fspath(fifo))
         # For reading and writing, so that no writer ever waits for a reader, and no reader meets an end of file.
         self._descriptor = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._arrived = threading.Condition()
         self._rest_of_read = b""
         self._acknowledged: list[Acknowledgement] = []
         self._is_closed = False
-        # Without it a child would block, once the pipe is full, until the test thinks of asking.
+        # Without it a child would block, once the pipe is full, until somebody thinks of asking.
         self._collector = threading.Thread(target=self._collect, name="acknowledgements", daemon=True)
 
     def __enter__(self) -> Self:
@@ -86,11 +93,13 @@ class AcknowledgementJournal:
         self.writer.close()
         os.close(self._descriptor)
 
-    def acknowledged(self) -> list[Acknowledgement]:
-        """Return all acknowledgements, in the order of their arrival, made before this call began."""
+    def acknowledged(self, since: int = 0) -> list[Acknowledgement]:
+        """Return all acknowledgements made before this call began, in the order of their arrival, without the first
+        ``since``. Values are what JSON makes of them: a tuple comes back as a list.
+        """
         with self._arrived:
             self._drain()
-            return list(self._acknowledged)
+            return self._acknowledged[since:]
 
     def wait_for(self, count: int, timeout_s: float = 60) -> list[Acknowledgement]:
         """Return as `acknowledged` does, once there are ``count``. Raises TimeoutError."""

@@ -1,0 +1,78 @@
+"""What the author of a storage states about it, and a fresh place for each test."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+from unittest import SkipTest
+
+from mpcheckpoint.checkpoint import checkpoint_on
+
+if TYPE_CHECKING:
+    from mpcheckpoint._storage.engine import Store, StoredLog
+    from mpcheckpoint.checkpoint import Checkpoint
+
+
+class StorageUnderTest(ABC):
+    """A storage, and what it claims to be.
+
+    Attributes:
+        survives_reopen: whether records are still there when every store and handle on a place was dropped.
+        is_shared_between_processes: whether stores on the same place, in several processes, show the same logs.
+        patience_s: how long a test waits, in seconds, for what should come at once. Nothing sound waits for it.
+        place: where this test's store is to stand: a path in a new directory, at which there is nothing yet.
+        other_place: another such path.
+    """
+
+    survives_reopen: ClassVar[bool] = True
+    is_shared_between_processes: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 30.0
+
+    place: Path
+    other_place: Path
+
+    @abstractmethod
+    def open_store(self, place: Path) -> Store:
+        """Return a new Store on ``place``, made if there is none. Each call on the same place shows the same logs."""
+
+    def open_checkpoint(self, place: Path, **options: Any) -> Checkpoint:
+        """Return a new handle on ``place``; ``options`` as for `Checkpoint`."""
+        return checkpoint_on(self.open_store(place), **options)
+
+    def discard(self, place: Path) -> None:  # noqa: B027 - most storages have nothing to do here
+        """Remove what ``open_store`` made for ``place`` anywhere else than in that directory."""
+
+    def setup_method(self) -> None:
+        """Make a place. pytest calls this before each test; with unittest, call it from ``setUp``."""
+        if not __debug__:
+            raise RuntimeError("this suite is made of assert statements: run it without python -O")
+        directory = Path(tempfile.mkdtemp(prefix="mpcheckpoint-conformance-"))
+        self.place = directory / "store"
+        self.other_place = directory / "other"
+
+    def teardown_method(self) -> None:
+        """Remove the place. pytest calls this after each test; with unittest, call it from ``tearDown``."""
+        for place in (self.place, self.other_place):
+            self.discard(place)
+        shutil.rmtree(self.place.parent)
+
+    # --- verbs ------------------------------------------------------------------------------------------------
+
+    def open_log(self, log_key: str = "a", *, place: Path | None = None) -> StoredLog:
+        """Return a log of a new Store, created if need be."""
+        store = self.open_store(self.place if place is None else place)
+        return store.open_log(log_key, create=True, timeout_s=self.patience_s)
+
+    def open_handle(self, **options: Any) -> Checkpoint:
+        """Return a new handle that neither syncs nor waits for ever."""
+        return self.open_checkpoint(
+            self.place, **{"durability": "never", "lock_timeout_s": self.patience_s, **options}
+        )
+
+    def require(self, capability: str) -> None:
+        """Skip the running test unless the storage claims ``capability``."""
+        if not getattr(self, capability):
+            raise SkipTest(f"{type(self).__name__}.{capability} is False")

@@ -1,0 +1,199 @@
+"""What the tests are made of: batches, what a log holds, threads, and a held lock."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from mpcheckpoint._format.codec import decode_event, encode_payload, record_id_of
+from mpcheckpoint._storage.clock import clock
+from mpcheckpoint._storage.durability import Durability
+from mpcheckpoint._types import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpcheckpoint._format.frame import Line, Payload
+    from mpcheckpoint._storage.engine import Reader, StoredLog
+
+UNSYNCED = Durability.parse("never")
+
+T = TypeVar("T")
+
+
+# --- errors and threads ------------------------------------------------------------------------------------
+
+
+class Caught:
+    """What a ``raises`` block raised."""
+
+    error: Any = None
+
+
+@contextmanager
+def raises(kind: type[BaseException]) -> Iterator[Caught]:
+    """Expect the block to raise ``kind``; anything else passes through."""
+    caught = Caught()
+    try:
+        yield caught
+    except kind as error:
+        caught.error = error
+    else:
+        raise AssertionError(f"{kind.__name__} was not raised")
+
+
+class Background(Generic[T]):
+    """A call in a thread of its own, so that one which hangs fails its test and nothing more."""
+
+    def __init__(self, function: Callable[..., T], *args: Any) -> None:
+        self._outcome: list[tuple[T | None, BaseException | None]] = []
+        self._thread = threading.Thread(target=self._run, args=(function, args), daemon=True)
+        self._thread.start()
+
+    def _run(self, function: Callable[..., T], args: tuple[Any, ...]) -> None:
+        try:
+            self._outcome.append((function(*args), None))
+        except BaseException as error:  # noqa: BLE001 - it is raised by `result`
+            self._outcome.append((None, error))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the call has returned or raised."""
+        return bool(self._outcome)
+
+    def result(self, timeout_s: float) -> T:
+        """Return or raise what the call did. Raises AssertionError if it is not done in time."""
+        self._thread.join(timeout_s)
+        assert self._outcome, f"it still waits after {timeout_s} s"
+        value, error = self._outcome[0]
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value]  # T may itself be Optional: no error means a value
+
+
+# --- logs --------------------------------------------------------------------------------------------------
+
+
+class Seen(NamedTuple):
+    """One record as a reader gave it."""
+
+    object_key: str
+    event: Any
+    record_id: str | None
+    stamp_us: int
+    more: int
+    position: Position
+
+
+def payload(event: object, object_key: str = "x", record_id: str | None = None) -> Payload:
+    """Return the payload of a record."""
+    return encode_payload(object_key, event, record_id)
+
+
+def append(
+    log: StoredLog,
+    *events: object,
+    guard: Callable[[], Position | None] | None = None,
+    timeout_s: float | None = 30.0,
+    durability: Durability = UNSYNCED,
+) -> Position:
+    """Append events of one object as one batch."""
+    return log.append(
+        [payload(event) for event in events], durability=durability, timeout_s=timeout_s, guard=guard
+    )
+
+
+def seen(line: Line, log_key: str, generation: str) -> Seen:
+    """Return a line as what tests compare."""
+    assert line.object_key is not None, "a control line was given as a record"
+    position = Position(log_key, generation, line.end, line.stamp_us, line.more)
+    return Seen(
+        line.object_key,
+        decode_event(line.event),
+        record_id_of(line.meta),
+        line.stamp_us,
+        line.more,
+        position,
+    )
+
+
+def news_of(reader: Reader, log_key: str) -> list[Seen]:
+    """Return what is new to a reader; what it gave before is void if the log came anew."""
+    found: list[Seen] = []
+    for chunk in reader.news():
+        if chunk.is_reset:
+            found = []
+        found += [seen(line, log_key, chunk.generation) for line in chunk.lines]
+    return found
+
+
+def records(log: StoredLog) -> list[Seen]:
+    """Return all records of a log, by a new reader."""
+    reader = log.reader()
+    try:
+        return news_of(reader, log.log_key)
+    finally:
+        reader.release()
+
+
+def events(log: StoredLog) -> list[Any]:
+    """Return the events of a log's records, by a new reader."""
+    return [record.event for record in records(log)]
+
+
+def batches(found: list[Seen]) -> list[list[Any]]:
+    """Return the events, batch by batch, by what the lines say of their batches."""
+    cut: list[list[Any]] = []
+    more = 0
+    for index, record in enumerate(found):
+        if more == 0:
+            cut.append([])
+        else:
+            assert record.more == more - 1, f"record {index}: more is {record.more} behind {more}"
+            assert record.stamp_us == found[index - 1].stamp_us, f"record {index}: another stamp in one batch"
+        cut[-1].append(record.event)
+        more = record.more
+    assert more == 0, f"the last batch lacks {more} records"
+    return cut
+
+
+class _LetGoError(Exception):
+    """Ends a guard that only held the lock."""
+
+
+@contextmanager
+def held(log: StoredLog, patience_s: float) -> Iterator[None]:
+    """Be inside an append to ``log``, in another thread, for the time of the block; it writes nothing."""
+    is_inside, may_leave = threading.Event(), threading.Event()
+
+    def guard() -> None:
+        is_inside.set()
+        may_leave.wait(4 * patience_s)
+        raise _LetGoError
+
+    def hold() -> None:
+        with raises(_LetGoError):
+            append(log, "never", guard=guard, timeout_s=patience_s)
+
+    holder = Background(hold)
+    try:
+        assert is_inside.wait(patience_s), "the guard was not called"
+        yield
+    finally:
+        may_leave.set()
+    holder.result(patience_s)
+
+
+# --- the clock ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def clock_of_another_process(stamp_us: int = 0) -> Iterator[None]:
+    """Have this process have seen no stamp above ``stamp_us``, as if it were another one, for the time of the block."""
+    highest_us = clock._highest_us
+    clock._highest_us = stamp_us
+    try:
+        yield
+    finally:
+        clock._highest_us = highest_us

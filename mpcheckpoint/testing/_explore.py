@@ -1,0 +1,344 @@
+"""Every crash point of a scenario, every disk that a crash there may leave, and every call that may fail."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import re
+import shutil
+import tempfile
+import traceback
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.testing._disk import SimulatedCrash, SimulatedDisk, When
+from mpcheckpoint.testing._ledger import Ledger, check_recovery
+from mpcheckpoint.testing._processes import SimulatedProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from mpcheckpoint.testing._images import DiskImage
+
+    Scenario = Callable[[Path, Ledger], None]
+    Check = Callable[[Path, Ledger], None]
+
+ONLY = "MPCHECKPOINT_CRASH_POINT"
+SHORT_WRITE = "short write"
+_IN_MEMORY = "/dev/shm"
+_LABEL = re.compile(r"(?P<scenario>\S+) (?P<point>.+)")
+_STORE = os.path.join("new", "store")  # below a directory that is new itself
+
+
+class CrashPointError(AssertionError):
+    """A check failed after a crash or a fault. The message has the line that repeats just this one.
+
+    Attributes:
+        label: which crash point, and which of the disks it may leave.
+        place: the directory in which the disk stands as the check met it.
+    """
+
+    def __init__(self, label: str, place: Path, cause: BaseException) -> None:
+        what = "".join(traceback.format_exception_only(cause)).strip()
+        super().__init__(
+            f"{label}: {what}\nthe disk is kept in {place}\nthis alone again: {reproducer(label)}"
+        )
+        self.label = label
+        self.place = place
+
+
+def reproducer(label: str) -> str:
+    """Return the line that repeats one case."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+    if test:
+        return f"{ONLY}='{label}' python -m pytest '{test}'"
+    return f"{ONLY}='{label}', then the same call"
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What was tried.
+
+    Attributes:
+        calls: how many calls of the platform seam the scenario makes.
+        points: how many crash points, or failing calls, were tried.
+        disks: how many disks were opened, checked, appended to and read again.
+        outcomes: of failing calls: how often the scenario ended with which error, or went on.
+    """
+
+    calls: int
+    points: int
+    disks: int
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        ends = ", ".join(f"{times} x {name}" for name, times in self.outcomes.most_common())
+        return (
+            f"{self.points} points in {self.calls} calls ({ends or 'a crash at each'}), "
+            f"{self.disks} disks checked: nothing wrong found"
+        )
+
+
+def explore_crashes(
+    scenario: Scenario,
+    *,
+    check: Check = check_recovery,
+    images: int = 8,
+    nested: int = 1,
+    seed: int = 0,
+    only: str | None = None,
+) -> Exploration:
+    """Run a scenario once to count its calls, then once for each call that changes the disk, with a crash there.
+
+    After each crash the machine goes on or loses power. Of the disks that a loss of power may leave all are
+    tried if there are at most ``images``, else a sample. On each the store is opened by a new process and ``check``
+    is called. Then it is called once more on the disk on which only the process died, and power is lost after that;
+    and ``nested`` times a disk the check, too, is interrupted by a crash at one of its calls.
+
+    Args:
+        scenario: called with the path of a store that does not exist yet, and a ledger to append through. It must make
+            the same calls each time: one thread, no choice by chance. ``restart()`` inside lets the next process begin.
+        check: called with the path of a store and the ledger; raises if something is not as it should be.
+        images: disks tried for a crash point.
+        nested: crashes tried inside the check, for each crash point.
+        seed: chooses the samples.
+        only: the label of a failed case: repeat just that one. Default: the environment variable
+            MPCHECKPOINT_CRASH_POINT, where it names this scenario.
+
+    Raises:
+        CrashPointError: the check failed; the message has the line that repeats this one case.
+    """
+    explorer = _Explorer(scenario, check, images, nested, seed, only)
+    with _quiet():
+        disk = explorer.dry_run()
+        points: list[tuple[When, int]] = []
+        for number in disk.changing:
+            points += [(when, number) for when in _moments(disk.calls[number - 1])]
+        points.append(("after", disk.changing[-1]))
+        for when, number in points:
+            explorer.crash(when, number)
+    return Exploration(len(disk.calls), len(points), explorer.disks)
+
+
+def explore_faults(
+    scenario: Scenario,
+    *,
+    check: Check = check_recovery,
+    errors: Sequence[int | str | type[BaseException]] = (errno.EIO, errno.ENOSPC, SHORT_WRITE),
+    images: int = 2,
+    seed: int = 0,
+    only: str | None = None,
+) -> Exploration:
+    """Run a scenario once for each call of any kind and each error, with that call failing.
+
+    The scenario may then end with a CheckpointError, or with the exception that was put in; nothing else. ``check`` is
+    called by the same process, which the fault must not have spoilt, and on the disks that a loss of power may leave.
+
+    Args:
+        scenario, check, images, seed, only: as for ``explore_crashes``.
+        errors: numbers of ``errno``; SHORT_WRITE, for writes that take one byte; or exceptions, such as MemoryError.
+
+    Raises:
+        CrashPointError: the check failed, or the scenario ended with an error of another kind.
+    """
+    explorer = _Explorer(scenario, check, images, 0, seed, only)
+    points = 0
+    with _quiet():
+        calls = explorer.dry_run().calls
+        for error in errors:
+            for number, call in enumerate(calls, 1):
+                if error != SHORT_WRITE or call.startswith("write_at"):
+                    explorer.fault(error, number)
+                    points += 1
+    return Exploration(len(calls), points, explorer.disks, explorer.outcomes)
+
+
+class _Explorer:
+    """One exploration: the scenario, the check, and what is counted."""
+
+    def __init__(
+        self, scenario: Scenario, check: Check, images: int, nested: int, seed: int, only: str | None
+    ) -> None:
+        self._scenario = scenario
+        self._check = check
+        self._images = images
+        self._nested = nested
+        self._seed = seed
+        self._name = getattr(scenario, "__name__", "scenario")
+        self._only = _point_of(only or os.environ.get(ONLY, ""), self._name)
+        self.disks = 0
+        self.outcomes: Counter[str] = Counter()
+
+    def dry_run(self) -> SimulatedDisk:
+        """Run the scenario without a crash, and the check; return the disk, which has counted its calls."""
+        with self._machine("no crash") as disk:
+            ledger = Ledger()
+            _as_new_process(disk, lambda store: self._scenario(store, ledger))
+            counted = SimulatedDisk(disk.root)
+            counted.calls, counted.changing = list(disk.calls), list(disk.changing)
+            self._checked(disk, ledger)
+        return counted
+
+    def crash(self, when: When, number: int) -> None:
+        """Let the scenario crash there, and check what that leaves."""
+        label = f"{when} {number}"
+        if not self._is_wanted(label):
+            return
+        ledger = Ledger()
+        with self._machine(label) as disk:
+            disk.crash(at=number, when=when)
+            _until_crash(disk, lambda store: self._scenario(store, ledger))
+            left = list(disk.images(self._images))
+            # Only the process dies: the next one goes on, and what was not synced still is not.
+            survivor = ledger.copy()
+            disk.revive()
+            self._checked(disk, survivor)
+            later = list(disk.images(2))
+        for image in left:
+            self._lose_power(f"{label}, disk {image.number}", image, ledger)
+        for image in later:
+            self._lose_power(f"{label}, next process, disk {image.number}", image, survivor)
+        chance = self._chance(label)
+        for _ in range(self._nested):
+            image = chance.choice(left)
+            self._crash_again(f"{label}, disk {image.number}", image, ledger)
+
+    def fault(self, error: int | str | type[BaseException], number: int) -> None:
+        """Let that call of the scenario fail, and check what that leaves."""
+        label = f"{_name_of(error)} at {number}"
+        if not self._is_wanted(label):
+            return
+        ledger = Ledger()
+        player = SimulatedProcess()
+        with self._machine(label) as disk:
+            try:
+                with disk, player:
+                    if isinstance(error, str):
+                        disk.write_short(1, at=number)
+                    else:
+                        disk.fail(error if isinstance(error, int) else error("put in by a test"), at=number)
+                    self._expect_typed_error(disk, ledger, error)
+                    disk.clear()
+                    left, before = list(disk.images(self._images)), ledger.copy()
+                    self._check(disk.root / _STORE, ledger)  # by the same process
+            finally:
+                player.kill()
+            later = list(disk.images(self._images))
+        for image in left:
+            self._lose_power(f"{label}, disk {image.number}", image, before)
+        for image in later:
+            self._lose_power(f"{label}, next append, disk {image.number}", image, ledger)
+
+    def _expect_typed_error(
+        self, disk: SimulatedDisk, ledger: Ledger, error: int | str | type[BaseException]
+    ) -> None:
+        try:
+            self._scenario(disk.root / _STORE, ledger)
+        except CheckpointError as ending:
+            self.outcomes[type(ending).__name__] += 1
+        except BaseException as ending:
+            if isinstance(error, int | str) or not isinstance(ending, error):
+                raise
+            self.outcomes[type(ending).__name__] += 1
+        else:
+            self.outcomes["went on"] += 1
+
+    def _lose_power(self, label: str, image: DiskImage, ledger: Ledger) -> None:
+        """Check what a new process finds on a disk that lost power."""
+        if self._is_wanted(label):
+            with self._machine(label, image) as disk:
+                self._checked(disk, ledger.after_loss_of_power())
+
+    def _crash_again(self, label: str, image: DiskImage, ledger: Ledger) -> None:
+        """Let the check crash, too, at one of its calls, and check what that leaves."""
+        ledger = ledger.after_loss_of_power()
+        with self._machine(label, image) as disk:
+            self._checked(disk, ledger.copy())
+            changing = [(number, disk.calls[number - 1]) for number in disk.changing]
+        chance = self._chance(label)
+        number, call = chance.choice(changing)
+        when = chance.choice(_moments(call))
+        label = f"{label}, then {when} {number}"
+        if not self._is_wanted(label):
+            return
+        with self._machine(label, image) as disk:
+            disk.crash(at=number, when=when)
+            _until_crash(disk, lambda store: self._check(store, ledger))
+            left = list(disk.images(self._images))
+        for image_after in left:
+            self._lose_power(f"{label}, disk {image_after.number}", image_after, ledger)
+
+    def _checked(self, disk: SimulatedDisk, ledger: Ledger) -> None:
+        self.disks += 1
+        _as_new_process(disk, lambda store: self._check(store, ledger))
+
+    @contextmanager
+    def _machine(self, label: str, image: DiskImage | None = None) -> Iterator[SimulatedDisk]:
+        """Yield a disk that is empty, or has this image; it is gone afterwards, unless something fails."""
+        place = Path(tempfile.mkdtemp(prefix="crash-", dir=_IN_MEMORY if os.path.isdir(_IN_MEMORY) else None))
+        root = place / "disk"
+        if image is None:
+            root.mkdir()
+        else:
+            image.write_to(root)
+        try:
+            yield SimulatedDisk(root, seed=self._chance(label).randrange(1 << 32))
+        except Exception as error:
+            raise CrashPointError(f"{self._name} {label}", root, error) from error
+        shutil.rmtree(place)
+
+    def _chance(self, label: str) -> random.Random:
+        return random.Random(f"{self._seed} {label}")
+
+    def _is_wanted(self, label: str) -> bool:
+        """Return whether this is to be tried: all, or the one asked for and what leads to it."""
+        return not self._only or self._only == label or self._only.startswith(f"{label}, ")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let the library not tell of every repair: here they are the rule."""
+    logger = logging.getLogger("mpcheckpoint")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was_disabled
+
+
+def _as_new_process(disk: SimulatedDisk, action: Callable[[Path], None]) -> None:
+    player = SimulatedProcess()
+    try:
+        with disk, player:
+            action(disk.root / _STORE)
+    finally:
+        player.kill()
+
+
+def _until_crash(disk: SimulatedDisk, action: Callable[[Path], None]) -> None:
+    try:
+        _as_new_process(disk, action)
+    except SimulatedCrash:
+        return
+    raise AssertionError("the crash never came: the same calls have to be made each time")
+
+
+def _moments(call: str) -> tuple[When, ...]:
+    return ("before", "in") if call.startswith("write_at") else ("before",)
+
+
+def _point_of(only: str, name: str) -> str:
+    match = _LABEL.fullmatch(only)
+    return match["point"] if match is not None and match["scenario"] == name else ""
+
+
+def _name_of(error: int | str | type[BaseException]) -> str:
+    if isinstance(error, str):
+        return error
+    return errno.errorcode[error] if isinstance(error, int) else error.__name__

@@ -1,0 +1,125 @@
+"""The legal images of a disk after a loss of power: every one of them, or a seeded sample."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from itertools import islice, product
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from mpcheckpoint.testing._medium import DirectoryOnDisk, FileOnDisk
+
+# How much of what was not synced survives in a sampled image: most often a little or almost all of it.
+_LIKELIHOODS = (0.05, 0.5, 0.95)
+_TRIES_AN_IMAGE = 4
+
+Content = dict[str, "bytes | None"]
+
+
+@dataclass(frozen=True)
+class DiskImage:
+    """What a disk holds after a crash.
+
+    Attributes:
+        number: its place in the order in which images are given out. Number 0 has all that was written: what the
+            death of a process leaves. The next one has nothing that was not synced.
+        content: the bytes of each file by its path below the root; None for a directory.
+    """
+
+    number: int
+    content: Content
+
+    def write_to(self, place: Path) -> None:
+        """Create ``place``, and in it what this image holds."""
+        place.mkdir(parents=True)
+        for path, data in sorted(self.content.items()):
+            if data is None:
+                (place / path).mkdir()
+            else:
+                (place / path).write_bytes(data)
+
+
+class Choices:
+    """What may have reached the disk, of each unsynced thing on its own: as a list of numbers of alternatives."""
+
+    def __init__(
+        self, root: int, files: Mapping[int, FileOnDisk], directories: Mapping[int, DirectoryOnDisk]
+    ) -> None:
+        self._root = root
+        self._files = files
+        self._directories = directories
+        self._parts: list[tuple[int, int]] = []
+        self.alternatives: list[int] = []
+        for inode, directory in directories.items():
+            self._add(inode, [2] * len(directory.changes))
+        for inode, file in files.items():
+            sizes, sectors = file.choices()
+            self._add(inode, [len(sizes), *map(len, sectors)])
+
+    def _add(self, inode: int, alternatives: list[int]) -> None:
+        self._parts.append((inode, len(alternatives)))
+        self.alternatives += alternatives
+
+    def content(self, chosen: tuple[int, ...]) -> Content:
+        """Return the files and directories that are there if of each thing this alternative has reached the disk."""
+        of_inode, start = {}, 0
+        for inode, count in self._parts:
+            of_inode[inode] = chosen[start : start + count]
+            start += count
+        content: Content = {}
+        self._collect(content, "", self._root, of_inode)
+        return content
+
+    def _collect(
+        self, content: Content, prefix: str, inode: int, chosen: Mapping[int, tuple[int, ...]]
+    ) -> None:
+        entries = self._directories[inode].with_changes([bool(choice) for choice in chosen[inode]])
+        for name, child in entries.items():
+            path = prefix + name
+            if child in self._directories:
+                content[path] = None
+                self._collect(content, f"{path}/", child, chosen)
+            else:
+                sizes, sectors = self._files[child].choices()
+                size, *versions = chosen[child]
+                content[path] = self._files[child].content(
+                    sizes[size], (sector[version] for sector, version in zip(sectors, versions, strict=True))
+                )
+
+
+def images(choices: Choices, *, limit: int, seed: int) -> Iterator[DiskImage]:
+    """Yield at most ``limit`` different images: all there are if they are so few, else a sample by ``seed``."""
+    seen: set[int] = set()
+    for content in islice(
+        map(choices.content, _chosen(choices.alternatives, limit, seed)), limit * _TRIES_AN_IMAGE + 2
+    ):
+        digest = hash(tuple(sorted(content.items(), key=lambda item: item[0])))
+        if digest in seen:
+            continue
+        yield DiskImage(len(seen), content)
+        seen.add(digest)
+        if len(seen) == limit:
+            return
+
+
+def _chosen(alternatives: list[int], limit: int, seed: int) -> Iterator[tuple[int, ...]]:
+    yield tuple(count - 1 for count in alternatives)
+    yield (0,) * len(alternatives)
+    if math.prod(alternatives) <= limit * _TRIES_AN_IMAGE:
+        yield from product(*map(range, alternatives))
+        return
+    chance = random.Random(seed)
+    while True:
+        survives = chance.choice(_LIKELIHOODS)
+        yield tuple(_survivor(count, survives, chance) for count in alternatives)
+
+
+def _survivor(alternatives: int, survives: float, chance: random.Random) -> int:
+    if chance.random() < survives:
+        return alternatives - 1
+    return 0 if chance.random() > survives else chance.randrange(alternatives)

@@ -1,0 +1,171 @@
+"""What was attempted and what was acknowledged, written down where no crash of the store reaches it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from mpcheckpoint.checkpoint import Checkpoint
+from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError, PoisonedLogError
+from mpcheckpoint.testing._processes import restart
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from mpcheckpoint._types import Position, Record
+    from mpcheckpoint.log import Log
+
+_PROBE = "appended after a crash"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One batch that was to be appended to a log, and what became of it as far as the caller was told.
+
+    Attributes:
+        is_acknowledged: the append returned; so the batch survives the death of any process.
+        is_durable: it was also acknowledged as durable; so it survives loss of power.
+        is_refused: it raised an error that says that nothing was written; so it is not there.
+    """
+
+    log_key: str
+    records: tuple[tuple[str, Any], ...]
+    is_acknowledged: bool = False
+    is_durable: bool = False
+    is_refused: bool = False
+
+
+@dataclass
+class Ledger:
+    """Appends for a scenario, and remembers what it was told.
+
+    Requires: no two records of a log are equal, so that each can be told from every other.
+    """
+
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def append(self, log: Log, object_key: str, event: Any, **options: Any) -> Position:
+        """Append one event as ``Log.append`` does, and take note."""
+        number = self._attempt(log, [(object_key, event)])
+        with self._refusals(number):
+            position = log.append(object_key, event, **options)
+        self._acknowledge(number, log, options)
+        return position
+
+    def append_many(self, log: Log, records: Iterable[tuple[str, Any]], **options: Any) -> Position | None:
+        """Append a batch as ``Log.append_many`` does, and take note."""
+        batch = list(records)
+        number = self._attempt(log, batch)
+        with self._refusals(number):
+            position = log.append_many(batch, **options)
+        self._acknowledge(number, log, options)
+        return position
+
+    def flushed(self, log: Log) -> None:
+        """Flush a log, and take note that all it acknowledged is durable."""
+        log.flush()
+        for number, attempt in enumerate(self.attempts):
+            if attempt.log_key == log.log_key and attempt.is_acknowledged:
+                self.attempts[number] = replace(attempt, is_durable=True)
+
+    def copy(self) -> Ledger:
+        """Return a ledger that goes on from here by itself."""
+        return Ledger(list(self.attempts))
+
+    def after_loss_of_power(self) -> Ledger:
+        """Return a ledger in which only what is durable counts as acknowledged."""
+        return Ledger([replace(attempt, is_acknowledged=attempt.is_durable) for attempt in self.attempts])
+
+    def _attempt(self, log: Log, records: list[tuple[str, Any]]) -> int:
+        self.attempts.append(Attempt(log.log_key, tuple(records)))
+        return len(self.attempts) - 1
+
+    @contextmanager
+    def _refusals(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        except OutcomeUnknownError:
+            raise
+        except CheckpointError:
+            self.attempts[number] = replace(self.attempts[number], is_refused=True)
+            raise
+
+    def _acknowledge(self, number: int, log: Log, options: dict[str, Any]) -> None:
+        is_durable = (options.get("durability") or log._session.settings.durability) == "always"
+        self.attempts[number] = replace(self.attempts[number], is_acknowledged=True, is_durable=is_durable)
+
+
+def check_recovery(store: Path, ledger: Ledger) -> None:
+    """Check what a new process finds in a store after a crash, and that it can go on from there.
+
+    Every acknowledged batch is there, whole, once, in the order of the attempts, and nothing that was not attempted;
+    what a handle shows is what a replay gives; and every log can be appended to, by this process and by the next.
+
+    Raises:
+        AssertionError: it is not so.
+        CheckpointError: the store cannot be read, or not be appended to.
+    """
+    keys = [*sorted({attempt.log_key for attempt in ledger.attempts} - {_PROBE}), _PROBE]
+    if any(attempt.is_acknowledged for attempt in ledger.attempts) or (store / ".checkpoint").is_dir():
+        _check_contents(Checkpoint(store, read_only=True), keys, ledger)
+    checkpoint = Checkpoint(store)
+    for log_key in keys:
+        _append_again(checkpoint.log(log_key), ledger)
+    _check_contents(checkpoint, keys, ledger)
+    restart()
+    checkpoint = Checkpoint(store)
+    for log_key in keys:
+        _append_again(checkpoint.log(log_key), ledger)
+    _check_contents(Checkpoint(store, read_only=True), keys, ledger)
+
+
+def _append_again(log: Log, ledger: Ledger) -> None:
+    event = len(ledger.attempts)  # unlike every other
+    try:
+        ledger.append(log, _PROBE, event)
+    except PoisonedLogError:
+        log.recover()
+        ledger.append(log, _PROBE, event + 1)
+
+
+def _check_contents(checkpoint: Checkpoint, log_keys: list[str], ledger: Ledger) -> None:
+    there = set(checkpoint.logs())
+    shown: dict[str, list[Any]] = {}
+    for log_key in log_keys:
+        attempts = [attempt for attempt in ledger.attempts if attempt.log_key == log_key]
+        found = list(checkpoint.log(log_key).read()) if log_key in there else []
+        _check_log(log_key, attempts, found)
+        for record in found:
+            shown.setdefault(record.object_key, []).append(record.event)
+    in_view = {key: list(events) for key, events in checkpoint.items()}
+    for events in [*shown.values(), *in_view.values()]:
+        events.sort(key=repr)  # over several logs the order is by stamp; within one it was compared above
+    assert in_view == shown, f"a handle shows {in_view}, a replay gives {shown}"
+
+
+def _check_log(log_key: str, attempts: list[Attempt], found: list[Record]) -> None:
+    """Compare the records of a log with the attempts, which must appear in their order, each whole or not at all."""
+    records = [(record.object_key, record.event) for record in found]
+    at = 0
+    for attempt in attempts:
+        size = len(attempt.records)
+        if records[at : at + size] == list(attempt.records):
+            assert not attempt.is_refused or not size, (
+                f"log {log_key!r}: {_short(attempt.records)} is there, though its append was refused"
+            )
+            at += size
+        else:
+            assert not attempt.is_acknowledged, (
+                f"log {log_key!r}: {_short(attempt.records)} was acknowledged and is not there; "
+                f"from record {at} on there is {_short(records[at:])}"
+            )
+    assert at == len(records), (
+        f"log {log_key!r}: record {at} is none that was to be here: {_short(records[at:])}"
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:300]}..."

@@ -1,0 +1,315 @@
+"""Linearizability of a history: is there one order of its operations that explains every answer?
+
+A history is linearizable if each operation can be given an instant between its call and its return so that, done one
+after the other at these instants, they give the answers that were given. For a log that is G3 and G4 in one.
+
+The search is Lowe's just-in-time linearization: go through calls and returns in the order of time, keep every set of
+open operations that may have happened, and make a further one happen only when an operation returns that has to have
+happened by then. What makes it cheap here is that a log only grows:
+
+- Of two reads of the same thing one begins with the other, or there is no order. The longest one is therefore what the
+  log *has* to become, as far as anybody saw it, and no append can happen before its turn. See ``Place.obstacle``.
+- So what a log holds, as far as anybody can tell, follows from *which* operations have happened, in whatever order:
+  sets of operations are all the states there are. A history of n operations, of which k at most run at a time, has at
+  most n * 2**k of them, and few if there are reads or positions.
+- An operation that changes nothing is best taken as soon as its answer is right.
+
+J. Wing, C. Gong, "Testing and verifying concurrent objects", Journal of Parallel and Distributed Computing 17, 1993.
+G. Lowe, "Testing for linearizability", Concurrency and Computation: Practice and Experience 29 (4), 2017.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from mpcheckpoint.testing._sequential import Place, forget_ranks, known_of, rank_by_position, step_of
+from mpcheckpoint.testing._verdict import HistorySummary, NotLinearizableError, UndecidedHistoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from mpcheckpoint.testing._operation import Operation
+    from mpcheckpoint.testing._sequential import Lane, Step, Token
+
+MOST_STATES = 1_000_000
+_MOST_SHOWN = 10
+
+
+def check_history(
+    operations: Iterable[Operation], *, use_positions: bool = True, most_states: int = MOST_STATES
+) -> HistorySummary:
+    """Raise unless each log's operations are linearizable.
+
+    Each log by itself: a history is linearizable if its logs are. Two operations are concurrent unless one ended
+    before the other started. One of unknown outcome may have happened at any time after its start, or never.
+
+    Args:
+        operations: in any order.
+        use_positions: also require that the positions that appends returned tell their order.
+        most_states: how many states of a log to look at before giving up.
+
+    Raises:
+        NotLinearizableError: there is no such order; its text is a short example.
+        UndecidedHistoryError: ``most_states`` did not suffice.
+    """
+    by_log: dict[str, list[Operation]] = defaultdict(list)
+    processes = set()
+    for operation in operations:
+        processes.add(operation.process)
+        if _says_something(operation):
+            by_log[operation.log_key].append(operation)
+    states = 0
+    for log_key, of_log in sorted(by_log.items()):
+        of_log.sort(key=lambda operation: operation.start_ns)
+        states += _check_log(log_key, of_log, use_positions=use_positions, most_states=most_states)
+    ordered = [operation for of_log in by_log.values() for operation in of_log]
+    unknown = sum(operation.outcome == "unknown" for operation in ordered)
+    return HistorySummary(len(ordered), unknown, len(by_log), len(processes), states)
+
+
+def _says_something(operation: Operation) -> bool:
+    """Return whether there is anything to explain, or that could explain."""
+    return operation.outcome != "refused" and (operation.is_append or operation.outcome != "unknown")
+
+
+def _check_log(
+    log_key: str, operations: Sequence[Operation], *, use_positions: bool, most_states: int
+) -> int:
+    steps = [step_of(number, operation) for number, operation in enumerate(operations)]
+    known = known_of(log_key, operations)
+    if not use_positions:
+        return _Search(log_key, steps, known, most_states).run()
+    rank_by_position(log_key, steps)
+    try:
+        return _Search(log_key, steps, known, most_states).run()
+    except NotLinearizableError as error:
+        forget_ranks(steps)
+        try:
+            _Search(log_key, steps, known, most_states).run()
+        except (NotLinearizableError, UndecidedHistoryError):
+            raise error from None
+        hint = "\nThere is an order that explains all but the positions that appends returned."
+        raise NotLinearizableError(f"{error}{hint}", *error.args[1:]) from None
+
+
+# --- the search ----------------------------------------------------------------------------------------------
+
+# The open operations that have happened.
+Taken = frozenset[int]
+
+
+class _Search:
+    """Goes through the calls and returns of one log.
+
+    Invariant: ``_states`` holds which of the open operations have happened, and the place the log is then at, for
+    enough of the orders that explain all returns so far: if one of these can go on to the end, one of those held can.
+    """
+
+    def __init__(
+        self, log_key: str, steps: Sequence[Step], known: Mapping[Lane, Sequence[Token]], most_states: int
+    ) -> None:
+        self._log_key = log_key
+        self._steps = steps
+        self._known = known
+        self._most_states = most_states
+        self._looked_at = 0
+        self._now_ns = 0
+        self._open: dict[int, Step] = {}
+        # Of the open ones those that may happen without changing anything.
+        self._waiting: dict[int, Step] = {}
+        self._states: dict[Taken, Place] = {frozenset(): Place()}
+        self._looked_until_ns = _looked_until_ns(steps)
+
+    def run(self) -> int:
+        """Return how many states were looked at; raise if there is no order."""
+        for time_ns, is_return, step in _calls_and_returns(self._steps):
+            self._now_ns = time_ns
+            if is_return:
+                self._return(step)
+            else:
+                self._call(step)
+        return self._looked_at
+
+    def _call(self, step: Step) -> None:
+        self._open[step.number] = step
+        if step.is_known and (not step.adds or step.key is not None):
+            self._waiting[step.number] = step
+        self._states = dict(self._settled(taken, place) for taken, place in self._states.items())
+
+    def _return(self, step: Step) -> None:
+        """Keep the states in which the operation has happened, and those that follow from others when it does."""
+        explained: dict[Taken, Place] = {}
+        reached: dict[Taken, Place] = {}
+        for taken, place in self._states.items():
+            if step.number in taken:
+                explained[taken - {step.number}] = place
+            else:
+                reached[taken] = place
+        for taken, place in list(reached.items()):
+            self._go_on(step, taken, place, explained, reached)
+        if not explained:
+            raise self._error(step, reached.values())
+        del self._open[step.number]
+        self._waiting.pop(step.number, None)
+        self._states = self._without_idle(explained)
+
+    def _go_on(
+        self,
+        step: Step,
+        taken: Taken,
+        place: Place,
+        explained: dict[Taken, Place],
+        reached: dict[Taken, Place],
+    ) -> None:
+        """Let open appends happen, from one state on, in every order in which the operation comes last."""
+        appends = self._concerned(step, place)
+        to_do = [(taken, place)]
+        while to_do:
+            for after, place_after in self._next(*to_do.pop(), appends):
+                if step.number in after:
+                    explained.setdefault(after - {step.number}, place_after)
+                elif after not in reached:
+                    reached[after] = place_after
+                    to_do.append((after, place_after))
+
+    def _next(self, taken: Taken, place: Place, appends: Sequence[Step]) -> Iterator[tuple[Taken, Place]]:
+        """Yield the states that are one append further."""
+        for step in appends:
+            if step.number in taken or place.is_left_alone_by(step) or place.obstacle(step, self._known):
+                continue
+            self._looked_at += 1
+            if self._looked_at > self._most_states:
+                raise UndecidedHistoryError(
+                    f"log {self._log_key!r}: undecided after {self._most_states} states; "
+                    f"{len(self._open)} operations were open then"
+                )
+            yield self._settled(taken | {step.number}, place.after(step))
+
+    def _settled(self, taken: Taken, place: Place) -> tuple[Taken, Place]:
+        """Let everything happen that changes nothing and would answer as it did: later it might not."""
+        for step in self._waiting.values():
+            if (
+                step.number not in taken
+                and place.is_left_alone_by(step)
+                and not place.obstacle(step, self._known)
+            ):
+                taken, place = taken | {step.number}, place.after(step)
+        return taken, place
+
+    # --- what need not be looked at ------------------------------------------------------------------------------
+
+    def _concerned(self, step: Step, place: Place) -> list[Step]:
+        """Return the open appends of which some may have to happen before an operation does.
+
+        The others can wait: whatever they do is the same before and behind it, and behind those that it waits for.
+        Two appends to an object are so, too, once nobody who looks at it can tell them apart.
+        """
+        rest = [each for each in self._open.values() if each.adds]
+        binding = self._binding_lanes(place)
+        lanes, rank = set(step.lanes & binding), -1
+        concerned: list[Step] = []
+        more = [step]
+        while more:
+            for each in more:
+                lanes |= each.lanes & binding
+                rank = max(rank, -1 if each.rank is None else each.rank)
+            more = [
+                each
+                for each in rest
+                if each is step
+                or (each.rank is not None and each.rank < rank)
+                or not lanes.isdisjoint(each.lanes)
+            ]
+            rest = [each for each in rest if each not in more]
+            concerned += more
+        return concerned
+
+    def _binding_lanes(self, place: Place) -> frozenset[Lane]:
+        """Return the lanes on which it matters who comes first: to those who read them, or require their length."""
+        required = {each.lane for each in self._open.values() if each.depends}
+        lanes = frozenset().union(*(each.lanes for each in self._open.values()))
+        return frozenset(
+            lane
+            for lane in lanes
+            if self._matters(lane)
+            and (lane in required or place.lengths.get(lane, 0) < len(self._known.get(lane, ())))
+        )
+
+    def _matters(self, lane: Lane) -> bool:
+        """Return whether anybody who is known to have returned depends on the length of a lane from now on."""
+        return self._looked_until_ns.get(lane, -1) >= self._now_ns
+
+    def _without_idle(self, states: dict[Taken, Place]) -> dict[Taken, Place]:
+        """Forget the unknown ones whose traces nobody looks for any more: happened or not, it is the same."""
+        if self._matters(None):
+            return states
+        idle = {
+            number
+            for number, step in self._open.items()
+            if not step.is_known and not any(self._matters(lane) for lane in step.lanes)
+        }
+        if not idle:
+            return states
+        for number in idle:
+            del self._open[number]
+        return {taken - idle: place for taken, place in states.items()}
+
+    # --- counterexamples -----------------------------------------------------------------------------------------
+
+    def _error(self, step: Step, reached: Iterable[Place]) -> NotLinearizableError:
+        place = max(reached, key=lambda place: (-_distance(place, step), place.how_many))
+        ordered = place.order()
+        numbers = {each.number for each in ordered}
+        others = [each for each in self._open.values() if each is not step and each.number not in numbers]
+        text = "\n".join(self._lines(step, place, ordered, others))
+        operations = ([each.operation for each in steps] for steps in (ordered, others))
+        return NotLinearizableError(text, self._log_key, step.operation, *map(tuple, operations))
+
+    def _lines(
+        self, step: Step, place: Place, ordered: Sequence[Step], others: Sequence[Step]
+    ) -> Iterator[str]:
+        origin_ns = self._steps[0].operation.start_ns
+        yield f"log {self._log_key!r} is not linearizable: no order of its operations explains"
+        yield f"  {step.operation.described(origin_ns)}"
+        yield f"    {place.obstacle(step, self._known)}"
+        near = [each for each in ordered if step.is_near(each)]
+        shown = near[-_MOST_SHOWN:]
+        yield (
+            f"{len(ordered)} operations can be put in an order that explains what returned before; "
+            f"the last {len(shown)} of the {len(near)} that concern the same:"
+        )
+        for each in shown:
+            yield f"  {each.operation.described(origin_ns)}"
+        if others:
+            yield "Others that had been called by then:"
+        for each in sorted(others, key=step.is_near, reverse=True)[:_MOST_SHOWN]:
+            yield f"  {each.operation.described(origin_ns)}"
+            yield f"    {place.obstacle(each, self._known) or 'it could come next, and would not help'}"
+        if len(others) > _MOST_SHOWN:
+            yield f"  and {len(others) - _MOST_SHOWN} more"
+
+
+def _distance(place: Place, step: Step) -> int:
+    """Return by how many records an operation misses what it requires."""
+    return 0 if step.required is None else abs(step.required - place.lengths.get(step.lane, 0))
+
+
+def _calls_and_returns(steps: Sequence[Step]) -> Iterator[tuple[int, bool, Step]]:
+    """Yield the time of each call and return, whether it returns, and what, by time; at one instant the calls first."""
+    times = [(step.operation.start_ns, False, step.number) for step in steps]
+    times += [
+        (step.operation.end_ns, True, step.number) for step in steps if step.operation.end_ns is not None
+    ]
+    for time_ns, is_return, number in sorted(times):
+        yield time_ns, is_return, steps[number]
+
+
+def _looked_until_ns(steps: Iterable[Step]) -> dict[Lane, int]:
+    """Return for each lane until when an operation that is known to have happened depends on its length."""
+    until_ns: dict[Lane, int] = {}
+    for step in steps:
+        end_ns = step.operation.end_ns
+        if end_ns is not None and step.depends:
+            until_ns[step.lane] = max(end_ns, until_ns.get(step.lane, -1))
+    return until_ns

@@ -1,0 +1,98 @@
+"""One operation of a history: what a process did to a log, when, and what it was told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["append", "append_many", "events", "count", "read"]
+Outcome = Literal["ok", "conflict", "refused", "unknown"]
+
+_MOST_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One call of one log by one process, and what came of it.
+
+    Attributes:
+        process, number: who called, and the how-manieth call it was.
+        log_key: the log.
+        kind: "append" and "append_many" write, "events", "count" and "read" look; "read" is of the whole log.
+        start_ns: a time before it could have any effect, by ``time.monotonic_ns``: on Linux that is CLOCK_MONOTONIC,
+            one clock for all processes of the machine until it is booted again.
+        end_ns: a time after its effect; None if it never returned.
+        outcome: "ok"; "conflict": its condition did not hold; "refused": it raised and nothing was written;
+            "unknown": its process died in it, or was not told. It may have happened at any time after its start.
+        object_key: what "events" and "count" ask for.
+        records: the (object key, event) pairs that it appends.
+        expected_count, record_id: as given to ``Log.append``.
+        result: of an append its position, or None if the log gives none; of a conflict how many events there were; of
+            "events" a tuple of events; of "count" a number; of "read" a tuple of (object key, event, record id).
+    """
+
+    process: str
+    number: int
+    log_key: str
+    kind: Kind
+    start_ns: int
+    end_ns: int | None = None
+    outcome: Outcome = "unknown"
+    object_key: str | None = None
+    records: tuple[tuple[str, Any], ...] = ()
+    expected_count: int | None = None
+    record_id: str | None = None
+    result: Any = None
+
+    def __post_init__(self) -> None:
+        if (self.end_ns is None) != (self.outcome == "unknown"):
+            raise ValueError(f"an outcome is unknown if there is no end, and only then: {self!r}")
+        if self.end_ns is not None and self.end_ns < self.start_ns:
+            raise ValueError(f"ended before it started: {self!r}")
+        if self.is_append and not self.records:
+            raise ValueError(f"appends nothing: {self!r}")
+
+    @property
+    def is_append(self) -> bool:
+        """Whether it writes, if its condition holds."""
+        return self.kind in ("append", "append_many")
+
+    def described(self, origin_ns: int = 0) -> str:
+        """Return a line for people, with times in milliseconds since ``origin_ns``."""
+        start_ms = f"{(self.start_ns - origin_ns) / 1e6:.3f}"
+        end_ms = "never" if self.end_ns is None else f"{(self.end_ns - origin_ns) / 1e6:.3f}"
+        return (
+            f"[{start_ms} .. {end_ms} ms] {self.process} #{self.number}: {self._call()} -> {self._answer()}"
+        )
+
+    def __str__(self) -> str:
+        return self.described()
+
+    def _call(self) -> str:
+        if self.kind == "append":
+            arguments = [*map(_short, self.records[0])]
+            if self.expected_count is not None:
+                arguments.append(f"expected_count={self.expected_count}")
+            if self.record_id is not None:
+                arguments.append(f"record_id={self.record_id!r}")
+        elif self.kind == "append_many":
+            arguments = [_short(self.records)]
+        else:
+            arguments = [] if self.object_key is None else [repr(self.object_key)]
+        return f"{self.kind}({', '.join(arguments)})"
+
+    def _answer(self) -> str:
+        if self.outcome == "conflict":
+            return f"conflict: there were {self.result}"
+        if self.outcome == "ok" and self.is_append:
+            return "ok" if self.result is None else f"ok, at {self.result.stamp_us} us"
+        return _short(self.result) if self.outcome == "ok" else self.outcome
+
+
+def _short(value: Any) -> str:
+    """Return a value as Python writes it, without the middle of what is long: the end is what has just happened."""
+    if not isinstance(value, tuple) or len(value) <= _MOST_SHOWN:
+        text = repr(value)
+        return text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
+    shown = ", ".join(map(repr, value[-_MOST_SHOWN + 1 :]))
+    return f"({value[0]!r}, ... {len(value)} in all ..., {shown})"

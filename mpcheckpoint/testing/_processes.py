@@ -1,0 +1,85 @@
+"""Several processes played by one: each has its own files, locks, clock and knowledge of the logs.
+
+The kernel keeps locks of different open files apart, also within one process; so players exclude each other as
+processes do, and one that is killed gives back its locks as a process does, by having its files closed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from mpcheckpoint._storage.clock import HybridClock, clock
+from mpcheckpoint._storage.descriptors import DescriptorPool, pool
+from mpcheckpoint._storage.interval import IntervalSyncer
+from mpcheckpoint._storage.places import Places, places
+from mpcheckpoint._storage.process import Process, process
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+# What a process has one of, and what it begins with.
+_OF_A_PROCESS: tuple[tuple[object, type], ...] = (
+    (process, Process),
+    (pool, DescriptorPool),
+    (clock, HybridClock),
+    (places, Places),
+)
+
+
+class SimulatedProcess:
+    """Inside the ``with`` block this process plays another one, which begins with knowing nothing.
+
+    Handles belong to the player they were made in: use them only while that one plays. For one thread; players do not
+    nest, and not for maps, claims and the "interval" setting, which have threads or processes of their own.
+    """
+
+    def __init__(self) -> None:
+        self._states = _fresh_states()
+        self._earlier: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        if self._earlier:
+            raise RuntimeError("this player plays already")
+        self._earlier = [dict(vars(shared)) for shared, _ in _OF_A_PROCESS]
+        _set_states(self._states)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._states = [dict(vars(shared)) for shared, _ in _OF_A_PROCESS]
+        _set_states(self._earlier)
+        self._earlier = []
+
+    def kill(self) -> None:
+        """Let it die as by SIGKILL: its files are closed, with them its locks given back; what it wrote stays.
+
+        It can play again after that, as a new process.
+        """
+        if self._earlier:
+            raise RuntimeError("a player is killed when its turn is over, not during it")
+        with self:
+            restart()
+        self._states = _fresh_states()
+
+
+def restart() -> None:
+    """Let this process forget all it knows of stores, and close their files, as if it had just been started.
+
+    Handles that are still there go on as after a fork. Requires: no other thread uses a store.
+    """
+    # A background thread lives on here, as it does in no forked child: it keeps the syncer it belongs to.
+    process.interval = IntervalSyncer()
+    process.after_fork_in_child()
+    vars(clock).update(vars(HybridClock()))
+    vars(places).update(vars(Places()))
+
+
+def _fresh_states() -> list[dict[str, Any]]:
+    return [dict(vars(kind())) for _, kind in _OF_A_PROCESS]
+
+
+def _set_states(states: list[dict[str, Any]]) -> None:
+    for (shared, _), state in zip(_OF_A_PROCESS, states, strict=True):
+        vars(shared).clear()
+        vars(shared).update(state)

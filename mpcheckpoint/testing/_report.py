@@ -1,0 +1,78 @@
+"""What a crash test says in the end: a report, or what is wrong and how to see it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+FailureKind = Literal["check", "exit", "hang", "missed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `crash_test` did without finding anything wrong; ``str()`` gives it as one line.
+
+    Attributes:
+        kills: how many times the program was killed, at random instants and at named points.
+        power_cuts: in how many of them the power of its file system was cut, too.
+        kills_before_first_ack: kills of a program that had acknowledged nothing yet since it was started.
+        lives: how many fresh stores it was begun with, the one on which nothing was killed included.
+        restarts: how many times it was started again on what a kill had left.
+        acknowledged: how many acknowledgements counted, over all lives.
+        checks: how many times a copy of the store was judged.
+        seed: what the random instants were chosen with.
+        duration_s: how long all this took.
+    """
+
+    kills: int
+    power_cuts: int
+    kills_before_first_ack: int
+    lives: int
+    restarts: int
+    acknowledged: int
+    checks: int
+    seed: int
+    duration_s: float
+
+    def __str__(self) -> str:
+        cuts = f" and {self.power_cuts} power cuts" if self.power_cuts else ""
+        return (
+            f"{self.kills} kills{cuts} ({self.kills_before_first_ack} before the first acknowledgement of a run) in "
+            f"{self.lives} lives, {self.restarts} restarts, {self.acknowledged} acknowledgements, "
+            f"{self.checks} checks, {self.duration_s:.1f} s, seed {self.seed}: nothing wrong found"
+        )
+
+
+class CrashTestFailure(AssertionError):  # noqa: N818  # it is read as the outcome of a test
+    """Something went wrong with what was killed.
+
+    Attributes:
+        kind: "check": the check failed. "exit": a program or worker ended with an error, or was killed by another.
+            "hang": it made no progress. "missed": a kill did not happen where it should have.
+        seed: what the random instants were chosen with.
+        first_kill, kill: the numbers of the first and the last random kill that led there; ``kill`` is 0 for none.
+        kept: a copy of the store as it was when the failure was seen; None after `kill_workers`, which makes none.
+        reproduce: the line that does the same again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        kind: FailureKind,
+        seed: int,
+        first_kill: int = 1,
+        kill: int = 0,
+        kept: Path | None = None,
+        reproduce: str = "",
+    ) -> None:
+        super().__init__(message, kind, seed, first_kill, kill, kept, reproduce)  # what it is pickled with
+        self.kind = kind
+        self.seed = seed
+        self.first_kill = first_kill
+        self.kill = kill
+        self.kept = kept
+        self.reproduce = reproduce
+
+    def __str__(self) -> str:
+        return str(self.args[0])

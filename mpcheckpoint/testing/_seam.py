@@ -1,0 +1,107 @@
+"""Standing in for the operating system: one handler in the place of every function of the platform seam.
+
+The library calls ``mpcheckpoint._system`` through its attributes, so whoever replaces those is met wherever a file, a
+lock or the clock is used. Nothing else of the process is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from mpcheckpoint import _system as system
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from types import TracebackType
+
+# Whatever changes something on the disk: a crash or a failure can come between any two calls of these.
+CHANGING = (
+    *("create_locked", "make_directory", "open_file", "publish", "remove", "remove_unlocked", "replace"),
+    *("sync_data", "sync_directory", "truncate", "write_at"),
+)
+# Not I/O calls: the clock, and the type of an open file.
+_NOT_CALLS = frozenset({"Descriptor", "now_us"})
+CALLS = tuple(name for name in system.__all__ if name not in _NOT_CALLS)
+
+# The real ones, whatever stands in their place.
+_REAL: dict[str, Callable[..., Any]] = {name: getattr(system, name) for name in CALLS}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a function of the seam, about to be done.
+
+    Attributes:
+        number: the how-manieth call it is of those that the handler sees, from 1.
+        name: the function, such as ``write_at``.
+        arguments, options: what it was called with.
+    """
+
+    number: int
+    name: str
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+    @property
+    def path(self) -> str:
+        """The file or directory it is about; "" if that cannot be told."""
+        file = self.arguments[0] if self.arguments else self.options.get("path", "")
+        return path_of(file) if isinstance(file, int) else os.fspath(file)
+
+    def proceed(self) -> Any:
+        """Do what was called for, and return what that returns."""
+        return _REAL[self.name](*self.arguments, **self.options)
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.name} {self.path}"
+
+
+class Seam:
+    """Hands every call of the seam to ``handler(call)`` inside the ``with`` block.
+
+    Concurrency: calls are numbered in the order in which they arrive, from whatever thread. One at a time in a process:
+    what stands in already when this one enters is left out until it leaves.
+    """
+
+    def __init__(self, handler: Callable[[Call], Any], *, names: Collection[str] = CALLS) -> None:
+        unknown = set(names) - set(CALLS)
+        if unknown:
+            raise ValueError(f"no functions of the seam: {sorted(unknown)}; there are {list(CALLS)}")
+        self._handler = handler
+        self._names = names
+        self._earlier: dict[str, Callable[..., Any]] = {}
+        self._mutex = threading.Lock()
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        for name in self._names:
+            self._earlier[name] = getattr(system, name)
+            setattr(system, name, self._stand_in(name))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name, function in self._earlier.items():
+            setattr(system, name, function)
+        self._earlier = {}
+
+    def _stand_in(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            with self._mutex:
+                self.count += 1
+                number = self.count
+            return self._handler(Call(number, name, arguments, options))
+
+        return call
+
+
+def path_of(fd: int) -> str:
+    """Return the path of an open file; "" on a system that does not tell."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")
+    except OSError:
+        return ""

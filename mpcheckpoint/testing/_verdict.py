@@ -1,0 +1,70 @@
+"""The verdicts on a history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpcheckpoint.testing._operation import Operation
+
+
+class NotLinearizableError(AssertionError):
+    """No order of the operations on a log explains what they returned.
+
+    Attributes:
+        log_key: the log.
+        operation: the first to return without an explanation.
+        ordered: those that come before it in an order that explains all earlier returns, the closest that was found.
+        unordered: the others that had been called by then.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        log_key: str,
+        operation: Operation,
+        ordered: tuple[Operation, ...] = (),
+        unordered: tuple[Operation, ...] = (),
+    ) -> None:
+        super().__init__(message, log_key, operation, ordered, unordered)
+        self.log_key = log_key
+        self.operation = operation
+        self.ordered = ordered
+        self.unordered = unordered
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class UndecidedHistoryError(RuntimeError):
+    """The history has more orders than were to be looked at: it may be linearizable or not.
+
+    Read a log whole when all its writers are done, or have more operations return positions: both leave fewer orders.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class HistorySummary:
+    """What was found linearizable.
+
+    Attributes:
+        operations: how many were ordered, those of unknown outcome included.
+        unknown: how many had an unknown outcome.
+        logs, processes: how many there were.
+        states: how many states of the logs were looked at.
+    """
+
+    operations: int
+    unknown: int
+    logs: int
+    processes: int
+    states: int
+
+
+def contradiction(log_key: str, what: str, *operations: Operation) -> NotLinearizableError:
+    """Return the error for operations that exclude each other, whatever the times."""
+    origin_ns = min(operation.start_ns for operation in operations)
+    lines = [f"log {log_key!r}: {what}"]
+    lines += [f"  {operation.described(origin_ns)}" for operation in operations]
+    return NotLinearizableError("\n".join(lines), log_key, operations[-1], (), operations)

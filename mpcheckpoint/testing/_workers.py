@@ -1,0 +1,298 @@
+"""Workers of one store that are killed and replaced, and what they had acknowledged until then."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+from mpcheckpoint.testing._instants import look_of
+from mpcheckpoint.testing._points import Point, kill_at
+from mpcheckpoint.testing._report import CrashTestFailure, FailureKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from multiprocessing.process import BaseProcess
+
+    from mpcheckpoint.testing._acknowledgements import Acknowledgement
+
+    Worker = Callable[[Path, str, Callable[..., None]], object]
+
+_PAUSE_S = 0.002
+_LONGEST_INSTANT_S = 0.05
+_DEATH_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class KillReport:
+    """What `kill_workers` did, and what was acknowledged; ``str()`` gives it as one line.
+
+    Attributes:
+        acknowledged: (name of the worker, *values), in the order of arrival.
+        kills: how many workers were killed, at random instants, at named points, and at the end.
+        workers: the names of all that were started.
+        seed: what the random instants were chosen with.
+        duration_s: how long it took.
+    """
+
+    acknowledged: list[Acknowledgement]
+    kills: int
+    workers: list[str]
+    seed: int
+    duration_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills of {len(self.workers)} workers, {len(self.acknowledged)} acknowledgements, "
+            f"{self.duration_s:.1f} s, seed {self.seed}"
+        )
+
+
+def kill_workers(
+    worker: Worker,
+    store: str | os.PathLike[str],
+    *,
+    kills: int,
+    points: Sequence[str | Point] = (),
+    workers: int = 4,
+    method: str | None = None,
+    seed: int | None = None,
+    timeout_s: float = 30.0,
+) -> KillReport:
+    """Let processes work on one store, SIGKILL them at random instants, and replace them.
+
+    Half of the random kills come right when a file of the store has changed. After each of them every worker that was
+    not killed must get on: nobody may be held up by the dead. In the end all are killed; judge the store then, with
+    `check_records` for one.
+
+    Args:
+        worker: ``worker(store, name, acknowledge)`` works until it is killed, or returns when it is done. ``name`` is
+            its own: the one that replaces it has another. ``acknowledge(*values)`` takes JSON values and hands
+            them out of reach of any kill before it returns.
+        store: where they work; a path that `worker` gets as it is.
+        kills: how many random kills to do, those of the end not counted.
+        points: at each of these a worker more is started, which has to die there; see `Point`.
+        workers: how many work at a time.
+        method: a start method of multiprocessing; None for the default one. For other than "fork" the worker must be
+            found by its name in an importable module.
+        seed: chooses whom to kill and when; None for any. It makes the same choices again, at about the same times.
+        timeout_s: how long a worker may go without acknowledging anything.
+
+    Returns:
+        A KillReport, with what was acknowledged.
+
+    Raises:
+        CrashTestFailure: a worker hangs, ends with an error, or did not get to its point; the message says who.
+
+    Concurrency: every process that was started is dead and reaped when this returns or raises, and so is what workers
+        started in turn, unless that left their process group.
+    """
+    names = [Point.parse(point) for point in points]
+    chosen_seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
+    with tempfile.TemporaryDirectory(prefix="acknowledgements-") as directory:
+        plan = _Plan(
+            worker, Path(store), multiprocessing.get_context(method), workers, chosen_seed, timeout_s
+        )
+        with AcknowledgementJournal(Path(directory, "fifo")) as journal, _Crowd(plan, journal) as crowd:
+            return crowd.run(kills, names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Who works, and when that is too slow."""
+
+    worker: Worker
+    store: Path
+    context: Any  # typeshed's common base class of contexts knows no Process
+    size: int
+    seed: int
+    timeout_s: float
+
+    def __str__(self) -> str:
+        name = getattr(self.worker, "__qualname__", "worker")
+        method = self.context.get_start_method()
+        return f"kill_workers({name}, ..., workers={self.size}, method={method!r}, seed={self.seed})"
+
+
+class _Crowd:
+    """The workers that run. At the end of the ``with`` block none does."""
+
+    def __init__(self, plan: _Plan, journal: AcknowledgementJournal) -> None:
+        self._plan = plan
+        self._journal = journal
+        self._running: dict[str, BaseProcess] = {}
+        self._names: list[str] = []
+        self._kills = 0
+        self._read = 0
+        self._progress: Counter[str] = Counter()
+
+    def __enter__(self) -> _Crowd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end(list(self._running))
+
+    def run(self, kills: int, points: list[Point]) -> KillReport:
+        started_s = time.monotonic()
+        chance = random.Random(self._plan.seed)
+        for point in points:
+            self._fill_up()
+            self._die_at(point)
+            self._require_progress()
+        while self._kills < kills + len(points):
+            self._fill_up()
+            if chance.random() < 0.75:  # else some die while they start
+                self._require_progress()
+            self._await_instant(chance)
+            most = min(len(self._running), kills + len(points) - self._kills)
+            self._kill(chance.sample(sorted(self._running), chance.randint(1, most)))
+            self._require_progress()
+        self._fill_up()
+        self._require_progress()
+        self._await_instant(chance)
+        self._kill(list(self._running))
+        duration_s = time.monotonic() - started_s
+        return KillReport(self._journal.acknowledged(), self._kills, self._names, self._plan.seed, duration_s)
+
+    # --- starting and killing ------------------------------------------------------------------------------
+
+    def _fill_up(self) -> None:
+        self._end([name for name in self._running if self._is_done(name)])
+        while len(self._running) < self._plan.size:
+            self._start(None)
+
+    def _start(self, point: Point | None) -> str:
+        name = f"worker {len(self._names)}"
+        arguments = (self._plan.worker, self._plan.store, name, self._journal.writer, point)
+        process = self._plan.context.Process(target=_work, args=arguments, name=name)
+        process.start()
+        self._names.append(name)
+        self._running[name] = process
+        return name
+
+    def _die_at(self, point: Point) -> None:
+        name = self._start(point)
+        process = self._running[name]
+        if not _await(lambda: process.exitcode is not None, self._plan.timeout_s):
+            raise self._failure(
+                "missed", f"{self._who(name)} did not get to {str(point)!r} in {self._plan.timeout_s} s"
+            )
+        if process.exitcode != -signal.SIGKILL:
+            raise self._failure("missed", f"{self._who(name)} did not get to {str(point)!r}")
+        self._kills += 1
+        self._end([name])
+
+    def _kill(self, names: list[str]) -> None:
+        """Kill them at one instant; those that are done already do not count."""
+        working = [name for name in names if not self._is_done(name)]
+        self._kills += len(working)
+        self._end(working)
+
+    def _end(self, names: list[str]) -> None:
+        """End them with what they have started, and reap them."""
+        ended = {name: self._running.pop(name) for name in names}
+        for process in ended.values():
+            _kill_group(process)
+        for name, process in ended.items():
+            # Rejected: join() alone. It waits for a pipe to close that a child of the dead one may hold too.
+            if not _await(lambda process=process: process.exitcode is not None, _DEATH_TIMEOUT_S):  # type: ignore[misc]  # mypy knows no default of a lambda
+                raise self._failure("hang", f"{name} survives SIGKILL")
+            process.close()
+
+    def _await_instant(self, chance: random.Random) -> None:
+        if chance.random() < 0.5:
+            before = look_of(self._plan.store)
+            deadline = time.monotonic() + 4 * _LONGEST_INSTANT_S
+            while look_of(self._plan.store) == before and time.monotonic() < deadline:
+                pass  # no pause: a file that has just changed is still changing
+        else:
+            time.sleep(chance.uniform(0, _LONGEST_INSTANT_S))
+
+    # --- progress --------------------------------------------------------------------------------------------
+
+    def _require_progress(self) -> None:
+        """Return once each worker that runs has acknowledged something new; nobody may be held up."""
+        self._count()
+        before = Counter(self._progress)
+        waiting = set(self._running)
+
+        def have_all_got_on() -> bool:
+            self._count()
+            waiting.difference_update(
+                [name for name in waiting if self._progress[name] > before[name] or self._is_done(name)]
+            )
+            return not waiting
+
+        if not _await(have_all_got_on, self._plan.timeout_s):
+            held_up = ", ".join(self._who(name) for name in sorted(waiting))
+            raise self._failure("hang", f"no progress for {self._plan.timeout_s} s: {held_up}")
+
+    def _is_done(self, name: str) -> bool:
+        code = self._running[name].exitcode
+        if code:
+            raise self._failure(
+                "exit", f"{self._who(name)} was not killed; what it said stands on its stderr"
+            )
+        return code == 0
+
+    def _count(self) -> None:
+        new = self._journal.acknowledged(self._read)
+        self._read += len(new)
+        self._progress.update(name for name, *_ in new)
+
+    def _who(self, name: str) -> str:
+        process = self._running[name]
+        state = "running" if process.exitcode is None else f"ended with exit code {process.exitcode}"
+        return f"{name} (process {process.pid}, {state}, {self._progress[name]} acknowledgements)"
+
+    def _failure(self, kind: FailureKind, what: str) -> CrashTestFailure:
+        message = (
+            f"{what}\n  after {self._kills} kills\n"
+            f"  to repeat it, the random instants about where they were: {self._plan}"
+        )
+        return CrashTestFailure(message, kind, self._plan.seed, 1, self._kills, None, str(self._plan))
+
+
+class _Acknowledge:
+    """What a worker acknowledges with."""
+
+    def __init__(self, writer: AcknowledgementWriter, name: str) -> None:
+        self._writer = writer
+        self._name = name
+
+    def __call__(self, *values: Any) -> None:
+        """Hand ``values`` out of reach of any kill."""
+        self._writer.acknowledge(self._name, *values)
+
+
+def _work(worker: Worker, store: Path, name: str, writer: AcknowledgementWriter, point: Point | None) -> None:
+    os.setpgid(0, 0)  # what it starts is to die with it
+    with nullcontext() if point is None else kill_at(point):
+        worker(store, name, _Acknowledge(writer, name))
+
+
+def _kill_group(process: BaseProcess) -> None:
+    if process.pid is None:
+        return
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        process.kill()  # it is dead, with all of its own, or has just been started and has no group yet
+
+
+def _await(is_so: Callable[[], object], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PAUSE_S)
+    return True

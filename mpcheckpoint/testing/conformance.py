@@ -1,0 +1,51 @@
+"""The conformance suite: what any storage standing behind a `Checkpoint` must pass.
+
+An author of a storage reads the promises in ``mpcheckpoint/_storage/engine.py``, writes a ``Store``, and subclasses::
+
+    from mpcheckpoint.testing.conformance import StorageConformance
+
+
+    class TestMyStorage(StorageConformance):
+        def open_store(self, place):
+            return MyStore(place)
+
+(``tests/support/memory_storage.py``, in the sources, is a storage of two hundred lines that passes.)
+
+pytest finds the tests in the subclass. Nothing here needs pytest: each ``test_...`` method is a plain call between
+``setup_method()`` and ``teardown_method()``, which unittest users call from ``setUp`` and ``tearDown``. A test that
+fails raises AssertionError, or what the storage raised; one that asks for more than the storage claims raises
+``unittest.SkipTest``. For pytest's account of a failed assert, put
+``pytest.register_assert_rewrite("mpcheckpoint.testing")`` before the first import.
+
+What it cannot try: loss of power, and damage. `mpcheckpoint.testing` has other means for storages that keep files.
+"""
+
+from __future__ import annotations
+
+from mpcheckpoint.testing._conformance.handles import HandleTests
+from mpcheckpoint.testing._conformance.logs import AppendTests, CareTests, GuardTests
+from mpcheckpoint.testing._conformance.processes import ProcessTests
+from mpcheckpoint.testing._conformance.readers import ContentTests, PositionTests, ReaderTests
+from mpcheckpoint.testing._conformance.stores import StoreTests
+
+__all__ = ["StorageConformance"]
+
+
+class StorageConformance(
+    StoreTests,
+    AppendTests,
+    GuardTests,
+    ReaderTests,
+    PositionTests,
+    ContentTests,
+    CareTests,
+    HandleTests,
+    ProcessTests,
+):
+    """Tests for a storage: subclass it, say how a store is opened, and what the storage claims.
+
+    To override: ``open_store``. If need be: ``survives_reopen``, ``is_shared_between_processes`` and ``patience_s``;
+    ``open_checkpoint``, for a storage with a handle of its own kind; ``discard``, for one that keeps anything outside
+    the directory it was given. A storage that is shared between processes needs a subclass that a spawned process can
+    import by its name.
+    """

@@ -1,0 +1,228 @@
+"""A second engine behind the same handles: logs in memory, shared by all stores of one place in this process.
+
+Nothing of it is durable, and no other process sees it. It is here to show that a handle, and the conformance suite,
+need no directory; and it comes in small parts, so that a test can put a fault in the place of each.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, control_name, encode_header, note_of
+from mpcheckpoint._format.frame import EndState, encode_batch
+from mpcheckpoint._format.names import file_name
+from mpcheckpoint._format.scan import scan
+from mpcheckpoint._storage.clock import clock
+from mpcheckpoint._storage.mutex import Mutex
+from mpcheckpoint._storage.reader import Chunk
+from mpcheckpoint._types import Position
+from mpcheckpoint.errors import InvalidPositionError, LockTimeoutError, LogNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpcheckpoint._format.control import Note
+    from mpcheckpoint._format.frame import Line, Payload
+    from mpcheckpoint._storage.durability import Durability
+    from mpcheckpoint._types import Repair
+
+
+class Content:
+    """What one log holds, whoever looks at it.
+
+    Locking: appends hold ``mutex``. Readers take none.
+
+    Invariant: ``data`` is never changed below ``end``, and ``end`` lies behind a whole batch.
+    """
+
+    def __init__(self, log_key: str) -> None:
+        self.log_key = log_key
+        self.generation = uuid.uuid4().hex
+        self.mutex = Mutex(f"the log {log_key!r}")
+        self.appends = 0
+        created_us = clock.next(0)
+        header, self.header_end = encode_header(log_key, self.generation, created_us, stamp_us=created_us)
+        self.data = bytearray(header)
+        self.end = self.header_end
+
+    def publish(self, data: bytes, end: EndState) -> None:
+        """Add a batch. Requires: ``mutex``."""
+        self.data += data
+        self.end = end
+        self.appends += 1
+
+    def since(self, offset: int) -> bytes:
+        """Return the whole batches behind ``offset``."""
+        return bytes(self.data[offset : self.end.offset])
+
+
+class MemoryReader:
+    """One log, read by one thread at a time."""
+
+    def __init__(self, content: Content) -> None:
+        self.given = 0
+        self._content = content
+        self._end = content.header_end
+        self._skip = (-1, 0)
+
+    def news(self) -> Iterator[Chunk]:
+        """Yield what is new, in one chunk."""
+        result = scan(self._content.since(self._end.offset), self._end)
+        lines: list[Line] = []
+        notes: list[Note] = []
+        for line in result.lines:
+            if line.object_key is None:
+                if control_name(line) not in CONTROLS_OF_A_GENERATION:
+                    notes.append(note_of(line))
+            elif (line.stamp_us, -line.more) > self._skip:
+                lines.append(line)
+        self.given += bool(lines or notes)
+        self._end = result.end
+        clock.observe(result.end.stamp_us)
+        if lines or notes:
+            yield Chunk(lines, notes, self._content.generation, 0, is_reset=False)
+
+    def seek(self, position: Position) -> None:
+        """Begin behind ``position``: reading from the start, since stamps tell."""
+        if position.log_key != self._content.log_key or position.generation != self._content.generation:
+            raise InvalidPositionError(f"{position} is no position of this log", reason="of another log")
+        self._skip = (position.stamp_us, -position.more)
+
+    def position(self) -> Position:
+        """Return the place behind what was given or sought, whichever is later."""
+        stamp_us, less = max(self._skip, (self._end.stamp_us, 0))
+        return Position(self._content.log_key, self._content.generation, self._end.offset, stamp_us, -less)
+
+    def release(self) -> None:
+        """Nothing to give back."""
+
+
+class MemoryLog:
+    """One log, for any number of threads."""
+
+    reader_type = MemoryReader
+
+    def __init__(self, content: Content) -> None:
+        self.log_key = content.log_key
+        self.content = content
+
+    def append(
+        self,
+        payloads: list[Payload],
+        *,
+        durability: Durability,
+        timeout_s: float | None,
+        guard: Callable[[], Position | None] | None = None,
+    ) -> Position:
+        """Append one batch under the mutex."""
+        del durability
+        self.content.mutex.refuse_reentry()
+        try:
+            if not self.content.mutex.acquire(timeout_s):
+                raise LockTimeoutError(f"the log {self.log_key!r} was locked for {timeout_s} s")
+            found = guard() if guard is not None else None
+            return self.write(payloads) if found is None else found
+        finally:
+            self.content.mutex.release_if_owned()
+
+    def write(self, payloads: list[Payload]) -> Position:
+        """Add the batch. Requires: the mutex."""
+        end = self.content.end
+        data, new_end = encode_batch(payloads, end=end, stamp_us=self.stamp_us(), durable=end.offset)
+        self.content.publish(data, new_end)
+        return Position(self.log_key, self.content.generation, new_end.offset, new_end.stamp_us)
+
+    def stamp_us(self) -> int:
+        """Return the stamp of the next batch."""
+        return clock.next(self.content.end.stamp_us)
+
+    def reader(self, *, resumes: bool = False) -> MemoryReader:
+        """Return a reader at the start. No log is ever replaced, so there is nothing to resume."""
+        del resumes
+        return self.reader_type(self.content)
+
+    def flush(self, timeout_s: float | None) -> None:
+        """Nothing to sync."""
+
+    def finish(self) -> None:
+        """Nothing to sync."""
+
+    def recover(self, timeout_s: float | None) -> None:
+        """No sync ever fails."""
+
+    def repairs(self) -> list[Repair]:
+        """Return that nothing was cut."""
+        return []
+
+    def stats(self) -> dict[str, object]:
+        """Return figures."""
+        return {
+            "size_bytes": self.content.end.offset,
+            "appends": self.content.appends,
+            "syncs": 0,
+            "repairs": 0,
+            "is_poisoned": False,
+        }
+
+
+_Contents = dict[str, Content]
+
+
+class MemoryStore:
+    """The logs of one place."""
+
+    log_type = MemoryLog
+    _places: dict[str, _Contents] = {}  # noqa: RUF012 - all stores share it: that is its purpose
+    _mutex = threading.Lock()
+
+    def __init__(self, place: Path) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        self.path = str(place)
+        with self._mutex:
+            self.contents = self._places.setdefault(self.path, {})
+
+    @classmethod
+    def forget(cls, place: Path) -> None:
+        """Drop what stands on a place."""
+        with cls._mutex:
+            cls._places.pop(str(place), None)
+
+    def log_keys(self) -> list[str]:
+        """Return the keys of all logs, sorted."""
+        return sorted(self.contents)
+
+    def change_token(self) -> object | None:
+        """Return how many logs there are: none is ever removed."""
+        return len(self.contents)
+
+    def find_log(self, log_key: str) -> MemoryLog:
+        """Return a log that exists."""
+        return self._found(log_key)
+
+    def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> MemoryLog:
+        """Return a log, creating it if it may."""
+        del timeout_s  # nobody holds the mutex for long
+        file_name(log_key)  # refuses what is no key
+        if create:
+            with self._mutex:
+                if log_key not in self.contents:
+                    self.contents[log_key] = Content(log_key)
+        return self._found(log_key)
+
+    def _found(self, log_key: str) -> MemoryLog:
+        file_name(log_key)
+        if log_key not in self.contents:
+            raise LogNotFoundError(f"there is no log {log_key!r}", reason="no such log")
+        return self.log_type(self.contents[log_key])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MemoryStore) and other.path == self.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __reduce__(self) -> tuple[type[MemoryStore], tuple[Path]]:
+        return type(self), (Path(self.path),)

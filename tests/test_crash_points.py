@@ -1,0 +1,226 @@
+"""Every crash point and every failing call of some lives of a log, each followed by: opened, checked, appended, read.
+
+A life is a scenario; what it may leave is enumerated by `mpcheckpoint.testing`. A failure prints the line that repeats
+that one case.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mpcheckpoint import Checkpoint
+from mpcheckpoint import _system as system
+from mpcheckpoint._storage.generation import Generation
+from mpcheckpoint.testing import (
+    SHORT_WRITE,
+    CrashPointError,
+    Ledger,
+    explore_crashes,
+    explore_faults,
+    restart,
+)
+from support import tally
+from support.verbs import seeded, tear
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.guarantee(1),
+    pytest.mark.guarantee(2),
+    pytest.mark.guarantee(6),
+]
+
+
+# --- lives -------------------------------------------------------------------------------------------------
+
+
+def first_steps(store: Path, ledger: Ledger) -> None:
+    """A store and a log are made, and appended to by two processes, durably or not."""
+    log = Checkpoint(store).log("a")
+    ledger.append(log, "x", 1)
+    ledger.append(log, "x", 2, durability="never")
+    ledger.append_many(log, [("y", f"{number}" * 700) for number in range(3)], durability="never")
+    restart()
+    log = Checkpoint(store).log("a")
+    ledger.append(log, "z", 1, durability="never")
+    ledger.append(log, "z", 2)
+
+
+def repairs(store: Path, ledger: Ledger) -> None:
+    """Torn ends are met: by a process that has just begun, and by one at work."""
+    log = Checkpoint(store).log("a")
+    ledger.append(log, "x", 1)
+    ledger.append(log, "x", 2, durability="never")
+    restart()
+    tear(store, b'["000000ff",17' + b"x" * 600)
+    log = Checkpoint(store).log("a")
+    ledger.append(log, "z", 1, durability="never")
+    ledger.append(log, "z", 2)
+    tear(store, b'["000000ff",17' + b"x" * 600)
+    ledger.append(log, "z", 3)
+
+
+def generations(store: Path, ledger: Ledger) -> None:
+    """The log gets other generations, twice."""
+    log = Checkpoint(store).log("a")
+    ledger.append(log, "x", 1)
+    ledger.append_many(log, [("y", f"{number}" * 300) for number in range(3)], durability="never")
+    log.recover()
+    ledger.append(log, "x", 2)
+    ledger.append(log, "x", 3, durability="never")
+    restart()
+    log = Checkpoint(store).log("a")
+    ledger.append(log, "x", 4, durability="never")
+    log.recover()
+    ledger.append(log, "x", 5)
+
+
+def two_logs(store: Path, ledger: Ledger) -> None:
+    """Two logs are written to, on conditions, with a record id, and flushed."""
+    checkpoint = Checkpoint(store)
+    first = checkpoint.log("a")
+    ledger.append(first, "x", 1)
+    second = checkpoint.log("b/\u00fc")
+    ledger.append(second, "x", 1)
+    ledger.append(first, "x", 2, expected_count=1)
+    ledger.append(second, "x", "once", record_id="id")
+    ledger.append(first, "x", 3, durability="never")
+    ledger.flushed(first)
+
+
+def eventful(store: Path, ledger: Ledger) -> None:
+    """Processes come and go, with batches of many sectors, torn ends and another generation between them."""
+
+    def append(event: str, durability: str = "always") -> None:
+        log = Checkpoint(store).log("a")
+        ledger.append_many(log, [("x", event + part + "." * 3000) for part in "bc"], durability=durability)
+
+    append("0")
+    append("1", "never")
+    restart()
+    append("2", "never")
+    append("3")
+    tear(store)
+    restart()
+    append("4", "never")
+    append("5", "never")
+    Checkpoint(store).log("a").recover()
+    append("6")
+    tear(store)
+    append("7", "never")
+    restart()
+    append("8")
+
+
+LIVES = [first_steps, repairs, generations, two_logs, eventful]
+Life = Callable[["Path", Ledger], None] if TYPE_CHECKING else object
+
+
+@pytest.mark.parametrize("life", LIVES)
+def test_crash_at_any_call_loses_nothing_acknowledged_and_blocks_nobody(life: Life, intensity: int) -> None:
+    seed = seeded(life.__name__).randrange(1 << 32)
+
+    tried = explore_crashes(life, images=5 * intensity, nested=intensity, seed=seed)
+
+    assert tried.disks > 5 * tried.points
+    tally.add("crash points", tried.points)
+    tally.add("disks after a crash point", tried.disks)
+
+
+@pytest.mark.guarantee(9)
+@pytest.mark.parametrize(
+    "error", [errno.EIO, errno.ENOSPC, SHORT_WRITE, MemoryError, KeyboardInterrupt], ids=str
+)
+@pytest.mark.parametrize("life", LIVES)
+def test_call_that_fails_is_a_typed_error_or_none_and_spoils_nothing(
+    life: Life, error: int | str | type[BaseException], intensity: int
+) -> None:
+    seed = seeded(life.__name__).randrange(1 << 32)
+
+    tried = explore_faults(life, errors=[error], images=intensity, seed=seed)
+
+    assert tried.points > 0
+    assert sum(tried.outcomes.values()) == tried.points
+    tally.add("failing calls", tried.points)
+    tally.add("disks after a failing call", tried.disks)
+
+
+# --- controls: what must be found out ------------------------------------------------------------------------
+
+
+def expect_loss(life: Life = first_steps) -> CrashPointError:
+    with pytest.raises(CrashPointError) as caught:
+        explore_crashes(life)
+    return caught.value
+
+
+def test_exploration_of_a_log_that_is_never_synced_finds_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Generation, "_sync", lambda self, fd: None)
+
+    assert "acknowledged and is not there" in str(expect_loss())
+
+
+def test_exploration_of_directories_that_are_never_synced_finds_the_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "mpcheckpoint._storage.places.Places.make_names_durable", lambda self, directory: None
+    )
+
+    expect_loss()
+
+
+def test_exploration_of_a_first_use_that_rewrites_nothing_finds_the_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Generation, "_rewrite", lambda self, fd, start, end: None)
+
+    # What the first use calls durable is not: a line that survives without what precedes it looks like corruption.
+    assert "corrupt" in str(expect_loss())
+
+
+def test_failure_of_an_exploration_is_repeated_by_the_line_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Generation, "_sync", lambda self, fd: None)
+    failure = expect_loss()
+    assert f"MPCHECKPOINT_CRASH_POINT='{failure.label}' python -m pytest 'tests/" in str(failure)
+    assert failure.place.is_dir()
+
+    with pytest.raises(CrashPointError) as again:
+        explore_crashes(first_steps, only=failure.label)
+
+    assert again.value.label == failure.label
+    monkeypatch.undo()
+    monkeypatch.setenv("MPCHECKPOINT_CRASH_POINT", failure.label)
+    assert explore_crashes(first_steps).disks < 10
+
+
+def test_exploration_of_a_life_that_changes_its_calls_says_so(tmp_path: Path) -> None:
+    runs: list[int] = []
+
+    def fickle(store: Path, ledger: Ledger) -> None:
+        log = Checkpoint(store).log("a")
+        for number in range(max(1, 3 - len(runs))):
+            ledger.append(log, "x", number)
+        runs.append(1)
+
+    with pytest.raises(CrashPointError, match="the same calls have to be made each time"):
+        explore_crashes(fickle)
+
+
+def test_exploration_whose_life_raises_an_untyped_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(store: Path, ledger: Ledger) -> None:
+        log = Checkpoint(store).log("a")
+        ledger.append(log, "x", 1)
+        system.exists(str(store))  # outside of everything that translates errors
+
+    with pytest.raises(CrashPointError, match=r"EIO at \d+: OSError"):
+        explore_faults(careless, errors=[errno.EIO])
+    assert os.environ.get("PYTEST_CURRENT_TEST")
