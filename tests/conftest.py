@@ -1,4 +1,4 @@
 """Everything the tests share stands in `support`: the options, hooks and fixtures in `support.plugin`,
-what tests of a store begin with in `support.stores`; the examples use the plugin that users have."""
+what tests of a store begin with in `support.stores`, and the plugin that users have."""
 
 pytest_plugins = ["support.plugin", "support.stores", "mpcheckpoint.testing.pytest_plugin"]

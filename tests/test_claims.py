@@ -22,7 +22,7 @@ from support.processes import METHODS, call
 from support.verbs import Faults, become_a_new_process, inside, tree
 
 if TYPE_CHECKING:
-    from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+    from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
     from support.processes import Children
 
 EACH = 25

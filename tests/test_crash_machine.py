@@ -373,6 +373,7 @@ def _read_all(checkpoint: Checkpoint) -> dict[str, Records]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(BUDGET_S * 10 + 120)
 @pytest.mark.guarantee(1)
 @pytest.mark.guarantee(2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from itertools import product
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from mpcheckpoint.testing import (
     SHORT_WRITE,
     CrashPointError,
     Ledger,
+    check_recovery,
     explore_crashes,
     explore_faults,
     restart,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.exhaustive,
     pytest.mark.timeout(600),
     pytest.mark.guarantee(1),
     pytest.mark.guarantee(2),
@@ -120,32 +123,70 @@ def eventful(store: Path, ledger: Ledger) -> None:
     append("8")
 
 
-LIVES = [first_steps, repairs, generations, two_logs, eventful]
+def claims(store: Path, ledger: Ledger) -> None:
+    """Objects are claimed, worked on, and given back, by two processes."""
+    log = Checkpoint(store).log("a")
+    with log.claim("x") as claim:
+        assert claim is not None
+        ledger.append(log, "x", 1)
+        with log.claim("x") as second:
+            assert second is None
+    with log.claim("y"):
+        ledger.append(log, "y", 2, durability="never")
+    restart()
+    log = Checkpoint(store).log("a")
+    with log.claim("x"):
+        ledger.append(log, "x", 3)
+
+
+def check_claims(store: Path, ledger: Ledger) -> None:
+    """Nobody who is dead holds a claim."""
+    check_recovery(store, ledger)
+    log = Checkpoint(store).log("a")
+    for object_key in ("x", "y"):
+        with log.claim(object_key) as claim:
+            assert claim is not None, object_key
+
+
+LIVES = [first_steps, repairs, generations, two_logs]
+CHECKS = {claims: check_claims}
+ERRORS: list[int | str | type[BaseException]] = [
+    errno.EIO,
+    errno.ENOSPC,
+    SHORT_WRITE,
+    MemoryError,
+    KeyboardInterrupt,
+]
 Life = Callable[["Path", Ledger], None] if TYPE_CHECKING else object
 
 
-@pytest.mark.parametrize("life", LIVES)
+@pytest.mark.parametrize("life", [*LIVES, eventful, claims])
 def test_crash_at_any_call_loses_nothing_acknowledged_and_blocks_nobody(life: Life, intensity: int) -> None:
     seed = seeded(life.__name__).randrange(1 << 32)
 
-    tried = explore_crashes(life, images=5 * intensity, nested=intensity, seed=seed)
+    check = CHECKS.get(life, check_recovery)
 
-    assert tried.disks > 5 * tried.points
+    tried = explore_crashes(life, check=check, images=4 * intensity, nested=intensity, seed=seed)
+
+    assert tried.disks > 4 * tried.points
     tally.add("crash points", tried.points)
     tally.add("disks after a crash point", tried.disks)
 
 
 @pytest.mark.guarantee(9)
 @pytest.mark.parametrize(
-    "error", [errno.EIO, errno.ENOSPC, SHORT_WRITE, MemoryError, KeyboardInterrupt], ids=str
+    ("life", "error"),
+    [*product(LIVES, ERRORS), (claims, errno.EIO)],
+    ids=lambda each: getattr(each, "__name__", str(each)),
 )
-@pytest.mark.parametrize("life", LIVES)
 def test_call_that_fails_is_a_typed_error_or_none_and_spoils_nothing(
     life: Life, error: int | str | type[BaseException], intensity: int
 ) -> None:
     seed = seeded(life.__name__).randrange(1 << 32)
 
-    tried = explore_faults(life, errors=[error], images=intensity, seed=seed)
+    check = CHECKS.get(life, check_recovery)
+
+    tried = explore_faults(life, check=check, errors=[error], images=intensity, seed=seed)
 
     assert tried.points > 0
     assert sum(tried.outcomes.values()) == tried.points

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal
+    from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal
     from support.processes import Child, Children
 
 LOG = r"a\.jsonl$"

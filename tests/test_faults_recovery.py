@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint, Log, Position
+from mpcheckpoint._storage.process import process
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError, PoisonedLogError, WriteFailedError
 from support import tally
 from support.processes import call
@@ -22,6 +23,7 @@ from support.verbs import (
     log_file,
     seen_anew,
     tear,
+    wait_until,
 )
 
 if TYPE_CHECKING:
@@ -153,6 +155,33 @@ def test_failed_sync_of_a_repair_poisons(store: Path, log: Log, faults: Faults) 
 
 def append_unsynced(store: Path) -> None:
     Checkpoint(store).log("a").append("x", 1, durability="never")
+
+
+@pytest.mark.guarantee(1)
+def test_flush_that_was_interrupted_leaves_what_is_still_to_be_synced(store: Path, faults: Faults) -> None:
+    log = Checkpoint(store, durability="interval:600000").log("a")
+    log.append("x", 1)
+    log.append("x", 2)
+    fault = faults.fail("sync_data", KeyboardInterrupt(), on=r"\.jsonl$")
+    with pytest.raises(KeyboardInterrupt):
+        process.interval.flush()
+    fault.clear()
+
+    syncs = faults.watch("sync_data", on=r"\.jsonl$")
+    process.interval.flush()
+    assert syncs.seen == 1
+
+
+@pytest.mark.guarantee(1)
+def test_background_sync_without_memory_is_tried_again(store: Path, faults: Faults) -> None:
+    log = Checkpoint(store, durability="interval:10").log("a")
+    log.append("x", 1)
+    fault = faults.fail("sync_data", MemoryError(), on=r"\.jsonl$")
+    syncs = log.stats()["syncs"]
+
+    log.append("x", 2)
+
+    wait_until(lambda: fault.hits and log.stats()["syncs"] != syncs, "the log was synced")
 
 
 def test_failed_background_sync_poisons_and_the_next_append_says_so(store: Path, faults: Faults) -> None:

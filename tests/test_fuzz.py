@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from mpcheckpoint import Checkpoint, Position
 from mpcheckpoint._format import scan as scan_module
 from mpcheckpoint._format.scan import Scan, scan
+from mpcheckpoint._log import follower
+from mpcheckpoint._storage.reader import LogReader
 from mpcheckpoint.errors import (
     CheckpointError,
     ClockError,
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mpcheckpoint import Log
-    from mpcheckpoint._log.follower import Follower
 
 pytestmark = pytest.mark.guarantee(6)
 
@@ -112,12 +113,12 @@ def assert_pieces_give_the_same(bench: Bench, data: bytes, cuts: list[int]) -> N
     try:
         with Checkpoint(bench.store, read_only=True, log_keys=[LOG_KEY]) as checkpoint:
             log = checkpoint.log(LOG_KEY)
-            follower = log.follow(idle_timeout_s=0)
+            following = log.follow(idle_timeout_s=0)
             followed: list[tuple[str, Any]] = []
             for size in sizes:
                 bench.change(data[:size])
                 viewed = count_of(log)
-                looked = read_to_the_end(lambda: follower)
+                looked = read_to_the_end(lambda: following)
                 followed += looked.records
             assert Reading(followed, looked.error) == expected
             assert viewed == (len(expected.records) if expected.is_whole else expected.error)
@@ -132,12 +133,19 @@ def count_of(log: Any) -> Any:
         return type(error), error.offset
 
 
+def assert_nothing_invented(log: DamagedLog, reading: Reading) -> None:
+    """What was read is what stands before the damage, neither less nor more."""
+    assert reading.records == log.source.records_below(log.intact_bytes)
+    if log.intact_bytes < log.source.header_end:
+        assert not reading.is_whole
+
+
 # --- bytes of any kind -------------------------------------------------------------------------------------
 
 cut_lists = st.lists(st.integers(0, 3_000), max_size=4)
 
 
-@examples(2)
+@examples(1)
 @given(data=log_bytes.arbitrary_bytes(), cuts=cut_lists)
 def test_arbitrary_bytes_raise_only_our_errors(bench: Bench, data: bytes, cuts: list[int]) -> None:
     bench.put(data)
@@ -148,7 +156,7 @@ def test_arbitrary_bytes_raise_only_our_errors(bench: Bench, data: bytes, cuts: 
     assert_pieces_give_the_same(bench, data, cuts)
 
 
-@examples(5)
+@examples(3)
 @given(log=log_bytes.damaged_logs(), cuts=cut_lists)
 def test_damaged_log_gives_the_records_before_the_damage_and_no_other(
     bench: Bench, log: DamagedLog, cuts: list[int]
@@ -157,14 +165,12 @@ def test_damaged_log_gives_the_records_before_the_damage_and_no_other(
     reading = assert_readers_agree(bench)
     event("whole" if reading.is_whole else "refused")
 
-    assert reading.records == log.source.records_below(log.intact_bytes)
-    if log.intact_bytes < log.source.header_end:
-        assert not reading.is_whole
+    assert_nothing_invented(log, reading)
     assert_writers_agree(bench, log.data, reading)
     assert_pieces_give_the_same(bench, log.data, cuts)
 
 
-@examples(8)
+@examples(4)
 @given(data=log_bytes.forged_logs(), cuts=cut_lists)
 def test_forged_log_reads_alike_for_everybody_and_raises_only_our_errors(
     bench: Bench, data: bytes, cuts: list[int]
@@ -219,7 +225,7 @@ def scanned(data: bytes, start: Any, *, worth: int) -> Scan:
         return scan(data, start)
 
 
-@examples(1.5)
+@examples(1)
 @given(
     before=log_bytes.damaged_logs(),
     after=log_bytes.damaged_logs().map(lambda log: log.data) | log_bytes.forged_logs(),
@@ -235,18 +241,18 @@ def test_log_whose_bytes_change_behind_its_user_reads_as_what_stands_there_now(
             if appends:
                 log.append(*MARKER)
             log.stats()
-            follower = log.follow(after="end", idle_timeout_s=0)
+            following = log.follow(after="end", idle_timeout_s=0)
         except CheckpointError:
             return
-        (end,) = follower.cursor
+        (end,) = following.cursor
         known = bench.file.read_bytes()[: end.offset][-12:]
         bench.change(after)
         if after[: end.offset][-12:] == known:
             return  # a reader looks at the twelve bytes before its place, and cannot know of others
-        assert_noticed(bench, log, follower)
+        assert_noticed(bench, log, following)
 
 
-def assert_noticed(bench: Bench, log: Log, follower: Follower) -> None:
+def assert_noticed(bench: Bench, log: Log, following: follower.Follower) -> None:
     """Whoever had the log open goes on with what stands there now, or refuses it."""
     expected = bench.read()
     try:
@@ -257,7 +263,7 @@ def assert_noticed(bench: Bench, log: Log, follower: Follower) -> None:
         assert expected.is_whole
         assert viewed == {"never recorded": [], **grouped(expected.records)}
     with suppress(CorruptLogError, FormatVersionError, WrongLogError):
-        for record in follower:
+        for record in following:
             list(
                 log.read(after=record.position)
             )  # no position that was just given is refused as another log's
@@ -267,6 +273,73 @@ def assert_noticed(bench: Bench, log: Log, follower: Follower) -> None:
         assert bench.read() == expected
     else:
         assert bench.read() == expected._replace(records=[*expected.records, MARKER]) or not expected.is_whole
+
+
+# --- controls: who does it wrong is found out --------------------------------------------------------------
+
+
+def test_checks_find_out_a_record_that_was_not_written(bench: Bench) -> None:
+    header, start = log_bytes.header()
+    log = WrittenLog(header, start.offset, [])
+    bench.put(log_bytes.forged_log(b'"x",1,null'))
+    reading = assert_readers_agree(bench)
+
+    with pytest.raises(AssertionError):
+        assert_nothing_invented(DamagedLog(bench.file.read_bytes(), (log, log)), reading)
+
+
+def test_checks_find_out_an_error_that_is_not_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(event: bytes) -> Any:
+        raise UnicodeDecodeError("utf-8", event, 0, 1, "for the test")
+
+    bench.put(log_bytes.forged_log(b'"x",1,null'))
+    monkeypatch.setattr(follower, "decode_event", decode)
+
+    with pytest.raises(UnicodeDecodeError):
+        assert_readers_agree(bench)
+
+
+def test_checks_find_out_readers_that_disagree(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.put(log_bytes.forged_log(b'"x",1,null'))
+    monkeypatch.setattr(follower, "decode_event", lambda event: 2)
+
+    with pytest.raises(AssertionError):
+        assert_readers_agree(bench)
+
+
+@pytest.mark.parametrize("size", [0, 10, 240])
+def test_checks_find_out_a_writer_that_cuts_off_too_much(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    data = log_bytes.forged_log(b'"x",1,null', b'"x",2,null')
+    bench.put(data)
+    reading = assert_readers_agree(bench)
+    monkeypatch.setattr(bench, "append", lambda: bench.change(data[:size]))
+
+    with pytest.raises(AssertionError):
+        assert_writers_agree(bench, data, reading)
+
+
+def test_checks_find_out_a_reader_that_forgets_between_looks(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = LogReader._current
+    data = log_bytes.forged_log(b'"x",1,null', b'"x",2,null')
+    forgotten: list[LogReader] = []
+
+    def forgetful(self: LogReader) -> Any:
+        found = real(self)
+        assert self._header is not None
+        if self._end.offset > self._header.end.offset and not forgotten:
+            forgotten.append(self)
+            self._end = self._header.end
+        return found
+
+    monkeypatch.setattr(LogReader, "_current", forgetful)
+
+    with pytest.raises(AssertionError):
+        assert_pieces_give_the_same(bench, data, [280])
+    assert forgotten
 
 
 # --- a whole store of rubbish ------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._format.control import Header, parse_header
 from mpcheckpoint._format.frame import EndState, Line, closing, parse_line, parse_lines
 from mpcheckpoint._format.scan import scan
-from mpcheckpoint.errors import CheckpointError, CorruptLogError, PoisonedLogError
+from mpcheckpoint.errors import CheckpointError, CorruptLogError, FormatVersionError, PoisonedLogError
 from support import log_bytes
 from support.fuzz_bench import MARKER, Bench, Reading, fuzz_bench
 from support.log_bytes import GENERATION, LOG_KEY, OTHER_GENERATION, SOUND_VALUES, UNSOUND_VALUES, forged_log
@@ -196,6 +196,28 @@ def test_batch_with_a_line_about_its_generation_survives_a_recovery(
     assert bench.read() == Reading([("x", 0), ("x", 1), ("x", 2), MARKER], None)
 
 
+@pytest.mark.parametrize("looks", [1, 3])
+def test_log_with_a_control_line_of_a_later_release_gives_the_records_before_its_batch(
+    bench: Bench, looks: int
+) -> None:
+    """How the bytes were cut into reads decided which records were given out before the refusal."""
+    data = forged_batch(
+        (b"0", b'"x",1,null'), (b"0", b'null,{"control":"merged"},null'), (b"0", b'"x",2,null')
+    )
+    bench.put(data)
+    offset = data.index(b'null,{"control":"merged"}')
+    with Checkpoint(bench.store, read_only=True) as checkpoint:
+        follower = checkpoint.log(LOG_KEY).follow(idle_timeout_s=0)
+
+        assert next(follower).event == 0
+        for _ in range(looks):
+            with pytest.raises(FormatVersionError) as caught:
+                next(follower)
+            assert data.rindex(b"\n", 0, offset) + 1 == caught.value.offset
+    assert bench.append() is FormatVersionError
+    assert bench.file.read_bytes() == data
+
+
 # --- headers, poison, notes --------------------------------------------------------------------------------
 
 
@@ -299,6 +321,21 @@ def test_log_restored_in_place_from_a_shorter_generation_takes_appends(bench: Be
         log.append(*MARKER)
     become_a_new_process()
     assert bench.read() == Reading([("x", 3), MARKER], None)
+
+
+def test_log_shortened_in_place_stays_corrupt_for_readers_after_a_refused_append(bench: Bench) -> None:
+    """The writer that began anew forgot what had been durable, and readers beside it then passed over the damage."""
+    whole = forged_log(*[b'"x",1,null'] * 9)
+    bench.put(whole)
+    with Checkpoint(bench.store) as checkpoint:
+        log = checkpoint.log(LOG_KEY)
+        log.append("x", 2)
+        bench.change(forged_log(b'"x",1,null') + b"torn")
+        for _ in range(3):
+            with pytest.raises(CorruptLogError):
+                log.events("x")
+            with pytest.raises(CorruptLogError):
+                log.append(*MARKER)
 
 
 # --- what is no file ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ and the stopped leader (every process syncs for itself; below: that one which st
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -23,7 +24,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import MAX_STAMP_US, Payload, encode_line, running_crc
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint.errors import ClockError, CorruptLogError, OutcomeUnknownError, PoisonedLogError
-from support.durable import DirtyPages
+from mpcheckpoint.testing import SimulatedDisk
 from support.processes import call
 from support.verbs import (
     Faults,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+    from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
     from support.processes import Children
 
 LOG = r"a\.jsonl$"
@@ -134,21 +135,22 @@ def test_first_use_syncs_the_directory_and_its_parent_whoever_made_the_log(
 @pytest.mark.guarantee(1)
 @pytest.mark.guarantee(9)
 def test_records_whose_sync_failed_unheard_are_written_again_before_they_are_built_upon(
-    store: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+    store: Path, log: Log
 ) -> None:
-    pages = DirtyPages(monkeypatch, log_file(store))
-    log.append("x", 1, durability="never")
-    pages.fail_next_sync()
-    Faults(monkeypatch).fail("open_file", 5, on=r"\.poison$")  # and the disk takes no note either
-    with pytest.raises(OutcomeUnknownError):
-        log.append("x", 2)
-    assert log_file(store).read_bytes() != pages.on_disk()
+    with SimulatedDisk(store.parent) as disk:
+        log.append("x", 1, durability="never")
+        disk.fail(errno.EIO, name="sync_data")
+        disk.fail(errno.EIO, name="open_file", on=r"\.poison$")  # and the disk takes no note either
+        with pytest.raises(OutcomeUnknownError):
+            log.append("x", 2)
+        file = str(log_file(store).relative_to(store.parent))
+        assert len({image.content[file] for image in disk.images(10)}) > 1
 
-    become_a_new_process()  # the one that had heard of it is dead
-    log.append("x", 3)
+        become_a_new_process()  # the one that had heard of it is dead
+        log.append("x", 3)
 
-    assert log.events("x") == (0, 1, 2, 3)
-    assert log_file(store).read_bytes() == pages.on_disk()
+        assert log.events("x") == (0, 1, 2, 3)
+        assert {image.content[file] for image in disk.images(10)} == {log_file(store).read_bytes()}
 
 
 # --- poison as a file --------------------------------------------------------------------------------------
@@ -420,4 +422,3 @@ def test_first_use_makes_every_directory_durable_that_leads_to_the_log(
 
     Checkpoint(store).log("b").append("x", 1)
     assert str(store.parent) not in synced[len(ancestors) + 2 :], "once a process is enough"
-

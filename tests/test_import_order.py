@@ -213,7 +213,7 @@ def test_package_as_it_stands_keeps_the_order() -> None:
         ("_format.frame", "from threading import Lock", "is pure"),
         ("_format.frame", "import time as clock", "is pure"),
         ("_storage.log", "import fcntl", "only mpcheckpoint._system and mpcheckpoint.testing does"),
-        ("testing._disk", "import portalocker", "only mpcheckpoint._system does"),
+        ("testing._simulation.disk", "import portalocker", "only mpcheckpoint._system does"),
         ("_work.claim", "from mpcheckpoint.testing import restart", "stands above it"),
         ("_log.follower", "import pytest", "only mpcheckpoint.testing does"),
         ("_cli.main", "from portalocker import lock", "only mpcheckpoint._system does"),

@@ -26,7 +26,7 @@ from support.verbs import Faults, assert_goes_on, inside, log_file, seeded, wait
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+    from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
     from support.processes import Child, Children
 
 pytestmark = [pytest.mark.guarantee(1), pytest.mark.guarantee(2), pytest.mark.guarantee(8)]

@@ -18,10 +18,10 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint.errors import ConflictError
-from mpcheckpoint.testing._history import HistoryRecorder, load_history
-from mpcheckpoint.testing._linearizability import check_history
-from mpcheckpoint.testing._seam import Seam
-from mpcheckpoint.testing._verdict import NotLinearizableError
+from mpcheckpoint.testing._histories.linearizability import check_history
+from mpcheckpoint.testing._histories.recorder import HistoryRecorder, load_history
+from mpcheckpoint.testing._histories.verdict import NotLinearizableError
+from mpcheckpoint.testing._simulation.seam import Seam
 from support import tally
 from support.verbs import seeded, wait_until
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mpcheckpoint import Log, Position, Record
-    from mpcheckpoint.testing._operation import Operation
-    from mpcheckpoint.testing._seam import Call
+    from mpcheckpoint.testing._histories.operation import Operation
+    from mpcheckpoint.testing._simulation.seam import Call
     from support.processes import Children
 
 pytestmark = [pytest.mark.guarantee(3), pytest.mark.guarantee(4)]

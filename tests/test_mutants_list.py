@@ -6,6 +6,7 @@ import ast
 from functools import cache
 
 import pytest
+
 from mutants import __main__ as command
 from mutants import runner
 from mutants.listing import TESTS, Mutant, StaleMutantError, listed_mutants

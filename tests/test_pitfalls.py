@@ -68,7 +68,7 @@ PITFALLS: dict[int, tuple[str, list[str]]] = {
         "blocks reach the disk out of order",
         [
             "test_holes.py::test_first_use_validates_every_unsynced_byte_not_just_the_last_line",
-            "test_powercut.py::test_power_cut_before_any_sync_loses_nothing_acknowledged",
+            "test_crash_points.py::test_crash_at_any_call_loses_nothing_acknowledged_and_blocks_nobody",
         ],
     ),
     6: (
@@ -127,7 +127,7 @@ PITFALLS: dict[int, tuple[str, list[str]]] = {
         "killed between write and sync, no reboot",
         [
             "test_kill.py::test_batch_whose_writer_dies_behind_its_write_is_whole",
-            "test_powercut.py::test_power_cut_before_any_sync_loses_nothing_acknowledged",
+            "test_crash_points.py::test_crash_at_any_call_loses_nothing_acknowledged_and_blocks_nobody",
         ],
     ),
     17: ("visible before durable", ["test_order.py::test_durable_read_syncs_what_it_gives_out"]),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal, AcknowledgementWriter
-    from mpcheckpoint.testing._power import LoopFileSystem
+    from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+    from mpcheckpoint.testing._power_cuts.loopback import LoopFileSystem
     from support.processes import Children
 
 pytestmark = [pytest.mark.guarantee(1), pytest.mark.guarantee(2)]

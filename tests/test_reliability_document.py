@@ -34,8 +34,7 @@ def test_job_survives_its_crash_test_and_the_report_is_like_the_one_shown(tmp_pa
     output = run(["-P", "-m", "pytest", "-rP", "-p", "no:cacheprovider"], tmp_path)
 
     (shown,) = re.findall(r"```text\n(.*?)\n```", DOCUMENT, re.DOTALL)
-    number = r"[\d.]+"
-    assert re.search(re.sub(number, "N", re.escape(shown)).replace("N", number), output), output
+    assert re.sub(r"[\d.]+", "N", shown) in re.sub(r"[\d.]+", "N", output), output
     tally.add("kills", int(re.findall(r"(\d+) kills", output)[0]))
 
 

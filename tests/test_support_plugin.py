@@ -35,7 +35,7 @@ LEAVES_AN_ORPHAN = """
         os.waitpid(parent, 0)
 """
 LEAVES_A_MOUNT = """
-    from mpcheckpoint.testing._mounts import run
+    from mpcheckpoint.testing._power_cuts.mounts import run
 
     def test_leaves_a_mount(tmp_path):
         run("mount", "-t", "tmpfs", "tmpfs", tmp_path)
@@ -115,7 +115,7 @@ def test_test_that_leaves_an_orphan_fails(tmp_path: Path) -> None:
 # In the group of those that use loop devices, so that its mount is no surprise to them.
 @pytest.mark.xdist_group("loop")
 def test_session_that_leaves_a_mount_fails_and_the_mount_is_gone(tmp_path: Path) -> None:
-    from mpcheckpoint.testing._mounts import mounts_below
+    from mpcheckpoint.testing._power_cuts.mounts import mounts_below
     from support.capabilities import can_mount_tmpfs, require
 
     require(can_mount_tmpfs(), "mounting needs root")

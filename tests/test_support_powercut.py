@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal, AcknowledgementWriter
-from mpcheckpoint.testing._mounts import BusyMountError
-from mpcheckpoint.testing._power import LoopFileSystem
+from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+from mpcheckpoint.testing._power_cuts.loopback import LoopFileSystem
+from mpcheckpoint.testing._power_cuts.mounts import BusyMountError
 from support.processes import Children
 
 CUTS = 3

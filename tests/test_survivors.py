@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal
+    from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal
     from support.processes import Children
 
 LOG = r"a\.jsonl$"

@@ -10,7 +10,7 @@ import pytest
 from support.processes import METHODS
 
 if TYPE_CHECKING:
-    from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+    from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
     from support.processes import Children
 
 MORE_THAN_A_PIPE_HOLDS = 40_000

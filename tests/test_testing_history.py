@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpcheckpoint.testing._linearizability import check_history
-from mpcheckpoint.testing._operation import Operation
-from mpcheckpoint.testing._verdict import NotLinearizableError, UndecidedHistoryError
+from mpcheckpoint.testing._histories.linearizability import check_history
+from mpcheckpoint.testing._histories.operation import Operation
+from mpcheckpoint.testing._histories.verdict import NotLinearizableError, UndecidedHistoryError
 from support.histories import (
     History,
     Model,

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint.testing._instants import Instant, Pace, look_of
-from mpcheckpoint.testing._points import Point, kill_at
-from mpcheckpoint.testing._records import RecordsError, by_writer, check_records
-from mpcheckpoint.testing._report import CrashTestFailure
-from mpcheckpoint.testing._workers import kill_workers
+from mpcheckpoint.testing._kills.instants import Instant, Pace, look_of
+from mpcheckpoint.testing._kills.points import Point, kill_at
+from mpcheckpoint.testing._kills.records import RecordsError, by_writer, check_records
+from mpcheckpoint.testing._kills.report import CrashTestFailure
+from mpcheckpoint.testing._kills.workers import kill_workers
 from support import tally
 from support.processes import call
 from support.verbs import assert_goes_on, log_file
@@ -28,7 +28,7 @@ from support.verbs import assert_goes_on, log_file
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint.testing._workers import KillReport
+    from mpcheckpoint.testing._kills.workers import KillReport
 
     Acknowledge = Callable[..., None]
     Identity = tuple[str, str, int]

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint.testing._points import Point
-from mpcheckpoint.testing._power import why_no_power_cut
-from mpcheckpoint.testing._program import _Program, crash_test
-from mpcheckpoint.testing._records import RecordsError, check_records
-from mpcheckpoint.testing._report import CrashTestFailure
+from mpcheckpoint.testing._kills.crash_test import crash_test
+from mpcheckpoint.testing._kills.points import Point
+from mpcheckpoint.testing._kills.program import Program
+from mpcheckpoint.testing._kills.records import RecordsError, check_records
+from mpcheckpoint.testing._kills.report import CrashTestFailure
+from mpcheckpoint.testing._power_cuts.loopback import why_no_power_cut
 from support import tally
 from support.capabilities import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint.testing._report import Report
+    from mpcheckpoint.testing._kills.report import Report
 
 NUMBERS = range(12)
 
@@ -368,7 +369,7 @@ def test_exception_of_ack_is_the_caller_s(program: Callable[[str], list[str]], p
 def test_program_that_is_to_die_at_a_point_keeps_its_interpreter_s_options(
     argv: list[str], position: int
 ) -> None:
-    program = _Program(argv, None, None, recorded, 1)
+    program = Program(argv, None, None, recorded, 1)
 
     armed = program.command(Path("/s"), Point("in", "write_at", 3))
 

@@ -22,8 +22,8 @@ from mpcheckpoint.errors import (
     OutcomeUnknownError,
     WriteFailedError,
 )
-from mpcheckpoint.testing._history import HistoryRecorder, load_history
-from mpcheckpoint.testing._linearizability import check_history
+from mpcheckpoint.testing._histories.linearizability import check_history
+from mpcheckpoint.testing._histories.recorder import HistoryRecorder, load_history
 from support import tally
 from support.processes import call
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mpcheckpoint import Log
-    from mpcheckpoint.testing._operation import Operation
+    from mpcheckpoint.testing._histories.operation import Operation
     from support.verbs import Faults
 
 

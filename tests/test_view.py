@@ -15,7 +15,7 @@ from mpcheckpoint.errors import (
     ReadOnlyError,
     StoreNotFoundError,
 )
-from mpcheckpoint.testing._mounts import run, unmount
+from mpcheckpoint.testing._power_cuts.mounts import run, unmount
 from support.processes import call
 from support.verbs import inside, log_file, tear, tree
 

@@ -18,7 +18,7 @@ class Holder(Protocol):
 class DescriptorPool:
     """Bound how many files readers keep open.
 
-    Invariant: at most ``limit`` holders keep a descriptor (held by tests/test_descriptor.py). A holder that
+    Invariant: at most ``limit`` holders keep a descriptor (held by tests/test_real_limits.py). A holder that
     is forgotten in mid-read keeps the file open through the reference it reads by.
     """
 

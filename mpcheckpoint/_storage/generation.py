@@ -74,6 +74,11 @@ class Generation:
         """The open file's descriptor, for whoever holds this object."""
         return self._descriptor.fd
 
+    @property
+    def known_durable(self) -> int:
+        """The offset below which this process knows the bytes to be durable, also while it begins anew."""
+        return max(self.durable, self._floor)
+
     def close(self) -> None:
         """Close the file, in a forked child; elsewhere the last thread to let go of this object does."""
         self._descriptor.close()

@@ -93,16 +93,27 @@ class IntervalSyncer:
         self._thread = None
 
     def _sync(self, entry: _Due) -> None:
-        path = entry.writer.paths.log
         try:
             entry.writer.make_durable(entry.appended)
-        finally:
+        except CheckpointError:
+            self._settle(entry)  # poisoned: whoever appends or flushes next is told
+            raise
+        except BaseException:  # a Ctrl-C, or no memory: still to be done
             with self._condition:
-                newer = self._due.get(path)
-                if newer is entry:
-                    del self._due[path]
-                elif newer is not None:
-                    self._due[path] = newer._replace(due_s=time.monotonic() + newer.interval_s)
+                if self._due.get(entry.writer.paths.log) is entry:
+                    due_s = time.monotonic() + entry.interval_s
+                    self._due[entry.writer.paths.log] = entry._replace(due_s=due_s)
+            raise
+        self._settle(entry)
+
+    def _settle(self, entry: _Due) -> None:
+        path = entry.writer.paths.log
+        with self._condition:
+            newer = self._due.get(path)
+            if newer is entry:
+                del self._due[path]
+            elif newer is not None:
+                self._due[path] = newer._replace(due_s=time.monotonic() + newer.interval_s)
 
     def _run(self) -> None:
         while True:
@@ -117,5 +128,5 @@ class IntervalSyncer:
                     continue
             try:
                 self._sync(entry)
-            except CheckpointError as error:
-                logger.error("a background sync failed: %s", error)
+            except (CheckpointError, MemoryError) as error:
+                logger.error("a background sync failed: %s", str(error) or type(error).__name__)

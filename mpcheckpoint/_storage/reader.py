@@ -16,7 +16,7 @@ from mpcheckpoint._storage.header import known_control, read_header
 from mpcheckpoint._storage.judge import Broken, refuse_shortened, require_torn, vouched_offset
 from mpcheckpoint._storage.replay import CHUNK_BYTES, FIRST_READ_BYTES, replay
 from mpcheckpoint._types import Position
-from mpcheckpoint.errors import InvalidPositionError, LogNotFoundError
+from mpcheckpoint.errors import FormatVersionError, InvalidPositionError, LogNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -231,11 +231,18 @@ class LogReader:
             return
         records: list[Line] = []
         notes: list[Note] = []
-        for line in result.lines:
+        for index, line in enumerate(result.lines):
             self._durable = max(self._durable, line.durable)
             if line.object_key is not None:
                 records.append(line)
-            elif known_control(line, self._paths.log) not in CONTROLS_OF_A_GENERATION:
+                continue
+            try:
+                control = known_control(line, self._paths.log)
+            except FormatVersionError as refusal:
+                # What stands before it is given out first: where a read ended must not decide about that.
+                yield from self._admitted(self._cut_off(result, index), generation)
+                raise refusal
+            if control not in CONTROLS_OF_A_GENERATION:
                 notes.append(note_of(line))
         skip = self._skip
         if skip[0] >= 0:
@@ -248,6 +255,14 @@ class LogReader:
         clock.observe(result.end.stamp_us)
         if is_news:
             yield Chunk(records, notes, generation, self._durable, is_reset)
+
+    def _cut_off(self, result: Scan, index: int) -> Scan:
+        """Return the whole batches before the one that the line at ``index`` belongs to."""
+        while index and result.lines[index - 1].more:
+            index -= 1
+        lines = result.lines[:index]
+        end = EndState(lines[-1].end, lines[-1].stored_crc, lines[-1].stamp_us) if lines else self._end
+        return result._replace(lines=lines, end=end)
 
     def _pending(self, fd: int) -> tuple[int, int, int]:
         """Return what stands behind the end, if an earlier look called it torn: offset, length and CRC."""

@@ -149,7 +149,7 @@ class LogWriter:
     def known_durable(self, generation: str) -> int:
         """Return the offset below which this process knows that generation to be durable; 0 if it knows nothing."""
         current = self._generation
-        return current.durable if current is not None and current.header.generation == generation else 0
+        return current.known_durable if current is not None and current.header.generation == generation else 0
 
     @property
     def syncs(self) -> int:

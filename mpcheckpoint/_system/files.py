@@ -15,7 +15,7 @@ class Descriptor:
     """An open file that is closed when nobody uses it any more.
 
     Invariant: a descriptor that a thread is syncing is not closed under it, since that thread holds a reference; else
-    the number could be given to another file in mid-sync (held by tests/test_descriptor.py).
+    the number could be given to another file in mid-sync (held by tests/test_survivors.py).
     """
 
     __slots__ = ("fd",)

@@ -11,7 +11,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from mpcheckpoint.testing._points import Point, die_with_group, kill_at
+from mpcheckpoint.testing._kills.points import Point, die_with_group, kill_at
 
 _USAGE = "usage: python -m mpcheckpoint.testing.killed_at POINT (SCRIPT | -m MODULE) [ARGUMENT ...]"
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpcheckpoint.testing._program import crash_test as crash_test_function
-from mpcheckpoint.testing._report import CrashTestFailure
+from mpcheckpoint.testing._kills.crash_test import crash_test as crash_test_function
+from mpcheckpoint.testing._kills.report import CrashTestFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mpcheckpoint.testing._report import Report
+    from mpcheckpoint.testing._kills.report import Report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

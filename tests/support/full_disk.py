@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from mpcheckpoint.testing._mounts import run
-from mpcheckpoint.testing._power import FsType, LoopFileSystem
+from mpcheckpoint.testing._power_cuts.loopback import FsType, LoopFileSystem
+from mpcheckpoint.testing._power_cuts.mounts import run
 from support.tmpfs import TmpFileSystem
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 from mpcheckpoint import Position
-from mpcheckpoint.testing._operation import Operation
+from mpcheckpoint.testing._histories.operation import Operation
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterable, Iterator, Sequence
 
-    from mpcheckpoint.testing._operation import Outcome
+    from mpcheckpoint.testing._histories.operation import Outcome
 
 Span = tuple[int, int | None]
 

@@ -197,7 +197,7 @@ def common_prefix(one: bytes, other: bytes) -> int:
 
 # --- forged logs -------------------------------------------------------------------------------------------
 
-_WEIRD_NUMBERS = [
+_ODD_NUMBERS = [
     b"-1",
     b"1.0",
     b"1e3",
@@ -210,7 +210,7 @@ _WEIRD_NUMBERS = [
     b"9" * 5_000,
     b"1e999",
 ]
-_WEIRD_STRINGS = [b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"', b'"\0"', b'"\t"', b'"\\x"', b'"', b"nul", b""]
+_ODD_STRINGS = [b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"', b'"\0"', b'"\t"', b'"\\x"', b'"', b"nul", b""]
 # What the grammar of JSON allows and a decoder refuses, or another process could not read.
 UNSOUND_VALUES = [
     b'"\xff"',
@@ -284,6 +284,7 @@ class Chain:
         self.data = data
         self.crc = crc32(data)
         self.stamp_us = CREATED_US
+        self.durable = 0
         self.more = 0
         self.header_end = 0
 
@@ -302,12 +303,6 @@ class Chain:
         self.crc = crc32(data, self.crc)
 
 
-def _choice(draw: DrawFn, usual: bytes, unusual: Sequence[bytes], *, one_in: int) -> bytes:
-    if draw(st.integers(0, one_in - 1)):
-        return usual
-    return draw(st.sampled_from(unusual))
-
-
 def _forge_header(draw: DrawFn, chain: Chain) -> None:
     event: dict[str, Any] = {
         "control": "header",
@@ -318,24 +313,21 @@ def _forge_header(draw: DrawFn, chain: Chain) -> None:
         "created_us": CREATED_US,
         "previous": [],
     }
-    if not draw(st.integers(0, 3)):
-        name = draw(st.sampled_from([*event, "extra"]))
-        event[name] = draw(st.sampled_from(WEIRD_MEMBERS))
-    text = json.dumps(event).encode()
-    if not draw(st.integers(0, 9)):
-        member = draw(st.sampled_from([b'"\xff"', b"1e999", b"[" * 2_000 + b"]" * 2_000, b"1" * 5_000]))
-        text = text[:-1] + b',"extra":' + member + b"}"
-    stamp = _choice(draw, b"%d" % CREATED_US, [*_WEIRD_NUMBERS, b"%d" % MAX_STAMP_US, b"0"], one_in=20)
-    durable = _choice(draw, b"0", [b"1", b"-1"], one_in=30)
-    more = _choice(draw, b"0", [b"1", b"-1"], one_in=30)
-    object_key = _choice(draw, b"null", [b'"x"', b"5"], one_in=30)
-    meta = _choice(draw, b"null", _METAS, one_in=20)
-    chain.line(b",".join([stamp, durable, more, object_key, text, meta]))
-    if not draw(st.integers(0, 19)):
+    fields = [b"%d" % CREATED_US, b"0", b"0", b"null", json.dumps(event).encode(), b"null"]
+    oddity = draw(st.sampled_from([*[None] * 15, "member", "undecodable", *range(6), "twice"]))
+    if oddity == "member":
+        event[draw(st.sampled_from([*event, "extra"]))] = draw(st.sampled_from(_ODD_MEMBERS))
+        fields[4] = json.dumps(event).encode()
+    elif oddity == "undecodable":
+        fields[4] = fields[4][:-1] + b',"extra":' + draw(st.sampled_from(UNSOUND_VALUES)) + b"}"
+    elif isinstance(oddity, int):
+        fields[oddity] = draw(st.sampled_from([b"1", b'"x"', b"%d" % MAX_STAMP_US, *_METAS, *_ODD_NUMBERS]))
+    chain.line(b",".join(fields))
+    if oddity == "twice":
         chain.raw(draw(st.sampled_from([chain.data, b"\n", b"x", b"\0" * 70_000])))
 
 
-WEIRD_MEMBERS: list[Any] = [
+_ODD_MEMBERS: list[Any] = [
     None,
     "",
     "header",
@@ -357,26 +349,27 @@ WEIRD_MEMBERS: list[Any] = [
     {},
     {"a": 1},
 ]
+# The first four are what a writer may leave.
 _CONTROLS: list[dict[str, Any]] = [
+    {"control": "claim", "ignorable": True, "object_key": "x", "worker": GENERATION},
+    {"control": "map", "ignorable": True, "version": "", "run": 1},
+    {"control": "merged", "ignorable": True, "x": [1]},
+    {"control": "unsealed"},
     {"control": "header", "format": "mpcheckpoint", "version": 2},
     {"control": "sealed", "next": OTHER_GENERATION},
-    {"control": "unsealed"},
     {"control": "copied", "from": 5, "records": "x"},
     {"control": "merged"},
     {"control": "merged", "ignorable": False},
-    {"control": "merged", "ignorable": True, "x": [1]},
     {"control": "sealed", "ignorable": True},
     {"control": 5, "ignorable": True},
     {"ignorable": True},
     {"control": "claim", "ignorable": True},
     {"control": "claim", "ignorable": True, "object_key": None, "worker": GENERATION},
     {"control": "claim", "ignorable": True, "object_key": "x", "worker": "../../x"},
-    {"control": "claim", "ignorable": True, "object_key": "x", "worker": GENERATION},
     {"control": "claim", "ignorable": True, "object_key": ["x"], "worker": 5},
     {"control": "claim", "ignorable": 1, "object_key": "x", "worker": None},
     {"control": "map", "ignorable": True},
     {"control": "map", "ignorable": True, "version": 5, "run": "x"},
-    {"control": "map", "ignorable": True, "version": "", "run": 1},
     {"control": "", "ignorable": True},
 ]
 _CONTROL_EVENTS = [json.dumps(control).encode() for control in _CONTROLS] + [
@@ -392,67 +385,67 @@ _CONTROL_EVENTS = [json.dumps(control).encode() for control in _CONTROLS] + [
 ]
 
 
+_ODD_OPENINGS = [
+    b'["00000000',
+    b'["0000003B',
+    b'["ffffffff',
+    b' ["0000003',
+    b'["00000028',
+    b'[ "000003a',
+    b'["04000000',
+]
+_ODD_CLOSINGS = [b'"00000000"]\n', b"", b'"0000000G"]\n', b'"00000000"] \n', b'"00000000"]']
+_ODD_KEYS = [b'""', b'"\\u0000"', b'"' + b"k" * 3_000 + b'"', b"5", b"[]", *_ODD_STRINGS]
+# Where a line is forged: mostly nowhere, else in one of its six fields, around them, or in what it is about.
+_ODDITIES = [*[None] * 14, *range(6), "control", "control", "text", "opening", "closing"]
+
+
 def _forge_line(draw: DrawFn, chain: Chain) -> None:
-    offset = len(chain.data)
-    if chain.more:
-        stamp_us, more = chain.stamp_us, chain.more - 1
-    else:
-        stamp_us, more = chain.stamp_us + draw(st.integers(1, 3)), draw(st.sampled_from([0, 0, 0, 1, 2]))
-    chain.stamp_us, chain.more = stamp_us, more
-    stamps = [b"%d" % (stamp_us + by) for by in (-1, 1, -3)] + [
-        b"%d" % MAX_STAMP_US,
-        b"%d" % (MAX_STAMP_US + 1),
-    ]
-    fields = [
-        _choice(draw, b"%d" % stamp_us, stamps + _WEIRD_NUMBERS, one_in=30),
-        _choice(
-            draw, b"%d" % draw(st.sampled_from([offset, 0, chain.header_end])), _durables(offset), one_in=20
-        ),
-        _choice(draw, b"%d" % more, [b"0", b"1", b"5", b"%d" % 2**70, *_WEIRD_NUMBERS], one_in=25),
-    ]
+    is_first = chain.more == 0
+    chain.stamp_us += is_first
+    chain.more = draw(st.sampled_from([0, 0, 0, 1, 2])) if is_first else chain.more - 1
+    if is_first:
+        chain.durable = draw(st.sampled_from([len(chain.data), chain.header_end]))
+    fields = [b"%d" % chain.stamp_us, b"%d" % chain.durable, b"%d" % chain.more]
     if draw(st.integers(0, 4)):
-        fields.append(_choice(draw, draw(st.sampled_from([b'"x"', b'"y"'])), _object_keys, one_in=10))
-        fields.append(_choice(draw, draw(st.sampled_from(SOUND_VALUES)), _values, one_in=8))
+        fields += [draw(st.sampled_from([b'"x"', b'"y"'])), draw(st.sampled_from(SOUND_VALUES))]
     else:
-        fields += [b"null", draw(st.sampled_from(_CONTROL_EVENTS))]
-    fields.append(_choice(draw, b"null", _METAS, one_in=6))
+        fields += [b"null", draw(st.sampled_from(_CONTROL_EVENTS[:4]))]
+    fields.append(draw(st.sampled_from(_METAS[:5])))
+    oddity = draw(st.sampled_from(_ODDITIES))
+    if isinstance(oddity, int):
+        fields[oddity] = draw(st.sampled_from(_odd_fields(oddity, chain)))
+    elif oddity == "control":
+        fields[3:5] = [b"null", draw(st.sampled_from(_CONTROL_EVENTS))]
     text = b",".join(fields)
-    if not draw(st.integers(0, 30)):
-        text = draw(
-            st.sampled_from([text + b",null", b"", text.replace(b",", b" , "), text + b"\n", text + b"]\n["])
-        )
-    opening = closing = None
-    if not draw(st.integers(0, 30)):
-        openings = [
-            b'["00000000',
-            b'["0000003B',
-            b'["ffffffff',
-            b' ["0000003',
-            b'["00000028',
-            b'[ "0000028',
-            b'["04000000',
-        ]
-        opening = draw(st.sampled_from(openings))
-    if not draw(st.integers(0, 30)):
-        closing = draw(
-            st.sampled_from([b'"00000000"]\n', b"", b'"0000000G"]\n', b'"00000000"] \n', b'"00000000"]'])
-        )
-    chain.line(text, opening=opening, closing=closing)
+    if oddity == "text":
+        odd_texts = [text + b",null", b"", text.replace(b",", b" , "), text + b"\n", text + b"]\n["]
+        text = draw(st.sampled_from(odd_texts))
+    chain.line(
+        text,
+        opening=draw(st.sampled_from(_ODD_OPENINGS)) if oddity == "opening" else None,
+        closing=draw(st.sampled_from(_ODD_CLOSINGS)) if oddity == "closing" else None,
+    )
 
 
-def _durables(offset: int) -> list[bytes]:
-    return [b"%d" % (offset + 1), b"1", b"%d" % max(0, offset - 7), b"%d" % 2**62, *_WEIRD_NUMBERS]
-
-
-_object_keys = [b'""', b'"\\u0000"', b'"' + b"k" * 3_000 + b'"', b"5", b"[]", *_WEIRD_STRINGS]
-_values = [*UNSOUND_VALUES, *_MALFORMED_VALUES]
+def _odd_fields(index: int, chain: Chain) -> Sequence[bytes]:
+    """Return what may stand in the place of one of a line's six fields."""
+    offset, stamp_us = len(chain.data), chain.stamp_us
+    numbers = [
+        (stamp_us - 1, stamp_us + 1, stamp_us - 3, MAX_STAMP_US, MAX_STAMP_US + 1),
+        (offset, offset + 1, 1, 0, max(0, offset - 7), 2**62),
+        (0, 1, 5, 2**70),
+    ]
+    if index < 3:
+        return [*(b"%d" % number for number in numbers[index]), *_ODD_NUMBERS]
+    return (_ODD_KEYS, [*UNSOUND_VALUES, *_MALFORMED_VALUES], _METAS)[index - 3]
 
 
 @st.composite
 def forged_logs(draw: DrawFn) -> bytes:
     """Logs with right lengths and checksums around fields that may be anything."""
     chain = Chain()
-    if draw(st.integers(0, 30)):
+    if draw(st.integers(0, 20)):
         _forge_header(draw, chain)
     chain.header_end = len(chain.data)
     for kind in draw(st.lists(st.sampled_from(["line"] * 12 + ["raw"]), max_size=12)):

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint.testing._mounts import run
+from mpcheckpoint.testing._power_cuts.mounts import run
 from support.processes import call
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 import hypothesis
 import pytest
 
-from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal
-from mpcheckpoint.testing._mounts import force_unmount, mounts_below
-from mpcheckpoint.testing._power import FS_TYPES, FsType, LoopFileSystem, why_no_power_cut
+from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal
+from mpcheckpoint.testing._power_cuts.loopback import FS_TYPES, FsType, LoopFileSystem, why_no_power_cut
+from mpcheckpoint.testing._power_cuts.mounts import force_unmount, mounts_below
 from support import process_tree, tally
 from support.capabilities import can_mount_tmpfs, is_root, require
 from support.full_disk import ThinDisk

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import _system as system
+from support.unsynced import open_and_close
 from support.verbs import Faults
 
 if TYPE_CHECKING:
@@ -31,3 +34,11 @@ def log(store: Path) -> Log:
 def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     """Faults to put in the place of the system's functions."""
     return Faults(monkeypatch)
+
+
+@pytest.fixture
+def without_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let syncs take no time, nor the proof of locks by another process, here and in forked children."""
+    monkeypatch.setattr(system.locks, "_child_is_refused", lambda path: True)
+    monkeypatch.setattr(system, "sync_data", os.fstat)
+    monkeypatch.setattr(system, "sync_directory", open_and_close)

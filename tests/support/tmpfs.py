@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from mpcheckpoint.testing._mounts import force_unmount, run, unmount
+from mpcheckpoint.testing._power_cuts.mounts import force_unmount, run, unmount
 
 if TYPE_CHECKING:
     from pathlib import Path

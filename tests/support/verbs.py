@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import file_name
-from mpcheckpoint.testing._processes import restart
+from mpcheckpoint.testing._simulation.processes import restart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pytest
 
     from mpcheckpoint import Log
-    from mpcheckpoint.testing._acknowledgements import AcknowledgementWriter
+    from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementWriter
 
 # What changes something on disk: a crash or a failure can come between any two calls of these.
 CHANGING = (

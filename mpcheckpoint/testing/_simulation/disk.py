@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from mpcheckpoint.testing._images import Choices, DiskImage, images
-from mpcheckpoint.testing._medium import DirectoryOnDisk, EntryChange, FileOnDisk
-from mpcheckpoint.testing._seam import CALLS, Call, Seam
+from mpcheckpoint.testing._simulation.images import Choices, DiskImage, images
+from mpcheckpoint.testing._simulation.medium import DirectoryOnDisk, EntryChange, FileOnDisk
+from mpcheckpoint.testing._simulation.seam import CALLS, Call, Seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint.testing._seam import CALLS, Seam
+from mpcheckpoint.testing._simulation.seam import CALLS, Seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mpcheckpoint.testing._seam import Call
+    from mpcheckpoint.testing._simulation.seam import Call
 
 _TEXT = re.compile(r"(?P<when>\w+) (?P<name>\w+)(?: (?P<number>[1-9][0-9]*))?(?: on (?P<on>.+))?")
 _MOMENTS = ("before", "in", "after")

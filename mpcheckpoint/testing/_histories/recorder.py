@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import CheckpointError, ConflictError, OutcomeUnknownError
-from mpcheckpoint.testing._operation import Operation
+from mpcheckpoint.testing._histories.operation import Operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from mpcheckpoint._types import Record
-    from mpcheckpoint.testing._operation import Kind, Outcome
+    from mpcheckpoint.testing._histories.operation import Kind, Outcome
 
 T = TypeVar("T")
 

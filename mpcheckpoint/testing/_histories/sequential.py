@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint.testing._verdict import contradiction
+from mpcheckpoint.testing._histories.verdict import contradiction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from mpcheckpoint._types import Position
-    from mpcheckpoint.testing._operation import Operation
+    from mpcheckpoint.testing._histories.operation import Operation
 
 # --- operations as the search sees them ----------------------------------------------------------------------
 

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpcheckpoint.errors import CheckpointError
-from mpcheckpoint.testing._disk import SimulatedCrash, SimulatedDisk, When
-from mpcheckpoint.testing._ledger import Ledger, check_recovery
-from mpcheckpoint.testing._processes import SimulatedProcess
+from mpcheckpoint.testing._simulation.disk import SimulatedCrash, SimulatedDisk, When
+from mpcheckpoint.testing._simulation.ledger import Ledger, check_recovery
+from mpcheckpoint.testing._simulation.processes import SimulatedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from mpcheckpoint.testing._images import DiskImage
+    from mpcheckpoint.testing._simulation.images import DiskImage
 
     Scenario = Callable[[Path, Ledger], None]
     Check = Callable[[Path, Ledger], None]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import shutil
 import signal
 import stat
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -17,20 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mpcheckpoint.testing._instants import Instant, Pace
-from mpcheckpoint.testing._points import Point
-from mpcheckpoint.testing._power import LoopFileSystem
-from mpcheckpoint.testing._report import CrashTestFailure, FailureKind, Report
-from mpcheckpoint.testing._run import HangError, Run
+from mpcheckpoint.testing._kills.instants import Instant, Pace
+from mpcheckpoint.testing._kills.points import Point
+from mpcheckpoint.testing._kills.program import Program
+from mpcheckpoint.testing._kills.report import CrashTestFailure, FailureKind, Report
+from mpcheckpoint.testing._kills.run import HangError, Run
+from mpcheckpoint.testing._power_cuts.loopback import LoopFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from mpcheckpoint.testing._power import FsType
+    from mpcheckpoint.testing._power_cuts.loopback import FsType
 
-_PLACEHOLDER = "{store}"
-_INTERPRETER = re.compile(r"(python|pypy)[0-9.]*")
-_OPTIONS_WITH_A_VALUE = ("-W", "-X")
 _MOST_MISSES = 10
 _LAST_ACKNOWLEDGEMENTS = 3
 
@@ -91,7 +87,7 @@ def crash_test(  # noqa: PLR0913 - each is a choice of its own, all but four hav
     Concurrency: every process of the program is dead and reaped when this returns or raises.
     """
     named = [Point.parse(point) for point in points]
-    program = _Program(
+    program = Program(
         [os.fspath(each) for each in argv], None if env is None else dict(env), cwd, ack, timeout_s
     )
     for point in named:
@@ -107,43 +103,6 @@ def crash_test(  # noqa: PLR0913 - each is a choice of its own, all but four hav
 
 
 # --- what is tested, and what is known of it -------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Program:
-    """How it is started, and what its lines mean."""
-
-    argv: list[str]
-    env: dict[str, str] | None
-    cwd: str | os.PathLike[str] | None
-    ack: Callable[[str], Any]
-    timeout_s: float
-
-    def __post_init__(self) -> None:
-        if not any(_PLACEHOLDER in text for text in [*self.argv[1:], *(self.env or {}).values()]):
-            raise ValueError(f"no argument of {self.argv} holds {_PLACEHOLDER}: where is the store?")
-
-    def command(self, store: Path, point: Point | None) -> list[str]:
-        """Return what to start, dying at ``point`` if there is one."""
-        argv = [argument.replace(_PLACEHOLDER, str(store)) for argument in self.argv]
-        return argv if point is None else _armed(argv, point)
-
-    def environment(self, store: Path) -> dict[str, str]:
-        """Return what to start it in."""
-        if self.env is None:
-            return dict(os.environ)
-        return {name: value.replace(_PLACEHOLDER, str(store)) for name, value in self.env.items()}
-
-
-def _armed(argv: list[str], point: Point) -> list[str]:
-    if argv[0] != sys.executable and not _INTERPRETER.fullmatch(Path(argv[0]).name):
-        raise ValueError(f"named points are for programs run by a Python interpreter, not by {argv[0]!r}")
-    position = 1
-    while position < len(argv) and argv[position].startswith("-") and argv[position] != "-m":
-        if argv[position] == "-c":
-            raise ValueError("named points are for scripts and modules, not for python -c")
-        position += 2 if argv[position] in _OPTIONS_WITH_A_VALUE else 1
-    return [*argv[:position], "-m", "mpcheckpoint.testing.killed_at", str(point), *argv[position:]]
 
 
 @dataclass(slots=True)
@@ -173,7 +132,7 @@ class _CrashTest:
 
     def __init__(
         self,
-        program: _Program,
+        program: Program,
         check: Callable[[Path, list[Any]], object],
         directory: Path,
         disk: LoopFileSystem | None,

@@ -23,14 +23,24 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from mpcheckpoint.testing._sequential import Place, forget_ranks, known_of, rank_by_position, step_of
-from mpcheckpoint.testing._verdict import HistorySummary, NotLinearizableError, UndecidedHistoryError
+from mpcheckpoint.testing._histories.sequential import (
+    Place,
+    forget_ranks,
+    known_of,
+    rank_by_position,
+    step_of,
+)
+from mpcheckpoint.testing._histories.verdict import (
+    HistorySummary,
+    NotLinearizableError,
+    UndecidedHistoryError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from mpcheckpoint.testing._operation import Operation
-    from mpcheckpoint.testing._sequential import Lane, Step, Token
+    from mpcheckpoint.testing._histories.operation import Operation
+    from mpcheckpoint.testing._histories.sequential import Lane, Step, Token
 
 MOST_STATES = 1_000_000
 _MOST_SHOWN = 10

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint.testing._acknowledgements import AcknowledgementJournal, AcknowledgementWriter
-from mpcheckpoint.testing._instants import look_of
-from mpcheckpoint.testing._points import Point, kill_at
-from mpcheckpoint.testing._report import CrashTestFailure, FailureKind
+from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+from mpcheckpoint.testing._kills.instants import look_of
+from mpcheckpoint.testing._kills.points import Point, kill_at
+from mpcheckpoint.testing._kills.report import CrashTestFailure, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from multiprocessing.process import BaseProcess
 
-    from mpcheckpoint.testing._acknowledgements import Acknowledgement
+    from mpcheckpoint.testing._kills.acknowledgements import Acknowledgement
 
     Worker = Callable[[Path, str, Callable[..., None]], object]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mpcheckpoint.testing._operation import Operation
+    from mpcheckpoint.testing._histories.operation import Operation
 
 
 class NotLinearizableError(AssertionError):

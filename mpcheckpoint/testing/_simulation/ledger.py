@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint.checkpoint import Checkpoint
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError, PoisonedLogError
-from mpcheckpoint.testing._processes import restart
+from mpcheckpoint.testing._simulation.processes import restart
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
-from mpcheckpoint.testing._mounts import force_unmount, run, unmount
+from mpcheckpoint.testing._power_cuts.mounts import force_unmount, run, unmount
 
 if TYPE_CHECKING:
     from types import TracebackType

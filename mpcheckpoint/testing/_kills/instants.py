@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import random
     from pathlib import Path
 
-    from mpcheckpoint.testing._run import Run
+    from mpcheckpoint.testing._kills.run import Run
 
 _MOST_CHANGES = 4
 _SHORTEST_SPAN_S = 0.002

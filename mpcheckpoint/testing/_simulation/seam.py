@@ -6,8 +6,8 @@ lock or the clock is used. Nothing else of the process is touched.
 
 from __future__ import annotations
 
+import itertools
 import os
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -73,7 +73,8 @@ class Seam:
         self._handler = handler
         self._names = names
         self._earlier: dict[str, Callable[..., Any]] = {}
-        self._mutex = threading.Lock()
+        # Without a lock: a process may be forked by one thread while another is here.
+        self._numbers = itertools.count(1)
         self.count = 0
 
     def __enter__(self) -> Self:
@@ -91,9 +92,7 @@ class Seam:
 
     def _stand_in(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            with self._mutex:
-                self.count += 1
-                number = self.count
+            self.count = number = next(self._numbers)
             return self._handler(Call(number, name, arguments, options))
 
         return call

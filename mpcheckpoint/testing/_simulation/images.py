@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from mpcheckpoint.testing._medium import DirectoryOnDisk, FileOnDisk
+    from mpcheckpoint.testing._simulation.medium import DirectoryOnDisk, FileOnDisk
 
 # How much of what was not synced survives in a sampled image: most often a little or almost all of it.
 _LIKELIHOODS = (0.05, 0.5, 0.95)

@@ -1,0 +1,1 @@
+"""Real file systems on loop devices, whose power can be cut."""
