@@ -82,9 +82,7 @@ def test_file_system_whose_locks_stop_at_the_process_is_refused(
 
     with pytest.raises(LockUnsupportedError, match="another process was given"):
         Checkpoint(store).log("a").append("x", 1)
-    assert places.locking.isdisjoint(
-        {(os.stat(inside(store)).st_dev, os.stat(inside(store)).st_ino)}
-    )
+    assert places.locking.isdisjoint({(os.stat(inside(store)).st_dev, os.stat(inside(store)).st_ino)})
 
 
 # --- permissions -------------------------------------------------------------------------------------------

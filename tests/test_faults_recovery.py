@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint, Log, Position
+from mpcheckpoint import _system as system
 from mpcheckpoint._storage.process import process
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError, PoisonedLogError, WriteFailedError
 from support import tally
@@ -155,6 +156,30 @@ def test_failed_sync_of_a_repair_poisons(store: Path, log: Log, faults: Faults) 
 
 def append_unsynced(store: Path) -> None:
     Checkpoint(store).log("a").append("x", 1, durability="never")
+
+
+def test_log_that_was_synced_and_cannot_be_looked_at_afterwards_is_not_poisoned(
+    store: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = system.stat_path
+    is_due = [False]
+
+    def look(path: str) -> os.stat_result:
+        if is_due[0] and path.endswith("a.jsonl"):
+            is_due[0] = False
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(system, "stat_path", look)
+    Faults(monkeypatch).act(
+        "sync_data", lambda sync, fd: (sync(fd), is_due.append(is_due.pop() or True)), on=LOG
+    )
+
+    with pytest.raises(OutcomeUnknownError, match="its path cannot be looked at") as caught:
+        log.append("x", 1, record_id="id")
+
+    assert caught.value.position == log.append("x", 1, record_id="id")
+    assert_goes_on(log, [0, 1])
 
 
 @pytest.mark.guarantee(1)

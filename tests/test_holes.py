@@ -23,7 +23,13 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import MAX_STAMP_US, Payload, encode_line, running_crc
 from mpcheckpoint._storage.clock import clock
-from mpcheckpoint.errors import ClockError, CorruptLogError, OutcomeUnknownError, PoisonedLogError
+from mpcheckpoint.errors import (
+    ClockError,
+    CorruptLogError,
+    OutcomeUnknownError,
+    PoisonedLogError,
+    WriteFailedError,
+)
 from mpcheckpoint.testing import SimulatedDisk
 from support.processes import call
 from support.verbs import (
@@ -422,3 +428,16 @@ def test_first_use_makes_every_directory_durable_that_leads_to_the_log(
 
     Checkpoint(store).log("b").append("x", 1)
     assert str(store.parent) not in synced[len(ancestors) + 2 :], "once a process is enough"
+
+
+@pytest.mark.guarantee(1)
+def test_names_whose_sync_failed_are_synced_by_the_next_append(store: Path, log: Log, faults: Faults) -> None:
+    become_a_new_process()
+    faults.fail("sync_directory", errno.EIO, on=f"{store.parent}$")
+    with pytest.raises(WriteFailedError):
+        log.append("x", 1)
+
+    syncs = faults.watch("sync_directory", on=f"{store.parent}$")
+    log.append("x", 2)
+
+    assert syncs.seen == 1

@@ -112,16 +112,18 @@ class LogWriter:
         generation, end, _ = appended
         position = self.position_of(appended)
         try:
-            generation.cover(end.offset)
-            if self._is_current(generation):
-                return position
-        except OSError as error:
-            self._mark_poisoned(generation, error)
-            self._tell()
-            raise self._unknown(position, f"its sync failed ({error.strerror or error})") from error
+            self._cover(generation, end.offset, position)
+            is_current = self._is_current(generation)
+        except CheckpointError:
+            raise
+        except OSError as error:  # nothing is wrong with the log: it is synced, but may have been replaced
+            cause = f"its path cannot be looked at ({error.strerror or error})"
+            raise self._unknown(position, cause) from error
         except BaseException as error:  # a Ctrl-C: the record stays, and whoever catches it should know
             error.add_note(f"mpcheckpoint: the record at {position} was written; it may not be durable")
             raise
+        if is_current:
+            return position
         return self._find_in_successor(position)
 
     def position_of(self, appended: Appended) -> Position:
@@ -136,15 +138,18 @@ class LogWriter:
             LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
         """
         generation, end, _ = self._exclusive(timeout_s, lambda current: Appended(current, current.end))
-        try:
-            generation.cover(end.offset)
-        except OSError as error:
-            self._mark_poisoned(generation, error)
-            self._tell()
-            raise self._unknown(None, f"its sync failed ({error.strerror or error})") from error
+        self._cover(generation, end.offset, None)
         # If the log got another generation meanwhile, that holds the same records and was synced before it
         # was put there.
         return end.offset
+
+    def _cover(self, generation: Generation, offset: int, position: Position | None) -> None:
+        try:
+            generation.cover(offset)
+        except OSError as error:
+            self._mark_poisoned(generation, error)
+            self._tell()
+            raise self._unknown(position, f"its sync failed ({error.strerror or error})") from error
 
     def known_durable(self, generation: str) -> int:
         """Return the offset below which this process knows that generation to be durable; 0 if it knows nothing."""
