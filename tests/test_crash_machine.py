@@ -265,7 +265,7 @@ class CrashingProcesses(RuleBasedStateMachine):
     def lose_power(self, data: st.DataObject) -> None:
         for player in self.players:
             player.kill()
-        images = list(self.disk.images(12))
+        images = self.disk.images(12)
         self.disk.restore(images[data.draw(st.integers(0, len(images) - 1), label="disk")])
         tally.add("losses of power in the state machine")
         found = self.found()

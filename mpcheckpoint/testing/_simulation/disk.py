@@ -17,7 +17,7 @@ from mpcheckpoint.testing._simulation.medium import DirectoryOnDisk, EntryChange
 from mpcheckpoint.testing._simulation.seam import CALLS, Call, Seam
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import TracebackType
 
 When = Literal["before", "in", "after"]
@@ -149,6 +149,20 @@ class SimulatedDisk:
 
         self._plan(take, at=1, times=1 << 62, name="write_at", on=on)
 
+    def meanwhile(
+        self, action: Callable[[], object], *, at: int = 1, name: str | None = None, on: str = ""
+    ) -> None:
+        """Call ``action`` right before the ``at``-th call from now on: what another process does at that moment.
+
+        Let a ``SimulatedProcess`` do it. It must not wait for a lock that is held here: give it a ``lock_timeout_s``.
+        """
+
+        def interrupt(call: Call) -> Any:
+            action()
+            return self._do(call)
+
+        self._plan(interrupt, at=at, times=1, name=name, on=on)
+
     def clear(self) -> None:
         """Plan no more faults; what has happened stays."""
         self._plans = []
@@ -162,16 +176,15 @@ class SimulatedDisk:
 
     # --- loss of power ----------------------------------------------------------------------------------------
 
-    def images(self, limit: int = 16) -> Iterator[DiskImage]:
-        """Yield at most ``limit`` different images of what a loss of power at this moment may leave.
+    def images(self, limit: int = 16) -> list[DiskImage]:
+        """Return at most ``limit`` different images of what a loss of power at this moment may leave.
 
         All there are, if they are so few; else a sample that the seed chooses. The first has all that was written:
         what the death of the process alone leaves.
         """
         self._see_all()
-        yield from images(
-            Choices(self._root_inode, self._files, self._directories), limit=limit, seed=self.seed
-        )
+        choices = Choices(self._root_inode, self._files, self._directories)
+        return list(images(choices, limit=limit, seed=self.seed))
 
     def revive(self) -> None:
         """Let a new process run, without faults, after one has crashed: what was not synced still is not."""

@@ -194,12 +194,12 @@ class _Explorer:
         with self._machine(label) as disk:
             disk.crash(at=number, when=when)
             _until_crash(disk, lambda store: self._scenario(store, ledger))
-            left = list(disk.images(self._images))
+            left = disk.images(self._images)
             # Only the process dies: the next one goes on, and what was not synced still is not.
             survivor = ledger.copy()
             disk.revive()
             self._checked(disk, survivor)
-            later = list(disk.images(2))
+            later = disk.images(2)
         for image in left:
             self._lose_power(f"{label}, disk {image.number}", image, ledger)
         for image in later:
@@ -225,11 +225,11 @@ class _Explorer:
                         disk.fail(error if isinstance(error, int) else error("put in by a test"), at=number)
                     self._expect_typed_error(disk, ledger, error)
                     disk.clear()
-                    left, before = list(disk.images(self._images)), ledger.copy()
+                    left, before = disk.images(self._images), ledger.copy()
                     self._check(disk.root / _STORE, ledger)  # by the same process
             finally:
                 player.kill()
-            later = list(disk.images(self._images))
+            later = disk.images(self._images)
         for image in left:
             self._lose_power(f"{label}, disk {image.number}", image, before)
         for image in later:
@@ -270,7 +270,7 @@ class _Explorer:
         with self._machine(label, image) as disk:
             disk.crash(at=number, when=when)
             _until_crash(disk, lambda store: self._check(store, ledger))
-            left = list(disk.images(self._images))
+            left = disk.images(self._images)
         for image_after in left:
             self._lose_power(f"{label}, disk {image_after.number}", image_after, ledger)
 

@@ -6,8 +6,10 @@ lock or the clock is used. Nothing else of the process is touched.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +27,8 @@ CHANGING = (
 # Not I/O calls: the clock, and the type of an open file.
 _NOT_CALLS = frozenset({"Descriptor", "now_us"})
 CALLS = tuple(name for name in system.__all__ if name not in _NOT_CALLS)
+
+_LONGEST_PATH_BYTES = 1024
 
 # The real ones, whatever stands in their place.
 _REAL: dict[str, Callable[..., Any]] = {name: getattr(system, name) for name in CALLS}
@@ -99,8 +103,10 @@ class Seam:
 
 
 def path_of(fd: int) -> str:
-    """Return the path of an open file; "" on a system that does not tell."""
+    """Return the path of an open file; "" if it has none."""
     try:
+        if sys.platform == "darwin":
+            return os.fsdecode(fcntl.fcntl(fd, fcntl.F_GETPATH, bytes(_LONGEST_PATH_BYTES)).rstrip(b"\0"))
         return os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")
     except OSError:
         return ""
