@@ -174,7 +174,7 @@ def test_bounds_find_out_what_is_quadratic(bench: Bench, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(salvage, "stated_length", slow)
     quarter, whole = (
-        costs_s(bench, HOSTILE["lines-with-wrong-crcs"](size)) for size in (MIB // 32, MIB // 8)
+        costs_s(bench, HOSTILE["lines-with-wrong-crcs"](size)) for size in (MIB // 16, MIB // 4)
     )
 
     assert whole > 8 * quarter + 0.3
