@@ -197,18 +197,26 @@ def test_call_that_fails_is_a_typed_error_or_none_and_spoils_nothing(
 # --- controls: what must be found out ------------------------------------------------------------------------
 
 
+@pytest.fixture
+def kept_disks_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disks of failures that are meant to be stand where pytest cleans up."""
+    monkeypatch.setattr("mpcheckpoint.testing._simulation.explore._IN_MEMORY", str(tmp_path))
+
+
 def expect_loss(life: Life = first_steps) -> CrashPointError:
     with pytest.raises(CrashPointError) as caught:
         explore_crashes(life)
     return caught.value
 
 
+@pytest.mark.usefixtures("kept_disks_are_removed")
 def test_exploration_of_a_log_that_is_never_synced_finds_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Generation, "_sync", lambda self, fd: None)
 
     assert "acknowledged and is not there" in str(expect_loss())
 
 
+@pytest.mark.usefixtures("kept_disks_are_removed")
 def test_exploration_of_directories_that_are_never_synced_finds_the_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -219,6 +227,7 @@ def test_exploration_of_directories_that_are_never_synced_finds_the_loss(
     expect_loss()
 
 
+@pytest.mark.usefixtures("kept_disks_are_removed")
 def test_exploration_of_a_first_use_that_rewrites_nothing_finds_the_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -228,6 +237,7 @@ def test_exploration_of_a_first_use_that_rewrites_nothing_finds_the_loss(
     assert "corrupt" in str(expect_loss())
 
 
+@pytest.mark.usefixtures("kept_disks_are_removed")
 def test_failure_of_an_exploration_is_repeated_by_the_line_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Generation, "_sync", lambda self, fd: None)
     failure = expect_loss()
@@ -243,6 +253,7 @@ def test_failure_of_an_exploration_is_repeated_by_the_line_it_prints(monkeypatch
     assert explore_crashes(first_steps).disks < 10
 
 
+@pytest.mark.usefixtures("kept_disks_are_removed")
 def test_exploration_of_a_life_that_changes_its_calls_says_so(tmp_path: Path) -> None:
     runs: list[int] = []
 
@@ -256,6 +267,7 @@ def test_exploration_of_a_life_that_changes_its_calls_says_so(tmp_path: Path) ->
         explore_crashes(fickle)
 
 
+@pytest.mark.usefixtures("kept_disks_are_removed")
 def test_exploration_whose_life_raises_an_untyped_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(store: Path, ledger: Ledger) -> None:
         log = Checkpoint(store).log("a")
