@@ -240,7 +240,10 @@ def test_exploration_of_a_first_use_that_rewrites_nothing_finds_the_loss(
 @pytest.mark.usefixtures("kept_disks_are_removed")
 def test_failure_of_an_exploration_is_repeated_by_the_line_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Generation, "_sync", lambda self, fd: None)
-    failure = expect_loss()
+    with pytest.raises(CrashPointError) as caught:
+        explore_crashes(first_steps, seed=7)
+    failure = caught.value
+    assert failure.label.endswith(", seed 7")
     assert f"MPCHECKPOINT_CRASH_POINT='{failure.label}' python -m pytest 'tests/" in str(failure)
     assert failure.place.is_dir()
 

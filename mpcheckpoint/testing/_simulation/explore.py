@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ONLY = "MPCHECKPOINT_CRASH_POINT"
 SHORT_WRITE = "short write"
 _IN_MEMORY = "/dev/shm"
-_LABEL = re.compile(r"(?P<scenario>\S+) (?P<point>.+)")
+_LABEL = re.compile(r"(?P<scenario>\S+) (?P<point>.+), seed (?P<seed>\d+)")
 _STORE = os.path.join("new", "store")  # below a directory that is new itself
 
 
@@ -40,7 +40,7 @@ class CrashPointError(AssertionError):
     """A check failed after a crash or a fault. The message has the line that repeats just this one.
 
     Attributes:
-        label: which crash point, and which of the disks it may leave.
+        label: which crash point, which of the disks it may leave, and the seed.
         place: the directory in which the disk stands as the check met it.
     """
 
@@ -169,9 +169,9 @@ class _Explorer:
         self._check = check
         self._images = images
         self._nested = nested
-        self._seed = seed
         self._name = getattr(scenario, "__name__", "scenario")
-        self._only = _point_of(only or os.environ.get(ONLY, ""), self._name)
+        # The label of a case has the seed in it: the sample of disks that led there is part of it.
+        self._only, self._seed = _point_and_seed(only or os.environ.get(ONLY, ""), self._name, seed)
         self.disks = 0
         self.outcomes: Counter[str] = Counter()
 
@@ -290,7 +290,7 @@ class _Explorer:
         try:
             yield SimulatedDisk(root, seed=self._chance(label).randrange(1 << 32))
         except Exception as error:
-            raise CrashPointError(f"{self._name} {label}", root, error) from error
+            raise CrashPointError(f"{self._name} {label}, seed {self._seed}", root, error) from error
         shutil.rmtree(place)
 
     def _chance(self, label: str) -> random.Random:
@@ -333,9 +333,11 @@ def _moments(call: str) -> tuple[When, ...]:
     return ("before", "in") if call.startswith("write_at") else ("before",)
 
 
-def _point_of(only: str, name: str) -> str:
+def _point_and_seed(only: str, name: str, seed: int) -> tuple[str, int]:
     match = _LABEL.fullmatch(only)
-    return match["point"] if match is not None and match["scenario"] == name else ""
+    if match is None or match["scenario"] != name:
+        return "", seed
+    return match["point"], int(match["seed"])
 
 
 def _name_of(error: int | str | type[BaseException]) -> str:

@@ -29,8 +29,8 @@ _OF_A_PROCESS: tuple[tuple[object, type], ...] = (
 class SimulatedProcess:
     """Inside the ``with`` block this process plays another one, which begins with knowing nothing.
 
-    Handles belong to the player they were made in: use them only while that one plays. For one thread; players do not
-    nest, and not for maps, claims and the "interval" setting, which have threads or processes of their own.
+    Handles belong to the player they were made in: use them only while that one plays. One may play inside the turn of
+    another. For one thread; not for maps and the "interval" setting, which have threads or processes of their own.
     """
 
     def __init__(self) -> None:
