@@ -277,6 +277,6 @@ def test_exploration_whose_life_raises_an_untyped_error_says_so(monkeypatch: pyt
         ledger.append(log, "x", 1)
         system.exists(str(store))  # outside of everything that translates errors
 
-    with pytest.raises(CrashPointError, match=r"EIO at \d+: OSError"):
+    with pytest.raises(CrashPointError, match=r"EIO at \d+, seed \d+: OSError"):
         explore_faults(careless, errors=[errno.EIO])
     assert os.environ.get("PYTEST_CURRENT_TEST")
