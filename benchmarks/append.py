@@ -1,4 +1,4 @@
-"""Durable appends of 100-byte records into ONE log by several processes, against SQLite.
+"""Durable appends of 100-byte records into ONE log by several processes, engine against engine.
 
 Each process appends for the same number of seconds, one record at a time, each durable before the next. Opening the
 store and the first append are not measured. An append counts for the rate if it returned in time; its latency counts
@@ -8,36 +8,47 @@ there. Afterwards the store must hold as many records as were acknowledged.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import time
 from array import array
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engines import BASELINE, ENGINES
+from figures import Column, Table, median_ratio, medians, quantiles
 from harness import (
-    environment,
-    line_of,
-    median_ratio,
+    add_engines,
+    chosen_engines,
     parser,
-    percentile,
     positive,
-    run_together,
-    turns,
+    settings,
+    show_environment,
     work_directory,
     write_json,
 )
+from runs import run_together, turns
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from harness import Start
+    from runs import Start
 
 RECORD_BYTES = 100
 _OBJECT_KEY = "{:03d}-{:09d}"
 _EVENT = "x" * (RECORD_BYTES - len(_OBJECT_KEY.format(0, 0)))
+_TABLE = Table(
+    Column("processes", "processes", "d"),
+    Column("engine      ", "engine"),
+    Column("appends/s", "rate_per_s", ",.0f"),
+    Column("x SQLite", "ratio_to_sqlite", ".2f"),
+    Column("slowest/mean", "slowest_to_mean", ".2f"),
+    Column("p50 us", "p50_us", ",.0f"),
+    Column("p95 us", "p95_us", ",.0f"),
+    Column("p99 us", "p99_us", ",.0f"),
+    Column("p99/p50", "p99_to_p50", ",.1f"),
+)
 
 
 class Job(NamedTuple):
@@ -61,16 +72,15 @@ class Round(NamedTuple):
 
     rate_per_s: float
     slowest_to_mean: float
-    p50_us: float
-    p95_us: float
-    p99_us: float
-    longest_us: float
+    quantiles_us: dict[str, float]
 
 
 def append_for(start: Start, job: Job) -> Appends:
     """Append for some seconds, beginning together with the others."""
     latencies_s = array("d")
-    with ENGINES[job.engine].appender(job.directory) as append:
+    engine = ENGINES[job.engine]
+    engine.prepare()
+    with engine.appender(job.directory) as append:
         append(_OBJECT_KEY.format(job.process, 0), _EVENT)
         start()
         now_s = time.perf_counter()
@@ -97,64 +107,66 @@ def run(engine: str, directory: Path, *, processes: int, seconds: float) -> Roun
     counts = [each.in_time for each in done]
     latencies_us = [latency_s * 1e6 for each in done for latency_s in each.latencies_s]
     return Round(
-        sum(counts) / seconds,
-        min(counts) / max(statistics.mean(counts), 1e-9),
-        *(percentile(latencies_us, percent) for percent in (50, 95, 99, 100)),
+        sum(counts) / seconds, min(counts) / max(statistics.mean(counts), 1e-9), quantiles(latencies_us)
     )
 
 
-def measure(directory: Path, *, processes: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
+def measure(
+    directory: Path, engines: Sequence[str], *, processes: int, rounds: int, seconds: float
+) -> list[dict[str, Any]]:
     """Return the figures of every engine for one number of processes."""
-    by_engine: dict[str, list[Round]] = {name: [] for name in ENGINES}
-    for engine in turns(list(ENGINES), rounds):
+    by_engine: dict[str, list[Round]] = {name: [] for name in engines}
+    for engine in turns(engines, rounds):
         by_engine[engine].append(run(engine, directory / "store", processes=processes, seconds=seconds))
     baseline = [each.rate_per_s for each in by_engine[BASELINE]]
-    results = []
-    for engine, figures in by_engine.items():
-        medians = map(statistics.median, zip(*figures, strict=True))
-        rates = [each.rate_per_s for each in figures]
-        results.append(
-            {
-                "processes": processes,
-                "engine": engine,
-                **dict(zip(Round._fields, medians, strict=True)),
-                "ratio_to_sqlite": median_ratio(rates, baseline),
-                "rates_per_s": rates,
-            }
-        )
-    return results
+    return [
+        {"processes": processes, "engine": engine, **summary(figures, baseline)}
+        for engine, figures in by_engine.items()
+    ]
+
+
+def summary(figures: Sequence[Round], baseline: Sequence[float]) -> dict[str, Any]:
+    """Return what the rounds of one engine come to."""
+    rates = [each.rate_per_s for each in figures]
+    spread = medians([each.quantiles_us for each in figures])
+    return {
+        "rate_per_s": statistics.median(rates),
+        "ratio_to_sqlite": median_ratio(rates, baseline),
+        "slowest_to_mean": statistics.median(each.slowest_to_mean for each in figures),
+        **{f"p{percent}_us": spread[percent] for percent in ("50", "95", "99")},
+        "p99_to_p50": statistics.median(
+            each.quantiles_us["99"] / each.quantiles_us["50"] for each in figures
+        ),
+        "longest_us": spread["100"],
+        "quantiles_us": spread,
+        "rates_per_s": rates,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark from the command line."""
-    options = parser(__doc__, rounds=5)
-    options.add_argument("--seconds", type=positive(float), default=2.0, help="a run; default: %(default)s")
-    options.add_argument("--processes", type=positive(int), nargs="+", default=[1, 2, 4, 8, 16], metavar="N")
+    options = parser(__doc__, rounds=3)
+    add_engines(options)
+    options.add_argument("--seconds", type=positive(float), default=1.0, help="a run; default: %(default)s")
+    options.add_argument("--processes", type=positive(int), nargs="+", default=[1, 4, 8, 16, 32], metavar="N")
     chosen = options.parse_args(arguments)
     with work_directory(chosen.directory) as directory:
-        facts = environment(directory)
-        print(line_of(facts))
-        results = report(directory, chosen)
-    settings = {name: engine.setting for name, engine in ENGINES.items()}
-    write_json(chosen.json, benchmark="append", environment=facts, engines=settings, results=results)
+        facts = show_environment(directory)
+        engines = chosen_engines(chosen)
+        results = report(directory, engines, chosen)
+    write_json(chosen.json, benchmark="append", environment=facts, engines=settings(engines), results=results)
 
 
-def report(directory: Path, chosen: argparse.Namespace) -> list[dict[str, Any]]:
+def report(directory: Path, engines: Sequence[str], chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """Print the table, each line as soon as it is known, and return it."""
-    print(
-        f"medians of {chosen.rounds} rounds of {chosen.seconds} s each; ratio: median of those of each round"
-    )
-    for name, engine in ENGINES.items():
-        print(f"{name}: {engine.setting}")
-    print("\nprocesses  engine        appends/s  x SQLite  slowest/mean    p50 us     p99 us")
+    print(f"medians of {chosen.rounds} rounds of {chosen.seconds} s; x SQLite: median of the rounds' ratios")
+    _TABLE.head()
     results = []
     for processes in chosen.processes:
-        for row in measure(directory, processes=processes, rounds=chosen.rounds, seconds=chosen.seconds):
-            print(
-                f"{row['processes']:9}  {row['engine']:12}  {row['rate_per_s']:9,.0f}  {row['ratio_to_sqlite']:8.2f}  "
-                f"{row['slowest_to_mean']:12.2f}  {row['p50_us']:8,.0f}  {row['p99_us']:9,.0f}",
-                flush=True,
-            )
+        for row in measure(
+            directory, engines, processes=processes, rounds=chosen.rounds, seconds=chosen.seconds
+        ):
+            _TABLE.row(row)
             results.append(row)
     return results
 

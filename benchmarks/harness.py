@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, fair turns, processes that begin together, statistics, the report.
+"""What the benchmarks share: options, a place to work in, the environment, the report.
 
 A figure is a median over rounds. Within a round the engines take turns, so that whatever else the machine does hits
 all of them alike, and engines are compared by their ratio within a round, never by absolute figures of different runs.
@@ -10,37 +10,29 @@ import argparse
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import platform
-import resource
 import sqlite3
-import statistics
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from threading import BrokenBarrierError
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from engines import BASELINE, ENGINES, OURS, installed
 
 import mpcheckpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from multiprocessing.synchronize import Barrier
 
-    Start = Callable[[], object]
-
-Argument = TypeVar("Argument")
-Result = TypeVar("Result")
-
-_START_TIMEOUT_S = 120.0
+RAM_DISK = Path("/dev/shm")
+_RAM_FILE_SYSTEMS = ("tmpfs", "ramfs")
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-# --- options and report ------------------------------------------------------------------------------------
+# --- options -----------------------------------------------------------------------------------------------
 
 
 def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
@@ -54,6 +46,32 @@ def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
     )
     options.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     return options
+
+
+def add_engines(options: argparse.ArgumentParser, default: Sequence[str] = tuple(ENGINES)) -> None:
+    """Add the option that chooses the engines."""
+    options.add_argument(
+        "--engines",
+        nargs="+",
+        choices=ENGINES,
+        default=list(default),
+        metavar="ENGINE",
+        help=f"of {', '.join(ENGINES)}; default: {'all' if tuple(default) == tuple(ENGINES) else ' '.join(default)}; "
+        f"{BASELINE} takes part in any case",
+    )
+
+
+def chosen_engines(chosen: argparse.Namespace) -> list[str]:
+    """Return the engines that were chosen and are installed, the baseline among them; say how they are set up."""
+    present = installed()
+    names = [name for name in ENGINES if name in chosen.engines or name == BASELINE]
+    for name in names:
+        engine = ENGINES[name]
+        if name in present:
+            print(f"{name}: {engine.setting} [{engine.source}]")
+        else:
+            print(f"{name}: skipped, the package {engine.module} is not installed")
+    return [name for name in names if name in present]
 
 
 def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
@@ -76,14 +94,29 @@ def directory(text: str) -> Path:
     return path
 
 
+# --- where it runs -----------------------------------------------------------------------------------------
+
+
 @contextmanager
 def work_directory(parent: Path | None) -> Iterator[Path]:
     """Give a fresh directory below ``parent`` or the current directory, and remove it afterwards."""
     source = source_digest()
     with tempfile.TemporaryDirectory(prefix=".benchmark-", dir=parent or Path.cwd()) as name:
+        if is_ram_disk(Path(name)) and parent != RAM_DISK:
+            print(f"{parent or 'the current directory'} has no disk under it: --directory", file=sys.stderr)
         yield Path(name)
     if source_digest() != source:
         print("the package was changed during the run: some figures are the old code's", file=sys.stderr)
+
+
+def ram_disk() -> Path | None:
+    """Return the place that has no disk under it, if there is one."""
+    return RAM_DISK if RAM_DISK.is_dir() and is_ram_disk(RAM_DISK) else None
+
+
+def is_ram_disk(path: Path) -> bool:
+    """Return whether no disk is under ``path``."""
+    return file_system_of(path) in _RAM_FILE_SYSTEMS
 
 
 def source_digest() -> str:
@@ -102,11 +135,20 @@ def environment(path: Path) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "file system": file_system_of(path),
         "python": platform.python_version(),
-        "mpcheckpoint": f"{mpcheckpoint.__version__} ({source_digest()})",
-        "sqlite": sqlite3.sqlite_version,
-        "msgspec": version("msgspec"),
-        "portalocker": version("portalocker"),
+        OURS: f"{mpcheckpoint.__version__} ({source_digest()})",
+        BASELINE: sqlite3.sqlite_version,
+        **{
+            name: _version(name)
+            for name in ("msgspec", "portalocker", "filelock", "lmdb", "optuna", "diskcache")
+        },
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def file_system_of(path: Path) -> str:
@@ -127,77 +169,36 @@ def line_of(facts: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
-def write_json(path: Path | None, **report: object) -> None:
-    """Write a report, and the command that repeats it, if ``--json`` was given."""
-    if path is not None:
-        command = ["python", *sys.argv]
-        path.write_text(json.dumps({"command": command, **report}, indent=2) + "\n", encoding="utf-8")
+# --- report ------------------------------------------------------------------------------------------------
 
 
-# --- runs --------------------------------------------------------------------------------------------------
+def show_environment(path: Path) -> dict[str, str]:
+    """Print the environment as one line, and return it."""
+    facts = environment(path)
+    print(line_of(facts), flush=True)
+    return facts
 
 
-def turns(engines: Sequence[str], rounds: int) -> Iterator[str]:
-    """Yield the engines in turn, in every other round backwards: who comes first has no lasting advantage."""
-    for number in range(rounds):
-        yield from engines if number % 2 == 0 else reversed(engines)
+def settings(names: Sequence[str]) -> dict[str, str]:
+    """Return how these engines are set up."""
+    return {name: ENGINES[name].setting for name in names}
 
 
-def run_together(work: Callable[[Start, Argument], Result], arguments: Sequence[Argument]) -> list[Result]:
-    """Call ``work(start, argument)`` in a fresh process for each argument and return the results.
-
-    ``work`` prepares, calls ``start``, which returns in all processes at once, and then does what is measured.
-
-    Raises:
-        What ``work`` raised in any of them.
-    """
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(len(arguments), timeout=_START_TIMEOUT_S)
-    # Invariant: each call has a process of its own, since none returns before all have reached the barrier.
-    with ProcessPoolExecutor(
-        len(arguments), mp_context=context, initializer=_keep, initargs=(barrier,)
-    ) as pool:
-        futures = [pool.submit(_call, work, argument) for argument in arguments]
-        errors = [error for future in futures if (error := future.exception()) is not None]
-    if errors:
-        raise min(errors, key=lambda error: isinstance(error, BrokenBarrierError))  # the cause, not its echo
-    return [future.result() for future in futures]
+def write_json(path: Path | None, *, results: Sequence[Mapping[str, Any]], **report: Any) -> None:
+    """Write a report, and the command that repeats it, if ``--json`` was given; a line a result, for small diffs."""
+    if path is None:
+        return
+    script = Path(sys.argv[0])
+    report["command"] = ["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]
+    head = json.dumps(report, indent=1).removesuffix("\n}")
+    rows = ",\n  ".join(json.dumps(_shortened(row)) for row in results)
+    path.write_text(f'{head},\n "results": [\n  {rows}\n ]\n}}\n', encoding="utf-8")
 
 
-_barriers: list[Barrier] = []
-
-
-def _keep(barrier: Barrier) -> None:
-    _barriers.append(barrier)  # a barrier reaches a child when that is started, never later
-
-
-def _call(work: Callable[[Start, Argument], Result], argument: Argument) -> Result:
-    barrier = _barriers[-1]
-    try:
-        return work(barrier.wait, argument)
-    except BaseException:
-        barrier.abort()  # the others need not wait for us
-        raise
-
-
-def peak_memory_bytes() -> int:
-    """Return the most memory this process has had resident.
-
-    Requires: its parent stayed small. Linux passes the parent's peak on to a spawned child.
-    """
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-# --- statistics --------------------------------------------------------------------------------------------
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest of ``values`` that at least ``percent`` per cent of them do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
-
-
-def median_ratio(values: Sequence[float], baseline: Sequence[float]) -> float:
-    """Return the median of the ratios, each within its round; not the ratio of the medians."""
-    return statistics.median(value / base for value, base in zip(values, baseline, strict=True))
+def _shortened(value: Any) -> Any:
+    """Return a result without digits that mean nothing."""
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    if isinstance(value, dict):
+        return {name: _shortened(each) for name, each in value.items()}
+    return [_shortened(each) for each in value] if isinstance(value, list | tuple) else value

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from append import RECORD_BYTES
-from harness import environment, line_of, parser, positive, work_directory, write_json
+from harness import parser, positive, ram_disk, show_environment, work_directory, write_json
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
@@ -42,7 +42,6 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "encode": ((record_log, "encode_payload"), (generation, "encode_batch")),
 }
 _REST = "other Python"
-_RAM_DISK = Path("/dev/shm")
 _TURN = 50
 _CALIBRATION_CALLS = 20_000
 _OBJECT_KEY = "object-0000001"
@@ -207,11 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--appends", type=positive(int), default=2000, help="a round; default: %(default)s")
     chosen = options.parse_args(arguments)
     results = []
-    ram_disk = [_RAM_DISK] if _RAM_DISK.is_dir() else []
-    for parent in dict.fromkeys([chosen.directory or Path.cwd(), *ram_disk]):
+    for parent in dict.fromkeys([chosen.directory or Path.cwd(), ram_disk() or Path.cwd()]):
         with work_directory(parent) as directory:
-            facts = environment(directory)
-            print(line_of(facts))
+            facts = show_environment(directory)
             result = profile(directory, appends=chosen.appends, rounds=chosen.rounds)
         show(result)
         results.append(result | {"environment": facts})

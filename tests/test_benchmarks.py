@@ -6,46 +6,200 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-ENGINES = ["mpcheckpoint", "sqlite"]
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+ENGINES = ["mpcheckpoint", "sqlite", "lmdb", "optuna", "diskcache", "filelock", "portalocker"]
+INSTALLED = [name for name in ENGINES if find_spec({"sqlite": "sqlite3"}.get(name, name)) is not None]
+IN_NO_TIME = ("--rounds", "1", "--seconds", "0.05")
+
+
+def start(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in an empty directory as from a shell."""
+    # A script's modules lie beside it, where a safe path does not look; the checkout's root is off the path anyway.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    environment["MPLCONFIGDIR"] = str(tmp_path)
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+        timeout=100,
+        capture_output=True,
+        text=True,
+    )
 
 
 def run(tmp_path: Path, script: str, *options: str) -> dict[str, Any]:
-    """Run a script in an empty directory as from a shell; return its JSON report, the one file it leaves."""
-    # Its modules lie beside it, where a safe path does not look; the checkout's root is off the path all the same.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    command = [sys.executable, str(BENCHMARKS / script), *options, "--json", "report.json"]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=100, stdout=subprocess.PIPE)
+    """Run a script; return its JSON report, the one file it leaves."""
+    done = start(tmp_path, str(BENCHMARKS / script), *options, "--json", "report.json")
+    assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     report: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
+    assert report["command"][1] == f"benchmarks/{script}"
     return report
 
 
+def code(tmp_path: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+    """Run lines of Python that may import the benchmarks' modules."""
+    return start(
+        tmp_path, "-c", "\n".join(["import sys", f"sys.path.insert(0, {str(BENCHMARKS)!r})", *lines])
+    )
+
+
+# --- comparisons -------------------------------------------------------------------------------------------------
+
+
 def test_append_benchmark_with_tiny_sizes_reports_every_engine(tmp_path: Path) -> None:
-    report = run(tmp_path, "append.py", "--rounds", "1", "--seconds", "0.1", "--processes", "1", "2")
+    report = run(tmp_path, "append.py", *IN_NO_TIME, "--processes", "1", "2")
 
     results = report["results"]
     assert [(row["processes"], row["engine"]) for row in results] == [
-        (processes, engine) for processes in (1, 2) for engine in ENGINES
+        (processes, engine) for processes in (1, 2) for engine in INSTALLED
     ]
-    assert all(row["longest_us"] >= row["p99_us"] >= row["p50_us"] > 0 for row in results)
+    assert all(row["longest_us"] >= row["p99_us"] >= row["p95_us"] >= row["p50_us"] > 0 for row in results)
     assert all(row["ratio_to_sqlite"] == 1 for row in results if row["engine"] == "sqlite")
+    assert list(report["engines"]) == INSTALLED
     assert int(report["environment"]["cpus"]) >= 1
 
 
-def test_replay_benchmark_with_tiny_sizes_reports_every_engine(tmp_path: Path) -> None:
-    report = run(tmp_path, "replay.py", "--rounds", "1", "--records", "1001", "--events-per-object", "10")
+def test_append_benchmark_with_an_engine_that_loses_a_record_fails(tmp_path: Path) -> None:
+    done = code(
+        tmp_path,
+        "import append",
+        "from engines.sqlite import Sqlite",
+        "count = Sqlite.count",
+        "Sqlite.count = lambda self, directory: count(self, directory) - 1",
+        f"append.main([*{IN_NO_TIME!r}, '--processes', '1', '--engines', 'sqlite'])",
+    )
+
+    assert done.returncode != 0
+    assert "sqlite acknowledged" in done.stderr
+
+
+def test_append_benchmark_without_a_package_says_which_engine_it_skips(tmp_path: Path) -> None:
+    done = code(
+        tmp_path,
+        "import append",
+        "from engines.lmdb_records import Lmdb",
+        "Lmdb.module = 'no_such_package'",
+        f"append.main([*{IN_NO_TIME!r}, '--processes', '1', '--engines', 'lmdb'])",
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "lmdb: skipped, the package no_such_package is not installed" in done.stdout
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_engine_that_is_filled_hands_out_the_same_records(tmp_path: Path, engine: str) -> None:
+    if engine not in INSTALLED:
+        pytest.skip(f"{engine} is not installed")
+    done = code(
+        tmp_path,
+        "import json",
+        "from pathlib import Path",
+        "from engines import ENGINES",
+        f"engine, place = ENGINES[{engine!r}], Path('store')",
+        "engine.create(place)",
+        "engine.fill(place, [('a', {'n': 1}), ('b', {'n': 2}), ('a', {'n': 3})], batch=2)",
+        "held, found = engine.load_raw(place, 'a')",
+        "objects_held = len(held)  # now: what holds them may go on following the store",
+        "objects = {key: list(events) for key, events in engine.load_decoded(place).items()}",
+        "with engine.appender(place) as append: append('c', '4')",
+        "with engine.batcher(place) as append_many: append_many([('c', '5'), ('d', '6')])",
+        "rows = [key for key, _ in engine.rows(place)]",
+        "print(json.dumps([found, objects_held, objects, rows, engine.count(place), engine.size_bytes(place) > 0]))",
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [
+        2,
+        2,
+        {"a": [{"n": 1}, {"n": 3}], "b": [{"n": 2}]},
+        ["a", "b", "a", "c", "c", "d"],
+        6,
+        True,
+    ]
+
+
+def test_batch_benchmark_with_tiny_sizes_reports_the_chosen_engines(tmp_path: Path) -> None:
+    report = run(tmp_path, "batch.py", *IN_NO_TIME, "--batch", "10", "--engines", "mpcheckpoint")
+
+    assert [row["engine"] for row in report["results"] if row["where"] == "disk"] == [
+        "mpcheckpoint",
+        "sqlite",
+    ]
+    assert all(row["rate_per_s"] > 0 for row in report["results"])
+
+
+def test_floor_benchmark_with_tiny_sizes_reports_the_chosen_engines(tmp_path: Path) -> None:
+    report = run(tmp_path, "floor.py", *IN_NO_TIME, "--engines", "mpcheckpoint")
+
+    assert [row["engine"] for row in report["results"]] == ["mpcheckpoint", "sqlite"]
+    assert all(row["p99_us"] >= row["p50_us"] > 0 for row in report["results"])
+
+
+def test_replay_benchmark_with_tiny_sizes_reports_every_kind(tmp_path: Path) -> None:
+    options = ("--records", "1001", "--events-per-object", "10", "--engines", "mpcheckpoint")
+    report = run(tmp_path, "replay.py", "--rounds", "1", *options)
 
     results = report["results"]
     assert [(row["kind"], row["engine"]) for row in results] == [
-        (kind, engine) for kind in ("view", "decoded") for engine in ENGINES
+        (kind, engine) for kind in ("view", "decoded") for engine in ("mpcheckpoint", "sqlite")
     ]
-    assert all(row["seconds"] > 0 and row["cpu_seconds"] > 0 and row["file_bytes"] > 0 for row in results)
+    assert all(row["seconds"] > 0 and row["cpu_seconds"] > 0 and row["file_mb"] > 0 for row in results)
+
+
+# --- our own runs ------------------------------------------------------------------------------------------------
+
+
+def test_sharing_benchmark_with_tiny_sizes_reports_four_ways(tmp_path: Path) -> None:
+    results = run(tmp_path, "sharing.py", *IN_NO_TIME, "--number", "2")["results"]
+
+    assert [(row["way"], row["compared_with"]) for row in results] == [
+        ("1 thread", None),
+        ("threads, one process", "1 thread"),
+        ("processes, one log", "1 thread"),
+        ("processes, own logs", "processes, one log"),
+    ]
+    assert all(row["rate_per_s"] > 0 for row in results)
+
+
+def test_read_benchmark_with_tiny_sizes_reports_each_number_of_logs(tmp_path: Path) -> None:
+    results = run(tmp_path, "read.py", *IN_NO_TIME, "--logs", "1", "3")["results"]
+
+    assert [row["logs"] for row in results] == [1, 3]
+    assert all(row["all_p50_us"] > 0 and row["one_p50_us"] > 0 for row in results)
+
+
+def test_follow_benchmark_with_tiny_sizes_reports_latency_and_idle_share(tmp_path: Path) -> None:
+    options = ("--rounds", "1", "--appends", "5", "--pause-ms", "1", "--idle-s", "0.2")
+    latency, idle = run(tmp_path, "follow.py", *options)["results"]
+
+    assert latency["called_p50_ms"] > 0
+    assert latency["called_p50_ms"] > latency["returned_p50_ms"]
+    assert 0 <= idle["idle_share"] < 1
+
+
+def test_open_benchmark_with_tiny_sizes_reports_each_size(tmp_path: Path) -> None:
+    results = run(tmp_path, "open.py", "--rounds", "1", "--size-mb", "0.1", "1")["results"]
+
+    assert [row["size_mb"] for row in results] == [0.1, 1]
+    assert results[0]["ratio_to_shortest"] == 1
+
+
+def test_growth_benchmark_with_tiny_sizes_reports_every_dimension(tmp_path: Path) -> None:
+    sizes = {"records": 50, "logs": 3, "processes": 2, "event-bytes": 100}
+    options = [text for name, size in sizes.items() for text in (f"--{name}", str(size))]
+    results = run(tmp_path, "growth.py", "--repeats", "3", *options)["results"]
+
+    assert [(row["dimension"].replace(" ", "-"), row["size"]) for row in results] == list(sizes.items())
+    assert all(row["append_us"] > 0 and row["refresh_us"] > 0 and row["open_ms"] > 0 for row in results)
 
 
 def test_append_profile_with_tiny_sizes_adds_up_to_the_total(tmp_path: Path) -> None:
@@ -57,3 +211,64 @@ def test_append_profile_with_tiny_sizes_adds_up_to_the_total(tmp_path: Path) -> 
     assert parts["write"]["calls"] == 1
     assert parts["sync"]["calls"] == 1
     assert parts["encode"]["calls"] == 2
+
+
+# --- targets, tables, plots --------------------------------------------------------------------------------------
+
+
+def test_targets_judged_from_reports_tell_met_from_missed_and_not_measured(tmp_path: Path) -> None:
+    appends = [
+        {"engine": "mpcheckpoint", "processes": 1, "ratio_to_sqlite": 1.2},
+        {"engine": "mpcheckpoint", "processes": 4, "ratio_to_sqlite": 2.09},
+        {"engine": "mpcheckpoint", "processes": 8, "ratio_to_sqlite": 3.7},
+    ]
+    follows = [{"pause_ms": 1, "returned_p50_ms": 0.2}, {"pause_ms": 100, "returned_p50_ms": 1.01}]
+    (tmp_path / "append.json").write_text(json.dumps({"results": appends}))
+    (tmp_path / "follow.json").write_text(json.dumps({"results": follows}))
+
+    done = start(tmp_path, str(BENCHMARKS / "targets.py"), "--judge", "--results", ".")
+
+    verdicts = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in done.stdout.splitlines()}
+    assert verdicts["durable append of 100 bytes into one log, 1 process"] == "met"
+    assert verdicts["durable append of 100 bytes into one log, 4 processes"] == "MISSED"
+    assert verdicts["durable append of 100 bytes into one log, 8 processes"] == "met, stretch too"
+    assert verdicts["durable append of 100 bytes into one log, 16 processes"] == "not measured"
+    assert verdicts["from append returned to seen in follow, worst median"] == "MISSED"
+
+
+def test_targets_with_a_script_that_fails_fail(tmp_path: Path) -> None:
+    done = code(
+        tmp_path,
+        "import targets",
+        "targets.RUNS = [targets.Run('append', '--engines no_such_engine')]",
+        "targets.main(['--quick'])",
+    )
+
+    assert done.returncode != 0
+    assert "CalledProcessError" in done.stderr
+
+
+def test_performance_document_has_the_tables_of_the_reports(tmp_path: Path) -> None:
+    document = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    (tmp_path / "performance.md").write_text(
+        document.replace("| sqlite |", "| sqlite | by hand"), encoding="utf-8"
+    )
+
+    done = start(tmp_path, str(BENCHMARKS / "tables.py"), str(BENCHMARKS / "results"), "--docs", ".")
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "performance.md").read_text(encoding="utf-8") == document
+
+
+def test_plots_drawn_twice_are_equal_small_and_those_that_the_documents_show(tmp_path: Path) -> None:
+    if find_spec("matplotlib") is None:
+        pytest.skip("matplotlib is not installed")
+    drawn = []
+    for docs in ("first", "second"):
+        done = start(tmp_path, str(BENCHMARKS / "plots.py"), str(BENCHMARKS / "results"), "--docs", docs)
+        assert done.returncode == 0, done.stderr
+        drawn.append({path.name: path.read_bytes() for path in (tmp_path / docs / "plots").iterdir()})
+
+    assert drawn[0] == drawn[1]
+    assert all(len(plot) < 100_000 for plot in drawn[0].values())
+    assert drawn[0].keys() == {path.name for path in (ROOT / "docs" / "plots").iterdir()}

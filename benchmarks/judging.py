@@ -1,0 +1,198 @@
+"""What was aimed at, and whether the reports of a run show it."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from engines import OURS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    Reports = Mapping[str, Mapping[str, Any]]
+    Figure = Callable[[Reports], float]
+
+_INDEPENDENT = 1.5
+_RATIO = "{:.2f} x SQLite"
+_REPLAYED = 1_000_000
+
+
+def reports_in(results: Path) -> dict[str, dict[str, Any]]:
+    """Return the reports that a directory holds, by script."""
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))
+    }
+
+
+class Target(NamedTuple):
+    """One line: what is aimed at, where its figure is found, how it is written. Either more is better, or less."""
+
+    work: str
+    figure: Figure
+    limit: float
+    is_least: bool = True
+    stretch: float | None = None
+    form: str = "{:.2f}"
+
+    def judge(self, reports: Reports) -> dict[str, str]:
+        """Return the line filled in."""
+        target = f"at {'least' if self.is_least else 'most'} {self.form.format(self.limit)}"
+        if self.stretch is not None:
+            target += f", stretch {self.form.format(self.stretch)}"
+        line = {"work": self.work, "target": target}
+        try:
+            measured = self.figure(reports)
+        except (KeyError, StopIteration, ValueError):
+            return line | {"measured": "", "verdict": "not measured"}
+        return line | {"measured": self.form.format(measured), "verdict": self._verdict(measured)}
+
+    def _verdict(self, measured: float) -> str:
+        if not self._holds(measured, self.limit):
+            return "MISSED"
+        if self.stretch is not None and self._holds(measured, self.stretch):
+            return "met, stretch too"
+        return "met"
+
+    def _holds(self, measured: float, limit: float) -> bool:
+        return measured >= limit if self.is_least else measured <= limit
+
+
+# --- where a figure is found: KeyError, StopIteration or ValueError if it was not measured -------------------------
+
+
+def figure_of(reports: Reports, script: str, name: str, **facts: object) -> float:
+    """Return a figure of the result of a script that has these facts."""
+    rows = reports[script]["results"]
+    row = next(row for row in rows if all(row.get(fact) == value for fact, value in facts.items()))
+    return float(row[name])
+
+
+def worst_append(reports: Reports, name: str, worst: Callable[[list[float]], float]) -> float:
+    """Return the worst of a figure of ours over the numbers of processes."""
+    return worst([row[name] for row in reports["append"]["results"] if row["engine"] == OURS])
+
+
+def slowest_follow_ms(reports: Reports) -> float:
+    """Return the worst median over the pauses."""
+    rows = reports["follow"]["results"]
+    return max(float(row["returned_p50_ms"]) for row in rows if row["pause_ms"] is not None)
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def targets() -> Iterator[Target]:
+    """Yield the lines of the table."""
+    yield from _append_targets()
+    yield from _sharing_targets()
+    yield from _replay_targets()
+    yield from _read_targets()
+    yield from _follow_targets()
+    yield Target(
+        "open for append, log of 1 GB / of 1 MB",
+        partial(figure_of, script="open", name="ratio_to_shortest", size_mb=1000),
+        _INDEPENDENT,
+        is_least=False,
+    )
+
+
+def _append_targets() -> Iterator[Target]:
+    aims = {1: (1.1, 1.25), 4: (2.1, 2.5), 8: (3.0, 3.6), 16: (3.5, 4.2), 32: (3.9, 5.0)}
+    for processes, (least, stretch) in aims.items():
+        yield Target(
+            f"durable append of 100 bytes into one log, {processes} process{'es' if processes > 1 else ''}",
+            partial(figure_of, script="append", name="ratio_to_sqlite", engine=OURS, processes=processes),
+            least,
+            stretch=stretch,
+            form=_RATIO,
+        )
+    yield Target(
+        "slowest process / mean, worst of these",
+        partial(worst_append, name="slowest_to_mean", worst=min),
+        0.8,
+    )
+    yield Target(
+        "p99 / median, worst of these",
+        partial(worst_append, name="p99_to_p50", worst=max),
+        10,
+        is_least=False,
+        form="{:.1f}",
+    )
+    yield Target(
+        "append_many of 1,000 records, RAM disk",
+        partial(figure_of, script="batch", name="rate_per_s", where="RAM", engine=OURS),
+        500_000,
+        form="{:,.0f}/s",
+    )
+    yield Target(
+        "one append, RAM disk",
+        partial(figure_of, script="floor", name="p50_us", engine=OURS),
+        15,
+        is_least=False,
+        form="{:.1f} us",
+    )
+
+
+def _sharing_targets() -> Iterator[Target]:
+    yield Target(
+        "8 threads in one process / 1 thread",
+        partial(figure_of, script="sharing", name="ratio", way="threads, one process", number=8),
+        4,
+    )
+    yield Target(
+        "8 processes with a log each / 8 with one log",
+        partial(figure_of, script="sharing", name="ratio", way="processes, own logs", number=8),
+        1,
+    )
+
+
+def _replay_targets() -> Iterator[Target]:
+    for events, memory in ((1, 2), (10, 1)):
+        figure = partial(
+            figure_of, script="replay", records=_REPLAYED, events_per_object=events, kind="view", engine=OURS
+        )
+        yield Target(
+            f"replay of {_REPLAYED:,} records into the view, {events} an object",
+            partial(figure, name="ratio_to_sqlite"),
+            1,
+            stretch=2,
+            form=_RATIO,
+        )
+        yield Target(
+            f"memory of that view / bytes of the log, {events} an object",
+            partial(figure, name="memory_to_file"),
+            memory,
+            is_least=False,
+        )
+
+
+def _read_targets() -> Iterator[Target]:
+    for logs, most_us, stretch_us in ((1, 5, None), (1000, 3000, 1000)):
+        yield Target(
+            f"read of one object, nothing new, {logs:,} log{'s' if logs > 1 else ''}",
+            partial(figure_of, script="read", name="all_p50_us", logs=logs),
+            most_us,
+            is_least=False,
+            stretch=stretch_us,
+            form="{:,.1f} us",
+        )
+
+
+def _follow_targets() -> Iterator[Target]:
+    yield Target(
+        "from append returned to seen in follow, worst median",
+        slowest_follow_ms,
+        1,
+        is_least=False,
+        form="{:.2f} ms",
+    )
+    yield Target(
+        "processor time of an idle follower",
+        partial(figure_of, script="follow", name="idle_share", pause_ms=None),
+        0.01,
+        is_least=False,
+        form="{:.2%}",
+    )
