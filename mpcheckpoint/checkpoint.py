@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._log.follower import Follower
 from mpcheckpoint._log.session import Session, Settings, open_settings
-from mpcheckpoint._log.view import LogView, merged, ordered_object_keys
+from mpcheckpoint._log.view import merged, ordered_object_keys
 from mpcheckpoint.log import Log
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
 
+    from mpcheckpoint._log.records import Cut, Records
     from mpcheckpoint._storage.engine import Store
     from mpcheckpoint._types import Cursor
 
@@ -106,7 +107,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             return False
         self._session.require_open()
         with self._session.mutex.guard():
-            return any(view.entries(object_key) for view in self._views().values())
+            return any(object_key in log.objects for log in self._views().values())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.getCheckpointKeys())
@@ -114,7 +115,10 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
     def __len__(self) -> int:
         self._session.require_open()
         with self._session.mutex.guard():
-            return len(set().union(*(view.object_keys() for view in self._views().values())))
+            logs = self._views()
+            if len(logs) == 1:
+                return sum(len(log.objects) for log in logs.values())
+            return len(set().union(*(log.objects for log in logs.values())))
 
     def __bool__(self) -> bool:
         return True
@@ -129,8 +133,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         """Return the state of all logs as it is now, frozen: one refreshed cut."""
         self._session.require_open()
         with self._session.mutex.guard():
-            views = self._views()
-            return Snapshot({key: merged(views, key) for key in ordered_object_keys(views)})
+            return Snapshot({log_key: log.cut() for log_key, log in self._views().items()})
 
     # Mapping's own would take a log that is gone, a KeyError too, for an object that is not there.
     def get(self, object_key: str, default: Any = None) -> Any:
@@ -146,7 +149,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         """Return the values of one refreshed cut."""
         return self.snapshot().values()
 
-    def _views(self) -> dict[str, LogView]:
+    def _views(self) -> dict[str, Records]:
         """Return the refreshed views. Requires: ``require_open`` was called, then the mutex taken: in a child of a fork
         that ran no hooks the first makes the second new."""
         return self._session.refresh()
@@ -265,20 +268,23 @@ def _reopen(settings: Settings, open_keys: tuple[str, ...]) -> Checkpoint:
 class Snapshot(Mapping[str, tuple[Any, ...]]):
     """A frozen cut of a store: object key -> tuple of events. Nothing changes it, and it needs no store any more."""
 
-    def __init__(self, objects: dict[str, list[bytes]]) -> None:
-        self._objects = objects
+    def __init__(self, cuts: dict[str, Cut]) -> None:
+        self._cuts = cuts
+        self._object_keys = dict.fromkeys(ordered_object_keys(cuts))
 
     def __getitem__(self, object_key: str) -> tuple[Any, ...]:
-        return tuple(map(decode_event, self._objects[object_key]))
+        if object_key not in self._object_keys:
+            raise KeyError(object_key)
+        return tuple(map(decode_event, merged(self._cuts, object_key)))
 
     def __contains__(self, object_key: object) -> bool:
-        return object_key in self._objects
+        return object_key in self._object_keys
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._objects)
+        return iter(self._object_keys)
 
     def __len__(self) -> int:
-        return len(self._objects)
+        return len(self._object_keys)
 
     def __repr__(self) -> str:
-        return f"<Snapshot of {len(self._objects)} objects>"
+        return f"<Snapshot of {len(self)} objects>"

@@ -26,6 +26,7 @@ from mpcheckpoint._format.codec import (
     encode_event,
     encode_key,
     encode_payload,
+    encode_payloads,
     record_id_of,
 )
 from mpcheckpoint._format.frame import (
@@ -38,7 +39,7 @@ from mpcheckpoint._format.frame import (
 from mpcheckpoint.errors import CheckpointError, InvalidEventError, InvalidKeyError, LimitExceededError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.guarantee(10)
 
@@ -461,12 +462,85 @@ def test_store_refuses_a_batch_above_the_limit(tmp_path: Path, monkeypatch: pyte
     big = "x" * (MAX_LINE_BYTES // 2)
     encoded = encode_payload("k", big)
     # Encoded once: what is tested is the sum.
-    monkeypatch.setattr("mpcheckpoint._log.record_log.encode_payload", lambda *args: encoded)
+    monkeypatch.setattr(
+        "mpcheckpoint._log.record_log.encode_payloads", lambda records: [encoded for _ in records]
+    )
     with Checkpoint(tmp_path, durability="never") as checkpoint:
         log = checkpoint.log("k")
         with pytest.raises(LimitExceededError, match=str(MAX_BATCH_BYTES)):
             log.append_many([("k", big)] * (MAX_BATCH_BYTES // len(encoded.event) + 1))
         assert log.count("k") == 0
+
+
+# --- many at once ------------------------------------------------------------------------------------------
+
+
+def one_after_the_other(records: list[tuple[Any, Any]]) -> Any:
+    """Return the payloads, or the kind and text of the refusal."""
+    try:
+        return [encode_payload(object_key, event) for object_key, event in records]
+    except (InvalidEventError, InvalidKeyError) as refusal:
+        return type(refusal), str(refusal)
+
+
+def all_at_once(records: list[tuple[Any, Any]]) -> Any:
+    try:
+        return encode_payloads(iter(records))
+    except (InvalidEventError, InvalidKeyError) as refusal:
+        return type(refusal), str(refusal)
+
+
+ALONE_AND_IN_COMPANY = ([], [("k", "x"), ("\u00e9\n", {"a": 1, "b": None, "c": 0.5}), ("", True)])
+
+
+@pytest.mark.parametrize("company", ALONE_AND_IN_COMPANY)
+@pytest.mark.parametrize("event", [*KEPT, *REFUSED], ids=described)
+def test_events_encoded_at_once_are_kept_or_refused_as_one_after_the_other(
+    event: object, company: list[tuple[Any, Any]]
+) -> None:
+    for odd in (event, {"a": event}, [event]):
+        records = [*company, ("k", odd), *company]
+        assert all_at_once(records) == one_after_the_other(records)
+
+
+@pytest.mark.parametrize("company", ALONE_AND_IN_COMPANY)
+@pytest.mark.parametrize(
+    "object_key", [None, 5, b"a", Text("a"), "\ud800", "\n", "", "\U0001f600"], ids=described
+)
+def test_object_keys_encoded_at_once_are_kept_or_refused_as_one_after_the_other(
+    object_key: object, company: list[tuple[Any, Any]]
+) -> None:
+    records = [*company, (object_key, 1), *company]
+
+    assert all_at_once(records) == one_after_the_other(records)
+
+
+@given(
+    records=st.lists(
+        st.tuples(
+            st.text(max_size=3), st.one_of(json_values, odd_values, st.text(), st.floats(), st.integers())
+        ),
+        max_size=5,
+    )
+)
+def test_records_encoded_at_once_are_kept_or_refused_as_one_after_the_other(
+    records: list[tuple[Any, Any]],
+) -> None:
+    assert all_at_once(records) == one_after_the_other(records)
+
+
+@pytest.mark.parametrize("digits", [640, 641, 4_300, 4_301])
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: {"a": "x" * 700, "b": value}])
+def test_integers_encoded_at_once_have_the_same_limit(digits: int, wrap: Callable[[object], object]) -> None:
+    value = 10 ** (digits - 1)
+    records = [("k", "7" * 700), ("k", wrap(value)), ("k", wrap(-value))]
+
+    assert all_at_once(records) == one_after_the_other(records)
+
+
+def test_line_too_long_among_others_is_refused_at_once_too() -> None:
+    with pytest.raises(LimitExceededError, match="for 'big'"):
+        encode_payloads([("k", 1), ("big", "x" * MAX_LINE_BYTES), ("k", 1)])
 
 
 def test_refusals_leave_through_the_one_root() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpcheckpoint._format.bulk import parse_lines
 from mpcheckpoint._format.frame import (
     CLOSING_BYTES,
     LENGTH_END,
@@ -25,7 +26,6 @@ from mpcheckpoint._format.frame import (
     encode_line,
     line_bytes_bound,
     parse_line,
-    parse_lines,
     running_crc,
     stated_length,
     stored_crc_before,
@@ -103,7 +103,7 @@ def test_line_of_any_fields_comes_back_as_written(
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     assert len(json.loads(line)) == 8
-    assert parse_lines(line, 0, len(line), base=offset, crc=crc) == [found]
+    assert parse_lines(line, base=offset, crc=crc) == [found]
 
 
 @given(before=st.binary(max_size=50), text=st.binary(max_size=50))
@@ -124,7 +124,7 @@ def test_running_crc_covers_every_byte_before_the_crc_field(before: bytes, text:
 def test_batch_counts_down_and_shares_stamp_and_durable() -> None:
     payloads = [Payload(b'"k"', b"%d" % number) for number in range(4)]
     data, end = encode_batch(payloads, end=EndState(200, 99, 5), stamp_us=6, durable=150)
-    lines = parse_lines(data, 0, len(data), base=200, crc=running_crc(99))
+    lines = parse_lines(data, base=200, crc=running_crc(99))
 
     assert [(line.more, line.stamp_us, line.durable) for line in lines] == [
         (more, 6, 150) for more in (3, 2, 1, 0)
@@ -151,7 +151,7 @@ def test_line_with_any_bit_flipped_is_refused() -> None:
         flipped = bytearray(line)
         flipped[index // 8] ^= 1 << index % 8
         assert isinstance(read(bytes(flipped)), str)
-        assert parse_lines(bytes(flipped), 0, len(line), base=500, crc=0) == []
+        assert parse_lines(bytes(flipped), base=500, crc=0) == []
 
 
 def test_line_cut_anywhere_is_refused() -> None:
@@ -192,7 +192,7 @@ def test_line_with_a_right_crc_and_wrong_fields_is_refused(fields: str) -> None:
 
     assert isinstance(read(forge('1,500,0,"k",1,null')), Line)
     assert isinstance(read(line), str)
-    assert parse_lines(line, 0, len(line), base=500, crc=0) == []
+    assert parse_lines(line, base=500, crc=0) == []
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from zlib import crc32
 import pytest
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint._format.bulk import parse_lines
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._format.control import Header, parse_header
-from mpcheckpoint._format.frame import EndState, Line, closing, parse_line, parse_lines
+from mpcheckpoint._format.frame import EndState, Line, closing, parse_line
 from mpcheckpoint._format.scan import scan
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, FormatVersionError, PoisonedLogError
 from support import log_bytes
@@ -49,7 +50,7 @@ def test_line_whose_event_cannot_be_decoded_is_damage_that_names_its_place(bench
     bench.put(second)
 
     assert isinstance(parse_line(line, 0, len(line), base=offset, crc=0), str)
-    assert parse_lines(line, 0, len(line), base=offset, crc=0) == []
+    assert parse_lines(line, base=offset, crc=0) == []
     assert bench.read() == Reading([], (CorruptLogError, offset))  # the line behind it calls it durable
     with Checkpoint(bench.store, read_only=True) as checkpoint, pytest.raises(CorruptLogError) as caught:
         checkpoint.get("x")
@@ -71,7 +72,7 @@ def test_line_whose_event_is_strange_and_sound_is_read(bench: Bench, text: bytes
     bench.put(forged_log(b'"x",%b,null' % text, b'"x",2,null'))
 
     assert isinstance(parse_line(line, 0, len(line), base=500, crc=0), Line)
-    assert len(parse_lines(line, 0, len(line), base=500, crc=0)) == 1
+    assert len(parse_lines(line, base=500, crc=0)) == 1
     assert bench.read() == Reading([("x", decode_event(text)), ("x", 2)], None)
 
 
@@ -102,7 +103,7 @@ START = EndState(200, 5, 5)
 
 def in_bulk_and_one_by_one(data: bytes, crc: int = 0) -> tuple[int, int]:
     """Return how many lines both ways of looking find, from the start on."""
-    bulk = len(parse_lines(data, 0, len(data), base=500, crc=crc))
+    bulk = len(parse_lines(data, base=500, crc=crc))
     count = position = 0
     while position < len(data):
         stop = data.index(b"\n", position) + 1
@@ -141,7 +142,7 @@ def test_line_shorter_than_any_is_refused_in_bulk_too() -> None:
     data = sealed(body)
     assert len(data) == 0x26
 
-    assert parse_lines(data, 0, len(data), base=500, crc=0) == []
+    assert parse_lines(data, base=500, crc=0) == []
     assert scan(data, START).lines == []
 
 

@@ -216,6 +216,16 @@ def common_prefix(one: bytes, other: bytes) -> int:
     return min(len(one), len(other))
 
 
+@pytest.mark.parametrize("limit", [300, 700, 1500])
+def test_scan_in_bulk_takes_no_batch_longer_than_a_look_at_each_line_does(
+    monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(scan_module, "MAX_BATCH_BYTES", limit)
+    log = write([[0], list(range(10)), [1]])
+    for size in range(0, len(log.data) + 1, 7):
+        assert scan(log.tear(size), log.start) == line_by_line(log.tear(size), log.start)
+
+
 @given(batches=batches, data=st.data())
 def test_scan_in_bulk_finds_what_a_look_at_each_line_finds(
     batches: list[list[object]], data: st.DataObject
@@ -280,6 +290,8 @@ def chain(*lines: tuple[int, int, int]) -> bytes:
         ([(1001, 0, 0), (1002, 0, 2), (1002, 0, 0)], 1),
         ([(1001, 0, 0), (1002, 0, 2), (1002, 0, 1), (1003, 0, 0)], 1),
         ([(1001, 0, 0), (1002, 0, 1), (1002, 0, 1), (1002, 0, 0)], 1),
+        ([(1001, 0, 0), (1002, 0, 2), (1002, 0, 2), (1002, 0, 0)], 1),
+        ([(1001, 0, 0), (1002, 0, 2), (1002, 0, 0), (1002, 0, 0)], 1),
         ([(1001, 0, 0), (1002, 1_000_000, 0)], 1),
         ([(1001, 0, 0), (2**53, 0, 0)], 1),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +148,25 @@ def test_snapshot_stays_as_it_is(checkpoint: Checkpoint) -> None:
     assert ("z" in snapshot, "x" in snapshot, len(snapshot), list(snapshot)) == (False, True, 2, ["x", "y"])
     with pytest.raises(TypeError):
         snapshot["x"] = ()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_snapshot_holds_nothing_of_what_comes_later(store: Path, count: int) -> None:
+    """It shares memory with the view, which goes on."""
+    checkpoint = Checkpoint(store)
+    log = checkpoint.log("a")
+    log.append_many([("x", number) for number in range(count)])
+    snapshot = checkpoint.snapshot()
+    log.append_many([("x", "later"), ("y", "later"), ("x", "later")])
+    assert len(checkpoint["x"]) == count + 2
+    copy = pickle.loads(pickle.dumps(snapshot))
+    log.recover()
+    log.append("x", "later still")
+    assert len(checkpoint["x"]) == count + 3
+
+    for cut in (snapshot, copy):
+        assert dict(cut) == {"x": tuple(range(count))}
+        assert ("y" in cut, len(cut), cut.get("y")) == (False, 1, None)
 
 
 # --- the six names -----------------------------------------------------------------------------------------

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from mpcheckpoint._format.frame import MAX_DEPTH, MAX_DIGITS, MAX_LINE_BYTES, Payload, line_bytes_bound
+from mpcheckpoint._format.frame import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_LINE_BYTES,
+    Payload,
+    line_bytes_bound,
+    may_hold_long_integer,
+)
 from mpcheckpoint.errors import InvalidEventError, InvalidKeyError, LimitExceededError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _INTEGER_LIMIT = 10**MAX_DIGITS
 
+# Nothing changes these in silence: a float that is not finite decodes to another value.
+_ATOMS = frozenset({str, bool, type(None), int, float})
+_STRINGS = frozenset({str})
+_KEPT_ALWAYS = frozenset({str, bool, type(None)})
+# If all keys and events together are no longer, no line is too long.
+_PLAINLY_SMALL_BYTES = MAX_LINE_BYTES // 2
+
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 decode_event = msgspec.json.Decoder().decode
+_decode_lines = msgspec.json.Decoder().decode_lines
 _decode_meta = msgspec.json.Decoder(dict[str, Any] | None).decode
 
 
@@ -114,6 +133,54 @@ def encode_payload(object_key: object, event: object, record_id: object = None) 
             reason="event too large",
         )
     return payload
+
+
+def encode_payloads(records: Iterable[tuple[object, object]]) -> list[Payload]:
+    """Return what pairs of object key and event say, as ``encode_payload`` does, quicker where there are many.
+
+    Raises:
+        InvalidKeyError, InvalidEventError, LimitExceededError: nothing was written.
+    """
+    pairs = [(object_key, event) for object_key, event in records]
+    if all(map(_is_simple, [event for _, event in pairs])):
+        payloads = _encode_simple(pairs)
+        if payloads is not None:
+            return payloads
+    return [encode_payload(object_key, event) for object_key, event in pairs]
+
+
+def _is_simple(event: object) -> bool:
+    """Return whether an event is an atom, or a dict of atoms: what needs no walk."""
+    kind = type(event)
+    if kind is not dict:
+        return kind in _ATOMS
+    members = cast("dict[object, object]", event)
+    return _ATOMS.issuperset(map(type, members.values())) and _STRINGS.issuperset(map(type, members))
+
+
+def _encode_simple(pairs: list[tuple[object, object]]) -> list[Payload] | None:
+    """Return the payloads of simple events by one encode and one decode of all of them, or None if any is refused.
+
+    The encoder writes no newline but those between the lines. Which event is refused, and why, is for
+    ``encode_payload`` to say.
+    """
+    object_keys = [object_key for object_key, _ in pairs]
+    events = [event for _, event in pairs]
+    if not _STRINGS.issuperset(map(type, object_keys)):
+        return None
+    try:
+        keys_text, events_text = _encode_lines(object_keys), _encode_lines(events)
+        if not _KEPT_ALWAYS.issuperset(map(type, events)) and _decode_lines(events_text) != events:
+            return None
+    except (msgspec.MsgspecError, RecursionError, ValueError, TypeError):
+        return None
+    encoded = events_text.split(b"\n")[:-1]
+    may_be_long = len(events_text) > MAX_DIGITS and max(map(len, encoded)) > MAX_DIGITS
+    if may_be_long and may_hold_long_integer(events_text):
+        return None
+    if len(keys_text) + len(events_text) > _PLAINLY_SMALL_BYTES:
+        return None
+    return list(map(Payload, keys_text.split(b"\n"), encoded))
 
 
 def _checked_id(record_id: object) -> str:

@@ -6,6 +6,7 @@ docs/format.md is the specification; nothing of it is restated here. What reader
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import NamedTuple
 from zlib import crc32
 
@@ -34,8 +35,10 @@ _QUOTE = 34
 _NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'"[]{}'))
 _STRING = re.compile(rb'"[^"]*"')
 _STRING_OR_NUMBER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9]++(?:\.[0-9]++)?(?:[eE][-+]?[0-9]++)?')
+# Everything of a line but what its payload says.
+_NUMBERS_BOUND_BYTES = 100
 # Too short to nest too deep, or for an integer of too many digits.
-_SHORT_BYTES = 2 * MAX_DEPTH
+SHORT_EVENT_BYTES = 2 * MAX_DEPTH
 # A number beyond a double has an exponent of three digits, or that many digits in a row.
 _DIGITS_ALIKE = bytes.maketrans(b"123456789+E", b"0000000000e")
 _LONG_EXPONENT = b"0e000"
@@ -58,7 +61,6 @@ class _Fields(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=Fa
 
 _decode = msgspec.json.Decoder().decode
 _decode_fields = msgspec.json.Decoder(_Fields).decode
-_decode_all_fields = msgspec.json.Decoder(_Fields).decode_lines
 
 
 class Line(NamedTuple):
@@ -131,20 +133,30 @@ def encode_batch(
     assert payloads
     assert end.stamp_us < stamp_us <= MAX_STAMP_US
     assert durable <= end.offset
-    stored_crc = end.stored_crc
-    lines = []
-    for more, payload in zip(range(len(payloads) - 1, -1, -1), payloads, strict=True):
-        line, stored_crc = encode_line(
-            payload, stamp_us=stamp_us, durable=durable, more=more, crc=running_crc(stored_crc)
-        )
-        lines.append(line)
-    data = b"".join(lines)
-    return data, EndState(end.offset + len(data), stored_crc, stamp_us)
+    crc, closed = end.stored_crc, closing(end.stored_crc)
+    numbers = b"%d,%d" % (stamp_us, durable)
+    same_bytes = LENGTH_END + len(b'",,,,,,') + len(numbers) + CLOSING_BYTES
+    parts: list[bytes] = []
+    for more, (object_key, event, meta) in zip(range(len(payloads) - 1, -1, -1), payloads, strict=True):
+        left = b"%d" % more
+        length = same_bytes + len(left) + len(object_key) + len(event) + len(meta)
+        body = b",".join((b'["%08x"' % length, numbers, left, object_key, event, meta, b""))
+        # From one crc field to the next: the field before stands for every byte before it.
+        crc = crc32(closed + body, crc)
+        closed = b'"%08x"]\n' % crc
+        parts += (body, closed)
+    data = b"".join(parts)
+    return data, EndState(end.offset + len(data), crc, stamp_us)
 
 
 def line_bytes_bound(payload: Payload) -> int:
     """Return a number of bytes that the payload's line cannot exceed, whatever its numbers."""
-    return sum(map(len, payload)) + 100
+    return sum(map(len, payload)) + _NUMBERS_BOUND_BYTES
+
+
+def batch_bytes_bound(payloads: list[Payload]) -> int:
+    """Return a number of bytes that the payloads' lines cannot exceed together."""
+    return sum(map(len, chain.from_iterable(payloads))) + _NUMBERS_BOUND_BYTES * len(payloads)
 
 
 def stated_length(data: bytes, start: int) -> int | None:
@@ -180,7 +192,7 @@ def _nesting(text: bytes) -> int:
     return deepest
 
 
-def _fault_in(value: bytes) -> str | None:
+def fault_in(value: bytes) -> str | None:
     """Return what is wrong with a JSON value of which only the grammar was checked, or None.
 
     What passes here every process can decode, at any time. A long value is decoded only if it looks suspicious.
@@ -189,7 +201,7 @@ def _fault_in(value: bytes) -> str | None:
         if value[0] == _QUOTE:
             if not value.isascii():
                 value.decode()
-        elif len(value) <= _SHORT_BYTES:
+        elif len(value) <= SHORT_EVENT_BYTES:
             _decode(value)
         else:
             return _fault_in_long(value)
@@ -198,63 +210,37 @@ def _fault_in(value: bytes) -> str | None:
     return None
 
 
-def _fault_in_meta(meta: bytes) -> str | None:
-    return _fault_in(meta) if meta[:1] == b"{" else "meta that is neither null nor an object"
+def fault_in_meta(meta: bytes) -> str | None:
+    """Return what is wrong with a meta that is not null, as ``fault_in`` does, or None."""
+    return fault_in(meta) if meta[:1] == b"{" else "meta that is neither null nor an object"
 
 
 def _fault_in_long(value: bytes) -> str | None:
     if value.count(b"[") + value.count(b"{") > MAX_DEPTH and _nesting(value) > MAX_DEPTH:
         return f"nested deeper than {MAX_DEPTH}"
-    digits = value.translate(_DIGITS_ALIKE)
-    if _LONG_INTEGER in digits and any(
+    if may_hold_long_integer(value) and any(
         _is_long_integer(match[0]) for match in _STRING_OR_NUMBER.finditer(value)
     ):
         return f"an integer of more than {MAX_DIGITS} digits"
-    if not value.isascii() or _LONG_EXPONENT in digits or _LONG_NUMBER in digits:
+    if not value.isascii() or may_exceed_a_double(value):
         _decode(value)
     return None
+
+
+def may_hold_long_integer(values: bytes) -> bool:
+    """Return False only if no integer in these JSON values has more than ``MAX_DIGITS`` digits."""
+    return _LONG_INTEGER in values.translate(_DIGITS_ALIKE)
+
+
+def may_exceed_a_double(values: bytes) -> bool:
+    """Return False only if no number in these JSON values is beyond a double."""
+    digits = values.translate(_DIGITS_ALIKE)
+    return _LONG_EXPONENT in digits or _LONG_NUMBER in digits
 
 
 def _is_long_integer(token: bytes) -> bool:
     digits = token.removeprefix(b"-")
     return len(digits) > MAX_DIGITS and digits.isdigit()
-
-
-def parse_lines(data: bytes, start: int, end: int, *, base: int, crc: int) -> list[Line]:
-    """Return all lines of ``data[start:end]``, or none if anything about them is not as it should be.
-
-    One decode takes the whole chunk apart. What is wrong, and where, is for ``parse_line`` to find.
-    """
-    view = memoryview(data)
-    stored_crc = stored_crc_before(data, end)
-    if stored_crc is None or crc32(view[start : end - CLOSING_BYTES], crc) != stored_crc:
-        return []  # damaged somewhere, and so not worth the decode
-    try:
-        decoded = _decode_all_fields(view[start:end])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return []
-    lines: list[Line] = []
-    position = covered = start
-    for fields in decoded:
-        stop = data.find(PADDING, position, end) + 1
-        length = stop - position
-        if not MIN_LINE_BYTES <= length <= MAX_LINE_BYTES:
-            return []
-        # From one crc field to the next is all there is to sum: the field stands for every byte before it.
-        closes = stop - CLOSING_BYTES
-        crc = crc32(view[covered:closes], crc)
-        if data[position : position + 11] != b'["%08x"' % length or data[closes:stop] != b'"%08x"]\n' % crc:
-            return []
-        offset = base + position
-        durable, more, stamp_us = fields.durable, fields.more, fields.stamp_us
-        if not 0 <= durable <= offset or more < 0 or not 0 <= stamp_us <= MAX_STAMP_US:
-            return []
-        event, meta = bytes(fields.event), bytes(fields.meta)
-        if _fault_in(event) is not None or (meta != NO_META and _fault_in_meta(meta) is not None):
-            return []
-        lines.append(Line(offset, base + stop, stamp_us, durable, more, fields.object_key, event, meta, crc))
-        position, covered = stop, closes
-    return lines if position == end else []
 
 
 def parse_line(data: bytes, start: int, end: int, *, base: int, crc: int) -> Line | str:
@@ -287,7 +273,7 @@ def parse_line(data: bytes, start: int, end: int, *, base: int, crc: int) -> Lin
     if not 0 <= fields.durable <= offset or fields.more < 0 or not 0 <= fields.stamp_us <= MAX_STAMP_US:
         return f"stamp {fields.stamp_us}, durable {fields.durable}, more {fields.more} out of range"
     event, meta = bytes(fields.event), bytes(fields.meta)
-    fault = _fault_in(event) or (_fault_in_meta(meta) if meta != NO_META else None)
+    fault = fault_in(event) or (fault_in_meta(meta) if meta != NO_META else None)
     if fault is not None:
         return f"a crc that fits, but an event or meta that no writer wrote: {fault}"
     return Line(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from itertools import islice
+from operator import lt
+from typing import TYPE_CHECKING, NamedTuple
 
+from mpcheckpoint._format.bulk import Lines, parse_lines
 from mpcheckpoint._format.frame import (
     MAX_BATCH_BYTES,
     PADDING,
@@ -12,10 +15,12 @@ from mpcheckpoint._format.frame import (
     EndState,
     Line,
     parse_line,
-    parse_lines,
     running_crc,
     stated_length,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Below this, lines are few and looking at each costs no more.
 _WORTH_A_BULK_LOOK = 512
@@ -39,7 +44,7 @@ class Scan(NamedTuple):
     batch that is behind ``end``: it is where a search for lines behind the damage has to begin.
     """
 
-    lines: list[Line]
+    lines: Sequence[Line]
     end: EndState
     stop: Stop
     damage: Damage | None
@@ -66,17 +71,18 @@ def scan(data: bytes, end: EndState) -> Scan:
 class _State:
     """How far a scan has come.
 
-    Invariant: ``applied`` are the whole batches up to ``end``; ``batch`` are the lines from there to
-    ``position``, all of one batch that is not whole yet.
+    Invariant: ``in_bulk`` and then ``applied`` are the whole batches up to ``end``; ``batch`` are the lines from there
+    to ``position``, all of one batch that is not whole yet.
     """
 
-    __slots__ = ("applied", "base", "batch", "crc", "end", "position", "stamp_us")
+    __slots__ = ("applied", "base", "batch", "crc", "end", "in_bulk", "position", "stamp_us")
 
     def __init__(self, end: EndState) -> None:
         self.base = end.offset
         self.end = end
+        self.in_bulk: Sequence[Line] = []
         self.applied: list[Line] = []
-        self.batch: list[Line] = []
+        self.batch: Sequence[Line] = []
         self.position = 0
         self.crc = running_crc(end.stored_crc)
         self.stamp_us = end.stamp_us
@@ -86,35 +92,28 @@ class _State:
 
         Invariant: what this takes is what taking line by line would have taken (held by tests/test_scan.py).
         """
-        cut = data.rfind(PADDING) + 1
+        lines_end = len(data.rstrip(PADDING)) + 1  # padding would be no line
+        cut = lines_end if lines_end <= len(data) else data.rfind(PADDING) + 1
         if cut < _WORTH_A_BULK_LOOK:
             return
-        lines = parse_lines(data, 0, cut, base=self.base, crc=self.crc)
-        stamp_us, left = self.stamp_us, 0
-        whole = 0  # how many lines belong to whole batches
-        for index, line in enumerate(lines, 1):
-            if left:
-                if line.more != left - 1 or line.stamp_us != stamp_us:
-                    return
-            elif line.stamp_us <= stamp_us:
-                return
-            stamp_us, left = line.stamp_us, line.more
-            if left == 0:
-                whole = index
-        if not lines or (whole < len(lines) and lines[-1].end - lines[whole].offset > MAX_BATCH_BYTES):
+        lines = parse_lines(data[:cut], base=self.base, crc=self.crc)
+        whole = _whole_batches(lines, self.stamp_us)
+        if not lines or whole is None:
             return
-        self.applied, self.batch = lines[:whole], lines[whole:]
+        self.in_bulk, self.batch = lines[:whole], lines[whole:]
         if whole:
             last = lines[whole - 1]
             self.end = EndState(last.end, last.stored_crc, last.stamp_us)
-        self.position = lines[-1].end - self.base
-        self.crc, self.stamp_us = running_crc(lines[-1].stored_crc), lines[-1].stamp_us
+        last = lines[-1]
+        self.position = last.end - self.base
+        self.crc, self.stamp_us = running_crc(last.stored_crc), last.stamp_us
 
     def take(self, line: Line) -> Damage | None:
         """Go on behind ``line``, or return why it cannot stand here."""
         damage = _out_of_order(line, self.batch, self.stamp_us)
         if damage is not None:
             return damage
+        assert isinstance(self.batch, list)  # what was taken in bulk has no whole line behind it
         self.batch.append(line)
         self.position = line.end - self.base
         self.crc, self.stamp_us = running_crc(line.stored_crc), line.stamp_us
@@ -126,7 +125,30 @@ class _State:
 
     def result(self, stop: Stop, damage: Damage | None) -> Scan:
         """Return what was found."""
-        return Scan(self.applied, self.end, stop, damage, self.base + self.position, self.crc)
+        lines = [*self.in_bulk, *self.applied] if self.applied else self.in_bulk
+        return Scan(lines, self.end, stop, damage, self.base + self.position, self.crc)
+
+
+def _whole_batches(lines: Lines, stamp_us: int) -> int | None:
+    """Return how many lines, from the first, make whole batches; None if some line cannot stand where it does."""
+    stamps, mores = lines.stamps_us, lines.mores
+    if not any(mores):
+        rises = stamps[:1] > [stamp_us] and all(map(lt, stamps, islice(stamps, 1, None)))
+        return len(lines) if rises else None
+    start = 0
+    while start < len(lines):
+        more, stop = mores[start], start + mores[start] + 1
+        batch = mores[start:stop]
+        if stamps[start] <= stamp_us or stamps[start:stop].count(stamps[start]) != len(batch):
+            return None
+        if batch != list(range(more, more - len(batch), -1)):
+            return None
+        if len(batch) > 1 and lines.ends[start + len(batch) - 1] - lines.offsets[start] > MAX_BATCH_BYTES:
+            return None
+        if stop > len(lines):
+            return start
+        start, stamp_us = stop, stamps[start]
+    return start
 
 
 def _next_line(data: bytes, start: int, *, base: int, crc: int) -> Line | Damage | Stop:
@@ -160,7 +182,7 @@ def _may_open_line(rest: bytes) -> bool:
     return b'["'.startswith(rest[:2]) and all(byte in b"0123456789abcdef" for byte in rest[2:])
 
 
-def _out_of_order(line: Line, batch: list[Line], stamp_us: int) -> Damage | None:
+def _out_of_order(line: Line, batch: Sequence[Line], stamp_us: int) -> Damage | None:
     if batch:
         first, before = batch[0], batch[-1]
         if line.more != before.more - 1 or line.stamp_us != before.stamp_us:
@@ -176,7 +198,7 @@ def _out_of_order(line: Line, batch: list[Line], stamp_us: int) -> Damage | None
     return None
 
 
-def _stopped(batch: list[Line], end: EndState, why: Damage | Stop) -> tuple[Stop, Damage | None]:
+def _stopped(batch: Sequence[Line], end: EndState, why: Damage | Stop) -> tuple[Stop, Damage | None]:
     if isinstance(why, Damage):
         return Stop.DAMAGED, why._replace(offset=end.offset)
     if why is Stop.PADDING and batch:

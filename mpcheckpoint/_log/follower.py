@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.codec import decode_event, record_id_of
@@ -11,7 +12,7 @@ from mpcheckpoint._types import Cursor, Position, Record
 from mpcheckpoint.errors import InvalidPositionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from mpcheckpoint._format.frame import Line
@@ -58,7 +59,7 @@ class News:
 class Source:
     """One log that is followed."""
 
-    def __init__(self, stored: StoredLog, only: Callable[[Chunk], list[Line]] | None = None) -> None:
+    def __init__(self, stored: StoredLog, only: Callable[[Chunk], Sequence[Line]] | None = None) -> None:
         """Follow ``stored``; of what is found new, give out what ``only`` returns at each turn."""
         self.stored = stored
         self.reader: Reader = stored.reader(resumes=True)
@@ -110,7 +111,7 @@ class Follower:
         *,
         after: Cursor | Position | str,
         idle_timeout_s: float | None,
-        only: Callable[[StoredLog], Callable[[Chunk], list[Line]]] | None = None,
+        only: Callable[[StoredLog], Callable[[Chunk], Sequence[Line]]] | None = None,
     ) -> None:
         """Follow the logs that ``discover`` returns, asked anew at each look, through the filter ``only`` makes.
 
@@ -231,7 +232,7 @@ class StatedDurable:
             # A generation is synced whole before it takes the place of another.
             released, self._held, self._generation = self._held, [], chunk.generation
         self._held += chunk.lines
-        count = sum(1 for line in self._held if line.end <= chunk.durable)
+        count = bisect_right(self._held, chunk.durable, key=lambda line: line.end)  # ends rise
         released += self._held[:count]
         del self._held[:count]
         return released

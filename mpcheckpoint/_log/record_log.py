@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mpcheckpoint._format.codec import decode_event, encode_key, encode_payload
-from mpcheckpoint._format.frame import MAX_BATCH_BYTES, line_bytes_bound
+from mpcheckpoint._format.codec import decode_event, encode_key, encode_payload, encode_payloads
+from mpcheckpoint._format.frame import MAX_BATCH_BYTES, batch_bytes_bound
 from mpcheckpoint._log.follower import Follower, Source, StatedDurable
 from mpcheckpoint._log.transaction import Transaction
 from mpcheckpoint._storage.durability import Durability
@@ -14,7 +14,7 @@ from mpcheckpoint._storage.paths import WORKERS
 from mpcheckpoint.errors import ConflictError, LimitExceededError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from mpcheckpoint._format.frame import Line, Payload
     from mpcheckpoint._log.session import LogState, Session
@@ -102,7 +102,7 @@ class RecordLog:
             As ``append``; if one record is refused, nothing of the batch was written.
         """
         state = self._for_writing()
-        payloads = [encode_payload(object_key, event) for object_key, event in records]
+        payloads = encode_payloads(records)
         if not payloads:
             return None
         return self._append(state.stored, payloads, None, durability)
@@ -159,7 +159,8 @@ class RecordLog:
 
     def count(self, object_key: str) -> int:
         """Return how many events were ever appended for an object to this log."""
-        return len(self.raw_events(object_key))
+        encode_key(object_key)
+        return self.look(lambda view: len(view.entries(object_key)))
 
     def read(self, after: Position | None = None, *, durable: bool = False) -> Iterator[Record]:
         """Yield the records of this log, in order, in bounded memory.
@@ -217,7 +218,7 @@ class RecordLog:
         state = self._state()
         with self._session.mutex.guard():
             view = self._session.refresh_log(self._log_key)
-            figures: dict[str, object] = {"records": view.records, "objects": len(list(view.object_keys()))}
+            figures: dict[str, object] = {"records": view.records, "objects": len(view.held.objects)}
         return figures | state.stored.stats()
 
     def __repr__(self) -> str:
@@ -255,7 +256,7 @@ class RecordLog:
         self._state()
         with self._session.mutex.guard():
             view = self._session.refresh_log(self._log_key)
-            return tuple(entry.event for entry in view.entries(object_key))
+            return tuple(view.entries(object_key).events())
 
     def commit(self, payloads: list[Payload], counts: Mapping[str, int]) -> Position | None:
         """Append a transaction's batch if every object read has still as many events as were read."""
@@ -286,7 +287,7 @@ class RecordLog:
         guard: Callable[[], Position | None] | None,
         durability: str | None,
     ) -> Position:
-        size = sum(map(line_bytes_bound, payloads))
+        size = batch_bytes_bound(payloads)
         if size > MAX_BATCH_BYTES:
             raise LimitExceededError(
                 f"a batch of {len(payloads)} records takes {size} bytes; one holds at most {MAX_BATCH_BYTES}. "
@@ -313,11 +314,11 @@ class RecordLog:
                 _require_count(view, object_key, expected_count)
             return found
 
-    def _only_durable(self, stored: StoredLog) -> Callable[[Chunk], list[Line]]:
+    def _only_durable(self, stored: StoredLog) -> Callable[[Chunk], Sequence[Line]]:
         if self._session.settings.read_only:
             return StatedDurable()
 
-        def synced(chunk: Chunk) -> list[Line]:
+        def synced(chunk: Chunk) -> Sequence[Line]:
             stored.flush(self._session.settings.lock_timeout_s)
             return chunk.lines
 

@@ -15,6 +15,7 @@ from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mpcheckpoint._log.records import Records
     from mpcheckpoint._storage.engine import Reader, Store, StoredLog
 
 
@@ -66,6 +67,8 @@ class Session:
         self.store_path = self._store.path
         self.mutex = Mutex(f"the view of {settings.path}")
         self._states: dict[str, LogState] = {}
+        # What the view of each of them holds.
+        self._held: dict[str, Records] = {}
         self._token: object | None = None
         # None: every log of the store is read. Else only these are.
         self._scope: set[str] | None = None if settings.log_keys is None else set()
@@ -125,8 +128,10 @@ class Session:
 
     # --- freshness: the one place where a handle learns of news -----------------------------------------------
 
-    def refresh(self) -> dict[str, LogView]:
-        """Bring the views of all logs in scope up to date and return them. Requires: ``mutex``.
+    def refresh(self) -> dict[str, Records]:
+        """Bring the views of all logs in scope up to date and return what they hold: to be looked at under ``mutex``.
+
+        Requires: ``mutex``.
 
         The logs are read one after the other, so an effect in one can be seen whose cause came to another behind our
         back. A pass over all of them that finds nothing new is a cut without that; under writers that never pause
@@ -137,10 +142,10 @@ class Session:
         """
         for _ in range(_MOST_PASSES):
             self._discover()
-            news = [self._refresh_one(state) for state in list(self._states.values())]
-            if len(news) < 2 or not any(news):
+            states = list(self._states.values())
+            if not sum(map(self._refresh_one, states)) or len(states) < 2:
                 break
-        return {log_key: state.view for log_key, state in self._states.items()}
+        return self._held
 
     def refresh_log(self, log_key: str) -> LogView:
         """Bring the view of one log up to date and return it. Requires: ``mutex``."""
@@ -152,11 +157,13 @@ class Session:
         if state.reader.given != state.view.applied:
             # A signal handler raised (a Ctrl-C, or our own ReentrancyError) when the reader had gone on and the
             # view had not: read anew.
-            state = self._states[state.stored.log_key] = _new_state(state.stored)
-        applied = state.view.applied
+            state = self._begin(state.stored)
+        is_news = False
         for chunk in state.reader.news():
             state.view.apply(chunk)
-        return state.view.applied != applied
+            self._held[state.view.log_key] = state.view.held
+            is_news = True
+        return is_news
 
     def _discover(self) -> None:
         if self._scope is not None:
@@ -170,9 +177,12 @@ class Session:
         self._token = token
 
     def _state_of(self, stored: StoredLog) -> LogState:
-        state = self._states.get(stored.log_key)
-        if state is None:
-            state = self._states[stored.log_key] = _new_state(stored)
+        return self._states.get(stored.log_key) or self._begin(stored)
+
+    def _begin(self, stored: StoredLog) -> LogState:
+        """Have a log read from its start."""
+        state = self._states[stored.log_key] = LogState(stored, stored.reader(), LogView(stored.log_key))
+        self._held[stored.log_key] = state.view.held
         return state
 
     def discovered(self) -> Iterable[StoredLog]:
@@ -214,20 +224,16 @@ class Session:
             with self.mutex.guard():
                 for state in self._states.values():
                     state.reader.release()
-                self._states = {}
+                self._states, self._held = {}, {}
 
     def reset_after_fork(self) -> None:
         """In a forked child: a view that no thread was changing is kept, any other is read anew."""
         is_whole = self.mutex.is_free() and not self.mutex.is_owned()
         self.mutex = Mutex(f"the view of {self.settings.path}")
-        for log_key, state in list(self._states.items()):
+        for state in list(self._states.values()):
             state.reader.release()
             if not is_whole:
-                self._states[log_key] = _new_state(state.stored)
-
-
-def _new_state(stored: StoredLog) -> LogState:
-    return LogState(stored, stored.reader(), LogView(stored.log_key))
+                self._begin(state.stored)
 
 
 def open_settings(

@@ -5,15 +5,18 @@ It is a function of the log's bytes alone: everything in it came out of a line, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from heapq import merge
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, overload
 
+from mpcheckpoint._format.bulk import Lines
 from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.frame import NO_META
+from mpcheckpoint._log.records import Cut, Entry, Records
 from mpcheckpoint._types import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mpcheckpoint._format.control import Note
     from mpcheckpoint._storage.reader import Chunk
@@ -22,13 +25,29 @@ if TYPE_CHECKING:
 CLAIM = "claim"
 
 
-class Entry(NamedTuple):
-    """One event of one object, undecoded, and its place in the log."""
+class Entries(Sequence[Entry]):
+    """The entries of one object, in file order. Requires: they are looked at before the view is brought up to date."""
 
-    stamp_us: int
-    more: int
-    end: int
-    event: bytes
+    __slots__ = ("_numbers", "_records")
+
+    def __init__(self, records: Records, numbers: Sequence[int]) -> None:
+        self._records, self._numbers = records, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Entries: ...
+    def __getitem__(self, index: int | slice) -> Entry | Entries:
+        if isinstance(index, slice):
+            return Entries(self._records, self._numbers[index])
+        return self._records.entry(self._numbers[index])
+
+    def events(self) -> Iterator[bytes]:
+        """Return the events alone, which takes less."""
+        return map(self._records.event, self._numbers)
 
 
 class LogView:
@@ -37,37 +56,37 @@ class LogView:
     def __init__(self, log_key: str) -> None:
         self.log_key = log_key
         self.generation = ""
-        self.records = 0
+        self.held = Records()
         self.applied = 0
-        self._objects: dict[str, list[Entry]] = {}
-        self._ids: dict[tuple[str, str], Entry] = {}
+        self._ids: dict[tuple[str, str], int] = {}
         self._claims: dict[str, str] = {}
         self._notes: dict[str, dict[str, Any]] = {}
+
+    @property
+    def records(self) -> int:
+        """How many records the log holds."""
+        return self.held.count
 
     def apply(self, chunk: Chunk) -> None:
         """Take in what a reader found new."""
         if chunk.is_reset:
-            self._objects, self._ids, self.records = {}, {}, 0
+            # Another one, not this one emptied: a snapshot may share it.
+            self.held, self._ids = Records(), {}
             self._claims, self._notes = {}, {}
         self.generation = chunk.generation
-        objects = self._objects
-        for line in chunk.lines:
-            object_key = line.object_key
-            assert object_key is not None  # readers leave control lines out
-            entry = Entry(line.stamp_us, line.more, line.end, line.event)
-            entries = objects.get(object_key)
-            if entries is None:
-                objects[object_key] = [entry]
-            else:
-                entries.append(entry)
-            if line.meta != NO_META:
-                record_id = record_id_of(line.meta)
-                if record_id is not None:
-                    self._ids.setdefault((object_key, record_id), entry)
-        self.records += len(chunk.lines)
+        lines = Lines.of(chunk.lines)
+        if lines.metas is not None:
+            self._apply_ids(lines.object_keys, lines.metas, self.held.count)
+        self.held.add(lines)
         for note in chunk.notes:
             self._apply_note(note)
         self.applied += 1
+
+    def _apply_ids(self, object_keys: list[str | None], metas: list[bytes], first: int) -> None:
+        for number, (object_key, meta) in enumerate(zip(object_keys, metas, strict=True), first):
+            record_id = record_id_of(meta) if meta != NO_META else None
+            if record_id is not None and object_key is not None:
+                self._ids.setdefault((object_key, record_id), number)
 
     def _apply_note(self, note: Note) -> None:
         if note.name != CLAIM:
@@ -81,13 +100,13 @@ class LogView:
         else:
             self._claims.pop(object_key, None)
 
-    def entries(self, object_key: str) -> Sequence[Entry]:
+    def entries(self, object_key: str) -> Entries:
         """Return the entries of an object, in file order."""
-        return self._objects.get(object_key, ())
+        return Entries(self.held, self.held.numbers_of(object_key))
 
     def object_keys(self) -> Iterable[str]:
-        """Return the objects this log knows."""
-        return self._objects.keys()
+        """Return the objects this log knows, in the order of their first entries."""
+        return self.held.objects.keys()
 
     def claim_of(self, object_key: str) -> str | None:
         """Return the worker that claimed an object last and has not given it back; it may be dead."""
@@ -103,34 +122,35 @@ class LogView:
 
     def position_of_id(self, object_key: str, record_id: str) -> Position | None:
         """Return the place behind the first record of that id for that object, or None."""
-        entry = self._ids.get((object_key, record_id))
-        return self.position_of(entry) if entry is not None else None
+        number = self._ids.get((object_key, record_id))
+        return self.position_of(self.held.entry(number)) if number is not None else None
 
 
-def merged(views: Mapping[str, LogView], object_key: str) -> list[bytes]:
+def merged(logs: Mapping[str, Records] | Mapping[str, Cut], object_key: str) -> list[bytes]:
     """Return the events of an object over all logs, undecoded, in the merged order.
 
     The order is by (stamp, log key, place in the log): equal for everyone who has read the same bytes.
     Stamps rise along a log, so within a log it is file order.
     """
-    known = [(log_key, entries) for log_key, view in views.items() if (entries := view.entries(object_key))]
-    if len(known) == 1:
-        return [entry.event for entry in known[0][1]]
-    keyed = [
-        [(entry.stamp_us, log_key, index, entry.event) for index, entry in enumerate(entries)]
-        for log_key, entries in known
+    known = [(log_key, log) for log_key, log in logs.items() if object_key in log.objects]
+    if len(known) < 2:
+        return [log.event(number) for _, log in known for number in log.numbers_of(object_key)]
+    places = [
+        [(log.stamp_us(number), log_key, number, log) for number in log.numbers_of(object_key)]
+        for log_key, log in known
     ]
-    return [event for _, _, _, event in merge(*keyed)]
+    return [log.event(number) for _, _, number, log in merge(*places)]
 
 
-def ordered_object_keys(views: Mapping[str, LogView]) -> list[str]:
+def ordered_object_keys(logs: Mapping[str, Records] | Mapping[str, Cut]) -> list[str]:
     """Return all object keys, in the merged order of each object's first event."""
-    first: dict[str, tuple[int, str, int]] = {}
-    for log_key, view in views.items():
-        for object_key in view.object_keys():
-            entry = view.entries(object_key)[0]
-            # Lines of one batch share a stamp; those that have more to come stand before.
-            place = (entry.stamp_us, log_key, -entry.more)
-            if object_key not in first or place < first[object_key]:
-                first[object_key] = place
-    return sorted(first, key=first.__getitem__)
+    if len(logs) == 1:
+        return [object_key for log in logs.values() for object_key in log.objects]
+    places = [
+        [
+            (log.stamp_us(number if isinstance(number, int) else number[0]), log_key, index, object_key)
+            for index, (object_key, number) in enumerate(log.objects.items())
+        ]
+        for log_key, log in logs.items()
+    ]
+    return list(dict.fromkeys(object_key for _, _, _, object_key in merge(*places)))

@@ -44,7 +44,7 @@ class Reader(Protocol):
     def news(self) -> Iterator[Chunk]:
         """Yield what became visible since the last call, oldest first; at the first call the whole log.
 
-        What was visible when the iteration began is yielded; what became so meanwhile may be. Each record comes once,
+        What was visible at the call is yielded; what became so meanwhile may be. Each record comes once,
         in the order of the log, and a batch is never in part, nor divided over two chunks. No chunk is empty: where
         there is nothing new, nothing is yielded. Whoever takes some chunks and leaves the rest gets the rest at the
         next call.
@@ -62,7 +62,8 @@ class Reader(Protocol):
         32 hex digits that no other log has, on whatever place; a log may take others in its life. ``durable`` is an
         offset: lines that end at or below it survive a loss of power; too low is fine. ``is_reset`` says that what was
         given before is void and the log comes anew from its start: only where it was replaced, and never if the reader
-        ``resumes``. The lists are the caller's to change.
+        ``resumes``. ``lines`` is a list of Lines, or a Lines (``_format.bulk``), which costs less where there are many;
+        lists are the caller's to change.
 
         Raises:
             CorruptLogError, ReadFailedError, LogNotFoundError: what was given before stays valid.

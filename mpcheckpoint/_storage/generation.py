@@ -32,6 +32,8 @@ from mpcheckpoint._storage.replay import FIRST_READ_BYTES, replay
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mpcheckpoint._storage.paths import LogPaths
     from mpcheckpoint._types import Position, Repair
 
@@ -211,7 +213,7 @@ class Generation:
         self._sync(fd)
         return repair
 
-    def _take_note(self, lines: list[Line]) -> None:
+    def _take_note(self, lines: Sequence[Line]) -> None:
         for line in lines:
             self._is_sealed = False
             if line.object_key is None:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._format.bulk import Lines
 from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, Note, note_of
-from mpcheckpoint._format.frame import CLOSING_BYTES, EndState, Line, closing
+from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, closing
 from mpcheckpoint._format.salvage import last_line
+from mpcheckpoint._format.scan import Stop
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.descriptors import pool
 from mpcheckpoint._storage.faults import translated
@@ -19,13 +21,17 @@ from mpcheckpoint._types import Position
 from mpcheckpoint.errors import FormatVersionError, InvalidPositionError, LogNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import os
+    from collections.abc import Callable, Iterator, Sequence
 
     from mpcheckpoint._format.control import Header
+    from mpcheckpoint._format.frame import Line
     from mpcheckpoint._format.scan import Scan
     from mpcheckpoint._storage.paths import LogPaths
 
 _LOOK_BACK_BYTES = 64 * 1024
+_TIME_STEP_NS = 50_000_000
+_NOTHING: Iterator[Chunk] = iter(())
 
 
 class Chunk(NamedTuple):
@@ -39,7 +45,7 @@ class Chunk(NamedTuple):
         is_reset: whether the log was loaded anew, so that what was read before is void.
     """
 
-    lines: list[Line]
+    lines: Sequence[Line]
     notes: list[Note]
     generation: str
     durable: int
@@ -76,6 +82,9 @@ class LogReader:
         self._skip = (-1, 0)
         self._is_reset = False
         self._judged_torn = (-2, 0, 0)
+        # The end, and the size of the file when all behind that end was seen to be padding.
+        self._padded = (-1, 0)
+        self._untouched: tuple[int, int, int, int] | None = None
         # How many chunks were given out. Counted up before anything moves on: whoever has taken fewer was interrupted.
         self.given = 0
 
@@ -85,8 +94,49 @@ class LogReader:
         Raises:
             CorruptLogError, FormatVersionError, WrongLogError, LogNotFoundError: what was read before stays valid.
         """
+        return _NOTHING if self._is_untouched() else self._look()
+
+    def _is_untouched(self) -> bool:
+        """Return whether the file is what it was when a look came to its very end: no need to open it.
+
+        Why nothing is missed: valid lines are never cut off, so an append leaves a larger file or, by way of a new
+        generation, another one. The time of change is there for changes by hand.
+        """
+        if self._untouched is None:
+            return False
+        try:
+            status = system.stat_path(self._paths.log)
+        except OSError:
+            return False  # what that means is for a look to say
+        size, changed_ns, inode, device = self._untouched
+        return (
+            status.st_size == size
+            and status.st_ctime_ns == changed_ns
+            and status.st_ino == inode
+            and status.st_dev == device
+        )
+
+    def _remember(self, status: os.stat_result, result: Scan | None) -> None:
+        """Remember what spares the next looks work: that the file ends behind the last line, or that all behind it is
+        padding.
+
+        Args:
+            status: the file's, taken before its bytes were read.
+            result: what was found behind the end; None for nothing.
+        """
+        if (status.st_dev, status.st_ino) != self._identity:
+            return
+        if result is not None and result.stop is Stop.PADDING:
+            self._padded = self._end.offset, status.st_size
+            return
+        # The system counts time in steps. A change by hand in the same step as the last append would not show.
+        is_settled = system.now_us() * 1000 - status.st_ctime_ns > _TIME_STEP_NS
+        if is_settled and status.st_size == self._end.offset:
+            self._untouched = status.st_size, status.st_ctime_ns, status.st_ino, status.st_dev
+
+    def _look(self) -> Iterator[Chunk]:
         with translated("reading", self._paths.log, is_read=True):
-            descriptor, generation = self._current()
+            descriptor, generation, status = self._current()
             fd = descriptor.fd
             # Read before the bytes are: another thread may append and sync in between.
             known = self._known_durable(generation) if self._known_durable is not None else 0
@@ -95,12 +145,13 @@ class LogReader:
             while True:
                 # Taken before the bytes are read: a write may end in between, and must not be remembered as torn.
                 pending = self._pending(fd)
-                data = self._bytes_behind_end(fd)
+                data = self._bytes_behind_end(fd, status.st_size)
                 if self._header is not None and self._header.generation != generation:
                     # Somebody copied another generation into the same file: what is known is of the one before.
-                    yield from self.news()
+                    yield from self._look()
                     return
                 if not data and not self._is_reset and self._end.offset >= known:
+                    self._remember(status, None)
                     return
                 if known <= self._end.offset and pending == self._judged_torn and not self._is_reset:
                     return
@@ -116,6 +167,7 @@ class LogReader:
                         path=self._paths.log,
                         log_key=self._paths.log_key,
                     )
+                    self._remember(status, last)
                     return
                 vouched = self._vouched(fd, last, vouched)
                 if vouched <= last.damage.offset:
@@ -131,7 +183,7 @@ class LogReader:
             InvalidPositionError: if it is no position of this log.
         """
         with translated("reading", self._paths.log, is_read=True):
-            descriptor, generation = self._current()
+            _, generation, _ = current = self._current()
             assert self._header is not None
             if position.log_key != self._paths.log_key or position.generation not in (
                 generation,
@@ -151,7 +203,7 @@ class LogReader:
             # were visible, not durable), reading from the start and skipping by stamp gives the same answer.
             # Another line can end at the same offset by chance, so what ends there must not be younger.
             start = max(self._header.end.offset - CLOSING_BYTES, position.offset - _LOOK_BACK_BYTES)
-            line = last_line(system.read_at(descriptor.fd, position.offset - start, start), base=start)
+            line = last_line(system.read_at(current[0].fd, position.offset - start, start), base=start)
             if line is None or line.more or line.end != position.offset or line.stamp_us > position.stamp_us:
                 return
             self._end = EndState(line.end, line.stored_crc, line.stamp_us)
@@ -174,8 +226,8 @@ class LogReader:
         """Let the file be closed as soon as nobody is reading from it."""
         self._descriptor = None
 
-    def _current(self) -> tuple[system.Descriptor, str]:
-        """Return the open file and the generation of the log that stands at the path now.
+    def _current(self) -> tuple[system.Descriptor, str, os.stat_result]:
+        """Return the open file and the generation of the log that stands at the path now, and what the path said.
 
         Whoever reads holds on to the Descriptor, not to its number: the pool may make this reader forget it.
         """
@@ -192,7 +244,7 @@ class LogReader:
             descriptor = self._open()
         assert self._header is not None
         pool.touch(self)
-        return descriptor, self._header.generation
+        return descriptor, self._header.generation, status
 
     def _open(self) -> system.Descriptor:
         descriptor = system.open_file(self._paths.log)
@@ -213,13 +265,23 @@ class LogReader:
         self._header = header
         self._end = header.end
         self._judged_torn = (-2, 0, 0)
+        self._padded = (-1, 0)
+        self._untouched = None
         self._durable = header.end.offset
         clock.observe(header.end.stamp_us)
 
-    def _bytes_behind_end(self, fd: int) -> bytes:
-        """Return the first bytes behind the end, or all anew from the header if what stood before it has changed."""
+    def _bytes_behind_end(self, fd: int, size: int) -> bytes:
+        """Return the first bytes behind the end, or all anew from the header if what stood before it has changed; none
+        if all is known to be padding.
+
+        An append overwrites padding from its first byte on: while a newline stands there, nothing was appended.
+        """
         assert self._header is not None
         offset = self._end.offset - CLOSING_BYTES
+        if self._padded == (self._end.offset, size):
+            known = closing(self._end.stored_crc) + PADDING
+            if system.read_at(fd, len(known), offset) == known:
+                return b""
         data = system.read_at(fd, CLOSING_BYTES + FIRST_READ_BYTES, offset)
         if data[:CLOSING_BYTES] != closing(self._end.stored_crc):
             self._restart(read_header(fd, self._paths.log, log_key=self._paths.log_key))
@@ -229,13 +291,8 @@ class LogReader:
     def _admitted(self, result: Scan, generation: str) -> Iterator[Chunk]:
         if not result.lines and not self._is_reset:
             return
-        records: list[Line] = []
-        notes: list[Note] = []
-        for index, line in enumerate(result.lines):
-            self._durable = max(self._durable, line.durable)
-            if line.object_key is not None:
-                records.append(line)
-                continue
+        lines, notes = Lines.of(result.lines), list[Note]()
+        for index, line in lines.controls():
             try:
                 control = known_control(line, self._paths.log)
             except FormatVersionError as refusal:
@@ -244,9 +301,8 @@ class LogReader:
                 raise refusal
             if control not in CONTROLS_OF_A_GENERATION:
                 notes.append(note_of(line))
-        skip = self._skip
-        if skip[0] >= 0:
-            records = [line for line in records if (line.stamp_us, -line.more) > skip]
+        self._durable = max([self._durable, *lines.durables])
+        records = self._behind_skip(lines.records())
         is_reset = self._is_reset
         is_news = bool(records or notes or is_reset)
         self.given += is_news
@@ -255,6 +311,14 @@ class LogReader:
         clock.observe(result.end.stamp_us)
         if is_news:
             yield Chunk(records, notes, generation, self._durable, is_reset)
+
+    def _behind_skip(self, records: Lines) -> Lines:
+        """Return the records behind the position that was sought. Stamps rise: the others come first."""
+        skip = self._skip
+        passed = 0
+        while passed < len(records) and (records.stamps_us[passed], -records.mores[passed]) <= skip:
+            passed += 1
+        return records[passed:] if passed else records
 
     def _cut_off(self, result: Scan, index: int) -> Scan:
         """Return the whole batches before the one that the line at ``index`` belongs to."""

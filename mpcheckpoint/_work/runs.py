@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpcheckpoint._log.record_log import RecordLog
-    from mpcheckpoint._log.view import Entry, LogView
+    from mpcheckpoint._log.records import Entry
+    from mpcheckpoint._log.view import LogView
 
 MAP = "map"
 _START_LIMIT = 100

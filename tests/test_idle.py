@@ -1,0 +1,196 @@
+"""A look where nothing is new costs next to nothing, and never overlooks anything."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mpcheckpoint import Checkpoint
+from mpcheckpoint import _system as system
+from mpcheckpoint._storage import reader as reader_module
+from support.processes import call
+from support.verbs import log_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.guarantee(4)
+
+PADDING_BYTES = 256 * 1024
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take every file for one that was changed long ago."""
+    monkeypatch.setattr(reader_module, "_TIME_STEP_NS", -(10**19))
+
+
+class Calls:
+    """What was asked of the system, by name, and how many bytes were read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: list[str] = []
+        self.read_bytes = 0
+        for name in ("open_file", "stat_path", "stat_fd", "size_of", "list_directory"):
+            monkeypatch.setattr(system, name, self._noting(name))
+        self._read_at = system.read_at
+        monkeypatch.setattr(system, "read_at", self._reading)
+
+    def _noting(self, name: str) -> object:
+        real = getattr(system, name)
+
+        def noting(*args: object, **options: object) -> object:
+            self.made.append(name)
+            return real(*args, **options)
+
+        return noting
+
+    def _reading(self, fd: int, size: int, offset: int) -> bytes:
+        self.made.append("read_at")
+        data = self._read_at(fd, size, offset)
+        self.read_bytes += len(data)
+        return data
+
+    def forget(self) -> None:
+        self.made, self.read_bytes = [], 0
+
+
+def overwrite(path: Path, data: bytes, offset: int) -> None:
+    """Change bytes in place, as by hand."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def append_elsewhere(store: Path, *events: object) -> None:
+    with Checkpoint(store) as checkpoint:
+        for event in events:
+            checkpoint.log("a").append("x", event)
+
+
+def recover_elsewhere(store: Path) -> None:
+    with Checkpoint(store) as checkpoint:
+        checkpoint.log("a").recover()
+
+
+# --- what it costs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("settled")
+def test_idle_look_at_a_log_takes_one_look_at_its_path(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Checkpoint(store).log("a")
+    log.append("x", 1)
+    assert log.events("x") == (1,)
+    assert log.events("x") == (1,)
+    calls = Calls(monkeypatch)
+
+    assert log.events("x") == (1,)
+    assert calls.made == ["stat_path"]
+
+
+@pytest.mark.usefixtures("settled")
+def test_idle_look_at_more_logs_than_files_may_be_open_opens_none(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Checkpoint(store, durability="never")
+    for number in range(60):
+        writer.log(f"l{number}").append("x", number)
+    checkpoint = Checkpoint(store)
+    for _ in range(2):
+        assert checkpoint["x"] == tuple(range(60))
+    calls = Calls(monkeypatch)
+
+    assert checkpoint["x"] == tuple(range(60))
+    assert calls.made == ["stat_path"] * 61  # and one look for new logs
+
+
+def test_idle_look_at_a_padded_log_reads_a_line_end_and_one_byte(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_elsewhere(store, 1)
+    with log_file(store).open("ab") as file:
+        file.write(b"\n" * PADDING_BYTES)
+    log = Checkpoint(store, read_only=True).log("a")
+    assert log.events("x") == (1,)
+    calls = Calls(monkeypatch)
+
+    for _ in range(3):
+        calls.forget()
+        assert log.events("x") == (1,)
+        assert calls.read_bytes == 13
+        assert "open_file" not in calls.made
+
+
+# --- what must not be overlooked ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("settled")
+def test_append_of_another_process_is_seen_at_the_next_look(store: Path) -> None:
+    checkpoint = Checkpoint(store)
+    log = checkpoint.log("a")
+    for number in range(5):
+        assert log.count("x") == log.count("x") == len(checkpoint.get("x", ())) == number
+        call(append_elsewhere, store, number, method="fork")
+
+    assert log.events("x") == tuple(range(5))
+
+
+@pytest.mark.usefixtures("settled")
+def test_recovery_by_another_process_is_seen_at_the_next_look(store: Path) -> None:
+    log = Checkpoint(store).log("a")
+    log.append("x", 1)
+    for number in range(2, 6):
+        assert log.count("x") == log.count("x") == number - 1
+        call(recover_elsewhere, store, method="fork")
+        call(append_elsewhere, store, number, method="fork")
+
+    assert log.events("x") == (1, 2, 3, 4, 5)
+
+
+@pytest.mark.usefixtures("settled")
+def test_log_changed_by_hand_that_keeps_its_size_is_read_anew(store: Path, tmp_path: Path) -> None:
+    for directory, event in ((store, 2), (tmp_path / "other", 3)):
+        call(append_elsewhere, directory, 1, event, method="fork")
+    path, other = log_file(store), log_file(tmp_path / "other").read_bytes()
+    log = Checkpoint(store, read_only=True).log("a")
+    assert log.events("x") == log.events("x") == (1, 2)
+    before = path.stat()
+    assert before.st_size == len(other)
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # until the system's clock has gone on by a step
+        overwrite(path, other, 0)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert log.events("x") == (1, 3)
+
+
+def test_log_that_was_changed_just_now_is_looked_into(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change by hand in the same step of the system's clock has the same time."""
+    monkeypatch.setattr(reader_module, "_TIME_STEP_NS", 10**19)
+    log = Checkpoint(store).log("a")
+    log.append("x", 1)
+    calls = Calls(monkeypatch)
+    for _ in range(3):
+        calls.forget()
+        assert log.events("x") == (1,)
+        assert "read_at" in calls.made
+
+
+@pytest.mark.usefixtures("settled")
+def test_record_written_over_padding_is_seen_at_once(store: Path) -> None:
+    call(append_elsewhere, store, 1, method="fork")
+    path = log_file(store)
+    size = path.stat().st_size
+    call(append_elsewhere, store, 2, method="fork")
+    whole = path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(size)
+        file.seek(size)
+        file.write(b"\n" * PADDING_BYTES)
+    log = Checkpoint(store, read_only=True).log("a")
+    assert log.events("x") == log.events("x") == (1,)
+    overwrite(path, whole[size:], size)
+
+    assert path.stat().st_size == size + PADDING_BYTES
+    assert log.events("x") == log.events("x") == (1, 2)
