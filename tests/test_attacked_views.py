@@ -28,9 +28,9 @@ def test_write_that_ends_while_a_reader_judges_it_is_seen_at_the_next_look(
     reader = Checkpoint(store, read_only=True)
     looks = 0
 
-    def replay(*args: Any) -> Iterator[Any]:
+    def replay(*args: Any, **how: Any) -> Iterator[Any]:
         nonlocal looks
-        for result in real_replay(*args):
+        for result in real_replay(*args, **how):
             looks += result.damage is not None
             if looks == at_look:
                 log_file(store).write_bytes(whole)  # the writer goes on while the reader stands still

@@ -75,10 +75,11 @@ def test_batch_refused_after_its_first_line_is_not_there_at_all(log: Log, faults
 
 
 def test_append_whose_write_takes_nothing_for_ever_raises(log: Log, faults: Faults) -> None:
-    faults.act("write_at", lambda real, *args: 0, on=LOG)
+    fault = faults.act("write_at", lambda real, *args: 0, on=LOG, times=1000)
 
     with pytest.raises(WriteFailedError):
         log.append("x", 1)
+    fault.clear()
 
     assert_goes_on(log, [0])
 

@@ -13,6 +13,7 @@ from mpcheckpoint import Checkpoint, Log, Position
 from mpcheckpoint import _system as system
 from mpcheckpoint._storage.process import process
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError, PoisonedLogError, WriteFailedError
+from mpcheckpoint.testing._simulation.seam import path_of
 from support import tally
 from support.processes import call
 from support.verbs import (
@@ -112,7 +113,7 @@ def poison_elsewhere(store: Path) -> str:
 def test_failed_sync_whose_note_cannot_be_written_still_refuses_here(
     log: Log, faults: Faults, name: str
 ) -> None:
-    faults.fail(name, errno.EIO, on=r"\.checkpoint$" if name == "sync_directory" else r"\.poison$")
+    faults.fail(name, errno.EIO, on=r"\.checkpoint$" if name == "sync_directory" else r"\.tmp$")
     failed = (
         faults.fail("sync_data", errno.EIO, on=LOG)
         if name != "sync_data"
@@ -161,21 +162,21 @@ def append_unsynced(store: Path) -> None:
 def test_log_that_was_synced_and_cannot_be_looked_at_afterwards_is_not_poisoned(
     store: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = system.stat_path
+    real = system.stat_fd
     is_due = [False]
 
-    def look(path: str) -> os.stat_result:
-        if is_due[0] and path.endswith("a.jsonl"):
+    def look(fd: int) -> os.stat_result:
+        if is_due[0] and path_of(fd).endswith("a.jsonl"):
             is_due[0] = False
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(path)
+        return real(fd)
 
-    monkeypatch.setattr(system, "stat_path", look)
+    monkeypatch.setattr(system, "stat_fd", look)
     Faults(monkeypatch).act(
         "sync_data", lambda sync, fd: (sync(fd), is_due.append(is_due.pop() or True)), on=LOG
     )
 
-    with pytest.raises(OutcomeUnknownError, match="its path cannot be looked at") as caught:
+    with pytest.raises(OutcomeUnknownError, match="its file cannot be looked at") as caught:
         log.append("x", 1, record_id="id")
 
     assert caught.value.position == log.append("x", 1, record_id="id")
@@ -250,6 +251,7 @@ def test_poison_of_another_generation_is_void_and_of_no_sense_counts(
     log.append("x", 2)
 
     inside(store, "a.poison").write_bytes(b"")
+    become_a_new_process()
     with pytest.raises(PoisonedLogError):
         log.append("x", 3)
 

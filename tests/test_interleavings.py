@@ -151,6 +151,7 @@ def place() -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.mark.usefixtures("early_padding")
 @pytest.mark.parametrize("is_first_use", [True, False])
 @pytest.mark.parametrize("other", [append, recover, read])
 def test_process_that_acts_at_any_moment_of_another_harms_nobody(

@@ -21,7 +21,15 @@ import pytest
 from mpcheckpoint import Checkpoint
 from support import tally
 from support.processes import METHODS, call
-from support.verbs import Faults, assert_goes_on, inside, log_file, seeded, wait_until
+from support.verbs import (
+    Faults,
+    assert_goes_on,
+    inside,
+    log_file,
+    seeded,
+    wait_until,
+    write_padding_early,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +81,8 @@ def _read_and_append(transaction: Any, object_key: str, event: list[Any]) -> Non
 
 def work(store: Path, name: str, writer: AcknowledgementWriter, largest_bytes: int) -> None:
     """Go through steps for ever; acknowledge each when it has returned."""
+    if random.Random(name).random() < 0.5:
+        write_padding_early()
     checkpoint = Checkpoint(store)
     with pytest.MonkeyPatch.context() as patches:
         # The kernel takes megabytes in one go, all but unkillable. What it may do is to take less.

@@ -13,7 +13,7 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint.errors import CheckpointError
 from support.processes import call
-from support.verbs import Faults, seeded
+from support.verbs import Faults, seeded, write_padding_early
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +34,8 @@ LOG_KEYS = ("a", "b")
 def append_until_the_power_is_gone(store: Path, name: str, writer: AcknowledgementWriter) -> None:
     """Append single events and batches in turn; acknowledge each with how it was to be durable."""
     chance = seeded(name)
+    if chance.random() < 0.5:
+        write_padding_early()
     try:
         checkpoint = Checkpoint(store)
         logs = [checkpoint.log(log_key) for log_key in LOG_KEYS]

@@ -178,6 +178,7 @@ class Store:
     def __init__(self, base: Path, name: str) -> None:
         self.base = base
         self.file = base / ".checkpoint" / f"{LOG_KEY}.jsonl"
+        self.page = self.file.with_suffix(".page")
         self.quarantine = base / ".checkpoint" / "quarantine"
         self.name = name
         with Checkpoint(base, durability="always") as checkpoint:
@@ -193,6 +194,8 @@ class Store:
             file.truncate()
         for path in self.quarantine.glob("*"):
             path.unlink()
+        # A copy of the log alone: what the page vouches for is tested where the page is.
+        self.page.unlink(missing_ok=True)
         become_a_new_process()
 
     def tear(self, size: int) -> bytes:

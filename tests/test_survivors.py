@@ -425,8 +425,8 @@ MUTEXES: dict[str, Callable[[Log], Any]] = {
     "the clock": lambda log: clock._mutex,
     "the descriptor pool": lambda log: pool._mutex,
     "the interval setting": lambda log: process.interval._condition,
-    "the view": lambda log: log._session.mutex._lock,
-    "the writer": lambda log: log._state().stored._writer()._mutex._lock,  # type: ignore[attr-defined]  # an engine's
+    "the view": lambda log: log._session.mutex.lock,
+    "the writer": lambda log: log._state().stored._writer()._mutex.lock,  # type: ignore[attr-defined]  # an engine's
 }
 
 

@@ -124,6 +124,14 @@ def encode_payload(object_key: object, event: object, record_id: object = None) 
     Raises:
         InvalidKeyError, InvalidEventError, LimitExceededError: nothing was written.
     """
+    if record_id is None and type(event) is str and type(object_key) is str:
+        try:
+            payload = Payload(_encode(object_key), _encode(event))
+        except UnicodeEncodeError:
+            pass  # said below, and of which of them
+        else:
+            if len(payload.object_key) + len(payload.event) < _PLAINLY_SMALL_BYTES:
+                return payload
     meta = b"null" if record_id is None else _encode({"id": _checked_id(record_id)})
     payload = Payload(encode_key(object_key), encode_event(event), meta)
     if line_bytes_bound(payload) > MAX_LINE_BYTES:

@@ -134,6 +134,11 @@ def encode_batch(
     assert end.stamp_us < stamp_us <= MAX_STAMP_US
     assert durable <= end.offset
     crc, closed = end.stored_crc, closing(end.stored_crc)
+    if len(payloads) == 1:
+        data, crc = encode_line(
+            payloads[0], stamp_us=stamp_us, durable=durable, more=0, crc=crc32(closed, crc)
+        )
+        return data, EndState(end.offset + len(data), crc, stamp_us)
     numbers = b"%d,%d" % (stamp_us, durable)
     same_bytes = LENGTH_END + len(b'",,,,,,') + len(numbers) + CLOSING_BYTES
     parts: list[bytes] = []

@@ -16,30 +16,50 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mpcheckpoint._format.frame import Line
-    from mpcheckpoint._storage.engine import Reader, StoredLog
+    from mpcheckpoint._storage.engine import Bell, Reader, StoredLog
     from mpcheckpoint._storage.reader import Chunk
 
 _SHORTEST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.02
+# For how long those who append are told that somebody follows.
+_EXPECTED_S = 10.0
 
 
 class News:
     """How a follower waits for something to happen: the one place that knows.
 
-    It looks again after a pause that grows while nothing comes and is short again once something did.
+    Whoever appends to a log that it follows wakes it. Should nobody do so, because there is no bell or it was not
+    heard, it looks again after a pause that grows while nothing comes and is short again once something did.
     """
 
     def __init__(self) -> None:
         # Not an Event: close() may run in a signal handler of the thread that waits, and Event.set takes a lock.
         self._is_closed = False
         self._pause_s = _SHORTEST_PAUSE_S
+        self._bell: Bell | None = None
+        self._heard = 0
+        self._expected_until_s = 0.0
+
+    def listen(self, logs: Iterable[StoredLog]) -> None:
+        """Have those who append to these logs wake us. Call it before each look: what comes after it is heard."""
+        now_s = time.monotonic()
+        if now_s > self._expected_until_s:
+            self._expected_until_s = now_s + _EXPECTED_S / 2
+            for stored in logs:
+                self._bell = stored.expect_news(_EXPECTED_S) or self._bell
+        if self._bell is not None:
+            self._heard = self._bell.value()
 
     def wait(self, deadline: float | None) -> bool:
         """Wait until it is worth looking again; return False when closed or past the deadline."""
         left_s = _LONGEST_PAUSE_S if deadline is None else deadline - time.monotonic()
         if left_s <= 0 or self._is_closed:
             return False
-        time.sleep(min(self._pause_s, left_s))
+        pause_s = min(self._pause_s, left_s)
+        if self._bell is None:
+            time.sleep(pause_s)
+        else:
+            self._bell.wait(self._heard, pause_s)
         self._pause_s = min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
         return True
 
@@ -54,6 +74,10 @@ class News:
     def is_closed(self) -> bool:
         """Return whether the waiting was ended."""
         return self._is_closed
+
+    def start_over(self) -> None:
+        """Let go of the bell: another is taken at the next look."""
+        self._bell, self._expected_until_s = None, 0.0
 
 
 class Source:
@@ -199,12 +223,14 @@ class Follower:
 
     def _start_over(self) -> None:
         self._looks = iter(())
+        self._news.start_over()
         for source in self._sources.values():
             source.reader.release()
         self._sources = {}
 
     def _look(self) -> Iterator[Record]:
         self._add_sources()
+        self._news.listen([source.stored for source in self._sources.values()])
         for source in list(self._sources.values()):
             yield from source.records()
 

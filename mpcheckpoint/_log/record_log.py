@@ -71,7 +71,14 @@ class RecordLog:
         Durability: as the setting says; by default the record survives a loss of power when this returns.
         Concurrency: any number of threads and processes.
         """
-        state = self._for_writing()
+        session = self._session
+        stored = session.stored_for_writing(self._log_key)
+        if expected_count is None and record_id is None and durability is None:
+            return stored.append(
+                [encode_payload(object_key, event)],
+                durability=session.durability,
+                timeout_s=session.settings.lock_timeout_s,
+            )
         if expected_count is not None and (type(expected_count) is not int or expected_count < 0):
             raise ValueError(
                 f"expected_count is a number of events, at least 0, or None, not {expected_count!r}"
@@ -84,7 +91,7 @@ class RecordLog:
             def guard() -> Position | None:
                 return self._checked(object_key, expected_count, record_id)
 
-        return self._append(state.stored, [payload], guard, durability)
+        return self._append(stored, [payload], guard, durability)
 
     def append_many(
         self, records: Iterable[tuple[str, object]], *, durability: str | None = None

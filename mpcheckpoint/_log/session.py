@@ -117,6 +117,18 @@ class Session:
             )
         return self._states[log_key]
 
+    def stored_for_writing(self, log_key: str) -> StoredLog:
+        """Return what stands behind a log that this handle has open and may write to. In few steps: each append asks.
+
+        Raises:
+            ClosedError, ReadOnlyError, LogNotOpenError
+        """
+        if self._is_closed or self.settings.read_only or log_key not in self._open_keys:
+            self.require_writable()
+            return self.writable(log_key).stored
+        process.notice_fork()
+        return self._states[log_key].stored
+
     def open_keys(self) -> list[str]:
         """Return the logs open in this handle, in the order they were opened."""
         return list(self._open_keys)

@@ -89,6 +89,16 @@ class Reader(Protocol):
         """Give back files and the like. The next ``news`` takes them again and goes on where the last one ended."""
 
 
+class Bell(Protocol):
+    """What wakes a follower. Any number of threads may use one at once."""
+
+    def value(self) -> int:
+        """Return what changes whenever something is appended to a log of which news are expected."""
+
+    def wait(self, value: int, timeout_s: float) -> None:
+        """Return when the value is another one, after so many seconds, or for no reason."""
+
+
 class StoredLog(Protocol):
     """One log, for any number of threads."""
 
@@ -132,6 +142,12 @@ class StoredLog(Protocol):
 
         Args:
             resumes: if the log is replaced (``recover``), go on behind what was given, instead of starting anew.
+        """
+
+    def expect_news(self, seconds: float) -> Bell | None:
+        """Have appends to this log ring a bell for so long; None if there is none, and whoever waits has to look again.
+
+        A hint: what a bell that was not rung announces is found all the same, later.
         """
 
     def flush(self, timeout_s: float | None) -> None:

@@ -18,11 +18,11 @@ class Mutex:
     behind ``acquire`` leaves a mutex that ``release_if_owned`` can still give back.
     """
 
-    __slots__ = ("_lock", "_what")
+    __slots__ = ("_what", "lock")
 
     def __init__(self, what: str) -> None:
         # Any: the type stubs leave out _is_owned, which threading.Condition relies on too.
-        self._lock: Any = threading.RLock()
+        self.lock: Any = threading.RLock()
         self._what = what
 
     def guard(self) -> Any:
@@ -33,7 +33,7 @@ class Mutex:
             ReentrancyError: if this thread holds it already.
         """
         self.refuse_reentry()
-        return self._lock
+        return self.lock
 
     def acquire(self, timeout_s: float | None) -> bool:
         """Take the mutex; return False if ``timeout_s`` seconds did not suffice.
@@ -41,29 +41,29 @@ class Mutex:
         Requires: ``refuse_reentry`` was called, and then a ``try`` entered whose ``finally`` calls
         ``release_if_owned``.
         """
-        taken: bool = self._lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
+        taken: bool = self.lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
         return taken
 
     def release_if_owned(self) -> None:
         """Give the mutex back if this thread holds it."""
-        if self._lock._is_owned():
-            self._lock.release()
+        if self.lock._is_owned():
+            self.lock.release()
 
     def is_free(self) -> bool:
         """Return whether no other thread holds the mutex at this moment."""
-        taken: bool = self._lock.acquire(blocking=False)
+        taken: bool = self.lock.acquire(blocking=False)
         if taken:
-            self._lock.release()
+            self.lock.release()
         return taken
 
     def is_owned(self) -> bool:
         """Return whether this thread holds the mutex."""
-        owned: bool = self._lock._is_owned()
+        owned: bool = self.lock._is_owned()
         return owned
 
     def refuse_reentry(self) -> None:
         """Raise ReentrancyError if this thread holds the mutex already."""
-        if self._lock._is_owned():
+        if self.lock._is_owned():
             raise ReentrancyError(
                 f"{self._what} was entered again by the thread that is inside it, from a signal handler or a "
                 "finalizer; do the call from ordinary code",

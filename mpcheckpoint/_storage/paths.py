@@ -20,6 +20,8 @@ class LogPaths(NamedTuple):
     name: str
     log: str
     lock: str
+    sync: str
+    page: str
     poison: str
     directory: str
     quarantine: str
@@ -34,6 +36,8 @@ class LogPaths(NamedTuple):
             name,
             base + LOG_SUFFIX,
             base + ".lock",
+            base + ".sync",
+            base + ".page",
             base + ".poison",
             directory,
             os.path.join(directory, QUARANTINE),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._storage.faults import translated
+from mpcheckpoint._storage.header import read_header
+from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX
 from mpcheckpoint._storage.repair import write_whole
+from mpcheckpoint.errors import CheckpointError, PoisonedLogError
 
 if TYPE_CHECKING:
     from mpcheckpoint._storage.paths import LogPaths
@@ -31,6 +36,8 @@ class Poison:
     def __init__(self, paths: LogPaths) -> None:
         self._path = paths.poison
         self._directory = paths.directory
+        self._log = paths.log
+        self._log_key = paths.log_key
 
     def mark(self, generation: str, error: OSError) -> str | None:
         """Tell every process that a sync of ``generation`` failed; return why that could not be told, or None.
@@ -40,14 +47,47 @@ class Poison:
         calling it durable.
         """
         note = _Note(generation, error.strerror or str(error))
+        temporary = f"{self._log}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
         try:
-            file = system.open_file(self._path, write=True, create=True)
+            if self._is_succeeded(generation):
+                return None  # recovered meanwhile: the successor is sound
+            # Never in place: half a note would count for any generation.
+            file = system.open_file(temporary, write=True, create=True, exclusive=True)
             write_whole(file.fd, msgspec.json.encode(note), 0)
             system.sync_data(file.fd)
+            system.replace(temporary, self._path)
             system.sync_directory(self._directory)
         except OSError as failure:
             return f"could not write {self._path}: {failure}"
         return None
+
+    def _is_succeeded(self, generation: str) -> bool:
+        try:
+            log = system.open_file(self._log)
+            return read_header(log.fd, self._log, log_key=self._log_key).generation != generation
+        except (CheckpointError, OSError):
+            return False  # it cannot be told: the mark says whom it concerns
+
+    def refuse(self, generation: str) -> None:
+        """Return if no sync of ``generation`` has failed.
+
+        Raises:
+            PoisonedLogError: one has. Nothing was written.
+            ReadFailedError: the file is there and cannot be read.
+        """
+        with translated("reading", self._path):
+            reason = self.reason(generation)
+        if reason is not None:
+            raise self.refusal(reason)
+
+    def refusal(self, reason: str) -> PoisonedLogError:
+        """Return the error for an append to a log of which a sync failed."""
+        return PoisonedLogError(
+            f"a sync of the log {self._log_key!r} failed ({reason}), so what was written last may not be on disk "
+            f"({self._log}). Nothing was written; call Log.recover() when the disk is sound.",
+            path=self._log,
+            reason=reason,
+        )
 
     def reason(self, generation: str) -> str | None:
         """Return why ``generation`` takes no appends, or None if it does.

@@ -14,17 +14,24 @@ import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol
 
+from mpcheckpoint import _system as system
+from mpcheckpoint._storage.bell import Bell
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.descriptors import pool
 from mpcheckpoint._storage.interval import IntervalSyncer
 from mpcheckpoint._storage.writer import LogWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mpcheckpoint._storage.paths import LogPaths
 
 _FORK_WAIT_S = 0.1
 _EXIT_PRIORITY = 10
-_MOST_WRITERS = 48  # each keeps two files open
+_FILES_OF_A_WRITER = 4  # the log, its append lock, its leader lock, its page
+# Of the files that this process may have open, writers keep a quarter at most.
+_SHARE = 4
+_MOST_BELLS = 16
 
 
 class Resettable(Protocol):
@@ -48,9 +55,14 @@ class Process:
         # Those that the registry forgot and somebody still uses, too: a fork must know of their locks.
         self._alive: weakref.WeakSet[LogWriter] = weakref.WeakSet()
         self._handles: weakref.WeakSet[Resettable] = weakref.WeakSet()
-        self._paused: list[LogWriter] = []
+        # One a store that is followed from here, or whose followers are woken from here.
+        self._bells: OrderedDict[tuple[int, int], Bell] = OrderedDict()
+        # What each thread that is forking has to do afterwards.
+        self._resumes: dict[int, list[Callable[[], None]]] = {}
         self._flushes_at_exit = False
         self.interval = IntervalSyncer()
+        # Another object whenever a writer was forgotten: for as long as it is the same, every writer is valid.
+        self.writers_epoch = object()
 
     def writer(self, directory_identity: tuple[int, int], paths: LogPaths) -> LogWriter:
         """Return this process's writer of a log.
@@ -65,10 +77,27 @@ class Process:
             if writer is None or writer.paths.directory != paths.directory:
                 writer = self._writers[key] = LogWriter(paths)
                 self._alive.add(writer)
-                if len(self._writers) > _MOST_WRITERS:
+                most = max(1, system.most_open_files() // _SHARE // _FILES_OF_A_WRITER)
+                while len(self._writers) > most:
                     self._writers.popitem(last=False)
+                    self.writers_epoch = object()
             self._writers.move_to_end(key)
             return writer
+
+    def bell(self, directory_identity: tuple[int, int], directory: str) -> Bell | None:
+        """Return the bell of the store in ``directory``; None if there can be none."""
+        self.notice_fork()
+        with self._mutex:
+            bell = self._bells.get(directory_identity)
+            if bell is None:
+                try:
+                    bell = self._bells[directory_identity] = Bell(directory)
+                except OSError:
+                    return None
+                if len(self._bells) > _MOST_BELLS:
+                    self._bells.popitem(last=False)  # closed when nobody waits for it any more
+            self._bells.move_to_end(directory_identity)
+            return bell
 
     def known_durable(self, directory_identity: tuple[int, int], name: str, generation: str) -> int:
         """Return the offset below which this process knows a generation to be durable; 0 if it knows nothing."""
@@ -86,15 +115,23 @@ class Process:
             self.after_fork_in_child()
 
     def flush_at_exit(self) -> None:
-        """Have scheduled syncs done when this process exits: also a multiprocessing child, which skips atexit."""
+        """Have scheduled syncs done, and padding cut off, when this process exits.
+
+        Also if it is a multiprocessing child, which skips atexit.
+        """
         if self._flushes_at_exit:
             return
         self._flushes_at_exit = True
-        atexit.register(self.interval.flush_at_exit)
+        atexit.register(self._flush)
         # Not imported for this: in a multiprocessing child it is loaded, and elsewhere atexit does.
         multiprocessing_util = sys.modules.get("multiprocessing.util")
         if multiprocessing_util is not None:
-            multiprocessing_util.Finalize(None, self.interval.flush_at_exit, exitpriority=_EXIT_PRIORITY)
+            multiprocessing_util.Finalize(None, self._flush, exitpriority=_EXIT_PRIORITY)
+
+    def _flush(self) -> None:
+        self.interval.flush_at_exit()
+        for writer in list(self._alive):
+            writer.release_padding()
 
     # --- fork -------------------------------------------------------------------------------------------------
 
@@ -105,26 +142,31 @@ class Process:
         at once; this only spares the lock from outliving a parent that is killed in between.
         """
         writers = sorted(self._alive, key=lambda writer: writer.paths.log)
-        self._paused = [writer for writer in writers if writer.pause_for_fork(_FORK_WAIT_S)]
+        resumes = self._resumes[threading.get_ident()] = []
+        for writer in writers:
+            writer.pause_for_fork(_FORK_WAIT_S, resumes)
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        paused, self._paused = self._paused, []
-        for writer in paused:
-            writer.resume_after_fork()
+        for resume in self._resumes.pop(threading.get_ident(), ()):
+            resume()
 
     def after_fork_in_child(self) -> None:
         """Let go of everything inherited."""
         self._pid = os.getpid()
         self._mutex = threading.RLock()
-        self._paused = []
+        self._resumes = {}
         self._flushes_at_exit = False
         clock.reset_after_fork()
         pool.reset_after_fork()
         self.interval.reset_after_fork()
+        bells, self._bells = self._bells, OrderedDict()
+        for bell in bells.values():
+            bell.close()
         for writer in list(self._alive):
             writer.reset_after_fork()
         self._writers = OrderedDict()
+        self.writers_epoch = object()
         for handle in list(self._handles):
             handle.reset_after_fork()
 

@@ -16,6 +16,7 @@ from mpcheckpoint._storage.descriptors import pool
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.header import known_control, read_header
 from mpcheckpoint._storage.judge import Broken, refuse_shortened, require_torn, vouched_offset
+from mpcheckpoint._storage.page import stated_durable
 from mpcheckpoint._storage.replay import CHUNK_BYTES, FIRST_READ_BYTES, replay
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import FormatVersionError, InvalidPositionError, LogNotFoundError
@@ -156,7 +157,10 @@ class LogReader:
                 if known <= self._end.offset and pending == self._judged_torn and not self._is_reset:
                     return
                 last = None
-                for last in replay(fd, self._end, data):
+                # Appends overwrite padding from its first byte on: what is left of it is padding still.
+                padded_from, padded_to = self._padded
+                padded_to = padded_to if 0 <= padded_from <= self._end.offset else 0
+                for last in replay(fd, self._end, data, padded_to=padded_to):
                     yield from self._admitted(last, generation)
                 assert last is not None
                 if last.damage is None:
@@ -349,7 +353,9 @@ class LogReader:
         broken = Broken(damage, last.broken_at, last.broken_crc)
         if vouched > damage.offset:
             require_torn(fd, broken, known_durable=vouched, path=self._paths.log, log_key=self._paths.log_key)
-        return vouched_offset(fd, broken, above=damage.offset)
+        assert self._header is not None
+        stated = stated_durable(self._paths.page, self._header.generation)
+        return stated if stated > damage.offset else vouched_offset(fd, broken, above=damage.offset)
 
 
 def _length_and_crc(fd: int, offset: int) -> tuple[int, int]:

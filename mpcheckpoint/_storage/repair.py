@@ -67,12 +67,15 @@ def write_whole(fd: int, data: bytes, offset: int) -> None:
     Raises:
         OSError: and some of it may have been written.
     """
+    written = system.write_at(fd, data, offset)
+    if written == len(data):
+        return
     view = memoryview(data)
-    written = 0
+    count = written
     while written < len(view):
-        count = system.write_at(fd, view[written:], offset + written)
         if count <= 0:
             raise OSError(errno.EIO, "a write took no bytes")
+        count = system.write_at(fd, view[written:], offset + written)
         written += count
 
 

@@ -16,7 +16,7 @@ CHUNK_BYTES = 1024 * 1024
 _LARGEST_READ_BYTES = MAX_BATCH_BYTES + MAX_LINE_BYTES
 
 
-def replay(fd: int, end: EndState, data: bytes | None = None) -> Iterator[Scan]:
+def replay(fd: int, end: EndState, data: bytes | None = None, *, padded_to: int = 0) -> Iterator[Scan]:
     """Yield what follows ``end``, a chunk a scan; the last one tells what the log ends with.
 
     The last scan has a ``damage`` wherever something other than padding follows its ``end``: a line that is cut off is
@@ -26,6 +26,7 @@ def replay(fd: int, end: EndState, data: bytes | None = None) -> Iterator[Scan]:
         fd: the open log.
         end: where to begin.
         data: what a read of FIRST_READ_BYTES at ``end.offset`` gave, if that was done already.
+        padded_to: an offset up to which everything behind the last line was seen to be padding before.
     """
     size = FIRST_READ_BYTES
     if data is None:
@@ -33,7 +34,7 @@ def replay(fd: int, end: EndState, data: bytes | None = None) -> Iterator[Scan]:
     while True:
         result = scan(data, end)
         if len(data) < size or result.stop in (Stop.DAMAGED, Stop.PADDING):
-            yield _settled(fd, result, end.offset + len(data))
+            yield _settled(fd, result, max(end.offset + len(data), padded_to))
             return
         if result.end.offset > end.offset:
             yield result

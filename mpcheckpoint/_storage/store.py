@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._storage.bell import Bell, expect_news
 from mpcheckpoint._storage.directory import StoreDirectory
 from mpcheckpoint._storage.durability import Durability, Mode
 from mpcheckpoint._storage.faults import translated
@@ -29,6 +31,9 @@ class DirectoryLog:
         self.log_key = paths.log_key
         self._directory = directory
         self._paths = paths
+        # Kept from append to append, and not kept alive: a thousand logs must not need a thousand descriptors.
+        self._known_writer: Callable[[], LogWriter | None] = _nobody
+        self._epoch: object = None
 
     def append(
         self,
@@ -39,9 +44,17 @@ class DirectoryLog:
         guard: Callable[[], Position | None] | None = None,
     ) -> Position:
         """Append one batch; return its position when it is as durable as ``durability`` asks."""
-        self._directory.require_locking()
-        writer = self._writer()
+        writer = self._known_writer()
+        if writer is None or self._epoch is not process.writers_epoch:
+            self._directory.require_locking()
+            writer = self._writer()
         appended = writer.append(payloads, timeout_s=timeout_s, guard=guard)
+        if appended.generation.is_followed:
+            bell = process.bell(self._directory.identity, self._directory.path)
+            if bell is not None:
+                bell.ring()
+        if appended.generation.has_padding:
+            process.flush_at_exit()
         if durability.mode is Mode.ALWAYS:
             return writer.make_durable(appended)
         if durability.mode is Mode.INTERVAL:
@@ -53,13 +66,21 @@ class DirectoryLog:
         """Return a reader at the start of the log."""
         return LogReader(self._paths, self._known_durable, resumes=resumes)
 
+    def expect_news(self, seconds: float) -> Bell | None:
+        """Have appends to this log ring the store's bell for so long; None if this handle must create nothing."""
+        if self._directory.read_only:
+            return None
+        expect_news(self._paths.page, seconds)
+        return process.bell(self._directory.identity, self._directory.path)
+
     def flush(self, timeout_s: float | None) -> None:
         """Return when all that the log holds now is durable."""
         self._writer().sync(timeout_s)
 
     def finish(self) -> None:
-        """Sync what the ``interval`` setting has not synced yet."""
+        """Sync what the ``interval`` setting has not synced yet, and cut off the padding behind the end."""
         process.interval.flush(self._paths.log)
+        self._writer().release_padding()
 
     def recover(self, timeout_s: float | None) -> None:
         """Copy the records into a new generation, durably, so that the log takes appends again."""
@@ -87,10 +108,18 @@ class DirectoryLog:
         }
 
     def _writer(self) -> LogWriter:
-        return process.writer(self._directory.identity, self._paths)
+        writer = self._known_writer()
+        if writer is None or self._epoch is not process.writers_epoch:
+            writer = process.writer(self._directory.identity, self._paths)
+            self._known_writer, self._epoch = ref(writer), process.writers_epoch
+        return writer
 
     def _known_durable(self, generation: str) -> int:
         return process.known_durable(self._directory.identity, self._paths.name, generation)
+
+
+def _nobody() -> None:
+    return None
 
 
 class DirectoryStore:

@@ -23,7 +23,8 @@ from mpcheckpoint._format.frame import EndState, Line, Payload, encode_line, run
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.faults import translated, typed
 from mpcheckpoint._storage.header import known_control
-from mpcheckpoint._storage.judge import Broken, require_torn
+from mpcheckpoint._storage.judge import Broken, refuse_shortened, require_torn
+from mpcheckpoint._storage.page import stated_durable
 from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX
 from mpcheckpoint._storage.repair import keep_bytes, write_whole
 from mpcheckpoint._storage.replay import replay
@@ -100,6 +101,13 @@ class _Copy:
             old.end = result.end
             if result.damage is not None:
                 self._keep_torn_end(old, result)
+        refuse_shortened(
+            old.fd,
+            old.end.offset,
+            known_durable=old.known_durable,
+            path=self._paths.log,
+            log_key=self._paths.log_key,
+        )
         payload = control_payload("copied", **{"from": old.header.generation}, records=records)
         self._line(payload, stamp_us=clock.next(self._end.stamp_us), durable=self._end.offset, more=0)
         self._flush()
@@ -107,9 +115,8 @@ class _Copy:
     def _keep_torn_end(self, old: Generation, result: Scan) -> None:
         assert result.damage is not None
         broken = Broken(result.damage, result.broken_at, result.broken_crc)
-        require_torn(
-            old.fd, broken, known_durable=old.durable, path=self._paths.log, log_key=self._paths.log_key
-        )
+        known = max(old.known_durable, stated_durable(self._paths.page, old.header.generation))
+        require_torn(old.fd, broken, known_durable=known, path=self._paths.log, log_key=self._paths.log_key)
         repair = keep_bytes(old.fd, self._paths, old.header.generation, result.damage.offset)
         if repair is not None:
             old.notices.append(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import time
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+
+import msgspec
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._storage.faults import translated, typed
-from mpcheckpoint._storage.generation import Generation, outcome_unknown
+from mpcheckpoint._storage.generation import Generation
+from mpcheckpoint._storage.group_sync import GroupSync
 from mpcheckpoint._storage.header import read_header
+from mpcheckpoint._storage.lock_file import LockFile
 from mpcheckpoint._storage.mutex import Mutex
 from mpcheckpoint._storage.poison import Poison
-from mpcheckpoint._storage.reader import LogReader
+from mpcheckpoint._storage.successor import find_in_successor, outcome_unknown
 from mpcheckpoint._storage.switch import switch_generation
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import (
@@ -21,7 +26,6 @@ from mpcheckpoint.errors import (
     LockTimeoutError,
     LogNotFoundError,
     OutcomeUnknownError,
-    PoisonedLogError,
 )
 
 if TYPE_CHECKING:
@@ -32,13 +36,16 @@ if TYPE_CHECKING:
     from mpcheckpoint._types import Repair
 
 _REOPEN_LIMIT = 100
+_WRITER_ID_BYTES = 8
+_LOCK_WAIT_AT_RELEASE_S = 0.1
 
 logger = logging.getLogger("mpcheckpoint")
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
-class Appended(NamedTuple):
+class Appended(msgspec.Struct, gc=False):
     """What an append left under its lock: where the log ends, and in which generation.
 
     ``found`` is the position of the record that made writing needless, or None if something was written.
@@ -67,8 +74,11 @@ class LogWriter:
         self.appends = 0
         self._poison = Poison(paths)
         self._mutex = Mutex(f"the log {paths.log_key!r}")
-        self._lock_file: system.Descriptor | None = None
+        self._append_lock = LockFile(paths.lock)
+        self._group_sync = GroupSync(paths.sync, self._poison)
         self._generation: Generation | None = None
+        # By which writers know each other's entries in the page.
+        self._id = os.urandom(_WRITER_ID_BYTES)
 
     # --- append and sync --------------------------------------------------------------------------------------
 
@@ -92,16 +102,27 @@ class LogWriter:
             LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError: nothing was appended.
         """
 
-        def write(generation: Generation) -> Appended:
+        repair: Repair | None = None
+        self._mutex.refuse_reentry()  # before the try: its finally would give back what the outer call holds
+        try:
+            generation = self._lock(timeout_s)
+            try:
+                repair = generation.establish_end()
+            except OSError as error:
+                raise self._not_established(generation, error) from error
             found = guard() if guard is not None else None
-            if found is not None:
-                # That record may be visible and not yet durable: what the log holds now is to be covered.
-                return Appended(generation, generation.end, found)
-            return Appended(generation, generation.append(payloads))
-
-        appended = self._exclusive(timeout_s, write)
-        self.appends += 1
-        return appended
+            # A record that was found may be visible and not yet durable: what the log holds now is to be covered.
+            end = generation.end if found is not None else generation.append(payloads)
+            self.appends += 1
+        finally:
+            try:
+                self._let_go()
+            except BaseException:  # a Ctrl-C in there: every step of it can be done again
+                self._let_go()
+                raise
+            if repair is not None or (self._generation is not None and self._generation.notices):
+                self._tell(repair)
+        return Appended(generation, end, found)
 
     def make_durable(self, appended: Appended) -> Position:
         """Return the position of an append once it survives a loss of power.
@@ -109,27 +130,31 @@ class LogWriter:
         Raises:
             OutcomeUnknownError: the sync failed, or the log was replaced and the record is not in its successor.
         """
-        generation, end, _ = appended
+        generation, end = appended.generation, appended.end
         position = self.position_of(appended)
         try:
-            self._cover(generation, end.offset, position)
-            is_current = self._is_current(generation)
+            try:
+                self._group_sync.cover(generation, end.offset)
+            except OSError as error:
+                raise self._not_covered(position, error) from error
+            is_replaced = system.stat_fd(generation.fd).st_nlink == 0
         except CheckpointError:
             raise
         except OSError as error:  # nothing is wrong with the log: it is synced, but may have been replaced
-            cause = f"its path cannot be looked at ({error.strerror or error})"
-            raise self._unknown(position, cause) from error
+            cause = f"its file cannot be looked at ({error.strerror or error})"
+            raise outcome_unknown(self.paths, cause, position) from error
         except BaseException as error:  # a Ctrl-C: the record stays, and whoever catches it should know
             error.add_note(f"mpcheckpoint: the record at {position} was written; it may not be durable")
             raise
-        if is_current:
-            return position
-        return self._find_in_successor(position)
+        if is_replaced:
+            return find_in_successor(self.paths, position)
+        return position
 
     def position_of(self, appended: Appended) -> Position:
         """Return the position right behind the record that was appended, or found."""
-        generation, end, found = appended
-        return found or Position(self.paths.log_key, generation.header.generation, end.offset, end.stamp_us)
+        offset, _, stamp_us = appended.end
+        generation = appended.generation.header.generation
+        return appended.found or Position(self.paths.log_key, generation, offset, stamp_us)
 
     def sync(self, timeout_s: float | None) -> int:
         """Make everything durable that the log holds now; return the offset below which that is so.
@@ -137,19 +162,33 @@ class LogWriter:
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
         """
-        generation, end, _ = self._exclusive(timeout_s, lambda current: Appended(current, current.end))
-        self._cover(generation, end.offset, None)
+        appended = self._exclusive(timeout_s, self._established, _as_it_is)
+        generation, end = appended.generation, appended.end
+        try:
+            self._group_sync.cover(generation, end.offset)
+        except OSError as error:
+            raise self._not_covered(None, error) from error
         # If the log got another generation meanwhile, that holds the same records and was synced before it
         # was put there.
         return end.offset
 
-    def _cover(self, generation: Generation, offset: int, position: Position | None) -> None:
+    def _not_covered(self, position: Position | None, error: OSError) -> OutcomeUnknownError:
+        self._tell(None)
+        return outcome_unknown(self.paths, f"its sync failed ({error.strerror or error})", position)
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether there is padding behind the end of the log, as far as this process knows."""
+        return self._generation is not None and self._generation.has_padding
+
+    def release_padding(self) -> None:
+        """Cut off the padding behind the log's end, if there is any and nobody is writing now. Raises nothing."""
+        if not self.has_padding:
+            return
         try:
-            generation.cover(offset)
-        except OSError as error:
-            self._mark_poisoned(generation, error)
-            self._tell()
-            raise self._unknown(position, f"its sync failed ({error.strerror or error})") from error
+            self._exclusive(_LOCK_WAIT_AT_RELEASE_S, self._established, Generation.cut_padding)
+        except (CheckpointError, OSError) as error:
+            logger.debug("left the padding of log %r: %s", self.paths.log_key, error)
 
     def known_durable(self, generation: str) -> int:
         """Return the offset below which this process knows that generation to be durable; 0 if it knows nothing."""
@@ -163,121 +202,108 @@ class LogWriter:
 
     # --- the append lock --------------------------------------------------------------------------------------
 
-    def _exclusive(self, timeout_s: float | None, action: Callable[[Generation], T]) -> T:
-        """Return what ``action`` does under the append lock, given a current generation whose end is established.
-
-        Raises:
-            LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError: nothing was appended.
-        """
-        repairs: list[Repair] = []
-
-        def prepared(generation: Generation) -> T:
-            with translated("reading", self.paths.poison):
-                self._refuse_poisoned(generation)
-            repair = self._established(generation)
-            if repair is not None:
-                repairs.append(repair)
-            return action(generation)
-
-        try:
-            return self._locked(timeout_s, prepared)
-        finally:
-            for repair in repairs:
-                logger.warning(
-                    "repaired the torn end of log %r: %d bytes at offset %d moved to %s",
-                    repair.log_key,
-                    repair.length_bytes,
-                    repair.offset,
-                    repair.path,
-                )
-
-    def _locked(self, timeout_s: float | None, action: Callable[[Generation], T]) -> T:
-        """Return what ``action`` does under the append lock, given the current generation, whatever its state.
+    def _exclusive(
+        self,
+        timeout_s: float | None,
+        prepare: Callable[[Generation], Repair | None],
+        action: Callable[[Generation, *Ts], T],
+        *arguments: *Ts,
+    ) -> T:
+        """Return what ``action`` does under the append lock, given the current generation, ``prepare`` d for it.
 
         Rejected: a context manager. Its exit is a call of its own, and a Ctrl-C at the start of that call
         would leave the lock to whoever drops the traceback.
 
         Raises:
-            LockTimeoutError: nothing was appended.
+            LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError: nothing was appended.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        repair: Repair | None = None
         self._mutex.refuse_reentry()  # before the try: its finally would give back what the outer call holds
         try:
-            if not self._mutex.acquire(timeout_s):
-                raise self._timed_out(timeout_s)
-            with translated("locking", self.paths.lock):
-                self._lock(deadline, timeout_s)
-            self.holds_append_lock = True
-            with translated("opening", self.paths.log):
-                generation = self._open_current()
-            return action(generation)
+            generation = self._lock(timeout_s)
+            repair = prepare(generation)
+            return action(generation, *arguments)
         finally:
             try:
                 self._let_go()
             except BaseException:  # a Ctrl-C in there: every step of it can be done again
                 self._let_go()
                 raise
-            self._tell()
+            self._tell(repair)
 
-    def _tell(self) -> None:
+    def _tell(self, repair: Repair | None) -> None:
         """Log what there is to tell. Requires: no lock is held."""
+        if repair is not None:
+            logger.warning(
+                "repaired the torn end of log %r: %d bytes at offset %d moved to %s",
+                repair.log_key,
+                repair.length_bytes,
+                repair.offset,
+                repair.path,
+            )
         generation = self._generation
         while generation is not None and generation.notices:
             logger.warning("%s", generation.notices.pop(0))
 
     def _let_go(self) -> None:
         """Give back both locks, if this thread has them; else nothing."""
-        if self._mutex.is_owned():
-            self._unlock()
+        lock = self._mutex.lock
+        if lock._is_owned():
+            self._append_lock.give_back()
             self.holds_append_lock = False
-            self._mutex.release_if_owned()
+            lock.release()
 
     def _established(self, generation: Generation) -> Repair | None:
+        """Establish where the log ends, and let appends go on behind it."""
         try:
             return generation.establish_end()
-        except CheckpointError:
-            raise
         except OSError as error:
-            if generation.is_poisoned:
-                self._mark_poisoned(generation, error)
-                raise self._poisoned(error.strerror or str(error)) from error
-            raise typed(error, doing="preparing to append to", path=self.paths.log) from error
+            raise self._not_established(generation, error) from error
 
-    def _lock(self, deadline: float | None, timeout_s: float | None) -> None:
-        for _ in range(_REOPEN_LIMIT):
-            if self._lock_file is None:
-                self._lock_file = system.open_file(self.paths.lock, write=True, create=True)
-            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not system.lock(self._lock_file.fd, left_s):
-                raise self._timed_out(timeout_s)
-            # The lock file is never replaced by us. If somebody did it by hand, others lock another file.
-            if self._same_file(self._lock_file.fd, self.paths.lock):
-                return
-            self._lock_file.close()
-            self._lock_file = None
-        raise OSError(errno.EAGAIN, "the lock file is being replaced again and again")
+    def _not_established(self, generation: Generation, error: OSError) -> CheckpointError:
+        if isinstance(error, CheckpointError):
+            return error
+        if generation.is_poisoned:
+            generation.mark_poisoned(error)
+            return self._poison.refusal(error.strerror or str(error))
+        return typed(error, doing="preparing to append to", path=self.paths.log)
 
-    def _unlock(self) -> None:
-        if self._lock_file is None:
-            return
+    def _lock(self, timeout_s: float | None) -> Generation:
+        """Take the mutex and the append lock, and return the generation that stands at the log's path under it."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        left_s = timeout_s
+        if not self._mutex.acquire(timeout_s):
+            raise self._timed_out(timeout_s)
         try:
-            system.unlock(self._lock_file.fd)
-        except OSError:
-            self._lock_file.close()  # closing the only descriptor of this lock gives it back too
-            self._lock_file = None
+            for _ in range(_REOPEN_LIMIT):
+                if deadline is not None:
+                    left_s = max(0.0, deadline - time.monotonic())
+                if not self._append_lock.take(left_s):
+                    raise self._timed_out(timeout_s)
+                self.holds_append_lock = True
+                if self._generation is not None and self._is_current(self._generation):
+                    return self._generation
+                # Whoever replaced the log by hand may have replaced its lock file, too: then others lock another one.
+                if self._append_lock.is_at_path():
+                    return self._opened()
+                self._append_lock.close()
+            raise OSError(errno.EAGAIN, "the lock file is being replaced again and again")
+        except OSError as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise typed(error, doing="locking", path=self.paths.lock) from error
 
-    def _open_current(self) -> Generation:
-        current = self._generation
-        if current is None or not self._is_current(current):
+    def _opened(self) -> Generation:
+        with translated("opening", self.paths.log):
             try:
-                current = self._generation = Generation(self.paths)
+                self._generation = Generation(self.paths, self._poison, self._group_sync.mutex, self._id)
             except FileNotFoundError:
                 raise LogNotFoundError(
                     f"there is no log {self.paths.log_key!r} at {self.paths.log}; was the store removed?",
                     path=self.paths.log,
                     reason="no such log",
                 ) from None
-        return current
+        return self._generation
 
     def _is_current(self, generation: Generation) -> bool:
         try:
@@ -285,15 +311,6 @@ class LogWriter:
         except FileNotFoundError:
             return False
         return generation.identity == (status.st_dev, status.st_ino)
-
-    @staticmethod
-    def _same_file(fd: int, path: str) -> bool:
-        try:
-            at_path = system.stat_path(path)
-        except FileNotFoundError:
-            return False
-        opened = system.stat_fd(fd)
-        return (opened.st_dev, opened.st_ino) == (at_path.st_dev, at_path.st_ino)
 
     def _timed_out(self, timeout_s: float | None) -> LockTimeoutError:
         return LockTimeoutError(
@@ -319,47 +336,9 @@ class LogWriter:
             with translated("removing", self.paths.poison):
                 self._poison.clear()
 
-        self._locked(timeout_s, switch)
-
-    def _find_in_successor(self, position: Position) -> Position:
-        """Return where a record stands that was written just before the log got another generation."""
-        reader = LogReader(self.paths)
-        try:
-            for chunk in reader.news():
-                for line in chunk.lines:
-                    if line.stamp_us == position.stamp_us and line.more == 0:
-                        return Position(self.paths.log_key, chunk.generation, line.end, line.stamp_us)
-        except CheckpointError as error:
-            raise self._unknown(
-                position, f"the log was replaced by one that cannot be read ({error})"
-            ) from error
-        finally:
-            reader.release()
-        raise self._unknown(position, "the log was replaced by one that does not hold it")
-
-    def _unknown(self, position: Position | None, cause: str) -> OutcomeUnknownError:
-        return outcome_unknown(self.paths, cause, position)
+        self._exclusive(timeout_s, _as_found, switch)
 
     # --- poison -----------------------------------------------------------------------------------------------
-
-    def _mark_poisoned(self, generation: Generation, error: OSError) -> None:
-        failure = self._poison.mark(generation.header.generation, error)
-        if failure is not None:
-            generation.notices.append(failure)
-
-    def _refuse_poisoned(self, generation: Generation) -> None:
-        reason = "an earlier sync by this process failed" if generation.is_poisoned else None
-        reason = reason or self._poison.reason(generation.header.generation)
-        if reason is not None:
-            raise self._poisoned(reason)
-
-    def _poisoned(self, reason: str) -> PoisonedLogError:
-        return PoisonedLogError(
-            f"a sync of the log {self.paths.log_key!r} failed ({reason}), so what was written last may not be on disk "
-            f"({self.paths.log}). Nothing was written; call Log.recover() when the disk is sound.",
-            path=self.paths.log,
-            reason=reason,
-        )
 
     def is_poisoned(self) -> bool:
         """Return whether the log takes no appends because a sync of it failed. Only reads."""
@@ -372,13 +351,15 @@ class LogWriter:
 
     # --- fork -------------------------------------------------------------------------------------------------
 
-    def pause_for_fork(self, timeout_s: float) -> bool:
-        """Take the mutex if its holder also holds the append lock, for no longer than ``timeout_s``."""
-        return self.holds_append_lock and not self._mutex.is_owned() and self._mutex.acquire(timeout_s)
+    def pause_for_fork(self, timeout_s: float, resumes: list[Callable[[], None]]) -> None:
+        """Take the mutex of whoever holds the append lock or the leader lock; wait no longer than ``timeout_s``.
 
-    def resume_after_fork(self) -> None:
-        """Give back what ``pause_for_fork`` took, in the parent."""
-        self._mutex.release_if_owned()
+        What gives it back goes to ``resumes``, before it is taken: a Ctrl-C must not leave us with it.
+        """
+        if self.holds_append_lock and not self._mutex.is_owned():
+            resumes.append(self._mutex.release_if_owned)
+            self._mutex.acquire(timeout_s)
+        self._group_sync.pause_for_fork(timeout_s, resumes)
 
     def reset_after_fork(self) -> None:
         """Let go of everything inherited, in the child.
@@ -387,11 +368,20 @@ class LogWriter:
         Not to close would keep the lock alive when the parent dies.
         """
         self._mutex = Mutex(f"the log {self.paths.log_key!r}")
+        self._id = os.urandom(_WRITER_ID_BYTES)
         self.holds_append_lock = False
         self.appends = 0
-        lock_file, self._lock_file = self._lock_file, None
+        self._append_lock.close()
+        self._group_sync.reset_after_fork()
         generation, self._generation = self._generation, None
-        if lock_file is not None:
-            lock_file.close()
         if generation is not None:
             generation.close()
+
+
+def _as_found(generation: Generation) -> None:
+    """Prepare nothing: the log is taken in whatever state it is."""
+    del generation
+
+
+def _as_it_is(generation: Generation) -> Appended:
+    return Appended(generation, generation.end)

@@ -13,9 +13,11 @@ from mpcheckpoint._system.clock import now_us
 from mpcheckpoint._system.files import (
     Descriptor,
     exists,
+    free_bytes,
     is_directory,
     list_directory,
     make_directory,
+    most_open_files,
     open_file,
     publish,
     read_at,
@@ -32,9 +34,9 @@ from mpcheckpoint._system.workers import create_locked, remove_unlocked
 from mpcheckpoint.errors import UnsupportedPlatformError
 
 if sys.platform == "linux":
-    from mpcheckpoint._system.linux import network_file_system, sync_data, sync_directory
+    from mpcheckpoint._system.linux import network_file_system, shared_word, sync_data, sync_directory
 elif sys.platform == "darwin":
-    from mpcheckpoint._system.macos import network_file_system, sync_data, sync_directory
+    from mpcheckpoint._system.macos import network_file_system, shared_word, sync_data, sync_directory
 else:
     raise UnsupportedPlatformError(
         f"mpcheckpoint does not run on {sys.platform}: its locks and syncs are tested on Linux and written for "
@@ -46,11 +48,13 @@ __all__ = [
     "Descriptor",
     "create_locked",
     "exists",
+    "free_bytes",
     "is_directory",
     "is_locked",
     "list_directory",
     "lock",
     "make_directory",
+    "most_open_files",
     "network_file_system",
     "now_us",
     "open_file",
@@ -60,6 +64,7 @@ __all__ = [
     "remove",
     "remove_unlocked",
     "replace",
+    "shared_word",
     "size_of",
     "stat_fd",
     "stat_path",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_MANY_FILES = 4096
 # O_NONBLOCK: a pipe that stands where a file should is not waited on until somebody writes to it.
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -57,9 +59,14 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
     return b"".join(parts)
 
 
-def write_at(fd: int, data: bytes | memoryview, offset: int) -> int:
-    """Write once; return how many bytes were taken, which may be fewer than given."""
-    return os.pwrite(fd, data, offset)
+# Write bytes once at an offset of an open file; return how many were taken, which may be fewer than given.
+write_at = os.pwrite
+
+
+def most_open_files() -> int:
+    """Return how many files this process may have open at once."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if 0 <= soft < _MANY_FILES else _MANY_FILES
 
 
 def size_of(fd: int) -> int:
@@ -67,14 +74,18 @@ def size_of(fd: int) -> int:
     return os.fstat(fd).st_size
 
 
-def stat_fd(fd: int) -> os.stat_result:
-    """Return what the system knows of an open file."""
-    return os.fstat(fd)
+def free_bytes(fd: int) -> int:
+    """Return how much room is left for this user on the file system of an open file, in bytes."""
+    status = os.fstatvfs(fd)
+    return status.f_bavail * status.f_frsize
 
 
-def stat_path(path: str) -> os.stat_result:
-    """Return what the system knows of a path; of a symbolic link, the link itself."""
-    return os.lstat(path)
+# Return what the system knows of an open file.
+stat_fd = os.fstat
+
+
+# Return what the system knows of a path; of a symbolic link, the link itself.
+stat_path = os.lstat
 
 
 def truncate(fd: int, size: int) -> None:

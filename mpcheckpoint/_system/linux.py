@@ -1,9 +1,12 @@
-"""Linux: syncs, and which file systems are reached over a network."""
+"""Linux: syncs, words to wait on, and which file systems are reached over a network."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from mpcheckpoint._system.futex import FutexWord, has_futex
+from mpcheckpoint._system.words import PolledWord
 
 # Locks there are emulated or local to one host, and appends are not atomic.
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -35,9 +38,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-def sync_data(fd: int) -> None:
-    """Make a file's bytes and size durable."""
-    os.fdatasync(fd)
+# Make a file's bytes and size durable.
+sync_data = os.fdatasync
 
 
 def sync_directory(path: str) -> None:
@@ -47,6 +49,15 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def shared_word(fd: int, offset: int) -> FutexWord | PolledWord:
+    """Return the 32-bit word at ``offset`` of an open file, for processes to wait on.
+
+    Raises:
+        OSError: the file cannot be mapped.
+    """
+    return FutexWord(fd, offset) if has_futex() else PolledWord(fd, offset)
 
 
 def network_file_system(path: str) -> str | None:

@@ -21,12 +21,14 @@ from portalocker.portalocker import FlockLocker
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# flock whatever ``portalocker.LOCKER`` is set to elsewhere in the process: a POSIX record lock would not
-# exclude threads, and two kinds of lock on one file ignore each other.
-_flock = FlockLocker()
-_EXCLUSIVE = portalocker.LockFlags.EXCLUSIVE
-_TRY = portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
-_SHARED_TRY = portalocker.LockFlags.SHARED | portalocker.LockFlags.NON_BLOCKING
+# flock whatever ``portalocker.LOCKER`` is set to elsewhere in the process: a POSIX record lock would not exclude
+# threads, and two kinds of lock on one file ignore each other. What the locker calls is called without its checks of
+# flags, which cost more than the lock, most of all in a process that has just been woken.
+_flock = FlockLocker().locker
+_EXCLUSIVE = int(portalocker.LockFlags.EXCLUSIVE)
+_TRY = int(portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+_SHARED_TRY = int(portalocker.LockFlags.SHARED | portalocker.LockFlags.NON_BLOCKING)
+_UNLOCK = int(portalocker.LockFlags.UNBLOCK)
 _FIRST_PAUSE_S = 0.0002
 _LONGEST_PAUSE_S = 0.02
 _STORE_LOCK_POLL_S = 0.01
@@ -49,10 +51,7 @@ else:
 def lock(fd: int, timeout_s: float | None = None) -> bool:
     """Take the exclusive lock of an open file; return False if ``timeout_s`` seconds did not suffice."""
     if timeout_s is None:
-        try:
-            _flock.lock(fd, _EXCLUSIVE)
-        except portalocker.LockException as error:
-            raise _os_error(error) from error
+        _flock(fd, _EXCLUSIVE)
         return True
     deadline = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
@@ -68,25 +67,15 @@ def lock(fd: int, timeout_s: float | None = None) -> bool:
 def try_lock(fd: int) -> bool:
     """Take the exclusive lock of an open file if it is free; return whether it was."""
     try:
-        _flock.lock(fd, _TRY)
-    except portalocker.AlreadyLocked:
+        _flock(fd, _TRY)
+    except BlockingIOError:
         return False
-    except portalocker.LockException as error:
-        raise _os_error(error) from error
     return True
 
 
 def unlock(fd: int) -> None:
     """Give the lock of an open file back."""
-    try:
-        _flock.unlock(fd)
-    except portalocker.LockException as error:
-        raise _os_error(error) from error
-
-
-def _os_error(error: Exception) -> OSError:
-    cause = error.__cause__
-    return cause if isinstance(cause, OSError) else OSError(str(error))
+    _flock(fd, _UNLOCK)
 
 
 @contextmanager
@@ -160,11 +149,9 @@ def is_locked(path: str) -> bool:
     except FileNotFoundError:
         return False
     try:
-        _flock.lock(fd, _SHARED_TRY)
-    except portalocker.AlreadyLocked:
+        _flock(fd, _SHARED_TRY)
+    except BlockingIOError:
         return True
-    except portalocker.LockException as error:
-        raise _os_error(error) from error
     finally:
         os.close(fd)
     return False

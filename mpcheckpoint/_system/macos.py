@@ -6,6 +6,8 @@ import fcntl
 import os
 import sys
 
+from mpcheckpoint._system.words import PolledWord
+
 
 def sync_data(fd: int) -> None:
     """Make a file's bytes and size durable."""
@@ -22,6 +24,11 @@ def sync_directory(path: str) -> None:
         sync_data(fd)
     finally:
         os.close(fd)
+
+
+def shared_word(fd: int, offset: int) -> PolledWord:
+    """Return the 32-bit word at ``offset`` of an open file, for processes to wait on."""
+    return PolledWord(fd, offset)
 
 
 def network_file_system(path: str) -> str | None:

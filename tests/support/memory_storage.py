@@ -144,6 +144,9 @@ class MemoryLog:
         del resumes
         return self.reader_type(self.content)
 
+    def expect_news(self, seconds: float) -> None:
+        """Return None: whoever waits has to look again."""
+
     def flush(self, timeout_s: float | None) -> None:
         """Nothing to sync."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import hypothesis
 import pytest
 
+from mpcheckpoint._storage import padding
 from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal
 from mpcheckpoint.testing._power_cuts.loopback import FS_TYPES, FsType, LoopFileSystem, why_no_power_cut
 from mpcheckpoint.testing._power_cuts.mounts import force_unmount, mounts_below
@@ -175,6 +176,13 @@ def children() -> Iterator[Children]:
     """Yield a starter of child processes; whatever runs at the end is killed and reaped."""
     with Children() as started:
         yield started
+
+
+@pytest.fixture
+def early_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have padding written from the second append on that makes a log longer, until the end of the test."""
+    monkeypatch.setattr(padding, "_EXTENSIONS_BEFORE", 1)
+    monkeypatch.setattr(padding, "_FIRST_BYTES", 700)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import file_name
+from mpcheckpoint._storage import padding
 from mpcheckpoint.testing._simulation.processes import restart
 
 if TYPE_CHECKING:
@@ -159,6 +160,11 @@ def seen_anew(log: Log, object_key: str = "x") -> list[Any]:
     """Return an object's events as somebody finds them who has just opened the store."""
     with Checkpoint(store_of(log), read_only=True, log_keys=[log.log_key]) as checkpoint:
         return checkpoint.getCheckpoints(object_key)
+
+
+def write_padding_early(after: int = 0, first_bytes: int = 700) -> None:
+    """Have this process write padding sooner, and in smaller steps: so that little work meets it often."""
+    padding._EXTENSIONS_BEFORE, padding._FIRST_BYTES = after, first_bytes
 
 
 def assert_goes_on(log: Log, expected: list[Any]) -> None:

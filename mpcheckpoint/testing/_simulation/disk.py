@@ -114,16 +114,18 @@ class SimulatedDisk:
         name: str | None = None,
         on: str = "",
     ) -> None:
-        """Let the ``at``-th call from now on, and ``times`` calls in all, fail with ``error``, an errno.
+        """Let the ``at``-th call from now on, and ``times`` calls in all, fail with ``error``: errno or exception.
 
-        Nothing is done by a call that fails; but a sync that fails forgets what it should have written, as Linux does,
-        and the next sync through any other descriptor that was open then fails once, too.
+        Nothing is done by a call that fails; but a sync that fails with an errno forgets what it should have written,
+        as Linux does, and the next sync through any other descriptor that was open then fails once, too.
         """
 
         def refuse(call: Call) -> Any:
+            if not isinstance(error, int):
+                raise error  # a Ctrl-C, or no memory: the system was not asked
             if call.name == "sync_data":
                 self._fail_to_sync(call.arguments[0])
-            raise OSError(error, os.strerror(error)) if isinstance(error, int) else error
+            raise OSError(error, os.strerror(error))
 
         self._plan(refuse, at=at, times=times, name=name, on=on)
 

@@ -64,7 +64,7 @@ class ShowsTheClockNothing(MemoryReader):
 @found_by("test_reader_does_not_wait_for_who_holds_the_log")
 class ReadsUnderTheLock(MemoryReader):
     def news(self) -> Iterator[Chunk]:
-        with self._content.mutex._lock:
+        with self._content.mutex.lock:
             yield from super().news()
 
 

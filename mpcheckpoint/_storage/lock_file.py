@@ -1,0 +1,70 @@
+"""A kernel lock on a file that exists for nothing else, its descriptor kept open."""
+
+from __future__ import annotations
+
+import errno
+
+from mpcheckpoint import _system as system
+
+_REOPEN_LIMIT = 100
+
+
+class LockFile:
+    """The append lock or the leader lock of one log, as one process takes it.
+
+    The file is never replaced by us, nor unlinked. If somebody did that by hand, others lock another file: a lock on
+    one that has no name any more is not taken for one.
+
+    Concurrency: for one thread at a time; a mutex of the caller sees to that.
+    """
+
+    __slots__ = ("_path", "descriptor")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.descriptor: system.Descriptor | None = None
+
+    def take(self, timeout_s: float | None) -> bool:
+        """Take the lock; return False if ``timeout_s`` seconds did not suffice."""
+        for _ in range(_REOPEN_LIMIT):
+            descriptor = self.descriptor or self._opened()
+            if not system.lock(descriptor.fd, timeout_s):
+                return False
+            if system.stat_fd(descriptor.fd).st_nlink:
+                return True
+            self.close()
+        raise OSError(errno.EAGAIN, "the lock file is being replaced again and again")
+
+    def try_take(self) -> bool:
+        """Take the lock if it is free; return whether it was."""
+        return system.try_lock((self.descriptor or self._opened()).fd)
+
+    def give_back(self) -> None:
+        """Give the lock back, if it is held."""
+        if self.descriptor is None:
+            return
+        try:
+            system.unlock(self.descriptor.fd)
+        except OSError:
+            self.close()  # closing the only descriptor of this lock gives it back too
+
+    def is_at_path(self) -> bool:
+        """Return whether the file that is locked is the one that others find."""
+        if self.descriptor is None:
+            return False
+        try:
+            at_path = system.stat_path(self._path)
+        except FileNotFoundError:
+            return False
+        opened = system.stat_fd(self.descriptor.fd)
+        return (opened.st_dev, opened.st_ino) == (at_path.st_dev, at_path.st_ino)
+
+    def close(self) -> None:
+        """Close the file, without unlocking: in a forked child that would free the parent's lock."""
+        descriptor, self.descriptor = self.descriptor, None
+        if descriptor is not None:
+            descriptor.close()
+
+    def _opened(self) -> system.Descriptor:
+        self.descriptor = descriptor = system.open_file(self._path, write=True, create=True)
+        return descriptor
