@@ -23,19 +23,20 @@ from support.verbs import (
     Faults,
     assert_goes_on,
     become_a_new_process,
+    generation_of,
     inside,
     is_locked,
     log_file,
     seen_anew,
     tear,
     wait_until,
+    writer_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mpcheckpoint._storage.generation import Generation
     from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
     from support.processes import Child, Children
 
@@ -58,13 +59,6 @@ def log(store: Path) -> Log:
 def append_by_another(store: Path, event: object) -> None:
     with SimulatedProcess():
         Checkpoint(store).log("a").append("x", event)
-
-
-def generation_of(store: Path) -> Generation:
-    """Return what this process knows of the log."""
-    (writer,) = (each for each in process._alive if each.paths.log == str(log_file(store)))
-    assert writer._generation is not None
-    return writer._generation
 
 
 def sync_file(store: Path) -> Path:
@@ -130,7 +124,7 @@ def test_process_that_gave_up_on_a_leader_shares_syncs_again_when_there_is_one(
     store: Path, log: Log, leader: Child
 ) -> None:
     log.append("x", "alone")
-    (writer,) = (each for each in process._alive if each.paths.log == str(log_file(store)))
+    writer = writer_of(store)
     assert not writer._group_sync._is_patient
 
     leader.kill()
@@ -429,7 +423,7 @@ def test_fork_whose_wait_for_a_leader_is_interrupted_leaves_no_mutex_taken(
 ) -> None:
     begun, fault = slowed(faults, 0.3)
     monkeypatch.setattr("sys.unraisablehook", lambda _: None)  # the interpreter goes on with the fork
-    (writer,) = (each for each in process._alive if each.paths.log == str(log_file(store)))
+    writer = writer_of(store)
     mutex = writer._group_sync.mutex
     monkeypatch.setattr(writer._group_sync, "mutex", Interrupted(mutex))
     thread = threading.Thread(target=log.append, args=("x", 2))

@@ -13,13 +13,13 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._storage.page import PAGE_BYTES, Page
-from mpcheckpoint._storage.process import process
 from mpcheckpoint.errors import CorruptLogError, PoisonedLogError
 from mpcheckpoint.testing import SimulatedProcess
 from support.verbs import (
     Faults,
     assert_goes_on,
     become_a_new_process,
+    generation_of,
     inside,
     log_file,
     seeded,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mpcheckpoint._storage.generation import Generation
     from support.processes import Children
 
 pytestmark = [pytest.mark.guarantee(1), pytest.mark.guarantee(3)]
@@ -66,11 +65,16 @@ def append_by(player: SimulatedProcess, store: Path, event: object, durability: 
         Checkpoint(store).log("a").append("x", event, durability=durability)
 
 
-def generation_of(store: Path) -> Generation:
-    """Return what this process knows of the log."""
-    (writer,) = (each for each in process._alive if each.paths.log == str(log_file(store)))
-    assert writer._generation is not None
-    return writer._generation
+def damage_the_last_record(store: Path) -> bytes:
+    """Flip a bit in a record that no later line vouches for, but the page does; return what the log is then."""
+    generation = generation_of(store)
+    assert generation.page is not None
+    generation.page.publish_durable(generation.durable)
+    content = bytearray(log_file(store).read_bytes())
+    content[-20] ^= 1
+    log_file(store).write_bytes(content)
+    become_a_new_process()
+    return bytes(content)
 
 
 # --- what is done to the page ------------------------------------------------------------------------------
@@ -350,13 +354,7 @@ def test_damage_below_the_durable_word_of_the_page_is_corruption_for_a_new_write
     store: Path, log: Log
 ) -> None:
     # The last synced group: no line behind it vouches for it. The page does.
-    generation = generation_of(store)
-    assert generation.page is not None
-    generation.page.publish_durable(generation.durable)
-    content = bytearray(log_file(store).read_bytes())
-    content[-20] ^= 1
-    log_file(store).write_bytes(content)
-    become_a_new_process()
+    content = damage_the_last_record(store)
 
     with pytest.raises(CorruptLogError):
         log.append("x", 3)
@@ -369,13 +367,7 @@ def test_damage_below_the_durable_word_of_the_page_is_corruption_for_a_new_write
 
 @pytest.mark.guarantee(6)
 def test_damage_below_the_durable_word_of_the_page_is_corruption_for_a_reader(store: Path, log: Log) -> None:
-    generation = generation_of(store)
-    assert generation.page is not None
-    generation.page.publish_durable(generation.durable)
-    content = bytearray(log_file(store).read_bytes())
-    content[-20] ^= 1
-    log_file(store).write_bytes(content)
-    become_a_new_process()
+    damage_the_last_record(store)
 
     with pytest.raises(CorruptLogError):
         seen_anew(log)
@@ -545,18 +537,12 @@ def test_page_cut_to_any_size_costs_nothing_but_time(
 def test_recovery_of_a_log_whose_last_record_is_damaged_below_the_durable_word_is_refused(
     store: Path, log: Log
 ) -> None:
-    generation = generation_of(store)
-    assert generation.page is not None
-    generation.page.publish_durable(generation.durable)
-    content = bytearray(log_file(store).read_bytes())
-    content[-20] ^= 1
-    log_file(store).write_bytes(content)
-    become_a_new_process()
+    content = damage_the_last_record(store)
 
     with pytest.raises(CorruptLogError):
         log.recover()
 
-    assert log_file(store).read_bytes().startswith(bytes(content))
+    assert log_file(store).read_bytes().startswith(content)
 
 
 @pytest.mark.guarantee(9)

@@ -20,6 +20,7 @@ from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import file_name
 from mpcheckpoint._storage import padding
+from mpcheckpoint._storage.process import process
 from mpcheckpoint.testing._simulation.processes import restart
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import pytest
 
     from mpcheckpoint import Log
+    from mpcheckpoint._storage.generation import Generation
+    from mpcheckpoint._storage.writer import LogWriter
     from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementWriter
 
 # What changes something on disk: a crash or a failure can come between any two calls of these.
@@ -85,6 +88,19 @@ def is_locked(path: Path) -> bool:
         return not system.try_lock(descriptor.fd)
     finally:
         descriptor.close()  # and with it the lock, if it was given
+
+
+def writer_of(store: Path) -> LogWriter:
+    """Return the append side of the log in this process, which has appended to it."""
+    (writer,) = (each for each in process._alive if each.paths.log == str(log_file(store)))
+    return writer
+
+
+def generation_of(store: Path) -> Generation:
+    """Return what this process, which has appended to it, knows of the log."""
+    generation = writer_of(store)._generation
+    assert generation is not None
+    return generation
 
 
 # --- processes and threads ---------------------------------------------------------------------------------
