@@ -184,7 +184,8 @@ def check_claims(store: Path, ledger: Ledger) -> None:
             assert claim is not None, object_key
 
 
-LIVES = [first_steps, repairs, generations, two_logs, padded, in_turns]
+LIVES = [first_steps, repairs, generations, two_logs]
+FAST_PATHS = [padded, in_turns]
 CHECKS = {claims: check_claims}
 ERRORS: list[int | str | type[BaseException]] = [
     errno.EIO,
@@ -203,7 +204,7 @@ def little_padding(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("early_padding")
 
 
-@pytest.mark.parametrize("life", [*LIVES, eventful, claims])
+@pytest.mark.parametrize("life", [*LIVES, *FAST_PATHS, eventful, claims])
 def test_crash_at_any_call_loses_nothing_acknowledged_and_blocks_nobody(life: Life, intensity: int) -> None:
     seed = seeded(life.__name__).randrange(1 << 32)
 
@@ -219,7 +220,7 @@ def test_crash_at_any_call_loses_nothing_acknowledged_and_blocks_nobody(life: Li
 @pytest.mark.guarantee(9)
 @pytest.mark.parametrize(
     ("life", "error"),
-    [*product(LIVES, ERRORS), (claims, errno.EIO)],
+    [*product(LIVES, ERRORS), *product(FAST_PATHS, [errno.EIO, KeyboardInterrupt]), (claims, errno.EIO)],
     ids=lambda each: getattr(each, "__name__", str(each)),
 )
 def test_call_that_fails_is_a_typed_error_or_none_and_spoils_nothing(

@@ -15,6 +15,8 @@ from mpcheckpoint._storage.repair import write_whole
 from mpcheckpoint.errors import CheckpointError, PoisonedLogError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mpcheckpoint._storage.paths import LogPaths
 
 _LARGEST_NOTE_BYTES = 4096
@@ -46,20 +48,24 @@ class Poison:
         the error from their own next sync, and whoever opens it later writes the unsynced part once more before
         calling it durable.
         """
-        note = _Note(generation, error.strerror or str(error))
+        if self._is_succeeded(generation):
+            return None  # recovered meanwhile: the successor is sound
+        note = msgspec.json.encode(_Note(generation, error.strerror or str(error)))
         temporary = f"{self._log}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
         try:
-            if self._is_succeeded(generation):
-                return None  # recovered meanwhile: the successor is sound
-            # Never in place: half a note would count for any generation.
             file = system.open_file(temporary, write=True, create=True, exclusive=True)
-            write_whole(file.fd, msgspec.json.encode(note), 0)
-            system.sync_data(file.fd)
-            system.replace(temporary, self._path)
-            system.sync_directory(self._directory)
         except OSError as failure:
             return f"could not write {self._path}: {failure}"
-        return None
+        # Never in place: half a note would count for any generation. And seen by everybody before it is synced: where
+        # a sync has failed for want of room, the next one will, too.
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: write_whole(file.fd, note, 0),
+            lambda: system.replace(temporary, self._path),
+            lambda: system.sync_data(file.fd),
+            lambda: system.sync_directory(self._directory),
+        )
+        failures = [each for each in map(_failure_of, steps) if each is not None]
+        return f"could not write {self._path}: {failures[0]}" if failures else None
 
     def _is_succeeded(self, generation: str) -> bool:
         try:
@@ -112,3 +118,11 @@ class Poison:
         """Forget that a sync failed. Requires: the append lock, and a durable successor at the log's path."""
         system.remove(self._path)
         system.sync_directory(self._directory)
+
+
+def _failure_of(step: Callable[[], object]) -> OSError | None:
+    try:
+        step()
+    except OSError as failure:
+        return failure
+    return None
