@@ -144,18 +144,19 @@ def test_records_whose_sync_failed_unheard_are_written_again_before_they_are_bui
     store: Path, log: Log
 ) -> None:
     with SimulatedDisk(store.parent) as disk:
-        log.append("x", 1, durability="never")
+        first, second = "1" * 700, "2" * 700  # in sectors that the third does not touch
+        log.append("x", first, durability="never")
         disk.fail(errno.EIO, name="sync_data")
-        disk.fail(errno.EIO, name="replace", on=r"\.jsonl")  # and the disk takes no note either
+        disk.fail(errno.EIO, name="open_file", on=r"\.tmp$")  # and the disk takes no note either
         with pytest.raises(OutcomeUnknownError):
-            log.append("x", 2)
+            log.append("x", second)
         file = str(log_file(store).relative_to(store.parent))
         assert len({image.content[file] for image in disk.images(10)}) > 1
 
         become_a_new_process()  # the one that had heard of it is dead
         log.append("x", 3)
 
-        assert log.events("x") == (0, 1, 2, 3)
+        assert log.events("x") == (0, first, second, 3)
         assert {image.content[file] for image in disk.images(10)} == {log_file(store).read_bytes()}
 
 
