@@ -83,11 +83,6 @@ class EstablishedLog:
         """The offset below which this process knows the bytes to be durable, also while it begins anew."""
         return max(self.durable, self._floor)
 
-    @property
-    def is_replaced(self) -> bool:
-        """Whether the file has no name any more: another generation has it, or the log was removed."""
-        return system.stat_fd(self.fd).st_nlink == 0
-
     def close(self) -> None:
         """Close the file, in a forked child; elsewhere the last thread to let go of this object does."""
         self._descriptor.close()

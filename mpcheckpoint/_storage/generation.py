@@ -160,9 +160,8 @@ class Generation(EstablishedLog):
         if end.offset <= self._allocated or not self._is_written_with_padding(data, end):
             try:
                 if system.write_at(self.fd, data, before.offset) != len(data):
-                    write_whole(
-                        self.fd, data, before.offset
-                    )  # from the start: the same bytes in the same place
+                    # From the start: the same bytes in the same place.
+                    write_whole(self.fd, data, before.offset)
             except BaseException as error:
                 self._settle_interrupted(data, end, error)
                 if isinstance(error, OSError) and not isinstance(error, CheckpointError):

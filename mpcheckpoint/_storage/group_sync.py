@@ -33,12 +33,14 @@ _LOOKS_BELIEVED = 2
 
 
 class GroupSync:
-    """Makes the appends of one log durable. The one place where that is said of bytes: see ``_sync``.
+    """Makes the appends of one log durable: see ``_sync``. A first use and a repair sync for themselves.
 
     Locking rules:
-    1. ``mutex``, then the leader lock (flock on the ``.sync`` file), never the other way; the append lock is not held.
-    2. The leader lock is never waited for, only tried.
-    3. No reader, fork or append waits for either.
+    1. ``mutex``, then the leader lock (flock on the ``.sync`` file), never the other way.
+    2. ``cover`` is called without the append lock, and takes no other lock inside. So a first use and a repair may take
+       ``mutex`` under the append lock.
+    3. The leader lock is never waited for, only tried.
+    4. No reader waits for either; a fork waits for a leader of its own process, for a moment.
     """
 
     def __init__(self, path: str, poison: Poison) -> None:

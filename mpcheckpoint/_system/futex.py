@@ -93,9 +93,8 @@ class FutexWord:
             time.sleep(timeout_s)
             return
         if result == -1 and ctypes.get_errno() not in _NO_ERRORS:
-            time.sleep(
-                timeout_s
-            )  # nobody can wait here, be it that the file was cut off: who calls must not spin
+            # Nobody can wait here, be it that the file was cut off: who calls must not spin.
+            time.sleep(timeout_s)
 
     def wake(self, most: int = _EVERYBODY) -> None:
         """Wake so many of those who wait on this word, in any process."""
