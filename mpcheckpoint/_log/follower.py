@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _SHORTEST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.02
+# Where a bell is to be heard, news that it did not announce are rare, and each look at a log costs processor time.
+_LONGEST_PAUSE_AT_A_BELL_S = 0.05
 # For how long those who append are told that somebody follows.
 _EXPECTED_S = 10.0
 
@@ -52,7 +54,8 @@ class News:
 
     def wait(self, deadline: float | None) -> bool:
         """Wait until it is worth looking again; return False when closed or past the deadline."""
-        left_s = _LONGEST_PAUSE_S if deadline is None else deadline - time.monotonic()
+        longest_s = _LONGEST_PAUSE_S if self._bell is None else _LONGEST_PAUSE_AT_A_BELL_S
+        left_s = longest_s if deadline is None else deadline - time.monotonic()
         if left_s <= 0 or self._is_closed:
             return False
         pause_s = min(self._pause_s, left_s)
@@ -60,7 +63,7 @@ class News:
             time.sleep(pause_s)
         else:
             self._bell.wait(self._heard, pause_s)
-        self._pause_s = min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
+        self._pause_s = min(self._pause_s * 1.5, longest_s)
         return True
 
     def arrived(self) -> None:

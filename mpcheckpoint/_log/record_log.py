@@ -162,7 +162,7 @@ class RecordLog:
 
         Sees every append that returned before this call, in any process.
         """
-        return tuple(decode_event(event) for event in self.raw_events(object_key))
+        return tuple(map(decode_event, self.raw_events(object_key)))
 
     def count(self, object_key: str) -> int:
         """Return how many events were ever appended for an object to this log."""
@@ -174,9 +174,8 @@ class RecordLog:
 
         Args:
             after: begin behind this position; None for the start.
-            durable: only what is known durable, syncing first if need be. A read-only handle cannot sync: it
-            yields what
-                the log itself states to be durable.
+            durable: only what is known durable, syncing first if need be. A read-only handle cannot sync: it yields
+                what the log itself states to be durable.
 
         Raises:
             CorruptLogError: at the damage, after the records before it were yielded.
@@ -257,13 +256,13 @@ class RecordLog:
 
     # --- for transactions -------------------------------------------------------------------------------------
 
-    def raw_events(self, object_key: str) -> tuple[bytes, ...]:
+    def raw_events(self, object_key: str) -> list[bytes]:
         """Return the events of an object, undecoded, as they are now."""
         encode_key(object_key)
-        self._state()
-        with self._session.mutex.guard():
-            view = self._session.refresh_log(self._log_key)
-            return tuple(view.entries(object_key).events())
+        session = self._session
+        session.writable(self._log_key)
+        with session.mutex.guard():
+            return session.refresh_log(self._log_key).held.events_of(object_key)
 
     def commit(self, payloads: list[Payload], counts: Mapping[str, int]) -> Position | None:
         """Append a transaction's batch if every object read has still as many events as were read."""

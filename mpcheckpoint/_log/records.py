@@ -110,6 +110,13 @@ class Records:
         known = self.objects.get(object_key)
         return () if known is None else (known,) if isinstance(known, int) else known
 
+    def events_of(self, object_key: str) -> list[bytes]:
+        """Return an object's events, undecoded, in order. In few steps: each read asks."""
+        known = self.objects.get(object_key)
+        if known is None:
+            return []
+        return [self.event(known)] if isinstance(known, int) else [self.event(number) for number in known]
+
     def cut(self) -> Cut:
         """Return what is here now, frozen: what is added later is not in it."""
         return Cut(self, dict(self.objects), self.count)

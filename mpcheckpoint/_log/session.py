@@ -155,26 +155,27 @@ class Session:
         for _ in range(_MOST_PASSES):
             self._discover()
             states = list(self._states.values())
-            if not sum(map(self._refresh_one, states)) or len(states) < 2:
+            if not self._refresh(states) or len(states) < 2:
                 break
         return self._held
 
     def refresh_log(self, log_key: str) -> LogView:
         """Bring the view of one log up to date and return it. Requires: ``mutex``."""
-        self._refresh_one(self._states[log_key])
+        self._refresh((self._states[log_key],))
         return self._states[log_key].view
 
-    def _refresh_one(self, state: LogState) -> bool:
-        """Take in what is new in one log; return whether there was anything."""
-        if state.reader.given != state.view.applied:
-            # A signal handler raised (a Ctrl-C, or our own ReentrancyError) when the reader had gone on and the
-            # view had not: read anew.
-            state = self._begin(state.stored)
+    def _refresh(self, states: Iterable[LogState]) -> bool:
+        """Take in what is new in these logs; return whether there was anything. In few steps: each read asks."""
         is_news = False
-        for chunk in state.reader.news():
-            state.view.apply(chunk)
-            self._held[state.view.log_key] = state.view.held
-            is_news = True
+        for stored, reader, view in states:
+            if reader.given != view.applied:
+                # A signal handler raised (a Ctrl-C, or our own ReentrancyError) when the reader had gone on and the
+                # view had not: read anew.
+                _, reader, view = self._begin(stored)  # noqa: PLW2901
+            for chunk in reader.news():
+                view.apply(chunk)
+                self._held[view.log_key] = view.held
+                is_news = True
         return is_news
 
     def _discover(self) -> None:

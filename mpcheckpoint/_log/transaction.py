@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class TransactionalLog(Protocol):
     """What a transaction asks of its log."""
 
-    def raw_events(self, object_key: str) -> tuple[bytes, ...]:
+    def raw_events(self, object_key: str) -> list[bytes]:
         """Return the events of an object, undecoded, as they are now."""
 
     def commit(self, payloads: list[Payload], counts: Mapping[str, int]) -> Position | None:
@@ -41,7 +41,7 @@ class Transaction:
     def __init__(self, log: TransactionalLog) -> None:
         self._log = log
         self._pid = os.getpid()
-        self._reads: dict[str, tuple[bytes, ...]] = {}
+        self._reads: dict[str, list[bytes]] = {}
         self._writes: list[tuple[str, Payload]] = []
         self._is_open = False
         self._position: Position | None = None
@@ -91,7 +91,7 @@ class Transaction:
             self.conflict = conflict
             raise
 
-    def _read(self, object_key: str) -> tuple[bytes, ...]:
+    def _read(self, object_key: str) -> list[bytes]:
         self._require_open()
         if object_key not in self._reads:
             self._reads[object_key] = self._log.raw_events(object_key)

@@ -16,7 +16,7 @@ from mpcheckpoint._log.records import Cut, Entry, Records
 from mpcheckpoint._types import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from mpcheckpoint._format.control import Note
     from mpcheckpoint._storage.reader import Chunk
@@ -44,10 +44,6 @@ class Entries(Sequence[Entry]):
         if isinstance(index, slice):
             return Entries(self._records, self._numbers[index])
         return self._records.entry(self._numbers[index])
-
-    def events(self) -> Iterator[bytes]:
-        """Return the events alone, which takes less."""
-        return map(self._records.event, self._numbers)
 
 
 class LogView:

@@ -95,27 +95,17 @@ class LogReader:
         Raises:
             CorruptLogError, FormatVersionError, WrongLogError, LogNotFoundError: what was read before stays valid.
         """
-        return _NOTHING if self._is_untouched() else self._look()
-
-    def _is_untouched(self) -> bool:
-        """Return whether the file is what it was when a look came to its very end: no need to open it.
-
-        Why nothing is missed: valid lines are never cut off, so an append leaves a larger file or, by way of a new
-        generation, another one. The time of change is there for changes by hand.
-        """
-        if self._untouched is None:
-            return False
-        try:
-            status = system.stat_path(self._paths.log)
-        except OSError:
-            return False  # what that means is for a look to say
-        size, changed_ns, inode, device = self._untouched
-        return (
-            status.st_size == size
-            and status.st_ctime_ns == changed_ns
-            and status.st_ino == inode
-            and status.st_dev == device
-        )
+        # Nothing is new if the file is what it was when a look came to its very end; then it need not even be opened.
+        # Why nothing is missed: valid lines are never cut off, so an append leaves a larger file or, by way of a new
+        # generation, another one. The time of change is there for changes by hand.
+        if self._untouched is not None:
+            try:
+                status = system.stat_path(self._paths.log)
+            except OSError:
+                return self._look()  # what that means is for a look to say
+            if self._untouched == (status.st_size, status.st_ctime_ns, status.st_ino, status.st_dev):
+                return _NOTHING
+        return self._look()
 
     def _remember(self, status: os.stat_result, result: Scan | None) -> None:
         """Remember what spares the next looks work: that the file ends behind the last line, or that all behind it is
