@@ -31,6 +31,8 @@ LAYERS = (
     "mpcheckpoint._work",
     "mpcheckpoint.log",
     "mpcheckpoint.checkpoint",
+    "mpcheckpoint._maintenance",
+    "mpcheckpoint.maintenance",
     ROOT,  # `__init__` gives the public names; whoever imports from it stands above it
     "mpcheckpoint.testing",
     "mpcheckpoint._cli",

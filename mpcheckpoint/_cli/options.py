@@ -5,6 +5,20 @@ from __future__ import annotations
 import click
 
 store_option = click.option(
-    "--store", required=True, metavar="DIR", type=click.Path(), help="The directory of the store."
+    "--store",
+    required=True,
+    envvar="MPCHECKPOINT_STORE",
+    show_envvar=True,
+    metavar="DIR",
+    type=click.Path(),
+    help="The directory of the store.",
 )
 key_option = click.option("--key", "log_key", required=True, metavar="KEY", help="The log in that store.")
+keys_option = click.option(
+    "--key",
+    "log_keys",
+    multiple=True,
+    metavar="KEY",
+    help="Only this log; may be given several times. [default: all]",
+)
+json_option = click.option("--json", "is_json", is_flag=True, help="One JSON object a line.")

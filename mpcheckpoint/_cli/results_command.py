@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._cli.options import key_option, store_option
+from mpcheckpoint._cli.options import json_option, key_option, store_option
 from mpcheckpoint._cli.terminal import EXIT_OK, flush_out, safe, write_out
 from mpcheckpoint._work.runs import current_run
 
@@ -24,7 +24,7 @@ _INDENT = "    "
 @store_option
 @key_option
 @click.option("--failed", "only_failed", is_flag=True, help="Only items that failed.")
-@click.option("--json", "is_json", is_flag=True, help="One JSON object a line.")
+@json_option
 def results_command(store: str, log_key: str, only_failed: bool, is_json: bool) -> int:
     """Print what a map has recorded so far, in the order in which the items were first recorded.
 
