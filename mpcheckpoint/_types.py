@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from functools import total_ordering
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
+
+import msgspec
 
 from mpcheckpoint.errors import InvalidPositionError
 
@@ -18,9 +18,8 @@ _POSITION = re.compile(
 )
 
 
-@total_ordering
-@dataclass(frozen=True, slots=True)
-class Position:
+# Structs, not frozen dataclasses: made in a tenth of the time; an append makes one, and each record that is read two.
+class Position(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Name a place in one log: right behind one record.
 
     Opaque: take it from an append or a record, keep it, hand it back; ``str()`` and ``parse()`` carry it through
@@ -29,8 +28,8 @@ class Position:
     """
 
     log_key: str
-    generation: str = field(compare=False)
-    offset: int = field(compare=False)
+    generation: str
+    offset: int
     # The stamp of the record and the lines of its batch that follow it. They name the place in every later
     # generation of the log too, where offsets differ.
     stamp_us: int
@@ -39,10 +38,23 @@ class Position:
     def _order(self) -> tuple[int, int]:
         return self.stamp_us, -self.more
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Position):
+            return NotImplemented
+        return self.log_key == other.log_key and self._order() == other._order()
+
+    def __hash__(self) -> int:
+        return hash((self.log_key, self.stamp_us, self.more))
+
     def __lt__(self, other: object) -> bool:
         if not isinstance(other, Position) or other.log_key != self.log_key:
             return NotImplemented
         return self._order() < other._order()
+
+    def __le__(self, other: object) -> bool:
+        if not isinstance(other, Position) or other.log_key != self.log_key:
+            return NotImplemented
+        return self._order() <= other._order()
 
     def __str__(self) -> str:
         log_key = quote(self.log_key, safe="")
@@ -67,8 +79,7 @@ class Position:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(msgspec.Struct, frozen=True):
     """Name a place in a whole store: one position a log; logs not named are followed from their start.
 
     Opaque, like Position: take it from ``Follower.cursor``, keep it, hand it to ``Checkpoint.follow``.
@@ -97,8 +108,7 @@ class Cursor:
         return cls(tuple(positions[log_key] for log_key in sorted(positions)))
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One event that was recorded for one object.
 
     Attributes:
@@ -118,8 +128,7 @@ class Record:
     position: Position
 
 
-@dataclass(frozen=True, slots=True)
-class Repair:
+class Repair(msgspec.Struct, frozen=True):
     """Bytes that the repair of a torn end cut off a log, and where they are kept.
 
     Attributes:
