@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mpcheckpoint import Log
 
 
-pytestmark = pytest.mark.guarantee(6)
+pytestmark = [pytest.mark.guarantee(6), pytest.mark.exhaustive]
 MIB = 1024 * 1024
 
 

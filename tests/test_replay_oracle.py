@@ -304,6 +304,7 @@ def assert_appendable(store: Store, data: bytes, verdict: Verdict) -> None:
 # --- the trials --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_log_cut_off_at_every_byte_reads_as_a_prefix_and_takes_appends(store: Store) -> None:
     oracle = Oracle(store.data)
     for size in range(len(store.data) + 1):
@@ -311,6 +312,7 @@ def test_log_cut_off_at_every_byte_reads_as_a_prefix_and_takes_appends(store: St
     tally.add("truncations", len(store.data) + 1)
 
 
+@pytest.mark.exhaustive
 def test_log_with_every_bit_flipped_is_corrupt_or_torn_as_its_durable_fields_say(store: Store) -> None:
     oracle = Oracle(store.data)
     corrupt = 0
@@ -324,6 +326,7 @@ def test_log_with_every_bit_flipped_is_corrupt_or_torn_as_its_durable_fields_say
     tally.add("bit flips refused as corrupt", corrupt)
 
 
+@pytest.mark.exhaustive
 def test_log_with_every_block_zeroed_is_corrupt_or_torn_as_its_durable_fields_say(store: Store) -> None:
     oracle = Oracle(store.data)
     starts = range(0, len(store.data), BLOCK_BYTES)
