@@ -258,3 +258,31 @@ class ItemFailedError(CheckpointError, RuntimeError):
 
 class WorkerDiedError(CheckpointError, RuntimeError):
     """The worker processes of a map cannot be kept alive. What was recorded stays; start the map again to carry on."""
+
+
+# --- imports -----------------------------------------------------------------------------------------------
+
+
+class BadLineError(CheckpointError, ValueError):
+    """A line of a source is no record. It was not imported.
+
+    Attributes:
+        path: the name of the source; line: the number of the line in it, from 1; offset: where it starts.
+        reason: what is wrong with it.
+    """
+
+    line: int
+
+    def __init__(self, path: str, line: int, offset: int, reason: str) -> None:
+        super().__init__(f"{path}:{line}: {reason}", path=path, offset=offset, reason=reason)
+        self.line = line
+
+
+class SourceChangedError(CheckpointError, ValueError):
+    """A source is not what was imported under its name before, so there is no place to carry on from. Nothing was
+    imported."""
+
+
+class SourceBusyError(CheckpointError, RuntimeError):
+    """Another import of the same source into the same log got on while this one was under way. What this one would have
+    imported next was not imported by it."""

@@ -2,4 +2,14 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from mpcheckpoint._maintenance.import_task import Imported
+from mpcheckpoint._maintenance.importing import import_lines
+from mpcheckpoint._maintenance.older_tool import OlderFile, import_older_file, older_files
+
+__all__ = [
+    "Imported",
+    "OlderFile",
+    "import_lines",
+    "import_older_file",
+    "older_files",
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
+from typing import NamedTuple
 
 from mpcheckpoint.errors import InvalidKeyError
 
@@ -13,6 +15,15 @@ LOG_SUFFIX = ".jsonl"
 _KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
 # "store.lock" is the store's own lock, which the append lock of a log named "store" must not be.
 _RESERVED = frozenset({"store"})
+# Ten digits that begin with 1 are the seconds from 2001 to 2033. A key may end in digits of its own.
+_OLDER_TOOL = re.compile(r"(?P<log_key>.*)(?P<created_s>1[0-9]{9})", re.DOTALL)
+
+
+class OlderName(NamedTuple):
+    """What the name of a file of the older checkpoint tool says: the log key, and when it was made in unix seconds."""
+
+    log_key: str
+    created_s: int
 
 
 def file_name(log_key: object) -> str:
@@ -40,3 +51,12 @@ def file_name(log_key: object) -> str:
     if len(name) <= MAX_NAME_BYTES:
         return name
     return f"{name[: MAX_NAME_BYTES - 66]}%~{sha256(raw).hexdigest()}"
+
+
+def older_name(name: str) -> OlderName | None:
+    """Return what a file name of the older checkpoint tool says, or None if it is none.
+
+    That tool, which this library descends from, named its files by a key and the seconds of their creation, no suffix.
+    """
+    match = _OLDER_TOOL.fullmatch(name)
+    return OlderName(match["log_key"], int(match["created_s"])) if match is not None else None

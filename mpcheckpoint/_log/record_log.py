@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Line, Payload
     from mpcheckpoint._log.session import LogState, Session
     from mpcheckpoint._log.view import LogView
-    from mpcheckpoint._storage.engine import StoredLog
+    from mpcheckpoint._storage.engine import Reader, StoredLog
     from mpcheckpoint._storage.reader import Chunk
     from mpcheckpoint._types import Position, Record, Repair
 
@@ -253,6 +253,16 @@ class RecordLog:
     def workers_directory(self) -> str:
         """The directory in which live workers hold a lock on a file each."""
         return os.path.join(self._session.store_path, WORKERS)
+
+    # --- for imports ------------------------------------------------------------------------------------------
+
+    def reader(self) -> Reader:
+        """Return a reader of its own at the start of the log: what it reads takes no memory in the view."""
+        return self._state().stored.reader(resumes=True)
+
+    def append_guarded(self, payloads: list[Payload], guard: Callable[[], None]) -> Position:
+        """Append a batch unless ``guard`` raises under the append lock; it must neither wait nor append."""
+        return self._append(self._for_writing().stored, payloads, guard, None)
 
     # --- for transactions -------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import re
+import shlex
 import stat
 import uuid
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import encode_header
-from mpcheckpoint._format.names import LOG_SUFFIX
+from mpcheckpoint._format.names import LOG_SUFFIX, older_name
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.header import read_header, wrong_log
@@ -36,10 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ALLOW_NETWORK = "MPCHECKPOINT_ALLOW_NETWORK"
-# What the tool this library descends from wrote: a key and the unix seconds of its creation, no suffix.
-_OLDER_TOOL = re.compile(r"(?P<log_key>.*\D|)\d{9,10}", re.DOTALL)
 
-logger = logging.getLogger("mpcheckpoint")
+# A logger of its own, below "mpcheckpoint", so that who is just importing those files can turn it off.
+older_files_logger = logging.getLogger("mpcheckpoint.older_files")
 
 
 class StoreDirectory:
@@ -135,14 +134,17 @@ class StoreDirectory:
             system.remove(probe)
 
     def _warn_of_older_files(self) -> None:
-        names = [name for name in system.list_directory(self.path) if _OLDER_TOOL.fullmatch(name)]
+        names = [name for name in system.list_directory(self.path) if older_name(name) is not None]
         if names:
-            logger.warning(
-                "%s holds %d files of the older checkpoint tool (%s ...); they are left alone and not read: "
-                "import them to have their records here",
+            base = shlex.quote(self.base)
+            older_files_logger.warning(
+                "%s holds %d files of the older checkpoint tool (%s ...); they are left alone and not read. To have "
+                "their records here: mpcheckpoint import --store %s %s; move the files away then",
                 self.path,
                 len(names),
                 min(names),
+                base,
+                base,
             )
 
     # --- listing ----------------------------------------------------------------------------------------------

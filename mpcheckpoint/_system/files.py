@@ -46,6 +46,15 @@ def open_file(path: str, *, write: bool = False, create: bool = False, exclusive
     return Descriptor(os.open(path, flags, 0o666))
 
 
+def open_source(path: str) -> Descriptor:
+    """Open a file that is none of a store's, to read it: through links, and waiting for the writer of a pipe."""
+    return Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+
+# Return the next bytes of an open file or pipe, as many as there are; none at its end.
+read_next = os.read
+
+
 def read_at(fd: int, size: int, offset: int) -> bytes:
     """Return up to ``size`` bytes from ``offset``; fewer only at the end of the file."""
     data = os.pread(fd, size, offset)
@@ -130,6 +139,14 @@ def remove(path: str) -> None:
     """Remove a file; no error if there is none."""
     try:
         os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def remove_directory(path: str) -> None:
+    """Remove an empty directory; no error if there is none."""
+    try:
+        os.rmdir(path)
     except FileNotFoundError:
         return
 

@@ -1,0 +1,188 @@
+"""Pieces of a source to encoded records, and to the place up to which the source is done with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+from mpcheckpoint._format.codec import encode_payload, encode_payloads
+from mpcheckpoint._maintenance.shapes import BYTE_ORDER_MARK, Found, NotARecordError, WholeLog
+from mpcheckpoint._maintenance.sources import MOST_LINE_BYTES
+from mpcheckpoint.errors import BadLineError, InvalidEventError, InvalidKeyError, LimitExceededError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._maintenance.shapes import Shape
+    from mpcheckpoint._maintenance.sources import Piece
+
+_REFUSED = (InvalidKeyError, InvalidEventError, LimitExceededError)
+
+
+class Mark(NamedTuple):
+    """A place in a source, the CRC-32 of all bytes before it, and how many lines they are."""
+
+    offset: int
+    crc: int
+    lines: int
+
+
+class Batch(NamedTuple):
+    """What is to land together.
+
+    Attributes:
+        found: the records; payloads: the same, encoded.
+        end: the place up to which the source is done with them.
+        error: the line behind ``end`` that ends the import.
+    """
+
+    found: list[Found]
+    payloads: list[Payload]
+    end: Mark
+    error: BadLineError | None
+
+
+class _Line(NamedTuple):
+    """Where a record was found: the number of its line, and the offset at which that starts."""
+
+    number: int
+    offset: int
+
+
+class Intake:
+    """The lines of one source, in order. For one thread.
+
+    Invariant: ``_end`` lies behind a line that is done with, never behind blank ones at the end: what looks like one may
+    be padding, which the next record of a log overwrites (held by tests/test_import.py).
+
+    Attributes:
+        skipped: how many lines were passed over that are no records.
+    """
+
+    def __init__(
+        self, name: str, shape: Shape, start: Mark, on_bad: Callable[[BadLineError], object] | None
+    ) -> None:
+        self.skipped = 0
+        self._name, self._shape, self._on_bad = name, shape, on_bad
+        # Behind all that was read; behind all that is done with.
+        self._read = self._end = start
+        # Records that are not given out yet, of which so many are done with: the rest are of a batch that is not whole.
+        self._found: list[Found] = []
+        self._lines: list[_Line] = []
+        self._done = 0
+        # What may be the half-written end of the source, until something stands behind it.
+        self._suspect: BadLineError | None = None
+        self._is_in_long_line = False
+
+    @property
+    def left_bytes(self) -> int:
+        """How many bytes at the end are part of a line, or of a batch, whose end is missing."""
+        is_left = self._suspect is not None or self._is_in_long_line or not self._shape.is_at_end_of_batch
+        return self._read.offset - self._end.offset if is_left else 0
+
+    def take(self, piece: Piece) -> Batch:
+        """Return what a piece gives. Requires: no earlier one gave an error."""
+        if piece.is_of_long_line:
+            return self._take_long(piece.data)
+        data, before, error = piece.data, self._read, None
+        start, number = 0, before.lines
+        while start < len(data):
+            stop = data.find(b"\n", start) + 1 or len(data)
+            number += 1
+            text = data[start:stop]
+            line = _Line(number, before.offset + start)
+            if not text.isspace():
+                error = self._take_line(text, line)
+                if error is not None:
+                    break
+                if self._suspect is None and self._shape.is_at_end_of_batch:
+                    self._done = len(self._found)
+                    self._end = Mark(before.offset + stop, 0, number)
+            start = stop
+        self._read = Mark(before.offset + len(data), crc32(data, before.crc), number)
+        self._close(before, data)
+        return self._encoded(before, data, error)
+
+    def _take_line(self, text: bytes, line: _Line) -> BadLineError | None:
+        """Find the records of a line that is not blank; return what ends the import."""
+        if self._suspect is not None:
+            suspect, self._suspect = self._suspect, None
+            if not self._is_passed_over(suspect):
+                return suspect
+        try:
+            found = self._shape.find(text if line.offset else text.removeprefix(BYTE_ORDER_MARK), line.offset)
+        except NotARecordError as error:
+            bad = BadLineError(self._name, line.number, line.offset, str(error))
+            # Behind a line that a writer of a log has not finished there may be padding: it has newlines.
+            if error.may_be_cut and (text[-1:] != b"\n" or isinstance(self._shape, WholeLog)):
+                self._suspect = bad
+                return None
+            return None if self._is_passed_over(bad) else bad
+        self._found += found
+        self._lines += [line] * len(found)
+        return None
+
+    def _is_passed_over(self, bad: BadLineError) -> bool:
+        if self._on_bad is None:
+            return False
+        # With a line of it, a batch is lost.
+        self.skipped += 1 + len(self._found) - self._done
+        del self._found[self._done :], self._lines[self._done :]
+        self._on_bad(bad)
+        return True
+
+    def _take_long(self, part: bytes) -> Batch:
+        before, error = self._read, None
+        number = before.lines if self._is_in_long_line else before.lines + 1
+        if not self._is_in_long_line:
+            reason = f"longer than {MOST_LINE_BYTES} bytes, which is more than an event may have"
+            bad = BadLineError(self._name, number, before.offset, reason)
+            error = None if self._is_passed_over(bad) else bad
+        self._is_in_long_line = part[-1:] != b"\n"
+        self._read = Mark(before.offset + len(part), crc32(part, before.crc), number)
+        if error is None and not self._is_in_long_line:
+            self._end = self._read
+        return Batch([], [], self._end, error)
+
+    def _close(self, before: Mark, data: bytes) -> None:
+        """Give the end that was found in a piece its CRC: computed once, not line by line."""
+        if self._end.offset == self._read.offset:
+            self._end = self._end._replace(crc=self._read.crc)
+        elif self._end.offset > before.offset:
+            self._end = self._end._replace(crc=crc32(data[: self._end.offset - before.offset], before.crc))
+
+    def _encoded(self, before: Mark, data: bytes, error: BadLineError | None) -> Batch:
+        done, self._done = self._done, 0
+        found, self._found = self._found[:done], self._found[done:]
+        lines, self._lines = self._lines[:done], self._lines[done:]
+        try:
+            if any(each.record_id is not None for each in found):
+                payloads = [encode_payload(*each) for each in found]
+            else:
+                payloads = encode_payloads((each.object_key, each.event) for each in found)
+        except _REFUSED:
+            return self._encoded_singly(found, lines, before, data, error)
+        return Batch(found, payloads, self._end, error)
+
+    def _encoded_singly(
+        self, found: list[Found], lines: list[_Line], before: Mark, data: bytes, error: BadLineError | None
+    ) -> Batch:
+        """Encode records of which at least one is refused, and say which."""
+        kept: list[Found] = []
+        payloads: list[Payload] = []
+        for each, line in zip(found, lines, strict=True):
+            try:
+                payload = encode_payload(*each)
+            except _REFUSED as refusal:
+                bad = BadLineError(self._name, line.number, line.offset, str(refusal))
+                if self._is_passed_over(bad):
+                    continue
+                # All records of its line wait until it is mended.
+                earlier = sum(other.number < line.number for other in lines[: len(kept)])
+                crc = crc32(data[: line.offset - before.offset], before.crc)
+                self._end = Mark(line.offset, crc, line.number - 1)
+                return Batch(kept[:earlier], payloads[:earlier], self._end, bad)
+            kept.append(each)
+            payloads.append(payload)
+        return Batch(kept, payloads, self._end, error)

@@ -1,0 +1,136 @@
+"""The log that an import appends to: what it says of imports, and how the next part lands, once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from mpcheckpoint._format.bulk import Lines
+from mpcheckpoint._format.codec import record_id_of
+from mpcheckpoint._format.control import Note, note_payload
+from mpcheckpoint._format.frame import NO_META
+from mpcheckpoint.errors import SourceBusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._log.record_log import RecordLog
+    from mpcheckpoint._storage.engine import Reader
+
+IMPORT = "import"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """How far a source was imported into a log.
+
+    Attributes:
+        source: its name.
+        shape: how its lines were understood.
+        offset, crc, lines: the bytes below which all was imported, their CRC-32, and how many lines they are.
+        records: how many records came of them.
+        skipped: how many of the lines were none, and passed over.
+    """
+
+    source: str
+    shape: str
+    offset: int = 0
+    crc: int = 0
+    lines: int = 0
+    records: int = 0
+    skipped: int = 0
+
+
+class Identity(NamedTuple):
+    """What makes a record one that is there already: its object key and its record id."""
+
+    object_key: str
+    record_id: str
+
+
+class KnownIdError(Exception):
+    """A record of the batch came to be in the log when the batch was about to be appended."""
+
+
+class Target:
+    """One log, read apart from its handle's view: in memory that grows with the sources, not with the records.
+
+    Record ids are held from the first time that somebody asks for one.
+    """
+
+    def __init__(self, log: RecordLog) -> None:
+        self._log = log
+        self._reader: Reader = log.reader()
+        self._places: dict[str, Place] = {}
+        self._identities: set[Identity] | None = None
+
+    def places(self) -> dict[str, Place]:
+        """Return how far each source was imported, as the log says now."""
+        self._catch_up()
+        return self._places
+
+    def known(self, identities: Collection[Identity]) -> set[Identity]:
+        """Return which of these records the log holds."""
+        if not identities:
+            return set()
+        if self._identities is None:
+            self._reader.release()
+            self._reader, self._identities = self._log.reader(), set()
+        self._catch_up()
+        return self._identities.intersection(identities)
+
+    def land(
+        self, payloads: list[Payload], identities: Collection[Identity], before: Place | None, after: Place
+    ) -> None:
+        """Append records, and the place that the import has come to with them, as one batch.
+
+        Args:
+            payloads: the records.
+            identities: those of them that have record ids.
+            before: what the log says of that source if nobody else has imported it meanwhile.
+            after: what it is to say.
+
+        Raises:
+            SourceBusyError: somebody else has. Nothing was written.
+            KnownIdError: one of ``identities`` has come to be there. Nothing was written.
+            LimitExceededError, WriteFailedError, LockTimeoutError, ...: as of ``Log.append_many``.
+        """
+
+        def guard() -> None:
+            self._catch_up()
+            if self._places.get(after.source) != before:
+                raise SourceBusyError(
+                    f"another import of {after.source} into the log {self._log.log_key!r} got on meanwhile; nothing "
+                    "is imported twice. Start this one again when that one is done, if anything is left then",
+                    reason="another import",
+                )
+            if self._identities is not None and not self._identities.isdisjoint(identities):
+                raise KnownIdError
+
+        self._catch_up()  # outside the lock, so that only the rest is read inside
+        # The place goes last: who reads the log by other means sees the records first.
+        note = note_payload(Note(IMPORT, msgspec.to_builtins(after)))
+        self._log.append_guarded([*payloads, note], guard)
+
+    def _catch_up(self) -> None:
+        for chunk in self._reader.news():
+            for note in chunk.notes:
+                if note.name == IMPORT:
+                    self._take_note(note)
+            if self._identities is not None:
+                self._take_identities(Lines.of(chunk.lines), self._identities)
+
+    def _take_note(self, note: Note) -> None:
+        try:
+            place = msgspec.convert(note.fields, Place)
+        except msgspec.ValidationError:
+            return  # a note of that name from elsewhere
+        self._places[place.source] = place
+
+    @staticmethod
+    def _take_identities(lines: Lines, identities: set[Identity]) -> None:
+        for object_key, meta in zip(lines.object_keys, lines.metas or (), strict=False):
+            record_id = record_id_of(meta) if meta != NO_META else None
+            if record_id is not None and object_key is not None:
+                identities.add(Identity(object_key, record_id))
