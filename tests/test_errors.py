@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Position, errors
-from mpcheckpoint.errors import CheckpointError, ConflictError, CorruptLogError, OutcomeUnknownError
+from mpcheckpoint.errors import (
+    BadLineError,
+    CheckpointError,
+    ConflictError,
+    CorruptLogError,
+    OutcomeUnknownError,
+)
 from support.processes import call
 
 if TYPE_CHECKING:
@@ -20,6 +26,7 @@ ALL_ERRORS = [
 ]
 POSITION = Position("a", "0" * 32, 100, 5, 0)
 OWN: dict[type[CheckpointError], Callable[[], CheckpointError]] = {
+    BadLineError: lambda: BadLineError("source.jsonl", 3, 7, "not JSON"),
     CorruptLogError: lambda: CorruptLogError("/path", 7, expected="a line", found="none", log_key="a"),
     ConflictError: lambda: ConflictError("x", expected=1, found=2, position=POSITION),
     OutcomeUnknownError: lambda: OutcomeUnknownError(

@@ -256,8 +256,8 @@ def _imported(options: _Options, job: _Job, log: Log | None, progress: ByteProgr
     done = job.run(log, on_batch, on_bad if options.is_skipping else None)
     if done.left_bytes:
         say(
-            f"mpcheckpoint: {job.shown}: {done.left_bytes} bytes at its end, from offset {done.offset_bytes}, are no whole "
-            "line, and were left: a writer may have been killed in it, or be in it now"
+            f"mpcheckpoint: {job.shown}: {done.left_bytes} bytes at its end, from offset {done.offset_bytes}, are no "
+            "whole line, and were left: a writer may have been killed in it, or be in it now"
         )
     return done
 
