@@ -8,8 +8,8 @@ tests/test_scan.py). What is not taken is for ``parse_line`` to judge.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
-from operator import le
+from itertools import accumulate, compress, pairwise
+from operator import le, sub
 from struct import unpack
 from typing import TYPE_CHECKING, Annotated, Any, overload
 from zlib import crc32
@@ -190,7 +190,23 @@ class Lines(Sequence[Line]):
         """Return the lines that are no control lines."""
         if self.is_plain or None not in self.object_keys:
             return self
-        return Lines.of([line for line in self if line.object_key is not None])
+        kept = [object_key is not None for object_key in self.object_keys]
+        part = Lines()
+        part.offsets, part.ends = list(compress(self.offsets, kept)), list(compress(self.ends, kept))
+        part.stamps_us, part.mores = list(compress(self.stamps_us, kept)), list(compress(self.mores, kept))
+        part.durables, part.crcs = list(compress(self.durables, kept)), list(compress(self.crcs, kept))
+        part.object_keys = list(compress(self.object_keys, kept))
+        part.metas = None if self.metas is None else list(compress(self.metas, kept))
+        starts = [0, *self.event_ends[:-1]]
+        part.event_ends = list(accumulate(compress(map(sub, self.event_ends, starts), kept)))
+        # Control lines are few: what stands between them is copied at once.
+        pieces, behind = [], 0
+        for index in [index for index, is_kept in enumerate(kept) if not is_kept]:
+            pieces.append(self.events[behind : starts[index]])
+            behind = self.event_ends[index]
+        part.events = b"".join([*pieces, self.events[behind:]])
+        part.is_plain = False
+        return part
 
     def controls(self) -> Iterator[tuple[int, Line]]:
         """Yield the control lines, each with its index."""

@@ -85,24 +85,42 @@ class Intake:
         """Return what a piece gives. Requires: no earlier one gave an error."""
         if piece.is_of_long_line:
             return self._take_long(piece.data)
-        data, before, error = piece.data, self._read, None
+        found = self._shape.find_in_all(piece.data) if self._suspect is None else None
+        if found is not None:
+            batch = self._take_all(found, piece.data)
+            if batch is not None:
+                return batch
+        before = self._read
+        error = self._take_lines(before, piece.data)
+        self._close(before, piece.data)
+        return self._encoded(before, piece.data, error)
+
+    def _take_all(self, found: list[Found], data: bytes) -> Batch | None:
+        """Take a piece that is one record a line; None if some record is refused: that takes a look at each line."""
+        try:
+            payloads = encode_payloads((each.object_key, each.event) for each in found)
+        except _REFUSED:
+            return None
+        offset, crc, lines = self._read
+        self._read = self._end = Mark(offset + len(data), crc32(data, crc), lines + len(found))
+        return Batch(found, payloads, self._end, None)
+
+    def _take_lines(self, before: Mark, data: bytes) -> BadLineError | None:
+        """Take a piece line by line; return what ends the import."""
+        error = None
         start, number = 0, before.lines
-        while start < len(data):
+        while start < len(data) and error is None:
             stop = data.find(b"\n", start) + 1 or len(data)
             number += 1
             text = data[start:stop]
-            line = _Line(number, before.offset + start)
             if not text.isspace():
-                error = self._take_line(text, line)
-                if error is not None:
-                    break
-                if self._suspect is None and self._shape.is_at_end_of_batch:
+                error = self._take_line(text, _Line(number, before.offset + start))
+                if error is None and self._suspect is None and self._shape.is_at_end_of_batch:
                     self._done = len(self._found)
                     self._end = Mark(before.offset + stop, 0, number)
             start = stop
         self._read = Mark(before.offset + len(data), crc32(data, before.crc), number)
-        self._close(before, data)
-        return self._encoded(before, data, error)
+        return error
 
     def _take_line(self, text: bytes, line: _Line) -> BadLineError | None:
         """Find the records of a line that is not blank; return what ends the import."""
