@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from mpcheckpoint._maintenance.examination import examine
+from mpcheckpoint._maintenance.findings import Examination, Finding
 from mpcheckpoint._maintenance.import_task import Imported
 from mpcheckpoint._maintenance.importing import import_lines
 from mpcheckpoint._maintenance.older_tool import OlderFile, import_older_file, older_files
 
 __all__ = [
+    "Examination",
+    "Finding",
     "Imported",
     "OlderFile",
+    "examine",
     "import_lines",
     "import_older_file",
     "older_files",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpcheckpoint import __version__
+from mpcheckpoint._cli.doctor_command import doctor_command
 from mpcheckpoint._cli.import_command import import_command
 from mpcheckpoint._cli.map_command import map_command
 from mpcheckpoint._cli.results_command import results_command
@@ -32,6 +33,7 @@ def cli() -> None:
     """
 
 
+cli.add_command(doctor_command)
 cli.add_command(import_command)
 cli.add_command(map_command)
 cli.add_command(results_command)

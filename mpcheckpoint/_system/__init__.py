@@ -19,6 +19,7 @@ from mpcheckpoint._system.files import (
     make_directory,
     most_open_files,
     open_file,
+    open_files_limit,
     open_source,
     publish,
     read_at,
@@ -27,6 +28,7 @@ from mpcheckpoint._system.files import (
     remove_directory,
     replace,
     size_of,
+    space_at,
     stat_fd,
     stat_path,
     truncate,
@@ -37,9 +39,21 @@ from mpcheckpoint._system.workers import create_locked, remove_unlocked
 from mpcheckpoint.errors import UnsupportedPlatformError
 
 if sys.platform == "linux":
-    from mpcheckpoint._system.linux import network_file_system, shared_word, sync_data, sync_directory
+    from mpcheckpoint._system.linux import (
+        mount_of,
+        network_file_system,
+        shared_word,
+        sync_data,
+        sync_directory,
+    )
 elif sys.platform == "darwin":
-    from mpcheckpoint._system.macos import network_file_system, shared_word, sync_data, sync_directory
+    from mpcheckpoint._system.macos import (
+        mount_of,
+        network_file_system,
+        shared_word,
+        sync_data,
+        sync_directory,
+    )
 else:
     raise UnsupportedPlatformError(
         f"mpcheckpoint does not run on {sys.platform}: its locks and syncs are tested on Linux and written for "
@@ -58,9 +72,11 @@ __all__ = [
     "lock",
     "make_directory",
     "most_open_files",
+    "mount_of",
     "network_file_system",
     "now_us",
     "open_file",
+    "open_files_limit",
     "open_source",
     "prove_locking",
     "publish",
@@ -72,6 +88,7 @@ __all__ = [
     "replace",
     "shared_word",
     "size_of",
+    "space_at",
     "stat_fd",
     "stat_path",
     "store_lock",

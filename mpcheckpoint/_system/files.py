@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import stat
+from typing import NamedTuple
 
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _MANY_FILES = 4096
@@ -78,6 +79,12 @@ def most_open_files() -> int:
     return soft if 0 <= soft < _MANY_FILES else _MANY_FILES
 
 
+def open_files_limit() -> int | None:
+    """Return how many files this process may have open at once, as it was told; None for any number."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
 def size_of(fd: int) -> int:
     """Return the size of an open file, in bytes."""
     return os.fstat(fd).st_size
@@ -87,6 +94,19 @@ def free_bytes(fd: int) -> int:
     """Return how much room is left for this user on the file system of an open file, in bytes."""
     status = os.fstatvfs(fd)
     return status.f_bavail * status.f_frsize
+
+
+class Space(NamedTuple):
+    """What room is left for this user on a file system: bytes, and files; None where it does not count files."""
+
+    free_bytes: int
+    free_files: int | None
+
+
+def space_at(path: str) -> Space:
+    """Return what room is left on the file system that holds ``path``."""
+    status = os.statvfs(path)
+    return Space(status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None)
 
 
 # Return what the system knows of an open file.

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from mpcheckpoint._system.futex import FutexWord, has_futex
+from mpcheckpoint._system.mount import Mount
 from mpcheckpoint._system.words import PolledWord
 
 # Locks there are emulated or local to one host, and appends are not atomic.
@@ -62,24 +63,33 @@ def shared_word(fd: int, offset: int) -> FutexWord | PolledWord:
 
 def network_file_system(path: str) -> str | None:
     """Return the type of the network file system that holds ``path``, or None if it is local or not known."""
+    mount = mount_of(path)
+    return mount.kind if mount is not None and mount.kind in NETWORK_FILE_SYSTEMS else None
+
+
+def mount_of(path: str) -> Mount | None:
+    """Return the mount that holds ``path``, or None if that is not known."""
     try:
         table = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return None
-    file_system = _type_of_mount(table, os.path.realpath(path))
-    return file_system if file_system in NETWORK_FILE_SYSTEMS else None
+    return _mount_in(table, os.path.realpath(path))
 
 
-def _type_of_mount(table: str, path: str) -> str:
-    """Return the type of the mount that ``path`` lies under: the longest mount point, of equal ones the last."""
-    best, file_system = -1, ""
+def _mount_in(table: str, path: str) -> Mount | None:
+    """Return the mount that ``path`` lies under: that of the longest mount point, of equal ones the last."""
+    best, found = -1, None
     for line in table.splitlines():
         fields, _, kind = line.partition(" - ")
         mount_point = _unescape(fields.split()[4])
         prefix = mount_point.rstrip("/") + "/"
         if (path + "/").startswith(prefix) and len(prefix) >= best:
-            best, file_system = len(prefix), kind.split()[0]
-    return file_system
+            best, found = len(prefix), (mount_point, fields.split()[5], kind.split())
+    if found is None:
+        return None
+    mount_point, of_mount, (file_system, source, *of_file_system) = found
+    options = dict.fromkeys(",".join([of_mount, *of_file_system]).split(","))
+    return Mount(mount_point, file_system, _unescape(source), tuple(options))
 
 
 def _unescape(field: str) -> str:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from mpcheckpoint._system.words import PolledWord
+
+if TYPE_CHECKING:
+    from mpcheckpoint._system.mount import Mount
 
 
 def sync_data(fd: int) -> None:
@@ -32,6 +36,12 @@ def shared_word(fd: int, offset: int) -> PolledWord:
 
 
 def network_file_system(path: str) -> str | None:
+    """Return None: not looked up on this system."""
+    del path
+    return None
+
+
+def mount_of(path: str) -> Mount | None:
     """Return None: not looked up on this system."""
     del path
     return None

@@ -1,0 +1,55 @@
+"""``mpcheckpoint doctor``: can this place hold a store?"""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from mpcheckpoint._cli.options import json_option
+from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, safe, write_out
+from mpcheckpoint.maintenance import Finding, examine
+
+_EXIT_CODES = {"ok": EXIT_OK, "warn": EXIT_FAILED, "bad": EXIT_USAGE}
+_VERDICTS = {
+    "ok": "this place can hold a store",
+    "warn": "this place can hold a store; mind the warnings",
+    "bad": "this place cannot hold a store as it is",
+}
+
+
+@click.command("doctor", short_help="Find out whether a place can hold a store.")
+@json_option
+@click.argument("directory", metavar="DIR", envvar="MPCHECKPOINT_STORE", type=click.Path())
+def doctor_command(directory: str, is_json: bool) -> int:
+    """Find out whether DIR can hold a store: locks, syncs, file system, room, limits, clock, and the store there.
+
+    \b
+    Example:
+      mpcheckpoint doctor run-42
+      mpcheckpoint doctor /mnt/data --json | jq -r 'select(.verdict != "ok") | .text'
+
+    Takes about two seconds. Tries things in a temporary directory in DIR, which is removed; a store that stands there
+    is only read, and may be in use. Where DIR does not exist, the directory above it is tried, and DIR is not made. DIR
+    is taken from MPCHECKPOINT_STORE if it is not given.
+
+    With --json each check is an object with check, verdict (ok, warn, bad), text and figures, which have their units in
+    their names.
+
+    Exit codes: 0 all is well, 1 a store can stand there, with warnings, 2 none can, or the one there cannot be used as
+    it is, or bad usage.
+    """
+
+    def show(finding: Finding) -> None:
+        write_out(msgspec.json.encode(finding) + b"\n" if is_json else _text(finding))
+        flush_out()
+
+    examination = examine(directory, on_finding=show)
+    if not is_json:
+        write_out(f"{_VERDICTS[examination.verdict]}\n".encode())
+        flush_out()
+    return _EXIT_CODES[examination.verdict]
+
+
+def _text(finding: Finding) -> bytes:
+    text = safe(" ".join(finding.text.split()))
+    return f"{finding.verdict:4}  {finding.check:11}  {text}\n".encode()

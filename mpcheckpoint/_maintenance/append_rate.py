@@ -1,0 +1,95 @@
+"""How many durable appends a second processes get done here: measured with processes, since that is what is shared."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import mpcheckpoint
+from mpcheckpoint.checkpoint import Checkpoint
+
+_PATIENCE_S = 30.0
+_LOG_KEY = "rate"
+
+
+def append_rates(directory: str, counts: tuple[int, ...], seconds: float) -> list[float]:
+    """Return how many appends a second so many processes did together, for each of ``counts``.
+
+    Raises:
+        OSError: a process did not get there.
+    """
+    with ExitStack() as ended:
+        writers = [ended.enter_context(_Writer(directory, seconds)) for _ in range(max(counts))]
+        for writer in writers:
+            writer.answer()
+        rates = []
+        for count in counts:
+            for writer in writers[:count]:
+                writer.start()
+            rates.append(sum(float(writer.answer()) for writer in writers[:count]))
+        return rates
+
+
+class _Writer:
+    """A process that appends for a while each time that it is told to. It ends with the ``with`` block."""
+
+    def __init__(self, directory: str, seconds: float) -> None:
+        package = str(Path(mpcheckpoint.__file__).parent.parent)
+        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"from {__name__} import write; write()", directory, str(seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        )
+
+    def start(self) -> None:
+        """Tell it to append."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(b"go\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it says why in its answer
+
+    def answer(self) -> str:
+        """Return the next line that it prints."""
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        if not select.select([self._process.stdout], [], [], _PATIENCE_S)[0]:
+            raise OSError(f"a process that appends gave no answer for {_PATIENCE_S:.0f} s")
+        line = self._process.stdout.readline()
+        if not line:
+            errors = self._process.stderr.read().decode(errors="replace").splitlines()
+            raise OSError(f"a process that appends failed: {errors[-1] if errors else 'it says not why'}")
+        return line.decode()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def write() -> None:
+    """Append for so many seconds whenever a line comes, and say how many appends a second that were."""
+    directory, seconds = sys.argv[1], float(sys.argv[2])
+    with Checkpoint(directory) as checkpoint:
+        log = checkpoint.log(_LOG_KEY)
+        log.append("object", "first")
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        for _ in sys.stdin:
+            count, began_s = 0, time.monotonic()
+            while time.monotonic() < began_s + seconds:
+                log.append("object", count)
+                count += 1
+            sys.stdout.write(f"{count / (time.monotonic() - began_s)}\n")
+            sys.stdout.flush()

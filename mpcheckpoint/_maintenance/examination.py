@@ -1,0 +1,118 @@
+"""Can this place hold a store? Look, try, measure, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._maintenance import probes, surroundings
+from mpcheckpoint._maintenance.findings import BAD, OK, Examination, Finding, worst
+from mpcheckpoint._maintenance.scratch import Scratch, remove_stale
+from mpcheckpoint._storage.paths import STORE_DIRECTORY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DEFAULT_APPEND_S = 0.5
+
+
+def examine(
+    directory: str | os.PathLike[str],
+    *,
+    append_s: float = DEFAULT_APPEND_S,
+    on_finding: Callable[[Finding], object] | None = None,
+) -> Examination:
+    """Find out whether a directory can hold a store: by looking, trying and measuring, in about two seconds.
+
+    Whatever is written goes to a temporary directory inside, which is removed in the end; one that a killed process
+    left is removed, too. Where the directory does not exist, the one that it would be made in is examined, and nothing
+    is made. A store that stands there is only read, and may be in use.
+
+    Args:
+        directory: the place, as given to ``Checkpoint``.
+        append_s: for how long appends are measured, twice, in seconds; 0 leaves that out.
+        on_finding: called with each finding at once.
+
+    Returns:
+        The findings. The figures are of this moment: other work on the machine makes them worse.
+
+    Raises:
+        OSError: what was written to the temporary directory cannot be removed.
+    """
+    path = os.path.abspath(os.fspath(directory))
+    findings: list[Finding] = []
+    for finding in _findings(path, append_s, findings):
+        findings.append(finding)
+        if on_finding is not None:
+            on_finding(finding)
+    return Examination(path, tuple(findings))
+
+
+class _Place(NamedTuple):
+    """Where things are tried: the directory, or the nearest one above it that exists."""
+
+    directory: str
+    finding: Finding
+
+
+def _findings(path: str, append_s: float, so_far: list[Finding]) -> Iterator[Finding]:
+    began_us, began_s = system.now_us(), time.monotonic()
+    place = _place(path)
+    if place.finding.verdict == BAD:
+        yield place.finding
+        return
+    mount = system.mount_of(place.directory)
+    is_memory = mount is not None and mount.kind in surroundings.MEMORY
+    try:
+        stale = remove_stale(place.directory)
+        with Scratch(place.directory) as scratch:
+            removed = f"; {stale} temporary directories of killed checks were removed" if stale else ""
+            yield Finding("place", OK, place.finding.text + removed, {"removed": stale})
+            yield surroundings.file_system(mount)
+            yield from _tried(scratch.path, append_s, so_far, is_memory=is_memory)
+    except OSError as error:
+        if any(finding.check == "place" for finding in so_far):
+            raise
+        cause = error.strerror or error
+        yield Finding("place", BAD, f"{place.directory} cannot be written: {cause}", {"errno": error.errno})
+        yield surroundings.file_system(mount)
+    yield probes.guarded("space", partial(surroundings.space, place.directory))
+    yield surroundings.open_files()
+    yield surroundings.clock(began_us, time.monotonic() - began_s)
+    try:
+        yield from surroundings.store(path, os.path.join(path, STORE_DIRECTORY))
+    except OSError as error:
+        yield Finding("store", BAD, f"cannot be looked at: {error.strerror or error}", {"errno": error.errno})
+
+
+def _place(path: str) -> _Place:
+    directory = path
+    while not os.path.lexists(directory):
+        directory = os.path.dirname(directory)
+    try:
+        is_directory = stat.S_ISDIR(os.stat(directory).st_mode)
+    except OSError:  # a link to nothing, or one that we may not follow
+        is_directory = False
+    if not is_directory:
+        text = f"{directory} is no directory: choose another place, or move it away"
+        return _Place(directory, Finding("place", BAD, text))
+    text = (
+        f"{path} can be written"
+        if directory == path
+        else f"{path} is not there; it can be made in {directory}"
+    )
+    return _Place(directory, Finding("place", OK, text))
+
+
+def _tried(scratch: str, append_s: float, so_far: list[Finding], *, is_memory: bool) -> Iterator[Finding]:
+    yield probes.guarded("locks", partial(probes.locks, scratch))
+    yield probes.guarded("sync", partial(probes.sync, scratch, is_memory=is_memory))
+    yield probes.guarded("names", partial(probes.names, scratch))
+    yield probes.guarded("wake-ups", partial(probes.wake_ups, scratch))
+    # Where no store can stand, none is made to measure it.
+    if append_s > 0 and worst(tuple(so_far)) != BAD:
+        yield probes.guarded("appends", partial(probes.appends, scratch, append_s))

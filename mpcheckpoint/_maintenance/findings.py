@@ -1,0 +1,53 @@
+"""What an examination of a place finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OK, WARN, BAD = "ok", "warn", "bad"
+_WORST_LAST = (OK, WARN, BAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: which one: "place", "file system", "locks", "sync", "names", "wake-ups", "appends", "space",
+            "open files", "clock" or "store".
+        verdict: "ok"; "warn": a store can stand here, but; "bad": none can, or the one that does cannot be used.
+        text: what was found, and what to do about it.
+        figures: what was measured or looked up, by names with units.
+    """
+
+    check: str
+    verdict: str
+    text: str
+    figures: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """All that was found about a place.
+
+    Attributes:
+        directory: the place.
+        findings: what each check found, in the order of the checks.
+    """
+
+    directory: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict of all: "ok", "warn" or "bad"."""
+        return worst(self.findings)
+
+
+def worst(findings: tuple[Finding, ...]) -> str:
+    """Return the worst verdict of some findings."""
+    return max((finding.verdict for finding in findings), key=_WORST_LAST.index, default=OK)

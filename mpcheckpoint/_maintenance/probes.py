@@ -1,0 +1,135 @@
+"""What is tried out in a place: locks, syncs, names, wake-ups. Each gives a finding and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._maintenance.append_rate import append_rates
+from mpcheckpoint._maintenance.findings import BAD, OK, WARN, Finding
+from mpcheckpoint._storage.repair import write_whole
+from mpcheckpoint._system.words import PolledWord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BLOCK_BYTES = 4096
+# No disk takes a block, and tells, in less: the quickest with memory of their own take a little more.
+_INCREDIBLE_S = 20e-6
+_SLOW_S = 0.1
+_SYNCS, _LONGEST_SYNCS_S = 50, 2.0
+_LOCKS, _NAMES = 500, 10
+_MOST_PROCESSES = 4
+_US = 1e6
+
+
+def locks(directory: str) -> Finding:
+    """Whether files can be locked: two descriptors must exclude each other, and another process be refused."""
+    path = os.path.join(directory, "locks")
+    descriptor = system.open_file(path, write=True, create=True)
+    failure = system.prove_locking(path, with_child=True)
+    if failure is not None:
+        return Finding("locks", BAD, f"the file system does not lock files as it must: {failure}")
+    began_s = time.perf_counter()
+    for _ in range(_LOCKS):
+        system.lock(descriptor.fd)
+        system.unlock(descriptor.fd)
+    pair_us = (time.perf_counter() - began_s) / _LOCKS * _US
+    text = f"work between descriptors and between processes; {pair_us:.1f} us to lock and unlock"
+    return Finding("locks", OK, text, {"pair_us": round(pair_us, 2)})
+
+
+def sync(directory: str, *, is_memory: bool) -> Finding:
+    """What it costs to make a block durable, and whether that can be true."""
+    descriptor = system.open_file(os.path.join(directory, "sync"), write=True, create=True)
+    durations_s: list[float] = []
+    while len(durations_s) < _SYNCS and sum(durations_s) < _LONGEST_SYNCS_S:
+        write_whole(descriptor.fd, os.urandom(BLOCK_BYTES), BLOCK_BYTES * len(durations_s))
+        began_s = time.perf_counter()
+        system.sync_data(descriptor.fd)
+        durations_s.append(time.perf_counter() - began_s)
+    median_s, worst_s = statistics.median(durations_s), max(durations_s)
+    figures = {
+        "median_us": round(median_s * _US, 1),
+        "worst_us": round(worst_s * _US, 1),
+        "syncs": len(durations_s),
+        "block_bytes": BLOCK_BYTES,
+    }
+    of = f"{len(durations_s)} syncs of {BLOCK_BYTES} bytes"
+    text = f"{_duration(median_s)} median, {_duration(worst_s)} worst of {of}"
+    if is_memory:
+        return Finding("sync", OK, f"{text}, in memory: there is nothing to be made durable", figures)
+    if median_s < _INCREDIBLE_S:
+        lie = (
+            "no disk is that quick. Something between here and the medium says done without doing it: a virtual "
+            "machine that ignores flushes, libeatmydata, a disk cache that is not protected. A loss of power can cost records"
+        )
+        return Finding("sync", WARN, f"{text}: {lie}", figures)
+    if median_s > _SLOW_S:
+        slow = 'so durable appends are slow; append in batches, or choose durability="interval"'
+        return Finding("sync", WARN, f"{text}: {slow}", figures)
+    return Finding("sync", OK, text, figures)
+
+
+def names(directory: str) -> Finding:
+    """Whether files can be given names, and those be made durable."""
+    durations_s = []
+    for number in range(_NAMES):
+        temporary, path = (os.path.join(directory, f"name{number}{end}") for end in (".new", ""))
+        system.open_file(temporary, write=True, create=True, exclusive=True).close()
+        began_s = time.perf_counter()
+        if not system.publish(temporary, path):
+            return Finding("names", BAD, f"{path} could not be made: a file of that name is said to be there")
+        system.open_file(temporary, write=True, create=True, exclusive=True).close()
+        system.replace(temporary, path)
+        system.sync_directory(directory)
+        durations_s.append(time.perf_counter() - began_s)
+    median_s = statistics.median(durations_s)
+    text = f"files get names, and the names are synced; {_duration(median_s)} for two names and a sync"
+    return Finding("names", OK, text, {"median_us": round(median_s * _US, 1)})
+
+
+def wake_ups(directory: str) -> Finding:
+    """Whether those who wait for a sync, or follow a log, are woken or have to look again and again."""
+    descriptor = system.open_file(os.path.join(directory, "page"), write=True, create=True)
+    write_whole(descriptor.fd, bytes(BLOCK_BYTES), 0)
+    try:
+        word = system.shared_word(descriptor.fd, 0)
+    except OSError as error:
+        cause = error.strerror or error
+        text = f"files cannot be mapped here ({cause}), so processes wait by looking again: slower, not less safe"
+        return Finding("wake-ups", WARN, text, {"is_woken": False})
+    word.close()
+    is_woken = not isinstance(word, PolledWord)
+    how = (
+        "processes that wait are woken"
+        if is_woken
+        else "processes that wait look again every half millisecond"
+    )
+    return Finding("wake-ups", OK, how, {"is_woken": is_woken})
+
+
+def appends(directory: str, seconds: float) -> Finding:
+    """How many durable appends a second one process does, and several on one log."""
+    several = max(2, min(_MOST_PROCESSES, os.cpu_count() or 2))
+    one_rate, several_rate = append_rates(os.path.join(directory, "rate"), (1, several), seconds)
+    text = f"{one_rate:,.0f}/s durable by one process, {several_rate:,.0f}/s by {several} on one log"
+    figures = {"one_per_s": round(one_rate), "several_per_s": round(several_rate), "processes": several}
+    return Finding("appends", OK, text, figures)
+
+
+def guarded(check: str, probe: Callable[[], Finding]) -> Finding:
+    """Return what a probe finds; what the system refuses is bad."""
+    try:
+        return probe()
+    except OSError as error:
+        return Finding(check, BAD, f"failed: {error.strerror or error}", {"errno": error.errno})
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} us"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"

@@ -1,0 +1,86 @@
+"""A directory to try things in, of which nothing is left behind, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING, Self
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_PREFIX = ".mpcheckpoint-doctor-"
+_IN_USE = "in-use"
+_TRIES = 10
+
+
+class Scratch:
+    """A new directory inside ``directory``, inside the ``with`` block. It is removed with all that is in it.
+
+    Crash: it stays, and its lock is free then: ``remove_stale`` knows it by that.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._lock: system.Descriptor | None = None
+        self.path = ""
+
+    def __enter__(self) -> Self:
+        for _ in range(_TRIES):
+            self.path = os.path.join(self._directory, f"{_PREFIX}{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+            if not system.make_directory(self.path):
+                continue
+            try:
+                self._lock = system.create_locked(os.path.join(self.path, _IN_USE))
+            except FileNotFoundError:
+                continue  # another one took it, new and not yet locked, for a stale one
+            except BaseException:
+                _remove_tree(self.path)
+                raise
+            if self._lock is not None:
+                return self
+            _remove_tree(self.path)
+        raise OSError(f"the temporary directories made in {self._directory} are removed again and again")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _remove_tree(self.path)
+        if self._lock is not None:
+            self._lock.close()
+
+
+def remove_stale(directory: str) -> int:
+    """Remove what killed processes left of theirs in a directory; return how many there were."""
+    stale = 0
+    for name in system.list_directory(directory):
+        path = os.path.join(directory, name)
+        if name.startswith(_PREFIX) and system.is_directory(path):
+            try:
+                if not system.is_locked(os.path.join(path, _IN_USE)):
+                    _remove_tree(path)
+                    stale += 1
+            except OSError:
+                continue  # somebody else removes it, or it is not ours to remove
+    return stale
+
+
+def _remove_tree(path: str) -> None:
+    try:
+        names = system.list_directory(path)
+    except FileNotFoundError:
+        return
+    for name in names:
+        inside = os.path.join(path, name)
+        try:
+            is_directory = system.is_directory(inside)
+        except FileNotFoundError:
+            continue
+        if is_directory:
+            _remove_tree(inside)
+        else:
+            system.remove(inside)
+    system.remove_directory(path)
