@@ -113,7 +113,9 @@ class Intake:
             stop = data.find(b"\n", start) + 1 or len(data)
             number += 1
             text = data[start:stop]
-            if not text.isspace():
+            if before.offset + start == 0:
+                text = text.removeprefix(BYTE_ORDER_MARK)
+            if text.strip():
                 error = self._take_line(text, _Line(number, before.offset + start))
                 if error is None and self._suspect is None and self._shape.is_at_end_of_batch:
                     self._done = len(self._found)
@@ -129,7 +131,7 @@ class Intake:
             if not self._is_passed_over(suspect):
                 return suspect
         try:
-            found = self._shape.find(text if line.offset else text.removeprefix(BYTE_ORDER_MARK), line.offset)
+            found = self._shape.find(text, line.offset)
         except NotARecordError as error:
             bad = BadLineError(self._name, line.number, line.offset, str(error))
             # Behind a line that a writer of a log has not finished there may be padding: it has newlines.

@@ -65,7 +65,7 @@ def sync(directory: str, *, is_memory: bool) -> Finding:
     if median_s < _INCREDIBLE_S:
         lie = (
             "no disk is that quick. Something between here and the medium says done without doing it: a virtual "
-            "machine that ignores flushes, libeatmydata, a disk cache that is not protected. A loss of power can cost records"
+            "machine that ignores flushes, libeatmydata, an unprotected disk cache. A loss of power can cost records"
         )
         return Finding("sync", WARN, f"{text}: {lie}", figures)
     if median_s > _SLOW_S:

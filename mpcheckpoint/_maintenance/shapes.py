@@ -122,9 +122,12 @@ class Fields:
             events = values if field is None else list(map(itemgetter(field), values))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
             return None
-        # A blank line gives no value, nor does all but the last line of a value that stands on several.
-        is_one_a_line = len(values) == lines.count(b"\n") and lines.endswith(b"\n")
-        if not is_one_a_line or set(map(type, values)) != {dict} or set(map(type, object_keys)) != {str}:
+        if (
+            len(values) != lines.count(b"\n")
+            or not _are_objects(lines)
+            or set(map(type, values)) != {dict}
+            or set(map(type, object_keys)) != {str}
+        ):
             return None
         return list(map(Found, object_keys, events))
 
@@ -243,6 +246,16 @@ def _looks_like_line(value: list[Any]) -> bool:
         and (object_key is None or type(object_key) is str)
         and (meta is None or type(meta) is dict)
     )
+
+
+def _are_objects(lines: bytes) -> bool:
+    """Return whether each of some whole lines begins and ends as an object does.
+
+    Of so many values as there are lines each stands on its own then: none goes on over ``}``, newline, ``{``.
+    """
+    count = lines.count(b"\n")
+    begin = lines.startswith(b"{") and lines.count(b"\n{") == count - 1
+    return begin and lines.endswith(b"\n") and lines.count(b"}\n") + lines.count(b"}\r\n") == count
 
 
 def _names(fields: dict[str, Any]) -> str:
