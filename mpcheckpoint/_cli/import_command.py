@@ -280,13 +280,13 @@ def _json(job: _Job, done: Imported) -> bytes:
 def _text(options: _Options, job: _Job, done: Imported) -> bytes:
     parts = [f"{_count(done.records, 'record')} {'would be ' if options.is_dry_run else ''}imported"]
     if done.records_before:
-        parts.append(f"{done.records_before:,} were before")
+        parts.append(f"{done.records_before:,} before")
     if done.known:
         parts.append(f"{done.known:,} known by their record ids")
     if done.skipped:
         parts.append(f"{_count(done.skipped, 'line')} skipped")
     if done.skipped_before:
-        parts.append(f"{done.skipped_before:,} were skipped before")
+        parts.append(f"{done.skipped_before:,} skipped before")
     return f"{job.shown} -> {safe(job.log_key)}: {', '.join(parts)}\n".encode()
 
 

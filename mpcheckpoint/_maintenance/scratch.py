@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from typing import TYPE_CHECKING, Self
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _PREFIX = ".mpcheckpoint-doctor-"
 _IN_USE = "in-use"
 _TRIES = 10
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 
 
 class Scratch:
@@ -37,7 +39,9 @@ class Scratch:
                 self._lock = system.create_locked(os.path.join(self.path, _IN_USE))
             except FileNotFoundError:
                 continue  # another one took it, new and not yet locked, for a stale one
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, OSError) and error.errno in _NO_LOCKS:
+                    return self  # that is for whoever tries locks in here to say
                 _remove_tree(self.path)
                 raise
             if self._lock is not None:
