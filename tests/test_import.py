@@ -555,7 +555,7 @@ def test_import_killed_at_any_instant_and_started_again_doubles_and_loses_nothin
 
     report = crash_test(
         [sys.executable, program, "{store}", source],
-        kills=8,
+        kills=5,
         seed=seeded("import").randrange(1 << 32),
         points=[
             r"in write_at 2 on \.jsonl$",
@@ -567,7 +567,7 @@ def test_import_killed_at_any_instant_and_started_again_doubles_and_loses_nothin
         place=tmp_path,
     )
 
-    assert report.kills == 8 + 3
+    assert report.kills == 5 + 3
 
 
 def read_all(store: Path) -> list[tuple[str, Any]]:
