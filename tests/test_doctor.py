@@ -22,6 +22,7 @@ from mpcheckpoint._system.words import PolledWord
 from mpcheckpoint.maintenance import Examination, Finding, examine
 from support.capabilities import can_mount_tmpfs, require
 from support.full_disk import fill
+from support.processes import call
 from support.shell import CommandLine
 from support.tmpfs import TmpFileSystem
 from support.verbs import inside, log_file, tear, tree
@@ -278,13 +279,14 @@ def test_wake_ups_that_are_not_there_are_told(
 # --- limits and clock --------------------------------------------------------------------------------------
 
 
-def test_low_limit_on_open_files_is_told(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def examined_with_few_files(place: Path) -> Finding:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
-    try:
-        found = finding(looked(tmp_path), "open files")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return finding(examine(place, append_s=0), "open files")
+
+
+def test_low_limit_on_open_files_is_told(tmp_path: Path) -> None:
+    found = call(examined_with_few_files, tmp_path, method="spawn")
 
     assert (found.verdict, found.figures["limit"]) == ("warn", 128)
     assert "ulimit -n" in found.text

@@ -10,7 +10,6 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import mpcheckpoint
 from mpcheckpoint.checkpoint import Checkpoint
 
 _PATIENCE_S = 30.0
@@ -39,7 +38,7 @@ class _Writer:
     """A process that appends for a while each time that it is told to. It ends with the ``with`` block."""
 
     def __init__(self, directory: str, seconds: float) -> None:
-        package = str(Path(mpcheckpoint.__file__).parent.parent)
+        package = str(Path(__file__).parents[2])
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import write; write()", directory, str(seconds)],
