@@ -396,6 +396,28 @@ def test_check_that_is_interrupted_leaves_nothing(tmp_path: Path, faults: Faults
     assert list(tmp_path.iterdir()) == []
 
 
+def test_examination_whose_findings_nobody_takes_leaves_nothing(tmp_path: Path) -> None:
+    def refuse(found: Finding) -> None:
+        if found.check == "locks":
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError) as caught:
+        examine(tmp_path, append_s=0, on_finding=refuse)
+
+    assert list(tmp_path.iterdir()) == [], caught
+
+
+def test_doctor_whose_output_nobody_reads_ends_quietly_and_leaves_nothing(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m mpcheckpoint doctor . | true; echo ${{PIPESTATUS[0]}}"
+
+    ended = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False, timeout=60
+    )
+
+    assert (ended.stdout, ended.stderr) == (b"141\n", b"")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_doctor_in_a_shell_ends_with_a_plain_verdict(tmp_path: Path) -> None:
     shell = CommandLine(tmp_path)
     (tmp_path / "a\x1b[31mfile").write_bytes(b"")

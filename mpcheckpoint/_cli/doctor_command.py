@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 import msgspec
 
 from mpcheckpoint._cli.options import json_option
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, safe, write_out
+from mpcheckpoint._cli.terminal import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_USAGE,
+    end_by_broken_pipe,
+    flush_out,
+    safe,
+    write_out,
+)
 from mpcheckpoint.maintenance import Finding, examine
 
 _EXIT_CODES = {"ok": EXIT_OK, "warn": EXIT_FAILED, "bad": EXIT_USAGE}
@@ -40,10 +50,14 @@ def doctor_command(directory: str, is_json: bool) -> int:
     """
 
     def show(finding: Finding) -> None:
-        write_out(msgspec.json.encode(finding) + b"\n" if is_json else _text(finding))
-        flush_out()
+        # Not by `write_out`, which ends the process where nobody reads on: what is tried out is to be removed first.
+        sys.stdout.buffer.write(msgspec.json.encode(finding) + b"\n" if is_json else _text(finding))
+        sys.stdout.buffer.flush()
 
-    examination = examine(directory, on_finding=show)
+    try:
+        examination = examine(directory, on_finding=show)
+    except BrokenPipeError:
+        end_by_broken_pipe()
     if not is_json:
         write_out(f"{_VERDICTS[examination.verdict]}\n".encode())
         flush_out()

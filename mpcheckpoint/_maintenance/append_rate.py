@@ -22,6 +22,8 @@ def append_rates(directory: str, counts: tuple[int, ...], seconds: float) -> lis
     Raises:
         OSError: a process did not get there.
     """
+    with Checkpoint(directory) as checkpoint:
+        checkpoint.log(_LOG_KEY)  # here, so that a writer that outlives us makes nothing anew
     with ExitStack() as ended:
         writers = [ended.enter_context(_Writer(directory, seconds)) for _ in range(max(counts))]
         for writer in writers:
@@ -80,7 +82,7 @@ class _Writer:
 def write() -> None:
     """Append for so many seconds whenever a line comes, and say how many appends a second that were."""
     directory, seconds = sys.argv[1], float(sys.argv[2])
-    with Checkpoint(directory) as checkpoint:
+    with Checkpoint(directory, create=False) as checkpoint:
         log = checkpoint.log(_LOG_KEY)
         log.append("object", "first")
         sys.stdout.write("ready\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ from mpcheckpoint._maintenance.scratch import Scratch, remove_stale
 from mpcheckpoint._storage.paths import STORE_DIRECTORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 DEFAULT_APPEND_S = 0.5
 
@@ -45,10 +46,12 @@ def examine(
     """
     path = os.path.abspath(os.fspath(directory))
     findings: list[Finding] = []
-    for finding in _findings(path, append_s, findings):
-        findings.append(finding)
-        if on_finding is not None:
-            on_finding(finding)
+    # Closed at once when ``on_finding`` raises: what was made to try things in is removed by that.
+    with closing(_findings(path, append_s, findings)) as found:
+        for finding in found:
+            findings.append(finding)
+            if on_finding is not None:
+                on_finding(finding)
     return Examination(path, tuple(findings))
 
 
@@ -59,7 +62,7 @@ class _Place(NamedTuple):
     finding: Finding
 
 
-def _findings(path: str, append_s: float, so_far: list[Finding]) -> Iterator[Finding]:
+def _findings(path: str, append_s: float, so_far: list[Finding]) -> Generator[Finding, None, None]:
     began_us, began_s = system.now_us(), time.monotonic()
     place = _place(path)
     if place.finding.verdict == BAD:
@@ -70,7 +73,8 @@ def _findings(path: str, append_s: float, so_far: list[Finding]) -> Iterator[Fin
     try:
         stale = remove_stale(place.directory)
         with Scratch(place.directory) as scratch:
-            removed = f"; {stale} temporary directories of killed checks were removed" if stale else ""
+            removed = f"; what {stale} killed examinations had left was removed" if stale > 1 else ""
+            removed = "; what a killed examination had left was removed" if stale == 1 else removed
             yield Finding("place", OK, place.finding.text + removed, {"removed": stale})
             yield surroundings.file_system(mount)
             yield from _tried(scratch.path, append_s, so_far, is_memory=is_memory)

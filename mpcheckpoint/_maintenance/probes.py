@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from typing import TYPE_CHECKING
 
@@ -51,7 +50,7 @@ def sync(directory: str, *, is_memory: bool) -> Finding:
         began_s = time.perf_counter()
         system.sync_data(descriptor.fd)
         durations_s.append(time.perf_counter() - began_s)
-    median_s, worst_s = statistics.median(durations_s), max(durations_s)
+    median_s, worst_s = _median(durations_s), max(durations_s)
     figures = {
         "median_us": round(median_s * _US, 1),
         "worst_us": round(worst_s * _US, 1),
@@ -87,7 +86,7 @@ def names(directory: str) -> Finding:
         system.replace(temporary, path)
         system.sync_directory(directory)
         durations_s.append(time.perf_counter() - began_s)
-    median_s = statistics.median(durations_s)
+    median_s = _median(durations_s)
     text = f"files get names, and the names are synced; {_duration(median_s)} for two names and a sync"
     return Finding("names", OK, text, {"median_us": round(median_s * _US, 1)})
 
@@ -133,3 +132,7 @@ def _duration(seconds: float) -> str:
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} us"
     return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
