@@ -15,6 +15,8 @@ from mpcheckpoint._log.transaction import Transaction
 from mpcheckpoint._types import Cursor, Position, Record, Repair
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.outcomes import Outcome
+from mpcheckpoint._work.presence import MapStart
+from mpcheckpoint._work.status import MapStatus, RunningItem
 from mpcheckpoint.checkpoint import Checkpoint, Snapshot
 from mpcheckpoint.log import Log
 
@@ -26,10 +28,13 @@ __all__ = [
     "Follower",
     "Log",
     "MapRun",
+    "MapStart",
+    "MapStatus",
     "Outcome",
     "Position",
     "Record",
     "Repair",
+    "RunningItem",
     "Snapshot",
     "Transaction",
     "__version__",

@@ -10,11 +10,14 @@ from mpcheckpoint._log.session import Session, Settings
 from mpcheckpoint._work.claims import claimed
 from mpcheckpoint._work.crew import ExecutorCrew, default_jobs, jobs_of
 from mpcheckpoint._work.inputs import inputs_of, object_key_of
-from mpcheckpoint._work.map import MapRun, OnError, Options
+from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.outcomes import outcome_of
+from mpcheckpoint._work.outlet import OnError, Options
 from mpcheckpoint._work.perform import CallFunction, LogRef, Plan
-from mpcheckpoint._work.processes import ProcessCrew
+from mpcheckpoint._work.processes import ProcessCrew, require_children_allowed
+from mpcheckpoint._work.retries import DEFAULT_DELAY_S, Retries
 from mpcheckpoint._work.runs import is_done, join_run, outcomes_of_run
+from mpcheckpoint._work.status import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.claims import Claim
     from mpcheckpoint._work.crew import Crew
     from mpcheckpoint._work.outcomes import Outcome
+    from mpcheckpoint._work.status import MapStatus
 
 __all__ = ["Log"]
 
@@ -92,6 +96,9 @@ class Log(RecordLog):
         include_done: bool = True,
         retry_failed: bool = False,
         rerun: bool = False,
+        retries: int = 0,
+        retry_delay_s: float = DEFAULT_DELAY_S,
+        timeout_s: float | None = None,
     ) -> MapRun:
         """Run ``fn(item)`` for every item that has no outcome in this log yet, in parallel, and record each outcome.
 
@@ -114,10 +121,20 @@ class Log(RecordLog):
                 the default. With spawn and forkserver ``fn`` must be found by its name in an importable module.
             executor: run in this executor instead of worker processes of our own. It is not shut down.
             ordered: give outcomes out in the order of the items, not as they come.
-            on_error: "record" gives failures out as outcomes; "raise" raises what ``fn`` raised, once it is recorded.
+            on_error: "record" gives failures out as outcomes; "halt" does so, too, and starts no more items once one
+                that ran here has failed: what runs then finishes, and ``MapRun.is_halted``; "raise" raises what ``fn``
+                raised, once it is recorded.
             include_done: also give out outcomes that were there already (``Outcome.repeated``).
             retry_failed: run again what had failed before this call.
             rerun: start anew: run everything again. Needed, too, to go on with another version.
+            retries: how often an item that failed is tried again before it counts as failed. Failed attempts are
+                recorded, so the limit holds over all starts and all processes that share the items; an attempt that
+                died with its process is not one of them. Meanwhile other items run, up to 1000 at rest.
+            retry_delay_s: how long an item rests after its first failed attempt, in seconds; twice as long after each
+                further one, to a minute (or to this, if it is more), shortened by up to a quarter at random.
+            timeout_s: how long ``fn`` may run for an item, in seconds; None for as long as it likes. Then its process
+                is ended, with SIGTERM and 5 s later SIGKILL, and replaced; the attempt has failed, "timed out". What
+                ``fn`` has started lives on. Not possible in an ``executor``, whose workers are not ours to end.
 
         Returns:
             A MapRun: iterate over it to have the outcomes. ``close`` ends it early and gives back what runs.
@@ -126,14 +143,15 @@ class Log(RecordLog):
             ChangedVersionError: the map on this log has another version. Nothing was run.
             ChangedItemError: a key came with another input. That input was not run.
             TypeError, ValueError: an argument, or an item, is not what it should be.
+            WorkerDiedError: this process may have no children, or they cannot start; without an ``executor``.
             ReadOnlyError, LockTimeoutError, WriteFailedError, PoisonedLogError: nothing was run.
 
         Durability: an outcome survives loss of power before it is given out, whatever the handle's setting.
         Concurrency: the MapRun is for one thread. A worker process that dies costs the item it ran, which runs again;
             the third time it is recorded as failed.
         """
-        if on_error not in ("record", "raise"):
-            raise ValueError(f"on_error is 'record' or 'raise', not {on_error!r}")
+        if on_error not in ("record", "halt", "raise"):
+            raise ValueError(f"on_error is 'record', 'halt' or 'raise', not {on_error!r}")
         if executor is not None and mp_context is not None:
             raise ValueError(
                 "executor and mp_context exclude each other: an executor has its own way to start"
@@ -142,11 +160,24 @@ class Log(RecordLog):
             raise ValueError(f"version is a str that UTF-8 can hold, not {version!r}")
         if jobs is not None and (type(jobs) is not int or jobs < 1):
             raise ValueError(f"jobs is a number of workers, at least 1, or None, not {jobs!r}")
+        if type(retries) is not int or retries < 0:
+            raise ValueError(f"retries is a number of attempts, at least 0, not {retries!r}")
+        if not _is_duration(retry_delay_s):
+            raise ValueError(f"retry_delay_s is a number of seconds, at least 0, not {retry_delay_s!r}")
+        if timeout_s is not None and not (_is_duration(timeout_s) and timeout_s > 0):
+            raise ValueError(f"timeout_s is a number of seconds above 0, or None, not {timeout_s!r}")
+        if timeout_s is not None and executor is not None:
+            raise ValueError(
+                "executor and timeout_s exclude each other: only worker processes of our own can be ended"
+            )
+        if executor is None:
+            require_children_allowed()
         run = join_run(self, version, rerun=rerun, retry_failed=retry_failed)
-        plan = Plan(LogRef(self), run, CallFunction(fn))
+        plan = Plan(LogRef(self), run, CallFunction(fn), Retries(retries, retry_delay_s))
         crew: Crew
         if executor is None:
-            crew = ProcessCrew(plan, jobs or default_jobs(), mp_context or multiprocessing.get_context())
+            context = mp_context or multiprocessing.get_context()
+            crew = ProcessCrew(plan, jobs or default_jobs(), context, timeout_s)
         else:
             crew = ExecutorCrew(plan, executor, jobs or jobs_of(executor))
         return MapRun(plan, inputs_of(items, key), crew, Options(ordered, OnError(on_error), include_done))
@@ -159,6 +190,17 @@ class Log(RecordLog):
         """
         return (outcome_of(event, object_key, repeated=True) for object_key, event in outcomes_of_run(self))
 
+    def map_status(self) -> MapStatus | None:
+        """Return how far the log's map is, whoever runs it; None if no map ran on this log.
+
+        Counts what is recorded, and looks which workers and which starts of the map live now. Takes no lock and writes
+        nothing; costs a pass over the objects in memory.
+
+        Raises:
+            CorruptLogError, ReadFailedError: the log cannot be read.
+        """
+        return status_of(self)
+
     # --- life -------------------------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -167,6 +209,11 @@ class Log(RecordLog):
 
 def _reopen(settings: Settings, log_key: str) -> Log:
     return Log(Session(settings), log_key)
+
+
+def _is_duration(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value < float("inf")
 
 
 def _is_text(value: object) -> bool:

@@ -22,7 +22,8 @@ from mpcheckpoint._cli.progress import Reporter
 from mpcheckpoint._cli.tally import Tally
 from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, safe, say
 from mpcheckpoint._work.crew import ExecutorCrew, default_jobs
-from mpcheckpoint._work.map import MapRun, Options
+from mpcheckpoint._work.map import MapRun
+from mpcheckpoint._work.outlet import Options
 from mpcheckpoint._work.perform import LogRef, Plan
 from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.text import to_text

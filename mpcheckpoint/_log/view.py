@@ -108,6 +108,10 @@ class LogView:
         """Return the worker that claimed an object last and has not given it back; it may be dead."""
         return self._claims.get(object_key)
 
+    def claims(self) -> dict[str, str]:
+        """Return all claims that were not given back, object key to worker; those workers may be dead."""
+        return dict(self._claims)
+
     def note(self, name: str) -> dict[str, Any] | None:
         """Return what the last control line of that name says, or None."""
         return self._notes.get(name)

@@ -33,6 +33,9 @@ class Crew(Protocol):
     def collect(self, timeout_s: float | None) -> list[tuple[Input, Report]]:
         """Return reports as soon as there are any; wait at most so long."""
 
+    def recall(self) -> list[Input]:
+        """Take back what was given out and has not started; return it."""
+
     def stop(self, *, is_interrupted: bool) -> None:
         """End: what has not started is dropped, what runs is given back or finishes. Stopping twice is fine."""
 
@@ -63,7 +66,7 @@ class ExecutorCrew:
         self._executor = executor
         self._most = 2 * jobs
         self._on_stop = on_stop
-        self._futures: set[Future[Report]] = set()
+        self._futures: dict[Future[Report], Input] = {}
         self._done: SimpleQueue[tuple[Input, Future[Report]]] = SimpleQueue()
 
     def has_room(self) -> bool:
@@ -76,7 +79,7 @@ class ExecutorCrew:
             future = self._executor.submit(perform, self._plan, entry)
         except BrokenExecutor as error:
             raise _broken(error) from error
-        self._futures.add(future)
+        self._futures[future] = entry
         future.add_done_callback(lambda done: self._done.put((entry, done)))
 
     def collect(self, timeout_s: float | None) -> list[tuple[Input, Report]]:
@@ -98,10 +101,17 @@ class ExecutorCrew:
                 continue
             while not self._done.empty():
                 found.append(self._done.get())
-            return [(entry, self._report(future)) for entry, future in found]
+            reports = [(entry, self._report(future)) for entry, future in found if future in self._futures]
+            if reports:
+                return reports  # none where all that came was recalled
+
+    def recall(self) -> list[Input]:
+        """Take back what was given out and has not started."""
+        recalled = [future for future in self._futures if future.cancel()]
+        return [self._futures.pop(future) for future in recalled]
 
     def _report(self, future: Future[Report]) -> Report:
-        self._futures.discard(future)
+        del self._futures[future]
         try:
             return future.result()
         except (BrokenExecutor, CancelledError) as error:
@@ -116,7 +126,7 @@ class ExecutorCrew:
         for future in self._futures:
             if not future.cancelled():
                 future.exception()
-        self._futures = set()
+        self._futures = {}
 
 
 def _broken(error: BaseException) -> WorkerDiedError:

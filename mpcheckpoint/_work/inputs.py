@@ -25,12 +25,14 @@ class Input(NamedTuple):
         object_key: the object that stands for it.
         recorded: what its outcome says of it: nothing if it is its own key, else the item if it is a JSON value, else
             that it is none.
+        attempts: how many attempts at it have failed, as far as was known when it was given out.
     """
 
     place: int
     item: Any
     object_key: str
     recorded: dict[str, Any]
+    attempts: int = 0
 
 
 class NotYet:
@@ -49,7 +51,7 @@ def inputs_of(items: Iterable[Any], key: Callable[[Any], str] | None) -> Iterato
     """
     for place, item in enumerate(items):
         object_key = object_key_of(item, key)
-        yield Input(place, item, object_key, _recorded(item, object_key))
+        yield Input(place, item, object_key, recorded_of(item, object_key))
 
 
 def object_key_of(item: Any, key: Callable[[Any], str] | None) -> str:
@@ -64,7 +66,8 @@ def object_key_of(item: Any, key: Callable[[Any], str] | None) -> str:
     return object_key
 
 
-def _recorded(item: Any, object_key: str) -> dict[str, Any]:
+def recorded_of(item: Any, object_key: str) -> dict[str, Any]:
+    """Return what an outcome says of its item: see ``Input.recorded``."""
     if type(item) is str and item == object_key:
         return {}
     try:

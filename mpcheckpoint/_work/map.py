@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mpcheckpoint._work.inputs import NOT_YET, LatestItems, NotYet, changed_item
 from mpcheckpoint._work.outcomes import Result, is_same, is_same_input, outcome_of
-from mpcheckpoint._work.outlet import AsTheyCome, Finished, InOrder
-from mpcheckpoint._work.perform import Kind, perform
+from mpcheckpoint._work.outlet import AsTheyCome, Finished, InOrder, OnError
+from mpcheckpoint._work.perform import Failed, Kind, perform
+from mpcheckpoint._work.presence import Presence
+from mpcheckpoint._work.retries import Pauses, Retry
 from mpcheckpoint._work.runs import last_outcome, state_of
 from mpcheckpoint._work.workers import remove_dead_workers
 from mpcheckpoint.errors import ItemFailedError
@@ -22,30 +23,14 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.crew import Crew
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.outcomes import Outcome
-    from mpcheckpoint._work.outlet import Outlet
+    from mpcheckpoint._work.outlet import Options, Outlet
     from mpcheckpoint._work.perform import Plan, Report
-    from mpcheckpoint._work.workers import Worker
 
 _MOST_UNFINISHED = 1000
 _MOST_DEATHS = 3
 _SOURCE_PAUSE_S = 0.02
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.5
-
-
-class OnError(Enum):
-    """What a failed item means for the map."""
-
-    RECORD = "record"
-    RAISE = "raise"
-
-
-class Options(NamedTuple):
-    """How outcomes are given out."""
-
-    ordered: bool = False
-    on_error: OnError = OnError.RECORD
-    include_done: bool = True
 
 
 class MapRun:
@@ -67,11 +52,13 @@ class MapRun:
         self._crew = crew
         self._options = options
         self._outlet: Outlet = InOrder() if options.ordered else AsTheyCome()
-        # By object key: inputs given out, or taken by others; those behind the first are its repetitions.
+        # By object key: inputs given out, or taken by others, or at rest before they are retried; those behind the
+        # first are its repetitions.
         self._running: dict[str, list[Input]] = {}
         self._waiting: dict[str, list[Input]] = {}
         self._unfinished = 0  # inputs in these two
         self._latest = LatestItems()
+        self._pauses = Pauses()
         self._deaths: dict[str, int] = {}
         self._next_place = 0
         self._is_exhausted = False
@@ -79,6 +66,8 @@ class MapRun:
         self._pause_s = _FIRST_PAUSE_S
         self._look_due_s = 0.0
         self._is_closed = False
+        self._is_halted = False
+        self._presence = Presence(self._log.workers_directory, self._log.log_key, plan.run.number)
         self._begin()
 
     # --- for the caller ---------------------------------------------------------------------------------------
@@ -110,6 +99,11 @@ class MapRun:
             raise
         raise StopIteration
 
+    @property
+    def is_halted(self) -> bool:
+        """Whether an item has failed and ``on_error="halt"`` keeps the others from being started."""
+        return self._is_halted
+
     def close(self) -> None:
         """End the map: what was not started is dropped, what runs is given back. Closing twice is fine.
 
@@ -129,13 +123,16 @@ class MapRun:
         if self._is_closed:
             return
         self._is_closed = True
-        self._crew.stop(is_interrupted=is_interrupted)
+        try:
+            self._crew.stop(is_interrupted=is_interrupted)
+        finally:
+            self._presence.retire()
         remove_dead_workers(self._log.workers_directory)
 
     def _given_out(self, finished: Finished) -> Outcome:
         outcome = finished.outcome
         assert outcome is not None
-        if outcome.ok or self._options.on_error is OnError.RECORD:
+        if outcome.ok or self._options.on_error is not OnError.RAISE:
             return outcome
         if finished.raised is not None:
             raise finished.raised
@@ -187,6 +184,8 @@ class MapRun:
         entry = next(self._source, None)
         self._is_exhausted = entry is None
         self._is_source_idle = entry is NOT_YET
+        if entry is None:
+            self._presence.has_items(self._next_place)
         if entry is None or isinstance(entry, NotYet):
             return
         self._next_place = entry.place + 1
@@ -213,10 +212,16 @@ class MapRun:
             if not is_same_input(state.outcome, entries[0]):
                 raise changed_item(entries[0])
             self._finish(entries, state.outcome, is_own=False)
-        elif state.is_taken or not self._crew.has_room():
+        elif self._is_halted:
+            self._drop(entries)
+        elif (
+            state.is_taken
+            or not self._pauses.is_over(object_key, state.attempts)
+            or not self._crew.has_room()
+        ):
             self._waiting[object_key] = entries
         else:
-            self._crew.submit(entries[0])
+            self._crew.submit(entries[0]._replace(attempts=state.attempts.failed))
             self._running[object_key] = entries
 
     def _settle(self, entry: Input, report: Report) -> None:
@@ -225,7 +230,13 @@ class MapRun:
             raise KeyboardInterrupt  # a worker was interrupted, and we are about to be
         entries = self._running.pop(entry.object_key)
         if report.kind is Kind.DIED:
-            self._bury(entries, report.cause)
+            self._bury(entries, entry, report.cause)
+        elif report.kind is Kind.TIMED_OUT:
+            error = TimeoutError(report.cause)
+            self._fail(entries, entry, Result(False, None, report.cause, error, duration_s=report.duration_s))
+        elif report.kind is Kind.TO_RETRY:
+            self._options.on_retry(Retry(entry.object_key, entry.attempts + 1, report.cause, report.pause_s))
+            self._give_out(entries)
         elif report.kind is Kind.TAKEN:
             self._waiting[entry.object_key] = entries
         else:
@@ -242,24 +253,44 @@ class MapRun:
         self, entries: list[Input], event: bytes, *, is_own: bool, raised: BaseException | None = None
     ) -> None:
         self._unfinished -= len(entries)
+        self._pauses.forget(entries[0].object_key)
         outcome = outcome_of(event, entries[0].object_key, repeated=not is_own)
         for entry in entries:
             is_given_out = is_own or self._options.include_done
             own = replace(outcome, item=entry.item, repeated=not is_own)
             self._outlet.put(entry.place, Finished(own if is_given_out else None, raised))
+            if is_own and not outcome.ok and self._options.on_error is OnError.HALT:
+                self._halt()
             is_own, raised = False, None
 
-    def _bury(self, entries: list[Input], cause: str) -> None:
+    def _halt(self) -> None:
+        """Start nothing more: what runs finishes, everything else is left to the next start."""
+        self._is_halted = self._is_exhausted = True
+        recalled = [self._running.pop(entry.object_key) for entry in self._crew.recall()]
+        waiting, self._waiting = self._waiting, {}
+        for entries in [*recalled, *waiting.values()]:
+            self._drop(entries)
+
+    def _drop(self, entries: list[Input]) -> None:
+        self._unfinished -= len(entries)
+        for entry in entries:
+            self._outlet.put(entry.place, Finished(None))
+
+    def _bury(self, entries: list[Input], given_out: Input, cause: str) -> None:
         """Run an item again whose process has died; the third time, record it as failed."""
-        object_key = entries[0].object_key
+        object_key = given_out.object_key
         self._deaths[object_key] = self._deaths.get(object_key, 0) + 1
         if self._deaths[object_key] < _MOST_DEATHS:
             self._give_out(entries)
             return
         error = f"the process that ran it died, {_MOST_DEATHS} times: {cause}"
-        report = perform(self._plan._replace(call=_Failed(error)), entries[0])
-        self._running[object_key] = entries
-        self._settle(entries[0], report)
+        self._fail(entries, given_out, Result(False, None, error, is_final=True))
+
+    def _fail(self, entries: list[Input], given_out: Input, result: Result) -> None:
+        """Record a failure for a worker that cannot do it any more."""
+        report = perform(self._plan._replace(call=Failed(result)), given_out)
+        self._running[given_out.object_key] = entries
+        self._settle(given_out, report)
 
     def _look_again(self) -> None:
         """See whether what others have taken is done, or was given back, or lost its worker.
@@ -270,17 +301,8 @@ class MapRun:
         if self._running and now_s < self._look_due_s:
             return
         self._look_due_s = now_s + _LONGEST_PAUSE_S / 10
-        waiting, self._waiting = self._waiting, {}
-        for entries in waiting.values():
-            self._give_out(entries)
-
-
-class _Failed:
-    """Stands for a call whose processes have died."""
-
-    def __init__(self, error: str) -> None:
-        self._error = error
-
-    def __call__(self, item: object, worker: Worker) -> Result:
-        del item, worker
-        return Result(False, None, self._error)
+        due = [object_key for object_key in self._waiting if not self._pauses.is_resting(object_key)]
+        for object_key in due:
+            entries = self._waiting.pop(object_key, None)
+            if entries is not None:  # what was found may have halted the map
+                self._give_out(entries)

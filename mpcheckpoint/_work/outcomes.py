@@ -32,6 +32,7 @@ class Outcome:
         duration_s: how long it took, in seconds.
         repeated: whether nothing was run for this input here, since its outcome was there already: of an earlier start,
             of another process, or of the same input earlier on.
+        attempts: how many attempts it took, the last one included; more than 1 only where failures are retried.
     """
 
     item: Any
@@ -41,15 +42,23 @@ class Outcome:
     error: str | None
     duration_s: float
     repeated: bool
+    attempts: int = 1
 
 
 class Result(NamedTuple):
-    """What a call made of an item."""
+    """What a call made of an item.
+
+    Attributes:
+        is_final: whether a failure is not to be retried.
+        duration_s: how long it took, where whoever called it cannot know.
+    """
 
     ok: bool
     value: object
     error: str | None = None
     exception: BaseException | None = None
+    is_final: bool = False
+    duration_s: float | None = None
 
     @classmethod
     def of_exception(cls, error: BaseException) -> Result:
@@ -83,8 +92,24 @@ def _payload(run: int, entry: Input, result: Result, duration_s: float) -> Paylo
     if result.ok or result.value is not None:
         event["value"] = result.value
     event["duration_s"] = round(duration_s, 6)
+    if entry.attempts:
+        event["attempts"] = entry.attempts + 1
     event |= entry.recorded
     return encode_payload(entry.object_key, event)
+
+
+def attempt_payload(run: int, entry: Input, result: Result, duration_s: float, pause_s: float) -> Payload:
+    """Return the record of an attempt that failed and is to be followed by another, after so many seconds."""
+    event: dict[str, object] = {"run": run, "attempt": entry.attempts + 1, "error": result.error}
+    if result.value is not None:
+        event["value"] = result.value
+    event |= {"duration_s": round(duration_s, 6), "pause_s": round(pause_s, 6)}
+    return encode_payload(entry.object_key, event)
+
+
+def prefix_of_attempts(run: int) -> bytes:
+    """Return how the record of every failed attempt of that run begins."""
+    return b'{"run":%d,"attempt":' % run
 
 
 def prefix_of_outcomes(run: int) -> bytes:
@@ -103,6 +128,7 @@ def outcome_of(event: bytes, object_key: str, *, repeated: bool) -> Outcome:
         fields.get("error"),
         fields.get("duration_s", 0.0),
         repeated,
+        fields.get("attempts", 1),
     )
 
 

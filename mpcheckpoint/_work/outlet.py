@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mpcheckpoint._work.outcomes import Outcome
+    from mpcheckpoint._work.retries import Retry
 
 _MOST_HELD = 1000
+
+
+class OnError(Enum):
+    """What a failed item means for the map."""
+
+    RECORD = "record"
+    HALT = "halt"
+    RAISE = "raise"
+
+
+class Options(NamedTuple):
+    """How outcomes are given out, and who is told of attempts that failed."""
+
+    ordered: bool = False
+    on_error: OnError = OnError.RECORD
+    include_done: bool = True
+    on_retry: Callable[[Retry], None] = lambda _: None
 
 
 class Finished(NamedTuple):

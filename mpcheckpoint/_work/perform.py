@@ -9,7 +9,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mpcheckpoint._work.claims import TakenError, claim_payload, give_back, take
-from mpcheckpoint._work.outcomes import Result, outcome_payload
+from mpcheckpoint._work.outcomes import Result, attempt_payload, outcome_payload
+from mpcheckpoint._work.retries import Retries
 from mpcheckpoint._work.runs import state_of
 from mpcheckpoint._work.workers import Worker
 
@@ -46,6 +47,18 @@ class CallFunction:
             return Result.of_exception(error)
 
 
+class Failed:
+    """Stands for a call that was cut short: it has failed, with that result."""
+
+    def __init__(self, result: Result) -> None:
+        self._result = result
+
+    def __call__(self, item: object, worker: Worker) -> Result:
+        """Return the result."""
+        del item, worker
+        return self._result
+
+
 class Kind(Enum):
     """What a worker says of an item it was given."""
 
@@ -53,7 +66,9 @@ class Kind(Enum):
     FOUND = "somebody else's outcome is in the log"
     TAKEN = "another live worker has it"
     GIVEN_BACK = "it was given up"
+    TO_RETRY = "an attempt at it failed, and is to be followed by another"
     DIED = "the process that ran it has died"
+    TIMED_OUT = "it ran for too long, and the process that ran it was ended"
 
 
 class Carried:
@@ -80,12 +95,16 @@ def _unpacked(data: bytes) -> Carried:
 class Report(NamedTuple):
     """What a worker tells those who gave it an item; the outcome itself is in the log.
 
-    ``raised`` is what the item's function raised; ``cause`` is how the process that ran it has died.
+    ``raised`` is what the item's function raised; ``cause`` is how the process that ran it has died, or why the attempt
+    failed; ``pause_s`` is how long the item rests before the next one; ``duration_s`` is how long it ran before it was
+    ended.
     """
 
     kind: Kind
     raised: Carried = Carried(None)
     cause: str = ""
+    pause_s: float = 0.0
+    duration_s: float = 0.0
 
 
 class Plan(NamedTuple):
@@ -94,6 +113,7 @@ class Plan(NamedTuple):
     log: LogRef
     run: Run
     call: Call
+    retries: Retries = Retries()
 
 
 class LogRef:
@@ -137,8 +157,11 @@ def perform(plan: Plan, entry: Input) -> Report:
     directory = log.workers_directory
 
     def judge(view: LogView) -> None:
-        if state_of(view, plan.run, entry.object_key, directory).outcome is not None:
+        state = state_of(view, plan.run, entry.object_key, directory)
+        if state.outcome is not None:
             raise DoneError
+        if state.attempts.failed != entry.attempts:
+            raise TakenError  # somebody has tried it since, and it rests now
 
     with Worker(directory) as worker:
         try:
@@ -161,8 +184,23 @@ def perform(plan: Plan, entry: Input) -> Report:
 
 
 def _record(plan: Plan, entry: Input, result: Result, duration_s: float) -> Report:
+    if result.duration_s is not None:
+        duration_s = result.duration_s
     outcome, result = outcome_payload(plan.run.number, entry, result, duration_s)
+    if not (result.ok or result.is_final) and entry.attempts < plan.retries.limit:
+        return _record_attempt(plan, entry, result, duration_s)
     plan.log.log.append_if(
         [outcome, claim_payload(entry.object_key, None)], lambda _: None, durability="always"
     )
     return Report(Kind.RECORDED, Carried(result.exception))
+
+
+def _record_attempt(plan: Plan, entry: Input, result: Result, duration_s: float) -> Report:
+    pause_s = plan.retries.pause_s(entry.attempts + 1)
+    attempt = attempt_payload(plan.run.number, entry, result, duration_s, pause_s)
+    # Not synced: a loss of power costs no more than an attempt that is made once more.
+    plan.log.log.append_if(
+        [attempt, claim_payload(entry.object_key, None)], lambda _: None, durability="never"
+    )
+    cause = (result.error or "").partition("\n")[0]
+    return Report(Kind.TO_RETRY, cause=cause, pause_s=pause_s)

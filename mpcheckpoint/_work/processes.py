@@ -7,6 +7,7 @@ costs the one item that ran in it, and is counted against that item.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from mpcheckpoint._work.inputs import Input
-    from mpcheckpoint._work.perform import Plan
+    from mpcheckpoint._work.outcomes import Result
+    from mpcheckpoint._work.perform import Call, Plan
+    from mpcheckpoint._work.workers import Worker
 
 _LOOK_S = 1.0
 _UNWIND_S = 2.0
@@ -35,6 +38,16 @@ _EXIT_PRIORITY = 10
 
 class _Hello(NamedTuple):
     """The first message of a worker process: it has been able to start."""
+
+
+class _Clock(NamedTuple):
+    """Whether an item's function runs now; said only where its time is limited.
+
+    Not the whole of an item is limited: a process that is ended while it records what the function made of the item
+    would leave a failure where there was none.
+    """
+
+    is_running: bool
 
 
 class _Trouble(NamedTuple):
@@ -52,13 +65,32 @@ class _Member:
         self.pipe = pipe
         self.entry: Input | None = None
         self.has_started = False
+        # When it is to be told to end, or, if it was, to be ended: it has an item whose function runs.
+        self.due_s: float | None = None
+        self.is_late = False
+
+    def end_if_due(self, now_s: float) -> None:
+        """End the process if its item's time is up: with a moment to unwind, then without."""
+        if self.due_s is None or now_s < self.due_s:
+            return
+        if self.is_late:
+            self.process.kill()
+            self.due_s = None
+        else:
+            self.is_late = True
+            self.process.terminate()
+            self.due_s = now_s + _TERMINATE_S
 
 
 class ProcessCrew:
-    """Start worker processes as items come, up to ``jobs``, and start another one where one has died."""
+    """Start worker processes as items come, up to ``jobs``, and start another one where one has died.
 
-    def __init__(self, plan: Plan, jobs: int, context: BaseContext) -> None:
+    With ``timeout_s`` a process whose item's function runs for longer is ended, and another one started.
+    """
+
+    def __init__(self, plan: Plan, jobs: int, context: BaseContext, timeout_s: float | None = None) -> None:
         self._plan = plan
+        self._timeout_s = timeout_s
         self._jobs = jobs
         self._context: Any = context  # typeshed's common base class knows no Process
         self._pid = os.getpid()
@@ -79,7 +111,7 @@ class ProcessCrew:
             And what pickling raises.
         """
         for _ in range(_SEND_LIMIT):
-            member = next((member for member in self._members if member.entry is None), None) or self._start()
+            member = next((each for each in self._members if each.entry is None), None) or self._start()
             try:
                 member.pipe.send(entry)
             except (BrokenPipeError, ConnectionResetError):
@@ -100,14 +132,26 @@ class ProcessCrew:
         while True:
             left_s = _LOOK_S if deadline is None else deadline - time.monotonic()
             busy = [member for member in self._members if member.entry is not None]
-            ready = connections.wait([member.pipe for member in busy], min(_LOOK_S, max(0.0, left_s)))
+            ready = connections.wait([member.pipe for member in busy], self._look_s(left_s))
             found = []
             for member in busy:
                 # A process that died is missed by the pipe if something else inherited its other end.
                 if member.pipe in ready or not member.process.is_alive():
                     found += self._heard(member)
+                member.end_if_due(time.monotonic())
             if found or left_s <= 0:
                 return found
+
+    def _look_s(self, left_s: float) -> float:
+        """Return how long to wait for a message before something else may be due."""
+        due_s = min((member.due_s for member in self._members if member.due_s is not None), default=None)
+        if due_s is not None:
+            left_s = min(left_s, due_s - time.monotonic())
+        return min(_LOOK_S, max(0.0, left_s))
+
+    def recall(self) -> list[Input]:
+        """Take back nothing: items are given to processes that have none."""
+        return []
 
     def stop(self, *, is_interrupted: bool) -> None:
         """End all processes. What one of them runs is given back: a claim ends with its worker.
@@ -138,7 +182,9 @@ class ProcessCrew:
         is_fork = self._context.get_start_method() == "fork"
         inherited = [*(member.pipe for member in self._members), ours] if is_fork else []
         process = self._context.Process(
-            target=_serve, args=(theirs, self._plan, inherited), name="mpcheckpoint-map"
+            target=_serve,
+            args=(theirs, self._plan, inherited, self._timeout_s is not None),
+            name="mpcheckpoint-map",
         )
         try:
             process.start()
@@ -155,6 +201,10 @@ class ProcessCrew:
             message = member.pipe.recv()
         except (EOFError, OSError):
             cause = self._bury(member)
+            if member.is_late:
+                assert self._timeout_s is not None
+                late = f"timed out after {self._timeout_s:g} s"
+                return [(entry, Report(Kind.TIMED_OUT, cause=late, duration_s=self._timeout_s))]
             if member.has_started:
                 return [(entry, Report(Kind.DIED, cause=cause))]
             self._failed_starts += 1
@@ -166,12 +216,22 @@ class ProcessCrew:
             member.has_started = True
             self._failed_starts = 0
             return []
+        if isinstance(message, _Clock):
+            self._set_clock(member, message)
+            return []
         member.entry = None
+        if member.is_late:
+            member.process.kill()
+            self._bury(member)  # it was done at the last moment, and was told to end
         if isinstance(message, _Trouble):
             raise message.carried.error or CheckpointError(
                 f"a worker process failed: {message.text}", reason="worker failed"
             )
         return [(entry, message)]
+
+    def _set_clock(self, member: _Member, message: _Clock) -> None:
+        if not member.is_late and self._timeout_s is not None:
+            member.due_s = time.monotonic() + self._timeout_s if message.is_running else None
 
     def _bury(self, member: _Member) -> str:
         """Reap a dead process; return how it died."""
@@ -184,7 +244,36 @@ class ProcessCrew:
         return f"it ended with exit code {code}"
 
 
-def _serve(pipe: Connection, plan: Plan, inherited: list[Connection]) -> None:
+class _Timed:
+    """A call that says when it begins and when it is over."""
+
+    def __init__(self, call: Call, pipe: Connection) -> None:
+        self._call = call
+        self._pipe = pipe
+
+    def __call__(self, item: Any, worker: Worker) -> Result | None:
+        self._pipe.send(_Clock(is_running=True))
+        try:
+            return self._call(item, worker)
+        finally:
+            self._pipe.send(_Clock(is_running=False))
+
+
+def require_children_allowed() -> None:
+    """Refuse to be in a process that may start none.
+
+    Raises:
+        WorkerDiedError: this is a worker of a ``multiprocessing.Pool``, or another daemonic process.
+    """
+    if multiprocessing.current_process().daemon:
+        raise WorkerDiedError(
+            "a daemonic process, as the workers of multiprocessing.Pool are, may not start worker processes. Hand in "
+            "executor=ThreadPoolExecutor(...), or use ProcessPoolExecutor, whose workers may. Nothing was run",
+            reason="daemonic process",
+        )
+
+
+def _serve(pipe: Connection, plan: Plan, inherited: list[Connection], is_timed: bool) -> None:
     """Work, in a process of its own, until there is nobody to work for."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -193,6 +282,8 @@ def _serve(pipe: Connection, plan: Plan, inherited: list[Connection]) -> None:
         other.close()
     try:
         pipe.send(_Hello())
+        if is_timed:
+            plan = plan._replace(call=_Timed(plan.call, pipe))
         while True:
             pipe.send(_reported(plan, pipe.recv_bytes()))
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._work.claims import is_taken
-from mpcheckpoint._work.outcomes import prefix_of_outcomes
+from mpcheckpoint._work.outcomes import prefix_of_attempts, prefix_of_outcomes
 from mpcheckpoint.errors import ChangedVersionError
 
 if TYPE_CHECKING:
@@ -35,11 +36,20 @@ class Run(NamedTuple):
     retry_failed: bool = False
 
 
+class Attempts(NamedTuple):
+    """How many attempts at an object have failed since it last had an outcome, and how long it is to rest now."""
+
+    failed: int = 0
+    stamp_us: int = 0
+    pause_s: float = 0.0
+
+
 class State(NamedTuple):
     """How it stands with an object: done, with its outcome; or taken by a live worker; or neither."""
 
     outcome: bytes | None
     is_taken: bool
+    attempts: Attempts = Attempts()
 
 
 class MovedError(Exception):
@@ -91,10 +101,10 @@ def state_of(view: LogView, run: Run, object_key: str, directory: str) -> State:
         ChangedVersionError: the map was started anew.
     """
     _require_current(view, run)
-    found = last_outcome(view, run.number, object_key)
+    found, attempts = _latest(view, run.number, object_key)
     if found is not None and not (run.retry_failed and _is_old_failure(found, run)):
         return State(found.event, is_taken=False)
-    return State(None, is_taken(view, object_key, directory))
+    return State(None, is_taken(view, object_key, directory), attempts)
 
 
 def last_outcome(view: LogView, run: int, object_key: str) -> Entry | None:
@@ -104,6 +114,26 @@ def last_outcome(view: LogView, run: int, object_key: str) -> Entry | None:
         if entry.event.startswith(prefix):
             return entry
     return None
+
+
+def _latest(view: LogView, run: int, object_key: str) -> tuple[Entry | None, Attempts]:
+    """Return an object's last outcome, and the attempts behind it."""
+    outcomes, tries = prefix_of_outcomes(run), prefix_of_attempts(run)
+    count, newest = 0, None
+    for entry in reversed(view.entries(object_key)):
+        if entry.event.startswith(outcomes):
+            return entry, _attempts(count, newest)
+        if entry.event.startswith(tries):
+            count, newest = count + 1, newest or entry
+    return None, _attempts(count, newest)
+
+
+def _attempts(count: int, newest: Entry | None) -> Attempts:
+    if newest is None:
+        return Attempts()
+    pause_s = decode_event(newest.event).get("pause_s")
+    # What a writer of another kind recorded under these names may be anything.
+    return Attempts(count, newest.stamp_us, pause_s if isinstance(pause_s, int | float) else 0.0)
 
 
 def is_done(view: LogView, object_key: str) -> bool:
@@ -153,15 +183,25 @@ def _require_current(view: LogView, run: Run) -> None:
         )
 
 
+def is_ok(outcome: bytes, run: int) -> bool:
+    """Return whether an outcome of that run is no failure, without decoding it."""
+    return outcome.startswith(prefix_of_outcomes(run) + b"true")
+
+
 def outcomes_of_run(log: RecordLog) -> Iterator[tuple[str, bytes]]:
-    """Yield object key and outcome of what the current run has done, a few at a look."""
+    """Yield object key and outcome of what the current run has done."""
     current = log.look(current_run)
-    if current is None:
-        return
+    if current is not None:
+        for object_key, outcome, _ in standings(log, current[0]):
+            if outcome is not None:
+                yield object_key, outcome
+
+
+def standings(log: RecordLog, run: int) -> Iterator[tuple[str, bytes | None, Attempts]]:
+    """Yield every object with its last outcome in that run and the failed attempts behind it, a few at a look."""
     object_keys = log.look(lambda view: list(view.object_keys()))
     for start in range(0, len(object_keys), _KEYS_A_LOOK):
         some = object_keys[start : start + _KEYS_A_LOOK]
-        entries = log.look(lambda view, some=some: [last_outcome(view, current[0], each) for each in some])  # type: ignore[misc]
-        for object_key, entry in zip(some, entries, strict=True):
-            if entry is not None:
-                yield object_key, entry.event
+        latest = log.look(lambda view, some=some: [_latest(view, run, each) for each in some])  # type: ignore[misc]
+        for object_key, (entry, attempts) in zip(some, latest, strict=True):
+            yield object_key, None if entry is None else entry.event, attempts

@@ -77,13 +77,17 @@ def is_live(directory: str, worker_id: str) -> bool:
         return system.is_locked(path)
 
 
+def worker_ids(directory: str) -> list[str]:
+    """Return the names of all workers whose files are there, dead or alive; none where they cannot be listed."""
+    try:
+        return [name for name in system.list_directory(directory) if _ID.fullmatch(name)]
+    except OSError:
+        return []
+
+
 def remove_dead_workers(directory: str) -> None:
     """Remove the files that killed workers left. Best effort: they are in nobody's way."""
-    try:
-        names = [name for name in system.list_directory(directory) if _ID.fullmatch(name)]
-    except OSError:
-        return
-    for name in names:
+    for name in worker_ids(directory):
         try:
             system.remove_unlocked(os.path.join(directory, name))
         except OSError:
