@@ -212,8 +212,7 @@ def _reopen(settings: Settings, log_key: str) -> Log:
 
 
 def _is_duration(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 <= value < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
 def _is_text(value: object) -> bool:

@@ -2,83 +2,73 @@
 
 from __future__ import annotations
 
-import os
-import select
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._cli.child import Child
 from mpcheckpoint._cli.output import KeptOutput
 from mpcheckpoint._work.outcomes import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mpcheckpoint._cli.interrupts import Interrupts
+    from mpcheckpoint._cli.template import Item, Template
     from mpcheckpoint._work.workers import Worker
 
-PLACE = b"{}"
-_READ_BYTES = 64 * 1024
-_LOOK_MS = 100
-_DRAIN_S = 1.0
 _SUSPECT_S = 1.0
 _FAILED_S = 0.02
 _POLL_S = 0.02
+# A command whose time is up gets so long to obey SIGTERM.
+_GRACE_S = 5.0
 # At the end commands get so long to stop by themselves, then to obey SIGTERM, then to be gone after SIGKILL.
 _STOP_S = ((2.0, signal.SIGTERM), (5.0, signal.SIGKILL), (5.0, signal.SIGKILL))
-
-
-def is_command(word: bytes) -> bool:
-    """Return whether the first word of a command line can be run; true as well where that depends on the item."""
-    return PLACE in word or shutil.which(os.fsdecode(word)) is not None
 
 
 class RunCommand:
     """Run one command line for each item, in any number of threads.
 
     Each command inherits the descriptor of its worker, so that one that outlives this process keeps its item claimed,
-    and is not overlapped by its rerun. It belongs to our process group: a Ctrl-C reaches it as it reaches us.
+    and is not overlapped by its rerun. See ``Child`` for the process group it belongs to.
 
-    Locking: ``_lock`` guards ``_running`` and is held while a command is started, so that ``stop`` misses none.
+    Locking: ``_lock`` guards ``_running`` and is held while a command is started, so that ``stop`` misses none; and
+    while one is reaped or signalled, so that no signal goes to whoever got its number.
     """
 
-    def __init__(self, words: Sequence[bytes], output_limit_bytes: int, interrupts: Interrupts) -> None:
-        self._words = words
-        self._interrupts = interrupts
-        self._has_place = any(PLACE in word for word in words)
+    def __init__(
+        self, template: Template, output_limit_bytes: int, timeout_s: float | None, interrupts: Interrupts
+    ) -> None:
+        self._template = template
         self._output_limit_bytes = output_limit_bytes
+        self._timeout_s = timeout_s
+        self._interrupts = interrupts
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: set[Child] = set()
         self._stopping = threading.Event()
 
-    def argv(self, item: bytes) -> list[bytes]:
-        """Return the command line for an item."""
-        if self._has_place:
-            return [word.replace(PLACE, item) for word in self._words]
-        return [*self._words, item]
-
-    def __call__(self, item: bytes, worker: Worker) -> Result | None:
+    def __call__(self, item: Item, worker: Worker) -> Result | None:
         """Run the command; return its exit code and output, or None if it was interrupted."""
         try:
-            process = self._started(item, worker)
+            child = self._started(item, worker)
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in an argument
             reason = error.strerror if isinstance(error, OSError) else None
             return Result(False, None, f"could not be started: {reason or error}")
-        if process is None:
+        if child is None:
             return None
+        kept = KeptOutput(self._output_limit_bytes)
         try:
-            kept = KeptOutput(self._output_limit_bytes)
-            _read_all(process, kept)
-            code = process.wait()
-        finally:
-            with self._lock:
-                self._running.discard(process)
-        if code != 0 and self._was_interrupted(code):
+            is_in_time = child.finish(kept, self._timeout_s)
+            if not is_in_time:
+                child.end(kept, _GRACE_S)
+        except BaseException:
+            child.signal(signal.SIGKILL)
+            self._reaped(child)
+            raise
+        code = self._reaped(child)
+        if (code != 0 or not is_in_time) and self._was_interrupted(code):
             return None
-        return Result(code == 0, {"exit_code": code} | kept.fields(), _error_of(code))
+        error_of = _error_of(code) if is_in_time else f"timed out after {self._timeout_s:g} s"
+        return Result(error_of is None, {"exit_code": code} | kept.fields(), error_of)
 
     def stop(self) -> None:
         """Start no more commands, and end those that run: first by themselves, then by signals. Return when they have.
@@ -86,33 +76,38 @@ class RunCommand:
         A Ctrl-C in here makes short work of them.
         """
         self._stopping.set()
+        if self._timeout_s is not None and self._interrupts.have_come(0):
+            self._signal(signal.SIGINT)  # groups of their own: the terminal did not interrupt them with us
         for patience_s, signal_number in _STOP_S:
             try:
                 self._await_end(patience_s)
             except KeyboardInterrupt:
                 signal_number = signal.SIGKILL  # noqa: PLW2901
-            with self._lock:
-                for process in self._running:
-                    process.send_signal(signal_number)
+            self._signal(signal_number)
 
     def _await_end(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while self._running and time.monotonic() < deadline:
             time.sleep(_POLL_S)
 
-    def _started(self, item: bytes, worker: Worker) -> subprocess.Popen[bytes] | None:
+    def _signal(self, number: int) -> None:
+        with self._lock:
+            for child in self._running:
+                child.signal(number)
+
+    def _started(self, item: Item, worker: Worker) -> Child | None:
         with self._lock:
             if self._stopping.is_set():
                 return None
-            process = subprocess.Popen(
-                self.argv(item),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=[worker.fd],
-            )
-            self._running.add(process)
-            return process
+            argv = self._template.argv(item)
+            child = Child(argv, worker.fd, leads_group=self._timeout_s is not None)
+            self._running.add(child)
+            return child
+
+    def _reaped(self, child: Child) -> int:
+        with self._lock:
+            self._running.discard(child)
+            return child.reap()
 
     def _was_interrupted(self, code: int) -> bool:
         """Return whether a command ended because of us, or of the Ctrl-C that is about to end us.
@@ -122,25 +117,6 @@ class RunCommand:
         """
         is_suspect = code in (-signal.SIGINT, 128 + signal.SIGINT)
         return self._stopping.is_set() or self._interrupts.have_come(_SUSPECT_S if is_suspect else _FAILED_S)
-
-
-def _read_all(process: subprocess.Popen[bytes], kept: KeptOutput) -> None:
-    """Read until all who could write have closed their end, or the command has ended and a daemon of its holds it."""
-    assert process.stdout is not None
-    deadline: float | None = None
-    with process.stdout as pipe:
-        poll = select.poll()
-        poll.register(pipe, select.POLLIN)
-        while deadline is None or time.monotonic() < deadline:
-            if poll.poll(0 if deadline is not None else _LOOK_MS):
-                data = os.read(pipe.fileno(), _READ_BYTES)
-                if not data:
-                    return
-                kept.add(data)
-            elif deadline is not None:
-                return  # it has ended, and what it had written was read
-            elif process.poll() is not None:
-                deadline = time.monotonic() + _DRAIN_S
 
 
 def _error_of(code: int) -> str | None:

@@ -6,8 +6,9 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import click
+
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._cli.lines import Lines
 from mpcheckpoint._cli.terminal import EXIT_OK, flush_out, say, write_out
 from mpcheckpoint._work.inputs import NotYet
 from mpcheckpoint._work.runs import peek_run, state_of
@@ -17,26 +18,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._cli.job import Job
+    from mpcheckpoint._cli.lines import Lines
 
 _PAUSE_S = 0.02
 
 
-def dry_run(job: Job) -> int:
+def dry_run(job: Job, lines: Lines) -> int:
     """Print the items that ``map`` would run now, as they were read; return the exit code."""
     separator = b"\0" if job.is_null_separated else b"\n"
     seen: set[str] = set()  # what would run once is printed once
     would_run = 0
     with ExitStack() as opened:
         is_pending = _judge(job, opened)
-        for entry in Lines(0, is_null_separated=job.is_null_separated):
+        for entry in lines:
             if isinstance(entry, NotYet):
                 time.sleep(_PAUSE_S)
             elif entry.object_key not in seen:
                 seen.add(entry.object_key)
                 if is_pending(entry.object_key):
                     would_run += 1
-                    write_out(entry.item + separator)
+                    line = entry.item if isinstance(entry.item, bytes) else entry.item.line
+                    write_out(line + separator)
     flush_out()
+    if lines.problem is not None:
+        raise click.ClickException(lines.problem)
     say(f"mpcheckpoint: {would_run} of {len(seen)} items would run; this was a dry run")
     return EXIT_OK
 

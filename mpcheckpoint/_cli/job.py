@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from typing import NamedTuple
 
+import click
+
+from mpcheckpoint._cli.json_items import json_reader
+from mpcheckpoint._cli.lines import Lines, plain_reader
+from mpcheckpoint._cli.template import Template
+from mpcheckpoint._cli.terminal import safe, say
 from mpcheckpoint._work.text import to_text
+
+STDIN = "-"
 
 
 class Job(NamedTuple):
@@ -13,12 +22,21 @@ class Job(NamedTuple):
 
     store: str
     log_key: str
+    words: tuple[bytes, ...]
     jobs: int
+    items: str
     is_null_separated: bool
+    is_json: bool
+    item_key: str | None
+    retries: int
+    retry_delay_s: float
+    timeout_s: float | None
+    halts_on_error: bool
     retry_failed: bool
     rerun: bool
+    is_printing: bool
+    is_ordered: bool
     output_limit_bytes: int
-    words: tuple[bytes, ...]
 
     @property
     def version(self) -> str:
@@ -26,6 +44,40 @@ class Job(NamedTuple):
         return " ".join("{}" if word == b"{}" else shlex.quote(to_text(word)) for word in self.words)
 
     @property
+    def template(self) -> Template:
+        """The command line with places for an item."""
+        return Template(self.words, is_json=self.is_json)
+
+    @property
     def results_line(self) -> str:
         """The command that shows what was recorded."""
         return f"mpcheckpoint results --store {shlex.quote(self.store)} --key {shlex.quote(self.log_key)}"
+
+    def lines(self) -> Lines:
+        """Open the items.
+
+        Raises:
+            click.ClickException: they cannot be read.
+        """
+        return Lines(
+            self._open(),
+            is_null_separated=self.is_null_separated,
+            name="standard input" if self.items == STDIN else safe(self.items),
+            read=json_reader(self.template, self.item_key) if self.is_json else plain_reader,
+        )
+
+    def _open(self) -> int:
+        if self.items != STDIN:
+            try:
+                file = click.open_file(self.items, "rb")
+                return click.get_current_context().with_resource(file).fileno()
+            except OSError as error:
+                raise click.UsageError(
+                    f"cannot read the items from {safe(self.items)}: {error.strerror}; nothing was run"
+                ) from error
+        if sys.stdin is None:
+            # Its descriptor would be given to the next file that is opened, and read as if it held items.
+            raise click.UsageError("cannot read the items: standard input is closed; nothing was run")
+        if sys.stdin.isatty():
+            say("mpcheckpoint: reading items from the terminal, one a line; end with Ctrl-D")
+        return sys.stdin.fileno()

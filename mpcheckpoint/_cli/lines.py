@@ -1,4 +1,4 @@
-"""Items from standard input: one a line, as bytes, read ahead without ever waiting."""
+"""Items from a file or a pipe: one a line, read ahead without ever waiting."""
 
 from __future__ import annotations
 
@@ -7,51 +7,77 @@ import select
 from collections import deque
 from typing import TYPE_CHECKING
 
-import click
-
 from mpcheckpoint._work.inputs import NOT_YET, Input, NotYet
 from mpcheckpoint._work.text import to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _READ_BYTES = 64 * 1024
 # So much is read ahead: enough to know most totals early, little enough to hold.
-_MOST_AHEAD_BYTES = 4 * 1024 * 1024
+_MOST_AHEAD_BYTES = 8 * 1024 * 1024
+_LINE_BYTES = 48  # what a line takes beside its bytes
 _MOST_ITEM_BYTES = 1024 * 1024
+
+
+class BadItemError(Exception):
+    """A line is no item; the text says what it is, or what it lacks."""
+
+
+def plain_reader(place: int, line: bytes) -> Input:
+    """Return the input that a line is, as it stands."""
+    return Input(place, line, to_text(line), {})
 
 
 class Lines:
     """Split what arrives at a descriptor into items. Blank ones are skipped, all others are left as they are.
 
+    A line that is no item, or that cannot be read, ends the items early: those before it are as good as they were.
+
     Attributes:
         count: how many items were read so far, given out or not.
         is_at_end: whether there will be no more.
+        problem: None, or why they ended early.
     """
 
-    def __init__(self, fd: int, *, is_null_separated: bool) -> None:
+    def __init__(
+        self,
+        fd: int,
+        *,
+        is_null_separated: bool,
+        name: str = "standard input",
+        read: Callable[[int, bytes], Input] = plain_reader,
+    ) -> None:
         self.count = 0
         self.is_at_end = False
+        self.problem: str | None = None
         self._fd = fd
+        self._name = name
+        self._read = read
         self._separator = b"\0" if is_null_separated else b"\n"
         self._blank = b"" if is_null_separated else b" \t\r"
-        self._items: deque[bytes] = deque()
+        self._lines: deque[bytes] = deque()
         self._held_bytes = 0
         self._rest = b""
 
     def __iter__(self) -> Iterator[Input | NotYet]:
-        """Yield items, and NOT_YET where there is none at this moment.
-
-        Raises:
-            click.ClickException: the input cannot be read.
-        """
-        place = 0
+        """Yield items, and NOT_YET where there is none at this moment."""
+        place = number = 0
         while True:
             self._read_ahead()
-            if self._items:
-                item = self._items.popleft()
-                self._held_bytes -= len(item)
-                yield Input(place, item, to_text(item), {})
+            if self._lines:
+                line = self._lines.popleft()
+                number += 1
+                self._held_bytes -= len(line) + _LINE_BYTES
+                if self._is_blank(line):
+                    continue
+                try:
+                    entry = self._read(place, line)
+                except BadItemError as error:
+                    self.problem = f"line {number} of {self._name} {error}"
+                    self.count, self.is_at_end = place, True
+                    return
+                yield entry
                 place += 1
             elif self.is_at_end:
                 return
@@ -65,16 +91,23 @@ class Lines:
                     return
                 data = os.read(self._fd, _READ_BYTES)
             except (OSError, ValueError) as error:
-                raise click.ClickException(f"cannot read the items from standard input: {error}") from error
+                self._end_early(f"cannot read the items from {self._name}: {error}")
+                return
             self.is_at_end = not data
-            *items, self._rest = (self._rest + (data or self._separator)).split(self._separator)
-            for item in items:
-                if item.strip(self._blank):
-                    self._items.append(item)
-                    self._held_bytes += len(item)
-                    self.count += 1
+            *lines, self._rest = (self._rest + (data or self._separator)).split(self._separator)
+            for line in lines:
+                self._lines.append(line)
+                self._held_bytes += len(line) + _LINE_BYTES
+                self.count += not self._is_blank(line)
             if len(self._rest) > _MOST_ITEM_BYTES:
-                raise click.ClickException(
-                    f"item {self.count + 1} is longer than {_MOST_ITEM_BYTES} bytes; are the items separated by NUL "
-                    "(--null)?"
+                self._end_early(
+                    f"item {self.count + 1} of {self._name} is longer than {_MOST_ITEM_BYTES} bytes; are the items "
+                    "separated by NUL (--null)?"
                 )
+
+    def _is_blank(self, line: bytes) -> bool:
+        return not line.strip(self._blank)
+
+    def _end_early(self, problem: str) -> None:
+        self.problem = problem
+        self.is_at_end = True

@@ -4,127 +4,83 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._cli.command import RunCommand, is_command
+from mpcheckpoint._cli.command import RunCommand
 from mpcheckpoint._cli.dry_run import dry_run
 from mpcheckpoint._cli.interrupts import Interrupts, Stopped
 from mpcheckpoint._cli.job import Job
-from mpcheckpoint._cli.lines import Lines
-from mpcheckpoint._cli.options import key_option, store_option
+from mpcheckpoint._cli.map_options import map_options
+from mpcheckpoint._cli.printer import Printer
 from mpcheckpoint._cli.progress import Reporter
 from mpcheckpoint._cli.tally import Tally
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, safe, say
+from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, safe, say
 from mpcheckpoint._work.crew import ExecutorCrew, default_jobs
 from mpcheckpoint._work.map import MapRun
-from mpcheckpoint._work.outlet import Options
+from mpcheckpoint._work.outlet import OnError, Options
 from mpcheckpoint._work.perform import LogRef, Plan
+from mpcheckpoint._work.retries import Retries
 from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.text import to_text
 
 if TYPE_CHECKING:
     from mpcheckpoint import Log
-
-_DEFAULT_OUTPUT_BYTES = 64 * 1024
-_MOST_OUTPUT_BYTES = 8 * 1024 * 1024  # six times as much, escaped, is still below the limit of a line
-_MOST_JOBS = 10_000
+    from mpcheckpoint._cli.lines import Lines
 
 
 @click.command(
     "map",
-    short_help="Run a command for every item read from standard input.",
+    short_help="Run a command for every item of a list.",
     context_settings={"allow_interspersed_args": False},
 )
-@store_option
-@key_option
-@click.option(
-    "--jobs",
-    "-j",
-    type=click.IntRange(1, _MOST_JOBS),
-    metavar="N",
-    help="Run N commands at a time. [default: one a processor]",
-)
-@click.option("--null", "-0", "is_null_separated", is_flag=True, help="Items end in NUL, not in a newline.")
-@click.option("--retry-failed", is_flag=True, help="Run again what failed before.")
-@click.option("--rerun", is_flag=True, help="Start anew: run every item again, or another command.")
-@click.option(
-    "--dry-run",
-    "is_dry_run",
-    is_flag=True,
-    help="Print the items that would run; run nothing, and write nothing.",
-)
-@click.option(
-    "--output-limit",
-    "output_limit_bytes",
-    type=click.IntRange(0, _MOST_OUTPUT_BYTES),
-    default=_DEFAULT_OUTPUT_BYTES,
-    show_default=True,
-    metavar="BYTES",
-    help="Keep so much of an item's output: its beginning and its end.",
-)
+@map_options
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
-def map_command(  # noqa: PLR0913 - the options
-    *,
-    store: str,
-    log_key: str,
-    jobs: int | None,
-    is_null_separated: bool,
-    retry_failed: bool,
-    rerun: bool,
-    is_dry_run: bool,
-    output_limit_bytes: int,
-    command: tuple[str, ...],
-) -> int:
+def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None, **options: Any) -> int:
     """Run COMMAND for every item read from standard input, and record what became of each.
 
     \b
     Example:
       find . -name '*.py' | mpcheckpoint map --store run-42 --key lines --jobs 4 -- wc -l {}
       mpcheckpoint results --store run-42 --key lines
+    \b
+      mpcheckpoint map --store run-42 --key fetch -a urls.txt --retries 3 --timeout 60 -- curl -fsS {}
+      mpcheckpoint map --store run-42 --key cut --jsonl -a clips.jsonl --item-key id -- cut.sh {path} {start}
 
     Each line is an item; blank lines are skipped. {} in COMMAND is replaced by the item; without {} the item is put at
     the end. There is no shell in between; standard input is empty. Exit code, duration and output (standard output and
     standard error together) are recorded before the next item is run.
 
+    With --jsonl each line is a JSON value. {name} is replaced by the field of that name, {} by the whole value; strings
+    stand for themselves, anything else for its JSON; {{name}} is {name}.
+
     Killed at any instant, by whatever, start the same line again: it runs only what is missing. Start it several times
     at once, on one store: they share the items, and no item runs twice while none of them dies. At least once: an item
-    whose command was killed with it, or whose outcome could not be recorded, runs again.
+    whose command was killed with it, or whose outcome could not be recorded, runs again. See how far they are from
+    elsewhere: mpcheckpoint results --watch.
 
-    An item that failed counts as done, until --retry-failed. A changed COMMAND is refused: use another key for it, or
-    --rerun.
+    An item that failed, all its --retries included, counts as done, until --retry-failed. A changed COMMAND is refused:
+    use another key for it, or --rerun.
 
-    Exit codes: 0 all items are done and well, 1 some failed (now or before), 2 bad usage or a store that cannot be
-    used, 130 interrupted.
+    Exit codes: 0 all items are done and well, 1 some failed (now or before), 2 bad usage, a line that is no item, or a
+    store that cannot be used, 130 interrupted, 143 terminated.
     """
     words = tuple(map(os.fsencode, command))
-    if not is_command(words[0]):
+    options["is_printing"] |= options["is_ordered"]
+    job = Job(words=words, jobs=jobs or default_jobs(), **options)
+    if job.item_key is not None and not job.is_json:
+        raise click.UsageError("--item-key names a field of JSON items, which take --jsonl; nothing was run")
+    if not job.template.is_command():
         raise click.UsageError(f"there is no command {safe(to_text(words[0]))!r}; nothing was run")
-    job = Job(
-        store,
-        log_key,
-        jobs or default_jobs(),
-        is_null_separated,
-        retry_failed,
-        rerun,
-        output_limit_bytes,
-        words,
-    )
-    if sys.stdin is None:
-        # Its descriptor would be given to the next file that is opened, and read as if it held items.
-        raise click.UsageError("cannot read the items: standard input is closed; nothing was run")
-    if sys.stdin.isatty():
-        say("mpcheckpoint: reading items from the terminal, one a line; end with Ctrl-D")
-    return dry_run(job) if is_dry_run else _run(job)
+    lines = job.lines()
+    return dry_run(job, lines) if is_dry_run else _run(job, lines)
 
 
-def _run(job: Job) -> int:
-    lines = Lines(0, is_null_separated=job.is_null_separated)
+def _run(job: Job, lines: Lines) -> int:
     started_s = time.monotonic()
     tally = Tally()
     try:
@@ -132,26 +88,40 @@ def _run(job: Job) -> int:
             Interrupts() as interrupts,
             Checkpoint(job.store) as checkpoint,
             ThreadPoolExecutor(job.jobs, thread_name_prefix="command") as executor,
-            _started(job, checkpoint.log(job.log_key), lines, executor, interrupts) as map_run,
-            Reporter(lines, tally) as reporter,
+            Reporter(lines, tally, job) as reporter,
+            _started(job, checkpoint.log(job.log_key), lines, executor, interrupts, reporter) as map_run,
         ):
+            printer = Printer() if job.is_printing else None
             for outcome in map_run:
+                if printer is not None:
+                    printer.print(outcome)
                 reporter.take(outcome)
     except KeyboardInterrupt as error:
         _say_interrupted(job)
         return 128 + (error.signal_number if isinstance(error, Stopped) else signal.SIGINT)
     _say_summary(job, tally, time.monotonic() - started_s)
+    if map_run.is_halted:
+        _say_halted(job)
+    if lines.problem is not None:
+        _say_problem(lines.problem, lines.count)
+        return EXIT_USAGE
     return EXIT_FAILED if tally.failed else EXIT_OK
 
 
 def _started(
-    job: Job, log: Log, lines: Lines, executor: ThreadPoolExecutor, interrupts: Interrupts
+    job: Job,
+    log: Log,
+    lines: Lines,
+    executor: ThreadPoolExecutor,
+    interrupts: Interrupts,
+    reporter: Reporter,
 ) -> MapRun:
     run = join_run(log, job.version, rerun=job.rerun, retry_failed=job.retry_failed)
-    command = RunCommand(job.words, job.output_limit_bytes, interrupts)
-    plan = Plan(LogRef(log), run, command)
+    command = RunCommand(job.template, job.output_limit_bytes, job.timeout_s, interrupts)
+    plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s))
     crew = ExecutorCrew(plan, executor, job.jobs, on_stop=command.stop)
-    return MapRun(plan, iter(lines), crew, Options())
+    on_error = OnError.HALT if job.halts_on_error else OnError.RECORD
+    return MapRun(plan, iter(lines), crew, Options(job.is_ordered, on_error, on_retry=reporter.take_retry))
 
 
 def _say_summary(job: Job, tally: Tally, duration_s: float) -> None:
@@ -166,6 +136,18 @@ def _say_summary(job: Job, tally: Tally, duration_s: float) -> None:
         say(f"mpcheckpoint: why they failed: {job.results_line} --failed; --retry-failed runs them again")
     else:
         say(f"mpcheckpoint: their output: {job.results_line}")
+
+
+def _say_halted(job: Job) -> None:
+    again = "Start the same line again to run the others"
+    say(
+        f"mpcheckpoint: halted by a failure; what ran is recorded. {again}, with --retry-failed to run it again, too"
+    )
+
+
+def _say_problem(problem: str, items: int) -> None:
+    before = f"the {items} items before it are done and recorded. Mend it and start the same line again to carry on"
+    say(f"mpcheckpoint map: {problem}; {before if items else 'nothing was run'}")
 
 
 def _say_interrupted(job: Job) -> None:

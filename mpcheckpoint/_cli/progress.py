@@ -12,9 +12,11 @@ from mpcheckpoint._cli.terminal import safe, say
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from mpcheckpoint._cli.job import Job
     from mpcheckpoint._cli.lines import Lines
     from mpcheckpoint._cli.tally import Tally
     from mpcheckpoint._work.outcomes import Outcome
+    from mpcheckpoint._work.retries import Retry
 
 _LINE_EVERY_S = 10.0
 _MOST_FAILURES_SHOWN = 20
@@ -29,12 +31,14 @@ class _Display(Protocol):
 class Reporter:
     """Show progress and failures on standard error, while a ``with`` block lasts.
 
-    The commands' output is recorded, not shown: that of several at a time would be a muddle.
+    The commands' output is recorded, not shown here: that of several at a time would be a muddle.
     """
 
-    def __init__(self, lines: Lines, tally: Tally) -> None:
+    def __init__(self, lines: Lines, tally: Tally, job: Job) -> None:
         self.tally = tally
-        self._display = _display(lines)
+        self._job = job
+        self._display = _display(lines, job)
+        self._retries = 0
 
     def take(self, outcome: Outcome) -> None:
         """Take note of an outcome."""
@@ -43,10 +47,23 @@ class Reporter:
             self._show_failure(outcome)
         self._display.show(self.tally)
 
+    def take_retry(self, retry: Retry) -> None:
+        """Take note of an attempt that failed and is followed by another."""
+        self._retries += 1
+        if self._retries <= _MOST_FAILURES_SHOWN:
+            which = f"attempt {retry.attempts} of {self._job.retries + 1} failed"
+            self._print(f"{which}: {retry.object_key}: {retry.error}; again in {retry.pause_s:.1f} s")
+        elif self._retries == _MOST_FAILURES_SHOWN + 1:
+            self._display.print("more attempts that fail are not shown here")
+
+    def _print(self, line: str) -> None:
+        self._display.print(safe(line.replace("\n", "\\n")))
+
     def _show_failure(self, outcome: Outcome) -> None:
         if self.tally.ran_failed <= _MOST_FAILURES_SHOWN:
             cause = (outcome.error or "").partition("\n")[0]
-            self._display.print(safe(f"failed: {outcome.object_key}: {cause}".replace("\n", "\\n")))
+            attempts = f" ({outcome.attempts} attempts)" if outcome.attempts > 1 else ""
+            self._print(f"failed: {outcome.object_key}: {cause}{attempts}")
         elif self.tally.ran_failed == _MOST_FAILURES_SHOWN + 1:
             self._display.print("more failures are not shown here; results --failed lists them all")
 
@@ -59,7 +76,10 @@ class Reporter:
         self._display.close()
 
 
-def _display(lines: Lines) -> _Display:
+def _display(lines: Lines, job: Job) -> _Display:
+    # A bar and the outputs on one terminal would be a muddle.
+    if job.is_printing and sys.stdout.isatty():
+        return _Plain(lines)
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return _Plain(lines)
     from mpcheckpoint._cli.bar import Bar  # noqa: PLC0415 - rich takes a while to import, and only this needs it
