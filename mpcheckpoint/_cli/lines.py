@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 64 * 1024
 # So much is read ahead: enough to know most totals early, little enough to hold.
-_MOST_AHEAD_BYTES = 8 * 1024 * 1024
+_MOST_AHEAD_BYTES = 6 * 1024 * 1024
 _LINE_BYTES = 48  # what a line takes beside its bytes
 _MOST_ITEM_BYTES = 1024 * 1024
 
@@ -101,7 +101,7 @@ class Lines:
                 self.count += not self._is_blank(line)
             if len(self._rest) > _MOST_ITEM_BYTES:
                 self._end_early(
-                    f"item {self.count + 1} of {self._name} is longer than {_MOST_ITEM_BYTES} bytes; are the items "
+                    f"item {self.count + 1} is longer than {_MOST_ITEM_BYTES} bytes; are the items "
                     "separated by NUL (--null)?"
                 )
 

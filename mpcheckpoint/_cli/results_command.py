@@ -1,88 +1,112 @@
-"""``mpcheckpoint results``: what a map has recorded."""
+"""``mpcheckpoint results``: what a map has recorded, and how far it is."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.options import json_option, key_option, store_option
-from mpcheckpoint._cli.terminal import EXIT_OK, flush_out, safe, write_out
-from mpcheckpoint._work.runs import current_run
+from mpcheckpoint._cli.results_text import json_row, text_of
+from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, safe, write_out
+from mpcheckpoint._cli.watch import JsonRows, Lines, watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mpcheckpoint import Outcome
-
-_INDENT = "    "
+    from mpcheckpoint import Log, MapStatus
+    from mpcheckpoint._cli.watch import Display
 
 
-@click.command("results", short_help="Print what a map has recorded.")
+@click.command("results", short_help="Print what a map has recorded, or watch it.")
 @store_option
 @key_option
 @click.option("--failed", "only_failed", is_flag=True, help="Only items that failed.")
+@click.option("--summary", "is_summary", is_flag=True, help="Only how many there are, and what runs now.")
+@click.option("--watch", "is_watching", is_flag=True, help="Show how the map goes on, until it has ended.")
 @json_option
-def results_command(store: str, log_key: str, only_failed: bool, is_json: bool) -> int:
+def results_command(  # noqa: PLR0913 - the options
+    *, store: str, log_key: str, only_failed: bool, is_summary: bool, is_watching: bool, is_json: bool
+) -> int:
     """Print what a map has recorded so far, in the order in which the items were first recorded.
 
     \b
     Example:
       mpcheckpoint results --store run-42 --key lines --failed
       mpcheckpoint results --store run-42 --key lines --json | jq -r 'select(.ok) | .item'
+      mpcheckpoint results --store run-42 --key lines --watch
 
     Works while the map runs, and disturbs it in no way. Bytes that are not UTF-8 are written \\xNN.
 
-    With --json each object has item, object_key, ok, error, duration_s and value; of a command the value has exit_code
-    and output and, if that was cut, output_end and left_out_bytes.
+    With --json each object has item, object_key, ok, error, duration_s, attempts and value; of a command the value has
+    exit_code and output and, if that was cut, output_end and left_out_bytes.
 
-    Exit codes: 0, or 2 for a store or log that cannot be read or that no map has run on.
+    --summary counts what is done, and says what runs now, and in which processes. With --json one object: run, version,
+    items (null if not known yet), done, ok, failed, to_retry, running (object_key, elapsed_s), starts (pid, items).
+
+    --watch shows the same, and the last failures, as they change: on a terminal as a screen, elsewhere a line for each
+    failure and a count every 10 seconds; with --json every outcome, those before included. It ends when no process works
+    on the map any more.
+
+    Exit codes: 0, or 2 for a store or log that cannot be read or that no map has run on; with --summary and --watch 1
+    if items have failed; 130 interrupted.
     """
+    if is_summary and is_watching:
+        raise click.UsageError("--summary and --watch exclude each other")
     with Checkpoint(store, read_only=True) as checkpoint:
         log = checkpoint.log(log_key, create=False)
-        if log.look(current_run) is None:
+        status = log.map_status()
+        if status is None:
             raise click.ClickException(f"no map has run on the log {log_key!r} of {store}")
-        for outcome in log.results():
-            if not (only_failed and outcome.ok):
-                write_out(_json(outcome) if is_json else "".join(_text(outcome)).encode())
+        if is_watching:
+            watch(log, status, _display(is_json=is_json, only_failed=only_failed))
+            status = log.map_status() or status
+        if is_summary or (is_watching and not is_json):
+            write_out(_json_summary(status) if is_json else _summary(status).encode())
+        if not (is_summary or is_watching):
+            _print_outcomes(log, only_failed=only_failed, is_json=is_json)
     flush_out()
-    return EXIT_OK
+    return EXIT_FAILED if status.failed and (is_summary or is_watching) else EXIT_OK
 
 
-def _json(outcome: Outcome) -> bytes:
-    fields = {
-        "item": outcome.item,
-        "object_key": outcome.object_key,
-        "ok": outcome.ok,
-        "error": outcome.error,
-        "duration_s": outcome.duration_s,
-        "value": outcome.value,
-    }
+def _print_outcomes(log: Log, *, only_failed: bool, is_json: bool) -> None:
+    for outcome in log.results():
+        if not (only_failed and outcome.ok):
+            write_out(json_row(outcome) if is_json else text_of(outcome).encode())
+
+
+def _display(*, is_json: bool, only_failed: bool) -> Display:
+    if is_json:
+        return JsonRows(only_failed=only_failed)
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return Lines()
+    from mpcheckpoint._cli.watch_screen import Screen  # noqa: PLC0415 - rich takes a while to import
+
+    return Screen()
+
+
+def _json_summary(status: MapStatus) -> bytes:
+    fields = {"items": status.items, "done": status.ok + status.failed} | asdict(status)
     return msgspec.json.encode(fields) + b"\n"
 
 
-def _text(outcome: Outcome) -> Iterator[str]:
-    cause, _, where = (outcome.error or "").partition("\n")
-    item = safe(outcome.object_key.replace("\n", "\\n"))
-    yield f"{'ok    ' if outcome.ok else 'failed'} {outcome.duration_s:9.3f} s  {item}"
-    yield f"  ({safe(cause)})\n" if cause else "\n"
-    yield from _indented(where)
-    value = outcome.value
-    if isinstance(value, dict) and "exit_code" in value:
-        yield from _output(value)
-    elif outcome.ok:
-        yield from _indented(msgspec.json.encode(value).decode())
-
-
-def _output(value: dict[str, Any]) -> Iterator[str]:
-    yield from _indented(str(value.get("output", "")))
-    if "left_out_bytes" in value:
-        yield f"{_INDENT}[{value['left_out_bytes']} bytes were not kept]\n"
-        yield from _indented(str(value.get("output_end", "")))
-
-
-def _indented(text: str) -> Iterator[str]:
-    for line in text.splitlines():
-        yield f"{_INDENT}{safe(line)}\n"
+def _summary(status: MapStatus) -> str:
+    total = "" if status.items is None else f" of {status.items}"
+    lines = [
+        f"what      {safe(status.version) or '(a function)'}",
+        f"done      {status.ok + status.failed}{total}: {status.ok} ok, {status.failed} failed",
+    ]
+    if status.to_retry:
+        lines.append(f"to retry  {status.to_retry}")
+    if status.running:
+        lines.append(f"running   {len(status.running)}")
+        lines += [
+            f"{each.elapsed_s:12.1f} s  {safe(each.object_key)}".replace("\n", "\\n")
+            for each in status.running
+        ]
+    processes = ", ".join(str(start.pid) for start in status.starts)
+    lines.append(f"under way in process {processes}" if processes else "not under way")
+    return "".join(f"{line}\n" for line in lines)

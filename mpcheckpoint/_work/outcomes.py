@@ -119,7 +119,11 @@ def prefix_of_outcomes(run: int) -> bytes:
 
 def outcome_of(event: bytes, object_key: str, *, repeated: bool) -> Outcome:
     """Return the outcome that a record holds, with the item as recorded."""
-    fields: dict[str, Any] = decode_event(event)
+    return outcome_in(decode_event(event), object_key, repeated=repeated)
+
+
+def outcome_in(fields: dict[str, Any], object_key: str, *, repeated: bool) -> Outcome:
+    """Return the outcome that a decoded event is."""
     return Outcome(
         fields.get("item", object_key),
         object_key,
@@ -130,6 +134,14 @@ def outcome_of(event: bytes, object_key: str, *, repeated: bool) -> Outcome:
         repeated,
         fields.get("attempts", 1),
     )
+
+
+def told_by(event: Any, run: int) -> str | None:
+    """Return what a decoded event tells of a map's run: "ok" an outcome, "attempt" one that failed; None otherwise."""
+    if not isinstance(event, dict) or event.get("run") != run:
+        return None
+    names = list(event)[:2]
+    return names[1] if names in (["run", "ok"], ["run", "attempt"]) else None
 
 
 def is_same_input(event: bytes, entry: Input) -> bool:

@@ -52,8 +52,9 @@ class MapStatus:
 
     @property
     def items(self) -> int | None:
-        """How many items there are, as the starts under way know it; None if none of them does yet."""
-        return max((start.items for start in self.starts if start.items is not None), default=None)
+        """How many items there are, at least: as the starts under way know it; None if none of them does yet."""
+        known = [start.items for start in self.starts if start.items is not None]
+        return max(*known, self.ok + self.failed) if known else None
 
 
 def status_of(log: RecordLog) -> MapStatus | None:

@@ -1,0 +1,62 @@
+"""Outcomes as ``results`` prints them, for people and for programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mpcheckpoint._cli.terminal import safe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpcheckpoint import Outcome
+
+_INDENT = "    "
+
+
+def json_row(outcome: Outcome) -> bytes:
+    """Return an outcome as a JSON object on a line."""
+    fields = {
+        "item": outcome.item,
+        "object_key": outcome.object_key,
+        "ok": outcome.ok,
+        "error": outcome.error,
+        "duration_s": outcome.duration_s,
+        "attempts": outcome.attempts,
+        "value": outcome.value,
+    }
+    return msgspec.json.encode(fields) + b"\n"
+
+
+def text_of(outcome: Outcome) -> str:
+    """Return an outcome as lines for people."""
+    return "".join(_parts(outcome))
+
+
+def _parts(outcome: Outcome) -> Iterator[str]:
+    cause, _, where = (outcome.error or "").partition("\n")
+    item = safe(outcome.object_key.replace("\n", "\\n"))
+    yield f"{'ok    ' if outcome.ok else 'failed'} {outcome.duration_s:9.3f} s  {item}"
+    if outcome.attempts > 1:
+        cause = f"{cause}, {outcome.attempts} attempts" if cause else f"{outcome.attempts} attempts"
+    yield f"  ({safe(cause)})\n" if cause else "\n"
+    yield from _indented(where)
+    value = outcome.value
+    if isinstance(value, dict) and "exit_code" in value:
+        yield from _output(value)
+    elif outcome.ok:
+        yield from _indented(msgspec.json.encode(value).decode())
+
+
+def _output(value: dict[str, Any]) -> Iterator[str]:
+    yield from _indented(str(value.get("output", "")))
+    if "left_out_bytes" in value:
+        yield f"{_INDENT}[{value['left_out_bytes']} bytes were not kept]\n"
+        yield from _indented(str(value.get("output_end", "")))
+
+
+def _indented(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        yield f"{_INDENT}{safe(line)}\n"

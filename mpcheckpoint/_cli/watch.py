@@ -1,0 +1,179 @@
+"""``mpcheckpoint results --watch``: how a map goes on, seen from elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from mpcheckpoint._cli.results_text import json_row
+from mpcheckpoint._cli.terminal import flush_out, safe, write_out
+from mpcheckpoint._work.outcomes import outcome_in, told_by
+from mpcheckpoint._work.presence import map_starts
+from mpcheckpoint._work.status import running_items
+
+if TYPE_CHECKING:
+    from mpcheckpoint import Log, MapStart, MapStatus, Outcome, Position, Record, RunningItem
+
+_LOOK_EVERY_S = 0.5
+_RATE_OVER_S = 30.0
+_MOST_RECENT = 100_000
+_LINE_EVERY_S = 10.0
+_MOST_FAILURES = 5
+
+
+class Watched:
+    """A map as it is known by following its log.
+
+    Takes about a hundred bytes an item: one that is recorded again is to be counted once.
+    """
+
+    def __init__(self, version: str, run: int) -> None:
+        self.version = version
+        self.run = run
+        self.is_ok: dict[str, bool] = {}
+        self.failed = 0
+        self.failures: deque[Outcome] = deque(maxlen=_MOST_FAILURES)
+        self.to_retry: set[str] = set()
+        self.running: tuple[RunningItem, ...] = ()
+        self.starts: tuple[MapStart, ...] = ()
+        self._recent_us: deque[int] = deque(maxlen=_MOST_RECENT)
+
+    @property
+    def done(self) -> int:
+        """How many items are done."""
+        return len(self.is_ok)
+
+    @property
+    def items(self) -> int | None:
+        """How many there are, if the map knows; it may not count all that others have done."""
+        known = [start.items for start in self.starts if start.items is not None]
+        return max(*known, self.done) if known else None
+
+    def take(self, record: Record) -> Outcome | None:
+        """Take note of a record; return the outcome that it holds, if it does."""
+        told = told_by(record.event, self.run)
+        if told == "attempt":
+            self.to_retry.add(record.object_key)
+        if told != "ok":
+            return None
+        outcome = outcome_in(record.event, record.object_key, repeated=True)
+        self.failed += (not outcome.ok) - (self.is_ok.get(record.object_key) is False)
+        self.is_ok[record.object_key] = outcome.ok
+        self.to_retry.discard(record.object_key)
+        self._recent_us.append(record.stamp_us)
+        if not outcome.ok:
+            self.failures.append(outcome)
+        return outcome
+
+    def look(self, log: Log) -> None:
+        """See who is at work."""
+        self.running = running_items(log)
+        self.starts = tuple(map_starts(log.workers_directory, log.log_key, self.run))
+
+    def rate(self) -> float:
+        """Return how many items a second were done lately."""
+        now_us = time.time() * 1e6
+        while self._recent_us and self._recent_us[0] < now_us - _RATE_OVER_S * 1e6:
+            self._recent_us.popleft()
+        if len(self._recent_us) < 2:
+            return 0.0
+        return len(self._recent_us) * 1e6 / max(1e6, now_us - self._recent_us[0])
+
+
+class Display(Protocol):
+    """Where the progress is shown, for as long as a ``with`` block lasts."""
+
+    def take(self, outcome: Outcome) -> None:
+        """Take note of an outcome."""
+
+    def show(self, watched: Watched) -> None:
+        """Show how far the map is."""
+
+    def close(self) -> None:
+        """Show nothing more."""
+
+
+def watch(log: Log, status: MapStatus, display: Display) -> None:
+    """Follow a map until no process works on it any more."""
+    watched = Watched(status.version, status.run)
+    try:
+        _follow(log, watched, display)
+    finally:
+        display.close()
+
+
+def _follow(log: Log, watched: Watched, display: Display) -> None:
+    position: Position | None = None
+    with log.follow(after="start", idle_timeout_s=_LOOK_EVERY_S) as follower:
+        while True:
+            watched.look(log)
+            display.show(watched)
+            if not watched.starts:
+                break
+            due_s = time.monotonic() + _LOOK_EVERY_S
+            for record in follower:
+                position = record.position
+                _take(watched, display, record)
+                if time.monotonic() >= due_s:
+                    break
+    # Who has ended has recorded before that, and it may not have come to us yet.
+    for record in log.read(after=position):
+        _take(watched, display, record)
+    display.show(watched)
+
+
+def _take(watched: Watched, display: Display, record: Record) -> None:
+    outcome = watched.take(record)
+    if outcome is not None:
+        display.take(outcome)
+
+
+class JsonRows:
+    """Every outcome, as it comes."""
+
+    def __init__(self, *, only_failed: bool) -> None:
+        self._only_failed = only_failed
+
+    def take(self, outcome: Outcome) -> None:
+        """Print it."""
+        if not (self._only_failed and outcome.ok):
+            write_out(json_row(outcome))
+
+    def show(self, watched: Watched) -> None:
+        """Let what was printed be read."""
+        del watched
+        flush_out()
+
+    def close(self) -> None:
+        """Leave it as it is."""
+
+
+class Lines:
+    """A line for each failure, and one now and then for the counts."""
+
+    def __init__(self) -> None:
+        self._due_s = time.monotonic() + _LINE_EVERY_S
+
+    def take(self, outcome: Outcome) -> None:
+        """Print a failure."""
+        if not outcome.ok:
+            write_out(f"failed: {one_line(outcome)}\n".encode())
+
+    def show(self, watched: Watched) -> None:
+        """Print the counts, if it is time to."""
+        if time.monotonic() >= self._due_s:
+            self._due_s = time.monotonic() + _LINE_EVERY_S
+            total = "" if watched.items is None else f" of {watched.items}"
+            rate = f"{watched.rate():.1f} items/s"
+            write_out(f"{watched.done}{total} items done, {watched.failed} failed, {rate}\n".encode())
+        flush_out()
+
+    def close(self) -> None:
+        """Leave it as it is."""
+
+
+def one_line(outcome: Outcome) -> str:
+    """Return which item failed, and why."""
+    cause = (outcome.error or "").partition("\n")[0]
+    return safe(f"{outcome.object_key}: {cause}".replace("\n", "\\n"))

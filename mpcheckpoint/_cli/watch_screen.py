@@ -1,0 +1,84 @@
+"""The live screen of ``results --watch``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from mpcheckpoint._cli.terminal import safe
+from mpcheckpoint._cli.watch import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from mpcheckpoint import Outcome
+    from mpcheckpoint._cli.watch import Watched
+
+_MOST_RUNNING = 10
+_REDRAWS_A_SECOND = 4
+
+
+class Screen:
+    """What is done, what runs, and what failed last; it goes when the watch ends."""
+
+    def __init__(self) -> None:
+        self._live = Live(
+            Text("reading the log"), console=Console(), transient=True, refresh_per_second=_REDRAWS_A_SECOND
+        )
+        self._live.start()
+
+    def take(self, outcome: Outcome) -> None:
+        """Wait for the next look."""
+
+    def show(self, watched: Watched) -> None:
+        """Draw it anew."""
+        self._live.update(Group(*_parts(watched)))
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self._live.stop()
+
+
+def _parts(watched: Watched) -> Iterator[RenderableType]:
+    yield _line(safe(watched.version) or "(a function)")
+    yield _line(_counts(watched))
+    if watched.items is not None:
+        yield ProgressBar(total=max(1, watched.items), completed=watched.done)
+    if watched.running:
+        yield _line(f"running: {len(watched.running)}")
+    for item in watched.running[:_MOST_RUNNING]:
+        yield _line(f"{item.elapsed_s:10.1f} s  {safe(item.object_key)}")
+    if watched.failures:
+        yield _line("last failures:")
+    for outcome in watched.failures:
+        yield _line(f"    {one_line(outcome)}")
+
+
+def _counts(watched: Watched) -> str:
+    total = "" if watched.items is None else f" of {watched.items}"
+    parts = [f"{watched.done}{total} done", f"{watched.failed} failed"]
+    resting = len(watched.to_retry - {item.object_key for item in watched.running})
+    if resting:
+        parts.append(f"{resting} to retry")
+    rate = watched.rate()
+    if rate:
+        parts.append(f"{rate:.1f}/s")
+        if watched.items is not None and watched.items > watched.done:
+            parts.append(f"about {_span((watched.items - watched.done) / rate)} left")
+    return ", ".join(parts)
+
+
+def _span(seconds: float) -> str:
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest_s:02}" if hours else f"{minutes}:{rest_s:02}"
+
+
+def _line(text: str) -> Text:
+    return Text(text.replace("\n", "\\n"), no_wrap=True, overflow="ellipsis")
