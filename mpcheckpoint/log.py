@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint._log.record_log import RecordLog
@@ -180,7 +181,9 @@ class Log(RecordLog):
             crew = ProcessCrew(plan, jobs or default_jobs(), context, timeout_s)
         else:
             crew = ExecutorCrew(plan, executor, jobs or jobs_of(executor))
-        return MapRun(plan, inputs_of(items, key), crew, Options(ordered, OnError(on_error), include_done))
+        count = len(items) if isinstance(items, Sized) else None
+        options = Options(ordered, OnError(on_error), include_done, count=lambda: count)
+        return MapRun(plan, inputs_of(items, key), crew, options)
 
     def results(self) -> Iterator[Outcome]:
         """Yield the outcomes that the current run of the log's map has recorded so far, in the order of the objects.

@@ -30,9 +30,8 @@ class Bar:
 
     def show(self, tally: Tally) -> None:
         """Show how far the map is."""
-        total = self._lines.count if self._lines.is_at_end else None
         failed = f"{tally.failed} failed" if tally.failed else ""
-        self._progress.update(self._task, completed=tally.done, total=total, failed=failed)
+        self._progress.update(self._task, completed=tally.done, total=self._lines.total(), failed=failed)
 
     def print(self, line: str) -> None:
         """Print a line above the bar."""

@@ -84,6 +84,10 @@ class Lines:
             else:
                 yield NOT_YET
 
+    def total(self) -> int | None:
+        """Return how many items there are; None if that is not known yet."""
+        return self.count if self.is_at_end else None
+
     def _read_ahead(self) -> None:
         while not self.is_at_end and self._held_bytes < _MOST_AHEAD_BYTES:
             try:

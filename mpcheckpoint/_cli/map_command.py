@@ -121,7 +121,8 @@ def _started(
     plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s))
     crew = ExecutorCrew(plan, executor, job.jobs, on_stop=command.stop)
     on_error = OnError.HALT if job.halts_on_error else OnError.RECORD
-    return MapRun(plan, iter(lines), crew, Options(job.is_ordered, on_error, on_retry=reporter.take_retry))
+    options = Options(job.is_ordered, on_error, on_retry=reporter.take_retry, count=lines.total)
+    return MapRun(plan, iter(lines), crew, options)
 
 
 def _say_summary(job: Job, tally: Tally, duration_s: float) -> None:

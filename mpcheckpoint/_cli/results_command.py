@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--summary", "is_summary", is_flag=True, help="Only how many there are, and what runs now.")
 @click.option("--watch", "is_watching", is_flag=True, help="Show how the map goes on, until it has ended.")
 @json_option
-def results_command(  # noqa: PLR0913 - the options
+def results_command(
     *, store: str, log_key: str, only_failed: bool, is_summary: bool, is_watching: bool, is_json: bool
 ) -> int:
     """Print what a map has recorded so far, in the order in which the items were first recorded.
@@ -48,8 +48,8 @@ def results_command(  # noqa: PLR0913 - the options
     items (null if not known yet), done, ok, failed, to_retry, running (object_key, elapsed_s), starts (pid, items).
 
     --watch shows the same, and the last failures, as they change: on a terminal as a screen, elsewhere a line for each
-    failure and a count every 10 seconds; with --json every outcome, those before included. It ends when no process works
-    on the map any more.
+    failure and a count every 10 seconds; with --json every outcome, those before included. It ends when no process
+    works on the map any more.
 
     Exit codes: 0, or 2 for a store or log that cannot be read or that no map has run on; with --summary and --watch 1
     if items have failed; 130 interrupted.
@@ -93,6 +93,14 @@ def _json_summary(status: MapStatus) -> bytes:
     return msgspec.json.encode(fields) + b"\n"
 
 
+def _standstill(status: MapStatus) -> str:
+    if status.running:
+        return "not under way; what runs was left by a start that was killed"
+    if status.to_retry:
+        return "not under way; the same map started again carries on"
+    return "not under way"
+
+
 def _summary(status: MapStatus) -> str:
     total = "" if status.items is None else f" of {status.items}"
     lines = [
@@ -108,5 +116,5 @@ def _summary(status: MapStatus) -> str:
             for each in status.running
         ]
     processes = ", ".join(str(start.pid) for start in status.starts)
-    lines.append(f"under way in process {processes}" if processes else "not under way")
+    lines.append(f"under way in process {processes}" if processes else _standstill(status))
     return "".join(f"{line}\n" for line in lines)

@@ -24,12 +24,13 @@ class OnError(Enum):
 
 
 class Options(NamedTuple):
-    """How outcomes are given out, and who is told of attempts that failed."""
+    """How outcomes are given out, who is told of attempts that failed, and who knows how many items there are."""
 
     ordered: bool = False
     on_error: OnError = OnError.RECORD
     include_done: bool = True
     on_retry: Callable[[Retry], None] = lambda _: None
+    count: Callable[[], int | None] = lambda: None
 
 
 class Finished(NamedTuple):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MOST_BYTES = 256 * 1024  # the log key is the longest part
+_ROOM = 24  # for a number where there was none
 
 
 class _Said(msgspec.Struct):
@@ -48,12 +49,14 @@ class Presence:
     def __init__(self, directory: str, log_key: str, run: int) -> None:
         self._worker = Worker(directory)
         self._said = _Said(log_key, run, os.getpid())
+        self._width = 0
         self._say()
 
-    def has_items(self, count: int) -> None:
-        """Say how many items there are."""
-        self._said.items = count
-        self._say()
+    def has_items(self, count: int | None) -> None:
+        """Say how many items there are, once that is known."""
+        if count != self._said.items:
+            self._said.items = count
+            self._say()
 
     def retire(self) -> None:
         """Show that the map is over. Twice is fine."""
@@ -63,7 +66,10 @@ class Presence:
         if not self._worker.is_mine or self._worker.fd < 0:
             return
         try:
-            system.write_at(self._worker.fd, msgspec.json.encode(self._said), 0)
+            # In one write, and as wide as any that came before it: nobody reads half of it, or what is behind it.
+            data = msgspec.json.encode(self._said)
+            self._width = max(self._width, len(data) + _ROOM)
+            system.write_at(self._worker.fd, data.ljust(self._width), 0)
         except OSError:
             pass  # a full disk: nothing depends on it
 
