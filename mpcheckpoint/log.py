@@ -182,7 +182,7 @@ class Log(RecordLog):
         else:
             crew = ExecutorCrew(plan, executor, jobs or jobs_of(executor))
         count = len(items) if isinstance(items, Sized) else None
-        options = Options(ordered, OnError(on_error), include_done, count=lambda: count)
+        options = Options(ordered, OnError(on_error), include_done, total=lambda: count)
         return MapRun(plan, inputs_of(items, key), crew, options)
 
     def results(self) -> Iterator[Outcome]:

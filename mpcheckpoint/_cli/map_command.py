@@ -19,7 +19,7 @@ from mpcheckpoint._cli.map_options import map_options
 from mpcheckpoint._cli.printer import Printer
 from mpcheckpoint._cli.progress import Reporter
 from mpcheckpoint._cli.tally import Tally
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, safe, say
+from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, end_by_broken_pipe, safe, say
 from mpcheckpoint._work.crew import ExecutorCrew, default_jobs
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.outlet import OnError, Options
@@ -96,14 +96,22 @@ def _run(job: Job, lines: Lines) -> int:
                 if printer is not None:
                     printer.print(outcome)
                 reporter.take(outcome)
+    except BrokenPipeError:
+        end_by_broken_pipe()  # now that what ran was given back
     except KeyboardInterrupt as error:
         _say_interrupted(job)
         return 128 + (error.signal_number if isinstance(error, Stopped) else signal.SIGINT)
+    if lines.problem is not None and not lines.count:
+        say(f"mpcheckpoint map: {lines.problem}; nothing was run")
+        return EXIT_USAGE
     _say_summary(job, tally, time.monotonic() - started_s)
     if map_run.is_halted:
         _say_halted(job)
     if lines.problem is not None:
-        _say_problem(lines.problem, lines.count)
+        say(
+            f"mpcheckpoint map: {lines.problem}; the {lines.count} items before it are done and recorded. Mend it and "
+            "start the same line again to carry on"
+        )
         return EXIT_USAGE
     return EXIT_FAILED if tally.failed else EXIT_OK
 
@@ -121,7 +129,7 @@ def _started(
     plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s))
     crew = ExecutorCrew(plan, executor, job.jobs, on_stop=command.stop)
     on_error = OnError.HALT if job.halts_on_error else OnError.RECORD
-    options = Options(job.is_ordered, on_error, on_retry=reporter.take_retry, count=lines.total)
+    options = Options(job.is_ordered, on_error, on_retry=reporter.take_retry, total=lines.total)
     return MapRun(plan, iter(lines), crew, options)
 
 
@@ -144,11 +152,6 @@ def _say_halted(job: Job) -> None:
     say(
         f"mpcheckpoint: halted by a failure; what ran is recorded. {again}, with --retry-failed to run it again, too"
     )
-
-
-def _say_problem(problem: str, items: int) -> None:
-    before = f"the {items} items before it are done and recorded. Mend it and start the same line again to carry on"
-    say(f"mpcheckpoint map: {problem}; {before if items else 'nothing was run'}")
 
 
 def _say_interrupted(job: Job) -> None:

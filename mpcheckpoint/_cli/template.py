@@ -25,6 +25,9 @@ class JsonItem(NamedTuple):
     text: bytes
     fields: dict[bytes, bytes] | None
 
+    def __repr__(self) -> str:
+        return self.line.decode(errors="replace")  # in messages
+
 
 Item = bytes | JsonItem
 

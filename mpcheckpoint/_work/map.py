@@ -184,7 +184,7 @@ class MapRun:
         entry = next(self._source, None)
         self._is_exhausted = entry is None
         self._is_source_idle = entry is NOT_YET
-        self._presence.has_items(self._next_place if entry is None else self._options.count())
+        self._presence.has_items(self._next_place if entry is None else self._options.total())
         if entry is None or isinstance(entry, NotYet):
             return
         self._next_place = entry.place + 1

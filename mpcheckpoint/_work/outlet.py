@@ -30,7 +30,7 @@ class Options(NamedTuple):
     on_error: OnError = OnError.RECORD
     include_done: bool = True
     on_retry: Callable[[Retry], None] = lambda _: None
-    count: Callable[[], int | None] = lambda: None
+    total: Callable[[], int | None] = lambda: None
 
 
 class Finished(NamedTuple):
