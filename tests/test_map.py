@@ -113,8 +113,11 @@ def test_map_in_processes_of_any_start_method_runs_each_item_once(
 
 
 @pytest.mark.guarantee(7)
-def test_map_in_an_executor_handed_in_runs_there_and_leaves_it_open(log: Log, runs: Runs) -> None:
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+@pytest.mark.parametrize("method", START_METHODS)
+def test_map_in_an_executor_handed_in_runs_there_and_leaves_it_open(
+    method: str, log: Log, runs: Runs
+) -> None:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as executor:
         outcomes = done(log.map(partial(noted, runs), NAMES, executor=executor))
 
         assert executor.submit(abs, -1).result() == 1
@@ -379,11 +382,20 @@ def test_map_that_is_started_anew_elsewhere_ends_with_an_error(
         {"jobs": 0},
         {"jobs": True},
         {"executor": object(), "mp_context": multiprocessing.get_context()},
+        {"executor": object(), "timeout_s": 1},
+        {"retries": -1},
+        {"retries": 1.0},
+        {"retry_delay_s": -0.1},
+        {"retry_delay_s": float("nan")},
+        {"timeout_s": 0},
+        {"timeout_s": float("inf")},
+        {"timeout_s": True},
     ],
 )
 def test_argument_that_makes_no_sense_is_refused(arguments: dict[str, Any], log: Log) -> None:
-    with pytest.raises(ValueError, match=r"on_error|jobs|executor"):
+    with pytest.raises(ValueError, match=r"on_error|jobs|executor|retries|retry_delay_s|timeout_s"):
         log.map(len, NAMES, **arguments)
+    assert log.map_status() is None  # nothing was started
 
 
 @pytest.mark.parametrize("version", ["\ud800", 1, None])

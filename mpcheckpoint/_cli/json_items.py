@@ -30,12 +30,12 @@ def json_reader(template: Template, item_key: str | None) -> Callable[[int, byte
             value = _decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadItemError(f"is no JSON: {error}") from None
+        object_key = _text_of(value).decode() if item_key is None else _key_in(value, item_key)
         item = JsonItem(line, _text_of(value, line.strip()), _fields_of(value))
         try:
             template.argv(item)
         except MissingFieldError as error:
             raise BadItemError(f"has {error}") from None
-        object_key = _text_of(value).decode() if item_key is None else _key_in(value, item_key)
         try:
             return Input(place, item, object_key, recorded_of(value, object_key))
         except CheckpointError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,6 +19,12 @@ _MOST_RETRIES = 1_000_000
 _LONGEST_S = 1e8  # three years
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _number(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):  # within every range
+        raise click.BadParameter("nan is no number of seconds", param=parameter)
+    return value
 
 
 _OPTIONS = (
@@ -58,6 +65,7 @@ _OPTIONS = (
         "--retry-delay",
         "retry_delay_s",
         type=click.FloatRange(0, _LONGEST_S),
+        callback=_number,
         default=DEFAULT_DELAY_S,
         metavar="SECONDS",
         help="The pause before the first retry; it doubles each time, up to a minute. Other items run meanwhile. "
@@ -67,6 +75,7 @@ _OPTIONS = (
         "--timeout",
         "timeout_s",
         type=click.FloatRange(0, _LONGEST_S, min_open=True),
+        callback=_number,
         metavar="SECONDS",
         help="End a command that runs longer, with all it has started: SIGTERM, 5 s later SIGKILL. It has failed.",
     ),

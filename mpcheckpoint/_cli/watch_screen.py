@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
@@ -49,7 +50,8 @@ def _parts(watched: Watched) -> Iterator[RenderableType]:
     yield _line(safe(watched.version) or "(a function)")
     yield _line(_counts(watched))
     if watched.items is not None:
-        yield ProgressBar(total=max(1, watched.items), completed=watched.done)
+        # Padded with nothing: a bar alone does not end its line.
+        yield Padding(ProgressBar(total=max(1, watched.items), completed=watched.done), 0)
     if watched.running:
         yield _line(f"running: {len(watched.running)}")
     for item in watched.running[:_MOST_RUNNING]:

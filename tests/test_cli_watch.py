@@ -1,0 +1,200 @@
+"""``mpcheckpoint results --summary`` and ``--watch``: a map seen from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli.watch import Watched
+from mpcheckpoint._types import Position, Record
+from support.shell import MPCHECKPOINT, CommandLine
+from support.verbs import log_file, tree, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from support.processes import Child, Children
+
+OF_K = ("--store", "store", "--key", "k")
+
+
+class Gated:
+    """A map over four items, two at a time, that goes on when it is told to; the first fails at once."""
+
+    def __init__(self, directory: Path, children: Children) -> None:
+        self.shell = CommandLine(directory)
+        self._directory = directory
+        (directory / "items").write_text("bad\na\nb\nc\n")
+        command = "echo x >> runs; [ $1 = bad ] && exit 3; while [ ! -e go ]; do sleep 0.05; done"
+        self.child: Child = children.start_command(
+            [*MPCHECKPOINT, "map", *OF_K, "-j", "2", "-a", "items", "--", "sh", "-c", command, "x"],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: self.runs == 3, "one item has failed and two run")
+
+    @property
+    def runs(self) -> int:
+        path = self._directory / "runs"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def go_on(self) -> None:
+        """Let all items end."""
+        (self._directory / "go").touch()
+
+
+@pytest.fixture
+def gated(tmp_path: Path, children: Children) -> Iterator[Gated]:
+    gated = Gated(tmp_path, children)
+    yield gated
+    gated.go_on()
+    gated.child.wait()
+
+
+def test_summary_counts_what_is_done_and_names_what_runs(gated: Gated) -> None:
+    before = tree(gated.shell.directory / "store")
+    text = gated.shell.run("results", *OF_K, "--summary")
+    (row,) = gated.shell.run("results", *OF_K, "--summary", "--json").rows
+    assert tree(gated.shell.directory / "store") == before
+
+    assert text.code == 1  # one has failed
+    assert re.search(
+        r"^done +1 of 4: 0 ok, 1 failed\nrunning +2\n +\d+\.\d s  [ab]\n +\d+\.\d s  [ab]\nunder way in process",
+        text.out,
+        re.MULTILINE,
+    )
+    assert (row["done"], row["items"], row["ok"], row["failed"], row["to_retry"]) == (1, 4, 0, 1, 0)
+    assert {item["object_key"] for item in row["running"]} == {"a", "b"}
+    assert row["starts"] == [{"pid": gated.child.pid, "items": 4}]
+    assert row["run"] == 1
+
+    gated.go_on()
+    gated.child.wait()
+    assert gated.shell.run("results", *OF_K, "--summary").out.splitlines()[1:] == [
+        "done      4: 3 ok, 1 failed",
+        "not under way",
+    ]
+
+
+def test_watch_elsewhere_prints_failures_and_ends_with_the_map(gated: Gated) -> None:
+    with gated.shell.beside("results", *OF_K, "--watch") as watching:
+        watching.wait_for(lambda text: "failed: bad: exit code 3\n" in text)
+        assert watching.process.poll() is None
+        gated.go_on()
+        ended = watching.wait()
+
+    assert ended.code == 1
+    assert ended.out.endswith("done      4: 3 ok, 1 failed\nnot under way\n")
+    assert gated.child.wait() == 1
+
+
+def test_watch_with_json_prints_every_outcome_as_it_comes(gated: Gated) -> None:
+    with gated.shell.beside("results", *OF_K, "--watch", "--json") as watching:
+        watching.wait_for(lambda text: '"item":"bad"' in text)
+        gated.go_on()
+        ended = watching.wait()
+
+    assert sorted(row["item"] for row in ended.rows) == ["a", "b", "bad", "c"]
+    rows = gated.shell.run("results", *OF_K, "--watch", "--json", "--failed").rows  # it has ended already
+    assert [row["item"] for row in rows] == ["bad"]
+
+
+def test_watch_that_is_interrupted_ends_quietly_and_the_map_goes_on(gated: Gated) -> None:
+    with gated.shell.beside("results", *OF_K, "--watch") as watching:
+        watching.wait_for(lambda text: "failed: bad" in text)
+        ended = watching.interrupt()
+
+    assert (ended.code, ended.err.strip()) == (130, "mpcheckpoint: interrupted")
+    assert gated.child.is_running
+
+
+def test_watch_whose_reader_has_gone_ends_without_a_word(gated: Gated) -> None:
+    gated.go_on()
+    gated.child.wait()
+    ended = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f"(sleep 0.01; {' '.join([*MPCHECKPOINT, 'results', *OF_K, '--watch'])}; echo $? > code) | true",
+        ],
+        cwd=gated.shell.directory,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert ended.stderr == b""
+    assert (gated.shell.directory / "code").read_text() == f"{128 + signal.SIGPIPE}\n"
+
+
+def test_watch_on_a_terminal_is_a_screen_that_goes_when_the_map_has_ended(
+    gated: Gated, children: Children
+) -> None:
+    # Lets the map go on when the screen has had time to be seen.
+    children.start_command(["sh", "-c", "sleep 1.2; touch go"], cwd=gated.shell.directory)
+
+    shown = gated.shell.on_terminal("results", *OF_K, "--watch")
+
+    assert shown.code == 1
+    assert "1 of 4 done, 1 failed" in shown.out
+    assert "━" in shown.out
+    assert re.search(r"running: 2 *\n +\d\.\d s  [ab]", shown.out)
+    assert "last failures:" in shown.out
+    assert "bad: exit code 3" in shown.out
+    assert "done      4: 3 ok, 1 failed\nnot under way" in shown.out
+
+
+@pytest.mark.parametrize("option", ["--summary", "--watch"])
+def test_what_cannot_be_watched_is_one_line_and_nothing_is_written(option: str, tmp_path: Path) -> None:
+    shell = CommandLine(tmp_path)
+    assert "no store" in shell.refused("results", *OF_K, option)
+    Checkpoint(tmp_path / "store").log("k").append("x", 1)
+    before = tree(tmp_path)
+    assert "no map has run" in shell.refused("results", *OF_K, option)
+    assert tree(tmp_path) == before
+
+    with Checkpoint(tmp_path / "store") as checkpoint:
+        list(checkpoint.log("k").map(len, ["a", "b", "c", "\x1b]0;x\x07\n"], jobs=1))
+    assert (
+        shell.good("results", *OF_K, option).out
+        == "what      (a function)\ndone      4: 4 ok, 0 failed\nnot under way\n"
+    )
+    path = log_file(tmp_path / "store", "k")
+    content = bytearray(path.read_bytes())
+    content[content.index(b'"map"') + 1] ^= 1
+    path.write_bytes(content)
+    assert "corrupt at offset" in shell.refused("results", *OF_K, option)
+
+
+def test_summary_and_watch_exclude_each_other(tmp_path: Path) -> None:
+    assert "exclude each other" in CommandLine(tmp_path).refused("results", *OF_K, "--watch", "--summary")
+
+
+def record(object_key: str, event: object, stamp_us: int = 1) -> Record:
+    return Record("k", object_key, event, stamp_us, None, Position("k", "0" * 32, 1, stamp_us))
+
+
+def test_item_that_is_recorded_again_is_counted_once() -> None:
+    watched = Watched("v", 2)
+    for object_key, event in [
+        ("old", {"run": 1, "ok": True}),
+        ("other", {"ok": True, "run": 2}),
+        ("other", [2, True]),
+        ("a", {"run": 2, "attempt": 1, "error": "e", "pause_s": 1}),
+        ("b", {"run": 2, "ok": False, "error": "e"}),
+        ("a", {"run": 2, "ok": False, "error": "e"}),
+        ("b", {"run": 2, "ok": False, "error": "again"}),
+        ("a", {"run": 2, "ok": True}),
+    ]:
+        watched.take(record(object_key, event))
+
+    assert (watched.done, watched.failed, watched.to_retry) == (2, 1, set())
+    assert [outcome.object_key for outcome in watched.failures] == ["b", "a", "b"]
+    assert watched.rate() == 0.0  # all that was long ago
