@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint._cli import main
+from mpcheckpoint._cli.json_items import json_reader
+from mpcheckpoint._cli.lines import BadItemError
 from mpcheckpoint._cli.template import JsonItem, MissingFieldError, Template
 from support import process_tree
 from support.shell import MPCHECKPOINT, CommandLine, Ended
-from support.verbs import tree, wait_until
+from support.verbs import wait_until
 
 if TYPE_CHECKING:
     from support.processes import Child, Children
@@ -332,30 +335,37 @@ def test_json_items_without_a_key_are_known_by_their_value(shell: Shell) -> None
     assert sorted(keys) == sorted(["plain", '{"a":[2],"b":1}', "3", "null"])
 
 
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ('{"id":', "is no JSON"),
-        ("\udcff".encode(errors="surrogateescape"), "is no JSON"),
-        ("[1]", "is no JSON object"),
-        ('{"x":1}', "has no field 'id', which --item-key names"),
-        ('{"id":true}', "no string or number"),
-        ('{"id":2}', "has no field 'name' for {name}"),
-    ],
-)
-def test_broken_line_is_named_and_what_comes_before_it_is_done(
-    line: str | bytes, complaint: str, shell: Shell
-) -> None:
-    broken = line.encode() if isinstance(line, str) else line
-    items = b'{"id":0,"name":"a"}\n\n{"id":1,"name":"b"}\n' + broken + b'\n{"id":9,"name":"z"}\n'
+def test_broken_line_is_named_and_what_comes_before_it_is_done(shell: Shell) -> None:
+    items = '{"id":0,"name":"a"}\n\n{"id":1,"name":"b"}\n{"id":\n{"id":9,"name":"z"}\n'
     options = ("--jsonl", "--item-key", "id", "-k")
 
     ended = shell.map(*options, "--", "sh", "-c", "sleep 0.1; echo $1", "x", "{name}", items=items)
 
     assert (ended.code, ended.out) == (2, "a\nb\n")
-    assert f"mpcheckpoint map: line 4 of standard input {complaint}" in ended.err
+    assert "mpcheckpoint map: line 4 of standard input is no JSON" in ended.err
     assert "the 2 items before it are done and recorded" in ended.err
     assert "2 items: 2 run now" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (b'{"id":', "is no JSON"),
+        (b'"\xff"', "is no JSON"),
+        (b"[" * 100_000, "is no JSON"),
+        (b"[1]", "is no JSON object"),
+        (b'{"x":1}', "has no field 'id', which --item-key names"),
+        (b'{"id":true}', "has no string or number in the field 'id'"),
+        (b'{"id":2}', "has no field 'name' for {name}"),
+    ],
+)
+def test_line_that_is_no_item_is_refused_with_what_it_lacks(line: bytes, complaint: str) -> None:
+    read = json_reader(Template((b"echo", b"{name}"), is_json=True), "id")
+
+    with pytest.raises(BadItemError) as caught:
+        read(0, line)
+
+    assert str(caught.value).startswith(complaint)
 
 
 def test_first_line_that_is_broken_is_one_line_and_runs_nothing(shell: Shell) -> None:
@@ -390,14 +400,21 @@ def test_other_item_under_the_same_key_is_refused_by_its_line(shell: Shell) -> N
     ],
 )
 def test_option_that_makes_no_sense_is_one_line_and_creates_nothing(
-    arguments: list[str], complaint: str, shell: Shell
+    arguments: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    before = tree(shell.directory)
+    monkeypatch.chdir(tmp_path)
 
-    message = shell.refused("map", "--store", "store", "--key", "k", *arguments, stdin=b"a\n")
+    assert main(["map", "--store", "store", "--key", "k", *arguments]) == 2
 
-    assert complaint in message
-    assert tree(shell.directory) == before
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert complaint in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- the command line as a template ------------------------------------------------------------------------
