@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._cli.child import Child
 from mpcheckpoint._cli.output import KeptOutput
+from mpcheckpoint._cli.terminal import say
 from mpcheckpoint._work.outcomes import Result
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ _FAILED_S = 0.02
 _POLL_S = 0.02
 # A command whose time is up gets so long to obey SIGTERM.
 _GRACE_S = 5.0
-# At the end commands get so long to stop by themselves, then to obey SIGTERM, then to be gone after SIGKILL.
-_STOP_S = ((2.0, signal.SIGTERM), (5.0, signal.SIGKILL), (5.0, signal.SIGKILL))
+# At the end commands get so long to stop by themselves, in the middle of which that is said; then to obey SIGTERM,
+# then to be gone after SIGKILL.
+_STOP_S = ((0.5, None), (1.5, signal.SIGTERM), (5.0, signal.SIGKILL), (5.0, signal.SIGKILL))
 
 
 class RunCommand:
@@ -83,7 +85,11 @@ class RunCommand:
                 self._await_end(patience_s)
             except KeyboardInterrupt:
                 signal_number = signal.SIGKILL  # noqa: PLW2901
-            self._signal(signal_number)
+            if signal_number is not None:
+                self._signal(signal_number)
+            elif self._running:
+                commands = "a command" if len(self._running) == 1 else f"{len(self._running)} commands"
+                say(f"mpcheckpoint: waiting for {commands} to end; Ctrl-C ends what runs at once")
 
     def _await_end(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
