@@ -313,27 +313,27 @@ def test_time_out_is_raised_as_one_if_asked(log: Log, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ordered", [False, True])
 def test_halted_map_records_what_runs_and_starts_nothing_more(ordered: bool, log: Log) -> None:
     items = [f"item{number}" for number in range(50)]
-    failed, calls = threading.Event(), []
+    calls, started = [], []
 
     def fail_third(item: str) -> str:
         calls.append(item)
         if item == "item2":
-            failed.set()
+            wait_until(lambda: "item3" in calls, "another one runs")
             raise ValueError(item)
-        if item == "item3":
-            failed.wait(30)  # it runs when the other fails
-            time.sleep(0.05)
+        if item not in items[:3]:
+            wait_until(lambda: started and started[0].is_halted, "the failure was seen")
         return item
 
     with (
         ThreadPoolExecutor(2) as two,
         log.map(fail_third, items, executor=two, ordered=ordered, on_error="halt") as run,
     ):
+        started.append(run)
         outcomes = list(run)
 
     assert run.is_halted
-    # What a thread takes from the queue before the failure is seen here runs, too.
-    assert set(items[:4]) <= set(calls) <= set(items[:8])
+    # What the thread takes from the queue before the failure is seen here runs, too.
+    assert set(items[:4]) <= set(calls) <= set(items[:5])
     assert sorted(outcome.item for outcome in outcomes) == sorted(calls)
     if ordered:
         assert [outcome.item for outcome in outcomes] == items[: len(calls)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import subprocess
@@ -20,7 +21,7 @@ from mpcheckpoint import Checkpoint, Log, MapStatus
 from mpcheckpoint._work.presence import Presence, map_starts
 from mpcheckpoint.errors import WorkerDiedError
 from support.processes import call
-from support.verbs import inside, tree, wait_until
+from support.verbs import Faults, inside, tree, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -223,6 +224,20 @@ def test_start_that_was_killed_is_no_longer_under_way(store: Path, log: Log, chi
     child.kill()
 
     assert (status(store).starts, status(store).running) == ((), ())
+
+
+@pytest.mark.guarantee(9)
+def test_disk_that_has_no_room_for_who_is_at_work_is_no_obstacle(
+    log: Log, store: Path, faults: Faults
+) -> None:
+    fault = faults.fail("write_at", errno.ENOSPC, times=sys.maxsize, on="workers/")
+
+    with at_work(log, ["a"]):
+        wait_until(lambda: len(status(store).running) == 1, "the item runs")
+        assert status(store).starts == ()
+
+    assert fault.hits > 0
+    assert status(store).ok == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"log_key":"a","run":1}', b'{"run":"1"}'])

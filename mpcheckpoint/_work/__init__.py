@@ -2,6 +2,7 @@
 
 Lowest first: ``text`` (bytes as text, reversibly), ``workers`` (a worker lives as long as its lock), ``claims``,
 ``inputs`` (items and their object keys), ``outcomes`` (what is recorded of an item), ``runs`` (which map runs on a log,
-and what is done of it), ``perform`` (one item, in a worker), ``crew`` and ``processes`` (who works), ``outlet`` (the
-order of outcomes), ``map`` (the loop).
+and what is done of it), ``retries`` (how often, and after which pause), ``perform`` (one item, in a worker), ``crew``,
+``worker_process`` and ``processes`` (who works), ``outlet`` (the order of outcomes), ``presence`` (who runs a map now),
+``map`` (the loop), ``status`` (how far a map is, for others).
 """

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import time
 from multiprocessing import connection as connections
 from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint._work.perform import Carried, Kind, Report, perform
+from mpcheckpoint._work.perform import Kind, Report
+from mpcheckpoint._work.worker_process import Clock, Hello, Trouble, serve
 from mpcheckpoint.errors import CheckpointError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from mpcheckpoint._work.inputs import Input
-    from mpcheckpoint._work.outcomes import Result
-    from mpcheckpoint._work.perform import Call, Plan
-    from mpcheckpoint._work.workers import Worker
+    from mpcheckpoint._work.perform import Plan
 
 _LOOK_S = 1.0
 _UNWIND_S = 2.0
@@ -34,27 +32,6 @@ _TERMINATE_S = 5.0
 _SEND_LIMIT = 3
 _START_LIMIT = 3
 _EXIT_PRIORITY = 10
-
-
-class _Hello(NamedTuple):
-    """The first message of a worker process: it has been able to start."""
-
-
-class _Clock(NamedTuple):
-    """Whether an item's function runs now; said only where its time is limited.
-
-    Not the whole of an item is limited: a process that is ended while it records what the function made of the item
-    would leave a failure where there was none.
-    """
-
-    is_running: bool
-
-
-class _Trouble(NamedTuple):
-    """What kept a worker process from recording an outcome."""
-
-    carried: Carried
-    text: str
 
 
 class _Member:
@@ -182,7 +159,7 @@ class ProcessCrew:
         is_fork = self._context.get_start_method() == "fork"
         inherited = [*(member.pipe for member in self._members), ours] if is_fork else []
         process = self._context.Process(
-            target=_serve,
+            target=serve,
             args=(theirs, self._plan, inherited, self._timeout_s is not None),
             name="mpcheckpoint-map",
         )
@@ -212,24 +189,24 @@ class ProcessCrew:
                 raise _cannot_start(cause) from None
             self.submit(entry)
             return []
-        if isinstance(message, _Hello):
+        if isinstance(message, Hello):
             member.has_started = True
             self._failed_starts = 0
             return []
-        if isinstance(message, _Clock):
+        if isinstance(message, Clock):
             self._set_clock(member, message)
             return []
         member.entry = None
         if member.is_late:
             member.process.kill()
             self._bury(member)  # it was done at the last moment, and was told to end
-        if isinstance(message, _Trouble):
+        if isinstance(message, Trouble):
             raise message.carried.error or CheckpointError(
                 f"a worker process failed: {message.text}", reason="worker failed"
             )
         return [(entry, message)]
 
-    def _set_clock(self, member: _Member, message: _Clock) -> None:
+    def _set_clock(self, member: _Member, message: Clock) -> None:
         if not member.is_late and self._timeout_s is not None:
             member.due_s = time.monotonic() + self._timeout_s if message.is_running else None
 
@@ -244,21 +221,6 @@ class ProcessCrew:
         return f"it ended with exit code {code}"
 
 
-class _Timed:
-    """A call that says when it begins and when it is over."""
-
-    def __init__(self, call: Call, pipe: Connection) -> None:
-        self._call = call
-        self._pipe = pipe
-
-    def __call__(self, item: Any, worker: Worker) -> Result | None:
-        self._pipe.send(_Clock(is_running=True))
-        try:
-            return self._call(item, worker)
-        finally:
-            self._pipe.send(_Clock(is_running=False))
-
-
 def require_children_allowed() -> None:
     """Refuse to be in a process that may start none.
 
@@ -271,30 +233,6 @@ def require_children_allowed() -> None:
             "executor=ThreadPoolExecutor(...), or use ProcessPoolExecutor, whose workers may. Nothing was run",
             reason="daemonic process",
         )
-
-
-def _serve(pipe: Connection, plan: Plan, inherited: list[Connection], is_timed: bool) -> None:
-    """Work, in a process of its own, until there is nobody to work for."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for other in inherited:
-        other.close()
-    try:
-        pipe.send(_Hello())
-        if is_timed:
-            plan = plan._replace(call=_Timed(plan.call, pipe))
-        while True:
-            pipe.send(_reported(plan, pipe.recv_bytes()))
-    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
-        return  # the other side is gone, or was interrupted as we were
-
-
-def _reported(plan: Plan, message: bytes) -> Report | _Trouble:
-    try:
-        return perform(plan, pickle.loads(message))
-    except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who gave us the item
-        return _Trouble(Carried(error), f"{type(error).__name__}: {error}")
 
 
 def _let_go(members: list[_Member]) -> None:
