@@ -197,11 +197,21 @@ def outcomes_of_run(log: RecordLog) -> Iterator[tuple[str, bytes]]:
                 yield object_key, outcome
 
 
-def standings(log: RecordLog, run: int) -> Iterator[tuple[str, bytes | None, Attempts]]:
-    """Yield every object with its last outcome in that run and the failed attempts behind it, a few at a look."""
+def standings(log: RecordLog, run: int) -> Iterator[tuple[str, bytes | None, bool]]:
+    """Yield every object with its last outcome in that run, and whether attempts have failed since; a few at a look."""
+    outcomes, tries = prefix_of_outcomes(run), prefix_of_attempts(run)
+
+    def standing(events: list[bytes]) -> tuple[bytes | None, bool]:
+        has_failed = False
+        for event in reversed(events):
+            if event.startswith(outcomes):
+                return event, has_failed
+            has_failed |= event.startswith(tries)
+        return None, has_failed
+
     object_keys = log.look(lambda view: list(view.object_keys()))
     for start in range(0, len(object_keys), _KEYS_A_LOOK):
         some = object_keys[start : start + _KEYS_A_LOOK]
-        latest = log.look(lambda view, some=some: [_latest(view, run, each) for each in some])  # type: ignore[misc]
-        for object_key, (entry, attempts) in zip(some, latest, strict=True):
-            yield object_key, None if entry is None else entry.event, attempts
+        found = log.look(lambda view, some=some: [standing(view.held.events_of(each)) for each in some])  # type: ignore[misc]
+        for object_key, (outcome, has_failed) in zip(some, found, strict=True):
+            yield object_key, outcome, has_failed

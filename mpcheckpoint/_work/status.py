@@ -66,11 +66,11 @@ def status_of(log: RecordLog) -> MapStatus | None:
     running = running_items(log)
     at_work = {item.object_key for item in running}
     ok = failed = to_retry = 0
-    for object_key, outcome, attempts in standings(log, number):
+    for object_key, outcome, has_failed_since in standings(log, number):
         if outcome is not None:
             is_well = is_ok(outcome, number)
             ok, failed = ok + is_well, failed + (not is_well)
-        to_retry += bool(attempts.failed) and object_key not in at_work
+        to_retry += has_failed_since and object_key not in at_work
     starts = tuple(map_starts(log.workers_directory, log.log_key, number))
     return MapStatus(number, version, ok, failed, to_retry, running, starts)
 
