@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
     from support.verbs import Faults
 
+# What takes time: syncs, and a process that must be refused a lock. Real ones are in what runs through the shell.
+pytestmark = pytest.mark.usefixtures("without_syncs")
+
 CHECKS = [
     "place",
     "file system",

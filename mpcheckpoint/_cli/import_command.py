@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -130,10 +130,8 @@ def import_command(  # noqa: PLR0913 - the options
     jobs = _jobs(options, log_key, sources)
     if STANDARD_INPUT in sources and sys.stdin is not None and sys.stdin.isatty():
         say("mpcheckpoint: reading records from the terminal, one a line; end with Ctrl-D")
-    # It says how to import them, which is what is done here.
-    logging.getLogger("mpcheckpoint.older_files").setLevel(logging.ERROR)
     try:
-        with Interrupts():
+        with Interrupts(), _without_advice():
             return _run(options, jobs)
     except KeyboardInterrupt as error:
         say("mpcheckpoint: interrupted; what was imported stays. Start the same line again to carry on")
@@ -142,6 +140,18 @@ def import_command(  # noqa: PLR0913 - the options
         if isinstance(error, CheckpointError):
             raise
         raise click.UsageError(str(error)) from error
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Let nobody be told how to import the older tool's files: that is what is done here."""
+    logger = logging.getLogger("mpcheckpoint.older_files")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _jobs(options: _Options, log_key: str | None, sources: tuple[str, ...]) -> list[_Job]:
