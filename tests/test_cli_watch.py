@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli import main
 from mpcheckpoint._cli.watch import Watched
 from mpcheckpoint._types import Position, Record
 from support.shell import MPCHECKPOINT, CommandLine
-from support.verbs import log_file, tree, wait_until
+from support.verbs import become_a_new_process, log_file, tree, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,64 +85,49 @@ def test_summary_counts_what_is_done_and_names_what_runs(gated: Gated) -> None:
     ]
 
 
-def test_watch_elsewhere_prints_failures_and_ends_with_the_map(gated: Gated) -> None:
-    with gated.shell.beside("results", *OF_K, "--watch") as watching:
-        watching.wait_for(lambda text: "failed: bad: exit code 3\n" in text)
-        assert watching.process.poll() is None
-        gated.go_on()
-        ended = watching.wait()
+def test_watch_elsewhere_prints_what_comes_and_ends_with_the_map(gated: Gated) -> None:
+    shell = gated.shell
+    with (
+        shell.beside("results", *OF_K, "--watch") as lines,
+        shell.beside("results", *OF_K, "--watch", "--json") as rows,
+        shell.beside("results", *OF_K, "--watch") as interrupted,
+    ):
+        lines.wait_for(lambda text: "failed: bad: exit code 3\n" in text)
+        rows.wait_for(lambda text: '"item":"bad"' in text)
+        interrupted.wait_for(lambda text: "failed: bad" in text)
+        assert (lines.process.poll(), rows.process.poll()) == (None, None)
 
-    assert ended.code == 1
+        gone = interrupted.interrupt()
+        assert (gone.code, gone.err.strip()) == (130, "mpcheckpoint: interrupted")
+        assert gated.child.is_running
+        gated.go_on()
+        ended, listed = lines.wait(), rows.wait()
+
+    assert (ended.code, listed.code) == (1, 1)
     assert ended.out.endswith("done      4: 3 ok, 1 failed\nnot under way\n")
+    assert sorted(row["item"] for row in listed.rows) == ["a", "b", "bad", "c"]
     assert gated.child.wait() == 1
-
-
-def test_watch_with_json_prints_every_outcome_as_it_comes(gated: Gated) -> None:
-    with gated.shell.beside("results", *OF_K, "--watch", "--json") as watching:
-        watching.wait_for(lambda text: '"item":"bad"' in text)
-        gated.go_on()
-        ended = watching.wait()
-
-    assert sorted(row["item"] for row in ended.rows) == ["a", "b", "bad", "c"]
-    rows = gated.shell.run("results", *OF_K, "--watch", "--json", "--failed").rows  # it has ended already
-    assert [row["item"] for row in rows] == ["bad"]
-
-
-def test_watch_that_is_interrupted_ends_quietly_and_the_map_goes_on(gated: Gated) -> None:
-    with gated.shell.beside("results", *OF_K, "--watch") as watching:
-        watching.wait_for(lambda text: "failed: bad" in text)
-        ended = watching.interrupt()
-
-    assert (ended.code, ended.err.strip()) == (130, "mpcheckpoint: interrupted")
-    assert gated.child.is_running
-
-
-def test_watch_whose_reader_has_gone_ends_without_a_word(gated: Gated) -> None:
-    gated.go_on()
-    gated.child.wait()
-    ended = subprocess.run(
+    no_reader = subprocess.run(
         [
             "bash",
             "-c",
             f"(sleep 0.01; {' '.join([*MPCHECKPOINT, 'results', *OF_K, '--watch'])}; echo $? > code) | true",
         ],
-        cwd=gated.shell.directory,
+        cwd=shell.directory,
         capture_output=True,
         check=False,
         timeout=60,
     )
+    assert no_reader.stderr == b""
+    assert (shell.directory / "code").read_text() == f"{128 + signal.SIGPIPE}\n"
 
-    assert ended.stderr == b""
-    assert (gated.shell.directory / "code").read_text() == f"{128 + signal.SIGPIPE}\n"
 
+def test_watch_on_a_terminal_is_a_screen_that_goes_when_the_map_has_ended(gated: Gated) -> None:
+    def go_on(shown: bytes) -> None:
+        if b"1 of 4 done" in shown and b"last failures" in shown:
+            gated.go_on()
 
-def test_watch_on_a_terminal_is_a_screen_that_goes_when_the_map_has_ended(
-    gated: Gated, children: Children
-) -> None:
-    # Lets the map go on when the screen has had time to be seen.
-    children.start_command(["sh", "-c", "sleep 1.2; touch go"], cwd=gated.shell.directory)
-
-    shown = gated.shell.on_terminal("results", *OF_K, "--watch")
+    shown = gated.shell.on_terminal("results", *OF_K, "--watch", react=go_on)
 
     assert shown.code == 1
     assert "1 of 4 done, 1 failed" in shown.out
@@ -152,29 +139,41 @@ def test_watch_on_a_terminal_is_a_screen_that_goes_when_the_map_has_ended(
 
 
 @pytest.mark.parametrize("option", ["--summary", "--watch"])
-def test_what_cannot_be_watched_is_one_line_and_nothing_is_written(option: str, tmp_path: Path) -> None:
-    shell = CommandLine(tmp_path)
-    assert "no store" in shell.refused("results", *OF_K, option)
-    Checkpoint(tmp_path / "store").log("k").append("x", 1)
-    before = tree(tmp_path)
-    assert "no map has run" in shell.refused("results", *OF_K, option)
-    assert tree(tmp_path) == before
+def test_what_cannot_be_watched_is_one_line_and_nothing_is_written(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
 
-    with Checkpoint(tmp_path / "store") as checkpoint:
-        list(checkpoint.log("k").map(len, ["a", "b", "c", "\x1b]0;x\x07\n"], jobs=1))
-    assert (
-        shell.good("results", *OF_K, option).out
-        == "what      (a function)\ndone      4: 4 ok, 0 failed\nnot under way\n"
-    )
+    def refused() -> str:
+        before = tree(tmp_path)
+        assert main(["results", *OF_K, option]) == 2
+        assert tree(tmp_path) == before
+        printed = capfd.readouterr()
+        assert (printed.out, len(printed.err.splitlines())) == ("", 1)
+        return printed.err
+
+    assert "no store" in refused()
+    log = Checkpoint("store").log("k")
+    log.append("x", 1)
+    assert "no map has run" in refused()
+    with ThreadPoolExecutor(1) as one:
+        list(log.map(len, ["a", "b", "c", "\x1b]0;x\x07\n"], executor=one))
+    assert main(["results", *OF_K, option]) == 0
+    assert capfd.readouterr().out == "what      (a function)\ndone      4: 4 ok, 0 failed\nnot under way\n"
     path = log_file(tmp_path / "store", "k")
     content = bytearray(path.read_bytes())
     content[content.index(b'"map"') + 1] ^= 1
     path.write_bytes(content)
-    assert "corrupt at offset" in shell.refused("results", *OF_K, option)
+    become_a_new_process()
+    assert "corrupt at offset" in refused()
+    path.write_bytes(bytes(content).replace(b'"version":1', b'"version":9', 1))
+    become_a_new_process()
+    assert "version 9" in refused()
 
 
-def test_summary_and_watch_exclude_each_other(tmp_path: Path) -> None:
-    assert "exclude each other" in CommandLine(tmp_path).refused("results", *OF_K, "--watch", "--summary")
+def test_summary_and_watch_exclude_each_other(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", *OF_K, "--watch", "--summary"]) == 2
+    assert "exclude each other" in capfd.readouterr().err
 
 
 def record(object_key: str, event: object, stamp_us: int = 1) -> Record:

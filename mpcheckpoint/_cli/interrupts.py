@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,17 +31,20 @@ class Interrupts:
     def __init__(self) -> None:
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for number in _ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                signal.signal(number, _stop)
+                self._before[number] = signal.signal(number, _stop)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
         os.close(self._reading)
         os.close(self._writing)

@@ -74,8 +74,17 @@ class CommandLine:
         """Start a command that runs beside the test; use it in a ``with`` statement."""
         return Beside([*MPCHECKPOINT, *arguments], self.directory, self._timeout_s)
 
-    def on_terminal(self, *arguments: str, typed: bytes = b"", columns: int = 100) -> Ended:
-        """Run a command whose three streams are one terminal; ``out`` is all that was shown, without its escapes."""
+    def on_terminal(
+        self,
+        *arguments: str,
+        typed: bytes = b"",
+        columns: int = 100,
+        react: Callable[[bytes], object] = lambda shown: None,
+    ) -> Ended:
+        """Run a command whose three streams are one terminal; ``out`` is all that was shown, without its escapes.
+
+        ``react`` is called with all that was shown so far, whenever there is more.
+        """
         ours, theirs = pty.openpty()
         try:
             process = subprocess.Popen(
@@ -91,7 +100,7 @@ class CommandLine:
             os.close(theirs)
         try:
             os.write(ours, typed)
-            shown = _read_terminal(ours, time.monotonic() + self._timeout_s)
+            shown = _read_terminal(ours, time.monotonic() + self._timeout_s, react)
             code = process.wait(self._timeout_s)
         finally:
             os.close(ours)
@@ -145,7 +154,7 @@ class Beside:
         self.process.communicate()
 
 
-def _read_terminal(fd: int, deadline_s: float) -> bytes:
+def _read_terminal(fd: int, deadline_s: float, react: Callable[[bytes], object]) -> bytes:
     shown = b""
     while select.select([fd], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
         try:
@@ -155,6 +164,7 @@ def _read_terminal(fd: int, deadline_s: float) -> bytes:
         if not data:
             return shown
         shown += data
+        react(shown)
     raise AssertionError(f"the terminal did not close in time; shown so far: {shown!r}")
 
 
