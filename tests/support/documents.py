@@ -36,7 +36,8 @@ _EXIT_CODE = "echo $?"
 _COMMANDS = {
     "python": ("",),
     "python3": ("",),
-    "pytest": ("-m", "pytest", "-p", "no:cacheprovider"),
+    # Without a plugin that takes two seconds to load, once a worker, and that no page uses.
+    "pytest": ("-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"),
     "mpcheckpoint": ("-P", "-m", "mpcheckpoint"),  # as the installed command: without the current directory
 }
 # As a terminal has it: each background job is a process group of its own, which can be killed as a whole.
