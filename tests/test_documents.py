@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+import mpcheckpoint
+from mpcheckpoint import errors, maintenance, testing
+from mpcheckpoint._cli.main import cli
 from support.capabilities import has_jq, require
 from support.documents import PageError, blocks_of, is_like, run_page
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 # Generated, or with tests of their own that run their blocks and more.
@@ -121,3 +132,118 @@ def test_blocks_of_a_page_share_directory_files_and_variables(tmp_path: Path) ->
 )
 def test_output_is_compared_line_by_line_with_what_is_shown(printed: str, shown: str, expected: bool) -> None:
     assert is_like(printed, shown) is expected
+
+
+# --- what is written by scripts ----------------------------------------------------------------------------
+
+
+def script(name: str) -> ModuleType:
+    spec = spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_api_reference_is_what_the_docstrings_say() -> None:
+    write_api = script("write_api")
+
+    assert write_api.PAGE.read_text(encoding="utf-8") == write_api.page(), "run: python docs/write_api.py"
+
+
+def test_api_reference_names_everything_public_and_leaves_out_only_what_exists() -> None:
+    write_api = script("write_api")
+    headings = set(re.findall(r"^###+ (.*)$", write_api.page(), re.MULTILINE))
+    everything = {
+        each: value
+        for name in write_api.MODULES
+        for each, value in vars(import_module(name)).items()
+        if not each.startswith("_")
+    }
+    members = {
+        f"{name}.{member}"
+        for name, value in everything.items()
+        if isinstance(value, type)
+        for member in dir(value)
+    }
+
+    assert {name for name in mpcheckpoint.__all__ if not name.startswith("_")} <= headings
+    assert set(testing.__all__) | set(maintenance.__all__) <= headings
+    assert {name for name, value in vars(errors).items() if name.endswith("Error")} <= headings
+    assert {f"Log.{name}" for name in ("append", "append_many", "claim", "map", "read", "update")} <= headings
+    assert everything.keys() >= write_api.HANDED_OUT
+    assert everything.keys() | members >= write_api.FOR_OTHER_LAYERS
+
+
+def test_public_names_have_docstrings() -> None:
+    _, *parts = re.split(r"^###+ (.*)$", script("write_api").page(), flags=re.MULTILINE)
+    sections = zip(
+        parts[::2],
+        (re.sub(r"```text\n.*?```", "", text, flags=re.DOTALL) for text in parts[1::2]),
+        strict=True,
+    )
+
+    assert [name for name, text in sections if not text.strip()] == ["SHORT_WRITE"]  # a value
+
+
+def test_picture_is_drawn_from_the_source() -> None:
+    draw_structure = script("draw_structure")
+    drawn = draw_structure.draw(draw_structure.layers())
+
+    assert draw_structure.PICTURE.read_text(encoding="utf-8") == drawn, "run: python docs/draw_structure.py"
+
+
+def test_picture_of_an_import_that_goes_up_shows_it() -> None:
+    draw_structure = script("draw_structure")
+    top, *rest = draw_structure.layers()
+    wrong = [top, *rest[:-1], rest[-1]._replace(below=frozenset({top.name}))]
+
+    assert draw_structure.draw(wrong) != draw_structure.draw([top, *rest])
+
+
+# --- exit codes, links -------------------------------------------------------------------------------------
+
+
+def exit_codes_in_help(command: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-m", "mpcheckpoint", command, "--help"], capture_output=True, text=True, check=True
+    )
+    found = re.search(r"Exit codes:(.*?)(?:\n\n|\nOptions:|\Z)", run.stdout, re.DOTALL)
+    assert found is not None, f"the help of {command} does not say its exit codes"
+    return " ".join(found[1].split())
+
+
+def test_exit_codes_in_the_table_are_those_of_each_command_s_help() -> None:
+    text = (DOCS / "exit-codes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| (.*?) \| (.*?) ?\| (.*?) \|$", text, re.MULTILINE)
+
+    assert [row[0] for row in rows] == list(cli.commands)
+    for command, *cells in rows:
+        said = exit_codes_in_help(command)
+        codes = {int(code) for code in re.findall(r"(?<![\w.])([012])(?![\w.])", said)}
+        assert codes == {code for code, cell in enumerate(cells) if cell}, (command, said)
+        for cell in cells[1:]:
+            assert cell in said, (command, said)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_links_of_a_page_lead_to_what_exists(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert "://" in target or file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} - {"README.md"}
+
+    assert {page for page in pages if f"]({page})" not in index} == set()
