@@ -81,3 +81,24 @@ def test_links_lead_to_files_that_exist() -> None:
 
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_figures_are_those_of_the_performance_page() -> None:
+    figures = re.search(
+        r"here ([\d,]+) durable appends a second by one process and ([\d,]+) by eight, ([\d.]+) and ([\d.]+) times",
+        README,
+    )
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    rates, ratios = (
+        re.search(
+            rf"<!-- table: append-{table} -->.*?^\| mpcheckpoint \|(.*?)\|$", page, re.MULTILINE | re.DOTALL
+        )
+        for table in ("rate", "ratio")
+    )
+
+    assert figures is not None
+    assert rates is not None
+    assert ratios is not None
+    one, _, eight, *_ = (cell.strip() for cell in rates[1].split("|"))
+    ratio_one, _, ratio_eight, *_ = (cell.strip() for cell in ratios[1].split("|"))
+    assert figures.groups() == (one, eight, ratio_one, ratio_eight)
