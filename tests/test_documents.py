@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
 import mpcheckpoint
 from mpcheckpoint import errors, maintenance, testing
@@ -211,10 +210,8 @@ def test_picture_of_an_import_that_goes_up_shows_it() -> None:
 
 
 def exit_codes_in_help(command: str) -> str:
-    run = subprocess.run(
-        [sys.executable, "-m", "mpcheckpoint", command, "--help"], capture_output=True, text=True, check=True
-    )
-    found = re.search(r"Exit codes:(.*?)(?:\n\n|\nOptions:|\Z)", run.stdout, re.DOTALL)
+    text = CliRunner().invoke(cli, [command, "--help"]).output
+    found = re.search(r"Exit codes:(.*?)(?:\n\n|\nOptions:|\Z)", text, re.DOTALL)
     assert found is not None, f"the help of {command} does not say its exit codes"
     return " ".join(found[1].split())
 
@@ -228,8 +225,8 @@ def test_exit_codes_in_the_table_are_those_of_each_command_s_help() -> None:
         said = exit_codes_in_help(command)
         codes = {int(code) for code in re.findall(r"(?<![\w.])([012])(?![\w.])", said)}
         assert codes == {code for code, cell in enumerate(cells) if cell}, (command, said)
-        for cell in cells[1:]:
-            assert cell in said, (command, said)
+        for cell in filter(None, cells[1:]):
+            assert cell.partition(" (with `--")[0] in said, (command, said)
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
