@@ -29,21 +29,8 @@ MODULES = (
     f"{ROOT}.testing.conformance",
     f"{ROOT}.testing.pytest_plugin",
 )
-# Objects of these are handed out by others and not made by users: their constructors are no promise.
-HANDED_OUT = {
-    *(
-        "Cursor",
-        "Follower",
-        "Log",
-        "MapRun",
-        "Outcome",
-        "Position",
-        "Record",
-        "Repair",
-        "Snapshot",
-        "Transaction",
-    ),
-}
+# What users make themselves. Everything else is handed to them, and its constructor is no promise.
+MADE_BY_USERS = re.compile(rf"{ROOT}\.(checkpoint\.Checkpoint|testing\.\S+)")
 # What other layers of the package call, and users do not.
 FOR_OTHER_LAYERS = {
     *("Log.append_if", "Log.commit", "Log.look", "Log.raw_events", "Log.workers_directory"),
@@ -132,14 +119,12 @@ def _class(cls: type) -> Iterator[str]:
     if issubclass(cls, BaseException):
         bases = [base.__name__ for base in cls.__bases__]
         yield f"An error: {', '.join(f'`{base}`' for base in bases)}.\n"
-    constructor = vars(cls).get("__init__")
-    is_shown = (
-        inspect.isfunction(constructor) and not issubclass(cls, BaseException) and _is_written(constructor)
-    )
-    if is_shown and cls.__name__ not in HANDED_OUT:
+    constructor: Any = vars(cls).get("__init__")
+    is_shown = _is_written(constructor) and _is_made_by_users(cls)
+    if is_shown:
         yield _signature(cls.__name__, constructor)
     yield _markdown(cls)
-    if is_shown and cls.__name__ not in HANDED_OUT and constructor is not None and constructor.__doc__:
+    if is_shown and constructor.__doc__:
         yield _markdown(constructor)
     for name, value in members(cls).items():
         function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
@@ -148,9 +133,14 @@ def _class(cls: type) -> Iterator[str]:
         yield _markdown(function)
 
 
+def _is_made_by_users(cls: type) -> bool:
+    is_error = issubclass(cls, BaseException)
+    return not is_error and MADE_BY_USERS.fullmatch(f"{cls.__module__}.{cls.__qualname__}") is not None
+
+
 def _is_written(function: Any) -> bool:
     """Return whether a person wrote this function, and no decorator."""
-    return Path(function.__code__.co_filename).is_file()
+    return inspect.isfunction(function) and Path(function.__code__.co_filename).is_file()
 
 
 def _signature(name: str, function: Any, *, is_property: bool = False) -> str:
@@ -214,8 +204,9 @@ def _markdown(value: Any) -> str:
             lines.append(_escaped(re.sub("::$", ":", line)))
         elif section:
             text = _escaped(line[4:])
-            is_item = not text.startswith(" ")
-            lines.append(f"- {text}" if is_item and section != "Returns" else f"  {text.strip()}")
+            # What is returned is one thing, told in sentences, or several with names, told in a list.
+            is_item = text.startswith("`") if section == "Returns" else not text.startswith(" ")
+            lines.append(f"- {text}" if is_item else f"  {text.strip()}")
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"
