@@ -176,7 +176,7 @@ def test_meeting_under_locks_that_do_not_lock_is_found_to_do_harm(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The control: between the catch-up of the one and its write the other writes to the same place.
-    monkeypatch.setitem(seam._REAL, "lock", lambda fd, timeout_s=None: True)
+    monkeypatch.setitem(seam._REAL, "lock", lambda fd, timeout_s=None, waiting=None: True)
     monkeypatch.setitem(seam._REAL, "prove_locking", lambda path, with_child: None)
 
     with pytest.raises(AssertionError, match="is_acknowledged=True"):

@@ -77,6 +77,20 @@ def _candidate(data: bytes, start: int, base: int, computed_crc: int | None) -> 
     return None
 
 
+def first_end(data: bytes, *, base: int) -> Line | None:
+    """Return the first line in ``data`` that ends a batch and fits the crc field of the line before it, or None.
+
+    Args:
+        data: any bytes of a log; the line and the crc field before it must both lie within.
+        base: the file offset of ``data[0]``.
+    """
+    for match in _LINE_BEHIND_CRC.finditer(data):
+        line = _candidate(data, match.end(), base, None)
+        if line is not None and line.more == 0:
+            return line
+    return None
+
+
 def last_line(data: bytes, *, base: int) -> Line | None:
     """Return the last line in ``data`` that fits the crc field of the line before it, or None.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._storage.durability import Durability
+    from mpcheckpoint._storage.log_end import Rest
     from mpcheckpoint._storage.reader import Chunk
     from mpcheckpoint._types import Position, Repair
 
@@ -63,7 +64,8 @@ class Reader(Protocol):
         offset: lines that end at or below it survive a loss of power; too low is fine. ``is_reset`` says that what was
         given before is void and the log comes anew from its start: only where it was replaced, and never if the reader
         ``resumes``. ``lines`` is a list of Lines, or a Lines (``_format.bulk``), which costs less where there are many;
-        lists are the caller's to change.
+        lists are the caller's to change. ``begun_us`` is above the stamps of lines that were copied from an earlier
+        generation, and below all others; 0 where there are none.
 
         Raises:
             CorruptLogError, ReadFailedError, LogNotFoundError: what was given before stays valid.
@@ -82,8 +84,27 @@ class Reader(Protocol):
             InvalidPositionError: it is no position of this log, be it of one with the same key on another place.
         """
 
+    def begin_near_end(self, length_bytes: int) -> int | None:
+        """Have the first ``news`` begin at a batch about so many bytes before the end of the log, or at an earlier one.
+
+        What is passed over is not read, so damage in it is not found. Notes in it are not given.
+
+        Returns:
+            The stamp of the batch before that one: all that is younger comes. None if reading begins at the start, as
+            it may always do.
+
+        Requires: neither ``news`` nor ``seek`` was called. It may be called again, to begin earlier.
+        """
+
+    def rest(self) -> Rest | None:
+        """Return what stands behind the last whole batch, as the last ``news`` found it; None for nothing, or padding.
+
+        Requires: all that ``news`` yields was taken.
+        """
+
     def position(self) -> Position:
-        """Return the place behind what was given so far, or sought. Requires: ``news`` or ``seek`` was called."""
+        """Return the place behind what was given so far, or sought. Requires: ``news`` or another of these methods was
+        called."""
 
     def release(self) -> None:
         """Give back files and the like. The next ``news`` takes them again and goes on where the last one ended."""
@@ -179,7 +200,11 @@ class StoredLog(Protocol):
 
     def stats(self) -> dict[str, object]:
         """Return figures by name, among them ``size_bytes``, ``appends`` and ``syncs`` (by this process), ``repairs``
-        (a count) and ``is_poisoned``. ``records`` and ``objects`` are the handle's."""
+        (a count) and ``is_poisoned``.
+
+        Where there are locks that others can look at also ``lock`` ("free", "held" or "unknown"), ``waiters``,
+        ``holder_pid``, ``holder_command`` and ``is_holder_stopped``. What is read from the records is the handle's.
+        """
 
 
 class Store(Protocol):

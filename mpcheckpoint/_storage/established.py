@@ -5,6 +5,7 @@ Everything here but ``sync`` requires the append lock; ``writer`` sees to that.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
@@ -38,6 +39,9 @@ _FIRST_LOOK_BACK_BYTES = 64 * 1024
 _LARGEST_LOOK_BACK_BYTES = 2 * MAX_LINE_BYTES
 _REWRITE_BYTES = 1024 * 1024
 _NOBODY = bytes(8)
+# A sync that takes longer is told of, but not each one of a slow disk.
+SLOW_SYNC_S = 1.0
+_TELL_SLOW_EVERY_S = 60.0
 
 
 class EstablishedLog:
@@ -70,6 +74,7 @@ class EstablishedLog:
         self.syncs = 0
         # What there is to tell, once no lock is held: a handler of log messages is user code.
         self.notices: list[str] = []
+        self._told_slow_s = -_TELL_SLOW_EVERY_S
         # What was known to be durable before the file was found changed.
         self._floor = 0
         self._is_used = False
@@ -274,12 +279,26 @@ class EstablishedLog:
             OSError: the sync failed, which is final.
         """
         with self._sync_mutex:
+            began_s = time.monotonic()
             try:
                 system.sync_data(self.fd)
             except OSError:
                 self.is_poisoned = True
                 raise
             self.syncs += 1
+            self.note_duration(time.monotonic() - began_s)
+
+    def note_duration(self, sync_s: float) -> None:
+        """Have it told, once no lock is held, that a sync took so long, if that is long, and was not told lately."""
+        if sync_s < SLOW_SYNC_S:
+            return
+        now_s = time.monotonic()
+        if now_s - self._told_slow_s >= _TELL_SLOW_EVERY_S:
+            self._told_slow_s = now_s
+            self.notices.append(
+                f"a sync of log {self._paths.log_key!r} took {sync_s:.1f} s; the disk is slow, or busy "
+                f"({self._paths.log})"
+            )
 
     def mark_poisoned(self, error: OSError) -> None:
         """Tell every process that a sync failed: beside the log, and in the page as a shortcut."""

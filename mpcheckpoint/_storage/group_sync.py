@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._storage.established import SLOW_SYNC_S
 from mpcheckpoint._storage.lock_file import LockFile
 
 if TYPE_CHECKING:
@@ -172,6 +174,7 @@ class GroupSync:
         poison is there before anybody else can lead; what has the log open gets the error from its own next sync, too.
         """
         beginning = generation.beginning
+        began_s = time.monotonic()
         try:
             system.sync_data(generation.fd)
         except OSError as error:
@@ -179,6 +182,9 @@ class GroupSync:
             generation.mark_poisoned(error)
             raise
         generation.syncs += 1
+        sync_s = time.monotonic() - began_s
+        if sync_s >= SLOW_SYNC_S:
+            generation.note_duration(sync_s)
         if generation.is_poisoned:  # a sync nested in this one failed, and took the error with it
             raise _poisoned()
         if generation.beginning is beginning:  # else somebody put other bytes into the file meanwhile

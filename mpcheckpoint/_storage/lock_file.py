@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
+
+if TYPE_CHECKING:
+    from mpcheckpoint._storage.waits import Wait
 
 _REOPEN_LIMIT = 100
 
@@ -18,17 +22,19 @@ class LockFile:
     Concurrency: for one thread at a time; a mutex of the caller sees to that.
     """
 
-    __slots__ = ("_path", "descriptor")
+    __slots__ = ("_path", "_wait", "descriptor")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, wait: Wait | None = None) -> None:
+        """Take the lock of the file at ``path``; where that takes time, ``wait`` is entered meanwhile."""
         self._path = path
+        self._wait = wait
         self.descriptor: system.Descriptor | None = None
 
     def take(self, timeout_s: float | None) -> bool:
         """Take the lock; return False if ``timeout_s`` seconds did not suffice."""
         for _ in range(_REOPEN_LIMIT):
             descriptor = self.descriptor or self._opened()
-            if not system.lock(descriptor.fd, timeout_s):
+            if not system.lock(descriptor.fd, timeout_s, self._wait):
                 return False
             if system.stat_fd(descriptor.fd).st_nlink:
                 return True

@@ -19,6 +19,7 @@ from mpcheckpoint._storage.bell import Bell
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.descriptors import pool
 from mpcheckpoint._storage.interval import IntervalSyncer
+from mpcheckpoint._storage.waits import waits
 from mpcheckpoint._storage.writer import LogWriter
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ class Process:
         self._flushes_at_exit = False
         clock.reset_after_fork()
         pool.reset_after_fork()
+        waits.reset_after_fork()
         self.interval.reset_after_fork()
         bells, self._bells = self._bells, OrderedDict()
         for bell in bells.values():

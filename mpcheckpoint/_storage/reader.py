@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
-from zlib import crc32
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.bulk import Lines
@@ -16,8 +15,9 @@ from mpcheckpoint._storage.descriptors import pool
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.header import known_control, read_header
 from mpcheckpoint._storage.judge import Broken, refuse_shortened, require_torn, vouched_offset
+from mpcheckpoint._storage.log_end import Rest, batch_near_end, length_and_crc, look_at_rest
 from mpcheckpoint._storage.page import stated_durable
-from mpcheckpoint._storage.replay import CHUNK_BYTES, FIRST_READ_BYTES, replay
+from mpcheckpoint._storage.replay import FIRST_READ_BYTES, replay
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import FormatVersionError, InvalidPositionError, LogNotFoundError
 
@@ -44,6 +44,7 @@ class Chunk(NamedTuple):
         generation: the generation they stand in.
         durable: the highest offset that they, or lines before them, state as durable.
         is_reset: whether the log was loaded anew, so that what was read before is void.
+        begun_us: when the generation began: what is older was copied into it.
     """
 
     lines: Sequence[Line]
@@ -51,6 +52,7 @@ class Chunk(NamedTuple):
     generation: str
     durable: int
     is_reset: bool
+    begun_us: int = 0
 
 
 class LogReader:
@@ -202,10 +204,42 @@ class LogReader:
                 return
             self._end = EndState(line.end, line.stored_crc, line.stamp_us)
 
+    def begin_near_end(self, length_bytes: int) -> int | None:
+        """Have the first ``news`` begin at a batch about so many bytes before the end of the log, or at an earlier one.
+
+        Returns:
+            The stamp of the batch before it, or None if reading begins at the start.
+        """
+        with translated("reading", self._paths.log, is_read=True):
+            descriptor, _, status = self._current()
+            assert self._header is not None
+            self._end = self._header.end
+            line = batch_near_end(descriptor.fd, self._end.offset, status.st_size, length_bytes)
+            if line is None:
+                return None
+            self._end = EndState(line.end, line.stored_crc, line.stamp_us)
+            self._durable = max(self._durable, line.durable)
+            return line.stamp_us
+
+    def rest(self) -> Rest | None:
+        """Return what stands behind the last whole batch, as the last look found it; None for nothing, or padding.
+
+        Takes no lock.
+        """
+        offset = self._end.offset
+        if self._judged_torn[0] != offset:
+            return None
+        with translated("reading", self._paths.log, is_read=True):
+            descriptor, _, _ = self._current()
+            rest = look_at_rest(descriptor.fd, offset, self._paths.lock)
+            if rest is not None and (self._current()[0] is not descriptor or self._end.offset != offset):
+                return rest._replace(is_torn=False)  # replaced meanwhile
+            return rest
+
     def position(self) -> Position:
         """Return the place behind what was read so far.
 
-        Requires: ``news`` or ``seek`` was called.
+        Requires: ``news``, ``seek`` or ``begin_near_end`` was called.
         """
         assert self._header is not None
         return Position(self._paths.log_key, self._header.generation, self._end.offset, self._end.stamp_us)
@@ -304,7 +338,8 @@ class LogReader:
         self._is_reset = False
         clock.observe(result.end.stamp_us)
         if is_news:
-            yield Chunk(records, notes, generation, self._durable, is_reset)
+            begun_us = 0 if self._header is None else self._header.created_us
+            yield Chunk(records, notes, generation, self._durable, is_reset, begun_us)
 
     def _behind_skip(self, records: Lines) -> Lines:
         """Return the records behind the position that was sought. Stamps rise: the others come first."""
@@ -326,7 +361,7 @@ class LogReader:
         """Return what stands behind the end, if an earlier look called it torn: offset, length and CRC."""
         if self._judged_torn[0] != self._end.offset:
             return -1, 0, 0
-        return self._end.offset, *_length_and_crc(fd, self._end.offset)
+        return self._end.offset, *length_and_crc(fd, self._end.offset)
 
     def _vouched(self, fd: int, last: Scan, vouched: int) -> int:
         """Return the offset below which some line calls the bytes durable; at most the damage's, if that is a torn end
@@ -346,11 +381,3 @@ class LogReader:
         assert self._header is not None
         stated = stated_durable(self._paths.page, self._header.generation)
         return stated if stated > damage.offset else vouched_offset(fd, broken, above=damage.offset)
-
-
-def _length_and_crc(fd: int, offset: int) -> tuple[int, int]:
-    length = crc = 0
-    while data := system.read_at(fd, CHUNK_BYTES, offset + length):
-        crc = crc32(data, crc)
-        length += len(data)
-    return length, crc

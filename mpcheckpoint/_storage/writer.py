@@ -20,6 +20,7 @@ from mpcheckpoint._storage.mutex import Mutex
 from mpcheckpoint._storage.poison import Poison
 from mpcheckpoint._storage.successor import find_in_successor, outcome_unknown
 from mpcheckpoint._storage.switch import switch_generation
+from mpcheckpoint._storage.waits import Wait
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import (
     CheckpointError,
@@ -74,7 +75,7 @@ class LogWriter:
         self.appends = 0
         self._poison = Poison(paths)
         self._mutex = Mutex(f"the log {paths.log_key!r}")
-        self._append_lock = LockFile(paths.lock)
+        self._append_lock = LockFile(paths.lock, Wait(paths.log_key, paths.lock))
         self._group_sync = GroupSync(paths.sync, self._poison)
         self._generation: Generation | None = None
         # By which writers know each other's entries in the page.
@@ -137,6 +138,8 @@ class LogWriter:
                 self._group_sync.cover(generation, end.offset)
             except OSError as error:
                 raise self._not_covered(position, error) from error
+            if generation.notices:
+                self._tell_notices(generation)
             is_replaced = system.stat_fd(generation.fd).st_nlink == 0
         except CheckpointError:
             raise
@@ -168,6 +171,7 @@ class LogWriter:
             self._group_sync.cover(generation, end.offset)
         except OSError as error:
             raise self._not_covered(None, error) from error
+        self._tell_notices(generation)
         # If the log got another generation meanwhile, that holds the same records and was synced before it
         # was put there.
         return end.offset
@@ -241,9 +245,18 @@ class LogWriter:
                 repair.offset,
                 repair.path,
             )
-        generation = self._generation
-        while generation is not None and generation.notices:
-            logger.warning("%s", generation.notices.pop(0))
+        if self._generation is not None:
+            self._tell_notices(self._generation)
+
+    @staticmethod
+    def _tell_notices(generation: Generation) -> None:
+        """Log what a generation has to tell. Requires: no lock is held."""
+        while generation.notices:
+            try:
+                notice = generation.notices.pop(0)
+            except IndexError:  # another thread told it
+                return
+            logger.warning("%s", notice)
 
     def _let_go(self) -> None:
         """Give back both locks, if this thread has them; else nothing."""

@@ -34,6 +34,7 @@ from mpcheckpoint._system.files import (
     truncate,
     write_at,
 )
+from mpcheckpoint._system.holders import Holder, LockState, LockStatus, lock_status
 from mpcheckpoint._system.locks import is_locked, lock, prove_locking, store_lock, try_lock, unlock
 from mpcheckpoint._system.workers import create_locked, remove_unlocked
 from mpcheckpoint.errors import UnsupportedPlatformError
@@ -63,6 +64,9 @@ else:
 
 __all__ = [
     "Descriptor",
+    "Holder",
+    "LockState",
+    "LockStatus",
     "create_locked",
     "exists",
     "free_bytes",
@@ -70,6 +74,7 @@ __all__ = [
     "is_locked",
     "list_directory",
     "lock",
+    "lock_status",
     "make_directory",
     "most_open_files",
     "mount_of",

@@ -20,13 +20,14 @@ from portalocker.portalocker import FlockLocker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 # flock whatever ``portalocker.LOCKER`` is set to elsewhere in the process: a POSIX record lock would not exclude
 # threads, and two kinds of lock on one file ignore each other. What the locker calls is called without its checks of
 # flags, which cost more than the lock, most of all in a process that has just been woken.
 _flock = FlockLocker().locker
 _EXCLUSIVE = int(portalocker.LockFlags.EXCLUSIVE)
-_TRY = int(portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+_TRY = _EXCLUSIVE | int(portalocker.LockFlags.NON_BLOCKING)
 _SHARED_TRY = int(portalocker.LockFlags.SHARED | portalocker.LockFlags.NON_BLOCKING)
 _UNLOCK = int(portalocker.LockFlags.UNBLOCK)
 _FIRST_PAUSE_S = 0.0002
@@ -48,8 +49,24 @@ else:
 """
 
 
-def lock(fd: int, timeout_s: float | None = None) -> bool:
-    """Take the exclusive lock of an open file; return False if ``timeout_s`` seconds did not suffice."""
+def lock(
+    fd: int, timeout_s: float | None = None, waiting: AbstractContextManager[object] | None = None
+) -> bool:
+    """Take the exclusive lock of an open file; return False if ``timeout_s`` seconds did not suffice.
+
+    If it is not free at once, ``waiting`` is entered for as long as it takes.
+    """
+    try:
+        _flock(fd, _TRY)
+    except BlockingIOError:
+        if waiting is None:
+            return _wait_for_lock(fd, timeout_s)
+        with waiting:
+            return _wait_for_lock(fd, timeout_s)
+    return True
+
+
+def _wait_for_lock(fd: int, timeout_s: float | None) -> bool:
     if timeout_s is None:
         _flock(fd, _EXCLUSIVE)
         return True

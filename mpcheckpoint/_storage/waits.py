@@ -1,0 +1,132 @@
+"""Who waits long for an append lock, and behind whom: told while it waits, for the wait may have no end.
+
+Told by a thread of its own. Whoever waits sleeps in the kernel, and holds the mutex of its log, under which no handler
+of log messages may run. The thread is there only while this process meets others at its locks, and a lock that is free
+costs nothing: it is not even noticed here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import _system as system
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_LONG_S = 1.0
+_LOOK_EVERY_S = 0.25
+_IDLE_EXIT_S = 5.0
+_TELL_EVERY_S = 60.0
+
+logger = logging.getLogger("mpcheckpoint")
+
+
+class Wait:
+    """One append lock, as this process waits for it. Hold it in a ``with`` statement meanwhile.
+
+    Concurrency: for one thread at a time, like the lock file it is about.
+    """
+
+    __slots__ = ("log_key", "path", "since_s", "told_s")
+
+    def __init__(self, log_key: str, path: str) -> None:
+        self.log_key = log_key
+        self.path = path
+        self.since_s = 0.0
+        self.told_s = -_TELL_EVERY_S
+
+    def __enter__(self) -> None:
+        self.since_s = time.monotonic()
+        waits.begin(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        waits.end(self)
+
+
+class Waits:
+    """All waits of this process for append locks, and the thread that watches them.
+
+    Invariant: while there is a wait, there is a thread, unless none can be started. Whoever begins a wait
+    adds it before it looks for the thread; the thread takes its leave before it looks for waits once more.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: set[Wait] = set()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, wait: Wait) -> None:
+        """Watch a wait. In few steps: whoever has to wait for a lock comes here."""
+        self._waiting.add(wait)
+        if self._thread is None:
+            self._start()
+
+    def end(self, wait: Wait) -> None:
+        """Watch it no more."""
+        self._waiting.discard(wait)
+
+    def reset_after_fork(self) -> None:
+        """Forget the parent's waits, and its thread, which does not exist here."""
+        self._waiting = set()
+        self._thread = None
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="mpcheckpoint-waits", daemon=True)
+        self._thread = thread
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads are to be had: then nobody is told
+            self._thread = None
+
+    def _run(self) -> None:
+        quiet_since_s = time.monotonic()
+        while True:
+            time.sleep(_LOOK_EVERY_S)
+            now_s = time.monotonic()
+            waiting = tuple(self._waiting)
+            for wait in waiting:
+                if now_s - wait.since_s > _LONG_S and now_s - wait.told_s >= _TELL_EVERY_S:
+                    self._tell(wait, now_s)
+            if waiting:
+                quiet_since_s = now_s
+            elif now_s - quiet_since_s > _IDLE_EXIT_S and self._takes_leave():
+                return
+
+    def _takes_leave(self) -> bool:
+        self._thread = None
+        if not self._waiting:
+            return True
+        self._thread = (
+            threading.current_thread()
+        )  # somebody came in between; at worst there are two of us for a while
+        return False
+
+    def _tell(self, wait: Wait, now_s: float) -> None:
+        holder = system.lock_status(wait.path).holder
+        waited_s = now_s - wait.since_s
+        if wait not in self._waiting:
+            return
+        wait.told_s = now_s
+        logger.warning(
+            "waiting for the append lock of log %r for %.1f s; %s (%s)",
+            wait.log_key,
+            waited_s,
+            _told_of(holder),
+            wait.path,
+        )
+
+
+def _told_of(holder: system.Holder | None) -> str:
+    if holder is None:
+        return "it cannot be told who holds it"
+    if holder.command is None:
+        return f"it was taken by process {holder.pid}, which is gone or hidden; one forked from it may still hold it"
+    return f"process {holder.pid} holds it{' and is stopped' if holder.is_stopped else ''}: {holder.command}"
+
+
+waits = Waits()

@@ -1,0 +1,138 @@
+"""Who holds a lock: told by the kernel's own table, without taking any lock.
+
+Linux shows it in /proc. Elsewhere, or where that may not show everybody, the answer is that it cannot be told: never
+that a lock is free which somebody may hold.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from typing import NamedTuple
+
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_READ_BYTES = 1 << 20
+# The number by which the kernel knows the first name space of processes (PROC_PID_INIT_INO). In any other the table
+# leaves out what processes outside of it hold.
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"
+_STOPPED = "tT"
+_LONGEST_COMMAND_BYTES = 4096
+
+
+class LockState(Enum):
+    """What can be told of a lock."""
+
+    FREE = "free"
+    HELD = "held"
+    UNKNOWN = "unknown"
+
+
+class Holder(NamedTuple):
+    """A process that took a lock.
+
+    Attributes:
+        pid: its id.
+        command: its command line; None if it is gone, or hidden from us. If it is gone, a process that it forked has
+            the lock.
+        is_stopped: whether it was stopped, as by SIGSTOP or Ctrl-Z.
+    """
+
+    pid: int
+    command: str | None
+    is_stopped: bool
+
+
+class LockStatus(NamedTuple):
+    """Who holds a lock, and how many wait for it.
+
+    Attributes:
+        state: whether it is held.
+        holder: who holds it; None if nobody does, or it cannot be told who.
+        waiters: how many processes and threads wait for it in the kernel; None if that cannot be told.
+    """
+
+    state: LockState
+    holder: Holder | None
+    waiters: int | None
+
+
+_FREE = LockStatus(LockState.FREE, None, 0)
+_UNKNOWN = LockStatus(LockState.UNKNOWN, None, None)
+
+
+def lock_status(path: str) -> LockStatus:
+    """Return who holds the flock lock of the file at ``path``. Takes no lock, and raises nothing."""
+    try:
+        fd = os.open(path, _FLAGS)
+    except FileNotFoundError:
+        return _FREE  # who locks a file without a name locks out nobody
+    except OSError:
+        return _UNKNOWN
+    try:
+        name = _name_in_table(fd)
+        # The kernel hands the table out in pieces, between which it changes: a line can be missed, not twice in a row.
+        status = _found(name) if name else None
+        if name and status is None:
+            status = _found(name)
+        if status is None and name and os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE:
+            return _FREE
+    except (OSError, ValueError, IndexError):
+        return _UNKNOWN
+    finally:
+        os.close(fd)
+    return status or _UNKNOWN
+
+
+def _name_in_table(fd: int) -> str | None:
+    """Return what stands for an open file in the table; None if that cannot be told.
+
+    Not made of what stat says: on btrfs and overlayfs that has other numbers of device, or of inode, than the table.
+    """
+    fields = dict(line.split(":", 1) for line in _read(f"/proc/self/fdinfo/{fd}").splitlines() if ":" in line)
+    inode = int(fields["ino"]) if "ino" in fields else os.fstat(fd).st_ino  # not told before Linux 5.14
+    mount_id = fields.get("mnt_id", "").strip()
+    for line in _read("/proc/self/mountinfo").splitlines():
+        mount = line.split(maxsplit=3)
+        if mount[0] == mount_id:
+            major, minor = mount[2].split(":")
+            return f"{int(major):02x}:{int(minor):02x}:{inode}"
+    return None
+
+
+def _found(name: str) -> LockStatus | None:
+    holder: int | None = None
+    waiters = 0
+    for line in _read("/proc/locks").splitlines():
+        if name not in line:
+            continue
+        fields = line.split()[1:]  # the first one numbers the locks
+        is_waiting = fields[0] == "->"
+        kind, _, _, pid, file = fields[is_waiting : is_waiting + 5]
+        if kind == "FLOCK" and file == name:
+            waiters += is_waiting
+            holder = holder if is_waiting else int(pid)
+    if holder is None:
+        return None
+    return LockStatus(LockState.HELD, _process(holder) if holder > 0 else None, waiters)
+
+
+def _process(pid: int) -> Holder:
+    try:
+        command = " ".join(_read(f"/proc/{pid}/cmdline", _LONGEST_COMMAND_BYTES).split("\0")).strip()
+        # Its name, which may hold anything, stands in brackets before the state.
+        name, _, rest = _read(f"/proc/{pid}/stat").partition("(")[2].rpartition(")")
+    except OSError:
+        return Holder(pid, None, is_stopped=False)
+    return Holder(pid, command or name, is_stopped=rest.strip()[:1] in _STOPPED and bool(rest))
+
+
+def _read(path: str, most_bytes: int = 1 << 30) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while most_bytes > 0 and (data := os.read(fd, min(_READ_BYTES, most_bytes))):
+            parts.append(data)
+            most_bytes -= len(data)
+    finally:
+        os.close(fd)
+    return b"".join(parts).decode(errors="backslashreplace")
