@@ -11,6 +11,8 @@ with Checkpoint("run-42") as checkpoint:
 from __future__ import annotations
 
 from mpcheckpoint._log.follower import Follower
+from mpcheckpoint._log.objects import ObjectSummary
+from mpcheckpoint._log.reading import Reading
 from mpcheckpoint._log.transaction import Transaction
 from mpcheckpoint._types import Cursor, Position, Record, Repair
 from mpcheckpoint._work.map import MapRun
@@ -30,8 +32,10 @@ __all__ = [
     "MapRun",
     "MapStart",
     "MapStatus",
+    "ObjectSummary",
     "Outcome",
     "Position",
+    "Reading",
     "Record",
     "Repair",
     "RunningItem",

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import ItemsView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint._format.codec import decode_event
+from mpcheckpoint._format.codec import decode_event, encode_key
+from mpcheckpoint._format.frame import MAX_STAMP_US
 from mpcheckpoint._log.follower import Follower
+from mpcheckpoint._log.objects import list_objects
+from mpcheckpoint._log.reading import Choice, Reading
 from mpcheckpoint._log.session import Session, Settings, open_settings
 from mpcheckpoint._log.view import merged, ordered_object_keys
 from mpcheckpoint.log import Log
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
 
+    from mpcheckpoint._log.objects import ObjectSummary
     from mpcheckpoint._log.records import Cut, Records
     from mpcheckpoint._storage.engine import Store
     from mpcheckpoint._types import Cursor
@@ -93,6 +97,56 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             idle_timeout_s: end quietly when nothing came for so many seconds; None waits for ever.
         """
         return Follower(self._session.discovered, after=after, idle_timeout_s=idle_timeout_s)
+
+    # --- looking inside ---------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        *,
+        object_key: str | None = None,
+        since_us: int = 0,
+        until_us: int = MAX_STAMP_US,
+        last: int | None = None,
+    ) -> Reading:
+        """Return an iterator over the records of all logs, in the merged order, in bounded memory.
+
+        Where only the end of the logs is wanted, only that is read.
+
+        Args:
+            object_key: only those of this object; None for all.
+            since_us, until_us: only those made from then to then, both included, in microseconds since 1970.
+            last: only the last so many of these; they are held in memory.
+
+        Returns:
+            A Reading: its ``cursor`` tells where ``follow`` may go on.
+
+        Raises:
+            InvalidKeyError: ``object_key`` is no key.
+            CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: in the iteration, when all that
+                can be read was given out; here, if it cannot be told which logs there are.
+        """
+        if object_key is not None:
+            encode_key(object_key)
+        if last is not None and (type(last) is not int or last < 0):
+            raise ValueError(f"last is a number of records, at least 0, or None, not {last!r}")
+        return Reading(self._session.discovered(), Choice(object_key, since_us, until_us), last)
+
+    def objects(
+        self, *, since_us: int = 0, until_us: int = MAX_STAMP_US, match: str | None = None
+    ) -> Iterator[ObjectSummary]:
+        """Yield what is recorded of each object, in the order in which they were first recorded.
+
+        Reads the logs, not the views: memory is bounded, apart from one entry an object.
+
+        Args:
+            since_us, until_us: only records made from then to then, both included, in microseconds since 1970.
+            match: only objects whose key matches this shell pattern (``fnmatch``); None for all.
+
+        Raises:
+            CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: in the iteration, when all that can
+                be read was given out.
+        """
+        return list_objects(self._session.discovered(), Choice(None, since_us, until_us), match)
 
     # --- the merged view --------------------------------------------------------------------------------------
 

@@ -6,9 +6,10 @@ import time
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from mpcheckpoint._format.codec import decode_event, record_id_of
+from mpcheckpoint._format.bulk import Lines
+from mpcheckpoint._log.reading import ALL, records_in
 from mpcheckpoint._storage.process import process
-from mpcheckpoint._types import Cursor, Position, Record
+from mpcheckpoint._types import Cursor, Position
 from mpcheckpoint.errors import InvalidPositionError
 
 if TYPE_CHECKING:
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mpcheckpoint._format.frame import Line
+    from mpcheckpoint._log.reading import Choice
     from mpcheckpoint._storage.engine import Bell, Reader, StoredLog
     from mpcheckpoint._storage.reader import Chunk
+    from mpcheckpoint._types import Record
 
 _SHORTEST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.02
@@ -25,6 +28,7 @@ _LONGEST_PAUSE_S = 0.02
 _LONGEST_PAUSE_AT_A_BELL_S = 0.05
 # For how long those who append are told that somebody follows.
 _EXPECTED_S = 10.0
+_NEAR_END_BYTES = 4096
 
 
 class News:
@@ -91,35 +95,19 @@ class Source:
         self.stored = stored
         self.reader: Reader = stored.reader(resumes=True)
         self._only = only
-        self._batch_start = 0
 
-    def records(self) -> Iterator[Record]:
-        """Yield what is new."""
+    def records(self, choice: Choice = ALL) -> Iterator[Record]:
+        """Yield what is new, of what is wanted."""
         for chunk in self.reader.news():
-            for line in chunk.lines if self._only is None else self._only(chunk):
-                yield self._record(line, chunk.generation)
+            lines = Lines.of(chunk.lines if self._only is None else self._only(chunk))
+            yield from records_in(lines, choice, self.stored.log_key, chunk.generation)
 
     def skip_to_end(self) -> Position:
-        """Pass over what the log holds now."""
+        """Pass over what the log holds now, reading only its end."""
+        self.reader.begin_near_end(_NEAR_END_BYTES)
         for _ in self.reader.news():
             pass
         return self.reader.position()
-
-    def _record(self, line: Line, generation: str) -> Record:
-        assert line.object_key is not None
-        # A position inside a batch names the batch's start: reading can only begin at whole batches.
-        self._batch_start = self._batch_start or line.offset
-        offset = self._batch_start if line.more else line.end
-        if line.more == 0:
-            self._batch_start = 0
-        return Record(
-            self.stored.log_key,
-            line.object_key,
-            decode_event(line.event),
-            line.stamp_us,
-            record_id_of(line.meta),
-            Position(self.stored.log_key, generation, offset, line.stamp_us, line.more),
-        )
 
 
 class Follower:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpcheckpoint._format.codec import decode_event, encode_key, encode_payload, encode_payloads
 from mpcheckpoint._format.frame import MAX_BATCH_BYTES, batch_bytes_bound
 from mpcheckpoint._log.follower import Follower, Source, StatedDurable
+from mpcheckpoint._log.reading import Choice
 from mpcheckpoint._log.transaction import Transaction
 from mpcheckpoint._storage.durability import Durability
 from mpcheckpoint._storage.paths import WORKERS
@@ -169,24 +170,30 @@ class RecordLog:
         encode_key(object_key)
         return self.look(lambda view: len(view.entries(object_key)))
 
-    def read(self, after: Position | None = None, *, durable: bool = False) -> Iterator[Record]:
+    def read(
+        self, after: Position | None = None, *, object_key: str | None = None, durable: bool = False
+    ) -> Iterator[Record]:
         """Yield the records of this log, in order, in bounded memory.
 
         Args:
             after: begin behind this position; None for the start.
+            object_key: only those of this object; the events of others are not even decoded. None for all.
             durable: only what is known durable, syncing first if need be. A read-only handle cannot sync: it yields
                 what the log itself states to be durable.
 
         Raises:
             CorruptLogError: at the damage, after the records before it were yielded.
             InvalidPositionError: ``after`` is no position of this log.
+            InvalidKeyError: ``object_key`` is no key.
         """
         state = self._state()
+        if object_key is not None:
+            encode_key(object_key)
         source = Source(state.stored, self._only_durable(state.stored) if durable else None)
         if after is not None:
             source.reader.seek(after)
         try:
-            yield from source.records()
+            yield from source.records(Choice(object_key))
         finally:
             source.reader.release()
 
@@ -219,13 +226,48 @@ class RecordLog:
         return self._state().stored.repairs()
 
     def stats(self) -> dict[str, object]:
-        """Return figures: records and objects in the view, size in bytes, and what this process did
-        (appends, syncs)."""
+        """Return figures of this log, by name. The first call reads the log, later ones what is new; memory is
+        bounded, apart from the keys of its objects.
+
+        Returns:
+            ``records``, ``objects``: how many it holds.
+            ``first_us``, ``last_us``: when the first and the last record were made, in microseconds since 1970; None
+                if there is none.
+            ``size_bytes``, ``path``: of its file, with padding.
+            ``batches``: how many appends the records came by, of all processes, a batch being one.
+            ``stated_syncs``: how many syncs the log's own lines tell of, of all processes, in its present
+                generation. There may have been more: one that covered nothing new, or came after the last line.
+            ``appends``, ``syncs``: how many of each this process did.
+            ``repairs``: how many torn ends were cut off.
+            ``state``: "whole"; "pending": a write seems to be in progress; "torn": the next writer cuts off what a
+                dying one left; "poisoned": a sync failed, ``recover`` helps. The worst of them.
+            ``is_poisoned``: whether a sync failed.
+            ``lock``: whether somebody holds its append lock now: "free", "held", or "unknown" where the system does
+                not tell (it does on Linux, in the first name space of processes).
+            ``holder_pid``, ``holder_command``, ``is_holder_stopped``: who does; None if nobody, or it cannot be told.
+            ``waiters``: how many processes and threads sleep until they get it; None if that cannot be told.
+
+        Raises:
+            CorruptLogError, ReadFailedError, LogNotFoundError: ``mpcheckpoint.maintenance.survey`` tells what it can.
+
+        Concurrency: takes no lock that anybody else could meet.
+        """
         state = self._state()
         with self._session.mutex.guard():
-            view = self._session.refresh_log(self._log_key)
-            figures: dict[str, object] = {"records": view.records, "objects": len(view.held.objects)}
-        return figures | state.stored.stats()
+            census = self._session.census(self._log_key)
+            of_process = state.stored.stats()
+            states = census.states(is_poisoned=bool(of_process["is_poisoned"]))
+            figures = census.figures
+            counted: dict[str, object] = {
+                "records": figures.records,
+                "objects": len(figures.object_keys),
+                "first_us": figures.first_us,
+                "last_us": figures.last_us,
+                "batches": figures.batches,
+                "stated_syncs": figures.stated_syncs,
+                "state": states[0],
+            }
+        return counted | of_process
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._log_key!r} of {self._session.settings.path}>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpcheckpoint._log.census import Census
 from mpcheckpoint._log.view import LogView
 from mpcheckpoint._storage.durability import Durability
 from mpcheckpoint._storage.mutex import Mutex
@@ -69,6 +70,8 @@ class Session:
         self._states: dict[str, LogState] = {}
         # What the view of each of them holds.
         self._held: dict[str, Records] = {}
+        # Of those whose figures were asked for. Not taken from the views: those hold every event in memory.
+        self._censuses: dict[str, Census] = {}
         self._token: object | None = None
         # None: every log of the store is read. Else only these are.
         self._scope: set[str] | None = None if settings.log_keys is None else set()
@@ -164,6 +167,14 @@ class Session:
         self._refresh((self._states[log_key],))
         return self._states[log_key].view
 
+    def census(self, log_key: str) -> Census:
+        """Return the figures of one log, brought up to date. Requires: ``mutex``."""
+        census = self._censuses.get(log_key)
+        if census is None:
+            census = self._censuses[log_key] = Census(self._states[log_key].stored)
+        census.refresh()
+        return census
+
     def _refresh(self, states: Iterable[LogState]) -> bool:
         """Take in what is new in these logs; return whether there was anything. In few steps: each read asks."""
         is_news = False
@@ -237,6 +248,7 @@ class Session:
             with self.mutex.guard():
                 for state in self._states.values():
                     state.reader.release()
+                self._drop_censuses()
                 self._states, self._held = {}, {}
 
     def reset_after_fork(self) -> None:
@@ -247,6 +259,12 @@ class Session:
             state.reader.release()
             if not is_whole:
                 self._begin(state.stored)
+        self._drop_censuses()
+
+    def _drop_censuses(self) -> None:
+        for census in self._censuses.values():
+            census.release()
+        self._censuses = {}
 
 
 def open_settings(

@@ -24,6 +24,7 @@ from mpcheckpoint._storage.paths import STORE_DIRECTORY, TEMPORARY_SUFFIX, LogPa
 from mpcheckpoint._storage.places import places
 from mpcheckpoint._storage.repair import write_whole
 from mpcheckpoint.errors import (
+    CheckpointError,
     LockTimeoutError,
     LockUnsupportedError,
     LogNotFoundError,
@@ -167,6 +168,20 @@ class StoreDirectory:
             names = [name for name in system.list_directory(self.path) if name.endswith(LOG_SUFFIX)]
             self._keys = {name: self._keys.get(name) or self._key_in(name) for name in names}
         return sorted(self._keys.values())
+
+    def listing(self) -> Iterator[tuple[str, str | CheckpointError]]:
+        """Yield the path of each log file, with its key, or with why that cannot be told: in order of their names."""
+        with translated("listing", self.path, is_read=True):
+            names = sorted(name for name in system.list_directory(self.path) if name.endswith(LOG_SUFFIX))
+        for name in names:
+            path = os.path.join(self.path, name)
+            found: str | CheckpointError
+            try:
+                with translated("reading", path, is_read=True):
+                    found = self._key_in(name)
+            except CheckpointError as error:
+                found = error
+            yield path, found
 
     def _key_in(self, name: str) -> str:
         path = os.path.join(self.path, name)

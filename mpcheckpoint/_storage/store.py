@@ -16,12 +16,13 @@ from mpcheckpoint._storage.reader import LogReader
 from mpcheckpoint._storage.repair import list_repairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._storage.paths import LogPaths
     from mpcheckpoint._storage.writer import LogWriter
     from mpcheckpoint._types import Position, Repair
+    from mpcheckpoint.errors import CheckpointError
 
 
 class DirectoryLog:
@@ -93,11 +94,12 @@ class DirectoryLog:
             return list_repairs(self._paths)
 
     def stats(self) -> dict[str, object]:
-        """Return the log's size in bytes, and what this process did to it."""
+        """Return the log's size in bytes, what this process did to it, and who holds its append lock."""
         writer = self._writer()
         with translated("reading", self._paths.log, is_read=True):
             size = system.stat_path(self._paths.log).st_size
             is_poisoned = writer.is_poisoned()
+        lock = system.lock_status(self._paths.lock)
         return {
             "path": self._paths.log,
             "size_bytes": size,
@@ -105,6 +107,11 @@ class DirectoryLog:
             "syncs": writer.syncs,
             "repairs": len(self.repairs()),
             "is_poisoned": is_poisoned,
+            "lock": lock.state.value,
+            "holder_pid": None if lock.holder is None else lock.holder.pid,
+            "holder_command": None if lock.holder is None else lock.holder.command,
+            "is_holder_stopped": None if lock.holder is None else lock.holder.is_stopped,
+            "waiters": lock.waiters,
         }
 
     def _writer(self) -> LogWriter:
@@ -134,6 +141,18 @@ class DirectoryStore:
     def log_keys(self) -> list[str]:
         """Return the keys of all logs, sorted."""
         return self._directory.log_keys()
+
+    def listing(self) -> Iterator[tuple[str, str | CheckpointError]]:
+        """Yield the path of each log file, with its key, or with why that cannot be told."""
+        return self._directory.listing()
+
+    def path_of(self, log_key: str) -> str:
+        """Return the path of a log's file, which need not exist.
+
+        Raises:
+            InvalidKeyError: it is no key.
+        """
+        return self._directory.paths_of(log_key).log
 
     def change_token(self) -> object | None:
         """Return a value that changes when a log is added; None if that cannot be told without listing."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.control import Note
     from mpcheckpoint._format.frame import Line, Payload
     from mpcheckpoint._storage.durability import Durability
+    from mpcheckpoint._storage.log_end import Rest
     from mpcheckpoint._types import Repair
 
 
@@ -90,6 +91,14 @@ class MemoryReader:
         if position.log_key != self._content.log_key or position.generation != self._content.generation:
             raise InvalidPositionError(f"{position} is no position of this log", reason="of another log")
         self._skip = (position.stamp_us, -position.more)
+
+    def begin_near_end(self, length_bytes: int) -> int | None:
+        """Begin at the start: all is in memory."""
+        del length_bytes
+        return None
+
+    def rest(self) -> Rest | None:
+        """Return None: nobody dies in a write."""
 
     def position(self) -> Position:
         """Return the place behind what was given or sought, whichever is later."""

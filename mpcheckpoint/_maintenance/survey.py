@@ -1,0 +1,136 @@
+"""The state of each log of a store: what can be read of it, what is wrong with it, who writes to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mpcheckpoint._log.census import Census
+from mpcheckpoint._storage.store import DirectoryStore
+from mpcheckpoint.errors import CheckpointError, CorruptLogError, InvalidKeyError, LogNotFoundError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator
+
+    from mpcheckpoint._storage.store import DirectoryLog
+
+_OF_STATS = (
+    *("size_bytes", "repairs", "lock", "waiters"),
+    *("holder_pid", "holder_command", "is_holder_stopped"),
+)
+# The worst first.
+STATES = ("unreadable", "corrupt", "poisoned", "torn", "pending", "whole")
+
+
+@dataclass(frozen=True, slots=True)
+class LogSurvey:
+    """One log of a store, as it was found.
+
+    Attributes:
+        log_key: its key; None if its header cannot be read.
+        path: its file.
+        states: what holds of it, the worst first. "whole": nothing else. "pending": bytes behind the end may be a write
+            in progress. "torn": they are what a dying writer left, which the next one cuts off. "poisoned": a sync
+            failed, so it takes no appends until ``Log.recover()``. "corrupt": bytes that were durable are damaged.
+            "unreadable": of a newer version, of another key, closed to us, or on a failing disk.
+        error: what was met where it is corrupt or unreadable. The figures are of what stands before that.
+        records, objects, first_us, last_us, batches, stated_syncs, size_bytes, repairs, lock, waiters, holder_pid,
+        holder_command, is_holder_stopped: as for ``Log.stats``; 0 or None where it cannot be told.
+    """
+
+    log_key: str | None
+    path: str
+    states: tuple[str, ...]
+    error: CheckpointError | None = None
+    records: int = 0
+    objects: int = 0
+    first_us: int | None = None
+    last_us: int | None = None
+    batches: int = 0
+    stated_syncs: int = 0
+    size_bytes: int | None = None
+    repairs: int | None = None
+    lock: str = "unknown"
+    waiters: int | None = None
+    holder_pid: int | None = None
+    holder_command: str | None = None
+    is_holder_stopped: bool | None = None
+
+    @property
+    def state(self) -> str:
+        """The worst of ``states``."""
+        return self.states[0]
+
+
+def survey(path: str | os.PathLike[str], *, log_keys: Iterable[str] | None = None) -> Iterator[LogSurvey]:
+    """Yield the state of each log of the store in the directory ``path``, in the order of their file names.
+
+    Reads each log, in memory that is bounded apart from the keys of its objects. Writes nothing and takes no lock that
+    anybody else could meet.
+
+    Args:
+        path: the directory, as for ``Checkpoint``.
+        log_keys: only these, in this order; None for all.
+
+    Raises:
+        StoreNotFoundError, NotAStoreError, StoreAccessError: there is no store that can be looked at.
+        LogNotFoundError, InvalidKeyError: one of ``log_keys`` is none; raised when its turn comes.
+    """
+    store = DirectoryStore(path, create=False, read_only=True)
+    if log_keys is None:
+        return (_surveyed(store, file, found) for file, found in store.listing())
+    return (_surveyed(store, store.path_of(log_key), log_key) for log_key in log_keys)
+
+
+def _surveyed(store: DirectoryStore, path: str, found: str | CheckpointError) -> LogSurvey:
+    if isinstance(found, CheckpointError):
+        return LogSurvey(None, path, (_state_for(found),), found)
+    try:
+        stored = store.find_log(found)
+    except (LogNotFoundError, InvalidKeyError):
+        raise
+    except CheckpointError as error:
+        return LogSurvey(found, path, (_state_for(error),), error)
+    return _counted(stored, path)
+
+
+def _counted(stored: DirectoryLog, path: str) -> LogSurvey:
+    """Return what is found by reading a log whose header is sound."""
+    failure: CheckpointError | None = None
+    states: tuple[str, ...] = ()
+    of_process: dict[str, Any] = {}
+    census = Census(stored)
+    try:
+        census.refresh()
+    except CheckpointError as error:
+        failure = error
+    try:
+        of_process = stored.stats()
+        is_poisoned = bool(of_process["is_poisoned"])
+        states = ("poisoned",) if failure and is_poisoned else ()
+        states = states if failure else census.states(is_poisoned=is_poisoned)
+    except CheckpointError as error:
+        failure = failure or error
+    finally:
+        census.release()
+    if failure is not None:
+        states = (_state_for(failure), *states)
+    figures = census.figures
+    return LogSurvey(
+        stored.log_key,
+        path,
+        states,
+        failure,
+        records=figures.records,
+        objects=len(figures.object_keys),
+        first_us=figures.first_us,
+        last_us=figures.last_us,
+        batches=figures.batches,
+        stated_syncs=figures.stated_syncs,
+        **{name: of_process[name] for name in _OF_STATS if name in of_process},
+    )
+
+
+def _state_for(error: CheckpointError) -> str:
+    return "corrupt" if isinstance(error, CorruptLogError) else "unreadable"
