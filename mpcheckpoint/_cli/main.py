@@ -10,8 +10,11 @@ import click
 from mpcheckpoint import __version__
 from mpcheckpoint._cli.doctor_command import doctor_command
 from mpcheckpoint._cli.import_command import import_command
+from mpcheckpoint._cli.ls_command import ls_command
 from mpcheckpoint._cli.map_command import map_command
 from mpcheckpoint._cli.results_command import results_command
+from mpcheckpoint._cli.show_command import show_command
+from mpcheckpoint._cli.tail_command import tail_command
 from mpcheckpoint._cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, end_by_broken_pipe, say
 from mpcheckpoint.errors import CheckpointError
 
@@ -37,6 +40,9 @@ cli.add_command(doctor_command)
 cli.add_command(import_command)
 cli.add_command(map_command)
 cli.add_command(results_command)
+cli.add_command(ls_command)
+cli.add_command(show_command)
+cli.add_command(tail_command)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

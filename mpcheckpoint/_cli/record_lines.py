@@ -1,0 +1,41 @@
+"""Records, as commands print them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mpcheckpoint._cli.terminal import safe
+from mpcheckpoint._cli.times import iso
+
+if TYPE_CHECKING:
+    from mpcheckpoint import Record
+
+
+def one_line(text: str) -> str:
+    """Return a name that may hold anything as it is shown in a line."""
+    return safe(text.replace("\n", "\\n").replace("\t", "\\t"))
+
+
+def event_text(event: Any) -> str:
+    """Return an event as it is shown in a line: JSON."""
+    return safe(msgspec.json.encode(event).decode())
+
+
+def record_fields(record: Record) -> dict[str, Any]:
+    """Return what is printed of a record with --json."""
+    return {
+        "time": iso(record.stamp_us),
+        "stamp_us": record.stamp_us,
+        "log_key": record.log_key,
+        "object_key": record.object_key,
+        "event": record.event,
+        "record_id": record.record_id,
+        "position": str(record.position),
+    }
+
+
+def json_line(fields: dict[str, Any]) -> bytes:
+    """Return an object as one line of JSON."""
+    return msgspec.json.encode(fields) + b"\n"

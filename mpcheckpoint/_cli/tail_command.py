@@ -1,0 +1,111 @@
+"""``mpcheckpoint tail``: the last records, and those to come."""
+
+from __future__ import annotations
+
+import select
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli.options import json_option, keys_option, store_option
+from mpcheckpoint._cli.record_lines import event_text, json_line, one_line, record_fields
+from mpcheckpoint._cli.terminal import EXIT_INTERRUPTED, EXIT_OK, end_by_broken_pipe, flush_out, write_out
+from mpcheckpoint._cli.times import iso, since_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpcheckpoint import Cursor, Record
+
+_USUAL_LINES = 10
+# How often is looked whether the reader of our output has gone, while nothing comes that would tell.
+_LOOK_EVERY_S = 1.0
+
+
+@click.command("tail", short_help="Print the last records, and follow.")
+@store_option
+@keys_option
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=None, metavar="N", help="So many. [default: 10]"
+)
+@click.option(
+    "-f", "--follow", "is_following", is_flag=True, help="Go on with what is appended, until Ctrl-C."
+)
+@since_option
+@json_option
+def tail_command(
+    store: str,
+    log_keys: tuple[str, ...],
+    lines: int | None,
+    is_following: bool,
+    since_us: int | None,
+    is_json: bool,
+) -> int:
+    """Print the last records over all logs, in the merged order: time, log, object, event.
+
+    \b
+    Example:
+      mpcheckpoint tail -f --store run-42
+      mpcheckpoint tail --store run-42 --key lines --since 5m --json | jq .event
+
+    TIME is ISO 8601 (local if it names no zone), @ and unix seconds, or an age: 10s, 5m, 2h, 3d, 1w. With --since all
+    records from then on are printed, or with -n the last of these.
+
+    With -f it goes on with what any process appends to any log, new ones included: in the order of each log, and
+    between logs as it is found. It waits even if the store has no log yet.
+
+    With --json each object has time, stamp_us, log_key, object_key, event, record_id and position.
+
+    Reads the end of each log only, where that will do. Writes nothing, and disturbs nobody who writes.
+
+    Exit codes: 0; 2 if something cannot be read, after all that can; 130 if Ctrl-C ended -f.
+    """
+    last = lines if since_us is None or lines is not None else None
+    if last is None and since_us is None:
+        last = _USUAL_LINES
+    try:
+        with Checkpoint(store, read_only=True, log_keys=log_keys or None) as checkpoint:
+            reading = checkpoint.read(since_us=since_us or 0, last=last)
+            for record in reading:
+                _print(record, is_json)
+            flush_out()
+            if is_following:
+                _follow(checkpoint, reading.cursor, is_json)
+    except KeyboardInterrupt:
+        if not is_following:
+            raise
+        return EXIT_INTERRUPTED
+    finally:
+        flush_out()
+    return EXIT_OK
+
+
+def _follow(checkpoint: Checkpoint, cursor: Cursor, is_json: bool) -> None:
+    for record in _records_to_come(checkpoint, cursor):
+        _print(record, is_json)
+        flush_out()
+
+
+def _records_to_come(checkpoint: Checkpoint, cursor: Cursor) -> Iterator[Record]:
+    """Yield records for ever. While none come, see whether somebody still reads what we print."""
+    with checkpoint.follow(cursor, idle_timeout_s=_LOOK_EVERY_S) as follower:
+        while True:
+            yield from follower
+            if _is_output_broken():
+                end_by_broken_pipe()
+
+
+def _is_output_broken() -> bool:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # an error is told of unasked
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _print(record: Record, is_json: bool) -> None:
+    if is_json:
+        write_out(json_line(record_fields(record)))
+    else:
+        place = f"{iso(record.stamp_us)}  {one_line(record.log_key)}  {one_line(record.object_key)}"
+        write_out(f"{place}  {event_text(record.event)}\n".encode())
