@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from support.processes import Child, Children
 
 
+MINE = "FLOCK  ADVISORY  WRITE -1"
+
+
 def table_tells_all() -> bool:
     """Return whether this system shows every lock to this process."""
     try:
@@ -51,7 +54,8 @@ def start_holder(store: Path, children: Children, journal: AcknowledgementJourna
 
 def take(path: str) -> None:
     """Wait for a lock for ever."""
-    system.lock(system.open_file(path, write=True).fd)
+    descriptor = system.open_file(path, write=True)
+    system.lock(descriptor.fd)
 
 
 def hold_in_a_child_of_a_dead_process(path: str) -> None:
@@ -120,8 +124,7 @@ def test_lock_of_another_file_with_the_same_inode_number_is_not_taken_for_this_o
     [
         ("1: FLOCK  ADVISORY  WRITE 0 NAME 0 EOF\n", (LockState.HELD, None, 0)),  # of another name space
         (
-            "7: FLOCK  ADVISORY  WRITE -1 NAME 0 EOF\n7: -> FLOCK  ADVISORY  WRITE 5 NAME 0 EOF\n"
-            "7:  -> FLOCK  ADVISORY  WRITE 6 NAME 0 EOF\n",
+            "".join(f"7: {lock} NAME 0 EOF\n" for lock in (MINE, f"-> {MINE}", f" -> {MINE}")),
             (LockState.HELD, None, 2),
         ),
         ("nonsense NAME\n", (LockState.UNKNOWN, None, None)),

@@ -35,11 +35,13 @@ _SHORT_S = 0.05
 
 
 @pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes a second takes less here, and is told at every look."""
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What takes a second takes less here, and nobody is left who watches."""
     monkeypatch.setattr(waits, "_LONG_S", _SHORT_S)
     monkeypatch.setattr(waits, "_LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(waits, "_IDLE_EXIT_S", 0.1)
+    yield
+    wait_until(lambda: not watchers(), "who watches waits is gone when there are none")
 
 
 @pytest.fixture
@@ -81,7 +83,6 @@ def test_append_that_waits_long_is_told_of_while_it_waits_and_names_who_holds_th
     held()
     thread.join(20)
     assert log.events("x") == (0, 1)
-    wait_until(lambda: not watchers(), "who watches waits is gone when there are none")
 
 
 @pytest.mark.parametrize(
@@ -208,8 +209,9 @@ def _what_a_child_has() -> list[Any]:
 
 
 @pytest.fixture
-def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every sync takes long, for the clock of those who measure it."""
+def slow_disk(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on every sync is called slow."""
+    del log
     monkeypatch.setattr(group_sync, "SLOW_SYNC_S", 0.0)
     monkeypatch.setattr(established, "SLOW_SYNC_S", 0.0)
 

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.bulk import Lines
-from mpcheckpoint._log.reading import ALL, records_in
+from mpcheckpoint._log.reading import ALL, CLOSE_TO_END_BYTES, records_in
 from mpcheckpoint._storage.process import process
 from mpcheckpoint._types import Cursor, Position
 from mpcheckpoint.errors import InvalidPositionError
@@ -28,7 +28,6 @@ _LONGEST_PAUSE_S = 0.02
 _LONGEST_PAUSE_AT_A_BELL_S = 0.05
 # For how long those who append are told that somebody follows.
 _EXPECTED_S = 10.0
-_NEAR_END_BYTES = 4096
 
 
 class News:
@@ -104,7 +103,7 @@ class Source:
 
     def skip_to_end(self) -> Position:
         """Pass over what the log holds now, reading only its end."""
-        self.reader.begin_near_end(_NEAR_END_BYTES)
+        self.reader.begin_near_end(CLOSE_TO_END_BYTES)
         for _ in self.reader.news():
             pass
         return self.reader.position()

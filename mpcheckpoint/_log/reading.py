@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # So much of a log is taken at a time: worth a turn, and little enough to hold of many logs at once.
 _PART_BYTES = 64 * 1024
 _NEAR_END_BYTES = 64 * 1024
+CLOSE_TO_END_BYTES = 4096
 _USUAL_RECORD_BYTES = 256
 _FARTHER = 8
 
@@ -109,10 +110,14 @@ class Tap:
     """One log, of which a part is taken at a time. Between two parts no file is in use: there may be many logs."""
 
     def __init__(self, stored: StoredLog, choice: Choice) -> None:
+        """Read what ``stored`` holds now: writers may be faster than whoever takes what is read."""
         self.log_key = stored.log_key
         self.failure: CheckpointError | None = None
+        # The place behind all that the log holds now; None if its end cannot be read.
+        self.end = _end_of(stored)
         self._stored = stored
-        self._choice = choice
+        until_us = choice.until_us if self.end is None else min(choice.until_us, self.end.stamp_us)
+        self._choice = choice._replace(until_us=until_us)
         self.reader: Reader = stored.reader(resumes=True)
         self.is_at_end = False
 
@@ -138,7 +143,7 @@ class Tap:
                     continue
                 part.append((lines, chunk.generation))
                 taken_bytes += lines.ends[-1] - lines.offsets[0]
-                self.is_at_end = lines.stamps_us[-1] > self._choice.until_us
+                self.is_at_end = lines.stamps_us[-1] >= self._choice.until_us
                 if taken_bytes >= _PART_BYTES or self.is_at_end:
                     return part
         except CheckpointError as error:
@@ -175,16 +180,24 @@ class Tap:
             self.failure, self.is_at_end = error, True
             return None
 
-    def position(self) -> Position | None:
-        """Return the place behind all that the log held when it was read to its end; None before."""
-        return self.reader.position() if self.is_at_end and self.failure is None else None
+
+def _end_of(stored: StoredLog) -> Position | None:
+    reader = stored.reader()
+    try:
+        reader.begin_near_end(CLOSE_TO_END_BYTES)
+        for _ in reader.news():
+            pass
+        return reader.position()
+    except CheckpointError:
+        return None  # whoever reads the log meets the same, and says so
+    finally:
+        reader.release()
 
 
 class Reading:
-    """Iterate over records of several logs, in the merged order, in bounded memory: about a megabyte a log.
+    """Iterate over records of several logs, in the merged order, in bounded memory: a few megabytes a log.
 
-    Get it from ``Checkpoint.read``. Each log is given as it stands when it is read; what is appended meanwhile may be
-    among it.
+    Get it from ``Checkpoint.read``. Of each log comes what it held at that call.
 
     Raises:
         CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: a log cannot be read to its end. Raised
@@ -232,19 +245,16 @@ class Reading:
 
     def _last(self, count: int) -> Iterator[Record]:
         kept: list[Found] = []
-        for tap in self._taps:
-            # Of none the last one is looked for all the same: then the log was read to its end.
-            kept = sorted(kept + tap.last(max(1, count)), key=lambda found: found.order)
-            del kept[: len(kept) - count]
+        for tap in self._taps if count else ():
+            kept = sorted(kept + tap.last(count), key=lambda found: found.order)[-count:]
         for found in kept:
             yield found.record()
         self._end()
 
     def _end(self) -> None:
         for tap in self._taps:
-            position = tap.position()
-            if position is not None:
-                self._positions[tap.log_key] = position
+            if tap.end is not None and tap.failure is None:
+                self._positions[tap.log_key] = tap.end
         for tap in self._taps:
             if tap.failure is not None:
                 raise tap.failure
