@@ -36,11 +36,12 @@ def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
     """
     offset, data, highest = broken.at, b"", 0
     crc: int | None = broken.crc
+    file_bytes = system.size_of(fd)  # now: without the append lock it may grow faster than this reads
     while True:
         size = max(_CHUNK_BYTES, len(data))  # doubling: a long line costs time in proportion to its bytes
         news = system.read_at(fd, size, offset + len(data))
         data += news
-        is_last = len(news) < size
+        is_last = len(news) < size or offset + len(data) >= file_bytes
         cut = len(data) if is_last else data.rfind(b"\n") + 1
         if cut:
             for line in lines_behind(data[:cut], base=offset, crc=crc):
