@@ -267,7 +267,7 @@ class StoreDirectory:
 
     def _create_log(self, paths: LogPaths) -> None:
         """Publish a log with a durable header. Requires: the store lock."""
-        self._remove_stale_files()
+        self.remove_stale_files()
         if system.exists(paths.log):
             return
         temporary = f"{paths.log}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
@@ -285,8 +285,8 @@ class StoreDirectory:
         system.publish(temporary, paths.log)
         system.sync_directory(self.path)
 
-    def _remove_stale_files(self) -> None:
-        """Remove what a killed creator left. Requires: the store lock, which every creator holds."""
+    def remove_stale_files(self) -> None:
+        """Remove what killed creators and repairs left. Requires: the store lock, which every one of them holds."""
         for name in system.list_directory(self.path):
             if name.endswith(TEMPORARY_SUFFIX) and f"{LOG_SUFFIX}." in name:
                 system.remove(os.path.join(self.path, name))

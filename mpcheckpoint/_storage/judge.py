@@ -11,12 +11,17 @@ whoever has read that line and then still finds the damage is not looking at a w
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import MAX_LINE_BYTES, Damage
 from mpcheckpoint._format.salvage import lines_behind
 from mpcheckpoint.errors import CorruptLogError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpcheckpoint._format.frame import Line
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -34,7 +39,22 @@ def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
 
     Reads at most to the end of the file, in bounded memory.
     """
-    offset, data, highest = broken.at, b"", 0
+    highest = 0
+    for line in provable_lines(fd, broken):
+        highest = max(highest, line.durable)
+        if highest > above:
+            break
+    return highest
+
+
+def provable_lines(fd: int, broken: Broken, *, shift_bytes: int = 0) -> Iterator[Line]:
+    """Yield the lines that can be proven behind the damage, in file order, in bounded memory.
+
+    Args:
+        shift_bytes: how much further on the lines are taken to stand than they do, in the offsets that they are given
+            and in what they may call durable: bytes before them may have been removed.
+    """
+    offset, data = broken.at, b""
     crc: int | None = broken.crc
     file_bytes = system.size_of(fd)  # now: without the append lock it may grow faster than this reads
     while True:
@@ -44,12 +64,9 @@ def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
         is_last = len(news) < size or offset + len(data) >= file_bytes
         cut = len(data) if is_last else data.rfind(b"\n") + 1
         if cut:
-            for line in lines_behind(data[:cut], base=offset, crc=crc):
-                highest = max(highest, line.durable)
-                if highest > above:
-                    return highest
+            yield from lines_behind(data[:cut], base=offset + shift_bytes, crc=crc)
         if is_last:
-            return highest
+            return
         # The next chunk begins with the last whole line of this one, whose crc field seeds what follows. Of
         # a line longer than any line can be, nothing is kept, nor is what would seed it.
         keep = data.rfind(b"\n", 0, cut - 1) + 1

@@ -247,6 +247,20 @@ def followed_until(monotonic_ns: int) -> bytes:
     return _NUMBER.pack(monotonic_ns)
 
 
+def stated_generation(path: str) -> str | None:
+    """Return the generation that the page at ``path`` speaks of; None if it says nothing. Only reads."""
+    try:
+        page = system.open_file(path)
+        data = system.read_at(page.fd, _READ_BYTES, 0)
+    except OSError:
+        return None
+    if len(data) < _READ_BYTES:
+        return None
+    stated, _, _, check = _KNOWN.unpack_from(data, _KNOWN_AT)
+    is_valid = any(stated) and check == crc32(data[_KNOWN_PART])
+    return bytes(stated).hex() if is_valid else None
+
+
 def stated_durable(path: str, generation: str) -> int:
     """Return the offset below which the page at ``path`` calls all durable; 0 if it says nothing. Only reads."""
     try:

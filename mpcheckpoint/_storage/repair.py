@@ -19,13 +19,18 @@ _CHUNK_BYTES = 1024 * 1024
 _NAME = re.compile(r"(?P<gen>[0-9a-f]{32})\.(?P<offset>\d+)\.[0-9a-f]+")
 
 
-def keep_bytes(fd: int, paths: LogPaths, generation: str, offset: int) -> Repair | None:
+def keep_bytes(
+    fd: int, paths: LogPaths, generation: str, offset: int, *, stop: int | None = None
+) -> Repair | None:
     """Copy what stands behind ``offset`` to quarantine, durably; None if that is only padding.
+
+    Args:
+        stop: the offset behind the last byte to keep; None for the end of the file.
 
     Raises:
         OSError: if the bytes could not be kept.
     """
-    if _is_padding(fd, offset):
+    if stop is None and _is_padding(fd, offset):
         return None
     if not system.make_directory(paths.quarantine) and not system.is_directory(paths.quarantine):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), paths.quarantine)
@@ -34,7 +39,7 @@ def keep_bytes(fd: int, paths: LogPaths, generation: str, offset: int) -> Repair
     path = os.path.join(paths.quarantine, f"{paths.name}.{generation}.{offset}.{uuid.uuid4().hex[:12]}")
     copy = system.open_file(path, write=True, create=True, exclusive=True)
     try:
-        length = _copy(fd, offset, copy.fd)
+        length = _copy(fd, offset, copy.fd, stop)
         system.sync_data(copy.fd)
         system.sync_directory(paths.quarantine)
     except BaseException:
@@ -53,12 +58,16 @@ def _is_padding(fd: int, offset: int) -> bool:
     return True
 
 
-def _copy(source: int, offset: int, target: int) -> int:
+def _copy(source: int, offset: int, target: int, stop: int | None) -> int:
     length = 0
-    while data := system.read_at(source, _CHUNK_BYTES, offset + length):
+    while data := system.read_at(source, _left_bytes(offset + length, stop), offset + length):
         write_whole(target, data, length)
         length += len(data)
     return length
+
+
+def _left_bytes(offset: int, stop: int | None) -> int:
+    return _CHUNK_BYTES if stop is None else min(_CHUNK_BYTES, stop - offset)
 
 
 def write_whole(fd: int, data: bytes, offset: int) -> None:

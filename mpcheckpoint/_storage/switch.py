@@ -31,6 +31,8 @@ from mpcheckpoint._storage.replay import replay
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mpcheckpoint._format.control import Header
     from mpcheckpoint._format.scan import Scan
     from mpcheckpoint._storage.generation import Generation
@@ -50,8 +52,8 @@ def switch_generation(paths: LogPaths, old: Generation) -> None:
     """
     temporary = f"{paths.log}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
     try:
-        copy = _Copy(paths, temporary, old.header)
-        copy.take(old)
+        copy = GenerationCopy(paths, temporary, old.header)
+        _take(copy, paths, old)
         system.sync_data(copy.fd)
         try:
             old.seal(copy.generation)
@@ -70,7 +72,36 @@ def switch_generation(paths: LogPaths, old: Generation) -> None:
         system.sync_directory(paths.directory)
 
 
-class _Copy:
+def _take(copy: GenerationCopy, paths: LogPaths, old: Generation) -> None:
+    """Copy the records of ``old``, and move ``old.end`` to where they end."""
+    for result in replay(old.fd, old.header.end):
+        copy.add(result.lines)
+        old.end = result.end
+        if result.damage is not None:
+            _keep_torn_end(paths, old, result)
+    refuse_shortened(
+        old.fd,
+        old.end.offset,
+        known_durable=old.known_durable,
+        path=paths.log,
+        log_key=paths.log_key,
+    )
+    copy.finish()
+
+
+def _keep_torn_end(paths: LogPaths, old: Generation, result: Scan) -> None:
+    assert result.damage is not None
+    broken = Broken(result.damage, result.broken_at, result.broken_crc)
+    known = max(old.known_durable, stated_durable(paths.page, old.header.generation))
+    require_torn(old.fd, broken, known_durable=known, path=paths.log, log_key=paths.log_key)
+    repair = keep_bytes(old.fd, paths, old.header.generation, result.damage.offset)
+    if repair is not None:
+        old.notices.append(
+            f"kept {repair.length_bytes} torn bytes of log {repair.log_key!r} in {repair.path}"
+        )
+
+
+class GenerationCopy:
     """A new generation under a temporary name.
 
     Every line states its batch's own offset as durable: the whole file is synced before it gets the log's name, like a
@@ -91,42 +122,13 @@ class _Copy:
         self._descriptor = system.open_file(temporary, write=True, create=True, exclusive=True)
         self.fd = self._descriptor.fd
         self._buffer = bytearray(line)
-        self._written = 0
+        self._written = self._records = 0
 
-    def take(self, old: Generation) -> None:
-        """Copy the records of ``old``, and move ``old.end`` to where they end."""
-        records = 0
-        for result in replay(old.fd, old.header.end):
-            records += self._add(result)
-            old.end = result.end
-            if result.damage is not None:
-                self._keep_torn_end(old, result)
-        refuse_shortened(
-            old.fd,
-            old.end.offset,
-            known_durable=old.known_durable,
-            path=self._paths.log,
-            log_key=self._paths.log_key,
-        )
-        payload = control_payload("copied", **{"from": old.header.generation}, records=records)
-        self._line(payload, stamp_us=clock.next(self._end.stamp_us), durable=self._end.offset, more=0)
-        self._flush()
-
-    def _keep_torn_end(self, old: Generation, result: Scan) -> None:
-        assert result.damage is not None
-        broken = Broken(result.damage, result.broken_at, result.broken_crc)
-        known = max(old.known_durable, stated_durable(self._paths.page, old.header.generation))
-        require_torn(old.fd, broken, known_durable=known, path=self._paths.log, log_key=self._paths.log_key)
-        repair = keep_bytes(old.fd, self._paths, old.header.generation, result.damage.offset)
-        if repair is not None:
-            old.notices.append(
-                f"kept {repair.length_bytes} torn bytes of log {repair.log_key!r} in {repair.path}"
-            )
-
-    def _add(self, result: Scan) -> int:
+    def add(self, lines: Sequence[Line]) -> None:
+        """Copy whole batches, but for what the old generation says of itself."""
         batch_offset = self._end.offset
         is_in_batch = False
-        for line in result.lines:
+        for line in lines:
             # Requires of a writer that such a line is a batch of its own. Left out of a larger one, it would leave a
             # hole in the count of the lines to come, and with that cut off all that follows.
             is_in_batch = is_in_batch or line.more > 0
@@ -134,12 +136,19 @@ class _Copy:
                 object_key = b"null" if line.object_key is None else encode_key(line.object_key)
                 payload = Payload(object_key, line.event, line.meta)
                 self._line(payload, stamp_us=line.stamp_us, durable=batch_offset, more=line.more)
+            self._records += line.object_key is not None
             if line.more == 0:
                 is_in_batch = False
                 batch_offset = self._end.offset
                 if len(self._buffer) > _FLUSH_BYTES:
                     self._flush()
-        return sum(line.object_key is not None for line in result.lines)
+
+    def finish(self, *notes: Payload) -> None:
+        """End the copied part, with ``notes`` before the line that says so. Not synced yet."""
+        copied = control_payload("copied", **{"from": self._old.generation}, records=self._records)
+        for payload in (*notes, copied):
+            self._line(payload, stamp_us=clock.next(self._end.stamp_us), durable=self._end.offset, more=0)
+        self._flush()
 
     def _is_carried(self, line: Line) -> bool:
         if line.object_key is not None:

@@ -18,6 +18,7 @@ from mpcheckpoint._storage.header import read_header
 from mpcheckpoint._storage.lock_file import LockFile
 from mpcheckpoint._storage.mutex import Mutex
 from mpcheckpoint._storage.poison import Poison
+from mpcheckpoint._storage.salvaging import salvage_log
 from mpcheckpoint._storage.successor import find_in_successor, outcome_unknown
 from mpcheckpoint._storage.switch import switch_generation
 from mpcheckpoint._storage.waits import Wait
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import EndState, Payload
     from mpcheckpoint._storage.paths import LogPaths
+    from mpcheckpoint._storage.salvaging import Salvage
     from mpcheckpoint._types import Repair
 
 _REOPEN_LIMIT = 100
@@ -350,6 +352,65 @@ class LogWriter:
                 self._poison.clear()
 
         self._exclusive(timeout_s, _as_found, switch)
+
+    def repair_end(self, timeout_s: float | None) -> Repair | None:
+        """Repair a torn end as the next append would, and make what is left durable; return what was cut off, if any.
+
+        Raises:
+            LockTimeoutError, CorruptLogError, PoisonedLogError: nothing was changed.
+            WriteFailedError: nothing was cut.
+        """
+        repairs: list[Repair | None] = []
+
+        def prepare(_: Generation) -> Repair | None:
+            # As a process that has just begun: whoever believes the page does not look behind padding.
+            repairs.append(self._established(self._opened()))
+            return repairs[0]
+
+        self._exclusive(timeout_s, prepare, lambda _: None)
+        return repairs[0]
+
+    def salvage(self, timeout_s: float | None) -> Salvage | None:
+        """Put what can be proven of a corrupt log into a new generation, in the place of this one.
+
+        Requires: the store lock.
+
+        Returns:
+            What was done; None if the log is not corrupt any more.
+
+        Raises:
+            LockTimeoutError, FormatVersionError, WriteFailedError: nothing was changed.
+        """
+        self._mutex.refuse_reentry()
+        try:
+            self._lock_whatever_it_holds(timeout_s)
+            salvage = salvage_log(self.paths)
+            if salvage is not None:
+                with translated("removing", self.paths.poison):
+                    self._poison.clear()
+            return salvage
+        finally:
+            try:
+                self._let_go()
+            except BaseException:  # a Ctrl-C in there: every step of it can be done again
+                self._let_go()
+                raise
+
+    def _lock_whatever_it_holds(self, timeout_s: float | None) -> None:
+        """Take the mutex and the append lock of a log whose header may be damaged."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        if not self._mutex.acquire(timeout_s):
+            raise self._timed_out(timeout_s)
+        with translated("locking", self.paths.lock):
+            for _ in range(_REOPEN_LIMIT):
+                left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not self._append_lock.take(left_s):
+                    raise self._timed_out(timeout_s)
+                self.holds_append_lock = True
+                if self._append_lock.is_at_path():
+                    return
+                self._append_lock.close()
+            raise OSError(errno.EAGAIN, "the lock file is being replaced again and again")
 
     # --- poison -----------------------------------------------------------------------------------------------
 

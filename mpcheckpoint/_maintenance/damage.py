@@ -1,0 +1,125 @@
+"""What `verify` tells of a log, and `repair` of what it does to one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from mpcheckpoint._types import Repair
+
+State = Literal["whole", "pending", "poisoned", "torn", "corrupt", "unreadable"]
+Verdict = Literal["torn", "corrupt"]
+Action = Literal["nothing", "cut", "recover", "salvage", "impossible"]
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes of a log that do not read as they were written.
+
+    Attributes:
+        path: the file.
+        offset: where they start: at the first line of a batch, which is there whole or not at all.
+        length_bytes: up to the next line that can be proven, or the end of the file.
+        expected, found: what should have stood there, and what does.
+        verdict: "corrupt" if those bytes were once durable; "torn" if nobody was ever told so: then a crash explains them.
+        records_behind: how many records can be proven behind it, up to the next damage.
+        is_mended: whether only the end of a line was hit, which follows from what stands around it: nothing is lost.
+        after_us, before_us: the stamps of the records around it, in microseconds since 1970; None at either end.
+    """
+
+    path: str
+    offset: int
+    length_bytes: int
+    expected: str
+    found: str
+    verdict: Verdict
+    records_behind: int
+    is_mended: bool
+    after_us: int | None
+    before_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogCheck:
+    """What a check of one log found.
+
+    Attributes:
+        path: the file.
+        log_key: its log key; None if it cannot be told.
+        generation: the generation it is in; None if it cannot be told.
+        state: the worst that is true of it. "whole": all of it reads well. "pending": so it does, and a write is in
+            progress behind it. "poisoned": a sync has failed, so it takes no appends. "torn": a writer died in
+            mid-write, and the next one cuts that off. "corrupt": bytes that were once durable do not read as they were
+            written. "unreadable": it could not be checked, and ``problem`` says why.
+        records: how many records a reader is given: those before the first damage.
+        size_bytes: the size of the file.
+        durable_bytes: the offset below which all was once durable, as far as anything says so.
+        damages: where it is damaged, in file order, up to 1,000; damage_count: how often, in all.
+        problem: what keeps it from being checked or repaired; None if nothing does.
+        poison: why it takes no appends; None if it does.
+        notes: what is worth knowing and no damage.
+    """
+
+    path: str
+    log_key: str | None
+    generation: str | None
+    state: State
+    records: int = 0
+    size_bytes: int = 0
+    durable_bytes: int = 0
+    damages: tuple[Damage, ...] = ()
+    damage_count: int = 0
+    problem: str | None = None
+    poison: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is nothing to repair: the state is "whole" or "pending"."""
+        return self.state in ("whole", "pending")
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Records that read well and that a repair takes out of a log nevertheless; their bytes go to quarantine.
+
+    Attributes:
+        offset, length_bytes: where they stand.
+        records: how many; object_keys: of the first twenty.
+        why: in words.
+    """
+
+    offset: int
+    length_bytes: int
+    records: int
+    object_keys: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogRepair:
+    """What is to be done about a log, or was done.
+
+    Attributes:
+        check: what was found.
+        action: "nothing"; "cut": the torn end, as the next writer would; "recover": a new generation with the same
+            records, after a failed sync; "salvage": a new generation with what can be proven; "impossible": see
+            ``check.problem``.
+        is_done: whether it was done.
+        records_kept: how many records the log holds after it.
+        removed: offset and length of the bytes that go to quarantine, up to 1,000; removed_bytes: how many in all.
+        left_out: records that read well and are taken out.
+        repairs: the quarantine files that were written.
+        generation: the generation that the log is in now.
+    """
+
+    check: LogCheck
+    action: Action
+    is_done: bool = False
+    records_kept: int = 0
+    removed: tuple[tuple[int, int], ...] = ()
+    removed_bytes: int = 0
+    left_out: tuple[LeftOut, ...] = ()
+    repairs: tuple[Repair, ...] = field(default=())
+    generation: str | None = None

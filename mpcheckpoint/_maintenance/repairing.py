@@ -1,0 +1,177 @@
+"""Plan the repair of a store, and do it. What is done is judged anew, under the locks of the log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._maintenance.damage import Action, LeftOut, LogCheck, LogRepair
+from mpcheckpoint._maintenance.verification import Target, check_found, check_log, targets_in
+from mpcheckpoint._storage.directory import StoreDirectory
+from mpcheckpoint._storage.faults import translated
+from mpcheckpoint._storage.inspection import Inspection, removed_spans, selected
+from mpcheckpoint._storage.process import process
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator
+
+    from mpcheckpoint._storage.paths import LogPaths
+    from mpcheckpoint._types import Repair
+
+_MOST_SPANS = 1000
+
+
+def plan_repairs(
+    path: str | os.PathLike[str],
+    *,
+    log_keys: Iterable[str] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[LogRepair]:
+    """Yield what `repair` would do now, a log at a time. Writes nothing and takes no lock.
+
+    Args, Raises:
+        As `verify`.
+    """
+    directory = StoreDirectory(path, create=False, read_only=True)
+    targets = targets_in(directory, log_keys)
+    return (_planned(target, on_progress) for target in targets)
+
+
+def repair(
+    path: str | os.PathLike[str],
+    *,
+    log_keys: Iterable[str] | None = None,
+    lock_timeout_s: float | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[LogRepair]:
+    """Repair the logs of a store that need it, one at a time, as the iterator is advanced; yield what became of each.
+
+    A torn end is cut off, as the next append would do. A log that takes no appends since a sync failed is given another
+    generation with the same records. A corrupt log is given another generation with all that can be proven: what stands
+    before the damage, and each whole batch behind it of which every line fits the one before. No other bytes are
+    taken out than a plan shows, and all of them go to quarantine first.
+
+    Durability: when it has yielded a log, what that holds is durable. Killed at any instant, it leaves each log as it was
+    or as it is to be; the next repair goes on from there.
+
+    Concurrency: waits for the store's lock and the log's append lock, and breaks neither. Handles that have the log
+    open go on with the new generation, and nothing they were acknowledged is lost but what was hit. Positions and
+    cursors stay valid.
+
+    Args:
+        path: the directory of the store.
+        log_keys: only these logs; None for all.
+        lock_timeout_s: how long to wait for other writers, in seconds; None waits for ever.
+        on_progress: called with the number of bytes that were read since it was called last.
+
+    Raises:
+        StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError,
+        LogNotFoundError: nothing was changed.
+        LockTimeoutError, WriteFailedError, ReadFailedError: the log in turn was not changed, those before it may have
+            been.
+    """
+    directory = StoreDirectory(path, create=False, read_only=False)
+    targets = targets_in(directory, log_keys)
+    return (_repaired(directory, target, lock_timeout_s, on_progress) for target in targets)
+
+
+def _planned(target: Target, on_progress: Callable[[int], None] | None) -> LogRepair:
+    check, found = check_found(target, on_progress)
+    action = _action_for(check, target)
+    if found is None or action in ("nothing", "impossible"):
+        return LogRepair(check, action, records_kept=check.records)
+    if action == "salvage":
+        return _salvaged(check, found)
+    spans = [(found.batches_end, found.size)] if check.damages else []
+    return _with_spans(LogRepair(check, action, records_kept=check.records), spans)
+
+
+def _action_for(check: LogCheck, target: Target) -> Action:
+    if check.problem is not None or target.paths is None:
+        return "nothing" if check.is_whole else "impossible"
+    if check.state == "corrupt":
+        return "salvage"
+    if check.poison is not None:
+        return "recover"
+    return "cut" if check.state == "torn" else "nothing"
+
+
+def _salvaged(check: LogCheck, found: Inspection) -> LogRepair:
+    """Return what a salvage of what was found does."""
+    kept = selected(found)
+    left_out = [
+        LeftOut(each.start, each.stop - each.start, each.records, each.object_keys, each.why)
+        for each in found.omissions
+    ]
+    chosen = {each.start for each in kept}
+    torn = found.first_torn
+    for each in found.candidates:
+        if each.start not in chosen and each.records:
+            is_torn = torn is not None and each.start >= torn
+            why = "behind a torn end" if is_torn else "not in its place: a copy, or a piece of another log"
+            left_out.append(LeftOut(each.start, each.stop - each.start, each.records, (), why))
+    left_out.sort(key=lambda each: each.offset)
+    planned = LogRepair(
+        check, "salvage", records_kept=sum(each.records for each in kept), left_out=tuple(left_out)
+    )
+    return _with_spans(planned, removed_spans(found, kept))
+
+
+def _with_spans(planned: LogRepair, spans: list[tuple[int, int]]) -> LogRepair:
+    removed = tuple((start, stop - start) for start, stop in spans)
+    removed_bytes = sum(length for _, length in removed)
+    return replace(planned, removed=removed[:_MOST_SPANS], removed_bytes=removed_bytes)
+
+
+# --- doing it ------------------------------------------------------------------------------------------------
+
+
+def _repaired(
+    directory: StoreDirectory,
+    target: Target,
+    timeout_s: float | None,
+    on_progress: Callable[[int], None] | None,
+) -> LogRepair:
+    planned = _planned(target, on_progress)
+    if planned.action in ("nothing", "impossible"):
+        return planned
+    assert target.paths is not None
+    directory.require_locking()
+    with translated("repairing", target.path):
+        if planned.action == "cut":
+            return _cut(directory, target.paths, planned, timeout_s)
+        with directory.locked(timeout_s):
+            directory.remove_stale_files()
+            if planned.action == "recover":
+                return _recover(directory, target, planned, timeout_s)
+            return _salvage(directory, target.paths, planned, timeout_s)
+
+
+def _cut(
+    directory: StoreDirectory, paths: LogPaths, planned: LogRepair, timeout_s: float | None
+) -> LogRepair:
+    cut = process.writer(directory.identity, paths).repair_end(timeout_s)
+    return _done(planned, [] if cut is None else [cut], planned.check.generation)
+
+
+def _recover(
+    directory: StoreDirectory, target: Target, planned: LogRepair, timeout_s: float | None
+) -> LogRepair:
+    assert target.paths is not None
+    process.writer(directory.identity, target.paths).recover(timeout_s)
+    after = check_log(target)
+    return _done(planned, [], after.generation)
+
+
+def _salvage(
+    directory: StoreDirectory, paths: LogPaths, planned: LogRepair, timeout_s: float | None
+) -> LogRepair:
+    salvage = process.writer(directory.identity, paths).salvage(timeout_s)
+    if salvage is None:  # somebody repaired it meanwhile
+        return LogRepair(planned.check, "nothing", records_kept=planned.check.records)
+    return _done(_salvaged(planned.check, salvage.found), salvage.repairs, salvage.generation)
+
+
+def _done(planned: LogRepair, repairs: list[Repair], generation: str | None) -> LogRepair:
+    return replace(planned, is_done=True, repairs=tuple(repairs), generation=generation)

@@ -1,0 +1,313 @@
+"""Read a log from its first byte to its last, going on behind every damage at the next line that can be proven.
+
+A log falls into *runs*: lines each of which fits the crc field of the one before. The first run hangs on the header, and
+so on the generation id; what a later run proves is itself, not what is missing before it. Nothing is written, no lock is
+taken, and memory is bounded by the longest batch.
+
+On a log in use, bytes that are being written look like damage. So each damage is looked at again, after the
+search for lines behind it: whatever those lines vouch for had been written whole before they were.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.bulk import Lines
+from mpcheckpoint._format.control import MAX_HEADER_BYTES, Header, UnknownVersion, parse_header
+from mpcheckpoint._format.frame import (
+    CLOSING_BYTES,
+    MAX_BATCH_BYTES,
+    MAX_LINE_BYTES,
+    PADDING,
+    Damage,
+    EndState,
+    Line,
+    closing,
+    parse_line,
+    running_crc,
+    stated_length,
+    stored_crc_before,
+)
+from mpcheckpoint._format.scan import Scan, Stop, scan
+from mpcheckpoint._storage.judge import Broken, provable_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CHUNK_BYTES = 1024 * 1024
+_LARGEST_READ_BYTES = MAX_BATCH_BYTES + MAX_LINE_BYTES
+# Behind a damage bytes may have been removed, so that a line calls durable what lies above its own offset now. Taken to
+# stand so much further on, none does.
+_SHIFT_BYTES = 1 << 50
+_OPENING = re.compile(rb'\["[0-9a-f]{8}"')
+_CLOSING = re.compile(rb'"[0-9a-f]{8}"\]\n')
+_OPENING_FIELDS = re.compile(rb'\["[0-9a-f]{8}",(?P<stamp>\d{1,16}),\d{1,18},(?P<more>\d{1,16}),')
+_LOOK_BACK_BYTES = 64 * 1024
+
+
+class Piece(NamedTuple):
+    """Whole batches, one behind the other.
+
+    Attributes:
+        lines: their lines, control lines included, offsets as they are in the file.
+        run: the number of the run they are of; 0 hangs on the header.
+        is_doubtful: whether the first batch may be the rest of one of which lines are missing.
+    """
+
+    lines: Lines
+    run: int
+    is_doubtful: bool
+
+
+class Gap(NamedTuple):
+    """Bytes that are no whole batch.
+
+    Attributes:
+        damage: where it starts, at a batch's first line; what was expected, and what is there.
+        stop: where the next run starts; the end of the file if there is none.
+        is_last: whether no line can be proven behind it.
+        is_mended: whether it is a line of which only the end was hit, which follows from what stands around it:
+            that line comes as part of the next piece.
+    """
+
+    damage: Damage
+    stop: int
+    is_last: bool
+    is_mended: bool = False
+
+
+class _Resumption(NamedTuple):
+    """Where reading goes on behind a damage: as what the lines from there are taken, and why they are believed."""
+
+    at: int
+    stored_crc: int
+    is_doubtful: bool
+    # The closing bytes that the line before should have; none, unless that is how it is proven.
+    closing: bytes = b""
+
+
+class Walk:
+    """One pass over an open log, from its header on.
+
+    Attributes:
+        header: what the first line says, or should say; None if it cannot be told.
+        stated_version: the version that the first line states, if it is one that this release does not read: then there
+            are no pieces.
+        read_to: up to where all was read, in bytes.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._patches: dict[int, bytes] = {}
+        self._run = 0
+        self._shift = 0
+        self._is_doubtful = False
+        self._last: Scan | None = None
+        self.read_to = 0
+        self.stated_version: object = None
+        self.header: Header | None = None
+        self._end = EndState(0, 0, -1)
+
+    def pieces(self) -> Iterator[Piece | Gap]:
+        """Yield everything, in file order; the last is a Gap if the log ends in anything but a whole batch or padding."""
+        yield from self._first_line()
+        if self.stated_version is not None or self._end.offset == 0:
+            return
+        seen = None
+        behind: _Resumption | None = None
+        while True:
+            yield from self._batches()
+            last = self._last
+            assert last is not None
+            if last.damage is None:
+                return
+            start, broken_at = last.damage.offset - self._shift, last.broken_at - self._shift
+            if seen != (start, broken_at):
+                seen = start, broken_at
+                behind = self._behind(Broken(last.damage, broken_at, last.broken_crc), start)
+                continue  # and look again
+            yield self._gap(last.damage._replace(offset=start), behind)
+            if behind is None:
+                return
+            self._resume(behind)
+            seen = None
+
+    # --- the first line ---------------------------------------------------------------------------------------
+
+    def _first_line(self) -> Iterator[Gap]:
+        """Read the header, or find where the lines behind it begin."""
+        data = system.read_at(self._fd, MAX_HEADER_BYTES, 0)
+        header = parse_header(data)
+        if isinstance(header, Damage):
+            behind = self._behind(Broken(header, 0, 0), 0)
+            if behind is not None and behind.closing:
+                whole = data[: behind.at - CLOSING_BYTES] + behind.closing
+                mended = parse_header(whole)
+                if isinstance(mended, Header):
+                    yield Gap(header, behind.at, is_last=False, is_mended=True)
+                    self.header, self._end = mended, mended.end
+                    return
+                behind = behind._replace(closing=b"")
+            yield self._gap(header, behind)
+            if behind is not None:
+                self._resume(behind)
+        elif isinstance(header, UnknownVersion):
+            self.stated_version = header.version
+        else:
+            self.header, self._end = header, header.end
+
+    # --- runs ---------------------------------------------------------------------------------------------------
+
+    def _batches(self) -> Iterator[Piece]:
+        """Yield the whole batches of this run that are still to come; keep what stopped them in ``_last``."""
+        size = _CHUNK_BYTES
+        while True:
+            at = self._end.offset - self._shift
+            data = self._read(size, at)
+            result = scan(data, self._end)
+            if result.lines:
+                yield self._piece(result)
+            moved = result.end.offset > self._end.offset
+            self._end = result.end
+            self.read_to = max(self.read_to, self._end.offset - self._shift)
+            if len(data) < size or result.stop in (Stop.DAMAGED, Stop.PADDING):
+                self._last = self._settled(result, at + len(data))
+                return
+            if moved:
+                size = _CHUNK_BYTES
+            elif size >= _LARGEST_READ_BYTES:
+                damage = Damage(
+                    self._end.offset, f"a batch of at most {MAX_BATCH_BYTES} bytes", "no end of it"
+                )
+                self._last = result._replace(stop=Stop.DAMAGED, damage=damage)
+                return
+            else:
+                size = min(size * 8, _LARGEST_READ_BYTES)
+
+    def _settled(self, result: Scan, read_to: int) -> Scan:
+        if result.stop is Stop.INCOMPLETE:
+            damage = Damage(result.end.offset, "a whole line or batch", "the end of the file")
+            return result._replace(damage=damage)
+        if result.stop is Stop.PADDING and not self._is_padding_from(read_to):
+            damage = Damage(result.end.offset, "padding to the end of the file", "newlines, then other bytes")
+            return result._replace(stop=Stop.DAMAGED, damage=damage)
+        return result
+
+    def _is_padding_from(self, offset: int) -> bool:
+        while data := self._read(_CHUNK_BYTES, offset):
+            if data.count(PADDING) != len(data):
+                return False
+            offset += len(data)
+        return True
+
+    def _piece(self, result: Scan) -> Piece:
+        lines = Lines.of(result.lines)
+        if self._shift:
+            lines.offsets = [offset - self._shift for offset in lines.offsets]
+            lines.ends = [end - self._shift for end in lines.ends]
+        is_doubtful, self._is_doubtful = self._is_doubtful, False
+        return Piece(lines, self._run, is_doubtful)
+
+    def _read(self, size: int, offset: int) -> bytes:
+        data = system.read_at(self._fd, size, offset)
+        for at, patch in self._patches.items():
+            start = at - offset
+            if -CLOSING_BYTES < start < len(data):
+                whole = bytearray(bytes(max(0, -start)) + data)
+                place = max(0, start)
+                whole[place : place + CLOSING_BYTES] = patch
+                data = bytes(whole[max(0, -start) :][: len(data)])
+        return data
+
+    # --- damage -------------------------------------------------------------------------------------------------
+
+    def _gap(self, damage: Damage, behind: _Resumption | None) -> Gap:
+        if behind is None:
+            self.read_to = max(self.read_to, system.size_of(self._fd))
+            return Gap(damage, max(damage.offset, system.size_of(self._fd)), is_last=True)
+        return Gap(damage, behind.at, is_last=False, is_mended=bool(behind.closing))
+
+    def _resume(self, behind: _Resumption) -> None:
+        if behind.closing:
+            # The same run, from the same place: with that line whole it goes on.
+            place = self._end.offset - self._shift
+            self._patches = {at: patch for at, patch in self._patches.items() if at >= place}
+            self._patches[behind.at - CLOSING_BYTES] = behind.closing
+            return
+        self._run += 1
+        self._shift = _SHIFT_BYTES
+        self._is_doubtful = behind.is_doubtful
+        self._patches = {}
+        self._end = EndState(behind.at + self._shift, behind.stored_crc, -1)
+
+    def _behind(self, broken: Broken, start: int) -> _Resumption | None:
+        """Return where lines that can be proven begin behind a damage, or None."""
+        line = next(provable_lines(self._fd, broken, shift_bytes=_SHIFT_BYTES), None)
+        at = None if line is None else line.offset - _SHIFT_BYTES
+        rejoining = self._rejoining(broken, at)
+        if rejoining is not None:
+            # It follows what stands before the damage, in the middle of a batch if the damage is.
+            before = stored_crc_before(self._read(CLOSING_BYTES, broken.at - CLOSING_BYTES), CLOSING_BYTES)
+            if before is not None:
+                return _Resumption(rejoining, before, is_doubtful=broken.at != start)
+        if line is None or at is None:
+            return None
+        stored = stored_crc_before(self._read(CLOSING_BYTES, at - CLOSING_BYTES), CLOSING_BYTES)
+        if stored is not None and self._fits(line, at, stored):
+            return _Resumption(at, stored, self._is_doubtful_start(line, broken, start, at))
+        damaged = system.read_at(self._fd, at - broken.at, broken.at)
+        computed = crc32(memoryview(damaged)[:-CLOSING_BYTES], broken.crc)
+        patched = damaged[:-CLOSING_BYTES] + closing(computed)
+        proven = parse_line(patched, 0, len(patched), base=broken.at + _SHIFT_BYTES, crc=broken.crc)
+        if isinstance(proven, Line):
+            return _Resumption(at, computed, is_doubtful=False, closing=closing(computed))
+        return _Resumption(at, computed, is_doubtful=True)
+
+    def _fits(self, line: Line, at: int, stored_crc: int) -> bool:
+        data = system.read_at(self._fd, line.end - line.offset, at)
+        parsed = parse_line(data, 0, len(data), base=line.offset, crc=running_crc(stored_crc))
+        return isinstance(parsed, Line)
+
+    def _rejoining(self, broken: Broken, before: int | None) -> int | None:
+        """Return where the line stands that follows the last one before the damage, if bytes came between them."""
+        if not broken.at:
+            return None
+        size = _CHUNK_BYTES if before is None else before - broken.at
+        start = broken.at if before is None else max(broken.at, before - MAX_LINE_BYTES)
+        data = system.read_at(self._fd, min(size, MAX_LINE_BYTES), start)
+        ends = [len(data)] if before is not None else [match.end() for match in _CLOSING.finditer(data)]
+        for end in ends:
+            line_start = data.rfind(PADDING, 0, end - 1) + 1
+            for match in _OPENING.finditer(data, line_start, end):
+                place = match.start()
+                if stated_length(data, place) != end - place or start + place == broken.at:
+                    continue
+                base = start + place + _SHIFT_BYTES
+                if isinstance(parse_line(data, place, end, base=base - place, crc=broken.crc), Line):
+                    return start + place
+        return None
+
+    def _is_doubtful_start(self, line: Line, broken: Broken, start: int, at: int) -> bool:
+        """Return whether the line may be one of a batch of which lines are missing before it.
+
+        It certainly begins a batch if it calls everything before itself durable, or if the line before it, damaged as
+        that is, still reads as the last of another batch: two of its fields would have to be hit to say so wrongly.
+        """
+        if line.durable == at:
+            return False
+        if start != broken.at and self._stamp_of_batch(start) == line.stamp_us:
+            return True
+        look_back = max(broken.at, at - _LOOK_BACK_BYTES)
+        data = system.read_at(self._fd, at - look_back, look_back)
+        line_start = data.rfind(PADDING, 0, len(data) - 1) + 1
+        if not line_start and look_back != broken.at:
+            return True
+        match = _OPENING_FIELDS.match(data, line_start)
+        return match is None or int(match["more"]) != 0 or int(match["stamp"]) == line.stamp_us
+
+    def _stamp_of_batch(self, start: int) -> int | None:
+        match = _OPENING_FIELDS.match(self._read(_LOOK_BACK_BYTES, start))
+        return int(match["stamp"]) if match else None
