@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._types import Repair
 
 _MOST_SPANS = 1000
+_REST_OF_BATCH = "may be the rest of a batch that lost lines"
+_OUT_OF_PLACE = "not in its place: a copy, or a piece of another log"
 
 
 def plan_repairs(
@@ -100,18 +102,18 @@ def _action_for(check: LogCheck, target: Target) -> Action:
 def _salvaged(check: LogCheck, found: Inspection) -> LogRepair:
     """Return what a salvage of what was found does."""
     kept = selected(found)
-    left_out = [
-        LeftOut(each.start, each.stop - each.start, each.records, each.object_keys, each.why)
-        for each in found.omissions
-    ]
     chosen = {each.start for each in kept}
-    torn = found.first_torn
-    for each in found.candidates:
-        if each.start not in chosen and each.records:
-            is_torn = torn is not None and each.start >= torn
-            why = "behind a torn end" if is_torn else "not in its place: a copy, or a piece of another log"
-            left_out.append(LeftOut(each.start, each.stop - each.start, each.records, (), why))
-    left_out.sort(key=lambda each: each.offset)
+    left_out = [
+        LeftOut(
+            each.start,
+            each.stop - each.start,
+            each.records,
+            each.doubtful_keys or (),
+            _REST_OF_BATCH if each.doubtful_keys is not None else _OUT_OF_PLACE,
+        )
+        for each in found.candidates
+        if each.start not in chosen and each.records
+    ]
     planned = LogRepair(
         check, "salvage", records_kept=sum(each.records for each in kept), left_out=tuple(left_out)
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import note_of
+from mpcheckpoint._format.frame import CLOSING_BYTES, stored_crc_before
 from mpcheckpoint._storage.header import known_control
 from mpcheckpoint._storage.page import stated_durable
 from mpcheckpoint._storage.walk import Gap, Piece, Walk
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 
 # More than any log has records: what hangs on the header goes before everything else.
 _CERTAIN = 1 << 60
+# What certainly stands where it was written, before what may have got there.
+_IN_PLACE = 1 << 20
+# So many lines of a run are asked where they were written.
+_MOST_ASKED = 64
+_MOST_KEYS = 20
 SALVAGED = "salvaged"
 
 
@@ -27,7 +34,8 @@ class Candidate(NamedTuple):
     """Batches of one run, one behind the other, that are kept or left out together.
 
     ``is_in_place`` tells whether they stand where they were written (what they call durable ends where a batch ends),
-    or, False, further on or back; None if they do not say.
+    or, False, further on or back; None if they do not say. ``doubtful_keys`` is None, or they may be the rest of a batch
+    of which lines are missing: then some of their object keys.
     """
 
     start: int
@@ -37,6 +45,7 @@ class Candidate(NamedTuple):
     records: int
     run: int
     is_in_place: bool | None
+    doubtful_keys: tuple[str, ...] | None = None
 
 
 class Break(NamedTuple):
@@ -46,16 +55,6 @@ class Break(NamedTuple):
     records_behind: int
     after_us: int
     before_us: int
-
-
-class Omission(NamedTuple):
-    """Records that read well and are left out, and why. A sample of their object keys."""
-
-    start: int
-    stop: int
-    records: int
-    object_keys: tuple[str, ...]
-    why: str
 
 
 class Inspection(NamedTuple):
@@ -70,7 +69,7 @@ class Inspection(NamedTuple):
         durable: the offset below which all was once durable, by whatever says so.
         breaks: the damages, in file order.
         candidates: what reads well.
-        omissions: the rests of batches that lost lines.
+        has_batches: whether any batch was seen of more lines than one.
         refusal: about a control line that is not known, or None.
         salvages: notes of earlier salvages.
     """
@@ -84,15 +83,9 @@ class Inspection(NamedTuple):
     durable: int
     breaks: list[Break]
     candidates: list[Candidate]
-    omissions: list[Omission]
+    has_batches: bool
     refusal: FormatVersionError | None
     salvages: list[Note]
-
-    @property
-    def first_torn(self) -> int | None:
-        """Where the first damage is that lost bytes of which nobody was told that they are durable; None if none is."""
-        torn = (each for each in self.breaks if not self.is_corrupt(each) and not each.gap.is_mended)
-        return next((each.gap.damage.offset for each in torn), None)
 
     def is_corrupt(self, each: Break) -> bool:
         """Return whether a damage hit bytes that were once durable. That of a header always did."""
@@ -110,7 +103,7 @@ def inspect(fd: int, path: str, page: str, on_progress: Callable[[int], None] | 
         OSError: the file cannot be read.
     """
     walk = Walk(fd)
-    found = _Findings(path)
+    found = _Findings(fd, path)
     told = 0
     for each in walk.pieces():
         if isinstance(each, Piece):
@@ -129,11 +122,12 @@ def inspect(fd: int, path: str, page: str, on_progress: Callable[[int], None] | 
 class _Findings:
     """What was found so far."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd = fd
         self._path = path
         self._breaks: list[Break] = []
         self._candidates: list[Candidate] = []
-        self._omissions: list[Omission] = []
+        self._has_batches = False
         self._salvages: list[Note] = []
         self._refusal: FormatVersionError | None = None
         self._records = self._end = self._batches_end = self._durable = 0
@@ -151,6 +145,7 @@ class _Findings:
             self._high_us = max([self._high_us, *(each.last_us for each in self._candidates)])
         self._take_controls(lines)
         self._durable = max([self._durable, *lines.durables])
+        self._has_batches = self._has_batches or any(lines.mores)
         records = _records_in(lines)
         if not self._breaks:
             self._records += records
@@ -163,7 +158,9 @@ class _Findings:
             )
         self._end, self._last_us = lines.ends[-1], lines.stamps_us[-1]
         if piece.is_doubtful:
-            lines = self._without_first_batch(lines)
+            count = lines.mores[0] + 1
+            self._add(lines[:count], is_doubtful=True)
+            lines = lines[count:]
         at = bisect_right(lines.stamps_us, self._high_us)
         if at:
             self._add(lines[:at])
@@ -174,22 +171,7 @@ class _Findings:
         """Take note of a damage."""
         self._breaks.append(Break(gap, 0, self._last_us, -1))
 
-    def _without_first_batch(self, lines: Lines) -> Lines:
-        count = lines.mores[0] + 1
-        rest = lines[:count]
-        object_keys = [key for key in rest.object_keys if key is not None]
-        self._omissions.append(
-            Omission(
-                rest.offsets[0],
-                rest.ends[-1],
-                len(object_keys),
-                tuple(object_keys[:20]),
-                "may be the rest of a batch that lost lines",
-            )
-        )
-        return lines[count:]
-
-    def _add(self, lines: Lines) -> None:
+    def _add(self, lines: Lines, *, is_doubtful: bool = False) -> None:
         if not lines:
             return
         records = _records_in(lines)
@@ -200,11 +182,13 @@ class _Findings:
             lines.stamps_us[-1],
             records,
             self._run,
-            _is_in_place(lines) if self._run else True,
+            _is_in_place(self._fd, lines, self._breaks[0].gap.damage.offset) if self._run else True,
+            tuple(key for key in lines.object_keys if key is not None)[:_MOST_KEYS] if is_doubtful else None,
         )
         last = self._candidates[-1] if self._candidates else None
         is_next = last is not None and last.run == new.run and last.stop == new.start
-        if last is None or not is_next or last.last_us <= self._high_us < new.first_us:
+        is_apart = is_doubtful or last is None or last.doubtful_keys is not None
+        if last is None or is_apart or not is_next or last.last_us <= self._high_us < new.first_us:
             self._candidates.append(new)
             return
         place = new.is_in_place if last.is_in_place is None else last.is_in_place
@@ -238,7 +222,7 @@ class _Findings:
             durable,
             self._breaks,
             self._candidates,
-            self._omissions,
+            self._has_batches,
             self._refusal,
             self._salvages,
         )
@@ -248,19 +232,23 @@ def _records_in(lines: Lines) -> int:
     return len(lines.object_keys) - lines.object_keys.count(None)
 
 
-def _is_in_place(lines: Lines) -> bool | None:
-    """Return whether what these lines call durable says that they stand where they were written; None if nothing does."""
+def _is_in_place(fd: int, lines: Lines, sound_below: int) -> bool | None:
+    """Return whether what these lines call durable says that they stand where they were written; None if nothing does.
+
+    What is durable ends where a batch ends: among these lines, or below an offset up to which the log is sound.
+    """
     first = lines.offsets[0]
     ends = {first, *(end for end, more in zip(lines.ends, lines.mores, strict=True) if not more)}
-    told = [
-        durable in ends
-        for durable, offset in zip(lines.durables, lines.offsets, strict=True)
-        if first <= durable <= offset
-    ]
-    if any(told):
-        return True
-    is_above = any(durable > offset for durable, offset in zip(lines.durables, lines.offsets, strict=True))
-    return False if told or is_above else None
+    is_moved = False
+    for durable, offset in islice(zip(lines.durables, lines.offsets, strict=True), _MOST_ASKED):
+        if durable in ends and durable <= offset:
+            return True
+        if durable > offset or durable >= first:
+            is_moved = True
+        elif durable <= sound_below:
+            before = system.read_at(fd, CLOSING_BYTES, max(0, durable - CLOSING_BYTES))
+            is_moved = is_moved or stored_crc_before(before, len(before)) is None
+    return False if is_moved else None
 
 
 # --- what belongs to the log ---------------------------------------------------------------------------------
@@ -274,11 +262,10 @@ def selected(found: Inspection) -> list[Candidate]:
     was moved by bytes that came or went before it, and then all that follows was, too: it is no part of this
     log if something that was not moved follows. And stamps rise along a log.
 
-    What stands behind the first torn end is not kept either: nobody was told that it is safe, and it may depend on
-    what is lost there. So the next writer would decide, too.
+    What may be the rest of a batch is left out, for a batch is there whole or not at all; unless the log shows no batch
+    of more lines than one anywhere: then a record behind damage is taken for what all others are.
     """
-    torn = found.first_torn
-    candidates = [each for each in found.candidates if torn is None or each.start < torn]
+    candidates = [each for each in found.candidates if each.doubtful_keys is None or not found.has_batches]
     in_place = [number for number, each in enumerate(candidates) if each.is_in_place]
     last_in_place = in_place[-1] if in_place else -1
     belonging = [
@@ -303,7 +290,8 @@ def _heaviest_rise(candidates: Iterable[Candidate], *, certain_run: int | None) 
     for each in candidates:
         at = bisect_left(ways, each.first_us, key=lambda way: way.last_us) - 1
         before = ways[at] if at >= 0 else None
-        weight = max(1, each.records) + (_CERTAIN if each.run == certain_run else 0)
+        weight = max(1, each.records) * (_IN_PLACE if each.is_in_place else 1)
+        weight += _CERTAIN if each.run == certain_run else 0
         way = _Way(each.last_us, weight + (before.weight if before else 0), each, before)
         at = bisect_right(ways, way.last_us, key=lambda other: other.last_us)
         if at and ways[at - 1].weight >= way.weight:

@@ -46,6 +46,8 @@ _OPENING = re.compile(rb'\["[0-9a-f]{8}"')
 _CLOSING = re.compile(rb'"[0-9a-f]{8}"\]\n')
 _OPENING_FIELDS = re.compile(rb'\["[0-9a-f]{8}",(?P<stamp>\d{1,16}),\d{1,18},(?P<more>\d{1,16}),')
 _LOOK_BACK_BYTES = 64 * 1024
+# Of so many runs that broke off it is known how they would go on.
+_MOST_ENDS = 8
 
 
 class Piece(NamedTuple):
@@ -53,7 +55,7 @@ class Piece(NamedTuple):
 
     Attributes:
         lines: their lines, control lines included, offsets as they are in the file.
-        run: the number of the run they are of; 0 hangs on the header.
+        run: the number of the run they are of; 0 hangs on the header. A run goes on where a line fits its last one.
         is_doubtful: whether the first batch may be the rest of one of which lines are missing.
     """
 
@@ -79,12 +81,24 @@ class Gap(NamedTuple):
     is_mended: bool = False
 
 
+class _End(NamedTuple):
+    """Where a run broke off: the crc field of its last line, its number, and whether that line is inside a batch."""
+
+    stored_crc: int
+    run: int
+    is_in_batch: bool
+
+
 class _Resumption(NamedTuple):
-    """Where reading goes on behind a damage: as what the lines from there are taken, and why they are believed."""
+    """Where reading goes on behind a damage: as what the lines from there are taken, and why they are believed.
+
+    ``run`` is the run that goes on, bytes having come between its lines; None for a new one.
+    """
 
     at: int
     stored_crc: int
     is_doubtful: bool
+    run: int | None = None
     # The closing bytes that the line before should have; none, unless that is how it is proven.
     closing: bytes = b""
 
@@ -102,7 +116,8 @@ class Walk:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._patches: dict[int, bytes] = {}
-        self._run = 0
+        self._run = self._runs = 0
+        self._ends: list[_End] = []
         self._shift = 0
         self._is_doubtful = False
         self._last: Scan | None = None
@@ -132,8 +147,14 @@ class Walk:
             yield self._gap(last.damage._replace(offset=start), behind)
             if behind is None:
                 return
+            self._note_end(broken_at, start)
             self._resume(behind)
             seen = None
+
+    def _note_end(self, broken_at: int, start: int) -> None:
+        stored = stored_crc_before(self._read(CLOSING_BYTES, broken_at - CLOSING_BYTES), CLOSING_BYTES)
+        if stored is not None:
+            self._ends = [*self._ends[: 1 - _MOST_ENDS], _End(stored, self._run, broken_at != start)]
 
     # --- the first line ---------------------------------------------------------------------------------------
 
@@ -237,7 +258,8 @@ class Walk:
             self._patches = {at: patch for at, patch in self._patches.items() if at >= place}
             self._patches[behind.at - CLOSING_BYTES] = behind.closing
             return
-        self._run += 1
+        self._runs += behind.run is None
+        self._run = self._runs if behind.run is None else behind.run
         self._shift = _SHIFT_BYTES
         self._is_doubtful = behind.is_doubtful
         self._patches = {}
@@ -247,12 +269,9 @@ class Walk:
         """Return where lines that can be proven begin behind a damage, or None."""
         line = next(provable_lines(self._fd, broken, shift_bytes=_SHIFT_BYTES), None)
         at = None if line is None else line.offset - _SHIFT_BYTES
-        rejoining = self._rejoining(broken, at)
+        rejoining = self._rejoining(broken, start, at)
         if rejoining is not None:
-            # It follows what stands before the damage, in the middle of a batch if the damage is.
-            before = stored_crc_before(self._read(CLOSING_BYTES, broken.at - CLOSING_BYTES), CLOSING_BYTES)
-            if before is not None:
-                return _Resumption(rejoining, before, is_doubtful=broken.at != start)
+            return rejoining
         if line is None or at is None:
             return None
         stored = stored_crc_before(self._read(CLOSING_BYTES, at - CLOSING_BYTES), CLOSING_BYTES)
@@ -271,30 +290,41 @@ class Walk:
         parsed = parse_line(data, 0, len(data), base=line.offset, crc=running_crc(stored_crc))
         return isinstance(parsed, Line)
 
-    def _rejoining(self, broken: Broken, before: int | None) -> int | None:
-        """Return where the line stands that follows the last one before the damage, if bytes came between them."""
+    def _rejoining(self, broken: Broken, start: int, before: int | None) -> _Resumption | None:
+        """Return where a line stands that follows the last one of a run, if bytes came between them.
+
+        It ends where the lines begin that were proven otherwise, or, if there are none, behind any closed crc field.
+        """
         if not broken.at:
             return None
-        size = _CHUNK_BYTES if before is None else before - broken.at
-        start = broken.at if before is None else max(broken.at, before - MAX_LINE_BYTES)
-        data = system.read_at(self._fd, min(size, MAX_LINE_BYTES), start)
-        ends = [len(data)] if before is not None else [match.end() for match in _CLOSING.finditer(data)]
-        for end in ends:
-            line_start = data.rfind(PADDING, 0, end - 1) + 1
-            for match in _OPENING.finditer(data, line_start, end):
+        here = stored_crc_before(self._read(CLOSING_BYTES, broken.at - CLOSING_BYTES), CLOSING_BYTES)
+        ends = self._ends if here is None else [*self._ends, _End(here, self._run, broken.at != start)]
+        base = broken.at if before is None else max(broken.at, before - MAX_LINE_BYTES)
+        data = system.read_at(self._fd, _CHUNK_BYTES if before is None else before - base, base)
+        stops = [match.end() for match in _CLOSING.finditer(data)] if before is None else [len(data)]
+        for stop in stops:
+            line_start = data.rfind(PADDING, 0, stop - 1) + 1
+            for match in _OPENING.finditer(data, line_start, stop):
                 place = match.start()
-                if stated_length(data, place) != end - place or start + place == broken.at:
+                if stated_length(data, place) != stop - place:
                     continue
-                base = start + place + _SHIFT_BYTES
-                if isinstance(parse_line(data, place, end, base=base - place, crc=broken.crc), Line):
-                    return start + place
+                for end in ends:
+                    crc = running_crc(end.stored_crc)
+                    line = parse_line(data, place, stop, base=base + _SHIFT_BYTES, crc=crc)
+                    if isinstance(line, Line):
+                        return _Resumption(base + place, end.stored_crc, end.is_in_batch, end.run)
         return None
 
     def _is_doubtful_start(self, line: Line, broken: Broken, start: int, at: int) -> bool:
         """Return whether the line may be one of a batch of which lines are missing before it.
 
-        It certainly begins a batch if it calls everything before itself durable, or if the line before it, damaged as
-        that is, still reads as the last of another batch: two of its fields would have to be hit to say so wrongly.
+        It certainly begins a batch if
+
+        - it calls everything before itself durable;
+        - the one line before it is the header, or was written where the damage begins, and the line calls some of
+          that durable: what is durable ends behind a whole batch;
+        - the line before it, damaged as that is, still reads as the last of another batch: two of its fields would have
+          to be hit to say so wrongly.
         """
         if line.durable == at:
             return False
@@ -303,7 +333,10 @@ class Walk:
         look_back = max(broken.at, at - _LOOK_BACK_BYTES)
         data = system.read_at(self._fd, at - look_back, look_back)
         line_start = data.rfind(PADDING, 0, len(data) - 1) + 1
-        if not line_start and look_back != broken.at:
+        is_one_line = not line_start and look_back == broken.at
+        if is_one_line and (not broken.at or (not self._run and line.durable > broken.at)):
+            return False
+        if not line_start and not is_one_line:
             return True
         match = _OPENING_FIELDS.match(data, line_start)
         return match is None or int(match["more"]) != 0 or int(match["stamp"]) == line.stamp_us
