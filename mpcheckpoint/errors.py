@@ -143,7 +143,8 @@ class CorruptLogError(CheckpointError, ValueError):
         where = f"log {log_key!r} ({path})" if log_key is not None else path
         super().__init__(
             f"{where} is corrupt at offset {offset}: expected {expected}, found {found}. Nothing was changed; "
-            "restore the file from a copy, or read what precedes the damage with Log.read().",
+            f"mpcheckpoint repair --store {_store_of(path)} shows what can be saved, and Log.read() gives what precedes "
+            "the damage.",
             path=path,
             offset=offset,
             reason="corrupt",
@@ -151,6 +152,10 @@ class CorruptLogError(CheckpointError, ValueError):
         self.expected = expected
         self.found = found
         self.log_key = log_key
+
+
+def _store_of(path: str) -> str:
+    return path.rpartition("/.checkpoint/")[0] or "DIR"
 
 
 class FormatVersionError(CheckpointError, ValueError):

@@ -12,10 +12,12 @@ from mpcheckpoint._cli.doctor_command import doctor_command
 from mpcheckpoint._cli.import_command import import_command
 from mpcheckpoint._cli.ls_command import ls_command
 from mpcheckpoint._cli.map_command import map_command
+from mpcheckpoint._cli.repair_command import repair_command
 from mpcheckpoint._cli.results_command import results_command
 from mpcheckpoint._cli.show_command import show_command
 from mpcheckpoint._cli.tail_command import tail_command
 from mpcheckpoint._cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, end_by_broken_pipe, say
+from mpcheckpoint._cli.verify_command import verify_command
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -36,13 +38,18 @@ def cli() -> None:
     """
 
 
-cli.add_command(doctor_command)
-cli.add_command(import_command)
-cli.add_command(map_command)
-cli.add_command(results_command)
-cli.add_command(ls_command)
-cli.add_command(show_command)
-cli.add_command(tail_command)
+for command in (
+    map_command,
+    results_command,
+    ls_command,
+    show_command,
+    tail_command,
+    verify_command,
+    repair_command,
+    import_command,
+    doctor_command,
+):
+    cli.add_command(command)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

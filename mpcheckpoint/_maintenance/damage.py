@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from mpcheckpoint._types import Repair
+    from mpcheckpoint.errors import CheckpointError
 
 State = Literal["whole", "pending", "poisoned", "torn", "corrupt", "unreadable"]
 Verdict = Literal["torn", "corrupt"]
@@ -22,7 +23,7 @@ class Damage:
         offset: where they start: at the first line of a batch, which is there whole or not at all.
         length_bytes: up to the next line that can be proven, or the end of the file.
         expected, found: what should have stood there, and what does.
-        verdict: "corrupt" if those bytes were once durable; "torn" if nobody was ever told so: then a crash explains them.
+        verdict: "corrupt" if those bytes were once durable; "torn" if nobody was ever told so, and a crash explains it.
         records_behind: how many records can be proven behind it, up to the next damage.
         is_mended: whether only the end of a line was hit, which follows from what stands around it: nothing is lost.
         after_us, before_us: the stamps of the records around it, in microseconds since 1970; None at either end.
@@ -112,6 +113,7 @@ class LogRepair:
         left_out: records that read well and are taken out.
         repairs: the quarantine files that were written.
         generation: the generation that the log is in now.
+        error: why it was not done, though it was to be: the log was not changed. None if nothing went wrong.
     """
 
     check: LogCheck
@@ -123,3 +125,4 @@ class LogRepair:
     left_out: tuple[LeftOut, ...] = ()
     repairs: tuple[Repair, ...] = field(default=())
     generation: str | None = None
+    error: CheckpointError | None = None

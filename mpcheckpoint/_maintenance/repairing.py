@@ -11,6 +11,7 @@ from mpcheckpoint._storage.directory import StoreDirectory
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.inspection import Inspection, removed_spans, selected
 from mpcheckpoint._storage.process import process
+from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
     import os
@@ -54,12 +55,12 @@ def repair(
     before the damage, and each whole batch behind it of which every line fits the one before. No other bytes are
     taken out than a plan shows, and all of them go to quarantine first.
 
-    Durability: when it has yielded a log, what that holds is durable. Killed at any instant, it leaves each log as it was
-    or as it is to be; the next repair goes on from there.
+    Durability: when it has yielded a log, what that holds is durable. Killed at any instant, it leaves each log as it
+    was or as it is to be; the next repair goes on from there.
 
-    Concurrency: waits for the store's lock and the log's append lock, and breaks neither. Handles that have the log
-    open go on with the new generation, and nothing they were acknowledged is lost but what was hit. Positions and
-    cursors stay valid.
+    Concurrency: waits for the store's lock and the log's append lock, and breaks neither. Handles that have it open go
+    on with the new generation, and nothing they were acknowledged is lost but what was hit. Positions and cursors
+    stay valid.
 
     Args:
         path: the directory of the store.
@@ -70,8 +71,8 @@ def repair(
     Raises:
         StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError,
         LogNotFoundError: nothing was changed.
-        LockTimeoutError, WriteFailedError, ReadFailedError: the log in turn was not changed, those before it may have
-            been.
+        What concerns one log only (LockTimeoutError, WriteFailedError, ReadFailedError, ...) is told of that log, in
+        ``LogRepair.error``.
     """
     directory = StoreDirectory(path, create=False, read_only=False)
     targets = targets_in(directory, log_keys)
@@ -138,9 +139,18 @@ def _repaired(
     planned = _planned(target, on_progress)
     if planned.action in ("nothing", "impossible"):
         return planned
+    try:
+        return _carried_out(directory, target, planned, timeout_s)
+    except CheckpointError as error:
+        return replace(planned, error=error)
+
+
+def _carried_out(
+    directory: StoreDirectory, target: Target, planned: LogRepair, timeout_s: float | None
+) -> LogRepair:
     assert target.paths is not None
-    directory.require_locking()
     with translated("repairing", target.path):
+        directory.require_locking()
         if planned.action == "cut":
             return _cut(directory, target.paths, planned, timeout_s)
         with directory.locked(timeout_s):

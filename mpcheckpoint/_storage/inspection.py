@@ -34,8 +34,8 @@ class Candidate(NamedTuple):
     """Batches of one run, one behind the other, that are kept or left out together.
 
     ``is_in_place`` tells whether they stand where they were written (what they call durable ends where a batch ends),
-    or, False, further on or back; None if they do not say. ``doubtful_keys`` is None, or they may be the rest of a batch
-    of which lines are missing: then some of their object keys.
+    or, False, further on or back; None if they do not say. ``doubtful_keys`` is None, or they may be the rest of a
+    batch of which lines are missing: then some of their object keys.
     """
 
     start: int
@@ -335,6 +335,7 @@ def _united(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     united: list[tuple[int, int]] = []
     for start, stop in spans:
         if united and start <= united[-1][1]:
-            start, stop = united[-1][0], max(stop, united.pop()[1])
-        united.append((start, stop))
+            united[-1] = united[-1][0], max(stop, united[-1][1])
+        else:
+            united.append((start, stop))
     return united

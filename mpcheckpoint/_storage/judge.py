@@ -3,7 +3,8 @@
 Let S be the highest offset that anything trustworthy calls durable. Damage below S hit bytes that were once durable, so
 no crash of a correct writer explains it: corrupt. Damage at or above S hit bytes of which nobody was ever
 told that they are safe: torn. ``durable`` is stated by every line and never above the line's own offset, so
-a line behind the damage vouches for what lies before it.
+a line behind the damage vouches for what lies before it. (One that states more was written further on: somebody removed
+bytes before it, which no crash does.)
 
 The verdict needs no lock. A line states an offset as durable only after a sync of the bytes below it has returned, so
 whoever has read that line and then still finds the damage is not looking at a write in progress.
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Line
 
 _CHUNK_BYTES = 1024 * 1024
+# Behind a damage bytes may have been removed, so that a line calls durable what lies above its own offset now. Taken to
+# stand so much further on, none does.
+SHIFT_BYTES = 1 << 50
 
 
 class Broken(NamedTuple):
@@ -40,7 +44,7 @@ def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
     Reads at most to the end of the file, in bounded memory.
     """
     highest = 0
-    for line in provable_lines(fd, broken):
+    for line in provable_lines(fd, broken, shift_bytes=SHIFT_BYTES):
         highest = max(highest, line.durable)
         if highest > above:
             break

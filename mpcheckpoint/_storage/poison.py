@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,8 @@ class Poison:
         """Return the error for an append to a log of which a sync failed."""
         return PoisonedLogError(
             f"a sync of the log {self._log_key!r} failed ({reason}), so what was written last may not be on disk "
-            f"({self._log}). Nothing was written; call Log.recover() when the disk is sound.",
+            f"({self._log}). Nothing was written; when the disk is sound, call Log.recover(), or run "
+            f"mpcheckpoint repair --store {os.path.dirname(self._directory)} --yes.",
             path=self._log,
             reason=reason,
         )

@@ -1,7 +1,7 @@
 """Put what can be proven of a corrupt log into a new generation: all before the damage, and what is proven behind it.
 
-Whole batches only, with their stamps, so that positions and cursors from before go on to work. Order, and what is on disk
-if we die:
+Whole batches only, with their stamps, so that positions and cursors from before go on to work. Order, and what is on
+disk if we die:
 1. store lock and append lock, held throughout; the log is judged again.
 2. the bytes that are not carried over, to quarantine, synced.     Crash: the log is as it was; the next repair keeps
                                                                    them once more.
@@ -9,8 +9,8 @@ if we die:
                                                                    who creates a log or repairs one.
 4. rename over the damaged file, directory synced.                 Crash: one or the other, each whole.
 
-The damaged file is not sealed: nobody can say where it ends. Whoever has it open finds another file at the path, as after
-every switch of generations.
+The damaged file is not sealed: nobody can say where it ends. Whoever has it open finds another file at the path, as
+after every switch of generations.
 
 Rejected: to keep the damaged file itself in quarantine. A copy of it takes its whole size again, where there is often
 little room; and with a hard link to it, an append whose sync returns at that moment would not notice that its log has

@@ -1,8 +1,8 @@
 """Read a log from its first byte to its last, going on behind every damage at the next line that can be proven.
 
-A log falls into *runs*: lines each of which fits the crc field of the one before. The first run hangs on the header, and
-so on the generation id; what a later run proves is itself, not what is missing before it. Nothing is written, no lock is
-taken, and memory is bounded by the longest batch.
+A log falls into *runs*: lines each of which fits the crc field of the one before. The first run hangs on the header,
+and so on the generation id; what a later run proves is itself, not what is missing before it. Nothing is written, no
+lock is taken, and memory is bounded by the longest batch.
 
 On a log in use, bytes that are being written look like damage. So each damage is looked at again, after the
 search for lines behind it: whatever those lines vouch for had been written whole before they were.
@@ -32,16 +32,13 @@ from mpcheckpoint._format.frame import (
     stored_crc_before,
 )
 from mpcheckpoint._format.scan import Scan, Stop, scan
-from mpcheckpoint._storage.judge import Broken, provable_lines
+from mpcheckpoint._storage.judge import SHIFT_BYTES, Broken, provable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CHUNK_BYTES = 1024 * 1024
 _LARGEST_READ_BYTES = MAX_BATCH_BYTES + MAX_LINE_BYTES
-# Behind a damage bytes may have been removed, so that a line calls durable what lies above its own offset now. Taken to
-# stand so much further on, none does.
-_SHIFT_BYTES = 1 << 50
 _OPENING = re.compile(rb'\["[0-9a-f]{8}"')
 _CLOSING = re.compile(rb'"[0-9a-f]{8}"\]\n')
 _OPENING_FIELDS = re.compile(rb'\["[0-9a-f]{8}",(?P<stamp>\d{1,16}),\d{1,18},(?P<more>\d{1,16}),')
@@ -127,7 +124,7 @@ class Walk:
         self._end = EndState(0, 0, -1)
 
     def pieces(self) -> Iterator[Piece | Gap]:
-        """Yield everything, in file order; the last is a Gap if the log ends in anything but a whole batch or padding."""
+        """Yield everything, in file order; last a Gap if the log ends in anything but a whole batch or padding."""
         yield from self._first_line()
         if self.stated_version is not None or self._end.offset == 0:
             return
@@ -260,15 +257,15 @@ class Walk:
             return
         self._runs += behind.run is None
         self._run = self._runs if behind.run is None else behind.run
-        self._shift = _SHIFT_BYTES
+        self._shift = SHIFT_BYTES
         self._is_doubtful = behind.is_doubtful
         self._patches = {}
         self._end = EndState(behind.at + self._shift, behind.stored_crc, -1)
 
     def _behind(self, broken: Broken, start: int) -> _Resumption | None:
         """Return where lines that can be proven begin behind a damage, or None."""
-        line = next(provable_lines(self._fd, broken, shift_bytes=_SHIFT_BYTES), None)
-        at = None if line is None else line.offset - _SHIFT_BYTES
+        line = next(provable_lines(self._fd, broken, shift_bytes=SHIFT_BYTES), None)
+        at = None if line is None else line.offset - SHIFT_BYTES
         rejoining = self._rejoining(broken, start, at)
         if rejoining is not None:
             return rejoining
@@ -280,7 +277,7 @@ class Walk:
         damaged = system.read_at(self._fd, at - broken.at, broken.at)
         computed = crc32(memoryview(damaged)[:-CLOSING_BYTES], broken.crc)
         patched = damaged[:-CLOSING_BYTES] + closing(computed)
-        proven = parse_line(patched, 0, len(patched), base=broken.at + _SHIFT_BYTES, crc=broken.crc)
+        proven = parse_line(patched, 0, len(patched), base=broken.at + SHIFT_BYTES, crc=broken.crc)
         if isinstance(proven, Line):
             return _Resumption(at, computed, is_doubtful=False, closing=closing(computed))
         return _Resumption(at, computed, is_doubtful=True)
@@ -310,7 +307,7 @@ class Walk:
                     continue
                 for end in ends:
                     crc = running_crc(end.stored_crc)
-                    line = parse_line(data, place, stop, base=base + _SHIFT_BYTES, crc=crc)
+                    line = parse_line(data, place, stop, base=base + SHIFT_BYTES, crc=crc)
                     if isinstance(line, Line):
                         return _Resumption(base + place, end.stored_crc, end.is_in_batch, end.run)
         return None

@@ -1,0 +1,173 @@
+"""``mpcheckpoint repair``: show what can be done about damage, and do it when told to."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from mpcheckpoint._cli.checks import LongPass, check_fields, counted, shown_name, shown_path, shown_time
+from mpcheckpoint._cli.options import json_option, keys_option, store_option
+from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, safe, write_out
+from mpcheckpoint.maintenance import plan_repairs, repair, size_in_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpcheckpoint.maintenance import Damage, LeftOut, LogRepair
+
+_MOST_TOLD = 20
+
+
+@click.command("repair", short_help="Repair damaged logs, keeping every byte that is taken out.")
+@store_option
+@keys_option
+@click.option("-y", "--yes", "is_yes", is_flag=True, help="Do it. Without this, only say what would be done.")
+@click.option(
+    "--lock-timeout",
+    "lock_timeout_s",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for writers.",
+)
+@json_option
+def repair_command(
+    store: str, log_keys: tuple[str, ...], is_yes: bool, lock_timeout_s: float, is_json: bool
+) -> int:
+    """Say what can be done about the damage in a store, and, with --yes, do it.
+
+    \b
+    Example:
+      mpcheckpoint repair --store run-42
+      mpcheckpoint repair --store run-42 --yes
+
+    A torn end is cut off, as the next append would do. A log that takes no appends since a sync failed is copied into a
+    new generation. Of a corrupt log all that can be proven is copied into a new generation: what precedes the damage,
+    and behind it each batch of which every line fits the checksum of the one before. Those records are right, and in
+    order; whether records are missing where the damage was nobody can say, and the places are listed.
+
+    Every byte that is taken out is kept in .checkpoint/quarantine. Killed at any instant, it leaves each log as it was
+    or as it is to be: run it again. It waits for writers, and they go on afterwards. A copy needs room for it.
+
+    Exit codes: 0 nothing to do, or all done; 1 there is something to do and --yes was not given; 2 a log cannot be
+    repaired, or there is no such store or log.
+    """
+    keys = log_keys or None
+    todo = failed = done = 0
+    with LongPass("repair", size_in_bytes(store, log_keys=keys)) as bar:
+        repairs = (
+            repair(store, log_keys=keys, lock_timeout_s=lock_timeout_s, on_progress=bar.advance)
+            if is_yes
+            else plan_repairs(store, log_keys=keys, on_progress=bar.advance)
+        )
+        for each in repairs:
+            bar.pause()
+            failed += each.action == "impossible" or each.error is not None
+            done += each.is_done
+            todo += each.action not in ("nothing", "impossible") and not each.is_done
+            lines = _told(each)
+            text = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
+            write_out(_json(each) if is_json else text)
+            flush_out()
+    if not is_json:
+        write_out(_summary(store, keys, todo, done, failed).encode(errors="backslashreplace"))
+    flush_out()
+    if failed:
+        return EXIT_USAGE
+    return EXIT_FAILED if todo else EXIT_OK
+
+
+def _summary(store: str, keys: tuple[str, ...] | None, todo: int, done: int, failed: int) -> str:
+    if done or (failed and not todo):
+        return f"{counted(done, 'log')} repaired{f', {failed} could not be' if failed else ''}\n"
+    if not todo:
+        return "nothing to repair\n"
+    options = "".join(f" --key {shlex.quote(key)}" for key in keys or ())
+    command = f"mpcheckpoint repair --store {shlex.quote(store)}{options} --yes"
+    return f"nothing was changed; to repair {counted(todo, 'log')}: {safe(command)}\n"
+
+
+def _told(each: LogRepair) -> Iterator[str]:
+    check = each.check
+    if each.action == "nothing":
+        return
+    name = shown_name(check)
+    if each.action == "impossible":
+        yield f"{name}: {check.state}, and cannot be repaired: {safe(check.problem or '')}"
+        return
+    yield f"{name}: {check.state}; {_deed(each)}"
+    if each.action == "salvage":
+        gaps = [damage for damage in check.damages if not damage.is_mended and damage.length_bytes]
+        yield from (_gap(damage) for damage in gaps[:_MOST_TOLD])
+        if len(gaps) > _MOST_TOLD:
+            yield f"  and at {len(gaps) - _MOST_TOLD} places more (--json has up to 1,000)"
+        yield from (_left_out(left) for left in each.left_out[:_MOST_TOLD])
+        if len(each.left_out) > _MOST_TOLD:
+            yield f"  and at {len(each.left_out) - _MOST_TOLD} places more (--json has all)"
+    for kept in each.repairs[:_MOST_TOLD]:
+        yield f"  kept {counted(kept.length_bytes, 'byte')} in {safe(shown_path(kept.path))}"
+    if each.error is not None:
+        yield f"  not done: {safe(str(each.error))}"
+
+
+def _deed(each: LogRepair) -> str:
+    taken = f"{counted(each.removed_bytes, 'byte')} at offset {each.removed[0][0]}" if each.removed else ""
+    kept = counted(each.records_kept, "record")
+    if each.action == "cut":
+        verb = "was" if each.is_done else "is to be"
+        return f"the torn end ({taken}) {verb} cut off and kept in quarantine; the log keeps {kept}"
+    verb = "was" if each.is_done else "is to be"
+    if each.action == "recover":
+        return f"{verb} recovered: a new generation with the same {kept}, which takes appends again"
+    count = f"{counted(each.removed_bytes, 'byte')} in {counted(len(each.removed), 'place')}"
+    return f"{verb} salvaged: a new generation with {kept}; {count} {'went' if each.is_done else 'go'} to quarantine"
+
+
+def _gap(damage: Damage) -> str:
+    if damage.after_us is not None and damage.before_us is not None:
+        when = f" between {shown_time(damage.after_us)} and {shown_time(damage.before_us)}"
+    elif damage.after_us is not None:
+        when = f" after {shown_time(damage.after_us)}"
+    else:
+        when = f" before {shown_time(damage.before_us)}" if damage.before_us is not None else ""
+    length = counted(damage.length_bytes, "byte")
+    return f"  lost: {length} at offset {damage.offset}; records{when} may be missing"
+
+
+def _left_out(left: LeftOut) -> str:
+    keys = ", ".join(repr(key) for key in left.object_keys[:3])
+    more = ", ..." if len(left.object_keys) > 3 else ""
+    of = f" of {keys}{more}" if keys else ""
+    return safe(f"  left out: {counted(left.records, 'record')}{of} at offset {left.offset}: {left.why}")
+
+
+def _json(each: LogRepair) -> bytes:
+    fields: dict[str, Any] = {
+        **check_fields(each.check),
+        "action": each.action,
+        "is_done": each.is_done,
+        "records_kept": each.records_kept,
+        "removed": [{"offset": offset, "length_bytes": length} for offset, length in each.removed],
+        "removed_bytes": each.removed_bytes,
+        "left_out": [
+            {
+                "offset": left.offset,
+                "length_bytes": left.length_bytes,
+                "records": left.records,
+                "object_keys": list(left.object_keys),
+                "why": left.why,
+            }
+            for left in each.left_out
+        ],
+        "repairs": [
+            {"offset": kept.offset, "length_bytes": kept.length_bytes, "path": shown_path(kept.path)}
+            for kept in each.repairs
+        ],
+        "new_generation": each.generation,
+        "error": None if each.error is None else str(each.error),
+    }
+    return msgspec.json.encode(fields) + b"\n"

@@ -1,0 +1,110 @@
+"""``mpcheckpoint verify``: read every byte of a store, and say what is damaged."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from mpcheckpoint._cli.checks import LongPass, check_fields, counted, damage_lines, shown_name
+from mpcheckpoint._cli.options import json_option, keys_option, store_option
+from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, safe, write_out
+from mpcheckpoint.maintenance import size_in_bytes, stray_files, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpcheckpoint.maintenance import LogCheck
+
+
+@click.command("verify", short_help="Read every byte, and say what is damaged.")
+@store_option
+@keys_option
+@json_option
+def verify_command(store: str, log_keys: tuple[str, ...], is_json: bool) -> int:
+    """Read every byte of a store's logs and say what is damaged, and where.
+
+    \b
+    Example:
+      mpcheckpoint verify --store run-42
+      mpcheckpoint verify --store run-42 --json | jq -r 'select(.state == "corrupt") | .path'
+
+    Writes nothing, takes no lock, and works while others write. A log is
+
+    \b
+      whole     all of it reads well;
+      pending   so it does, and a write is in progress behind it;
+      poisoned  a sync of it has failed, so it takes no appends until it is repaired;
+      torn      a writer died in mid-write: the next one cuts that off, or repair does;
+      corrupt   bytes that were once on disk do not read as they were written.
+
+    Behind a damage it goes on at the next line that can be proven, so that all damages are found. With --json there is
+    one object a log, with its state and its damages: offset, length_bytes, verdict (torn or corrupt), expected, found,
+    and records_behind, which can be proven behind it.
+
+    Exit codes: 0 all logs are whole or pending; 1 one is damaged or poisoned; 2 one could not be checked, or there is
+    no such store or log.
+    """
+    keys = log_keys or None
+    counts = {"logs": 0, "records": 0, "bytes": 0, "damaged": 0, "unreadable": 0}
+    with LongPass("verify", size_in_bytes(store, log_keys=keys)) as bar:
+        for check in verify(store, log_keys=keys, on_progress=bar.advance):
+            bar.pause()
+            _count(check, counts)
+            if is_json:
+                write_out(msgspec.json.encode(check_fields(check)) + b"\n")
+            else:
+                write_out("".join(f"{line}\n" for line in _told(check)).encode(errors="backslashreplace"))
+    if not is_json:
+        write_out(
+            "".join(f"{line}\n" for line in _summary(store, keys, counts)).encode(errors="backslashreplace")
+        )
+    flush_out()
+    if counts["unreadable"]:
+        return EXIT_USAGE
+    return EXIT_FAILED if counts["damaged"] else EXIT_OK
+
+
+def _count(check: LogCheck, counts: dict[str, int]) -> None:
+    counts["logs"] += 1
+    counts["records"] += check.records
+    counts["bytes"] += check.size_bytes
+    counts["unreadable"] += check.state == "unreadable"
+    counts["damaged"] += not check.is_whole and check.state != "unreadable"
+
+
+def _told(check: LogCheck) -> Iterator[str]:
+    name = shown_name(check)
+    if check.state == "unreadable":
+        yield f"{name}: could not be checked: {safe(check.problem or '')}"
+        return
+    before = " before the damage" if check.damages else ""
+    yield f"{name}: {check.state}, {counted(check.records, 'record')}{before}, {counted(check.size_bytes, 'byte')}"
+    yield from damage_lines(check)
+    if check.poison is not None:
+        yield f"  takes no appends since a sync failed: {safe(check.poison)}"
+    if check.problem is not None:
+        yield f"  {safe(check.problem)}"
+    for note in check.notes:
+        yield f"  note: {safe(note)}"
+
+
+def _summary(store: str, log_keys: tuple[str, ...] | None, counts: dict[str, int]) -> Iterator[str]:
+    if log_keys is None:
+        strays = stray_files(store)
+        if strays:
+            shown = ", ".join(safe(name.replace("\n", "\\n")) for name in strays[:5])
+            more = f" and {len(strays) - 5} more" if len(strays) > 5 else ""
+            yield f"note: not part of the store, and left alone: {shown}{more}"
+    damaged, unreadable = counts["damaged"], counts["unreadable"]
+    outcome = "all whole" if not damaged and not unreadable else f"{damaged} damaged"
+    if unreadable:
+        outcome += f", {unreadable} could not be checked"
+    yield (
+        f"{counted(counts['logs'], 'log')}, {counted(counts['records'], 'record')}, "
+        f"{counted(counts['bytes'], 'byte')}: {outcome}"
+    )
+    if damaged:
+        yield f"see what can be done: mpcheckpoint repair --store {safe(shlex.quote(store))}"
