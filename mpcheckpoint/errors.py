@@ -143,8 +143,7 @@ class CorruptLogError(CheckpointError, ValueError):
         where = f"log {log_key!r} ({path})" if log_key is not None else path
         super().__init__(
             f"{where} is corrupt at offset {offset}: expected {expected}, found {found}. Nothing was changed; "
-            f"mpcheckpoint repair --store {_store_of(path)} shows what can be saved, and Log.read() gives what precedes "
-            "the damage.",
+            f"mpcheckpoint repair --store {_store_of(path)} shows what can be saved, Log.read() what precedes it.",
             path=path,
             offset=offset,
             reason="corrupt",

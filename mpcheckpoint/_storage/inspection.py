@@ -63,7 +63,7 @@ class Inspection(NamedTuple):
     Attributes:
         header: None if it cannot be told.
         stated_version: of a log of a later version, of which nothing else is known.
-        size: of the file, in bytes; end: behind the last batch.
+        size: of the file when it was begun, in bytes; end: behind the last batch.
         records: how many a reader is given: those before the first damage.
         batches_end: the end of those.
         durable: the offset below which all was once durable, by whatever says so.
@@ -102,7 +102,8 @@ def inspect(fd: int, path: str, page: str, on_progress: Callable[[int], None] | 
     Raises:
         OSError: the file cannot be read.
     """
-    walk = Walk(fd)
+    size = system.size_of(fd)
+    walk = Walk(fd, size)
     found = _Findings(fd, path)
     told = 0
     for each in walk.pieces():
@@ -110,10 +111,9 @@ def inspect(fd: int, path: str, page: str, on_progress: Callable[[int], None] | 
             found.take(each)
         else:
             found.take_gap(each)
-        if on_progress is not None and walk.read_to > told:
-            on_progress(walk.read_to - told)
-            told = walk.read_to
-    size = system.size_of(fd)
+        if on_progress is not None and told < min(walk.read_to, size):
+            on_progress(min(walk.read_to, size) - told)
+            told = min(walk.read_to, size)
     if on_progress is not None and size > told:
         on_progress(size - told)
     return found.inspection(walk, size, page)

@@ -134,7 +134,7 @@ def _undo(temporary: str, repairs: list[Repair]) -> None:
 def _copy_kept(fd: int, copy: GenerationCopy, kept: list[Candidate]) -> None:
     """Copy what the candidates hold, found once more in the same walk. Only whoever holds the locks finds the same."""
     stops = [each.stop for each in kept]
-    for piece in Walk(fd).pieces():
+    for piece in Walk(fd, system.size_of(fd)).pieces():
         if not isinstance(piece, Piece):
             continue
         offsets = piece.lines.offsets

@@ -110,8 +110,14 @@ class Walk:
         read_to: up to where all was read, in bytes.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, until: int) -> None:
+        """Walk over the log as it is now.
+
+        Args:
+            until: its size. What is appended meanwhile is read no further: it could go on for ever.
+        """
         self._fd = fd
+        self._until = until
         self._patches: dict[int, bytes] = {}
         self._run = self._runs = 0
         self._ends: list[_End] = []
@@ -191,6 +197,9 @@ class Walk:
             moved = result.end.offset > self._end.offset
             self._end = result.end
             self.read_to = max(self.read_to, self._end.offset - self._shift)
+            if self.read_to >= self._until:
+                self._last = result._replace(damage=None)
+                return
             if len(data) < size or result.stop in (Stop.DAMAGED, Stop.PADDING):
                 self._last = self._settled(result, at + len(data))
                 return

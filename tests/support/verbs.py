@@ -68,6 +68,14 @@ def tear(store: Path, torn: bytes = TORN, log_key: str = "a") -> None:
         file.write(torn)
 
 
+def flip(store: Path, offset: int, log_key: str = "a", bit: int = 1) -> None:
+    """Change one bit of a log."""
+    path = log_file(store, log_key)
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << bit
+    path.write_bytes(data)
+
+
 def tree(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
     """Return everything that stands below a directory, the directory included: any write at all changes the answer."""
     return {str(path.relative_to(directory)): _looks(path) for path in [directory, *directory.rglob("*")]}
