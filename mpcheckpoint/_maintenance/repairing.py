@@ -11,6 +11,7 @@ from mpcheckpoint._storage.directory import StoreDirectory
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.inspection import Inspection, removed_spans, selected
 from mpcheckpoint._storage.process import process
+from mpcheckpoint._storage.walk import Doubt
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._types import Repair
 
 _MOST_SPANS = 1000
-_REST_OF_BATCH = "may be the rest of a batch that lost lines"
+_REST_OF_BATCH = "the rest of a batch that lost lines, or not to be told from one"
 _OUT_OF_PLACE = "not in its place: a copy, or a piece of another log"
 
 
@@ -109,8 +110,8 @@ def _salvaged(check: LogCheck, found: Inspection) -> LogRepair:
             each.start,
             each.stop - each.start,
             each.records,
-            each.doubtful_keys or (),
-            _REST_OF_BATCH if each.doubtful_keys is not None else _OUT_OF_PLACE,
+            each.object_keys,
+            _OUT_OF_PLACE if each.doubt is Doubt.NONE else _REST_OF_BATCH,
         )
         for each in found.candidates
         if each.start not in chosen and each.records

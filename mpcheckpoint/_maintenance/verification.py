@@ -143,7 +143,8 @@ def _key_of(path: str, name: str) -> str | None:
     except UnicodeDecodeError:
         pass
     try:
-        stated = log_key_in(system.open_file(path).fd)
+        descriptor = system.open_file(path)
+        stated = log_key_in(descriptor.fd)
         candidates.append(msgspec.json.decode(stated or b'""', type=str))
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         pass

@@ -11,7 +11,7 @@ from mpcheckpoint._format.control import note_of
 from mpcheckpoint._format.frame import CLOSING_BYTES, stored_crc_before
 from mpcheckpoint._storage.header import known_control
 from mpcheckpoint._storage.page import stated_durable
-from mpcheckpoint._storage.walk import Gap, Piece, Walk
+from mpcheckpoint._storage.walk import Doubt, Gap, Piece, Walk
 from mpcheckpoint.errors import FormatVersionError
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class Candidate(NamedTuple):
     """Batches of one run, one behind the other, that are kept or left out together.
 
     ``is_in_place`` tells whether they stand where they were written (what they call durable ends where a batch ends),
-    or, False, further on or back; None if they do not say. ``doubtful_keys`` is None, or they may be the rest of a
-    batch of which lines are missing: then some of their object keys.
+    or, False, further on or back; None if they do not say. ``doubt`` tells whether they are the rest of a batch of
+    which lines are missing; then ``object_keys`` has some of theirs.
     """
 
     start: int
@@ -45,7 +45,8 @@ class Candidate(NamedTuple):
     records: int
     run: int
     is_in_place: bool | None
-    doubtful_keys: tuple[str, ...] | None = None
+    doubt: Doubt = Doubt.NONE
+    object_keys: tuple[str, ...] = ()
 
 
 class Break(NamedTuple):
@@ -157,9 +158,9 @@ class _Findings:
                 records_behind=last.records_behind + records, before_us=before_us
             )
         self._end, self._last_us = lines.ends[-1], lines.stamps_us[-1]
-        if piece.is_doubtful:
+        if piece.doubt is not Doubt.NONE:
             count = lines.mores[0] + 1
-            self._add(lines[:count], is_doubtful=True)
+            self._add(lines[:count], piece.doubt)
             lines = lines[count:]
         at = bisect_right(lines.stamps_us, self._high_us)
         if at:
@@ -170,8 +171,9 @@ class _Findings:
     def take_gap(self, gap: Gap) -> None:
         """Take note of a damage."""
         self._breaks.append(Break(gap, 0, self._last_us, -1))
+        self._has_batches = self._has_batches or gap.is_in_batch
 
-    def _add(self, lines: Lines, *, is_doubtful: bool = False) -> None:
+    def _add(self, lines: Lines, doubt: Doubt = Doubt.NONE) -> None:
         if not lines:
             return
         records = _records_in(lines)
@@ -183,11 +185,14 @@ class _Findings:
             records,
             self._run,
             _is_in_place(self._fd, lines, self._breaks[0].gap.damage.offset) if self._run else True,
-            tuple(key for key in lines.object_keys if key is not None)[:_MOST_KEYS] if is_doubtful else None,
+            doubt,
+            tuple(key for key in lines.object_keys if key is not None)[:_MOST_KEYS]
+            if doubt is not Doubt.NONE
+            else (),
         )
         last = self._candidates[-1] if self._candidates else None
         is_next = last is not None and last.run == new.run and last.stop == new.start
-        is_apart = is_doubtful or last is None or last.doubtful_keys is not None
+        is_apart = last is None or {doubt, last.doubt} != {Doubt.NONE}
         if last is None or is_apart or not is_next or last.last_us <= self._high_us < new.first_us:
             self._candidates.append(new)
             return
@@ -262,10 +267,11 @@ def selected(found: Inspection) -> list[Candidate]:
     was moved by bytes that came or went before it, and then all that follows was, too: it is no part of this
     log if something that was not moved follows. And stamps rise along a log.
 
-    What may be the rest of a batch is left out, for a batch is there whole or not at all; unless the log shows no batch
-    of more lines than one anywhere: then a record behind damage is taken for what all others are.
+    The rest of a batch is left out, for a batch is there whole or not at all. So is what may be one, unless the log
+    shows no batch of more lines than one anywhere: then a record behind damage is taken for what all others are.
     """
-    candidates = [each for each in found.candidates if each.doubtful_keys is None or not found.has_batches]
+    unwanted = {Doubt.CERTAIN, Doubt.POSSIBLE} if found.has_batches else {Doubt.CERTAIN}
+    candidates = [each for each in found.candidates if each.doubt not in unwanted]
     in_place = [number for number, each in enumerate(candidates) if each.is_in_place]
     last_in_place = in_place[-1] if in_place else -1
     belonging = [

@@ -11,6 +11,7 @@ search for lines behind it: whatever those lines vouch for had been written whol
 from __future__ import annotations
 
 import re
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
@@ -47,18 +48,26 @@ _LOOK_BACK_BYTES = 64 * 1024
 _MOST_ENDS = 8
 
 
+class Doubt(Enum):
+    """Whether lines begin with the rest of a batch of which lines are missing."""
+
+    NONE = "they do not"
+    POSSIBLE = "it cannot be told"
+    CERTAIN = "they do"
+
+
 class Piece(NamedTuple):
     """Whole batches, one behind the other.
 
     Attributes:
         lines: their lines, control lines included, offsets as they are in the file.
         run: the number of the run they are of; 0 hangs on the header. A run goes on where a line fits its last one.
-        is_doubtful: whether the first batch may be the rest of one of which lines are missing.
+        doubt: whether the first batch is the rest of one of which lines are missing.
     """
 
     lines: Lines
     run: int
-    is_doubtful: bool
+    doubt: Doubt
 
 
 class Gap(NamedTuple):
@@ -68,6 +77,7 @@ class Gap(NamedTuple):
         damage: where it starts, at a batch's first line; what was expected, and what is there.
         stop: where the next run starts; the end of the file if there is none.
         is_last: whether no line can be proven behind it.
+        is_in_batch: whether lines of its batch stand before the first that is damaged.
         is_mended: whether it is a line of which only the end was hit, which follows from what stands around it:
             that line comes as part of the next piece.
     """
@@ -75,6 +85,7 @@ class Gap(NamedTuple):
     damage: Damage
     stop: int
     is_last: bool
+    is_in_batch: bool
     is_mended: bool = False
 
 
@@ -94,7 +105,7 @@ class _Resumption(NamedTuple):
 
     at: int
     stored_crc: int
-    is_doubtful: bool
+    doubt: Doubt
     run: int | None = None
     # The closing bytes that the line before should have; none, unless that is how it is proven.
     closing: bytes = b""
@@ -122,7 +133,7 @@ class Walk:
         self._run = self._runs = 0
         self._ends: list[_End] = []
         self._shift = 0
-        self._is_doubtful = False
+        self._doubt = Doubt.NONE
         self._last: Scan | None = None
         self.read_to = 0
         self.stated_version: object = None
@@ -147,7 +158,7 @@ class Walk:
                 seen = start, broken_at
                 behind = self._behind(Broken(last.damage, broken_at, last.broken_crc), start)
                 continue  # and look again
-            yield self._gap(last.damage._replace(offset=start), behind)
+            yield self._gap(last.damage._replace(offset=start), behind, is_in_batch=broken_at != start)
             if behind is None:
                 return
             self._note_end(broken_at, start)
@@ -171,11 +182,11 @@ class Walk:
                 whole = data[: behind.at - CLOSING_BYTES] + behind.closing
                 mended = parse_header(whole)
                 if isinstance(mended, Header):
-                    yield Gap(header, behind.at, is_last=False, is_mended=True)
+                    yield Gap(header, behind.at, is_last=False, is_in_batch=False, is_mended=True)
                     self.header, self._end = mended, mended.end
                     return
                 behind = behind._replace(closing=b"")
-            yield self._gap(header, behind)
+            yield self._gap(header, behind, is_in_batch=False)
             if behind is not None:
                 self._resume(behind)
         elif isinstance(header, UnknownVersion):
@@ -235,8 +246,8 @@ class Walk:
         if self._shift:
             lines.offsets = [offset - self._shift for offset in lines.offsets]
             lines.ends = [end - self._shift for end in lines.ends]
-        is_doubtful, self._is_doubtful = self._is_doubtful, False
-        return Piece(lines, self._run, is_doubtful)
+        doubt, self._doubt = self._doubt, Doubt.NONE
+        return Piece(lines, self._run, doubt)
 
     def _read(self, size: int, offset: int) -> bytes:
         data = system.read_at(self._fd, size, offset)
@@ -251,11 +262,13 @@ class Walk:
 
     # --- damage -------------------------------------------------------------------------------------------------
 
-    def _gap(self, damage: Damage, behind: _Resumption | None) -> Gap:
+    def _gap(self, damage: Damage, behind: _Resumption | None, *, is_in_batch: bool) -> Gap:
         if behind is None:
-            self.read_to = max(self.read_to, system.size_of(self._fd))
-            return Gap(damage, max(damage.offset, system.size_of(self._fd)), is_last=True)
-        return Gap(damage, behind.at, is_last=False, is_mended=bool(behind.closing))
+            size = system.size_of(self._fd)
+            self.read_to = max(self.read_to, size)
+            return Gap(damage, max(damage.offset, size), is_last=True, is_in_batch=is_in_batch)
+        is_mended = bool(behind.closing)
+        return Gap(damage, behind.at, is_last=False, is_in_batch=is_in_batch, is_mended=is_mended)
 
     def _resume(self, behind: _Resumption) -> None:
         if behind.closing:
@@ -267,7 +280,7 @@ class Walk:
         self._runs += behind.run is None
         self._run = self._runs if behind.run is None else behind.run
         self._shift = SHIFT_BYTES
-        self._is_doubtful = behind.is_doubtful
+        self._doubt = behind.doubt
         self._patches = {}
         self._end = EndState(behind.at + self._shift, behind.stored_crc, -1)
 
@@ -282,14 +295,14 @@ class Walk:
             return None
         stored = stored_crc_before(self._read(CLOSING_BYTES, at - CLOSING_BYTES), CLOSING_BYTES)
         if stored is not None and self._fits(line, at, stored):
-            return _Resumption(at, stored, self._is_doubtful_start(line, broken, start, at))
+            return _Resumption(at, stored, self._doubt_of(line, broken, start, at))
         damaged = system.read_at(self._fd, at - broken.at, broken.at)
         computed = crc32(memoryview(damaged)[:-CLOSING_BYTES], broken.crc)
         patched = damaged[:-CLOSING_BYTES] + closing(computed)
         proven = parse_line(patched, 0, len(patched), base=broken.at + SHIFT_BYTES, crc=broken.crc)
         if isinstance(proven, Line):
-            return _Resumption(at, computed, is_doubtful=False, closing=closing(computed))
-        return _Resumption(at, computed, is_doubtful=True)
+            return _Resumption(at, computed, Doubt.NONE, closing=closing(computed))
+        return _Resumption(at, computed, Doubt.POSSIBLE)
 
     def _fits(self, line: Line, at: int, stored_crc: int) -> bool:
         data = system.read_at(self._fd, line.end - line.offset, at)
@@ -318,35 +331,36 @@ class Walk:
                     crc = running_crc(end.stored_crc)
                     line = parse_line(data, place, stop, base=base + SHIFT_BYTES, crc=crc)
                     if isinstance(line, Line):
-                        return _Resumption(base + place, end.stored_crc, end.is_in_batch, end.run)
+                        doubt = Doubt.CERTAIN if end.is_in_batch else Doubt.NONE
+                        return _Resumption(base + place, end.stored_crc, doubt, end.run)
         return None
 
-    def _is_doubtful_start(self, line: Line, broken: Broken, start: int, at: int) -> bool:
-        """Return whether the line may be one of a batch of which lines are missing before it.
+    def _doubt_of(self, line: Line, broken: Broken, start: int, at: int) -> Doubt:
+        """Return whether the line is one of a batch of which lines are missing before it.
 
-        It certainly begins a batch if
+        It is if lines before the damage, or the one before it, have its stamp. It begins a batch if
 
-        - it calls everything before itself durable;
+        - it calls everything before itself durable, for what is durable ends behind a whole batch;
         - the one line before it is the header, or was written where the damage begins, and the line calls some of
-          that durable: what is durable ends behind a whole batch;
+          that durable;
         - the line before it, damaged as that is, still reads as the last of another batch: two of its fields would have
           to be hit to say so wrongly.
         """
-        if line.durable == at:
-            return False
-        if start != broken.at and self._stamp_of_batch(start) == line.stamp_us:
-            return True
         look_back = max(broken.at, at - _LOOK_BACK_BYTES)
         data = system.read_at(self._fd, at - look_back, look_back)
         line_start = data.rfind(PADDING, 0, len(data) - 1) + 1
         is_one_line = not line_start and look_back == broken.at
+        before = _OPENING_FIELDS.match(data, line_start) if line_start or is_one_line else None
+        opened = _OPENING_FIELDS.match(self._read(_LOOK_BACK_BYTES, start)) if start != broken.at else None
+        if any(each is not None and _is_followed_by(each, line) for each in (opened, before)):
+            return Doubt.CERTAIN
+        if line.durable == at or (before is not None and int(before["more"]) == 0):
+            return Doubt.NONE
         if is_one_line and (not broken.at or (not self._run and line.durable > broken.at)):
-            return False
-        if not line_start and not is_one_line:
-            return True
-        match = _OPENING_FIELDS.match(data, line_start)
-        return match is None or int(match["more"]) != 0 or int(match["stamp"]) == line.stamp_us
+            return Doubt.NONE
+        return Doubt.POSSIBLE
 
-    def _stamp_of_batch(self, start: int) -> int | None:
-        match = _OPENING_FIELDS.match(self._read(_LOOK_BACK_BYTES, start))
-        return int(match["stamp"]) if match else None
+
+def _is_followed_by(opening: re.Match[bytes], line: Line) -> bool:
+    """Return whether a line is of the batch of an earlier one, of which the opening fields are given."""
+    return int(opening["stamp"]) == line.stamp_us and int(opening["more"]) > line.more
