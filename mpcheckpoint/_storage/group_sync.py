@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint import _system as system
@@ -174,7 +174,7 @@ class GroupSync:
         poison is there before anybody else can lead; what has the log open gets the error from its own next sync, too.
         """
         beginning = generation.beginning
-        began_s = time.monotonic()
+        began_s = monotonic()
         try:
             system.sync_data(generation.fd)
         except OSError as error:
@@ -182,7 +182,7 @@ class GroupSync:
             generation.mark_poisoned(error)
             raise
         generation.syncs += 1
-        sync_s = time.monotonic() - began_s
+        sync_s = monotonic() - began_s
         if sync_s >= SLOW_SYNC_S:
             generation.note_duration(sync_s)
         if generation.is_poisoned:  # a sync nested in this one failed, and took the error with it
