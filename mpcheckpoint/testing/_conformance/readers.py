@@ -239,6 +239,31 @@ class PositionTests(StorageUnderTest):
             with raises(InvalidPositionError):
                 log.reader().seek(position)
 
+    def test_reader_that_begins_near_the_end_gives_all_that_is_younger_than_it_says(self) -> None:
+        log = self.open_log()
+        assert log.reader().begin_near_end(1) is None, "there is nothing to pass over"
+        for number in range(40):
+            append(log, *range(number % 4 + 1))
+        everything = records(log)
+
+        for length_bytes in (0, 1, 150, 1000, 10 * MIB):
+            reader = log.reader()
+            passed_us = reader.begin_near_end(length_bytes)
+            expected = [record for record in everything if passed_us is None or record.stamp_us > passed_us]
+            assert news_of(reader, log.log_key) == expected, f"{length_bytes} bytes before the end"
+            assert reader.position().stamp_us == everything[-1].stamp_us
+            append(log, "next")
+            assert take_news(reader, log) == ["next"]
+            everything = records(log)
+
+    def test_rest_of_a_sound_log_is_nothing(self) -> None:
+        log = self.open_log()
+        reader = log.reader()
+        for number in range(3):
+            append(log, number, number)
+            list(reader.news())
+            assert reader.rest() is None
+
     def test_offsets_rise_along_a_log(self) -> None:
         log = self.open_log()
         for size in (1, 3, 2):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.frame import NO_META
 from mpcheckpoint._storage.clock import clock
+from mpcheckpoint._storage.log_end import Rest
 from mpcheckpoint._storage.reader import Chunk
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import InvalidPositionError
@@ -184,6 +185,20 @@ class IgnoresSeek(MemoryReader):
     def seek(self, position: Position) -> None:
         super().seek(position)
         self._skip = (-1, 0)
+
+
+@found_by("test_reader_that_begins_near_the_end_gives_all_that_is_younger_than_it_says")
+class PassesOverMoreThanItSays(MemoryReader):
+    def begin_near_end(self, length_bytes: int) -> int | None:
+        super().begin_near_end(length_bytes)
+        self._skip = (self._content.end.stamp_us, 0) if length_bytes == 150 else self._skip
+        return None
+
+
+@found_by("test_rest_of_a_sound_log_is_nothing")
+class FindsARest(MemoryReader):
+    def rest(self) -> Rest | None:
+        return Rest(self._end.offset, 1, is_torn=True)
 
 
 @found_by("test_reader_that_seeks_any_record_begins_right_behind_it")
