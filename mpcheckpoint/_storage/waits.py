@@ -21,6 +21,7 @@ _LONG_S = 1.0
 _LOOK_EVERY_S = 0.25
 _IDLE_EXIT_S = 5.0
 _TELL_EVERY_S = 60.0
+_MOST_SHOWN = 200
 
 logger = logging.getLogger("mpcheckpoint")
 
@@ -126,7 +127,8 @@ def _told_of(holder: system.Holder | None) -> str:
         return "it cannot be told who holds it"
     if holder.command is None:
         return f"it was taken by process {holder.pid}, which is gone or hidden; one forked from it may still hold it"
-    return f"process {holder.pid} holds it{' and is stopped' if holder.is_stopped else ''}: {holder.command}"
+    command = " ".join(holder.command.split())[:_MOST_SHOWN]  # a script given by -c has lines
+    return f"process {holder.pid} holds it{' and is stopped' if holder.is_stopped else ''}: {command}"
 
 
 waits = Waits()
