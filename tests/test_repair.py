@@ -210,6 +210,30 @@ def test_repair_of_a_block_of_another_log_takes_none_of_it(bench: Bench, tmp_pat
             assert found == bench.records
 
 
+def test_repair_of_a_block_of_another_log_of_the_same_time_takes_none_of_it(
+    store: Path, tmp_path: Path, without_syncs: None
+) -> None:
+    """By their stamps its records would fit in; that they call durable what ends no batch here tells them apart."""
+    log, other = Checkpoint(store).log("a"), Checkpoint(tmp_path / "other").log("another log")
+    for number in range(4):
+        log.append("x", number)
+    starts = len(log_file(store).read_bytes())
+    log.append("x", "." * 300)
+    for number in range(3):
+        other.append("foreign", number)
+    for number in range(4, 8):
+        log.append("x", number)
+    block = b"".join(log_file(tmp_path / "other", "another log").read_bytes().splitlines(keepends=True)[1:])
+    data = log_file(store).read_bytes()
+    log_file(store).write_bytes(data[: starts + 20] + block + data[starts + 20 + len(block) :])
+    become_a_new_process()
+
+    (done,) = repair(store)
+
+    assert [event for _, event in records_in(store)] == [*range(8)]
+    assert sum(left.records for left in done.left_out) == 2
+
+
 def is_within(found: Records, records: Records) -> bool:
     """Return whether all that was found was written, in that order."""
     left = iter(records)
