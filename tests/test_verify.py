@@ -117,7 +117,8 @@ def test_verify_of_a_log_that_grows_faster_than_it_is_read_ends(
         data = real(fd, size, offset)
         if data and grown[0] < 50 and size > 4096:
             monkeypatch.setattr(system, "read_at", real)
-            log.append_many([("x", "." * 100_000) for _ in range(15)], durability="never")
+            for _ in range(15):
+                log.append("x", "." * 100_000, durability="never")
             monkeypatch.setattr(system, "read_at", read_and_grow)
             grown[0] += 1
         return data

@@ -386,8 +386,7 @@ class LogWriter:
             self._lock_whatever_it_holds(timeout_s)
             salvage = salvage_log(self.paths)
             if salvage is not None:
-                with translated("removing", self.paths.poison):
-                    self._poison.clear()
+                self._forget_poison()
             return salvage
         finally:
             try:
@@ -395,6 +394,10 @@ class LogWriter:
             except BaseException:  # a Ctrl-C in there: every step of it can be done again
                 self._let_go()
                 raise
+
+    def _forget_poison(self) -> None:
+        with translated("removing", self.paths.poison):
+            self._poison.clear()
 
     def _lock_whatever_it_holds(self, timeout_s: float | None) -> None:
         """Take the mutex and the append lock of a log whose header may be damaged."""
