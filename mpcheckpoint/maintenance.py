@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from mpcheckpoint._maintenance.damage import Damage, LeftOut, LogCheck, LogRepair
-from mpcheckpoint._maintenance.examination import examine
-from mpcheckpoint._maintenance.findings import Examination, Finding
-from mpcheckpoint._maintenance.import_task import Imported
-from mpcheckpoint._maintenance.importing import import_lines
-from mpcheckpoint._maintenance.older_tool import OlderFile, import_older_file, older_files
-from mpcheckpoint._maintenance.repairing import plan_repairs, repair
+from mpcheckpoint._maintenance.imports.import_task import Imported
+from mpcheckpoint._maintenance.imports.importing import import_lines
+from mpcheckpoint._maintenance.imports.older_tool import OlderFile, import_older_file, older_files
+from mpcheckpoint._maintenance.places.examination import examine
+from mpcheckpoint._maintenance.places.findings import Examination, Finding
+from mpcheckpoint._maintenance.repairs.damage import Damage, LeftOut, LogCheck, LogRepair
+from mpcheckpoint._maintenance.repairs.repairing import plan_repairs, repair
+from mpcheckpoint._maintenance.repairs.verification import size_in_bytes, stray_files, verify
 from mpcheckpoint._maintenance.survey import LogSurvey, survey
-from mpcheckpoint._maintenance.verification import size_in_bytes, stray_files, verify
 
 __all__ = [
     "Damage",

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpcheckpoint import Checkpoint, __version__
-from mpcheckpoint._cli.lines import Lines
-from mpcheckpoint._cli.output import KeptOutput
+from mpcheckpoint._cli.maps.lines import Lines
+from mpcheckpoint._cli.maps.output import KeptOutput
 from mpcheckpoint._format.codec import encode_payload
 from mpcheckpoint._work.inputs import Input, NotYet
 from mpcheckpoint._work.text import to_bytes, to_text

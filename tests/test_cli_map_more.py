@@ -14,9 +14,9 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._cli import main
-from mpcheckpoint._cli.json_items import json_reader
-from mpcheckpoint._cli.lines import BadItemError
-from mpcheckpoint._cli.template import JsonItem, MissingFieldError, Template
+from mpcheckpoint._cli.maps.json_items import json_reader
+from mpcheckpoint._cli.maps.lines import BadItemError
+from mpcheckpoint._cli.maps.template import JsonItem, MissingFieldError, Template
 from support import process_tree
 from support.shell import MPCHECKPOINT, CommandLine, Ended
 from support.verbs import wait_until
@@ -179,7 +179,7 @@ def test_command_that_ignores_its_end_is_killed_and_one_that_closed_its_output_i
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (shell.directory / "sitecustomize.py").write_text(
-        "import mpcheckpoint._cli.command\nmpcheckpoint._cli.command._GRACE_S = 0.2\n"
+        "import mpcheckpoint._cli.maps.command\nmpcheckpoint._cli.maps.command._GRACE_S = 0.2\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(shell.directory), prepend=os.pathsep)
     command = "trap '' TERM; [ $1 = quiet ] && exec >/dev/null 2>&1; while true; do sleep 0.1; done"

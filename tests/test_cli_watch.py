@@ -12,7 +12,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli import main
-from mpcheckpoint._cli.watch import Watched
+from mpcheckpoint._cli.maps.watch import Watched
 from mpcheckpoint._types import Position, Record
 from support.shell import MPCHECKPOINT, CommandLine
 from support.verbs import become_a_new_process, log_file, tree, wait_until

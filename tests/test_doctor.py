@@ -14,8 +14,8 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._maintenance import probes
-from mpcheckpoint._maintenance.scratch import Scratch
+from mpcheckpoint._maintenance.places import probes
+from mpcheckpoint._maintenance.places.scratch import Scratch
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._system.mount import Mount
 from mpcheckpoint._system.words import PolledWord
@@ -371,7 +371,7 @@ def test_what_stands_where_the_store_should_is_bad(tmp_path: Path, what: str) ->
 def test_what_a_killed_check_left_is_recognised_and_removed(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\n"
-        "from mpcheckpoint._maintenance.scratch import Scratch\n"
+        "from mpcheckpoint._maintenance.places.scratch import Scratch\n"
         "with Scratch(sys.argv[1]) as scratch:\n"
         "    os.mkdir(scratch.path + '/inside')\n"
         "    open(scratch.path + '/inside/file', 'w').close()\n"

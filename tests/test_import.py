@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint._maintenance import intake, sources
+from mpcheckpoint._maintenance.imports import intake, sources
 from mpcheckpoint.errors import (
     BadLineError,
     CorruptLogError,
@@ -528,7 +528,7 @@ def test_import_into_a_damaged_or_poisoned_log_is_refused(
 PROGRAM = """
 import sys
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._maintenance import sources
+from mpcheckpoint._maintenance.imports import sources
 from mpcheckpoint.maintenance import import_lines
 sources.PIECE_BYTES = sources._READ_BYTES = 1500
 with Checkpoint(sys.argv[1]) as checkpoint:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mpcheckpoint._maintenance.intake import Intake, Mark
-from mpcheckpoint._maintenance.shapes import Fields, Found, NotARecordError
-from mpcheckpoint._maintenance.sources import Piece
+from mpcheckpoint._maintenance.imports.intake import Intake, Mark
+from mpcheckpoint._maintenance.imports.shapes import Fields, Found, NotARecordError
+from mpcheckpoint._maintenance.imports.sources import Piece
 
 if TYPE_CHECKING:
     from mpcheckpoint.errors import BadLineError

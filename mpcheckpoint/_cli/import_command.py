@@ -14,7 +14,7 @@ import msgspec
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.byte_progress import ByteProgress
-from mpcheckpoint._cli.interrupts import Interrupts, Stopped
+from mpcheckpoint._cli.maps.interrupts import Interrupts, Stopped
 from mpcheckpoint._cli.options import json_option, store_option
 from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, safe, say, write_out
 from mpcheckpoint.errors import CheckpointError, LogNotFoundError, StoreNotFoundError

@@ -11,9 +11,9 @@ from mpcheckpoint import __version__
 from mpcheckpoint._cli.doctor_command import doctor_command
 from mpcheckpoint._cli.import_command import import_command
 from mpcheckpoint._cli.ls_command import ls_command
-from mpcheckpoint._cli.map_command import map_command
+from mpcheckpoint._cli.maps.map_command import map_command
+from mpcheckpoint._cli.maps.results_command import results_command
 from mpcheckpoint._cli.repair_command import repair_command
-from mpcheckpoint._cli.results_command import results_command
 from mpcheckpoint._cli.show_command import show_command
 from mpcheckpoint._cli.tail_command import tail_command
 from mpcheckpoint._cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, end_by_broken_pipe, say

@@ -18,7 +18,7 @@ from mpcheckpoint._storage.header import read_header
 from mpcheckpoint._storage.lock_file import LockFile
 from mpcheckpoint._storage.mutex import Mutex
 from mpcheckpoint._storage.poison import Poison
-from mpcheckpoint._storage.salvaging import salvage_log
+from mpcheckpoint._storage.salvage.salvaging import salvage_log
 from mpcheckpoint._storage.successor import find_in_successor, outcome_unknown
 from mpcheckpoint._storage.switch import switch_generation
 from mpcheckpoint._storage.waits import Wait
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import EndState, Payload
     from mpcheckpoint._storage.paths import LogPaths
-    from mpcheckpoint._storage.salvaging import Salvage
+    from mpcheckpoint._storage.salvage.salvaging import Salvage
     from mpcheckpoint._types import Repair
 
 _REOPEN_LIMIT = 100

@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from mpcheckpoint._cli.maps.watch import one_line
 from mpcheckpoint._cli.terminal import safe
-from mpcheckpoint._cli.watch import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mpcheckpoint import Outcome
-    from mpcheckpoint._cli.watch import Watched
+    from mpcheckpoint._cli.maps.watch import Watched
 
 _MOST_RUNNING = 10
 _REDRAWS_A_SECOND = 4

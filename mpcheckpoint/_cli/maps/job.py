@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import click
 
-from mpcheckpoint._cli.json_items import json_reader
-from mpcheckpoint._cli.lines import Lines, plain_reader
-from mpcheckpoint._cli.template import Template
+from mpcheckpoint._cli.maps.json_items import json_reader
+from mpcheckpoint._cli.maps.lines import Lines, plain_reader
+from mpcheckpoint._cli.maps.template import Template
 from mpcheckpoint._cli.terminal import safe, say
 from mpcheckpoint._work.text import to_text
 

@@ -17,8 +17,8 @@ from mpcheckpoint.errors import LogNotFoundError, StoreNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint._cli.job import Job
-    from mpcheckpoint._cli.lines import Lines
+    from mpcheckpoint._cli.maps.job import Job
+    from mpcheckpoint._cli.maps.lines import Lines
 
 _PAUSE_S = 0.02
 

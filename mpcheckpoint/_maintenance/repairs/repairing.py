@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mpcheckpoint._maintenance.damage import Action, LeftOut, LogCheck, LogRepair
-from mpcheckpoint._maintenance.verification import Target, check_found, check_log, targets_in
+from mpcheckpoint._maintenance.repairs.damage import Action, LeftOut, LogCheck, LogRepair
+from mpcheckpoint._maintenance.repairs.verification import Target, check_found, check_log, targets_in
 from mpcheckpoint._storage.directory import StoreDirectory
 from mpcheckpoint._storage.faults import translated
-from mpcheckpoint._storage.inspection import Inspection, removed_spans, selected
 from mpcheckpoint._storage.process import process
-from mpcheckpoint._storage.walk import Doubt
+from mpcheckpoint._storage.salvage.inspection import Inspection, removed_spans, selected
+from mpcheckpoint._storage.salvage.walk import Doubt
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:

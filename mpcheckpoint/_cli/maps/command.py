@@ -7,14 +7,14 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from mpcheckpoint._cli.child import Child
-from mpcheckpoint._cli.output import KeptOutput
+from mpcheckpoint._cli.maps.child import Child
+from mpcheckpoint._cli.maps.output import KeptOutput
 from mpcheckpoint._cli.terminal import say
 from mpcheckpoint._work.outcomes import Result
 
 if TYPE_CHECKING:
-    from mpcheckpoint._cli.interrupts import Interrupts
-    from mpcheckpoint._cli.template import Item, Template
+    from mpcheckpoint._cli.maps.interrupts import Interrupts
+    from mpcheckpoint._cli.maps.template import Item, Template
     from mpcheckpoint._work.workers import Worker
 
 _SUSPECT_S = 1.0

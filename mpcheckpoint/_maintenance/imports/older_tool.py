@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import older_name
-from mpcheckpoint._maintenance.import_task import Imported, ImportTask
-from mpcheckpoint._maintenance.shapes import OlderTool
-from mpcheckpoint._maintenance.sources import Source
+from mpcheckpoint._maintenance.imports.import_task import Imported, ImportTask
+from mpcheckpoint._maintenance.imports.shapes import OlderTool
+from mpcheckpoint._maintenance.imports.sources import Source
 from mpcheckpoint._storage.paths import STORE_DIRECTORY
 
 if TYPE_CHECKING:

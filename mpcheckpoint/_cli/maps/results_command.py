@@ -11,14 +11,14 @@ import click
 import msgspec
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli.maps.results_text import json_row, text_of
+from mpcheckpoint._cli.maps.watch import JsonRows, Lines, watch
 from mpcheckpoint._cli.options import json_option, key_option, store_option
-from mpcheckpoint._cli.results_text import json_row, text_of
 from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, safe, write_out
-from mpcheckpoint._cli.watch import JsonRows, Lines, watch
 
 if TYPE_CHECKING:
     from mpcheckpoint import Log, MapStatus
-    from mpcheckpoint._cli.watch import Display
+    from mpcheckpoint._cli.maps.watch import Display
 
 
 @click.command("results", short_help="Print what a map has recorded, or watch it.")
@@ -83,7 +83,7 @@ def _display(*, is_json: bool, only_failed: bool) -> Display:
         return JsonRows(only_failed=only_failed)
     if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return Lines()
-    from mpcheckpoint._cli.watch_screen import Screen  # noqa: PLC0415 - rich takes a while to import
+    from mpcheckpoint._cli.maps.watch_screen import Screen  # noqa: PLC0415 - rich takes a while to import
 
     return Screen()
 

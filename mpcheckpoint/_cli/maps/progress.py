@@ -12,9 +12,9 @@ from mpcheckpoint._cli.terminal import safe, say
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from mpcheckpoint._cli.job import Job
-    from mpcheckpoint._cli.lines import Lines
-    from mpcheckpoint._cli.tally import Tally
+    from mpcheckpoint._cli.maps.job import Job
+    from mpcheckpoint._cli.maps.lines import Lines
+    from mpcheckpoint._cli.maps.tally import Tally
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.retries import Retry
 
@@ -82,7 +82,7 @@ def _display(lines: Lines, job: Job) -> _Display:
         return _Plain(lines)
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return _Plain(lines)
-    from mpcheckpoint._cli.bar import Bar  # noqa: PLC0415 - rich takes a while to import, and only this needs it
+    from mpcheckpoint._cli.maps.bar import Bar  # noqa: PLC0415 - rich takes a while to import, and only this needs it
 
     return Bar(lines)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import LOG_SUFFIX, older_name
 from mpcheckpoint._format.salvage import last_line
-from mpcheckpoint._maintenance.findings import BAD, OK, WARN, Finding
+from mpcheckpoint._maintenance.places.findings import BAD, OK, WARN, Finding
 from mpcheckpoint._storage.clock import YEAR_2200_US
 from mpcheckpoint._storage.directory import ALLOW_NETWORK
 from mpcheckpoint._storage.header import read_header

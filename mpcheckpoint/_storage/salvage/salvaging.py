@@ -31,16 +31,16 @@ from mpcheckpoint._format.control import MAX_HEADER_BYTES, Header, Note, note_pa
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.faults import translated
-from mpcheckpoint._storage.inspection import SALVAGED, inspect, removed_spans, selected
 from mpcheckpoint._storage.page import stated_generation
 from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX
 from mpcheckpoint._storage.repair import keep_bytes
+from mpcheckpoint._storage.salvage.inspection import SALVAGED, inspect, removed_spans, selected
+from mpcheckpoint._storage.salvage.walk import Piece, Walk
 from mpcheckpoint._storage.switch import GenerationCopy
-from mpcheckpoint._storage.walk import Piece, Walk
 
 if TYPE_CHECKING:
-    from mpcheckpoint._storage.inspection import Candidate, Inspection
     from mpcheckpoint._storage.paths import LogPaths
+    from mpcheckpoint._storage.salvage.inspection import Candidate, Inspection
     from mpcheckpoint._types import Repair
 
 UNKNOWN_GENERATION = "0" * 32

@@ -11,16 +11,16 @@ import msgspec
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import LOG_SUFFIX, file_name
-from mpcheckpoint._maintenance.damage import Damage, LogCheck, State
+from mpcheckpoint._maintenance.repairs.damage import Damage, LogCheck, State
 from mpcheckpoint._storage.directory import StoreDirectory
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.header import read_header, wrong_log
-from mpcheckpoint._storage.inspection import Inspection, inspect
 from mpcheckpoint._storage.page import stated_durable
 from mpcheckpoint._storage.paths import QUARANTINE, WORKERS, LogPaths
 from mpcheckpoint._storage.poison import Poison
 from mpcheckpoint._storage.repair import list_repairs
-from mpcheckpoint._storage.salvaging import is_corrupt, log_key_in
+from mpcheckpoint._storage.salvage.inspection import Inspection, inspect
+from mpcheckpoint._storage.salvage.salvaging import is_corrupt, log_key_in
 from mpcheckpoint.errors import (
     CheckpointError,
     CorruptLogError,

@@ -11,7 +11,7 @@ from mpcheckpoint._format.control import note_of
 from mpcheckpoint._format.frame import CLOSING_BYTES, stored_crc_before
 from mpcheckpoint._storage.header import known_control
 from mpcheckpoint._storage.page import stated_durable
-from mpcheckpoint._storage.walk import Doubt, Gap, Piece, Walk
+from mpcheckpoint._storage.salvage.walk import Doubt, Gap, Piece, Walk
 from mpcheckpoint.errors import FormatVersionError
 
 if TYPE_CHECKING:

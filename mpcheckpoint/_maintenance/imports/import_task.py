@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.frame import CLOSING_BYTES
-from mpcheckpoint._maintenance.intake import Intake, Mark
-from mpcheckpoint._maintenance.shapes import WholeLog
-from mpcheckpoint._maintenance.targets import Identity, KnownIdError, Place, Target
+from mpcheckpoint._maintenance.imports.intake import Intake, Mark
+from mpcheckpoint._maintenance.imports.shapes import WholeLog
+from mpcheckpoint._maintenance.imports.targets import Identity, KnownIdError, Place, Target
 from mpcheckpoint.errors import BadLineError, SourceChangedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._log.record_log import RecordLog
-    from mpcheckpoint._maintenance.intake import Batch
-    from mpcheckpoint._maintenance.shapes import Found, Shape
-    from mpcheckpoint._maintenance.sources import Source
+    from mpcheckpoint._maintenance.imports.intake import Batch
+    from mpcheckpoint._maintenance.imports.shapes import Found, Shape
+    from mpcheckpoint._maintenance.imports.sources import Source
 
 _ANEW = "give it another name to import it anew, from its start (--as NAME, in Python name=...)"
 

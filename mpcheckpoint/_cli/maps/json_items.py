@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mpcheckpoint._cli.lines import BadItemError
-from mpcheckpoint._cli.template import JsonItem, MissingFieldError, Template
+from mpcheckpoint._cli.maps.lines import BadItemError
+from mpcheckpoint._cli.maps.template import JsonItem, MissingFieldError, Template
 from mpcheckpoint._work.inputs import Input, recorded_of
 from mpcheckpoint.errors import CheckpointError
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from mpcheckpoint._cli.job import STDIN
+from mpcheckpoint._cli.maps.job import STDIN
 from mpcheckpoint._cli.options import key_option, store_option
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S
 

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from mpcheckpoint._cli.results_text import json_row
+from mpcheckpoint._cli.maps.results_text import json_row
 from mpcheckpoint._cli.terminal import flush_out, safe, write_out
 from mpcheckpoint._work.outcomes import outcome_in, told_by
 from mpcheckpoint._work.presence import map_starts

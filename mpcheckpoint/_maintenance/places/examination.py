@@ -10,9 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._maintenance import probes, surroundings
-from mpcheckpoint._maintenance.findings import BAD, OK, Examination, Finding, worst
-from mpcheckpoint._maintenance.scratch import Scratch, remove_stale
+from mpcheckpoint._maintenance.places import probes, surroundings
+from mpcheckpoint._maintenance.places.findings import BAD, OK, Examination, Finding, worst
+from mpcheckpoint._maintenance.places.scratch import Scratch, remove_stale
 from mpcheckpoint._storage.paths import STORE_DIRECTORY
 
 if TYPE_CHECKING:

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from mpcheckpoint._format.codec import encode_payload, encode_payloads
-from mpcheckpoint._maintenance.shapes import BYTE_ORDER_MARK, Found, NotARecordError, WholeLog
-from mpcheckpoint._maintenance.sources import MOST_LINE_BYTES
+from mpcheckpoint._maintenance.imports.shapes import BYTE_ORDER_MARK, Found, NotARecordError, WholeLog
+from mpcheckpoint._maintenance.imports.sources import MOST_LINE_BYTES
 from mpcheckpoint.errors import BadLineError, InvalidEventError, InvalidKeyError, LimitExceededError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._format.frame import Payload
-    from mpcheckpoint._maintenance.shapes import Shape
-    from mpcheckpoint._maintenance.sources import Piece
+    from mpcheckpoint._maintenance.imports.shapes import Shape
+    from mpcheckpoint._maintenance.imports.sources import Piece
 
 _REFUSED = (InvalidKeyError, InvalidEventError, LimitExceededError)
 

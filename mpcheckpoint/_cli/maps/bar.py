@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from mpcheckpoint._cli.lines import Lines
-    from mpcheckpoint._cli.tally import Tally
+    from mpcheckpoint._cli.maps.lines import Lines
+    from mpcheckpoint._cli.maps.tally import Tally
 
 
 class Bar:

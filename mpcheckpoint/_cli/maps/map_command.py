@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._cli.command import RunCommand
-from mpcheckpoint._cli.dry_run import dry_run
-from mpcheckpoint._cli.interrupts import Interrupts, Stopped
-from mpcheckpoint._cli.job import Job
-from mpcheckpoint._cli.map_options import map_options
-from mpcheckpoint._cli.printer import Printer
-from mpcheckpoint._cli.progress import Reporter
-from mpcheckpoint._cli.tally import Tally
+from mpcheckpoint._cli.maps.command import RunCommand
+from mpcheckpoint._cli.maps.dry_run import dry_run
+from mpcheckpoint._cli.maps.interrupts import Interrupts, Stopped
+from mpcheckpoint._cli.maps.job import Job
+from mpcheckpoint._cli.maps.map_options import map_options
+from mpcheckpoint._cli.maps.printer import Printer
+from mpcheckpoint._cli.maps.progress import Reporter
+from mpcheckpoint._cli.maps.tally import Tally
 from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, end_by_broken_pipe, safe, say
 from mpcheckpoint._work.crew import ExecutorCrew, default_jobs
 from mpcheckpoint._work.map import MapRun
@@ -30,7 +30,7 @@ from mpcheckpoint._work.text import to_text
 
 if TYPE_CHECKING:
     from mpcheckpoint import Log
-    from mpcheckpoint._cli.lines import Lines
+    from mpcheckpoint._cli.maps.lines import Lines
 
 
 @click.command(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mpcheckpoint._cli.output import KeptOutput
+    from mpcheckpoint._cli.maps.output import KeptOutput
 
 _READ_BYTES = 64 * 1024
 _LOOK_S = 0.1

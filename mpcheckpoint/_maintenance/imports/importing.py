@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import MAX_HEADER_BYTES
-from mpcheckpoint._maintenance.import_task import Imported, ImportTask
-from mpcheckpoint._maintenance.shapes import Fields, NotARecordError, WholeLog, is_whole_log
-from mpcheckpoint._maintenance.sources import Source
+from mpcheckpoint._maintenance.imports.import_task import Imported, ImportTask
+from mpcheckpoint._maintenance.imports.shapes import Fields, NotARecordError, WholeLog, is_whole_log
+from mpcheckpoint._maintenance.imports.sources import Source
 from mpcheckpoint._storage.paths import LogPaths
 from mpcheckpoint._work.text import to_text
 from mpcheckpoint.errors import BadLineError

@@ -1,0 +1,1 @@
+"""``mpcheckpoint map`` and ``mpcheckpoint results``."""

@@ -1,0 +1,1 @@
+"""Records from elsewhere: JSON Lines, files of the older tool, other logs."""

@@ -1,0 +1,1 @@
+"""Whether a place can hold a store."""
