@@ -43,6 +43,9 @@ class Position(msgspec.Struct, frozen=True, eq=False, gc=False):
             return NotImplemented
         return self.log_key == other.log_key and self._order() == other._order()
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # a Struct has one of its own, which compares identities
+
     def __hash__(self) -> int:
         return hash((self.log_key, self.stamp_us, self.more))
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import mpcheckpoint
 from mpcheckpoint import errors, maintenance, testing
-from mpcheckpoint._cli.main import cli
+from mpcheckpoint._cli.commands import cli
 from support.capabilities import has_jq, require
 from support.documents import PageError, blocks_of, is_like, run_page
 

@@ -17,6 +17,7 @@ from mpcheckpoint import Checkpoint, Position
 from mpcheckpoint._format import scan as scan_module
 from mpcheckpoint._format.scan import Scan, scan
 from mpcheckpoint._log import follower
+from mpcheckpoint._log import reading as reading_module
 from mpcheckpoint._storage.reader import LogReader
 from mpcheckpoint.errors import (
     CheckpointError,
@@ -293,7 +294,7 @@ def test_checks_find_out_an_error_that_is_not_ours(bench: Bench, monkeypatch: py
         raise UnicodeDecodeError("utf-8", event, 0, 1, "for the test")
 
     bench.put(log_bytes.forged_log(b'"x",1,null'))
-    monkeypatch.setattr(follower, "decode_event", decode)
+    monkeypatch.setattr(reading_module, "decode_event", decode)
 
     with pytest.raises(UnicodeDecodeError):
         assert_readers_agree(bench)
@@ -301,7 +302,7 @@ def test_checks_find_out_an_error_that_is_not_ours(bench: Bench, monkeypatch: py
 
 def test_checks_find_out_readers_that_disagree(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.put(log_bytes.forged_log(b'"x",1,null'))
-    monkeypatch.setattr(follower, "decode_event", lambda event: 2)
+    monkeypatch.setattr(reading_module, "decode_event", lambda event: 2)
 
     with pytest.raises(AssertionError):
         assert_readers_agree(bench)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._cli.main import run
+from mpcheckpoint._cli.commands import run
 from support.shell import CommandLine
 from support.verbs import inside, log_file, tree
 

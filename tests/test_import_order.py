@@ -218,13 +218,13 @@ def test_package_as_it_stands_keeps_the_order() -> None:
         ("testing._simulation.disk", "import portalocker", "only mpcheckpoint._system does"),
         ("_work.claim", "from mpcheckpoint.testing import restart", "stands above it"),
         ("_log.follower", "import pytest", "only mpcheckpoint.testing does"),
-        ("_cli.main", "from portalocker import lock", "only mpcheckpoint._system does"),
+        ("_cli.commands", "from portalocker import lock", "only mpcheckpoint._system does"),
         ("_work.claim", "def f():\n    import filelock", "only mpcheckpoint._system does"),
         ("_log.follower", "from rich.progress import Progress", "only mpcheckpoint._cli does"),
         ("_work.claim", "import click", "only mpcheckpoint._cli does"),
         ("_storage.log", "import os\nos.replace('a', 'b')", "uses os.replace"),
         ("_work.claim", "import os as o\nhandle = o.open", "uses os.open"),
-        ("_cli.main", "from os import unlink", "uses os.unlink"),
+        ("_cli.commands", "from os import unlink", "uses os.unlink"),
     ],
 )
 def test_module_that_breaks_the_order_is_complained_about(module: str, source: str, complaint: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
 from mpcheckpoint._storage import established, group_sync, waits
+from mpcheckpoint._storage.notices import tell
 from mpcheckpoint._system.holders import Holder, LockState, LockStatus
 from mpcheckpoint.errors import LockTimeoutError, OutcomeUnknownError
 from support.processes import call
@@ -274,9 +275,9 @@ def test_quick_sync_and_failed_one_are_not_called_slow(
 def test_threads_that_tell_the_same_notices_at_once_tell_each_once(
     store: Path, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
-    generation, writer = generation_of(store), writer_of(store)
+    generation = generation_of(store)
     generation.notices += [f"notice {number}" for number in range(2000)]
-    threads = [threading.Thread(target=writer._tell_notices, args=(generation,)) for _ in range(4)]
+    threads = [threading.Thread(target=tell, args=(None, generation)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

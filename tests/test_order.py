@@ -185,8 +185,13 @@ def test_positions_rise_and_survive_text_and_pickle(filled: Log) -> None:
     assert sorted(positions) == positions[::-1]
     positions.reverse()
     assert [Position.parse(str(position)) for position in positions] == positions
-    assert pickle.loads(pickle.dumps(positions)) == positions
-    assert len(set(positions)) == len(positions)
+    copies = pickle.loads(pickle.dumps(positions))
+    assert copies == positions
+    assert not any(copy != position for copy, position in zip(copies, positions, strict=True))
+    assert all(
+        copy >= position and copy <= position for copy, position in zip(copies, positions, strict=True)
+    )
+    assert len({*positions, *copies}) == len(positions)
 
 
 def test_positions_of_different_logs_do_not_compare(store: Path, filled: Log) -> None:

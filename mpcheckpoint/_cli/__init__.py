@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     try:
         # Not at the top: a Ctrl-C while click and rich are being imported is no reason for a traceback.
-        from mpcheckpoint._cli.main import run  # noqa: PLC0415
+        from mpcheckpoint._cli.commands import run  # noqa: PLC0415
     except KeyboardInterrupt:
         return 130
     return run(argv)
