@@ -17,7 +17,7 @@ from mpcheckpoint._storage.descriptors import pool
 from mpcheckpoint._system.holders import LockState, LockStatus
 from mpcheckpoint.errors import CorruptLogError, InvalidKeyError, LogNotFoundError
 from support.processes import call
-from support.verbs import Faults, become_a_new_process, inside, log_file, tear, tree, write_padding_early
+from support.verbs import Faults, become_a_new_process, inside, log_file, tear, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,11 +38,10 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def checkpoint(store: Path, without_syncs: None) -> Checkpoint:
+def checkpoint(store: Path, without_syncs: None, early_padding: None) -> Checkpoint:
     """Three logs with batches, long lines, notes, ids and padding."""
-    del without_syncs
+    del without_syncs, early_padding
     checkpoint = Checkpoint(store)
-    write_padding_early()
     chance = random.Random("reading")
     logs = [checkpoint.log(log_key) for log_key in ("a", "b", "c ö")]
     for number in range(150):

@@ -187,7 +187,8 @@ def seen_anew(log: Log, object_key: str = "x") -> list[Any]:
 
 
 def write_padding_early(after: int = 0, first_bytes: int = 700) -> None:
-    """Have this process write padding sooner, and in smaller steps: so that little work meets it often."""
+    """Have this process write padding sooner, and in smaller steps, so that little work meets it often; for a child,
+    since nothing undoes it. A test uses the fixture ``early_padding``."""
     padding._EXTENSIONS_BEFORE, padding._FIRST_BYTES = after, first_bytes
 
 
