@@ -184,17 +184,16 @@ def check_claims(store: Path, ledger: Ledger) -> None:
             assert claim is not None, object_key
 
 
+Life = Callable[["Path", Ledger], None] if TYPE_CHECKING else object
 LIVES = [first_steps, repairs, generations, two_logs]
 FAST_PATHS = [padded, in_turns]
 CHECKS = {claims: check_claims}
-ERRORS: list[int | str | type[BaseException]] = [
-    errno.EIO,
-    errno.ENOSPC,
-    SHORT_WRITE,
-    MemoryError,
-    KeyboardInterrupt,
+FAULTS: list[tuple[Life, int | str | type[BaseException]]] = [
+    *product(LIVES, [errno.EIO, errno.ENOSPC, SHORT_WRITE]),
+    *product([generations, two_logs], [MemoryError]),
+    *product([first_steps, repairs], [KeyboardInterrupt]),
+    *product([*FAST_PATHS, claims], [errno.EIO]),
 ]
-Life = Callable[["Path", Ledger], None] if TYPE_CHECKING else object
 
 
 @pytest.fixture(autouse=True)
@@ -220,7 +219,7 @@ def test_crash_at_any_call_loses_nothing_acknowledged_and_blocks_nobody(life: Li
 @pytest.mark.guarantee(9)
 @pytest.mark.parametrize(
     ("life", "error"),
-    [*product(LIVES, ERRORS), *product(FAST_PATHS, [errno.EIO]), (claims, errno.EIO)],
+    FAULTS,
     ids=lambda each: getattr(each, "__name__", str(each)),
 )
 def test_call_that_fails_is_a_typed_error_or_none_and_spoils_nothing(
