@@ -307,7 +307,8 @@ def _notes(target: Target, found: Inspection) -> Iterator[str]:
     for note in found.salvages:
         gaps = note.fields.get("gaps")
         count = len(gaps) if isinstance(gaps, list) else 0
-        yield f"salvaged from generation {note.fields.get('from')}: records may be missing in {count} places"
+        where = "one place" if count == 1 else f"{count} places"
+        yield f"salvaged from generation {note.fields.get('from')}: records may be missing in {where}"
     try:
         repairs = list_repairs(target.paths)
     except OSError as error:
@@ -315,4 +316,5 @@ def _notes(target: Target, found: Inspection) -> Iterator[str]:
         return
     if repairs:
         kept_bytes = sum(repair.length_bytes for repair in repairs)
-        yield f"{kept_bytes} bytes that repairs cut off are kept in {len(repairs)} files of {target.paths.quarantine}"
+        files = "one file" if len(repairs) == 1 else f"{len(repairs)} files"
+        yield f"{kept_bytes} bytes that repairs cut off are kept in {files} of {target.paths.quarantine}"
