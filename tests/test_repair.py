@@ -629,6 +629,35 @@ def test_repair_on_a_disk_that_fills_up_leaves_the_log_and_the_next_one_does_it(
     raise AssertionError("it calls that more often than is tried here")
 
 
+@pytest.mark.parametrize("is_renamed", [False, True], ids=["before", "behind"])
+def test_repair_interrupted_at_its_rename_keeps_every_byte_that_it_took_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, is_renamed: bool
+) -> None:
+    data = bytearray(bench.good)
+    data[bench.starts[2] + 41] ^= 1
+    hit = bytes(data[bench.starts[2] : bench.starts[3]])
+    log_file(bench.store).write_bytes(bytes(data))
+    become_a_new_process()
+    replace = system.replace
+
+    def interrupted(source: str, target: str) -> None:
+        if is_renamed:
+            replace(source, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(system, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(repair(bench.store))
+
+    is_old = log_file(bench.store).read_bytes() == bytes(data)
+    assert is_old is not is_renamed
+    assert is_old or hit in [path.read_bytes() for path in (inside(bench.store) / "quarantine").iterdir()]
+    assert [each.error for each in repair(bench.store)] == [None]
+    assert records_in(bench.store) == bench.but(2)
+    assert not list(inside(bench.store).glob("*.jsonl.*.tmp"))
+
+
 # --- the command ------------------------------------------------------------------------------------------------
 
 

@@ -88,8 +88,14 @@ def salvage_log(paths: LogPaths) -> Salvage | None:
             _copy_kept(descriptor.fd, copy, kept)
             copy.finish(note_payload(_note(old.generation, found)))
             system.sync_data(copy.fd)
-            system.replace(temporary, paths.log)
         except BaseException:
+            _undo(temporary, repairs)
+            raise
+        try:
+            system.replace(temporary, paths.log)
+        except (
+            OSError
+        ):  # not a Ctrl-C, which may come when the copy has the name: what is in quarantine stays then
             _undo(temporary, repairs)
             raise
         system.sync_directory(paths.directory)
