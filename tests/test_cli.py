@@ -22,6 +22,7 @@ from mpcheckpoint._cli.maps.output import KeptOutput
 from mpcheckpoint._format.codec import encode_payload
 from mpcheckpoint._work.inputs import Input, NotYet
 from mpcheckpoint._work.text import to_bytes, to_text
+from mpcheckpoint.maintenance import verify
 from support.verbs import inside, log_file, tree, wait_until
 
 if TYPE_CHECKING:
@@ -728,3 +729,27 @@ def test_items_are_read_ahead_in_bounded_memory_and_never_waited_for(tmp_path: P
         lines = Lines(file.fileno(), is_null_separated=False)
         next(iter(lines))
         assert lines.count < 50_000
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_closed_output_takes_no_files_place_and_is_no_reason_for_a_traceback(
+    shell: Shell, closed: str
+) -> None:
+    mapped = " ".join([*MPCHECKPOINT, *shell.map_arguments(), "echo {}"])
+    looks = " && ".join(
+        f"{' '.join(MPCHECKPOINT)} {each} --store store {closed}"
+        for each in ("ls", "show", "tail", "verify --json")
+    )
+
+    ended = subprocess.run(
+        ["sh", "-c", f"printf '1\\n2\\n' | {mapped} {closed} && {looks}"],
+        cwd=shell.directory,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended
+    assert b"Traceback" not in ended.stderr
+    assert b"items" not in ended.stdout  # what is said on standard error goes nowhere else
+    assert [each.state for each in verify(shell.directory / "store")] == ["whole"]

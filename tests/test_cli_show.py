@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -178,3 +179,22 @@ def _zone_of_before(monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.undo()
     time.tzset()
     return
+
+
+def test_store_at_a_path_that_is_no_utf_8_is_shown_by_every_command(tmp_path: Path) -> None:
+    place = os.fsencode(tmp_path) + b"/sp ace \xff \x1b[31m"
+    with Checkpoint(os.fsdecode(place)) as checkpoint:
+        checkpoint.log("a").append("x", 1)
+    # Not a log of ours, for its name is none that a key could have.
+    with open(place + b"/.checkpoint/\xff\x1b.jsonl", "wb") as stray:
+        stray.write(b"?")
+    commands = CommandLine(tmp_path)
+
+    for command, code in (("ls", 1), ("verify", 1), ("repair", 2), ("doctor", 2), ("show", 2), ("tail", 2)):
+        given = [os.fsdecode(place)] if command == "doctor" else ["--store", os.fsdecode(place)]
+        for more in [["--json"], []][: 1 + (command in {"ls", "verify"})]:
+            ended = commands.run(command, *given, *more)
+            assert ended.code == code, ended
+            assert "\x1b" not in ended.err
+            assert "\x1b" not in ended.out
+            assert more == [] or len(ended.rows) == len(ended.out.splitlines())

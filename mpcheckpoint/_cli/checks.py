@@ -56,7 +56,7 @@ class LongPass(AbstractContextManager["LongPass"]):
 def shown_name(check: LogCheck) -> str:
     """Return what a log is called in front of people: its key, or its file where the key cannot be told."""
     name = check.log_key if check.log_key is not None else os.path.basename(check.path)
-    return safe(name.replace("\n", "\\n"))
+    return safe(name.replace("\n", "\\n")) or "''"
 
 
 def shown_path(path: str) -> str:

@@ -16,7 +16,13 @@ from mpcheckpoint._cli.maps.results_command import results_command
 from mpcheckpoint._cli.repair_command import repair_command
 from mpcheckpoint._cli.show_command import show_command
 from mpcheckpoint._cli.tail_command import tail_command
-from mpcheckpoint._cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, end_by_broken_pipe, say
+from mpcheckpoint._cli.terminal import (
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    end_by_broken_pipe,
+    open_closed_streams,
+    say,
+)
 from mpcheckpoint._cli.verify_command import verify_command
 from mpcheckpoint.errors import CheckpointError
 
@@ -54,6 +60,7 @@ for command in (
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    open_closed_streams()
     logging.basicConfig(format="mpcheckpoint: %(message)s", level=logging.WARNING)
     try:
         code = cli.main(argv, prog_name="mpcheckpoint", standalone_mode=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import click
-import msgspec
 
 from mpcheckpoint._cli.options import json_option
 from mpcheckpoint._cli.terminal import (
@@ -14,6 +13,7 @@ from mpcheckpoint._cli.terminal import (
     EXIT_USAGE,
     end_by_broken_pipe,
     flush_out,
+    json_line,
     safe,
     write_out,
 )
@@ -51,7 +51,7 @@ def doctor_command(directory: str, is_json: bool) -> int:
 
     def show(finding: Finding) -> None:
         # Not by `write_out`, which ends the process where nobody reads on: what is tried out is to be removed first.
-        sys.stdout.buffer.write(msgspec.json.encode(finding) + b"\n" if is_json else _text(finding))
+        sys.stdout.buffer.write(json_line(finding) if is_json else _text(finding))
         sys.stdout.buffer.flush()
 
     try:

@@ -10,13 +10,12 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
-import msgspec
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.byte_progress import ByteProgress
 from mpcheckpoint._cli.maps.interrupts import Interrupts, Stopped
 from mpcheckpoint._cli.options import json_option, store_option
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, safe, say, write_out
+from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, json_line, safe, say, write_out
 from mpcheckpoint.errors import CheckpointError, LogNotFoundError, StoreNotFoundError
 from mpcheckpoint.maintenance import import_lines, import_older_file, older_files
 
@@ -284,7 +283,7 @@ def _json(job: _Job, done: Imported) -> bytes:
         "offset_bytes": done.offset_bytes,
         "left_bytes": done.left_bytes,
     }
-    return msgspec.json.encode(fields) + b"\n"
+    return json_line(fields)
 
 
 def _text(options: _Options, job: _Job, done: Imported) -> bytes:

@@ -10,8 +10,8 @@ import click
 
 from mpcheckpoint import maintenance
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
-from mpcheckpoint._cli.record_lines import json_line, one_line
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, say, write_out
+from mpcheckpoint._cli.record_lines import one_line
+from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, json_line, say, write_out
 from mpcheckpoint._cli.times import iso
 
 if TYPE_CHECKING:

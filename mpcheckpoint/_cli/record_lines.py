@@ -34,8 +34,3 @@ def record_fields(record: Record) -> dict[str, Any]:
         "record_id": record.record_id,
         "position": str(record.position),
     }
-
-
-def json_line(fields: dict[str, Any]) -> bytes:
-    """Return an object as one line of JSON."""
-    return msgspec.json.encode(fields) + b"\n"

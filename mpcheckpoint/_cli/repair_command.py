@@ -6,11 +6,10 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from mpcheckpoint._cli.checks import LongPass, check_fields, counted, shown_name, shown_path, shown_time
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, safe, write_out
+from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, json_line, safe, write_out
 from mpcheckpoint.maintenance import plan_repairs, repair, size_in_bytes
 
 if TYPE_CHECKING:
@@ -170,4 +169,4 @@ def _json(each: LogRepair) -> bytes:
         "new_generation": each.generation,
         "error": None if each.error is None else str(each.error),
     }
-    return msgspec.json.encode(fields) + b"\n"
+    return json_line(fields)

@@ -8,8 +8,8 @@ import click
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
-from mpcheckpoint._cli.record_lines import event_text, json_line, one_line, record_fields
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, say, write_out
+from mpcheckpoint._cli.record_lines import event_text, one_line, record_fields
+from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, json_line, say, write_out
 from mpcheckpoint._cli.times import iso, since_option, until_option
 
 if TYPE_CHECKING:

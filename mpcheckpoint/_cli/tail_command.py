@@ -10,8 +10,15 @@ import click
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
-from mpcheckpoint._cli.record_lines import event_text, json_line, one_line, record_fields
-from mpcheckpoint._cli.terminal import EXIT_INTERRUPTED, EXIT_OK, end_by_broken_pipe, flush_out, write_out
+from mpcheckpoint._cli.record_lines import event_text, one_line, record_fields
+from mpcheckpoint._cli.terminal import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    end_by_broken_pipe,
+    flush_out,
+    json_line,
+    write_out,
+)
 from mpcheckpoint._cli.times import iso, since_option
 
 if TYPE_CHECKING:

@@ -6,11 +6,10 @@ import shlex
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from mpcheckpoint._cli.checks import LongPass, check_fields, counted, damage_lines, shown_name
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, safe, write_out
+from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, json_line, safe, write_out
 from mpcheckpoint.maintenance import size_in_bytes, stray_files, verify
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def verify_command(store: str, log_keys: tuple[str, ...], is_json: bool) -> int:
             bar.pause()
             _count(check, counts)
             if is_json:
-                write_out(msgspec.json.encode(check_fields(check)) + b"\n")
+                write_out(json_line(check_fields(check)))
             else:
                 write_out("".join(f"{line}\n" for line in _told(check)).encode(errors="backslashreplace"))
     if not is_json:

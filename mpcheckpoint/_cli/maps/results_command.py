@@ -8,13 +8,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.maps.results_text import json_row, text_of
 from mpcheckpoint._cli.maps.watch import JsonRows, Lines, watch
 from mpcheckpoint._cli.options import json_option, key_option, store_option
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, safe, write_out
+from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, json_line, safe, write_out
 
 if TYPE_CHECKING:
     from mpcheckpoint import Log, MapStatus
@@ -90,7 +89,7 @@ def _display(*, is_json: bool, only_failed: bool) -> Display:
 
 def _json_summary(status: MapStatus) -> bytes:
     fields = {"items": status.items, "done": status.ok + status.failed} | asdict(status)
-    return msgspec.json.encode(fields) + b"\n"
+    return json_line(fields)
 
 
 def _standstill(status: MapStatus) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mpcheckpoint._cli.terminal import safe
+from mpcheckpoint._cli.terminal import json_line, safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ def json_row(outcome: Outcome) -> bytes:
         "attempts": outcome.attempts,
         "value": outcome.value,
     }
-    return msgspec.json.encode(fields) + b"\n"
+    return json_line(fields)
 
 
 def text_of(outcome: Outcome) -> str:

@@ -140,7 +140,7 @@ def _key_of(path: str, name: str) -> str | None:
     candidates = []
     try:
         candidates.append("" if name == "%" else unquote_to_bytes(name).decode())
-    except UnicodeDecodeError:
+    except UnicodeError:  # also where the name of a file holds bytes that are no UTF-8
         pass
     try:
         descriptor = system.open_file(path)
