@@ -180,7 +180,7 @@ def test_status_tells_what_runs_where_and_how_many_items_there_are(log: Log, sto
         assert tree(store) == before
 
         assert (seen.ok, seen.failed, seen.to_retry, seen.items) == (0, 0, 0, 3)
-        assert [item.object_key for item in seen.running] == ["a", "b"]
+        assert {item.object_key for item in seen.running} == {"a", "b"}  # whichever thread was first
         assert all(0 <= item.elapsed_s < 60 for item in seen.running)
         assert [start.items for start in seen.starts] == [3]
         assert status(store).version == ""

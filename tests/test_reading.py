@@ -13,6 +13,7 @@ from mpcheckpoint import Checkpoint, Record
 from mpcheckpoint import _system as system
 from mpcheckpoint._log import reading as reading_module
 from mpcheckpoint._storage import log_end
+from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.descriptors import pool
 from mpcheckpoint._system.holders import LockState, LockStatus
 from mpcheckpoint.errors import CorruptLogError, InvalidKeyError, LogNotFoundError
@@ -76,6 +77,25 @@ def test_read_gives_all_records_in_the_merged_order(checkpoint: Checkpoint) -> N
             tuple(record.event for record in found if record.object_key == object_key)
             == checkpoint[object_key]
         )
+
+
+@pytest.mark.guarantee(3)
+def test_records_with_one_stamp_in_two_logs_come_in_the_order_of_their_log_keys(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "_highest_us", 0)
+    monkeypatch.setattr(system, "now_us", lambda: 1_700_000_000_000_000)
+    checkpoint = Checkpoint(store)
+    for log_key in "cab":  # also the order in which the handle meets them
+        clock._highest_us = 0  # as in another process, which has not seen the other logs
+        checkpoint.log(log_key).append_many([("x", f"{log_key}1"), ("x", f"{log_key}2")])
+
+    found = list(checkpoint.read())
+
+    assert len({record.stamp_us for record in found}) == 1
+    assert [record.event for record in found] == ["a1", "a2", "b1", "b2", "c1", "c2"]
+    assert [record.event for record in checkpoint.read(last=3)] == ["b2", "c1", "c2"]
+    assert checkpoint["x"] == ("a1", "a2", "b1", "b2", "c1", "c2")
 
 
 @pytest.mark.guarantee(3)
