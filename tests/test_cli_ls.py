@@ -155,3 +155,11 @@ def test_ls_long_names_who_holds_the_lock_and_works_while_writers_wait(
     (row,) = cli.good("ls", "--store", "store", "--key", "a", "--json").rows
     assert (row["state"], row["lock"]) in (("torn", "free"), ("pending", "unknown"))
     assert lock_file(store).exists()
+
+
+def test_empty_name_of_a_store_is_refused(tmp_path: Path) -> None:
+    # An unset variable of a shell must not make a store of the current directory.
+    refusal = CommandLine(tmp_path).refused("map", "--store", "", "--key", "k", "true", stdin=b"a\n")
+
+    assert "it is empty" in refusal
+    assert list(tmp_path.iterdir()) == []

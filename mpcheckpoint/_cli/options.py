@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import click
 
+
+def _named(context: click.Context, parameter: click.Parameter, store: str) -> str:
+    """Refuse an empty name: an unset variable of a shell would make a store of the current directory."""
+    if not store:
+        raise click.BadParameter("it is empty; the current directory is .", context, parameter)
+    return store
+
+
 store_option = click.option(
     "--store",
     required=True,
@@ -11,6 +19,7 @@ store_option = click.option(
     show_envvar=True,
     metavar="DIR",
     type=click.Path(),
+    callback=_named,
     help="The directory of the store.",
 )
 key_option = click.option("--key", "log_key", required=True, metavar="KEY", help="The log in that store.")

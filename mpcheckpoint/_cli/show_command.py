@@ -52,7 +52,8 @@ def show_command(
     With --json each event has time, stamp_us, log_key, object_key, event, record_id and position; each object of a list
     has object_key, count, first_time, first_us, and its last event with these fields as last.
 
-    Reads the logs. Writes nothing, and disturbs nobody who writes.
+    Reads the logs. Writes nothing, and disturbs nobody who writes. A log whose header is damaged does not tell which it
+    is: name the others with --key.
 
     Exit codes: 0; 1 if there is no such event; 2 if something cannot be read, after all that can.
     """

@@ -65,7 +65,8 @@ def tail_command(
 
     With --json each object has time, stamp_us, log_key, object_key, event, record_id and position.
 
-    Reads the end of each log only, where that will do. Writes nothing, and disturbs nobody who writes.
+    Reads the end of each log only, where that will do. Writes nothing, and disturbs nobody who writes. A log whose
+    header is damaged does not tell which it is: name the others with --key.
 
     Exit codes: 0; 2 if something cannot be read, after all that can; 130 if Ctrl-C ended -f.
     """

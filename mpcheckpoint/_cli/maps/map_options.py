@@ -83,7 +83,7 @@ _OPTIONS = (
         "--halt-on-error",
         "halts_on_error",
         is_flag=True,
-        help="Start no more items once one that ran now has failed; what runs finishes.",
+        help="Start no more items once one that ran here and now has failed; what runs finishes.",
     ),
     click.option("--retry-failed", is_flag=True, help="Run again what failed before."),
     click.option("--rerun", is_flag=True, help="Start anew: run every item again, or another command."),
