@@ -542,11 +542,11 @@ with Checkpoint(sys.argv[1]) as checkpoint:
 @pytest.mark.guarantee(2)
 @pytest.mark.slow
 def test_import_killed_at_any_instant_and_started_again_doubles_and_loses_nothing(
-    tmp_path: Path, source: Path
+    tmp_path: Path, source: Path, intensity: int
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    source.write_bytes(lines(*({"object_key": f"{number % 7}", "event": number} for number in range(400))))
+    source.write_bytes(lines(*({"object_key": f"{number % 7}", "event": number} for number in range(200))))
 
     def check(store: Path, acknowledged: list[int]) -> None:
         found = [] if not log_file(store).exists() else [event for _, event in read_all(store)]
@@ -555,7 +555,7 @@ def test_import_killed_at_any_instant_and_started_again_doubles_and_loses_nothin
 
     report = crash_test(
         [sys.executable, program, "{store}", source],
-        kills=5,
+        kills=3 * intensity,
         seed=seeded("import").randrange(1 << 32),
         points=[
             r"in write_at 2 on \.jsonl$",
@@ -567,7 +567,7 @@ def test_import_killed_at_any_instant_and_started_again_doubles_and_loses_nothin
         place=tmp_path,
     )
 
-    assert report.kills == 5 + 3
+    assert report.kills == 3 * intensity + 3
 
 
 def read_all(store: Path) -> list[tuple[str, Any]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.guarantee(8)
 
 JOBS = 3
-ITEMS = 90
+ITEMS = 60
 NAMES = [f"item{number}" for number in range(ITEMS)]
 COMMAND = ("sh", "-c", 'echo "begin $1" >> runs; sleep 0.01; echo "end $1" >> runs', "work")
 
@@ -106,7 +106,7 @@ def test_killed_again_and_again_it_runs_only_what_is_missing_and_nothing_overlap
     chance = seeded(f"kills of the {whom}")
     kills = 0
     frozen: dict[str, int] = {}  # how often an item was begun by the time it was seen to be recorded
-    while len(job.recorded()) < ITEMS and kills < 12 * intensity:
+    while len(job.recorded()) < ITEMS and kills < 8 * intensity:
         child = job.start()
         job.wait_for_progress(chance.randrange(0, 2 * ITEMS // 10), child)
         if whom == "group":
@@ -182,7 +182,7 @@ def test_commands_that_share_a_store_carry_on_when_one_of_them_is_killed(job: Jo
     chance = seeded("kills of one of two")
     survivor = job.start(jobs=1)
     kills = 0
-    while survivor.is_running and kills < 8 * intensity:
+    while survivor.is_running and kills < 5 * intensity:
         other = job.start(jobs=2)
         job.wait_for_progress(chance.randrange(1, 12), other)
         other.kill()

@@ -131,9 +131,15 @@ def bench(store: Path, without_syncs: None) -> Bench:
 # --- bytes that change ----------------------------------------------------------------------------------------
 
 
-def test_repair_of_one_bit_anywhere_costs_the_record_it_hit_and_no_other(bench: Bench) -> None:
+def test_repair_of_one_bit_anywhere_costs_the_record_it_hit_and_no_other(
+    bench: Bench, intensity: int
+) -> None:
     chance = seeded("bits")
-    for at in [*range(0, len(bench.good), 9), *(start - 1 for start in bench.starts[1:]), *bench.starts[:-1]]:
+    for at in [
+        *range(0, len(bench.good), max(1, 17 // intensity)),
+        *(start - 1 for start in bench.starts[1:]),
+        *bench.starts[:-1],
+    ]:
         data = bytearray(bench.good)
         data[at] ^= 1 << chance.randrange(8)
         hit = max(number for number, start in enumerate(bench.starts[:-1]) if start <= at)
@@ -146,8 +152,10 @@ def test_repair_of_one_bit_anywhere_costs_the_record_it_hit_and_no_other(bench: 
         assert found == (bench.records if is_mended or not hit else bench.but(hit)), at
 
 
-def test_repair_of_zeros_keeps_what_follows_a_line_that_can_vouch_for_it(bench: Bench) -> None:
-    for at in range(bench.starts[1], len(bench.good), 23):
+def test_repair_of_zeros_keeps_what_follows_a_line_that_can_vouch_for_it(
+    bench: Bench, intensity: int
+) -> None:
+    for at in range(bench.starts[1], len(bench.good), max(1, 47 // intensity)):
         for size in (1, 40, 300):
             data = bench.good[:at] + bytes(min(size, len(bench.good) - at)) + bench.good[at + size :]
             hit = bench.lines_at(at, min(at + size, len(bench.good)))
@@ -164,8 +172,10 @@ def test_repair_of_zeros_keeps_what_follows_a_line_that_can_vouch_for_it(bench: 
 
 
 @pytest.mark.parametrize("inserted", [b"x", b"\n", b"garbage\n", b"\0" * 600, b'["00000028"'])
-def test_repair_of_bytes_put_in_between_keeps_all_around_them(bench: Bench, inserted: bytes) -> None:
-    for at in [*bench.starts[1:], *range(5, len(bench.good), 61)]:
+def test_repair_of_bytes_put_in_between_keeps_all_around_them(
+    bench: Bench, inserted: bytes, intensity: int
+) -> None:
+    for at in [*bench.starts[1:], *range(5, len(bench.good), max(1, 97 // intensity))]:
         number = max(number for number, start in enumerate(bench.starts) if start <= at)
         is_between = at in bench.starts
         hit = [number] if not is_between else [number] if number in (6, 7) else []
@@ -585,8 +595,10 @@ def check_repaired(store: Path, ledger: Ledger) -> None:
 @pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.guarantee(2)
-def test_repair_that_dies_at_any_call_leaves_the_old_or_the_new_and_the_next_one_completes_it() -> None:
-    tried = explore_crashes(damaged_and_repaired, check=check_repaired, images=2, nested=1)
+def test_repair_that_dies_at_any_call_leaves_the_old_or_the_new_and_the_next_one_completes_it(
+    intensity: int,
+) -> None:
+    tried = explore_crashes(damaged_and_repaired, check=check_repaired, images=intensity, nested=1)
 
     assert tried.points > 20
 

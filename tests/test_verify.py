@@ -141,11 +141,13 @@ def write_until_killed(store: Path, number: int, writer: Any) -> None:
 # --- damage -------------------------------------------------------------------------------------------------
 
 
-def test_verify_of_one_bit_anywhere_tells_the_line_that_was_hit(store: Path, filled: Log) -> None:
+def test_verify_of_one_bit_anywhere_tells_the_line_that_was_hit(
+    store: Path, filled: Log, intensity: int
+) -> None:
     starts = line_starts(store)
     good = log_file(store).read_bytes()
     batch = starts[9]
-    for offset in range(0, len(good), 7):
+    for offset in range(0, len(good), max(1, 13 // intensity)):
         log_file(store).write_bytes(good)
         flip(store, offset, bit=offset % 8)
         found = check(store)
