@@ -209,9 +209,9 @@ def test_crash_at_any_call_loses_nothing_acknowledged_and_blocks_nobody(life: Li
 
     check = CHECKS.get(life, check_recovery)
 
-    tried = explore_crashes(life, check=check, images=2 * intensity, nested=intensity, seed=seed)
+    tried = explore_crashes(life, check=check, images=intensity, nested=intensity, seed=seed)
 
-    assert tried.disks > 4 * tried.points
+    assert tried.disks > 3 * tried.points
     tally.add("crash points", tried.points)
     tally.add("disks after a crash point", tried.disks)
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -186,9 +186,33 @@ def test_kills_of_all_workers_are_counted(tmp_path: Path) -> None:
 def test_whole_run_that_kills_or_cuts_too_little_says_so(
     kills: int, keyword: str, too_few: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"keyword": keyword, "markexpr": "", "collectonly": False, "--intensity": 1}
+    options = {"keyword": keyword, "markexpr": "", "collectonly": False, "--intensity": 1, "--share": "1/1"}
     config = SimpleNamespace(args_source=pytest.Config.ArgsSource.TESTPATHS, getoption=options.__getitem__)
     monkeypatch.setenv("MPCHECKPOINT_REQUIRE_ALL", "1")
     monkeypatch.setattr(tally, "counts", lambda: {"kills": kills})
 
     assert plugin._did_too_little(cast("pytest.Config", config)) == too_few
+
+
+def test_shares_of_the_tests_are_all_of_them_and_none_twice() -> None:
+    left_out: list[str] = []
+    hook = SimpleNamespace(pytest_deselected=lambda items: left_out.extend(item.nodeid for item in items))
+    names = [f"test_{number}" for number in range(50)]
+    shares = []
+    for part in ("1/2", "2/2"):
+        config = SimpleNamespace(getoption={"--share": part}.__getitem__, hook=hook)
+        items: list[Any] = [SimpleNamespace(nodeid=name, iter_markers=lambda _: ()) for name in names]
+        plugin.pytest_collection_modifyitems(cast("pytest.Config", config), items)
+        shares.append([item.nodeid for item in items])
+
+    assert all(shares)
+    assert sorted(shares[0] + shares[1]) == sorted(names)
+    assert sorted(left_out) == sorted(names)
+
+
+@pytest.mark.parametrize("share", ["0/2", "3/2", "1", "x/y"])
+def test_share_that_is_none_is_refused(share: str) -> None:
+    config = SimpleNamespace(getoption={"--share": share}.__getitem__)
+
+    with pytest.raises(pytest.UsageError):
+        plugin._share(cast("pytest.Config", config))

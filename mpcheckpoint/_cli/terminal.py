@@ -87,6 +87,8 @@ def flush_out() -> None:
 def _end_by(error: OSError) -> NoReturn:
     if isinstance(error, BrokenPipeError):
         end_by_broken_pipe()
+    with open(os.devnull, "wb") as nowhere:  # else the interpreter tries once more at its end, and says so
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
     raise click.ClickException(f"cannot write to standard output: {error.strerror}") from error
 
 

@@ -8,6 +8,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from zlib import crc32
 
 import hypothesis
 import pytest
@@ -52,12 +53,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="multiply the rounds of kills and power cuts by N (default: MPCHECKPOINT_INTENSITY, else 1)",
     )
+    parser.addoption(
+        "--share",
+        default="1/1",
+        metavar="K/N",
+        help="run the K-th of N parts of the tests, divided by their names (default: all)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make children import what this process imports, and orphans ours."""
     if _intensity(config) < 1:
         raise pytest.UsageError("--intensity must be at least 1")
+    _share(config)
     # `support` is importable in every child; what stands in a child's current directory is not.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")]))
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -70,8 +78,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Add the marks that go with a fixture, and refuse guarantees that do not exist."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Add the marks that go with a fixture, refuse guarantees that do not exist, and leave out other shares."""
+    part, parts = _share(config)
+    others = [item for item in items if crc32(item.nodeid.encode()) % parts != part - 1]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if crc32(item.nodeid.encode()) % parts == part - 1]
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
             for mark_to_add in _MARKS_OF_FIXTURE.get(fixture, ()):
@@ -111,6 +124,13 @@ def _intensity(config: pytest.Config) -> int:
     return cast("int", config.getoption("--intensity"))
 
 
+def _share(config: pytest.Config) -> tuple[int, int]:
+    part, _, parts = str(config.getoption("--share")).partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise pytest.UsageError("--share is K/N, with K from 1 to N")
+    return int(part), int(parts)
+
+
 def _ran_nothing(config: pytest.Config) -> bool:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or config.getoption("collectonly"):
@@ -122,7 +142,12 @@ def _ran_nothing(config: pytest.Config) -> bool:
 
 def _did_too_little(config: pytest.Config) -> list[str]:
     """Return what a whole run that must leave nothing out did less often than promised."""
-    is_part = config.getoption("keyword") or config.getoption("markexpr") or config.getoption("collectonly")
+    is_part = (
+        _share(config) != (1, 1)
+        or config.getoption("keyword")
+        or config.getoption("markexpr")
+        or config.getoption("collectonly")
+    )
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not is_part
     if not is_whole or not os.environ.get("MPCHECKPOINT_REQUIRE_ALL"):
         return []
