@@ -198,7 +198,7 @@ class Crowd:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("largest_bytes", "episodes", "method"),
-    [(300, 7, "fork"), (100_000, 7, "fork"), (2_000_000, 5, "fork"), (100_000, 1, "spawn")],
+    [(300, 6, "fork"), (100_000, 5, "fork"), (2_000_000, 4, "fork"), (100_000, 1, "spawn")],
 )
 def test_writers_killed_at_random_lose_nothing_and_hold_nobody_up(
     tmp_path: Path,
