@@ -670,6 +670,30 @@ def test_repair_interrupted_at_its_rename_keeps_every_byte_that_it_took_out(
     assert not list(inside(bench.store).glob("*.jsonl.*.tmp"))
 
 
+def test_repair_whose_rename_is_done_and_reported_as_failed_keeps_every_byte_that_it_took_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(bench.good)
+    data[bench.starts[2] + 41] ^= 1
+    log_file(bench.store).write_bytes(bytes(data))
+    become_a_new_process()
+    replace = system.replace
+
+    def failing(source: str, target: str) -> None:
+        replace(source, target)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(system, "replace", failing)
+        (done,) = repair(bench.store)
+
+    assert done.error is not None
+    hit = bytes(data[bench.starts[2] : bench.starts[3]])
+    assert hit in [path.read_bytes() for path in (inside(bench.store) / "quarantine").iterdir()]
+    assert [each.error for each in repair(bench.store)] == [None]
+    assert records_in(bench.store) == bench.but(2)
+
+
 # --- the command ------------------------------------------------------------------------------------------------
 
 

@@ -67,7 +67,8 @@ def salvage_log(paths: LogPaths) -> Salvage | None:
 
     Raises:
         FormatVersionError: the log holds what this release does not know. Nothing was changed.
-        WriteFailedError, ReadFailedError: nothing was changed but, at most, quarantine.
+        WriteFailedError, ReadFailedError: nothing was changed but, at most, quarantine; or the log was replaced, and it
+            is not known whether that survives a loss of power. Either way a second call completes it.
     """
     with translated("repairing", paths.log):
         descriptor = system.open_file(paths.log)
@@ -93,10 +94,11 @@ def salvage_log(paths: LogPaths) -> Salvage | None:
             raise
         try:
             system.replace(temporary, paths.log)
-        except (
-            OSError
-        ):  # not a Ctrl-C, which may come when the copy has the name: what is in quarantine stays then
-            _undo(temporary, repairs)
+        except OSError:
+            # Only where the copy still has its own name: else the log is replaced, be it that a Ctrl-C or an error came
+            # behind that, and what is in quarantine is nowhere else.
+            if system.exists(temporary):
+                _undo(temporary, repairs)
             raise
         system.sync_directory(paths.directory)
     return Salvage(found, copy.generation, repairs)
