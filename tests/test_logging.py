@@ -286,6 +286,19 @@ def test_threads_that_tell_the_same_notices_at_once_tell_each_once(
     assert sorted(messages(caplog)) == sorted(f"notice {number}" for number in range(2000))
 
 
+def test_wait_that_is_interrupted_as_it_begins_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    watching = waits.Waits()
+    monkeypatch.setattr(watching, "_start", interrupted)
+    monkeypatch.setattr(waits, "waits", watching)
+
+    with pytest.raises(KeyboardInterrupt), waits.Wait("a", "a.lock"):
+        pytest.fail("it was entered")
+    assert not watching._waiting
+
+
 def _is_any_lock_held(store: Path) -> bool:
     writer = writer_of(store)
     kernel = [is_locked(lock_file(store)), is_locked(lock_file(store).with_suffix(".sync"))]

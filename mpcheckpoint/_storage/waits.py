@@ -42,7 +42,11 @@ class Wait:
 
     def __enter__(self) -> None:
         self.since_s = time.monotonic()
-        waits.begin(self)
+        try:
+            waits.begin(self)
+        except BaseException:  # a Ctrl-C in there: nobody would end a wait that was never entered
+            waits.end(self)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
