@@ -153,7 +153,10 @@ class ExclusiveLog:
         return generation.identity == (status.st_dev, status.st_ino)
 
     def _lock_whatever_it_holds(self, timeout_s: float | None) -> None:
-        """Take the mutex and the append lock of a log whose header may be damaged."""
+        """Take the mutex and the append lock of a log whose header may be damaged.
+
+        As ``_lock``, but nothing is opened, so that the lock file's path is compared each time.
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         if not self._mutex.acquire(timeout_s):
             raise timed_out(self.paths, timeout_s)

@@ -74,7 +74,8 @@ class LogWriter(ExclusiveLog):
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError: nothing was appended.
         """
-
+        # What ``_exclusive`` and ``_established`` do, written out: whoever appends has just been woken, and each call
+        # that it is spared counts twice. A change to one of them is a change to this.
         repair: Repair | None = None
         self._mutex.refuse_reentry()  # before the try: its finally would give back what the outer call holds
         try:
