@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import threading
 import time
 from itertools import pairwise
@@ -384,3 +385,54 @@ def test_durable_read_without_writing_gives_what_the_log_itself_vouches_for(stor
     log.append("x", 3)
     log.append("x", 4)
     assert list(reads_durably(reader)) == [[0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("after", ["start", "end"])
+def test_durable_follower_without_writing_gives_out_what_a_recovery_made_durable(
+    store: Path, after: str
+) -> None:
+    log = Checkpoint(store, durability="never").log("a")
+    log.append("x", 0, durability="always")
+    log.append("x", 1, durability="always")
+    reader = Checkpoint(store, read_only=True, log_keys=["a"])
+    follower = reader.log("a").follow(after=after, idle_timeout_s=0, durable=True)
+    seen = [record.event for record in follower]
+    for number in range(2, 5):
+        log.append("x", number)
+    seen += [record.event for record in follower]  # 1 at most: nothing states the others as durable
+
+    log.recover()
+    seen += [record.event for record in follower]
+    for number in range(5, 8):
+        log.append("x", number)
+    log.recover()
+    log.append("x", 8)
+    last = list(follower)
+    seen += [record.event for record in last]
+
+    first = 0 if after == "start" else 2
+    assert seen == [*range(first, 8)]
+    for record in last:  # its place is that of the generation it was given out from
+        assert [each.event for each in log.read(after=record.position)] == [*range(record.event + 1, 9)]
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.guarantee(11)
+def test_durable_follower_gives_out_nothing_that_a_switch_of_generations_left_behind(
+    store: Path, tmp_path: Path
+) -> None:
+    log = Checkpoint(store, durability="never").log("a")
+    log.append("x", 0)
+    shutil.copytree(store, tmp_path / "earlier")
+    earlier = Checkpoint(tmp_path / "earlier").log("a")
+    earlier.recover()
+    log.append("x", "is not in the generation that is put in its place")
+    reader = Checkpoint(store, read_only=True, log_keys=["a"])
+    follower = reader.log("a").follow(idle_timeout_s=0, durable=True)
+    assert list(follower) == []
+
+    log_file(tmp_path / "earlier").rename(log_file(store))
+
+    assert [record.event for record in follower] == [0]

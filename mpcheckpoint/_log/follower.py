@@ -94,12 +94,24 @@ class Source:
         self.stored = stored
         self.reader: Reader = stored.reader(resumes=True)
         self._only = only
+        self._held = only if isinstance(only, StatedDurable) else None
 
     def records(self, choice: Choice = ALL) -> Iterator[Record]:
         """Yield what is new, of what is wanted."""
         for chunk in self.reader.news():
+            if self._held is not None and self._held.is_superseded_by(chunk.generation):
+                return
             lines = Lines.of(chunk.lines if self._only is None else self._only(chunk))
             yield from records_in(lines, choice, self.stored.log_key, chunk.generation)
+
+    def is_superseded(self) -> bool:
+        """Return whether the log got another generation while records were held back.
+
+        It was synced whole before it took the log's place, so they are durable there, those that are there: they are
+        to be read again, from behind the last one that was given out. Requires: ``records`` was exhausted.
+        """
+        held = self._held
+        return held is not None and held.is_superseded_by(self.reader.position().generation)
 
     def skip_to_end(self) -> Position:
         """Pass over what the log holds now, reading only its end."""
@@ -221,8 +233,12 @@ class Follower:
     def _look(self) -> Iterator[Record]:
         self._add_sources()
         self._news.listen([source.stored for source in self._sources.values()])
-        for source in list(self._sources.values()):
+        for log_key, source in list(self._sources.items()):
             yield from source.records()
+            if source.is_superseded():
+                del self._sources[log_key]
+                self._add_sources()  # which begins behind the last record that was given out
+                yield from self._sources[log_key].records()
 
     def _add_sources(self) -> None:
         for stored in self._discover():
@@ -242,13 +258,14 @@ class StatedDurable:
         self._generation = ""
 
     def __call__(self, chunk: Chunk) -> list[Line]:
-        """Return the lines that are known durable now, in order."""
-        released: list[Line] = []
-        if chunk.generation != self._generation:
-            # A generation is synced whole before it takes the place of another.
-            released, self._held, self._generation = self._held, [], chunk.generation
+        """Return the lines that are known durable now, in order. Requires: the chunk supersedes nothing held."""
+        self._generation = chunk.generation
         self._held += chunk.lines
         count = bisect_right(self._held, chunk.durable, key=lambda line: line.end)  # ends rise
-        released += self._held[:count]
+        released = self._held[:count]
         del self._held[:count]
         return released
+
+    def is_superseded_by(self, generation: str) -> bool:
+        """Return whether records are held back that stand in another generation of the log."""
+        return bool(self._held) and generation != self._generation
