@@ -162,16 +162,16 @@ def append_unsynced(store: Path) -> None:
 def test_log_that_was_synced_and_cannot_be_looked_at_afterwards_is_not_poisoned(
     store: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = system.stat_fd
+    real = system.file_status
     is_due = [False]
 
-    def look(fd: int) -> os.stat_result:
+    def look(fd: int) -> system.FileStatus:
         if is_due[0] and path_of(fd).endswith("a.jsonl"):
             is_due[0] = False
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real(fd)
 
-    monkeypatch.setattr(system, "stat_fd", look)
+    monkeypatch.setattr(system, "file_status", look)
     Faults(monkeypatch).act(
         "sync_data", lambda sync, fd: (sync(fd), is_due.append(is_due.pop() or True)), on=LOG
     )

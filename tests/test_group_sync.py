@@ -16,6 +16,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._storage import group_sync
 from mpcheckpoint._storage.page import Page
 from mpcheckpoint._storage.process import process
+from mpcheckpoint._system import FileStatus
 from mpcheckpoint._system.words import PolledWord
 from mpcheckpoint.errors import OutcomeUnknownError, PoisonedLogError
 from mpcheckpoint.testing import SimulatedProcess
@@ -337,7 +338,7 @@ def test_fork_while_a_thread_leads_leaves_the_child_without_its_lock(
 @pytest.fixture
 def page(store: Path) -> Page:
     store.mkdir()
-    return Page(str(store / "page"), "0" * 32)
+    return Page(str(store / "page"), "0" * 32, FileStatus(1, 2, 1, 0, 3))
 
 
 def test_wait_ends_at_once_when_the_word_has_changed(page: Page) -> None:

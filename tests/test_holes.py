@@ -93,15 +93,35 @@ def test_damage_below_what_a_later_line_calls_durable_is_refused_and_never_cut(s
     become_a_new_process()
     before = log_file(store).read_bytes()
 
-    for attempt in (log.recover, lambda: log.events("x"), lambda: list(log.read())):
+    attempts = (
+        log.recover,
+        lambda: log.events("x"),
+        lambda: list(log.read()),
+        lambda: log.append("x", "new"),
+    )
+    for attempt in attempts:
         with pytest.raises(CorruptLogError, match="Nothing was changed") as caught:
             attempt()
         assert caught.value.offset == ends[0]
-    # A first use validates from the durable offset on, so that it does not depend on the log's length.
+
+    assert log_file(store).read_bytes() == before
+    assert log.repairs() == []
+
+
+@pytest.mark.guarantee(6)
+def test_damage_that_came_to_bytes_the_page_vouches_for_leaves_appends_alone(store: Path, log: Log) -> None:
+    # A first use validates what nobody has validated in this file, so that it does not depend on the log's length.
+    ends = [log.append("x", number).offset for number in range(1, 40)]
+    overwrite(store, ends[0], bytes(ends[1] - ends[0]))
+    become_a_new_process()
+    before = log_file(store).read_bytes()
+
     log.append("x", "new")
 
     assert log_file(store).read_bytes().startswith(before)
-    assert log.repairs() == []
+    with pytest.raises(CorruptLogError) as caught:
+        log.events("x")
+    assert caught.value.offset == ends[0]
 
 
 # --- the directory -----------------------------------------------------------------------------------------
@@ -153,6 +173,7 @@ def test_records_whose_sync_failed_unheard_are_written_again_before_they_are_bui
         file = str(log_file(store).relative_to(store.parent))
         assert len({image.content[file] for image in disk.images(10)}) > 1
 
+        inside(store, "a.page").unlink()
         become_a_new_process()  # the one that had heard of it is dead
         log.append("x", 3)
 

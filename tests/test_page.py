@@ -13,6 +13,7 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._storage.page import PAGE_BYTES, Page
+from mpcheckpoint._system import FileStatus
 from mpcheckpoint.errors import CorruptLogError, PoisonedLogError
 from mpcheckpoint.testing import SimulatedProcess
 from support.verbs import (
@@ -39,6 +40,7 @@ pytestmark = [pytest.mark.guarantee(1), pytest.mark.guarantee(3)]
 LOG = r"a\.jsonl$"
 PAGE = r"a\.page$"
 GENERATION = "0123456789abcdef" * 2
+A_FILE = FileStatus(device=1, inode=2, links=1, size_bytes=0, born_ns=3)
 
 
 @pytest.fixture
@@ -65,11 +67,24 @@ def append_by(player: SimulatedProcess, store: Path, event: object, durability: 
         Checkpoint(store).log("a").append("x", event, durability=durability)
 
 
+def page_of(store: Path) -> Page:
+    """The page, as a process that knows nothing of it opens it."""
+    generation = generation_of(store)
+    return Page(str(page_file(store)), generation.header.generation, generation.status)
+
+
+def state_as_durable(store: Path, offset: int) -> None:
+    """Leave in the page that all below ``offset`` is durable, true or not."""
+    page = page_of(store)
+    with page_file(store).open("r+b") as file:
+        file.seek(64)
+        file.write(page._known(offset))
+
+
 def damage_the_last_record(store: Path) -> bytes:
     """Flip a bit in a record that no later line vouches for, but the page does; return what the log is then."""
     generation = generation_of(store)
-    assert generation.page is not None
-    generation.page.publish_durable(generation.durable)
+    state_as_durable(store, generation.durable)
     content = bytearray(log_file(store).read_bytes())
     content[-20] ^= 1
     log_file(store).write_bytes(content)
@@ -195,7 +210,7 @@ def test_page_of_a_longer_log_that_was_restored_from_a_backup_is_not_believed(st
     for number in range(3, 6):
         log.append("x", number)
         # Else the log, grown again, would be taken for durable up to where the old one was.
-        hints = Page(str(page_file(store)), generation_of(store).header.generation).read()
+        hints = page_of(store).read()
         assert hints.durable <= generation_of(store).end.offset
 
     assert_goes_on(log, [*range(6)])
@@ -206,8 +221,7 @@ def test_durable_word_above_the_end_is_reset_before_the_log_grows_past_it(
 ) -> None:
     generation = generation_of(store)
     syncs = generation.syncs
-    assert generation.page is not None
-    generation.page.publish_durable(generation.end.offset + 10_000)
+    state_as_durable(store, generation.end.offset + 10_000)
 
     append_by(other, store, "x" * 20_000)  # grown past it, in one step
     assert log.append("x", "mine").offset > 20_000
@@ -221,9 +235,7 @@ def test_stale_durable_word_does_not_cover_an_append(
     store: Path, log: Log, other: SimulatedProcess, faults: Faults
 ) -> None:
     append_by(other, store, 3)  # so this process does not write alone, and looks at the word
-    generation = generation_of(store)
-    assert generation.page is not None
-    generation.page.publish_durable(1 << 40)
+    state_as_durable(store, 1 << 40)
     fault = faults.fail("sync_data", errno.EIO, on=LOG)
 
     with pytest.raises(Exception, match="its sync failed"):
@@ -253,12 +265,12 @@ def test_page_names_an_end_inside_the_log_where_no_line_ends_and_is_not_believed
 
 def test_page_of_another_generation_says_nothing(store: Path) -> None:
     path = str(store) + ".page"
-    page = Page(path, GENERATION)
+    page = Page(path, GENERATION, A_FILE)
     page.publish_end(EndState(100, 1, 2), 100, b"somebody", durable=100)
     assert page.read().end == EndState(100, 1, 2)
     assert page.read().durable == 100
 
-    successor = Page(path, GENERATION[::-1])
+    successor = Page(path, GENERATION[::-1], A_FILE)
 
     assert successor.read().end is None
     assert successor.read().durable == 0
@@ -380,18 +392,69 @@ def test_damage_below_the_durable_word_of_the_page_is_corruption_for_a_reader(st
 
 
 @pytest.mark.guarantee(9)
-def test_mark_of_poison_without_its_file_is_a_stale_one(
+def test_poison_that_only_the_page_tells_of_refuses_everybody_until_the_log_is_recovered(
     store: Path, log: Log, other: SimulatedProcess
 ) -> None:
     append_by(other, store, 3)
-    generation = generation_of(store)
-    assert generation.page is not None
-    generation.page.publish_durable(generation.durable, is_poisoned=True)
+    page_of(store).publish_poison()  # as where there is no room for the file
+    before = log_file(store).read_bytes()
 
+    with pytest.raises(PoisonedLogError):
+        log.append("x", 4)
+    with other, pytest.raises(PoisonedLogError):
+        Checkpoint(store).log("a").append("x", 5)
+    become_a_new_process()
+    with pytest.raises(PoisonedLogError):
+        Checkpoint(store).log("a").append("x", 6)
+
+    assert log_file(store).read_bytes() == before
+    assert log.stats()["is_poisoned"]
+    log.recover()
+    assert_goes_on(log, [*range(4)])
+
+
+@pytest.mark.guarantee(9)
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("untold", [0, 1 << 10], ids=["publishing nothing", "publishing its end"])
+def test_poison_set_between_look_and_publication_of_a_sole_writer_is_not_erased(
+    store: Path, log: Log, other: SimulatedProcess, faults: Faults, untold: int
+) -> None:
+    page = page_of(store)  # of the process whose sync hangs, and fails while the other one is at it
+    for number in range(48):
+        append_by(other, store, number)
+    with other:
+        generation_of(store)._untold = untold
+    faults.act(
+        "write_at",
+        lambda real, fd, data, offset: (page.publish_poison(), real(fd, data, offset))[1],
+        on=LOG,
+    )
+    append_by(other, store, "written when the flag is set")
+
+    with pytest.raises(PoisonedLogError):
+        append_by(other, store, "after it")
+    with pytest.raises(PoisonedLogError):
+        log.append("x", "mine")
+    become_a_new_process()
+    with pytest.raises(PoisonedLogError):
+        log.append("x", "by a new process")
+
+
+@pytest.mark.guarantee(9)
+@pytest.mark.guarantee(11)
+def test_poison_is_not_erased_by_the_publication_of_a_group(
+    store: Path, log: Log, other: SimulatedProcess, faults: Faults
+) -> None:
+    append_by(other, store, 3)  # so this process does not write alone, and leads a group
+    page = page_of(store)
+    synced = faults.act("sync_data", lambda real, fd: (real(fd), page.publish_poison())[0], on=LOG)
     log.append("x", 4)
-    append_by(other, store, 5)
 
-    assert_goes_on(log, [*range(6)])
+    assert synced.hits == 1
+    with pytest.raises(PoisonedLogError):
+        log.append("x", 5)
+    with pytest.raises(PoisonedLogError):
+        append_by(other, store, 6)
 
 
 @pytest.mark.guarantee(9)

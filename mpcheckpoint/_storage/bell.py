@@ -30,6 +30,10 @@ class Bell:
             system.write_at(self._descriptor.fd, bytes(PAGE_BYTES), 0)
         self._word = system.shared_word(self._descriptor.fd, 0)
 
+    def is_intact(self) -> bool:
+        """Return whether this is the bell still, and not a file that somebody has opened on its number."""
+        return self._descriptor.is_intact()
+
     def value(self) -> int:
         """Return what changes whenever the bell is rung. Read it before you look, and wait with it after that."""
         try:

@@ -5,27 +5,26 @@ Everything here but ``sync`` requires the append lock; ``writer`` sees to that.
 
 from __future__ import annotations
 
+import errno
 import time
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import (
     CLOSING_BYTES,
-    MAX_LINE_BYTES,
     PADDING,
     EndState,
     Line,
     closing,
-    stored_crc_before,
 )
-from mpcheckpoint._format.salvage import last_line
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.header import known_control, read_header
 from mpcheckpoint._storage.judge import Broken, refuse_shortened, require_torn
-from mpcheckpoint._storage.page import Page
+from mpcheckpoint._storage.page import Page, vouched_durable
 from mpcheckpoint._storage.places import places
 from mpcheckpoint._storage.repair import keep_bytes, write_whole
 from mpcheckpoint._storage.replay import replay
+from mpcheckpoint._storage.trust import trusted_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._storage.poison import Poison
     from mpcheckpoint._types import Repair
 
-_FIRST_LOOK_BACK_BYTES = 64 * 1024
-_LARGEST_LOOK_BACK_BYTES = 2 * MAX_LINE_BYTES
 _REWRITE_BYTES = 1024 * 1024
 _NOBODY = bytes(8)
 # A sync that takes longer is told of, but not each one of a slow disk.
@@ -60,11 +57,10 @@ class EstablishedLog:
         self._poison = poison
         self._sync_mutex = sync_mutex
         self._descriptor = system.open_file(paths.log, write=True)
-        # For as long as this object lives.
         self.fd = self._descriptor.fd
         self.header = read_header(self.fd, paths.log, log_key=paths.log_key)
-        status = system.stat_fd(self.fd)
-        self.identity = (status.st_dev, status.st_ino)
+        self.status = system.file_status(self.fd)
+        self.identity = self.status.identity
         self.end = self.header.end
         self.durable = self.header.end.offset
         self.page: Page | None = None
@@ -88,6 +84,37 @@ class EstablishedLog:
         """The offset below which this process knows the bytes to be durable, also while it begins anew."""
         return max(self.durable, self._floor)
 
+    def is_intact(self) -> bool:
+        """Return whether the descriptor is that of the log still: somebody may have closed it, and reused its number.
+
+        Asked whenever the log's bytes, or the page, are not what this process expects, before it writes to the one or
+        calls the other damaged; and after each sync, which would have been that of another file.
+        """
+        return self._descriptor.is_intact()
+
+    def _open_again(self) -> None:
+        """Open the log's file anew, since somebody has closed the descriptor. Requires: the append lock.
+
+        Nobody told the new descriptor of syncs that failed meanwhile: what is not known to be durable is written once
+        more, as in a process that has just begun.
+        """
+        self.notices.append(
+            f"somebody closed the open file of log {self._paths.log_key!r}; it was opened again ({self._paths.log})"
+        )
+        self._descriptor = system.open_file(self._paths.log, write=True)
+        self.fd = self._descriptor.fd
+        self.status = system.file_status(self.fd)
+        self.identity = self.status.identity
+
+    def reopen_if_lost(self) -> None:
+        """See to it that the descriptor is that of the log, for those who take the log as it is.
+
+        Requires: the append lock.
+        """
+        if not self.is_intact():
+            self._open_again()
+            self._is_used = False
+
     def close(self) -> None:
         """Close the file, in a forked child; elsewhere the last thread to let go of this object does."""
         self._descriptor.close()
@@ -105,6 +132,9 @@ class EstablishedLog:
         """
         if self.is_poisoned:
             raise self._poison.refusal("an earlier sync by this process failed")
+        if not self.is_intact():
+            self._open_again()
+            return self._start_again()
         self._poison.refuse(self.header.generation)
         self._open_page()
         if not self._is_used:
@@ -123,15 +153,21 @@ class EstablishedLog:
 
     def bears_out(self, end: EndState) -> bool:
         """Return whether a line of the log ends there, with that crc."""
-        before = system.read_at(self.fd, CLOSING_BYTES, end.offset - CLOSING_BYTES)
-        return before == closing(end.stored_crc)
+        return self._bytes_at(end.offset - CLOSING_BYTES, CLOSING_BYTES) == closing(end.stored_crc)
+
+    def _bytes_at(self, offset: int, length: int) -> bytes:
+        """Return bytes of the log; none where they cannot be read, be it that somebody closed the file."""
+        try:
+            return system.read_at(self.fd, length, offset)
+        except OSError:
+            return b""
 
     def _open_page(self) -> None:
         """Open the page that others find now. Without one everything takes longer, and nothing else."""
         if self.page is not None and self.page.is_at(self._paths.page):
             return
         try:
-            self.page = Page(self._paths.page, self.header.generation)
+            self.page = Page(self._paths.page, self.header.generation, self.status)
         except OSError:
             self.page = None
 
@@ -162,12 +198,13 @@ class EstablishedLog:
         line says that it is durable is validated, written once more in place, and synced. On ext4 a sync into
         preallocated space does not carry the log's name with it, so the directories come first.
 
-        The cost is the unsynced part of the log, not its length.
+        The cost is the unsynced part of the log; without a page that vouches for it, one pass over its bytes.
         """
         fd = self.fd
         system.sync_directory(self._paths.directory)
         places.make_names_durable(self._paths.directory)
-        start = self._trusted_start()
+        start, notices = trusted_start(fd, self.header, self._paths)
+        self.notices += notices
         self.durable, self.end = start.offset, start
         repair = self._catch_up()
         refuse_shortened(
@@ -190,6 +227,7 @@ class EstablishedLog:
         """
         header = read_header(self.fd, self._paths.log, log_key=self._paths.log_key)
         self._is_used = False  # a first use that fails is to be done again, floor and all
+        self._poison.refuse(header.generation)
         is_same = header.generation == self.header.generation  # of another one nothing is known
         self._floor = max(self._floor, self.durable) if is_same else 0
         self.header = header
@@ -197,33 +235,6 @@ class EstablishedLog:
         self.page = None  # it may be about another generation
         self._open_page()
         return self._first_use()
-
-    def _trusted_start(self) -> EndState:
-        """Return the end state at the offset that the last line states as durable."""
-        fd, start = self.fd, self.header.end
-        last = self._look_back(system.size_of(fd))
-        if last is None or last.durable <= start.offset:
-            return start
-        before = system.read_at(fd, CLOSING_BYTES, last.durable - CLOSING_BYTES)
-        stored_crc = stored_crc_before(before, len(before))
-        if stored_crc is None:
-            return start  # no line ends there: damage in the durable part, which a full validation will name
-        previous = self._look_back(last.durable)
-        if previous is None or previous.end != last.durable or previous.more:
-            return start
-        return EndState(last.durable, stored_crc, previous.stamp_us)
-
-    def _look_back(self, size: int) -> Line | None:
-        """Return the last line below ``size`` that fits the crc field of the line before it."""
-        first = self.header.end.offset - CLOSING_BYTES
-        length = _FIRST_LOOK_BACK_BYTES
-        while True:
-            start = max(first, size - length)
-            data = system.read_at(self.fd, size - start, start)
-            line = last_line(data, base=start)
-            if line is not None or start == first or length >= _LARGEST_LOOK_BACK_BYTES:
-                return line
-            length = min(length * 8, _LARGEST_LOOK_BACK_BYTES)
 
     def _rewrite(self, fd: int, start: int, end: int) -> None:
         """Make validated bytes dirty again and sync them: only now are they known to be durable.
@@ -243,10 +254,11 @@ class EstablishedLog:
         torn, so no one was ever told that they are safe; and they are durable in quarantine before they leave the log.
         """
         fd, offset = self.fd, broken.damage.offset
+        vouched = vouched_durable(self._paths.page, self.header.generation, fd)
         require_torn(
             fd,
             broken,
-            known_durable=max(self.durable, self._floor, self._stated_durable()),
+            known_durable=max(self.durable, self._floor, vouched),
             path=self._paths.log,
             log_key=self._paths.log_key,
         )
@@ -257,10 +269,6 @@ class EstablishedLog:
         self._allocated = self._seen_padding = offset
         self.sync()
         return repair
-
-    def _stated_durable(self) -> int:
-        """Return what the page calls durable, for whoever judges damage."""
-        return 0 if self.page is None else self.page.read().durable
 
     def _take_note(self, lines: Sequence[Line]) -> None:
         for line in lines:
@@ -276,17 +284,31 @@ class EstablishedLog:
         """Make everything durable that was written so far.
 
         Raises:
-            OSError: the sync failed, which is final.
+            OSError: the sync failed, which is final; or, EBADF, somebody had closed the file, which is not.
         """
         with self._sync_mutex:
             began_s = time.monotonic()
-            try:
-                system.sync_data(self.fd)
-            except OSError:
-                self.is_poisoned = True
-                raise
+            self.sync_file()
             self.syncs += 1
             self.note_duration(time.monotonic() - began_s)
+
+    def sync_file(self) -> None:
+        """Sync the log's file, and nobody else's.
+
+        A failed sync is final: Linux drops the dirty pages, reports it once, and a second sync would succeed.
+
+        Raises:
+            OSError: the sync failed, and ``is_poisoned`` is set; or, EBADF, somebody had closed the file.
+        """
+        try:
+            system.sync_data(self.fd)
+        except OSError as error:
+            if not self.is_intact():
+                raise _closed_by_others() from error
+            self.is_poisoned = True
+            raise
+        if not self.is_intact():
+            raise _closed_by_others()  # synced was another file
 
     def note_duration(self, sync_s: float) -> None:
         """Have it told, once no lock is held, that a sync took so long, if that is long, and was not told lately."""
@@ -302,8 +324,12 @@ class EstablishedLog:
 
     def mark_poisoned(self, error: OSError) -> None:
         """Tell every process that a sync failed: beside the log, and in the page as a shortcut."""
+        if self.page is not None:
+            self.page.publish_poison()
         notice = self._poison.mark(self.header.generation, error)
         if notice is not None:
             self.notices.append(notice)
-        if self.page is not None:
-            self.page.publish_durable(self.durable, is_poisoned=True)
+
+
+def _closed_by_others() -> OSError:
+    return OSError(errno.EBADF, "somebody closed the open file of the log")

@@ -147,10 +147,9 @@ class ExclusiveLog:
 
     def _is_current(self, generation: Generation) -> bool:
         try:
-            status = system.stat_path(self.paths.log)
+            return generation.identity == system.path_status(self.paths.log).identity
         except FileNotFoundError:
             return False
-        return generation.identity == (status.st_dev, status.st_ino)
 
     def _lock_whatever_it_holds(self, timeout_s: float | None) -> None:
         """Take the mutex and the append lock of a log whose header may be damaged.

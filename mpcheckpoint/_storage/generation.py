@@ -11,7 +11,7 @@ from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.established import EstablishedLog
 from mpcheckpoint._storage.faults import typed
 from mpcheckpoint._storage.padding import Padding
-from mpcheckpoint._storage.page import FLAGS_AT, FOLLOWED_AT, NOBODY
+from mpcheckpoint._storage.page import FOLLOWED_PART, NOBODY
 from mpcheckpoint._storage.repair import write_whole
 from mpcheckpoint.errors import CheckpointError
 
@@ -68,13 +68,12 @@ class Generation(EstablishedLog):
         if page is not None and self._is_used and not self.is_poisoned:
             look = page.look()
             # If the page is as this process left it, nobody wrote since.
-            self.is_alone = look.startswith(self._left) and self._left != b"" and not look[FLAGS_AT]
+            self.is_alone = look.startswith(self._left) and self._left != b"" and not page.is_poisoned(look)
             if self.is_alone or self._takes_over(look):
-                end = self.end
-                data = system.read_at(self.fd, CLOSING_BYTES + 1, end.offset - CLOSING_BYTES)
-                self.is_followed = look[FOLLOWED_AT:] != NOBODY and page.is_followed(look)
+                self.is_followed = look[FOLLOWED_PART] != NOBODY and page.is_followed(look)
                 # A write begins right behind the end. If there is no byte, or padding, nothing was written.
-                closes = b'"%08x"]\n' % end.stored_crc
+                closes = b'"%08x"]\n' % self.end.stored_crc
+                data = self._bytes_at(self.end.offset - CLOSING_BYTES, CLOSING_BYTES + 1)
                 if data == closes + PADDING or data == closes:
                     return None
         self.is_alone = False
@@ -200,7 +199,7 @@ class Generation(EstablishedLog):
                 error.add_note(
                     f"mpcheckpoint: the record was written; it ends at {end.offset} in {self._paths.log}"
                 )
-            else:
+            elif self.is_intact():  # else it is not our file that would be cut
                 system.truncate(fd, offset)
                 self._allocated = self._seen_padding = offset
         except OSError as undo_error:

@@ -18,7 +18,6 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint import _system as system
 from mpcheckpoint._storage.established import SLOW_SYNC_S
 from mpcheckpoint._storage.lock_file import LockFile
 
@@ -104,7 +103,7 @@ class GroupSync:
 
         The word cannot be a stale one: whoever establishes the end of the log sees to it that none stands above it.
         """
-        if known.is_poisoned and self._poison.reason(generation.header.generation) is not None:
+        if known.is_poisoned:
             generation.is_poisoned = True
             raise _poisoned()
         if known.durable < offset:
@@ -163,23 +162,23 @@ class GroupSync:
             self._sync(generation, end)
         finally:
             durable = max(generation.durable, known.durable)
-            page.publish_group(durable, known, group, is_poisoned=generation.is_poisoned)
+            page.publish_group(durable, known, group)
 
     # --- the one place where bytes become durable -------------------------------------------------------------
 
     def _sync(self, generation: Generation, end: int) -> None:
         """Make all below ``end`` durable. Requires: it was written, and ``end`` read, before this is called.
 
-        A failed sync is final: Linux drops the dirty pages, reports it once, and a second sync would succeed. So the
-        poison is there before anybody else can lead; what has the log open gets the error from its own next sync, too.
+        A failed sync is final, so the poison is there before anybody else can lead; what has the log open gets the
+        error from its own next sync, too.
         """
         beginning = generation.beginning
         began_s = monotonic()
         try:
-            system.sync_data(generation.fd)
+            generation.sync_file()
         except OSError as error:
-            generation.is_poisoned = True
-            generation.mark_poisoned(error)
+            if generation.is_poisoned:
+                generation.mark_poisoned(error)
             raise
         generation.syncs += 1
         sync_s = monotonic() - began_s

@@ -16,8 +16,12 @@ _REOPEN_LIMIT = 100
 class LockFile:
     """The append lock or the leader lock of one log, as one process takes it.
 
-    The file is never replaced by us, nor unlinked. If somebody did that by hand, others lock another file: a lock on
-    one that has no name any more is not taken for one.
+    The file is never replaced by us, nor unlinked. If somebody did that by hand, others lock another file: a lock on a
+    file that has no name any more does not count.
+
+    Somebody may close our descriptor, and its number may then stand for another file: locked, that would keep nobody
+    out. So before each lock the descriptor is shown to be the file that was opened, and after an append lock was waited
+    for, once more.
 
     Concurrency: for one thread at a time; a mutex of the caller sees to that.
     """
@@ -33,17 +37,25 @@ class LockFile:
     def take(self, timeout_s: float | None) -> bool:
         """Take the lock; return False if ``timeout_s`` seconds did not suffice."""
         for _ in range(_REOPEN_LIMIT):
-            descriptor = self.descriptor or self._opened()
-            if not system.lock(descriptor.fd, timeout_s, self._wait):
-                return False
-            if system.stat_fd(descriptor.fd).st_nlink:
+            descriptor = self._intact() or self._opened()
+            try:
+                if not system.lock(descriptor.fd, timeout_s, self._wait):
+                    return False
+                status = system.stat_fd(descriptor.fd)
+            except OSError:
+                if descriptor.is_intact():
+                    raise
+                continue  # somebody closed it while we waited
+            if (status.st_dev, status.st_ino) != descriptor.identity:
+                system.unlock(descriptor.fd)  # what we have locked is somebody else's file
+            elif status.st_nlink:
                 return True
             self.close()
         raise OSError(errno.EAGAIN, "the lock file is being replaced again and again")
 
     def try_take(self) -> bool:
         """Take the lock if it is free; return whether it was."""
-        return system.try_lock((self.descriptor or self._opened()).fd)
+        return system.try_lock((self._intact() or self._opened()).fd)
 
     def give_back(self) -> None:
         """Give the lock back, if it is held."""
@@ -70,6 +82,17 @@ class LockFile:
         descriptor, self.descriptor = self.descriptor, None
         if descriptor is not None:
             descriptor.close()
+
+    def _intact(self) -> system.Descriptor | None:
+        """Return the descriptor, if it is that of the lock file still."""
+        descriptor = self.descriptor
+        if descriptor is None:
+            return None
+        try:
+            status = system.stat_fd(descriptor.fd)
+        except OSError:
+            return None
+        return descriptor if (status.st_dev, status.st_ino) == descriptor.identity else None
 
     def _opened(self) -> system.Descriptor:
         self.descriptor = descriptor = system.open_file(self._path, write=True, create=True)

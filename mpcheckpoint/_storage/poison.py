@@ -1,4 +1,7 @@
-"""The mark that a failed sync leaves beside a log."""
+"""The mark that a failed sync leaves beside a log: a file, and a few bytes of the page of hints.
+
+Either of them counts. The file may not be written where the disk is full or failing; the page may be lost.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import msgspec
 from mpcheckpoint import _system as system
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.header import read_header
+from mpcheckpoint._storage.page import stated_poison
 from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX
 from mpcheckpoint._storage.repair import write_whole
 from mpcheckpoint.errors import CheckpointError, PoisonedLogError
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._storage.paths import LogPaths
 
 _LARGEST_NOTE_BYTES = 4096
+_ANY = ""  # a note that cannot be read concerns whatever generation is there
 
 
 class _Note(msgspec.Struct):
@@ -31,13 +36,15 @@ class _Note(msgspec.Struct):
 
 
 class Poison:
-    """The ``.poison`` file of one log.
+    """The ``.poison`` file of one log, and what its page says of poison.
 
-    Invariant: it concerns the generation it names and no other, so one that survives a recovery is void.
+    Invariant: it concerns the generation it names and no other, so one that survives a recovery is void. Only a
+    recovery, which makes another generation, clears it.
     """
 
     def __init__(self, paths: LogPaths) -> None:
         self._path = paths.poison
+        self._page = paths.page
         self._directory = paths.directory
         self._log = paths.log
         self._log_key = paths.log_key
@@ -103,18 +110,23 @@ class Poison:
         Raises:
             OSError: the file is there and cannot be read.
         """
-        if not system.exists(self._path):
-            return None
+        note = self._note() if system.exists(self._path) else None
+        if note is not None and note.generation in (generation, _ANY):
+            return note.reason
+        if stated_poison(self._page, generation):
+            return "a sync failed, and the note about it is not there"
+        return None
+
+    def _note(self) -> _Note | None:
         try:
             file = system.open_file(self._path)
         except FileNotFoundError:
             return None  # recovered between the two looks
         data = system.read_at(file.fd, _LARGEST_NOTE_BYTES, 0)
         try:
-            note = msgspec.json.decode(data, type=_Note)
+            return msgspec.json.decode(data, type=_Note)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return "a sync failed, and then the note about it"
-        return note.reason if note.generation == generation else None
+            return _Note(_ANY, "a sync failed, and then the note about it")
 
     def clear(self) -> None:
         """Forget that a sync failed. Requires: the append lock, and a durable successor at the log's path."""

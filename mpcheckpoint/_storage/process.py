@@ -90,7 +90,7 @@ class Process:
         self.notice_fork()
         with self._mutex:
             bell = self._bells.get(directory_identity)
-            if bell is None:
+            if bell is None or not bell.is_intact():
                 try:
                     bell = self._bells[directory_identity] = Bell(directory)
                 except OSError:

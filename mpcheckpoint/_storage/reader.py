@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
@@ -16,10 +17,16 @@ from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.header import known_control, read_header
 from mpcheckpoint._storage.judge import Broken, refuse_shortened, require_torn, vouched_offset
 from mpcheckpoint._storage.log_end import Rest, batch_near_end, length_and_crc, look_at_rest
-from mpcheckpoint._storage.page import stated_durable
+from mpcheckpoint._storage.page import vouched_durable
 from mpcheckpoint._storage.replay import FIRST_READ_BYTES, replay
 from mpcheckpoint._types import Position
-from mpcheckpoint.errors import FormatVersionError, InvalidPositionError, LogNotFoundError
+from mpcheckpoint.errors import (
+    CorruptLogError,
+    FormatVersionError,
+    InvalidPositionError,
+    LogNotFoundError,
+    WrongLogError,
+)
 
 if TYPE_CHECKING:
     import os
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 
 _LOOK_BACK_BYTES = 64 * 1024
 _TIME_STEP_NS = 50_000_000
+_REOPEN_LIMIT = 100
 _NOTHING: Iterator[Chunk] = iter(())
 
 
@@ -129,50 +137,65 @@ class LogReader:
 
     def _look(self) -> Iterator[Chunk]:
         with translated("reading", self._paths.log, is_read=True):
-            descriptor, generation, status = self._current()
-            fd = descriptor.fd
-            # Read before the bytes are: another thread may append and sync in between.
-            known = self._known_durable(generation) if self._known_durable is not None else 0
-            # What was called durable before the look began: a write in progress cannot stand below it.
-            vouched = known
-            while True:
-                # Taken before the bytes are read: a write may end in between, and must not be remembered as torn.
-                pending = self._pending(fd)
-                data = self._bytes_behind_end(fd, status.st_size)
-                if self._header is not None and self._header.generation != generation:
-                    # Somebody copied another generation into the same file: what is known is of the one before.
-                    yield from self._look()
+            for _ in range(_REOPEN_LIMIT):
+                descriptor, generation, status = self._current()
+                try:
+                    yield from self._look_at(descriptor, generation, status)
+                except (OSError, CorruptLogError, FormatVersionError, WrongLogError):
+                    if descriptor.is_intact():
+                        raise
+                    self.release()  # somebody closed it, and what was read was another file: nothing is wrong with ours
+                else:
                     return
-                if not data and not self._is_reset and self._end.offset >= known:
-                    self._remember(status, None)
-                    return
-                if known <= self._end.offset and pending == self._judged_torn and not self._is_reset:
-                    return
-                last = None
-                # Appends overwrite padding from its first byte on: what is left of it is padding still.
-                padded_from, padded_to = self._padded
-                padded_to = padded_to if 0 <= padded_from <= self._end.offset else 0
-                for last in replay(fd, self._end, data, padded_to=padded_to):
-                    yield from self._admitted(last, generation)
-                    if self._end.offset > status.st_size and last.damage is None:
-                        return  # what was there when the look began was given: writers may be faster than we are
-                assert last is not None
-                if last.damage is None:
-                    refuse_shortened(
-                        fd,
-                        self._end.offset,
-                        known_durable=known,
-                        path=self._paths.log,
-                        log_key=self._paths.log_key,
-                    )
-                    self._remember(status, last)
-                    return
-                vouched = self._vouched(fd, last, vouched)
-                if vouched <= last.damage.offset:
-                    # At the first look only the place is remembered: the next one scans the bytes, too.
-                    same = pending[0] == last.damage.offset
-                    self._judged_torn = pending if same else (last.damage.offset, 0, 0)
-                    return
+            raise OSError(errno.EBADF, "the open file of the log is closed by somebody again and again")
+
+    def _look_at(
+        self, descriptor: system.Descriptor, generation: str, status: os.stat_result
+    ) -> Iterator[Chunk]:
+        fd = descriptor.fd
+        # Read before the bytes are: another thread may append and sync in between.
+        known = self._known_durable(generation) if self._known_durable is not None else 0
+        # What was called durable before the look began: a write in progress cannot stand below it.
+        vouched = known
+        while True:
+            # Taken before the bytes are read: a write may end in between, and must not be remembered as torn.
+            pending = self._pending(fd)
+            data = self._bytes_behind_end(descriptor, status.st_size)
+            if self._header is not None and self._header.generation != generation:
+                # Somebody copied another generation into the same file: what is known is of the one before.
+                yield from self._look()
+                return
+            if not data and not self._is_reset and self._end.offset >= known:
+                self._remember(status, None)
+                return
+            if known <= self._end.offset and pending == self._judged_torn and not self._is_reset:
+                return
+            last = None
+            # Appends overwrite padding from its first byte on: what is left of it is padding still.
+            padded_from, padded_to = self._padded
+            padded_to = padded_to if 0 <= padded_from <= self._end.offset else 0
+            for last in replay(fd, self._end, data, padded_to=padded_to):
+                yield from self._admitted(last, generation)
+                if self._end.offset > status.st_size and last.damage is None:
+                    return  # what was there when the look began was given: writers may be faster than we are
+            assert last is not None
+            if last.damage is None:
+                refuse_shortened(
+                    fd,
+                    self._end.offset,
+                    known_durable=known,
+                    path=self._paths.log,
+                    log_key=self._paths.log_key,
+                )
+                self._remember(status, last)
+                return
+            _require_intact(descriptor)
+            vouched = self._vouched(fd, last, vouched)
+            if vouched <= last.damage.offset:
+                # At the first look only the place is remembered: the next one scans the bytes, too.
+                same = pending[0] == last.damage.offset
+                self._judged_torn = pending if same else (last.damage.offset, 0, 0)
+                return
 
     def seek(self, position: Position) -> None:
         """Go on behind ``position``, in whichever generation the log is now.
@@ -181,7 +204,7 @@ class LogReader:
             InvalidPositionError: if it is no position of this log.
         """
         with translated("reading", self._paths.log, is_read=True):
-            _, generation, _ = current = self._current()
+            _, generation, _ = current = self._surely_current()
             assert self._header is not None
             if position.log_key != self._paths.log_key or position.generation not in (
                 generation,
@@ -213,7 +236,7 @@ class LogReader:
             The stamp of the batch before it, or None if reading begins at the start.
         """
         with translated("reading", self._paths.log, is_read=True):
-            descriptor, _, status = self._current()
+            descriptor, _, status = self._surely_current()
             assert self._header is not None
             self._end = self._header.end
             line = batch_near_end(descriptor.fd, self._end.offset, status.st_size, length_bytes)
@@ -232,7 +255,7 @@ class LogReader:
         if self._judged_torn[0] != offset:
             return None
         with translated("reading", self._paths.log, is_read=True):
-            descriptor, _, _ = self._current()
+            descriptor, _, _ = self._surely_current()
             rest = look_at_rest(descriptor.fd, offset, self._paths.lock)
             if rest is not None and (self._current()[0] is not descriptor or self._end.offset != offset):
                 return rest._replace(is_torn=False)  # replaced meanwhile
@@ -255,6 +278,12 @@ class LogReader:
     def forget_descriptor(self) -> None:
         """Let the file be closed as soon as nobody is reading from it."""
         self._descriptor = None
+
+    def _surely_current(self) -> tuple[system.Descriptor, str, os.stat_result]:
+        """As ``_current``, for what believes the bytes as they are: nobody has closed the file."""
+        if self._descriptor is not None and not self._descriptor.is_intact():
+            self.release()
+        return self._current()
 
     def _current(self) -> tuple[system.Descriptor, str, os.stat_result]:
         """Return the open file and the generation of the log that stands at the path now, and what the path said.
@@ -300,20 +329,21 @@ class LogReader:
         self._durable = header.end.offset
         clock.observe(header.end.stamp_us)
 
-    def _bytes_behind_end(self, fd: int, size: int) -> bytes:
+    def _bytes_behind_end(self, descriptor: system.Descriptor, size: int) -> bytes:
         """Return the first bytes behind the end, or all anew from the header if what stood before it has changed; none
         if all is known to be padding.
 
         An append overwrites padding from its first byte on: while a newline stands there, nothing was appended.
         """
         assert self._header is not None
-        offset = self._end.offset - CLOSING_BYTES
+        fd, offset = descriptor.fd, self._end.offset - CLOSING_BYTES
         if self._padded == (self._end.offset, size):
             known = closing(self._end.stored_crc) + PADDING
             if system.read_at(fd, len(known), offset) == known:
                 return b""
         data = system.read_at(fd, CLOSING_BYTES + FIRST_READ_BYTES, offset)
         if data[:CLOSING_BYTES] != closing(self._end.stored_crc):
+            _require_intact(descriptor)
             self._restart(read_header(fd, self._paths.log, log_key=self._paths.log_key))
             return system.read_at(fd, FIRST_READ_BYTES, self._end.offset)
         return data[CLOSING_BYTES:]
@@ -381,5 +411,15 @@ class LogReader:
         if vouched > damage.offset:
             require_torn(fd, broken, known_durable=vouched, path=self._paths.log, log_key=self._paths.log_key)
         assert self._header is not None
-        stated = stated_durable(self._paths.page, self._header.generation)
+        stated = vouched_durable(self._paths.page, self._header.generation, fd)
         return stated if stated > damage.offset else vouched_offset(fd, broken, above=damage.offset)
+
+
+def _require_intact(descriptor: system.Descriptor) -> None:
+    """Return if an open file is the one that was opened: before what was read of it is judged.
+
+    Raises:
+        OSError: EBADF, somebody closed it, and another file may have its number.
+    """
+    if not descriptor.is_intact():
+        raise OSError(errno.EBADF, "somebody closed the open file of the log")

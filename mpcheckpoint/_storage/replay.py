@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.frame import MAX_BATCH_BYTES, MAX_LINE_BYTES, PADDING, Damage, EndState
+from mpcheckpoint._format.frame import (
+    CLOSING_BYTES,
+    MAX_BATCH_BYTES,
+    MAX_LINE_BYTES,
+    PADDING,
+    Damage,
+    EndState,
+    running_crc,
+)
 from mpcheckpoint._format.scan import Scan, Stop, scan
 
 if TYPE_CHECKING:
@@ -47,6 +56,19 @@ def replay(fd: int, end: EndState, data: bytes | None = None, *, padded_to: int 
         else:
             size = min(size * 8, _LARGEST_READ_BYTES)
         data = system.read_at(fd, size, end.offset)
+
+
+def is_chain(fd: int, start: EndState, end: EndState) -> bool:
+    """Return whether the bytes between two ends are what was written there, every one of them, without parsing them.
+
+    A crc runs over the whole file, so the crc field of the last line follows from the first line's and all bytes
+    between. It tells that something is wrong, not what, or where.
+    """
+    crc, offset, stop = running_crc(start.stored_crc), start.offset, end.offset - CLOSING_BYTES
+    while offset < stop and (data := system.read_at(fd, min(CHUNK_BYTES, stop - offset), offset)):
+        crc = crc32(data, crc)
+        offset += len(data)
+    return offset == stop and crc == end.stored_crc
 
 
 def _settled(fd: int, result: Scan, read_to: int) -> Scan:

@@ -24,7 +24,7 @@ from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.faults import translated, typed
 from mpcheckpoint._storage.header import known_control
 from mpcheckpoint._storage.judge import Broken, refuse_shortened, require_torn
-from mpcheckpoint._storage.page import stated_durable
+from mpcheckpoint._storage.page import vouched_durable
 from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX
 from mpcheckpoint._storage.repair import keep_bytes, write_whole
 from mpcheckpoint._storage.replay import replay
@@ -92,7 +92,7 @@ def _take(copy: GenerationCopy, paths: LogPaths, old: Generation) -> None:
 def _keep_torn_end(paths: LogPaths, old: Generation, result: Scan) -> None:
     assert result.damage is not None
     broken = Broken(result.damage, result.broken_at, result.broken_crc)
-    known = max(old.known_durable, stated_durable(paths.page, old.header.generation))
+    known = max(old.known_durable, vouched_durable(paths.page, old.header.generation, old.fd))
     require_torn(old.fd, broken, known_durable=known, path=paths.log, log_key=paths.log_key)
     repair = keep_bytes(old.fd, paths, old.header.generation, result.damage.offset)
     if repair is not None:

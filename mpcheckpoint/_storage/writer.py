@@ -113,7 +113,7 @@ class LogWriter(ExclusiveLog):
                 raise self._not_covered(position, error) from error
             if generation.notices:
                 tell(None, generation)
-            is_replaced = system.stat_fd(generation.fd).st_nlink == 0
+            is_replaced = self._is_replaced(generation)
         except CheckpointError:
             raise
         except OSError as error:  # nothing is wrong with the log: it is synced, but may have been replaced
@@ -125,6 +125,14 @@ class LogWriter(ExclusiveLog):
         if is_replaced:
             return find_in_successor(self.paths, position)
         return position
+
+    def _is_replaced(self, generation: Generation) -> bool:
+        """Return whether another file has taken the place of the one that was appended to."""
+        status = system.file_status(generation.fd)
+        if status.identity == generation.identity:
+            return status.links == 0
+        # Somebody closed the descriptor when others had synced what it stood for.
+        return not self._is_current(generation)
 
     def position_of(self, appended: Appended) -> Position:
         """Return the position right behind the record that was appended, or found."""
@@ -260,8 +268,8 @@ class LogWriter(ExclusiveLog):
 
 
 def _as_found(generation: Generation) -> None:
-    """Prepare nothing: the log is taken in whatever state it is."""
-    del generation
+    """Take the log in whatever state it is, but no other file for it."""
+    generation.reopen_if_lost()
 
 
 def _as_it_is(generation: Generation) -> Appended:

@@ -36,6 +36,7 @@ from mpcheckpoint._system.files import (
 )
 from mpcheckpoint._system.holders import Holder, LockState, LockStatus, lock_status
 from mpcheckpoint._system.locks import is_locked, lock, prove_locking, store_lock, try_lock, unlock
+from mpcheckpoint._system.statx import FileStatus, file_status, path_status
 from mpcheckpoint._system.workers import create_locked, remove_unlocked
 from mpcheckpoint.errors import UnsupportedPlatformError
 
@@ -64,11 +65,13 @@ else:
 
 __all__ = [
     "Descriptor",
+    "FileStatus",
     "Holder",
     "LockState",
     "LockStatus",
     "create_locked",
     "exists",
+    "file_status",
     "free_bytes",
     "is_directory",
     "is_locked",
@@ -83,6 +86,7 @@ __all__ = [
     "open_file",
     "open_files_limit",
     "open_source",
+    "path_status",
     "prove_locking",
     "publish",
     "read_at",

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import stat
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakValueDictionary
+
+from mpcheckpoint._system.statx import file_status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _MANY_FILES = 4096
+_FIRST_FD = 3  # behind standard input, output and error
 # O_NONBLOCK: a pipe that stands where a file should is not waited on until somebody writes to it.
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -19,22 +28,53 @@ class Descriptor:
 
     Invariant: a descriptor that a thread is syncing is not closed under it, since that thread holds a reference; else
     the number could be given to another file in mid-sync (held by tests/test_survivors.py).
+
+    Somebody else may close it, as programs do that become daemons, and the number then stands for another file: before
+    a write, and before what was read is believed, ``is_intact`` tells.
+
+    Invariant: of two objects with one number the younger one owns it. The system has given the number out anew, so
+    somebody had closed it for the older one, which must not close it once more.
     """
 
-    __slots__ = ("fd",)
+    __slots__ = ("__weakref__", "fd", "identity")
 
     def __init__(self, fd: int) -> None:
+        """Take over an open file."""
+        self.fd = -1  # for __del__, should the next line raise
+        try:
+            self.identity = file_status(fd).identity
+        except BaseException:
+            os.close(fd)
+            raise
+        stale = _owners.get(fd)
+        if stale is not None:
+            stale.fd = -1
         self.fd = fd
+        _owners[fd] = self
+
+    def is_intact(self) -> bool:
+        """Return whether this is still the file that was opened."""
+        try:
+            return self.fd >= 0 and file_status(self.fd).identity == self.identity
+        except OSError:
+            return False
 
     def close(self) -> None:
-        """Close the file without unlocking: an unlock would free a lock shared with a parent process."""
+        """Close the file without unlocking: an unlock would free a lock shared with a parent process.
+
+        Where the number stands for another file by now, that is left alone: it is somebody else's.
+        """
+        is_ours = self.is_intact()
         fd, self.fd = self.fd, -1
-        if fd >= 0:
+        if is_ours:
             os.close(fd)
 
-    def __del__(self, _close: object = os.close) -> None:
+    def __del__(self) -> None:
         if self.fd >= 0:
             self.close()
+
+
+_owners: WeakValueDictionary[int, Descriptor] = WeakValueDictionary()
 
 
 def open_file(path: str, *, write: bool = False, create: bool = False, exclusive: bool = False) -> Descriptor:
@@ -44,12 +84,40 @@ def open_file(path: str, *, write: bool = False, create: bool = False, exclusive
         flags |= os.O_CREAT
     if exclusive:
         flags |= os.O_EXCL
-    return Descriptor(os.open(path, flags, 0o666))
+    return Descriptor(open_above_streams(path, flags))
+
+
+def open_above_streams(path: str, flags: int) -> int:
+    """Open a file; return a descriptor above 2, also where standard streams are closed.
+
+    On the number of one of those, whatever the process or a C library prints would be written into the file.
+    """
+    fd = os.open(path, flags, 0o666)
+    if fd >= _FIRST_FD:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def filled_streams() -> Iterator[None]:
+    """Have what is opened in the block get no number of a closed standard stream."""
+    fillers = []
+    try:
+        while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) < _FIRST_FD:
+            fillers.append(fd)
+        os.close(fd)
+        yield
+    finally:
+        for filler in fillers:
+            os.close(filler)
 
 
 def open_source(path: str) -> Descriptor:
     """Open a file that is none of a store's, to read it: through links, and waiting for the writer of a pipe."""
-    return Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    return Descriptor(open_above_streams(path, os.O_RDONLY | os.O_CLOEXEC))
 
 
 # Return the next bytes of an open file or pipe, as many as there are; none at its end.

@@ -11,12 +11,14 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import filelock
 import portalocker
 from portalocker.portalocker import FlockLocker
+
+from mpcheckpoint._system.files import filled_streams, open_above_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +110,9 @@ def store_lock(path: str, timeout_s: float | None) -> Iterator[None]:
         poll_interval=_STORE_LOCK_POLL_S,
         fallback_to_soft=False,
     )
-    with guard:
+    with ExitStack() as held:
+        with filled_streams():  # it opens the file by itself
+            held.enter_context(guard)
         yield
 
 
@@ -123,8 +127,8 @@ def prove_locking(path: str, *, with_child: bool) -> str | None:
     """
     first = second = -1
     try:
-        first = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        second = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        first = open_above_streams(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        second = open_above_streams(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         lock(first)
         if try_lock(second):
             return "two descriptors of one file were locked at the same time"
@@ -162,7 +166,7 @@ def is_locked(path: str) -> bool:
     Looks through a shared lock, so that any number of processes can look at once without taking each other for holders.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_above_streams(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
     try:

@@ -298,7 +298,8 @@ def _notes(target: Target, found: Inspection) -> Iterator[str]:
     if target.paths is None:
         return
     if found.header is not None:
-        stated = stated_durable(target.paths.page, found.header.generation)
+        log = system.path_status(target.path)
+        stated = stated_durable(target.paths.page, found.header.generation, log)
         if stated > found.size:
             yield (
                 f"{stated} bytes of it were once durable, and it has {found.size}: "

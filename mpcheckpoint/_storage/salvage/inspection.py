@@ -10,7 +10,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import note_of
 from mpcheckpoint._format.frame import CLOSING_BYTES, stored_crc_before
 from mpcheckpoint._storage.header import known_control
-from mpcheckpoint._storage.page import stated_durable
+from mpcheckpoint._storage.page import vouched_durable
 from mpcheckpoint._storage.salvage.walk import Doubt, Gap, Piece, Walk
 from mpcheckpoint.errors import FormatVersionError
 
@@ -216,7 +216,7 @@ class _Findings:
         header = walk.header
         durable = self._durable
         if header is not None:
-            durable = max(durable, header.end.offset, stated_durable(page, header.generation))
+            durable = max(durable, header.end.offset, vouched_durable(page, header.generation, self._fd))
         return Inspection(
             header,
             walk.stated_version,

@@ -25,7 +25,9 @@ CHANGING = (
     *("sync_data", "sync_directory", "truncate", "write_at"),
 )
 # Not I/O calls: the clock, the type of an open file, and what looks only at the kernel's tables.
-_NOT_CALLS = frozenset({"Descriptor", "Holder", "LockState", "LockStatus", "lock_status", "now_us"})
+_NOT_CALLS = frozenset(
+    {"Descriptor", "FileStatus", "Holder", "LockState", "LockStatus", "lock_status", "now_us"}
+)
 CALLS = tuple(name for name in system.__all__ if name not in _NOT_CALLS)
 
 _LONGEST_PATH_BYTES = 1024

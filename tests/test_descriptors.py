@@ -1,0 +1,354 @@
+"""Descriptors that somebody closes, and reuses: each is shown to be its file before it is believed or written to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import _system as system
+from mpcheckpoint.errors import OutcomeUnknownError
+from mpcheckpoint.testing import SimulatedProcess
+from support.verbs import (
+    Faults,
+    assert_goes_on,
+    become_a_new_process,
+    generation_of,
+    inside,
+    is_locked,
+    lock_file,
+    log_file,
+    seen_anew,
+    writer_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support.processes import Children
+
+pytestmark = [pytest.mark.guarantee(11)]
+
+LOG = r"a\.jsonl$"
+
+
+def numbers_of(path: Path) -> list[int]:
+    """The numbers on which this process has a file open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == str(path):
+                found.append(int(name))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+@pytest.fixture
+def thieves(tmp_path: Path) -> Iterator[Callable[[Path], list[int]]]:
+    """What closes every descriptor of a file, and opens files of its own on their numbers, as daemons do."""
+    taken: list[int] = []
+
+    def steal(path: Path, content: bytes = b"not yours\n") -> list[int]:
+        stolen = numbers_of(path)
+        assert stolen, f"nobody has {path} open"
+        for number in stolen:
+            other = tmp_path / f"other{len(taken)}"
+            other.write_bytes(content)
+            fd = os.open(other, os.O_RDWR)
+            os.dup2(fd, number)
+            os.close(fd)
+            taken.append(number)
+        return stolen
+
+    yield steal
+    for number in taken:
+        os.close(number)  # fails if the library closed what was not its own
+
+
+def files_of(store: Path) -> dict[str, Path]:
+    return {
+        "log": log_file(store),
+        "lock": lock_file(store),
+        "sync": inside(store, "a.sync"),
+        "page": inside(store, "a.page"),
+        "bell": inside(store, "bell"),
+    }
+
+
+@pytest.fixture
+def busy(store: Path, log: Log) -> Log:
+    """A log of which this process has every file open: another one appends, too, and somebody follows."""
+    other = SimulatedProcess()
+    follower = log.follow(after="start", idle_timeout_s=0.05)
+    for number in range(1, 5):
+        with other:
+            Checkpoint(store).log("a").append("x", f"other {number}")
+        log.append("x", number)
+        list(follower)
+    follower.close()
+    return log
+
+
+EXPECTED = [0, *(event for number in range(1, 5) for event in (f"other {number}", number))]
+
+
+@pytest.mark.parametrize("which", ["log", "lock", "page", "bell"])
+@pytest.mark.parametrize("content", [b"", b"not yours\n" * 1000], ids=["empty", "long"])
+def test_file_on_the_number_of_one_of_ours_is_left_alone_and_the_log_goes_on(
+    store: Path, busy: Log, thieves: Callable[..., list[int]], which: str, content: bytes
+) -> None:
+    for number in thieves(files_of(store)[which], content):
+        before = os.fstat(number)
+
+    busy.append("x", "next")
+    busy.append_many([("x", "two"), ("x", "three")])
+
+    assert (before.st_ino, before.st_size) == (os.fstat(number).st_ino, os.fstat(number).st_size)
+    assert os.pread(number, 1 << 20, 0) == content
+    assert_goes_on(busy, [*EXPECTED, "next", "two", "three"])
+
+
+def test_all_descriptors_closed_by_somebody_cost_nothing(store: Path, busy: Log) -> None:
+    reader = Checkpoint(store, read_only=True)
+    assert list(reader["x"]) == EXPECTED
+    for path in files_of(store).values():
+        for number in numbers_of(path):
+            os.close(number)
+
+    assert list(reader["x"]) == EXPECTED
+    busy.append("x", "next")
+
+    assert list(reader["x"]) == [*EXPECTED, "next"]
+    assert_goes_on(busy, [*EXPECTED, "next"])
+
+
+@pytest.mark.parametrize("is_durable", ["always", "never"])
+def test_all_numbers_given_to_other_files_cost_nothing(
+    store: Path, busy: Log, thieves: Callable[..., list[int]], is_durable: str
+) -> None:
+    for path in files_of(store).values():
+        if numbers_of(path):
+            thieves(path)
+
+    for number in range(3):
+        busy.append("x", number, durability=is_durable)
+
+    assert_goes_on(busy, [*EXPECTED, 0, 1, 2])
+
+
+def test_sound_log_is_not_called_corrupt_by_a_reader_whose_number_was_given_to_another_file(
+    store: Path, log: Log, thieves: Callable[..., list[int]]
+) -> None:
+    reader = Checkpoint(store, read_only=True)
+    assert reader["x"] == (0,)
+    with SimulatedProcess():
+        Checkpoint(store).log("a").append("x", 1)
+    thieves(log_file(store), log_file(store).read_bytes()[:50] + b"?" * 500)
+
+    assert reader["x"] == (0, 1)
+    assert [record.event for record in reader.log("a", create=False).read()] == [0, 1]
+
+
+def test_reader_whose_number_stands_for_the_log_of_another_store_reads_its_own(
+    store: Path, tmp_path: Path, log: Log, thieves: Callable[..., list[int]]
+) -> None:
+    Checkpoint(tmp_path / "another").log("a").append("x", "of another store")
+    reader = Checkpoint(store, read_only=True)
+    assert reader["x"] == (0,)
+    content = log_file(tmp_path / "another").read_bytes()
+    with SimulatedProcess():
+        Checkpoint(store).log("a").append("x", 1)
+    thieves(log_file(store), content)
+
+    assert reader["x"] == (0, 1)
+    log.append("x", 2)
+    log.recover()
+    assert_goes_on(log, [0, 1, 2])
+
+
+def test_recovery_copies_the_log_and_not_what_stands_on_its_number(
+    store: Path, log: Log, thieves: Callable[..., list[int]]
+) -> None:
+    log.append("x", 1)
+    thieves(log_file(store))
+
+    log.recover()
+
+    assert_goes_on(log, [0, 1])
+
+
+# --- locks -------------------------------------------------------------------------------------------------
+
+
+def test_lock_whose_descriptor_was_given_to_another_file_still_keeps_processes_apart(
+    store: Path, log: Log, thieves: Callable[..., list[int]]
+) -> None:
+    thieves(lock_file(store))
+    writer = writer_of(store)
+
+    writer._lock(1.0)
+    try:
+        assert is_locked(lock_file(store))
+    finally:
+        writer._let_go()
+    assert not is_locked(lock_file(store))
+
+
+def steal_lock_and_append(store: Path, name: str, count: int) -> None:
+    log = Checkpoint(store).log("a")
+    log.append("x", [name, -1])
+    for number in numbers_of(lock_file(store)):
+        fd = os.open(store.parent / "another file", os.O_RDWR | os.O_CREAT)
+        os.dup2(fd, number)
+        os.close(fd)
+    for number in range(count):
+        log.append("x", [name, number], durability="never")
+
+
+@pytest.mark.slow
+def test_processes_whose_lock_descriptors_were_given_to_other_files_lose_no_append(
+    store: Path, children: Children
+) -> None:
+    Checkpoint(store).log("a").append("x", "first")
+    for number in range(4):
+        children.start(steal_lock_and_append, store, f"writer {number}", 500, method="fork")
+    children.wait_all()
+
+    found = seen_anew(Checkpoint(store).log("a"))
+    for number in range(4):
+        assert [event[1] for event in found if event[0] == f"writer {number}"] == [*range(-1, 500)]
+
+
+# --- syncs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.parametrize("how", ["closed", "given to another file"])
+def test_append_whose_file_is_closed_before_its_sync_is_not_acknowledged_by_that(
+    store: Path, log: Log, faults: Faults, tmp_path: Path, how: str
+) -> None:
+    opened: list[int] = []
+
+    def close_first(real: Callable[[int], None], fd: int) -> None:
+        os.close(fd)
+        if how != "closed":
+            opened.append(os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT))
+            assert opened == [fd]
+        real(fd)
+
+    fault = faults.act("sync_data", close_first, on=LOG)
+
+    with pytest.raises(OutcomeUnknownError, match="somebody closed"):
+        log.append("x", 1, record_id="one")
+    fault.clear()
+
+    assert not inside(store, "a.poison").exists()  # no sync of it has failed
+    log.append("x", 1, record_id="one")
+    assert generation_of(store).durable == generation_of(store).end.offset
+    for fd in opened:
+        os.close(fd)
+    assert_goes_on(log, [0, 1])
+
+
+# --- the numbers of standard streams -----------------------------------------------------------------------
+
+
+def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_log_is_never_on_the_number_of_a_closed_standard_stream(store: Path, closed: tuple[int, ...]) -> None:
+    done = run(
+        """
+        import os, sys
+        from mpcheckpoint import Checkpoint
+        for fd in map(int, sys.argv[2].split()):
+            os.close(fd)
+        checkpoint = Checkpoint(sys.argv[1])
+        log = checkpoint.log("a")
+        log.append("x", 1)
+        with log.claim("x"):
+            for fd in range(3):
+                try:
+                    os.write(fd, b"libfoo: warning\\n")
+                except OSError:
+                    pass
+        log.append("x", 2)
+        list(checkpoint.follow(after="start", idle_timeout_s=0.01))
+        log.recover()
+        checkpoint.close()
+        os._exit(sum(os.path.exists(f"/proc/self/fd/{fd}") for fd in map(int, sys.argv[2].split())))
+        """,
+        store,
+        " ".join(map(str, closed)),
+    )
+
+    assert done.returncode == 0, done.stderr
+    become_a_new_process()
+    assert_goes_on(Checkpoint(store).log("a"), [1, 2])
+    assert not any(b"libfoo" in path.read_bytes() for path in inside(store).rglob("*") if path.is_file())
+
+
+def test_open_file_gives_no_number_of_a_standard_stream(tmp_path: Path) -> None:
+    done = run(
+        """
+        import os, sys
+        from mpcheckpoint import _system as system
+        for fd in (0, 1, 2):
+            os.close(fd)
+        opened = [system.open_file(sys.argv[1], write=True, create=True) for _ in range(3)]
+        with system.store_lock(sys.argv[1] + ".lock", None):
+            found = {int(name) for name in os.listdir("/proc/self/fd")}
+        ours = {each.fd for each in opened}
+        listing = 1  # the directory itself, while it was listed, on the lowest free number
+        os._exit(0 if min(ours) > 2 and len(found & {0, 1, 2}) <= listing else 1)
+        """,
+        tmp_path / "file",
+    )
+
+    assert done.returncode == 0
+
+
+# --- what closes what --------------------------------------------------------------------------------------
+
+
+def test_descriptor_closed_by_somebody_and_reused_by_us_is_not_closed_twice(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    first = system.open_file(path, write=True, create=True)
+    os.close(first.fd)
+    second = system.open_file(path, write=True)
+    assert first.fd == -1  # and not the number that the second one has now
+
+    first.close()
+    del first
+
+    assert second.is_intact()
+    second.close()
+
+
+def test_descriptor_whose_number_stands_for_another_file_leaves_that_open(tmp_path: Path) -> None:
+    descriptor = system.open_file(str(tmp_path / "file"), write=True, create=True)
+    number = descriptor.fd
+    os.close(number)
+    other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+    assert other == number
+
+    assert not descriptor.is_intact()
+    descriptor.close()
+
+    os.fstat(other)
+    os.close(other)
