@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
+from mpcheckpoint._storage.page import stated_durable
+from mpcheckpoint._system import path_status
 from mpcheckpoint.errors import CheckpointError
 from mpcheckpoint.testing import SimulatedCrash, SimulatedDisk, SimulatedProcess
 from support.verbs import is_locked, lock_file
@@ -286,3 +289,20 @@ def test_simulated_processes_know_nothing_of_each_other(disk: SimulatedDisk) -> 
         first.kill()
     for player in (first, second):
         player.kill()
+
+
+def test_image_is_no_copy_to_the_page_that_vouches_for_a_log_in_it(tmp_path: Path) -> None:
+    root = tmp_path / "disk"
+    root.mkdir()
+    with SimulatedDisk(root) as disk:
+        log = Checkpoint(root / "store").log("a")
+        for number in range(40):
+            log.append("x", number)
+        image = disk.images()[0]
+    place = tmp_path / "image"
+    image.write_to(place)
+
+    for store in (root / "store", place / "store"):
+        log_path, page_path = (store / ".checkpoint" / name for name in ("a.jsonl", "a.page"))
+        generation = json.loads(log_path.read_bytes().partition(b"\n")[0])[5]["generation"]
+        assert stated_durable(str(page_path), generation, path_status(str(log_path))) > 1000

@@ -300,7 +300,12 @@ def stated_poison(path: str, generation: str) -> bool:
 def stated_generation(path: str) -> str | None:
     """Return the generation that the page at ``path`` speaks of; None if it says nothing. Only reads."""
     data = _read(path)
-    if data is None:
+    return None if data is None else generation_in(data)
+
+
+def generation_in(data: bytes) -> str | None:
+    """Return the generation that the bytes of a page speak of; None if they say nothing."""
+    if len(data) < _READ_BYTES:
         return None
     bound, _, check = _KNOWN.unpack_from(data, _KNOWN_AT)
     is_valid = any(bound) and check == crc32(data[_KNOWN_PART])
@@ -327,6 +332,19 @@ def vouched_durable(path: str, generation: str, log_fd: int) -> int:
     """
     stated = stated_durable(path, generation, system.file_status(log_fd))
     return stated if stated <= system.size_of(log_fd) else 0  # looked at after the page: a log grows
+
+
+def rebound(data: bytes, log: FileStatus) -> bytes:
+    """Return the bytes of a page as it vouches for the file ``log``, instead of the one that it vouches for.
+
+    For a simulated disk, which makes its files anew: on a real one a loss of power gives no file another inode.
+
+    Requires: ``generation_in`` returns a generation.
+    """
+    generation = data[_KNOWN_AT : _KNOWN_AT + 16]
+    _, durable, _ = _KNOWN.unpack_from(data, _KNOWN_AT)
+    body = _KNOWN_BODY.pack(_binding(generation.hex(), log), durable)
+    return data[:_KNOWN_AT] + body + _WORD.pack(crc32(body)) + data[_KNOWN_AT + _KNOWN.size :]
 
 
 def _read(path: str) -> bytes | None:

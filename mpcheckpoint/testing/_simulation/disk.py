@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from mpcheckpoint.testing._simulation.images import Choices, DiskImage, images
+from mpcheckpoint.testing._simulation.images import Choices, DiskImage, images, keep_identities
 from mpcheckpoint.testing._simulation.medium import DirectoryOnDisk, EntryChange, FileOnDisk
 from mpcheckpoint.testing._simulation.seam import CALLS, Call, Seam
 
@@ -202,6 +202,7 @@ class SimulatedDisk:
                 (self.root / path_below).mkdir()
             else:
                 (self.root / path_below).write_bytes(data)
+        keep_identities(self.root)
         self._start()
         self.is_crashed = False
 

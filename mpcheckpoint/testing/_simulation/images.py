@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._format.control import MAX_HEADER_BYTES, Header, parse_header
+from mpcheckpoint._format.names import LOG_SUFFIX
+from mpcheckpoint._storage.page import generation_in, rebound
+from mpcheckpoint._system import path_status
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -42,6 +47,21 @@ class DiskImage:
                 (place / path).mkdir()
             else:
                 (place / path).write_bytes(data)
+        keep_identities(place)
+
+
+def keep_identities(place: Path) -> None:
+    """Have each page of hints below ``place`` vouch for its log as it did before.
+
+    A loss of power gives no file another inode. These files were made anew, and the page would take them for copies.
+    """
+    for page in place.rglob("*.page"):
+        log = page.with_suffix(LOG_SUFFIX)
+        if page.is_file() and log.is_file():
+            data = page.read_bytes()
+            header = parse_header(log.read_bytes()[:MAX_HEADER_BYTES])
+            if isinstance(header, Header) and header.generation == generation_in(data):
+                page.write_bytes(rebound(data, path_status(str(log))))
 
 
 class Choices:
