@@ -24,6 +24,7 @@ from support.verbs import (
     lock_file,
     log_file,
     seen_anew,
+    wait_until,
     writer_of,
 )
 
@@ -229,31 +230,76 @@ def test_processes_whose_lock_descriptors_were_given_to_other_files_lose_no_appe
 # --- syncs -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.guarantee(1)
-@pytest.mark.parametrize("how", ["closed", "given to another file"])
-def test_append_whose_file_is_closed_before_its_sync_is_not_acknowledged_by_that(
-    store: Path, log: Log, faults: Faults, tmp_path: Path, how: str
-) -> None:
-    opened: list[int] = []
+class ClosesFirst:
+    """A sync before which somebody closes the descriptor, and perhaps opens another file on its number."""
 
-    def close_first(real: Callable[[int], None], fd: int) -> None:
+    def __init__(self, other: Path | None) -> None:
+        self._other = other
+        self.opened: list[int] = []
+
+    def __call__(self, real: Callable[[int], None], fd: int) -> None:
         os.close(fd)
-        if how != "closed":
-            opened.append(os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT))
-            assert opened == [fd]
+        if self._other is not None:
+            self.opened.append(os.open(self._other, os.O_RDWR | os.O_CREAT))
+            assert self.opened[-1] == fd
         real(fd)
 
-    fault = faults.act("sync_data", close_first, on=LOG)
+
+@pytest.fixture(params=["closed", "given to another file"])
+def closes_first(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ClosesFirst]:
+    act = ClosesFirst(None if request.param == "closed" else tmp_path / "other")
+    yield act
+    for fd in act.opened:
+        os.close(fd)
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.parametrize("is_shared", [False, True], ids=["alone", "with others"])
+def test_append_whose_file_is_closed_before_its_sync_is_not_acknowledged_by_that(
+    store: Path, log: Log, faults: Faults, closes_first: ClosesFirst, is_shared: bool
+) -> None:
+    if is_shared:
+        with SimulatedProcess():
+            Checkpoint(store).log("a").append("x", "other")
+    faults.act("sync_data", closes_first, on=LOG)
+    synced: list[str] = []
+    watched = system.sync_data
+    system.sync_data = lambda fd: (watched(fd), synced.append(os.readlink(f"/proc/self/fd/{fd}")))[0]
+    try:
+        log.append("x", 1)
+    finally:
+        system.sync_data = watched
+
+    assert synced[-1:] == [str(log_file(store))]  # once more, through a descriptor of its own
+    assert not inside(store, "a.poison").exists()  # no sync of it has failed
+    assert generation_of(store).durable == generation_of(store).end.offset
+    assert_goes_on(log, [0, *(["other"] if is_shared else []), 1])
+
+
+@pytest.mark.guarantee(1)
+def test_append_whose_file_is_closed_again_and_again_is_said_to_be_of_unknown_outcome(
+    store: Path, log: Log, faults: Faults, closes_first: ClosesFirst
+) -> None:
+    fault = faults.act("sync_data", closes_first, on=LOG, times=2)
 
     with pytest.raises(OutcomeUnknownError, match="somebody closed"):
         log.append("x", 1, record_id="one")
-    fault.clear()
+    assert fault.hits == 2
 
-    assert not inside(store, "a.poison").exists()  # no sync of it has failed
     log.append("x", 1, record_id="one")
     assert generation_of(store).durable == generation_of(store).end.offset
-    for fd in opened:
-        os.close(fd)
+    assert_goes_on(log, [0, 1])
+
+
+@pytest.mark.guarantee(1)
+def test_background_sync_whose_file_was_closed_is_done_all_the_same(
+    store: Path, log: Log, faults: Faults, closes_first: ClosesFirst
+) -> None:
+    fault = faults.act("sync_data", closes_first, on=LOG)
+    log.append("x", 1, durability="interval:1")
+    wait_until(lambda: fault.hits, "the background sync")
+
+    wait_until(lambda: generation_of(store).durable == generation_of(store).end.offset, "a sync that counts")
     assert_goes_on(log, [0, 1])
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._types import Repair
 
 _LOCK_WAIT_AT_RELEASE_S = 0.1
+_LOCK_WAIT_AFTER_LOSS_S = 10.0
 
 logger = logging.getLogger("mpcheckpoint")
 
@@ -110,7 +111,9 @@ class LogWriter(ExclusiveLog):
             try:
                 self._group_sync.cover(generation, end.offset)
             except OSError as error:
-                raise self._not_covered(position, error) from error
+                if generation.is_poisoned:
+                    raise self._not_covered(position, error) from error
+                self._cover_anew(position, error)
             if generation.notices:
                 tell(None, generation)
             is_replaced = self._is_replaced(generation)
@@ -125,6 +128,13 @@ class LogWriter(ExclusiveLog):
         if is_replaced:
             return find_in_successor(self.paths, position)
         return position
+
+    def _cover_anew(self, position: Position, error: OSError) -> None:
+        """Make an append durable under whose sync somebody closed the file: as a first use does, opening it anew."""
+        try:
+            self.sync(_LOCK_WAIT_AFTER_LOSS_S)
+        except CheckpointError as failure:
+            raise self._not_covered(position, error) from failure
 
     def _is_replaced(self, generation: Generation) -> bool:
         """Return whether another file has taken the place of the one that was appended to."""
