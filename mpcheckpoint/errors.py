@@ -6,6 +6,7 @@ where, and what to do; every error survives pickling, so it crosses process pool
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ class CheckpointError(Exception):
         path: the file or directory concerned, or None.
         offset: the byte offset in that file, or None.
         reason: a short phrase naming the cause.
+        message: what happened, and where. ``str`` adds the advice.
+        advice, shell_advice: what to do about it, in Python and on the command line; "" where the message has it.
     """
 
     def __init__(
@@ -31,18 +34,31 @@ class CheckpointError(Exception):
         path: str | os.PathLike[str] | None = None,
         offset: int | None = None,
         reason: str = "",
+        advice: str = "",
+        shell_advice: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.path = None if path is None else str(path)
         self.offset = offset
         self.reason = reason
+        self.advice = advice
+        self.shell_advice = advice if shell_advice is None else shell_advice
 
     def __str__(self) -> str:
-        return self.message
+        return _advised(self.message, self.advice)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, dict(self.__dict__), getattr(self, "errno", None))
+
+
+def shell_text(error: CheckpointError) -> str:
+    """Return an error's message with the advice that helps on the command line: options, not arguments."""
+    return _advised(error.message, error.shell_advice)
+
+
+def _advised(message: str, advice: str) -> str:
+    return f"{message}; {advice}" if advice else message
 
 
 def _rebuild(
@@ -122,7 +138,19 @@ class LogNotOpenError(CheckpointError, KeyError):
 
 
 class LogNotFoundError(CheckpointError, KeyError):
-    """The store has no log of that key, and the handle may not create one."""
+    """The store has no log of that key, and the handle may not create one.
+
+    Attributes:
+        log_key: the key.
+    """
+
+    log_key: str | None
+
+    def __init__(
+        self, message: str, *, path: str | None = None, reason: str = "", log_key: str | None = None
+    ) -> None:
+        super().__init__(message, path=path, reason=reason)
+        self.log_key = log_key
 
 
 class CorruptLogError(CheckpointError, ValueError):
@@ -141,12 +169,14 @@ class CorruptLogError(CheckpointError, ValueError):
         self, path: str, offset: int, *, expected: str, found: str, log_key: str | None = None
     ) -> None:
         where = f"log {log_key!r} ({path})" if log_key is not None else path
+        shows = f"mpcheckpoint repair --store {_store_of(path)} shows"
         super().__init__(
-            f"{where} is corrupt at offset {offset}: expected {expected}, found {found}. Nothing was changed; "
-            f"mpcheckpoint repair --store {_store_of(path)} shows what can be saved, Log.read() what precedes it.",
+            f"{where} is corrupt at offset {offset}: expected {expected}, found {found}. Nothing was changed",
             path=path,
             offset=offset,
             reason="corrupt",
+            advice=f"{shows} what can be saved, Log.read() what precedes it",
+            shell_advice=f"{shows} what can be saved",
         )
         self.expected = expected
         self.found = found
@@ -154,7 +184,7 @@ class CorruptLogError(CheckpointError, ValueError):
 
 
 def _store_of(path: str) -> str:
-    return path.rpartition("/.checkpoint/")[0] or "DIR"
+    return shlex.quote(path.rpartition("/.checkpoint/")[0]) if "/.checkpoint/" in path else "DIR"
 
 
 class FormatVersionError(CheckpointError, ValueError):
@@ -190,9 +220,16 @@ class OutcomeUnknownError(CheckpointError, OSError):
     position: Position | None
 
     def __init__(
-        self, message: str, *, position: Position | None, path: str | None = None, reason: str = ""
+        self,
+        message: str,
+        *,
+        position: Position | None,
+        path: str | None = None,
+        reason: str = "",
+        advice: str = "",
+        shell_advice: str | None = None,
     ) -> None:
-        super().__init__(message, path=path, reason=reason)
+        super().__init__(message, path=path, reason=reason, advice=advice, shell_advice=shell_advice)
         self.position = position
 
 
@@ -218,9 +255,10 @@ class ConflictError(CheckpointError, RuntimeError):
     position: Position | None
 
     def __init__(self, object_key: str, *, expected: int, found: int, position: Position | None) -> None:
+        first = "" if position is None else f" (first unexpected record at {position})"
         super().__init__(
-            f"object {object_key!r} has {found} events in this log where {expected} were expected "
-            f"(first unexpected record at {position}). Nothing was written; read again and retry.",
+            f"object {object_key!r} has {found} event{'' if found == 1 else 's'} in this log where {expected} "
+            f"{'was' if expected == 1 else 'were'} expected{first}. Nothing was written; read again and retry.",
             reason="conflict",
         )
         self.object_key = object_key
@@ -254,7 +292,10 @@ class ItemFailedError(CheckpointError, RuntimeError):
 
     def __init__(self, object_key: str, error: str) -> None:
         super().__init__(
-            f"item {object_key!r} failed: {error}; retry_failed=True runs it again", reason="item failed"
+            f"item {object_key!r} failed: {error}",
+            reason="item failed",
+            advice="retry_failed=True runs it again",
+            shell_advice="--retry-failed runs it again",
         )
         self.object_key = object_key
         self.error = error

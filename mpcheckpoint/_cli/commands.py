@@ -22,6 +22,7 @@ from mpcheckpoint._cli.terminal import (
     end_by_broken_pipe,
     open_closed_streams,
     say,
+    say_error,
 )
 from mpcheckpoint._cli.verify_command import verify_command
 from mpcheckpoint.errors import CheckpointError
@@ -73,7 +74,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except BrokenPipeError:
         end_by_broken_pipe()
-    except (CheckpointError, OSError) as error:
+    except CheckpointError as error:
+        say_error(error)
+        return EXIT_USAGE
+    except OSError as error:
         say(f"mpcheckpoint: {_one_line(error)}")
         return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):

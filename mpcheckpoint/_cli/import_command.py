@@ -16,7 +16,7 @@ from mpcheckpoint._cli.byte_progress import ByteProgress
 from mpcheckpoint._cli.maps.interrupts import Interrupts, Stopped
 from mpcheckpoint._cli.options import json_option, store_option
 from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, json_line, safe, say, write_out
-from mpcheckpoint.errors import CheckpointError, LogNotFoundError, StoreNotFoundError
+from mpcheckpoint.errors import CheckpointError, LogNotFoundError, StoreNotFoundError, shell_text
 from mpcheckpoint.maintenance import import_lines, import_older_file, older_files
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def _imported(options: _Options, job: _Job, log: Log | None, progress: ByteProgr
         shown_bytes = done.offset_bytes
 
     def on_bad(error: BadLineError) -> None:
-        say(f"mpcheckpoint: skipped {safe(' '.join(str(error).split()))}")
+        say(f"mpcheckpoint: skipped {safe(' '.join(shell_text(error).split()))}")
 
     done = job.run(log, on_batch, on_bad if options.is_skipping else None)
     if done.left_bytes:

@@ -11,8 +11,18 @@ import click
 from mpcheckpoint import maintenance
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.record_lines import one_line
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, json_line, say, write_out
+from mpcheckpoint._cli.terminal import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_USAGE,
+    flush_out,
+    json_line,
+    say,
+    say_error,
+    write_out,
+)
 from mpcheckpoint._cli.times import iso
+from mpcheckpoint.errors import shell_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,7 +126,7 @@ def ls_command(store: str, log_keys: tuple[str, ...], is_long: bool, is_json: bo
             flush_out()
     for log in found:
         if log.error is not None and not is_json:
-            say(f"mpcheckpoint: {one_line(' '.join(str(log.error).split()))}")
+            say_error(log.error)
     if not found:
         say(f"mpcheckpoint: {store} has no logs yet")
     if any(log.state == "unreadable" for log in found):
@@ -130,7 +140,7 @@ def _fields(log: LogSurvey) -> dict[str, Any]:
         "path": log.path,
         "state": log.state,
         "states": log.states,
-        "error": None if log.error is None else str(log.error),
+        "error": None if log.error is None else shell_text(log.error),
         "records": log.records,
         "objects": log.objects,
         "size_bytes": log.size_bytes,

@@ -10,12 +10,14 @@ import click
 from mpcheckpoint._cli.checks import LongPass, check_fields, counted, shown_name, shown_path, shown_time
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, json_line, safe, write_out
+from mpcheckpoint.errors import shell_text
 from mpcheckpoint.maintenance import plan_repairs, repair, size_in_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mpcheckpoint.maintenance import Damage, LeftOut, LogRepair
+    from mpcheckpoint.errors import shell_text
+from mpcheckpoint.maintenance import Damage, LeftOut, LogRepair
 
 _MOST_TOLD = 20
 
@@ -110,7 +112,7 @@ def _told(each: LogRepair) -> Iterator[str]:
     for kept in each.repairs[:_MOST_TOLD]:
         yield f"  kept {counted(kept.length_bytes, 'byte')} in {safe(shown_path(kept.path))}"
     if each.error is not None:
-        yield f"  not done: {safe(str(each.error))}"
+        yield f"  not done: {safe(shell_text(each.error))}"
 
 
 def _deed(each: LogRepair) -> str:
@@ -167,6 +169,6 @@ def _json(each: LogRepair) -> bytes:
             for kept in each.repairs
         ],
         "new_generation": each.generation,
-        "error": None if each.error is None else str(each.error),
+        "error": None if each.error is None else shell_text(each.error),
     }
     return json_line(fields)

@@ -7,10 +7,15 @@ import os
 import re
 import signal
 import sys
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 import msgspec
+
+from mpcheckpoint.errors import shell_text
+
+if TYPE_CHECKING:
+    from mpcheckpoint.errors import CheckpointError
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -47,6 +52,11 @@ def say(line: str) -> None:
         print(safe(line), file=sys.stderr, flush=True)  # noqa: T201 - this is what prints
     except OSError:
         pass
+
+
+def say_error(error: CheckpointError) -> None:
+    """Print an error on standard error, in one line, with the advice that helps on the command line."""
+    say(f"mpcheckpoint: {' '.join(shell_text(error).split())}")
 
 
 def safe(text: str) -> str:

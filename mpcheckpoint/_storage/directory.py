@@ -222,10 +222,12 @@ class StoreDirectory:
             if isinstance(error, LockTimeoutError):
                 raise
             raise LockTimeoutError(
-                f"the store {self.base} was locked by another process for {timeout_s} s ({self._store_lock}); "
-                "try again, or give a longer lock_timeout_s",
+                f"the store {self.base} was locked by another process for {abs(timeout_s or 0):g} s "
+                f"({self._store_lock})",
                 path=self._store_lock,
                 reason="lock timeout",
+                advice="try again, or give a longer lock_timeout_s",
+                shell_advice="try again, or give a longer --lock-timeout",
             ) from error
 
     def find_log(self, log_key: str) -> LogPaths:
@@ -240,7 +242,10 @@ class StoreDirectory:
                 descriptor = system.open_file(paths.log)
             except FileNotFoundError:
                 raise LogNotFoundError(
-                    f"the store {self.base} has no log {log_key!r}", path=paths.log, reason="no such log"
+                    f"the store {self.base} has no log {log_key!r}",
+                    path=paths.log,
+                    reason="no such log",
+                    log_key=log_key,
                 ) from None
             read_header(descriptor.fd, paths.log, log_key=log_key)
         return paths

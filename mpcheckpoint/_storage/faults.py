@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 from mpcheckpoint.errors import (
@@ -38,15 +39,9 @@ def typed(error: OSError, *, doing: str, path: str, is_read: bool = False) -> Ch
     advice = _ADVICE.get(error.errno, "try again when the cause is gone")
     result: CheckpointError
     if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EISDIR):
-        result = NotAStoreError(
-            f"{what}; a file, directory or symbolic link stands where the store expects something else",
-            path=path,
-            reason=reason,
-        )
+        result = NotAStoreError(f"{what}; {_in_the_way(path)}", path=path, reason=reason)
     elif error.errno in _REFUSED:
-        result = StoreAccessError(
-            f"{what}; change its permissions, or open the store with read_only=True", path=path, reason=reason
-        )
+        result = _access_refused(error, what, path, is_read=is_read)
     elif error.errno == errno.ENOENT:
         result = StoreNotFoundError(f"{what}; was the store removed?", path=path, reason=reason)
     elif error.errno in _NO_LOCKS:
@@ -64,6 +59,26 @@ def typed(error: OSError, *, doing: str, path: str, is_read: bool = False) -> Ch
     if isinstance(result, OSError):
         result.errno = error.errno
     return result
+
+
+def _access_refused(error: OSError, what: str, path: str, *, is_read: bool) -> StoreAccessError:
+    right = "mount it for writing" if error.errno == errno.EROFS else "change its permissions"
+    if is_read:
+        advice = shell_advice = f"{right}, or read it as a user who may"
+    else:
+        advice = f"{right}, or open the store with read_only=True"
+        shell_advice = f"{right}, or run this as a user who may write there"
+    reason = error.strerror or str(error)
+    return StoreAccessError(what, path=path, reason=reason, advice=advice, shell_advice=shell_advice)
+
+
+def _in_the_way(path: str) -> str:
+    """Return what stands where a directory should."""
+    parent = path
+    while (parent := os.path.dirname(parent)) not in ("", os.path.dirname(parent)):
+        if os.path.lexists(parent) and not os.path.isdir(parent):
+            return f"{parent} is no directory: a store is one, and lies in one"
+    return "a file, directory or symbolic link stands where the store expects something else"
 
 
 class translated:  # noqa: N801 - reads as a verb in a with statement

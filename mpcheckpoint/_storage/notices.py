@@ -36,8 +36,10 @@ def tell(repair: Repair | None, generation: Generation | None) -> None:
 def timed_out(paths: LogPaths, timeout_s: float | None) -> LockTimeoutError:
     """Return the error for an append lock that others held for too long."""
     return LockTimeoutError(
-        f"the log {paths.log_key!r} was locked by another writer for {timeout_s} s ({paths.lock}). "
-        "Nothing was written; try again, or give a longer lock_timeout_s.",
+        f"the log {paths.log_key!r} was locked by another writer for {abs(timeout_s or 0):g} s ({paths.lock}). "
+        "Nothing was written",
         path=paths.lock,
         reason="lock timeout",
+        advice="try again, or give a longer lock_timeout_s",
+        shell_advice="try again, or give a longer --lock-timeout",
     )

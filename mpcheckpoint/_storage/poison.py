@@ -6,6 +6,7 @@ Either of them counts. The file may not be written where the disk is full or fai
 from __future__ import annotations
 
 import os
+import shlex
 import uuid
 from typing import TYPE_CHECKING
 
@@ -96,12 +97,14 @@ class Poison:
 
     def refusal(self, reason: str) -> PoisonedLogError:
         """Return the error for an append to a log of which a sync failed."""
+        repair = f"mpcheckpoint repair --store {shlex.quote(os.path.dirname(self._directory))} --yes"
         return PoisonedLogError(
             f"a sync of the log {self._log_key!r} failed ({reason}), so what was written last may not be on disk "
-            f"({self._log}). Nothing was written; when the disk is sound, call Log.recover(), or run "
-            f"mpcheckpoint repair --store {os.path.dirname(self._directory)} --yes.",
+            f"({self._log}). Nothing was written",
             path=self._log,
             reason=reason,
+            advice=f"when the disk is sound, call Log.recover(), or run {repair}",
+            shell_advice=f"when the disk is sound, run {repair}",
         )
 
     def reason(self, generation: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._storage.reader import LogReader
@@ -25,7 +27,7 @@ def find_in_successor(paths: LogPaths, position: Position) -> Position:
                 if line.stamp_us == position.stamp_us and line.more == 0:
                     return Position(paths.log_key, chunk.generation, line.end, line.stamp_us)
     except CheckpointError as error:
-        cause = f"the log was replaced by one that cannot be read ({error})"
+        cause = f"the log was replaced by one that cannot be read ({error.message})"
         raise outcome_unknown(paths, cause, position) from error
     finally:
         reader.release()
@@ -35,9 +37,11 @@ def find_in_successor(paths: LogPaths, position: Position) -> Position:
 def outcome_unknown(paths: LogPaths, cause: str, position: Position | None) -> OutcomeUnknownError:
     """Return the error for a record that was written and could not be made durable."""
     return OutcomeUnknownError(
-        f"the record was written to {paths.log}, but it is not known whether it is durable: {cause}. "
-        "Append it again with the same record_id once the log is recovered (Log.recover()).",
+        f"the record was written to {paths.log}, but it is not known whether it is durable: {cause}",
         position=position,
         path=paths.log,
         reason=cause,
+        advice="append it again with the same record_id once the log is recovered (Log.recover())",
+        shell_advice="when the disk is sound, run mpcheckpoint repair --store "
+        f"{shlex.quote(os.path.dirname(paths.directory))} --yes, and start the same line again",
     )

@@ -105,7 +105,9 @@ def changed_item(entry: Input) -> ChangedItemError:
     """Return the error for a key that came with another input."""
     return ChangedItemError(
         f"the object key {entry.object_key!r} came with another input than before: {entry.item!r:.200}. It was not "
-        "run; give every input a key of its own, or start anew with rerun=True or in another log",
+        "run",
+        advice="give every input a key of its own, or start anew with rerun=True or in another log",
+        shell_advice="give every item a key of its own (--item-key), or start anew with --rerun or another --key",
         reason="changed item",
     )
 

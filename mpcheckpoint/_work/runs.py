@@ -167,9 +167,10 @@ def _is_old_failure(entry: Entry, run: Run) -> bool:
 def _require_version(log: RecordLog, run: Run, version: str) -> None:
     if run.version != version:
         raise ChangedVersionError(
-            f"the map on the log {log.log_key!r} was started as {run.version!r}, not as {version!r}. Nothing was run; "
-            "use another key for another map, or start this one anew with --rerun (in Python rerun=True)",
+            f"the map on the log {log.log_key!r} was started as {run.version!r}, not as {version!r}. Nothing was run",
             reason="changed version",
+            advice="use another key for another map, or start this one anew with rerun=True",
+            shell_advice="use another key for another map, or start this one anew with --rerun",
         )
 
 

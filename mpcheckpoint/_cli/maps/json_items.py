@@ -9,7 +9,7 @@ import msgspec
 from mpcheckpoint._cli.maps.lines import BadItemError
 from mpcheckpoint._cli.maps.template import JsonItem, MissingFieldError, Template
 from mpcheckpoint._work.inputs import Input, recorded_of
-from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.errors import CheckpointError, shell_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ def json_reader(template: Template, item_key: str | None) -> Callable[[int, byte
         try:
             return Input(place, item, object_key, recorded_of(value, object_key))
         except CheckpointError as error:
-            raise BadItemError(f"cannot be an item: {error}") from None
+            raise BadItemError(f"cannot be an item: {shell_text(error)}") from None
 
     return read
 

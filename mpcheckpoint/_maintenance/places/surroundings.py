@@ -17,7 +17,7 @@ from mpcheckpoint._storage.directory import ALLOW_NETWORK
 from mpcheckpoint._storage.header import read_header
 from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX, LogPaths
 from mpcheckpoint._storage.poison import Poison
-from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.errors import CheckpointError, shell_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,12 +164,13 @@ def _about_log(path: str) -> Iterator[Finding]:
         start = max(0, size - _LAST_BYTES)
         end = system.read_at(file.fd, size - start, start).rstrip(b"\n") + b"\n"
     except (CheckpointError, OSError) as error:
-        yield Finding("store", BAD, str(error), {"path": path})
+        text = shell_text(error) if isinstance(error, CheckpointError) else str(error)
+        yield Finding("store", BAD, text, {"path": path})
         return
     figures = {"path": path, "log_key": header.log_key}
     if reason is not None:
         text = f"the log {header.log_key!r} takes no appends: a sync of it failed ({reason}); recover it"
-        yield Finding("store", BAD, f"{text} when the disk is sound (Log.recover())", figures)
+        yield Finding("store", BAD, f"{text} when the disk is sound: mpcheckpoint repair", figures)
     line = last_line(end, base=start)
     ahead_s = (line.stamp_us - system.now_us()) / _US if line is not None else 0.0
     if ahead_s > _AHEAD_S:

@@ -27,6 +27,7 @@ from mpcheckpoint.errors import (
     FormatVersionError,
     InvalidKeyError,
     LogNotFoundError,
+    shell_text,
 )
 
 if TYPE_CHECKING:
@@ -119,7 +120,10 @@ def targets_in(directory: StoreDirectory, log_keys: Iterable[str] | None) -> lis
         paths = directory.paths_of(log_key)
         if paths.name not in there:
             raise LogNotFoundError(
-                f"the store {directory.base} has no log {log_key!r}", path=paths.log, reason="no such log"
+                f"the store {directory.base} has no log {log_key!r}",
+                path=paths.log,
+                reason="no such log",
+                log_key=log_key,
             )
         targets.append(Target(paths.name, paths.log, paths))
     return targets
@@ -175,7 +179,7 @@ def check_found(
     except FileNotFoundError:
         return _unreadable(target, "it was removed meanwhile"), None
     except CheckpointError as error:
-        return _unreadable(target, str(error)), None
+        return _unreadable(target, shell_text(error)), None
 
 
 def _checked(target: Target, on_progress: Callable[[int], None] | None) -> tuple[LogCheck, Inspection | None]:
@@ -188,7 +192,7 @@ def _checked(target: Target, on_progress: Callable[[int], None] | None) -> tuple
     page = target.paths.page if target.paths is not None else ""
     found = inspect(fd, target.path, page, on_progress)
     if found.refusal is not None:
-        return _unreadable(target, str(found.refusal)), None
+        return _unreadable(target, shell_text(found.refusal)), None
     return _told(target, found, is_pending=_is_pending(fd, target, found, found_size)), found
 
 
@@ -197,7 +201,7 @@ def _problem_with_header(fd: int, target: Target) -> str | None:
     try:
         header = read_header(fd, target.path, log_key=None)
     except FormatVersionError as error:
-        return str(error)
+        return shell_text(error)
     except CorruptLogError:
         return None
     if file_name(header.log_key) != target.name:
@@ -205,7 +209,7 @@ def _problem_with_header(fd: int, target: Target) -> str | None:
         wanted = (
             repr(expected) if expected is not None else f"one whose file name is {target.name}{LOG_SUFFIX}"
         )
-        return str(wrong_log(target.path, header.log_key, wanted))
+        return shell_text(wrong_log(target.path, header.log_key, wanted))
     return None
 
 
