@@ -69,7 +69,7 @@ def repair_command(
             bar.pause()
             failed += each.action == "impossible" or each.error is not None
             done += each.is_done
-            todo += each.action not in ("nothing", "impossible") and not each.is_done
+            todo += each.action not in ("nothing", "impossible") and not each.is_done and each.error is None
             lines = _told(each)
             text = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
             write_out(_json(each) if is_json else text)

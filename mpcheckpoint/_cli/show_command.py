@@ -6,11 +6,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.record_lines import event_text, one_line, record_fields
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, json_line, say, write_out
+from mpcheckpoint._cli.terminal import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_USAGE,
+    flush_out,
+    json_line,
+    say,
+    say_error,
+    write_out,
+)
 from mpcheckpoint._cli.times import iso, since_option, until_option
+from mpcheckpoint._log.reading import Choice
+from mpcheckpoint._maintenance.readable import ReadableLogs
 
 if TYPE_CHECKING:
     from mpcheckpoint import ObjectSummary, Record
@@ -52,8 +62,8 @@ def show_command(
     With --json each event has time, stamp_us, log_key, object_key, event, record_id and position; each object of a list
     has object_key, count, first_time, first_us, and its last event with these fields as last.
 
-    Reads the logs. Writes nothing, and disturbs nobody who writes. A log whose header is damaged does not tell which it
-    is: name the others with --key.
+    Reads the logs. Writes nothing, and disturbs nobody who writes. Of a log that cannot be read (damaged, of another
+    user) what can be read is printed, after that what is wrong with it.
 
     Exit codes: 0; 1 if there is no such event; 2 if something cannot be read, after all that can.
     """
@@ -62,19 +72,23 @@ def show_command(
     if since_us is not None and until_us is not None and since_us > until_us:
         raise click.UsageError("--since is later than --until")
     since_us, until_us = since_us or 0, _LATEST_US if until_us is None else until_us
+    choice = Choice(object_key, since_us, until_us)
+    logs = ReadableLogs(store, log_keys=log_keys or None, on_failure=say_error)
     count = 0
-    with Checkpoint(store, read_only=True, log_keys=log_keys or None) as checkpoint:
-        try:
-            if object_key is None:
-                for summary in checkpoint.objects(since_us=since_us, until_us=until_us, match=match):
-                    count += 1
-                    write_out(_object_json(summary) if is_json else _object_text(summary))
-            else:
-                for record in checkpoint.read(object_key=object_key, since_us=since_us, until_us=until_us):
-                    count += 1
-                    write_out(json_line(record_fields(record)) if is_json else _record_text(record))
-        finally:
-            flush_out()
+    try:
+        if object_key is None:
+            for summary in logs.objects(choice, match):
+                count += 1
+                write_out(_object_json(summary) if is_json else _object_text(summary))
+        else:
+            for record in logs.read(choice):
+                count += 1
+                write_out(json_line(record_fields(record)) if is_json else _record_text(record))
+    finally:
+        flush_out()
+    logs.tell()
+    if logs.failures:
+        return EXIT_USAGE
     if count:
         return EXIT_OK
     what = "no object" if object_key is None else f"no event of {one_line(object_key)!r}"

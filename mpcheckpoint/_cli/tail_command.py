@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.record_lines import event_text, one_line, record_fields
 from mpcheckpoint._cli.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OK,
+    EXIT_USAGE,
     end_by_broken_pipe,
     flush_out,
     json_line,
+    say_error,
     write_out,
 )
 from mpcheckpoint._cli.times import iso, since_option
+from mpcheckpoint._log.reading import Choice
+from mpcheckpoint._maintenance.readable import ReadableLogs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,8 +68,9 @@ def tail_command(
 
     With --json each object has time, stamp_us, log_key, object_key, event, record_id and position.
 
-    Reads the end of each log only, where that will do. Writes nothing, and disturbs nobody who writes. A log whose
-    header is damaged does not tell which it is: name the others with --key.
+    Reads the end of each log only, where that will do. Writes nothing, and disturbs nobody who writes. Of a log that
+    cannot be read (damaged, of another user) what can be read is printed, after that what is wrong with it; -f goes on
+    with the others.
 
     Exit codes: 0; 2 if something cannot be read, after all that can; 130 if Ctrl-C ended -f.
     """
@@ -74,31 +78,32 @@ def tail_command(
     if last is None and since_us is None:
         last = _USUAL_LINES
     try:
-        with Checkpoint(store, read_only=True, log_keys=log_keys or None) as checkpoint:
-            reading = checkpoint.read(since_us=since_us or 0, last=last)
-            for record in reading:
-                _print(record, is_json)
-            flush_out()
-            if is_following:
-                _follow(checkpoint, reading.cursor, is_json)
+        logs = ReadableLogs(store, log_keys=log_keys or None, on_failure=say_error)
+        reading = logs.read(Choice(since_us=since_us or 0), last=last)
+        for record in reading:
+            _print(record, is_json)
+        flush_out()
+        logs.tell()
+        if is_following:
+            _follow(logs, reading.cursor, is_json)
     except KeyboardInterrupt:
         if not is_following:
             raise
         return EXIT_INTERRUPTED
     finally:
         flush_out()
-    return EXIT_OK
+    return EXIT_USAGE if logs.failures else EXIT_OK
 
 
-def _follow(checkpoint: Checkpoint, cursor: Cursor, is_json: bool) -> None:
-    for record in _records_to_come(checkpoint, cursor):
+def _follow(logs: ReadableLogs, cursor: Cursor, is_json: bool) -> None:
+    for record in _records_to_come(logs, cursor):
         _print(record, is_json)
         flush_out()
 
 
-def _records_to_come(checkpoint: Checkpoint, cursor: Cursor) -> Iterator[Record]:
+def _records_to_come(logs: ReadableLogs, cursor: Cursor) -> Iterator[Record]:
     """Yield records for ever. While none come, see whether somebody still reads what we print."""
-    with checkpoint.follow(cursor, idle_timeout_s=_LOOK_EVERY_S) as follower:
+    with logs.follow(cursor, idle_timeout_s=_LOOK_EVERY_S) as follower:
         while True:
             yield from follower
             if _is_output_broken():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from mpcheckpoint._format.bulk import Lines
+    from mpcheckpoint._log.reading import OnFailure
     from mpcheckpoint._storage.engine import StoredLog
     from mpcheckpoint._types import Record
     from mpcheckpoint.errors import CheckpointError
@@ -84,17 +85,20 @@ class _Objects:
             known.last = max(known.last, found, key=lambda each: each.order)
 
 
-def list_objects(logs: Iterable[StoredLog], choice: Choice, match: str | None) -> Iterator[ObjectSummary]:
+def list_objects(
+    logs: Iterable[StoredLog], choice: Choice, match: str | None, *, on_failure: OnFailure | None = None
+) -> Iterator[ObjectSummary]:
     """Yield the objects of which there are such records, in the merged order of the first of these.
 
     Args:
         match: a shell pattern that object keys have to match; None for all.
+        on_failure: called instead of raising.
 
     Raises:
         CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: when all that can be read was given out.
     """
     objects = _Objects(choice, match)
-    failure: CheckpointError | None = None
+    failures: dict[str, CheckpointError] = {}
     for stored in logs:
         tap = Tap(stored, choice)
         tap.begin()
@@ -103,8 +107,11 @@ def list_objects(logs: Iterable[StoredLog], choice: Choice, match: str | None) -
             objects.add(lines, stored.log_key, generation, before)
             before += len(lines)
         tap.reader.release()
-        failure = failure or tap.failure
+        if tap.failure is not None:
+            failures[stored.log_key] = tap.failure
     for object_key, seen in sorted(objects.seen.items(), key=lambda item: item[1].first):
         yield ObjectSummary(object_key, seen.count, seen.first[0], seen.last.record())
-    if failure is not None:
-        raise failure
+    for log_key, failure in failures.items():
+        if on_failure is None:
+            raise failure
+        on_failure(log_key, failure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from heapq import merge
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,6 +47,10 @@ class Choice(NamedTuple):
 
 
 ALL = Choice()
+
+# Called for each log that cannot be read to its end, with its key, when all that can be read was given out. Without it,
+# the first of these failures is raised.
+OnFailure = Callable[[str, CheckpointError], object]
 
 
 class Found(NamedTuple):
@@ -206,7 +211,15 @@ class Reading:
     Concurrency: for one thread at a time.
     """
 
-    def __init__(self, logs: Iterable[StoredLog], choice: Choice, last: int | None) -> None:
+    def __init__(
+        self,
+        logs: Iterable[StoredLog],
+        choice: Choice,
+        last: int | None,
+        *,
+        on_failure: OnFailure | None = None,
+    ) -> None:
+        self._on_failure = on_failure
         self._positions: dict[str, Position] = {}
         self._taps = [Tap(stored, choice) for stored in logs]
         self._records = self._merged() if last is None else self._last(last)
@@ -256,8 +269,11 @@ class Reading:
             if tap.end is not None and tap.failure is None:
                 self._positions[tap.log_key] = tap.end
         for tap in self._taps:
-            if tap.failure is not None:
+            if tap.failure is None:
+                continue
+            if self._on_failure is None:
                 raise tap.failure
+            self._on_failure(tap.log_key, tap.failure)
 
 
 def _order(record: Record) -> tuple[int, str]:
