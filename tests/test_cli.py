@@ -731,13 +731,13 @@ def test_items_are_read_ahead_in_bounded_memory_and_never_waited_for(tmp_path: P
         assert lines.count < 50_000
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+@pytest.mark.parametrize(("closed", "code"), [(">&-", 2), ("2>&-", 0)])
 def test_closed_output_takes_no_files_place_and_is_no_reason_for_a_traceback(
-    shell: Shell, closed: str
+    shell: Shell, closed: str, code: int
 ) -> None:
     mapped = " ".join([*MPCHECKPOINT, *shell.map_arguments(), "echo {}"])
     looks = " && ".join(
-        f"{' '.join(MPCHECKPOINT)} {each} --store store {closed}"
+        f"{{ {' '.join(MPCHECKPOINT)} {each} --store store {closed}; test $? -eq {code}; }}"
         for each in ("ls", "show", "tail", "verify --json")
     )
 

@@ -10,22 +10,23 @@ import click
 from mpcheckpoint import __version__
 from mpcheckpoint._cli.doctor_command import doctor_command
 from mpcheckpoint._cli.import_command import import_command
+from mpcheckpoint._cli.known_keys import logs_there_are
 from mpcheckpoint._cli.ls_command import ls_command
 from mpcheckpoint._cli.maps.map_command import map_command
 from mpcheckpoint._cli.maps.results_command import results_command
 from mpcheckpoint._cli.repair_command import repair_command
 from mpcheckpoint._cli.show_command import show_command
+from mpcheckpoint._cli.streams import OutputError, StandardStreams
 from mpcheckpoint._cli.tail_command import tail_command
 from mpcheckpoint._cli.terminal import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     end_by_broken_pipe,
-    open_closed_streams,
     say,
     say_error,
 )
 from mpcheckpoint._cli.verify_command import verify_command
-from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.errors import CheckpointError, LogNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +62,18 @@ for command in (
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    open_closed_streams()
+    with StandardStreams() as streams:
+        code = _run(argv)
+        failure = streams.finish()
+        if isinstance(failure, BrokenPipeError):
+            end_by_broken_pipe()
+        if failure is not None:
+            say(f"mpcheckpoint: {failure.strerror}")
+            return EXIT_USAGE
+        return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     logging.basicConfig(format="mpcheckpoint: %(message)s", level=logging.WARNING)
     try:
         code = cli.main(argv, prog_name="mpcheckpoint", standalone_mode=False)
@@ -74,12 +86,19 @@ def run(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except BrokenPipeError:
         end_by_broken_pipe()
+    except OutputError:
+        return EXIT_USAGE  # it is told of in the end, also where somebody caught it
+    except LogNotFoundError as error:
+        say_error(error, logs_there_are(error))
+        return EXIT_USAGE
     except CheckpointError as error:
         say_error(error)
         return EXIT_USAGE
     except OSError as error:
         say(f"mpcheckpoint: {_one_line(error)}")
         return EXIT_USAGE
+    except SystemExit as error:  # of click, and of others who want to hear no more of a broken pipe
+        code = error.code
     except (click.Abort, KeyboardInterrupt):
         say("mpcheckpoint: interrupted")
         return EXIT_INTERRUPTED

@@ -13,6 +13,7 @@ import click
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.byte_progress import ByteProgress
+from mpcheckpoint._cli.known_keys import shown_keys
 from mpcheckpoint._cli.maps.interrupts import Interrupts, Stopped
 from mpcheckpoint._cli.options import json_option, store_option
 from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, json_line, safe, say, write_out
@@ -179,9 +180,14 @@ def _jobs_of_directory(options: _Options, log_key: str | None, directory: str) -
     files = older_files(directory)
     wanted = [file for file in files if log_key is None or file.log_key == log_key]
     if not wanted:
-        of_key = f" for the key {log_key!r}" if files else ""
+        if files and log_key is not None:
+            there_are = shown_keys({file.log_key for file in files}, log_key)
+            raise click.UsageError(
+                f"{safe(directory)} has no files of the older checkpoint tool for the key {log_key!r}; it has "
+                f"{there_are}"
+            )
         raise click.UsageError(
-            f"there are no files of the older checkpoint tool in {safe(directory)}{of_key}: their names are a key and "
+            f"there are no files of the older checkpoint tool in {safe(directory)}: their names are a key and "
             "the unix seconds of their creation, such as photos1612345678. To import other files, name them"
         )
     for file in wanted:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import os
+
 import click
+
+from mpcheckpoint._cli.terminal import safe
+from mpcheckpoint._storage.paths import STORE_DIRECTORY
 
 
 def _named(context: click.Context, parameter: click.Parameter, store: str) -> str:
-    """Refuse an empty name: an unset variable of a shell would make a store of the current directory."""
+    """Refuse what can be no store.
+
+    An empty name: an unset variable of a shell would make a store of the current directory. A file, and the inside of a
+    store: people see these when they look.
+    """
+    problem = None
     if not store:
-        raise click.BadParameter("it is empty; the current directory is .", context, parameter)
+        problem = "it is empty; the current directory is ."
+    elif os.path.isfile(store):
+        problem = f"{safe(store)} is a file; a store is a directory"
+        around, inside, _ = os.path.abspath(store).rpartition(f"/{STORE_DIRECTORY}/")
+        if inside:
+            problem += f", and this one's is {safe(around)}"
+    elif os.path.basename(os.path.abspath(store)) == STORE_DIRECTORY and os.path.isdir(store):
+        problem = f"{safe(store)} is the inside of a store; give the directory that it lies in"
+    if problem is not None:
+        raise click.BadParameter(problem, context, parameter)
     return store
 
 

@@ -7,9 +7,8 @@ import os
 import re
 import signal
 import sys
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import click
 import msgspec
 
 from mpcheckpoint.errors import shell_text
@@ -26,24 +25,6 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 # what no terminal can show: the bytes of a path that are no UTF-8, as Python stands them in for.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _STAND_INS = re.compile(r"[\ud800-\udfff]")
-_STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
-_kept: list[IO[Any]] = []
-
-
-def open_closed_streams() -> None:
-    """Have what is closed of standard input, output and error lead nowhere.
-
-    Else the next file that is opened, a log or a lock, would get its number, and what is printed.
-    """
-    for fd, (name, mode) in enumerate(_STREAMS):
-        try:
-            os.fstat(fd)
-        except OSError:
-            stream = open(os.devnull, mode)  # noqa: SIM115 - it gets the lowest number, this one, and keeps it
-            os.set_inheritable(fd, True)
-            _kept.append(stream)
-            if fd:  # that there is no input is to be seen by those who want some: it is not an empty one
-                setattr(sys, name, stream)
 
 
 def say(line: str) -> None:
@@ -54,9 +35,9 @@ def say(line: str) -> None:
         pass
 
 
-def say_error(error: CheckpointError) -> None:
+def say_error(error: CheckpointError, more: str = "") -> None:
     """Print an error on standard error, in one line, with the advice that helps on the command line."""
-    say(f"mpcheckpoint: {' '.join(shell_text(error).split())}")
+    say(f"mpcheckpoint: {' '.join((shell_text(error) + more).split())}")
 
 
 def safe(text: str) -> str:
@@ -79,27 +60,27 @@ def json_line(value: object) -> bytes:
 
 
 def write_out(data: bytes) -> None:
-    """Write to standard output."""
+    """Write to standard output.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     try:
         sys.stdout.buffer.write(data)
-    except OSError as error:
-        _end_by(error)
+    except BrokenPipeError:
+        end_by_broken_pipe()
 
 
 def flush_out() -> None:
-    """See to it that standard output has all that was written."""
+    """See to it that standard output has all that was written.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     try:
         sys.stdout.buffer.flush()
-    except OSError as error:
-        _end_by(error)
-
-
-def _end_by(error: OSError) -> NoReturn:
-    if isinstance(error, BrokenPipeError):
+    except BrokenPipeError:
         end_by_broken_pipe()
-    with open(os.devnull, "wb") as nowhere:  # else the interpreter tries once more at its end, and says so
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    raise click.ClickException(f"cannot write to standard output: {error.strerror}") from error
 
 
 def end_by_broken_pipe() -> NoReturn:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli.known_keys import keys_in, shown_keys
 from mpcheckpoint._cli.maps.results_text import json_row, text_of
 from mpcheckpoint._cli.maps.watch import JsonRows, Lines, watch
 from mpcheckpoint._cli.options import json_option, key_option, store_option
@@ -59,7 +60,9 @@ def results_command(
         log = checkpoint.log(log_key, create=False)
         status = log.map_status()
         if status is None:
-            raise click.ClickException(f"no map has run on the log {log_key!r} of {store}")
+            others = [each for each in keys_in(store) if each != log_key]
+            there_are = f"; it has also {shown_keys(others, log_key)}" if others else ""
+            raise click.ClickException(f"no map has run on the log {log_key!r} of {store}{there_are}")
         if is_watching:
             watch(log, status, _display(is_json=is_json, only_failed=only_failed))
             status = log.map_status() or status

@@ -1,0 +1,52 @@
+"""The log keys that there are, for somebody who gave one that there is not."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._cli.record_lines import one_line
+from mpcheckpoint._storage.store import DirectoryStore
+from mpcheckpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from mpcheckpoint.errors import LogNotFoundError
+
+_MOST_SHOWN = 10
+_MOST_CLOSE = 3
+_LONGEST_SHOWN = 60
+
+
+def logs_there_are(error: LogNotFoundError) -> str:
+    """Return what logs the store has in which one was not found; "" where that cannot be told."""
+    if error.path is None or error.log_key is None:
+        return ""
+    keys = keys_in(os.path.dirname(os.path.dirname(error.path)))
+    return f"; it has {shown_keys(keys, error.log_key)}" if keys else ""
+
+
+def keys_in(store: str) -> list[str]:
+    """Return the keys of a store's logs, as far as they can be told."""
+    try:
+        listing = DirectoryStore(store, create=False, read_only=True).listing()
+        return [found for _, found in listing if isinstance(found, str)]
+    except CheckpointError:
+        return []
+
+
+def shown_keys(log_keys: Collection[str], wanted: str) -> str:
+    """Return some of these keys, those like the wanted one first, and how many there are beside them."""
+    of_folded = {log_key.casefold(): log_key for log_key in sorted(log_keys, reverse=True)}
+    close = get_close_matches(wanted.casefold(), of_folded, n=_MOST_CLOSE, cutoff=0.5)
+    first = [of_folded[folded] for folded in close]
+    ordered = [*first, *sorted(set(log_keys).difference(first))]
+    shown = ", ".join(_shown(log_key) for log_key in ordered[:_MOST_SHOWN])
+    return shown + (f" and {len(ordered) - _MOST_SHOWN:,} more" if len(ordered) > _MOST_SHOWN else "")
+
+
+def _shown(log_key: str) -> str:
+    text = one_line(log_key)
+    return repr(text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "...")
