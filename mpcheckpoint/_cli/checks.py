@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._cli.byte_progress import ByteProgress
@@ -88,15 +87,6 @@ def _behind(damage: Damage) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number and what it counts."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def shown_time(stamp_us: int) -> str:
-    """Return a stamp as local time."""
-    try:
-        moment = datetime.fromtimestamp(stamp_us / 1e6, UTC).astimezone()
-    except (OverflowError, ValueError, OSError):
-        return f"stamp {stamp_us}"
-    return moment.isoformat(sep=" ", timespec="milliseconds")
 
 
 def check_fields(check: LogCheck) -> dict[str, Any]:

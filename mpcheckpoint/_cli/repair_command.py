@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpcheckpoint._cli.checks import LongPass, check_fields, counted, shown_name, shown_path, shown_time
+from mpcheckpoint._cli.checks import LongPass, check_fields, counted, shown_name, shown_path
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, json_line, safe, write_out
+from mpcheckpoint._cli.times import Duration, iso
 from mpcheckpoint.errors import shell_text
 from mpcheckpoint.maintenance import plan_repairs, repair, size_in_bytes
 
@@ -29,11 +30,11 @@ _MOST_TOLD = 20
 @click.option(
     "--lock-timeout",
     "lock_timeout_s",
-    type=click.FloatRange(min=0),
-    default=30.0,
+    type=Duration(),
+    default="30s",
     show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for writers.",
+    metavar="DURATION",
+    help="How long to wait for writers: seconds, or like 90s, 5m, 1h30m.",
 )
 @json_option
 def repair_command(
@@ -130,11 +131,11 @@ def _deed(each: LogRepair) -> str:
 
 def _gap(damage: Damage) -> str:
     if damage.after_us is not None and damage.before_us is not None:
-        when = f" between {shown_time(damage.after_us)} and {shown_time(damage.before_us)}"
+        when = f" between {iso(damage.after_us)} and {iso(damage.before_us)}"
     elif damage.after_us is not None:
-        when = f" after {shown_time(damage.after_us)}"
+        when = f" after {iso(damage.after_us)}"
     else:
-        when = f" before {shown_time(damage.before_us)}" if damage.before_us is not None else ""
+        when = f" before {iso(damage.before_us)}" if damage.before_us is not None else ""
     length = counted(damage.length_bytes, "byte")
     return f"  lost: {length} at offset {damage.offset}; records{when} may be missing"
 

@@ -56,7 +56,7 @@ def show_command(
       mpcheckpoint show photo123 --store run-42 --since 2h
       mpcheckpoint show --store run-42 --match 'photo1*' --json | jq -r 'select(.count > 1) | .object_key'
 
-    TIME is ISO 8601 (local if it names no zone), @ and unix seconds, or an age: 10s, 5m, 2h, 3d, 1w. An OBJECT that
+    TIME is ISO 8601 (local if it names no zone), @ and unix seconds, or an age: 10s, 5m, 1h30m, 3d, 1w. An OBJECT that
     begins with a dash comes behind --.
 
     With --json each event has time, stamp_us, log_key, object_key, event, record_id and position; each object of a list

@@ -60,8 +60,8 @@ def tail_command(
       mpcheckpoint tail -f --store run-42
       mpcheckpoint tail --store run-42 --key lines --since 5m --json | jq .event
 
-    TIME is ISO 8601 (local if it names no zone), @ and unix seconds, or an age: 10s, 5m, 2h, 3d, 1w. With --since all
-    records from then on are printed, or with -n the last of these.
+    TIME is ISO 8601 (local if it names no zone), @ and unix seconds, or an age: 10s, 5m, 1h30m, 3d, 1w. With --since
+    all records from then on are printed, or with -n the last of these.
 
     With -f it goes on with what any process appends to any log, new ones included: in the order of each log, and
     between logs as it is found. It waits even if the store has no log yet.

@@ -1,7 +1,8 @@
-"""Times, as people give and read them: ISO 8601 in local time, unix time, ages."""
+"""Times and durations, as people give and read them: ISO 8601 in local time, unix time, ages; 90, 90s, 1h30m."""
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from datetime import datetime
@@ -10,11 +11,12 @@ import click
 
 _US = 1_000_000
 _UNIX = re.compile(r"@(\d{1,12})(?:\.(\d{1,6})\d*)?")
-_AGE = re.compile(r"(\d{1,12})(?:\.(\d{1,6})\d*)?([smhdw])")
-_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_UNIT_S = {"w": 7 * 86400, "d": 86400, "h": 3600, "m": 60, "s": 1}
+_SPAN = re.compile("".join(rf"(?:(\d{{1,12}})(?:\.(\d{{1,6}})\d*)?{unit})?" for unit in _UNIT_S))
+_LONGEST_S = 1e8  # three years
 _FORMS = (
     "give a time like 2026-11-01, 2026-11-01T12:30 (local), 2026-11-01T12:30:00Z, @1793536200 (unix), or an age like "
-    "10s, 5m, 2h, 3d, 1w"
+    "10s, 5m, 1h30m, 3d, 1w"
 )
 
 
@@ -39,9 +41,9 @@ def parse_time(text: str, now_us: int) -> int | None:
     unix = _UNIX.fullmatch(text)
     if unix is not None:
         return _in_us(unix[1], unix[2])
-    age = _AGE.fullmatch(text)
-    if age is not None:
-        return max(0, now_us - _in_us(age[1], age[2]) * _UNIT_S[age[3]])
+    age_us = parse_span(text)
+    if age_us is not None:
+        return max(0, now_us - age_us)
     if not re.match(r"\d{4}-", text):  # what else Python takes for a date is more likely a slip
         return None
     try:
@@ -49,6 +51,49 @@ def parse_time(text: str, now_us: int) -> int | None:
         return max(0, int(moment.timestamp()) * _US + moment.microsecond)
     except (ValueError, OverflowError, OSError):
         return None
+
+
+class Duration(click.ParamType[float]):
+    """A duration on the command line; seconds to the command."""
+
+    name = "duration"
+
+    def __init__(self, *, is_above_0: bool = False) -> None:
+        self._is_above_0 = is_above_0
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the duration that was given, in seconds, which are finite and not negative."""
+        seconds = parse_duration(str(value))
+        if seconds is None:
+            self.fail(
+                f"{value!r} is no duration: give seconds, as 90 or 0.5, or 90s, 5m, 1h30m, 2d", param, ctx
+            )
+        if seconds > _LONGEST_S:
+            self.fail(f"{value!r} is more than {_LONGEST_S:.0f} s", param, ctx)
+        if self._is_above_0 and not seconds:
+            self.fail(f"{value!r} is not above 0", param, ctx)
+        return seconds
+
+
+def parse_duration(text: str) -> float | None:
+    """Return the seconds that ``text`` gives, as a number or with units; None if it gives none."""
+    span_us = parse_span(text.strip())
+    if span_us is not None:
+        return span_us / _US
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return abs(seconds) if math.isfinite(seconds) and seconds >= 0 else None  # abs: there is a -0.0
+
+
+def parse_span(text: str) -> int | None:
+    """Return the microseconds of ``text`` like 90s or 1h30m, the longest unit first; None if it is none."""
+    match = _SPAN.fullmatch(text)
+    if not text or match is None:
+        return None
+    numbers = zip(match.groups()[::2], match.groups()[1::2], _UNIT_S.values(), strict=True)
+    return sum(_in_us(whole, fraction) * unit_s for whole, fraction, unit_s in numbers if whole is not None)
 
 
 def _in_us(whole: str, fraction: str | None) -> int:

@@ -7,6 +7,7 @@ import select
 from collections import deque
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._maintenance.imports.shapes import BYTE_ORDER_MARK
 from mpcheckpoint._work.inputs import NOT_YET, Input, NotYet
 from mpcheckpoint._work.text import to_text
 
@@ -18,6 +19,8 @@ _READ_BYTES = 64 * 1024
 _MOST_AHEAD_BYTES = 6 * 1024 * 1024
 _LINE_BYTES = 48  # what a line takes beside its bytes
 _MOST_ITEM_BYTES = 1024 * 1024
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_DECIDED_BYTES = 4  # one of these marks and a character
 
 
 class BadItemError(Exception):
@@ -31,6 +34,8 @@ def plain_reader(place: int, line: bytes) -> Input:
 
 class Lines:
     """Split what arrives at a descriptor into items. Blank ones are skipped, all others are left as they are.
+
+    A byte order mark at the very start is treated as by ``import``: of UTF-8 it is dropped, UTF-16 is refused by name.
 
     A line that is no item, or that cannot be read, ends the items early: those before it are as good as they were.
 
@@ -54,11 +59,13 @@ class Lines:
         self._fd = fd
         self._name = name
         self._read = read
+        self._is_null_separated = is_null_separated
         self._separator = b"\0" if is_null_separated else b"\n"
         self._blank = b"" if is_null_separated else b" \t\r"
         self._lines: deque[bytes] = deque()
         self._held_bytes = 0
         self._rest = b""
+        self._is_at_start = True
 
     def __iter__(self) -> Iterator[Input | NotYet]:
         """Yield items, and NOT_YET where there is none at this moment."""
@@ -98,7 +105,17 @@ class Lines:
                 self._end_early(f"cannot read the items from {self._name}: {error}")
                 return
             self.is_at_end = not data
-            *lines, self._rest = (self._rest + (data or self._separator)).split(self._separator)
+            text = self._rest + data
+            if self._is_at_start:
+                if data and self._may_be_part_of_mark(text):
+                    self._rest = text
+                    continue
+                self._is_at_start = False
+                text = text.removeprefix(BYTE_ORDER_MARK)
+                if self._is_utf_16(text):
+                    self._end_early(f"{self._name} is UTF-16; make it UTF-8 first: iconv -f UTF-16 -t UTF-8")
+                    return
+            *lines, self._rest = (text if data else text + self._separator).split(self._separator)
             for line in lines:
                 self._lines.append(line)
                 self._held_bytes += len(line) + _LINE_BYTES
@@ -108,6 +125,15 @@ class Lines:
                     f"item {self.count + 1} is longer than {_MOST_ITEM_BYTES} bytes; are the items "
                     "separated by NUL (--null)?"
                 )
+
+    @staticmethod
+    def _may_be_part_of_mark(text: bytes) -> bool:
+        is_utf_16 = len(text) < _DECIDED_BYTES and any(text.startswith(mark[: len(text)]) for mark in _UTF_16)
+        return is_utf_16 or BYTE_ORDER_MARK.startswith(text)
+
+    def _is_utf_16(self, text: bytes) -> bool:
+        # A name may begin with these bytes; with a NUL no item that ends in a newline can be run.
+        return not self._is_null_separated and text.startswith(_UTF_16) and b"\0" in text
 
     def _is_blank(self, line: bytes) -> bool:
         return not line.strip(self._blank)

@@ -56,7 +56,8 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     standard error together) are recorded before the next item is run.
 
     With --jsonl each line is a JSON value. {name} is replaced by the field of that name, {} by the whole value; strings
-    stand for themselves, anything else for its JSON; {{name}} is {name}.
+    stand for themselves, anything else for its JSON; {{name}} is {name}. A DURATION is seconds, or like 90s, 5m,
+    1h30m, 2d.
 
     Killed at any instant, by whatever, start the same line again: it runs only what is missing. Start it several times
     at once, on one store: they share the items, and no item runs twice while none of them dies. At least once: an item

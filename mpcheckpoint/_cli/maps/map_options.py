@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,21 +9,15 @@ import click
 
 from mpcheckpoint._cli.maps.job import STDIN
 from mpcheckpoint._cli.options import key_option, store_option
+from mpcheckpoint._cli.times import Duration
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S
 
 _DEFAULT_OUTPUT_BYTES = 64 * 1024
 _MOST_OUTPUT_BYTES = 8 * 1024 * 1024  # six times as much, escaped, is still below the limit of a line
 _MOST_JOBS = 10_000
 _MOST_RETRIES = 1_000_000
-_LONGEST_S = 1e8  # three years
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _number(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    if value is not None and math.isnan(value):  # within every range
-        raise click.BadParameter("nan is no number of seconds", param=parameter)
-    return value
 
 
 _OPTIONS = (
@@ -64,19 +57,17 @@ _OPTIONS = (
     click.option(
         "--retry-delay",
         "retry_delay_s",
-        type=click.FloatRange(0, _LONGEST_S),
-        callback=_number,
+        type=Duration(),
         default=DEFAULT_DELAY_S,
-        metavar="SECONDS",
+        metavar="DURATION",
         help="The pause before the first retry; it doubles each time, up to a minute. Other items run meanwhile. "
         "[default: 1]",
     ),
     click.option(
         "--timeout",
         "timeout_s",
-        type=click.FloatRange(0, _LONGEST_S, min_open=True),
-        callback=_number,
-        metavar="SECONDS",
+        type=Duration(is_above_0=True),
+        metavar="DURATION",
         help="End a command that runs longer, with all it has started: SIGTERM, 5 s later SIGKILL. It has failed.",
     ),
     click.option(

@@ -113,7 +113,7 @@ def clock(began_wall_us: int, took_s: float) -> Finding:
     if not 0 <= now_us < YEAR_2200_US:
         text = "outside the years 1970 to 2200: appends are refused; set it right"
         return Finding("clock", BAD, text, figures)
-    shown = datetime.fromtimestamp(now_us / _US, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    shown = datetime.fromtimestamp(now_us / _US, UTC).astimezone().isoformat(timespec="seconds")
     if now_us < _YEAR_2024_US:
         return Finding("clock", WARN, f"{shown}: that is past; set it right, since records carry it", figures)
     if abs(jump_s) > _JUMP_S:

@@ -1,0 +1,218 @@
+"""What people type: keys, stores, durations, and input as editors of other systems save it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli.known_keys import shown_keys
+from mpcheckpoint._cli.maps.lines import Lines
+from mpcheckpoint._cli.times import parse_duration, parse_time
+from mpcheckpoint._work.inputs import NotYet
+from support.shell import CommandLine
+from support.verbs import become_a_new_process, log_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> CommandLine:
+    """The command line in a directory with a store of three logs, and a file."""
+    with Checkpoint(tmp_path / "store") as checkpoint:
+        for log_key in ("photos", "squares", "Über"):
+            checkpoint.log(log_key).append("x", 1)
+    become_a_new_process()
+    (tmp_path / "file").touch()
+    return CommandLine(tmp_path)
+
+
+# --- keys -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["ls", "show", "tail", "verify", "repair", "results"])
+def test_key_that_the_store_does_not_have_is_answered_with_those_it_has(
+    cli: CommandLine, command: str
+) -> None:
+    refusal = cli.refused(command, "--store", "store", "--key", "Square")
+
+    assert "has no log 'Square'; it has 'squares', 'photos', 'Über'" in refusal
+
+
+def test_results_of_a_log_without_a_map_name_the_others(cli: CommandLine, store: Path) -> None:
+    log_file(store, "squares").write_bytes(b"no log any more\n")  # it hides no other
+
+    refusal = cli.refused("results", "--store", "store", "--key", "photos")
+
+    assert refusal.endswith("no map has run on the log 'photos' of store; it has also 'Über'")
+
+
+def test_import_of_older_files_names_the_keys_they_have(cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "photos1612345678").write_text('{"a": "b"}\n')
+
+    refusal = cli.refused("import", "--store", "store", "--key", "photo", "old")
+
+    assert refusal.endswith("for the key 'photo'; it has 'photos'")
+
+
+def test_keys_are_shown_close_ones_first_and_never_too_many() -> None:
+    keys = [f"k{number:03}" for number in range(99)] + ["x\x1b[31m", "y" * 1000]
+
+    assert shown_keys(keys, "K098").startswith("'k098', ")
+    assert shown_keys(keys, "zzz").endswith(" and 91 more")
+    assert len(shown_keys(keys, "y" * 900)) < 1000
+    assert "\x1b" not in shown_keys(keys, "x[31m")
+    assert shown_keys(["only"], "another") == "'only'"
+
+
+# --- stores ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("file", "file is a file; a store is a directory"),
+        ("store/.checkpoint/photos.jsonl", "is a file; a store is a directory, and this one's is {}/store"),
+        ("store/.checkpoint", "is the inside of a store; give the directory that it lies in"),
+        ("file/sub", "{}/file is no directory: a store is one"),
+    ],
+)
+def test_file_that_is_given_as_a_store_is_called_that(
+    cli: CommandLine, tmp_path: Path, place: str, told: str
+) -> None:
+    for command in (("ls",), ("tail",), ("results", "--key", "k"), ("map", "--key", "k", "true")):
+        refusal = cli.refused(command[0], "--store", place, *command[1:])
+        assert told.format(tmp_path) in refusal
+    assert not (tmp_path / "store" / ".checkpoint" / ".checkpoint").exists()
+
+
+# --- durations ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90.0),
+        ("0.5", 0.5),
+        ("1e3", 1000.0),
+        (" 5 ", 5.0),
+        ("90s", 90.0),
+        ("0.25s", 0.25),
+        ("5m", 300.0),
+        ("1h30m", 5400.0),
+        ("1.5h", 5400.0),
+        ("2d", 172800.0),
+        ("1w2d3h4m5s", 788645.0),
+        ("0", 0.0),
+        *(
+            (text, None)
+            for text in ("", "-1", "-0.1", "nan", "inf", "1h30", "30m1h", "5 m", "5M", "1m1m", "h")
+        ),
+    ],
+)
+def test_duration_is_understood_or_refused(text: str, seconds: float | None) -> None:
+    assert parse_duration(text) == seconds
+
+
+def test_duration_is_never_less_than_nothing() -> None:
+    assert str(parse_duration("-0.0")) == "0.0"
+
+
+def test_age_may_be_given_in_parts() -> None:
+    assert parse_time("1h30m", 6_000_000_000) == 600_000_000
+
+
+def test_durations_are_taken_wherever_seconds_are(cli: CommandLine) -> None:
+    cli.good("map", "--store", "store", "--key", "new", "--timeout", "1h30m", "--retry-delay", "1m", "true")
+    late = cli.run(
+        *("map", "--store", "store", "--key", "late", "--timeout", "0.1s", "sleep"), stdin=b"1000\n"
+    )
+    cli.good("repair", "--store", "store", "--lock-timeout", "2m")
+
+    assert "timed out after 0.1 s" in late.err
+    for option in (("map", "--timeout"), ("map", "--retry-delay"), ("repair", "--lock-timeout")):
+        arguments = ["--key", "k", "true"] if option[0] == "map" else []
+        refusal = cli.refused(option[0], "--store", "store", option[1], "soon", *arguments)
+        assert f"'{option[1]}': 'soon' is no duration: give seconds, as 90" in refusal
+    assert "not above 0" in cli.refused("map", "--store", "s", "--key", "k", "--timeout", "0s", "true")
+    assert "more than 100000000 s" in cli.refused("repair", "--store", "store", "--lock-timeout", "9999w")
+
+
+# --- byte order marks -----------------------------------------------------------------------------------------
+
+
+def test_byte_order_mark_is_treated_alike_by_import_and_map(cli: CommandLine, tmp_path: Path) -> None:
+    lines = b'{"object_key": "a", "event": 1}\n{"object_key": "b", "event": 2}\n'
+    for name, data in (("with", BYTE_ORDER_MARK + lines), ("without", lines)):
+        (tmp_path / name).write_bytes(data)
+        cli.good("import", "--store", f"import-{name}", "--key", "k", name)
+        cli.good("map", "--store", f"map-{name}", "--key", "k", "-a", name, "true")
+        cli.good("map", "--store", f"jsonl-{name}", "--key", "k", "-a", name, "--jsonl", "true", "{event}")
+
+    for kind in ("import", "map", "jsonl"):
+        with_mark, without = (Checkpoint(tmp_path / f"{kind}-{name}") for name in ("with", "without"))
+        assert list(with_mark) == list(without)
+        assert len(without) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named_as_such(cli: CommandLine, tmp_path: Path, encoding: str) -> None:
+    text = '\ufeff{"object_key": "a", "event": 1}\n'
+    (tmp_path / "input").write_bytes(text.encode(encoding))
+
+    for refusal in (
+        cli.refused("import", "--store", "new", "--key", "k", "input"),
+        cli.refused("map", "--store", "new", "--key", "k", "-a", "input", "true"),
+        cli.refused("map", "--store", "new", "--key", "k", "-a", "input", "--jsonl", "true"),
+    ):
+        assert "UTF-16; make it UTF-8 first: iconv -f UTF-16 -t UTF-8" in refusal
+
+
+@pytest.mark.parametrize(
+    ("pieces", "items"),
+    [
+        ([BYTE_ORDER_MARK + b"a\nb\n"], [b"a", b"b"]),
+        ([b"\xef", b"\xbb", b"\xbf", b"a\n"], [b"a"]),
+        ([b"\xef\xbb", b"x\n"], [b"\xef\xbbx"]),
+        ([b"a\n" + BYTE_ORDER_MARK + b"b\n"], [b"a", BYTE_ORDER_MARK + b"b"]),
+        ([BYTE_ORDER_MARK + BYTE_ORDER_MARK + b"a\n"], [BYTE_ORDER_MARK + b"a"]),
+        ([BYTE_ORDER_MARK], []),
+        ([b"\xef"], [b"\xef"]),
+        ([b"\xff", b"\xfe\n"], [b"\xff\xfe"]),  # a name of bytes that are no text
+        ([b"\xff\xfea\n"], [b"\xff\xfea"]),
+    ],
+)
+def test_mark_is_dropped_at_the_start_only_however_it_arrives(
+    pieces: list[bytes], items: list[bytes]
+) -> None:
+    reading, writing = os.pipe()
+    lines = Lines(reading, is_null_separated=False)
+    found = iter(lines)
+    given: list[object] = []
+    for piece in pieces:
+        os.write(writing, piece)
+        while not isinstance(entry := next(found), NotYet):
+            given.append(entry.item)
+    os.close(writing)
+    given += [entry.item for entry in found if not isinstance(entry, NotYet)]
+    os.close(reading)
+
+    assert given == items
+    assert lines.problem is None
+
+
+def test_first_item_does_not_wait_for_the_bytes_of_a_mark() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"a\n")
+
+    entry = next(iter(Lines(reading, is_null_separated=False)))
+
+    assert not isinstance(entry, NotYet)
+    os.close(reading)
+    os.close(writing)
