@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.known_keys import shown_keys
 from mpcheckpoint._cli.maps.lines import Lines
+from mpcheckpoint._cli.maps.template import Template
+from mpcheckpoint._cli.terminal import items_done
 from mpcheckpoint._cli.times import parse_duration, parse_time
 from mpcheckpoint._work.inputs import NotYet
 from support.shell import CommandLine
@@ -216,3 +219,63 @@ def test_first_item_does_not_wait_for_the_bytes_of_a_mark() -> None:
     assert not isinstance(entry, NotYet)
     os.close(reading)
     os.close(writing)
+
+
+# --- fields of JSON items, without --jsonl --------------------------------------------------------------------
+
+
+def test_field_without_jsonl_gets_a_hint_and_is_passed_as_it_stands(cli: CommandLine) -> None:
+    arguments = ("map", "--store", "store", "--key", "hint", "--print")
+
+    ended = cli.run(*arguments, "echo", "{path}", "{}", stdin=b"a\n")
+
+    assert (ended.code, ended.out) == (0, "{path} a\n")
+    assert "mpcheckpoint map: {path} is passed as it stands; with --jsonl it would be a field" in ended.err
+    hint = cli.run("map", "--store", "s", "--key", "k", "--dry-run", "echo", "-i{path}", stdin=b"a\n")
+    assert "{path} is passed" in hint.err
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ((b"cut.sh", b"{path}", b"{start}"), "{path}"),
+        ((b"echo", b"--in={a_b-1}"), "{a_b-1}"),
+        *(
+            ((b"echo", word), None)
+            for word in (b"{}", b"{{x}}", b"${HOME}", b"{1}", b"{a,b}", b"a b {x}", b"{\xff}")
+        ),
+    ],
+)
+def test_word_that_looks_like_a_field_is_found(words: tuple[bytes, ...], field: str | None) -> None:
+    assert Template(words, is_json=False).unfilled_field() == field
+    assert Template(words, is_json=True).unfilled_field() is None
+
+
+# --- one of them ----------------------------------------------------------------------------------------------
+
+
+def test_one_is_not_told_as_many(cli: CommandLine, tmp_path: Path) -> None:
+    mapped = ("map", "--store", "store", "--key", "one")
+    said = [
+        cli.run(*mapped, "--dry-run", "echo", stdin=b"1\n").err,
+        cli.run(*mapped, "--output-limit", "1", "echo", stdin=b"1\n").err,
+        cli.run("results", "--store", "store", "--key", "one").out,
+        cli.run(*mapped[:-1], "two", "--jsonl", "echo", stdin=b"1\n{\n").err,
+    ]
+    (tmp_path / "part").write_bytes(b'{"object_key": "a", "event": 1}\n{')
+    said.append(cli.run("import", "--store", "new", "--key", "k", "part").err)
+
+    assert "1 of 1 item would run" in said[0]
+    assert "mpcheckpoint: 1 item: 1 run now" in said[1]
+    assert "[1 byte was not kept]" in said[2]
+    assert "the 1 item before it is done and recorded" in said[3]
+    assert "1 byte at its end, from offset 32, is no whole line, and was left" in said[4]
+    assert [text for text in said if re.search(r"\b1 [a-z]+s\b", text)] == []
+
+
+def test_items_done_are_counted_in_words_that_fit() -> None:
+    assert [items_done(1, None), items_done(0, 1), items_done(1, 2)] == [
+        "1 item done",
+        "0 of 1 item done",
+        "1 of 2 items done",
+    ]

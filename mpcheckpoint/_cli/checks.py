@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._cli.byte_progress import ByteProgress
-from mpcheckpoint._cli.terminal import safe
+from mpcheckpoint._cli.terminal import counted, safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def damage_lines(check: LogCheck) -> Iterator[str]:
             + safe(f"expected {damage.expected}, found {damage.found}{_behind(damage)}")
         )
     if check.damage_count > _MOST_TOLD:
-        yield f"  and {check.damage_count - _MOST_TOLD} damages more (--json has up to 1,000)"
+        yield f"  and {counted(check.damage_count - _MOST_TOLD, 'damage')} more (--json has up to 1,000)"
     if check.damages:
         yield f"  in {safe(shown_path(check.path))}"
 
@@ -82,11 +82,6 @@ def _behind(damage: Damage) -> str:
     if damage.records_behind:
         return f"; {counted(damage.records_behind, 'record')} can be proven behind it"
     return ""
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number and what it counts."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def check_fields(check: LogCheck) -> dict[str, Any]:

@@ -16,7 +16,16 @@ from mpcheckpoint._cli.byte_progress import ByteProgress
 from mpcheckpoint._cli.known_keys import shown_keys
 from mpcheckpoint._cli.maps.interrupts import Interrupts, Stopped
 from mpcheckpoint._cli.options import json_option, store_option
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, json_line, safe, say, write_out
+from mpcheckpoint._cli.terminal import (
+    EXIT_FAILED,
+    EXIT_OK,
+    counted,
+    flush_out,
+    json_line,
+    safe,
+    say,
+    write_out,
+)
 from mpcheckpoint.errors import CheckpointError, LogNotFoundError, StoreNotFoundError, shell_text
 from mpcheckpoint.maintenance import import_lines, import_older_file, older_files
 
@@ -271,8 +280,9 @@ def _imported(options: _Options, job: _Job, log: Log | None, progress: ByteProgr
     done = job.run(log, on_batch, on_bad if options.is_skipping else None)
     if done.left_bytes:
         say(
-            f"mpcheckpoint: {job.shown}: {done.left_bytes} bytes at its end, from offset {done.offset_bytes}, are no "
-            "whole line, and were left: a writer may have been killed in it, or be in it now"
+            f"mpcheckpoint: {job.shown}: {counted(done.left_bytes, 'byte')} at its end, from offset "
+            f"{done.offset_bytes}, {'is' if done.left_bytes == 1 else 'are'} no whole line, and "
+            f"{'was' if done.left_bytes == 1 else 'were'} left: a writer may have been killed in it, or be in it now"
         )
     return done
 
@@ -293,17 +303,13 @@ def _json(job: _Job, done: Imported) -> bytes:
 
 
 def _text(options: _Options, job: _Job, done: Imported) -> bytes:
-    parts = [f"{_count(done.records, 'record')} {'would be ' if options.is_dry_run else ''}imported"]
+    parts = [f"{counted(done.records, 'record')} {'would be ' if options.is_dry_run else ''}imported"]
     if done.records_before:
         parts.append(f"{done.records_before:,} before")
     if done.known:
         parts.append(f"{done.known:,} known by their record ids")
     if done.skipped:
-        parts.append(f"{_count(done.skipped, 'line')} skipped")
+        parts.append(f"{counted(done.skipped, 'line')} skipped")
     if done.skipped_before:
         parts.append(f"{done.skipped_before:,} skipped before")
     return f"{job.shown} -> {safe(job.log_key)}: {', '.join(parts)}\n".encode()
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpcheckpoint._cli.checks import LongPass, check_fields, counted, shown_name, shown_path
+from mpcheckpoint._cli.checks import LongPass, check_fields, shown_name, shown_path
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, json_line, safe, write_out
+from mpcheckpoint._cli.terminal import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_USAGE,
+    counted,
+    flush_out,
+    json_line,
+    safe,
+    write_out,
+)
 from mpcheckpoint._cli.times import Duration, iso
 from mpcheckpoint.errors import shell_text
 from mpcheckpoint.maintenance import plan_repairs, repair, size_in_bytes
@@ -106,10 +115,10 @@ def _told(each: LogRepair) -> Iterator[str]:
         gaps = [damage for damage in check.damages if not damage.is_mended and damage.length_bytes]
         yield from (_gap(damage) for damage in gaps[:_MOST_TOLD])
         if len(gaps) > _MOST_TOLD:
-            yield f"  and at {len(gaps) - _MOST_TOLD} places more (--json has up to 1,000)"
+            yield f"  and at {counted(len(gaps) - _MOST_TOLD, 'place')} more (--json has up to 1,000)"
         yield from (_left_out(left) for left in each.left_out[:_MOST_TOLD])
         if len(each.left_out) > _MOST_TOLD:
-            yield f"  and at {len(each.left_out) - _MOST_TOLD} places more (--json has all)"
+            yield f"  and at {counted(len(each.left_out) - _MOST_TOLD, 'place')} more (--json has all)"
     for kept in each.repairs[:_MOST_TOLD]:
         yield f"  kept {counted(kept.length_bytes, 'byte')} in {safe(shown_path(kept.path))}"
     if each.error is not None:

@@ -160,10 +160,11 @@ def _leads_to(stream: TextIO | None, fd: int) -> bool:
 
 
 def _text(raw: _Descriptor, like: Any) -> TextIO:
+    errors = getattr(like, "errors", None) or "strict"
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=getattr(like, "encoding", None) or "utf-8",
-        errors=getattr(like, "errors", None) or "backslashreplace",
+        errors="backslashreplace" if errors == "strict" else errors,  # to show is better than to end
         line_buffering=getattr(like, "line_buffering", False) or raw.isatty(),
         write_through=getattr(like, "write_through", False),
     )

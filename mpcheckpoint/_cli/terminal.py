@@ -40,6 +40,23 @@ def say_error(error: CheckpointError, more: str = "") -> None:
     say(f"mpcheckpoint: {' '.join((shell_text(error) + more).split())}")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts."""
+    return f"{number:,} {plural(number, noun)}"
+
+
+def plural(number: int, noun: str) -> str:
+    """Return the word for so many of them."""
+    return noun if number == 1 else f"{noun}s"
+
+
+def items_done(done: int, total: int | None) -> str:
+    """Return how many items are done, and of how many, where that is known."""
+    if total is None:
+        return f"{done} {plural(done, 'item')} done"
+    return f"{done} of {total} {plural(total, 'item')} done"
+
+
 def safe(text: str) -> str:
     """Return a text that a terminal shows and does not obey."""
     return _UNSAFE.sub(_escaped, text)

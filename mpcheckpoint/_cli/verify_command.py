@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpcheckpoint._cli.checks import LongPass, check_fields, counted, damage_lines, shown_name
+from mpcheckpoint._cli.checks import LongPass, check_fields, damage_lines, shown_name
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, flush_out, json_line, safe, write_out
+from mpcheckpoint._cli.terminal import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_USAGE,
+    counted,
+    flush_out,
+    json_line,
+    safe,
+    write_out,
+)
 from mpcheckpoint.maintenance import size_in_bytes, stray_files, verify
 
 if TYPE_CHECKING:

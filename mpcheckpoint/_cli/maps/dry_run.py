@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._cli.terminal import EXIT_OK, flush_out, say, write_out
+from mpcheckpoint._cli.terminal import EXIT_OK, flush_out, plural, say, write_out
 from mpcheckpoint._work.inputs import NotYet
 from mpcheckpoint._work.runs import peek_run, state_of
 from mpcheckpoint.errors import LogNotFoundError, StoreNotFoundError
@@ -42,7 +42,7 @@ def dry_run(job: Job, lines: Lines) -> int:
     flush_out()
     if lines.problem is not None:
         raise click.ClickException(lines.problem)
-    say(f"mpcheckpoint: {would_run} of {len(seen)} items would run; this was a dry run")
+    say(f"mpcheckpoint: {would_run} of {len(seen)} {plural(len(seen), 'item')} would run; this was a dry run")
     return EXIT_OK
 
 

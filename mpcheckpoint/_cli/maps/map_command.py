@@ -19,7 +19,15 @@ from mpcheckpoint._cli.maps.map_options import map_options
 from mpcheckpoint._cli.maps.printer import Printer
 from mpcheckpoint._cli.maps.progress import Reporter
 from mpcheckpoint._cli.maps.tally import Tally
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, EXIT_USAGE, end_by_broken_pipe, safe, say
+from mpcheckpoint._cli.terminal import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_USAGE,
+    end_by_broken_pipe,
+    plural,
+    safe,
+    say,
+)
 from mpcheckpoint._work.crew import ExecutorCrew, default_jobs
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.outlet import OnError, Options
@@ -77,6 +85,9 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
         raise click.UsageError("--item-key names a field of JSON items, which take --jsonl; nothing was run")
     if not job.template.is_command():
         raise click.UsageError(f"there is no command {safe(to_text(words[0]))!r}; nothing was run")
+    field = job.template.unfilled_field()
+    if field is not None:
+        say(f"mpcheckpoint map: {field} is passed as it stands; with --jsonl it would be a field of the item")
     lines = job.lines()
     return dry_run(job, lines) if is_dry_run else _run(job, lines)
 
@@ -110,8 +121,9 @@ def _run(job: Job, lines: Lines) -> int:
         _say_halted(job)
     if lines.problem is not None:
         say(
-            f"mpcheckpoint map: {lines.problem}; the {lines.count} items before it are done and recorded. Mend it and "
-            "start the same line again to carry on"
+            f"mpcheckpoint map: {lines.problem}; the {lines.count} {plural(lines.count, 'item')} before it "
+            f"{'is' if lines.count == 1 else 'are'} done and recorded. Mend it and start the same line again to "
+            "carry on"
         )
         return EXIT_USAGE
     return EXIT_FAILED if tally.failed else EXIT_OK
@@ -139,7 +151,8 @@ def _say_summary(job: Job, tally: Tally, duration_s: float) -> None:
     before = tally.ok_before + tally.failed_before
     failed_before = f" ({tally.failed_before} of them failed)" if tally.failed_before else ""
     say(
-        f"mpcheckpoint: {tally.done} items: {ran} run now ({tally.ran_ok} ok, {tally.ran_failed} failed), "
+        f"mpcheckpoint: {tally.done} {plural(tally.done, 'item')}: {ran} run now "
+        f"({tally.ran_ok} ok, {tally.ran_failed} failed), "
         f"{before} done already{failed_before}, in {duration_s:.1f} s"
     )
     if tally.failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._cli.maps.results_text import left_out_note
 from mpcheckpoint._work.text import to_bytes
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Printer:
             return
         text = to_bytes(str(value.get("output", "")))
         if "left_out_bytes" in value:
-            cut = f"\n[{value['left_out_bytes']} bytes were not kept]\n".encode()
+            cut = f"\n{left_out_note(value)}\n".encode()
             text += cut + to_bytes(str(value.get("output_end", "")))
         out = sys.stdout.buffer
         out.write(text)

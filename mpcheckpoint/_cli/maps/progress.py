@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from mpcheckpoint._cli.terminal import safe, say
+from mpcheckpoint._cli.terminal import items_done, safe, say
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -98,8 +98,8 @@ class _Plain:
         if time.monotonic() < self._due_s:
             return
         self._due_s = time.monotonic() + _LINE_EVERY_S
-        total = f" of {self._lines.count}" if self._lines.is_at_end else ""
-        self.print(f"{tally.done}{total} items done, {tally.failed} failed")
+        total = self._lines.count if self._lines.is_at_end else None
+        self.print(f"{items_done(tally.done, total)}, {tally.failed} failed")
 
     def print(self, line: str) -> None:
         say(f"mpcheckpoint: {line}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mpcheckpoint._cli.terminal import json_line, safe
+from mpcheckpoint._cli.terminal import json_line, plural, safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +53,14 @@ def _parts(outcome: Outcome) -> Iterator[str]:
 def _output(value: dict[str, Any]) -> Iterator[str]:
     yield from _indented(str(value.get("output", "")))
     if "left_out_bytes" in value:
-        yield f"{_INDENT}[{value['left_out_bytes']} bytes were not kept]\n"
+        yield f"{_INDENT}{left_out_note(value)}\n"
         yield from _indented(str(value.get("output_end", "")))
+
+
+def left_out_note(value: dict[str, Any]) -> str:
+    """Return what stands in the place of the output that was not kept."""
+    left_out = value["left_out_bytes"]
+    return f"[{left_out} {plural(left_out, 'byte')} {'was' if left_out == 1 else 'were'} not kept]"
 
 
 def _indented(text: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 PLACE = b"{}"
 # {name} stands for a field, {{name}} for itself.
 _FIELD = re.compile(rb"\{\{(?P<literal>[^{}\s]*)\}\}|\{(?P<name>[^{}\s]*)\}")
+_LIKE_A_FIELD = re.compile(rb"(?<![{$])\{[A-Za-z_][\w-]*\}(?!\})", re.ASCII)
 
 
 class JsonItem(NamedTuple):
@@ -41,6 +42,7 @@ class Template:
 
     def __init__(self, words: tuple[bytes, ...], *, is_json: bool) -> None:
         self.words = words
+        self._is_json = is_json
         self._pattern = _FIELD if is_json else re.compile(re.escape(PLACE))
         self._has_place = any(map(self._places_in, words))
 
@@ -48,6 +50,19 @@ class Template:
         """Return whether the first word can be run; true as well where that depends on the item."""
         first = self.words[0]
         return self._places_in(first) or shutil.which(os.fsdecode(first)) is not None
+
+    def unfilled_field(self) -> str | None:
+        """Return a word's ``{name}`` that stands for itself, because items are not JSON; None if there is none.
+
+        A word with blanks is a script more likely, and ``${name}`` is a variable of a shell.
+        """
+        if self._is_json:
+            return None
+        for word in self.words:
+            found = None if len(word.split()) > 1 else _LIKE_A_FIELD.search(word)
+            if found is not None:
+                return found[0].decode()
+        return None
 
     def argv(self, item: Item) -> list[bytes]:
         """Return the command line for an item.

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from mpcheckpoint._cli.maps.results_text import json_row
-from mpcheckpoint._cli.terminal import flush_out, safe, write_out
+from mpcheckpoint._cli.terminal import flush_out, items_done, safe, write_out
 from mpcheckpoint._work.outcomes import outcome_in, told_by
 from mpcheckpoint._work.presence import map_starts
 from mpcheckpoint._work.status import running_items
@@ -164,9 +164,10 @@ class Lines:
         """Print the counts, if it is time to."""
         if time.monotonic() >= self._due_s:
             self._due_s = time.monotonic() + _LINE_EVERY_S
-            total = "" if watched.items is None else f" of {watched.items}"
             rate = f"{watched.rate():.1f} items/s"
-            write_out(f"{watched.done}{total} items done, {watched.failed} failed, {rate}\n".encode())
+            write_out(
+                f"{items_done(watched.done, watched.items)}, {watched.failed} failed, {rate}\n".encode()
+            )
         flush_out()
 
     def close(self) -> None:
