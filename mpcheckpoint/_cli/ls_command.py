@@ -21,7 +21,7 @@ from mpcheckpoint._cli.terminal import (
     say_error,
     write_out,
 )
-from mpcheckpoint._cli.times import iso
+from mpcheckpoint._cli.times import TimeForm, in_form, iso
 from mpcheckpoint.errors import shell_text
 
 if TYPE_CHECKING:
@@ -37,16 +37,18 @@ class Column(NamedTuple):
     """One column of the table."""
 
     name: str
+    short_name: str
     is_number: bool
-    text: Callable[[LogSurvey], str]
+    text: Callable[[LogSurvey, TimeForm], str]
+    is_name: bool = False
 
 
 def _number(value: int | None) -> str:
     return _UNKNOWN if value is None else str(value)
 
 
-def _time(stamp_us: int | None) -> str:
-    return _UNKNOWN if stamp_us is None else iso(stamp_us, timespec="seconds")
+def _time(stamp_us: int | None, form: TimeForm) -> str:
+    return _UNKNOWN if stamp_us is None else in_form(stamp_us, form)
 
 
 def _name(log: LogSurvey) -> str:
@@ -61,20 +63,20 @@ def _holder(log: LogSurvey) -> str:
 
 
 _COLUMNS = (
-    Column("KEY", False, _name),
-    Column("RECORDS", True, lambda log: str(log.records)),
-    Column("OBJECTS", True, lambda log: str(log.objects)),
-    Column("BYTES", True, lambda log: _number(log.size_bytes)),
-    Column("FIRST", False, lambda log: _time(log.first_us)),
-    Column("LAST", False, lambda log: _time(log.last_us)),
-    Column("STATE", False, lambda log: log.state),
+    Column("KEY", "KEY", False, lambda log, _: _name(log), is_name=True),
+    Column("RECORDS", "RECS", True, lambda log, _: str(log.records)),
+    Column("OBJECTS", "OBJS", True, lambda log, _: str(log.objects)),
+    Column("BYTES", "BYTES", True, lambda log, _: _number(log.size_bytes)),
+    Column("FIRST", "FIRST", False, lambda log, form: _time(log.first_us, form)),
+    Column("LAST", "LAST", False, lambda log, form: _time(log.last_us, form)),
+    Column("STATE", "STATE", False, lambda log, _: log.state),
 )
 _MORE_COLUMNS = (
-    Column("APPENDS", True, lambda log: str(log.batches)),
-    Column("SYNCS", True, lambda log: str(log.stated_syncs)),
-    Column("REPAIRS", True, lambda log: _number(log.repairs)),
-    Column("WAITERS", True, lambda log: _number(log.waiters)),
-    Column("HOLDER", False, _holder),
+    Column("APPENDS", "APP", True, lambda log, _: str(log.batches)),
+    Column("SYNCS", "SYN", True, lambda log, _: str(log.stated_syncs)),
+    Column("REPAIRS", "REP", True, lambda log, _: _number(log.repairs)),
+    Column("WAITERS", "WAIT", True, lambda log, _: _number(log.waiters)),
+    Column("HOLDER", "HOLDER", False, lambda log, _: _holder(log), is_name=True),
 )
 
 
@@ -108,6 +110,9 @@ def ls_command(store: str, log_keys: tuple[str, ...], is_long: bool, is_json: bo
 
     With --json each object has log_key, path, state, states, error, records, objects, size_bytes, first_time, first_us,
     last_time, last_us, batches, stated_syncs, repairs, lock, waiters, holder_pid, holder_command and is_holder_stopped.
+
+    On a narrow terminal times get shorter (at last an age, such as 5m or 3d), then names, and of -l what does not fit
+    is left out; a pipe gets all.
 
     Reads every log. Writes nothing, takes no lock, and disturbs nobody who writes.
 
@@ -160,12 +165,12 @@ def _fields(log: LogSurvey) -> dict[str, Any]:
 
 
 def _show(logs: Sequence[LogSurvey], columns: Sequence[Column]) -> None:
-    rows = [[column.text(log) for column in columns] for log in logs]
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         from mpcheckpoint._cli.log_table import show_table  # noqa: PLC0415 - rich takes a while to import
 
-        show_table(columns, rows)
+        show_table(columns, logs)
         return
+    rows = [[column.text(log, TimeForm.FULL) for column in columns] for log in logs]
     rows.insert(0, [column.name for column in columns])
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     for row in rows:

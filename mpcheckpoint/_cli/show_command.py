@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.record_lines import event_text, one_line, record_fields
+from mpcheckpoint._cli.show_lines import PIPED, Shape, terminal_shape
 from mpcheckpoint._cli.terminal import (
     EXIT_FAILED,
     EXIT_OK,
@@ -62,6 +64,8 @@ def show_command(
     With --json each event has time, stamp_us, log_key, object_key, event, record_id and position; each object of a list
     has object_key, count, first_time, first_us, and its last event with these fields as last.
 
+    On a narrow terminal times get shorter, then names and, in the list, events; a pipe gets all.
+
     Reads the logs. Writes nothing, and disturbs nobody who writes. Of a log that cannot be read (damaged, of another
     user) what can be read is printed, after that what is wrong with it.
 
@@ -73,17 +77,18 @@ def show_command(
         raise click.UsageError("--since is later than --until")
     since_us, until_us = since_us or 0, _LATEST_US if until_us is None else until_us
     choice = Choice(object_key, since_us, until_us)
+    shape = terminal_shape() if sys.stdout.isatty() else PIPED
     logs = ReadableLogs(store, log_keys=log_keys or None, on_failure=say_error)
     count = 0
     try:
         if object_key is None:
             for summary in logs.objects(choice, match):
                 count += 1
-                write_out(_object_json(summary) if is_json else _object_text(summary))
+                write_out(_object_json(summary) if is_json else _object_text(summary, shape))
         else:
             for record in logs.read(choice):
                 count += 1
-                write_out(json_line(record_fields(record)) if is_json else _record_text(record))
+                write_out(json_line(record_fields(record)) if is_json else _record_text(record, shape))
     finally:
         flush_out()
     logs.tell()
@@ -100,9 +105,9 @@ def _where(store: str, log_keys: tuple[str, ...]) -> str:
     return f"in {', '.join(map(one_line, log_keys))} of {store}" if log_keys else f"in {store}"
 
 
-def _record_text(record: Record) -> bytes:
-    place = f"{one_line(record.log_key)}@{record.position.offset}"
-    return f"{iso(record.stamp_us)}  {place}  {event_text(record.event)}\n".encode()
+def _record_text(record: Record, shape: Shape) -> bytes:
+    place = shape.place(f"{one_line(record.log_key)}@{record.position.offset}")
+    return f"{shape.event_time(record.stamp_us)}  {place}  {event_text(record.event)}\n".encode()
 
 
 def _object_json(summary: ObjectSummary) -> bytes:
@@ -117,10 +122,10 @@ def _object_json(summary: ObjectSummary) -> bytes:
     )
 
 
-def _object_text(summary: ObjectSummary) -> bytes:
+def _object_text(summary: ObjectSummary, shape: Shape) -> bytes:
     last = summary.last
     event = event_text(last.event)
     if len(event) > _MOST_SHOWN:
         event = event[: _MOST_SHOWN - 3] + "..."
-    name = one_line(summary.object_key)
-    return f"{summary.count:>7}  {iso(last.stamp_us, timespec='seconds')}  {name:<20}  {event}\n".encode()
+    line = shape.object_line(summary.count, last.stamp_us, one_line(summary.object_key), event)
+    return f"{line}\n".encode()

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from datetime import datetime
+from enum import Enum
 
 import click
 
@@ -109,6 +110,34 @@ def iso(stamp_us: int, *, timespec: str = "microseconds") -> str:
         .replace(microsecond=microseconds)
         .isoformat("T", timespec)
     )
+
+
+class TimeForm(Enum):
+    """How a time is shown where there is little room, from the usual form to the shortest."""
+
+    FULL = "2026-11-01T12:30:00+01:00"
+    LOCAL = "2026-11-01T12:30:00"
+    MINUTES = "2026-11-01T12:30"
+    NO_YEAR = "11-01T12:30"
+    AGE = "3d"
+
+
+def in_form(stamp_us: int, form: TimeForm) -> str:
+    """Return a time, local, to the second or shorter."""
+    if form is TimeForm.AGE:
+        return age(stamp_us, time.time_ns() // 1000)
+    start = 5 if form is TimeForm.NO_YEAR else 0
+    return iso(stamp_us, timespec="seconds")[start : start + len(form.value)]
+
+
+def age(stamp_us: int, now_us: int) -> str:
+    """Return how long ago a time was, as one number and a unit; it can be given where an age is taken."""
+    seconds = max(0, now_us - stamp_us) // _US
+    for unit in ("w", "d", "h", "m"):
+        # Not 1d for 47 hours: so coarse a number says little below 2.
+        if seconds >= 2 * _UNIT_S[unit]:
+            return f"{seconds // _UNIT_S[unit]}{unit}"
+    return f"{seconds}s"
 
 
 since_option = click.option(

@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -86,6 +87,7 @@ class CommandLine:
         ``react`` is called with all that was shown so far, whenever there is more.
         """
         ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (40, columns))
         try:
             process = subprocess.Popen(
                 [*MPCHECKPOINT, *arguments],
@@ -94,7 +96,8 @@ class CommandLine:
                 stdout=theirs,
                 stderr=theirs,
                 start_new_session=True,
-                env=os.environ | {"TERM": "xterm", "COLUMNS": str(columns)},
+                env={name: value for name, value in os.environ.items() if name != "COLUMNS"}
+                | {"TERM": "xterm"},
             )
         finally:
             os.close(theirs)

@@ -1,0 +1,37 @@
+"""Text that fits into the columns of a terminal. Names are cut in the middle: the end of a path tells as much as its
+beginning. Only for terminals, since what knows the widths of characters takes a while to import."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len, set_cell_size
+
+CUT = "…"
+
+
+def width_of(text: str) -> int:
+    """Return how many columns a text takes."""
+    return cell_len(text)
+
+
+def cut_middle(text: str, width: int) -> str:
+    """Return a text that takes at most so many columns, without its middle if it was longer."""
+    if cell_len(text) <= width:
+        return text
+    end = ""
+    for character in reversed(text):
+        if cell_len(character + end) > (width - 1) // 2:
+            break
+        end = character + end
+    beginning = set_cell_size(text, max(0, width - 1 - cell_len(end)))
+    return set_cell_size(beginning + CUT + end, max(0, width))
+
+
+def cut_end(text: str, width: int) -> str:
+    """Return a text that takes at most so many columns, without its end if it was longer."""
+    return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + CUT[: max(0, width)]
+
+
+def fitted(text: str, width: int, *, is_right: bool = False) -> str:
+    """Return a text that takes exactly so many columns, by blanks, or cut off."""
+    blanks = " " * max(0, width - cell_len(text))
+    return set_cell_size(blanks + text if is_right else text + blanks, max(0, width))
