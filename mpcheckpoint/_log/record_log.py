@@ -348,7 +348,8 @@ class RecordLog:
         size = batch_bytes_bound(payloads)
         if size > MAX_BATCH_BYTES:
             raise LimitExceededError(
-                f"a batch of {len(payloads)} records takes {size} bytes; one holds at most {MAX_BATCH_BYTES}. "
+                f"a batch of {len(payloads)} record{'' if len(payloads) == 1 else 's'} takes {size} bytes; one holds "
+                f"at most {MAX_BATCH_BYTES}. "
                 "Append it in parts.",
                 reason="batch too large",
             )

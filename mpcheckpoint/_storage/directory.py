@@ -139,10 +139,11 @@ class StoreDirectory:
         if names:
             base = shlex.quote(self.base)
             older_files_logger.warning(
-                "%s holds %d files of the older checkpoint tool (%s ...); they are left alone and not read. To have "
-                "their records here: mpcheckpoint import --store %s %s; move the files away then",
+                "%s holds %d %s of the older checkpoint tool (%s ...), left alone and not read. To have their records "
+                "here: mpcheckpoint import --store %s %s; move the files away then",
                 self.path,
                 len(names),
+                "file" if len(names) == 1 else "files",
                 min(names),
                 base,
                 base,

@@ -19,9 +19,10 @@ def tell(repair: Repair | None, generation: Generation | None) -> None:
     """Log a repair, and what a generation has to tell. Requires: no lock is held, for handlers are user code."""
     if repair is not None:
         logger.warning(
-            "repaired the torn end of log %r: %d bytes at offset %d moved to %s",
+            "repaired the torn end of log %r: %d %s at offset %d moved to %s",
             repair.log_key,
             repair.length_bytes,
+            "byte" if repair.length_bytes == 1 else "bytes",
             repair.offset,
             repair.path,
         )

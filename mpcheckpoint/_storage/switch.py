@@ -97,7 +97,8 @@ def _keep_torn_end(paths: LogPaths, old: Generation, result: Scan) -> None:
     repair = keep_bytes(old.fd, paths, old.header.generation, result.damage.offset)
     if repair is not None:
         old.notices.append(
-            f"kept {repair.length_bytes} torn bytes of log {repair.log_key!r} in {repair.path}"
+            f"kept {repair.length_bytes} torn byte{'' if repair.length_bytes == 1 else 's'} of log "
+            f"{repair.log_key!r} in {repair.path}"
         )
 
 

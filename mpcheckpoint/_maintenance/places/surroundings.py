@@ -143,11 +143,13 @@ def store(base: str, directory: str) -> Iterator[Finding]:
     older = [name for name in found if older_name(name) is not None]
     if older:
         at = shlex.quote(base)
-        text = f"{len(older)} files of the older checkpoint tool: mpcheckpoint import --store {at} {at}"
+        files = f"{len(older)} file{'' if len(older) == 1 else 's'}"
+        text = f"{files} of the older checkpoint tool: mpcheckpoint import --store {at} {at}"
         yield Finding("store", WARN, text, {"older_files": len(older)})
     stale = [name for name in found if name.endswith(TEMPORARY_SUFFIX)]
     if stale:
-        text = f"{len(stale)} temporary files, of processes that run or were killed: the next new log removes the stale"
+        files = f"{len(stale)} temporary file{'' if len(stale) == 1 else 's'}"
+        text = f"{files}, of processes that run or were killed: the next new log removes the stale"
         yield Finding("store", OK, text, {"temporary_files": len(stale)})
     if not any(finding.verdict == BAD for finding in damage):
         count = f"{len(logs)} log{'' if len(logs) == 1 else 's'}"
