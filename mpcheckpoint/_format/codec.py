@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from mpcheckpoint._format.advice import a, json_for, no_text, shown
 from mpcheckpoint._format.frame import (
     MAX_DEPTH,
     MAX_DIGITS,
@@ -27,6 +28,10 @@ _STRINGS = frozenset({str})
 _KEPT_ALWAYS = frozenset({str, bool, type(None)})
 # If all keys and events together are no longer, no line is too long.
 _PLAINLY_SMALL_BYTES = MAX_LINE_BYTES // 2
+# As many steps into an event as a message shows; of more only the first and the last.
+_MOST_PLACES = 8
+_SURROGATE = "the text holds a lone surrogate, which UTF-8 cannot hold: the name of a file, maybe"
+_FOR_SURROGATE = 'x.encode("utf-8", "backslashreplace").decode()'
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -35,68 +40,123 @@ _decode_lines = msgspec.json.Decoder().decode_lines
 _decode_meta = msgspec.json.Decoder(dict[str, Any] | None).decode
 
 
-def encode_event(event: object) -> bytes:
+def encode_event(event: object, *, named: str = "event") -> bytes:
     """Return the JSON bytes of ``event``, proven to decode to the same value, types included.
+
+    Args:
+        event: the value.
+        named: what a message calls it.
 
     Raises:
         InvalidEventError: if ``event`` is no JSON value: NaN, a tuple, a set, bytes, a key that is no string, a
             subclass of a JSON type, a lone surrogate, nesting deeper than 128, or a structure that contains itself.
+            The message names the place in it, the type, and what to hand in instead.
     """
     kind = type(event)
     if kind is str or kind is bool or event is None:
-        return _encoded(event)
-    _require_json(event, "event", MAX_DEPTH)
-    encoded = _encoded(event)
+        return _encoded(event, named)
+    try:
+        _require_json(event, MAX_DEPTH)
+    except _UnfitError as unfit:
+        raise _refused(unfit, named) from None
+    encoded = _encoded(event, named)
     try:
         decoded = decode_event(encoded)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
-        raise InvalidEventError(f"the event has no lossless JSON form: {error}", reason=str(error)) from error
+        raise InvalidEventError(
+            f"the {named} has no lossless JSON form: {error}", reason=str(error)
+        ) from error
     if decoded != event:
-        raise InvalidEventError("the event does not decode to itself", reason="not lossless")
+        raise InvalidEventError(f"the {named} does not decode to itself", reason="not lossless")
     return encoded
 
 
-def _encoded(event: object) -> bytes:
+def _encoded(event: object, named: str) -> bytes:
     try:
         return _encode(event)
-    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError, ValueError, TypeError) as error:
-        raise InvalidEventError(f"the event has no JSON form: {error}", reason=str(error)) from error
+    except UnicodeEncodeError as error:
+        raise _refused(_UnfitError(_SURROGATE, _FOR_SURROGATE, _place_of_surrogate(event)), named) from error
+    except (msgspec.MsgspecError, RecursionError, ValueError, TypeError) as error:
+        raise InvalidEventError(f"the {named} has no JSON form: {error}", reason=str(error)) from error
 
 
-def _require_json(value: object, where: str, depth: int) -> None:
+class _UnfitError(Exception):
+    """Why a value is refused, what to hand in instead, and where it is: the indexes and names, innermost first."""
+
+    def __init__(self, why: str, instead: str, place: list[object] | None = None) -> None:
+        super().__init__(why)
+        self.why = why
+        self.instead = instead
+        self.place = place or []
+
+
+def _require_json(value: object, depth: int) -> None:
     """Refuse what JSON would change silently. Types are compared exactly: IntEnum or a NumPy float would come back as
-    something else."""
+    something else. What is no error costs nothing here: a place is put together on the way out only."""
     kind = type(value)
     if value is None or kind is str or kind is bool:
         return
     if kind is int:
         if not -_INTEGER_LIMIT < cast("int", value) < _INTEGER_LIMIT:
-            raise _refused(
-                where, f"an integer of more than {MAX_DIGITS} digits, which not every process can read"
+            raise _UnfitError(
+                f"an integer of more than {MAX_DIGITS} digits, which not every process can read", "hex(x)"
             )
-        return
-    if kind is float:
+    elif kind is float:
         if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - the test for NaN
-            raise _refused(where, f"{value!r} has no JSON form")
-        return
-    if depth == 0:
-        raise _refused(where, f"nested deeper than {MAX_DEPTH}")
-    if kind is list:
-        for index, item in enumerate(cast("list[object]", value)):
-            _require_json(item, f"{where}[{index}]", depth - 1)
+            raise _UnfitError(f"{value!r} has no JSON form", "None, or str(x),")
+    elif kind is list:
+        _require_members(enumerate(cast("list[object]", value)), depth)
     elif kind is dict:
-        for name, item in cast("dict[object, object]", value).items():
-            if type(name) is not str:
-                raise _refused(where, f"key {name!r} is not a string")
-            _require_json(item, f"{where}[{name!r}]", depth - 1)
+        members = cast("dict[object, object]", value)
+        if not _STRINGS.issuperset(map(type, members)):
+            raise _unfit_name(members)
+        _require_members(members.items(), depth)
     else:
-        raise _refused(where, f"a {kind.__name__} would not come back as one")
+        raise _UnfitError(f"{a(kind)} would not come back as one", json_for(kind))
 
 
-def _refused(where: str, why: str) -> InvalidEventError:
+def _require_members(members: Iterable[tuple[object, object]], depth: int) -> None:
+    if depth == 0:
+        raise _UnfitError(f"nested deeper than {MAX_DEPTH}", "something flatter")
+    place: object = None
+    try:
+        for place, item in members:  # noqa: B007 - said of the one that is refused
+            _require_json(item, depth - 1)
+    except _UnfitError as unfit:
+        unfit.place.append(place)
+        raise
+
+
+def _unfit_name(members: dict[object, object]) -> _UnfitError:
+    name = next(name for name in members if type(name) is not str)
+    return _UnfitError(
+        f"key {shown(name)} is {a(type(name))}, not a string", "{str(key): value for key, value in x.items()}"
+    )
+
+
+def _place_of_surrogate(value: object) -> list[object]:
+    """Return where in a value the text is that UTF-8 cannot hold, innermost first."""
+    pairs: Iterable[tuple[object, object]] = ()
+    if isinstance(value, dict):
+        pairs = value.items()
+    elif isinstance(value, list):
+        pairs = enumerate(value)
+    for place, item in pairs:
+        try:
+            _encode(item)
+        except UnicodeEncodeError:
+            return [*_place_of_surrogate(item), place]
+    return []
+
+
+def _refused(unfit: _UnfitError, named: str) -> InvalidEventError:
+    where = [f"[{shown(part)}]" for part in reversed(unfit.place)]
+    if len(where) > _MOST_PLACES:
+        where[_MOST_PLACES // 2 : -_MOST_PLACES // 2] = ["..."]
     return InvalidEventError(
-        f"{where}: {why}; events are None, bool, int, finite float, str, list, and dict with string keys",
-        reason=why,
+        f"{named}{''.join(where)}: {unfit.why}; hand in {unfit.instead} instead. Events are None, bool, int, finite "
+        "float, str, list, and dict with string keys",
+        reason=unfit.why,
     )
 
 
@@ -107,9 +167,7 @@ def encode_key(object_key: object) -> bytes:
         InvalidKeyError: if it is not a ``str``, or holds a lone surrogate.
     """
     if type(object_key) is not str:
-        raise InvalidKeyError(
-            f"an object key is a str, not {type(object_key).__name__}: {object_key!r}", reason="not a string"
-        )
+        raise InvalidKeyError(no_text("an object key", object_key), reason="not a string")
     try:
         return _encode(object_key)
     except UnicodeEncodeError as error:
@@ -193,7 +251,7 @@ def _encode_simple(pairs: list[tuple[object, object]]) -> list[Payload] | None:
 
 def _checked_id(record_id: object) -> str:
     if type(record_id) is not str:
-        raise InvalidKeyError(f"a record id is a str, not {type(record_id).__name__}", reason="not a string")
+        raise InvalidKeyError(no_text("a record id", record_id), reason="not a string")
     try:
         record_id.encode()
     except UnicodeEncodeError as error:

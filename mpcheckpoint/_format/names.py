@@ -6,6 +6,7 @@ import re
 from hashlib import sha256
 from typing import NamedTuple
 
+from mpcheckpoint._format.advice import no_text
 from mpcheckpoint.errors import InvalidKeyError
 
 # With the longest suffix (a quarantine file's) the name stays below the 255 bytes that file systems allow.
@@ -33,9 +34,7 @@ def file_name(log_key: object) -> str:
         InvalidKeyError: if ``log_key`` is not a ``str``, or holds a lone surrogate.
     """
     if type(log_key) is not str:
-        raise InvalidKeyError(
-            f"a log key is a str, not {type(log_key).__name__}: {log_key!r}", reason="not a string"
-        )
+        raise InvalidKeyError(no_text("a log key", log_key), reason="not a string")
     try:
         raw = log_key.encode()
     except UnicodeEncodeError as error:
