@@ -76,7 +76,16 @@ def _rebuild(
 
 
 class InvalidEventError(CheckpointError, TypeError, ValueError):
-    """The event (or object key) has no lossless JSON form. Nothing was written."""
+    """The event has no lossless JSON form. Nothing was written.
+
+    Attributes:
+        type_name: the type that JSON does not have, as "numpy.bool"; None if the type is one of JSON's and the value is
+            refused, as NaN is.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", type_name: str | None = None) -> None:
+        super().__init__(message, reason=reason)
+        self.type_name = type_name
 
 
 class InvalidKeyError(CheckpointError, TypeError, ValueError):
@@ -277,6 +286,23 @@ class ChangedVersionError(CheckpointError, ValueError):
 
 class ChangedItemError(CheckpointError, ValueError):
     """The same object key came with another input than the one it stands for. The later input was not run."""
+
+
+class InvalidFunctionError(CheckpointError, TypeError):
+    """What was handed to ``Log.map`` can run for no item: it is no function, an ``async def``, a generator, or cannot
+    be sent to the worker processes. Nothing was run or recorded."""
+
+
+class InvalidItemError(CheckpointError, TypeError):
+    """An item of a map cannot be sent to a worker process. It was not run."""
+
+
+class InvalidResultError(InvalidEventError):
+    """What a map's function returned is no JSON value. The item is recorded as failed.
+
+    With ``on_error="raise"`` the first one is raised; else it ends the map once it has repeated
+    (``max_invalid_results``).
+    """
 
 
 class ItemFailedError(CheckpointError, RuntimeError):

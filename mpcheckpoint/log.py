@@ -16,6 +16,7 @@ from mpcheckpoint._work.outcomes import outcome_of
 from mpcheckpoint._work.outlet import OnError, Options
 from mpcheckpoint._work.perform import CallFunction, LogRef, Plan
 from mpcheckpoint._work.processes import ProcessCrew, require_children_allowed
+from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS, require_function, require_limit
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S, Retries
 from mpcheckpoint._work.runs import is_done, join_run, outcomes_of_run
 from mpcheckpoint._work.status import status_of
@@ -100,6 +101,7 @@ class Log(RecordLog):
         retries: int = 0,
         retry_delay_s: float = DEFAULT_DELAY_S,
         timeout_s: float | None = None,
+        max_invalid_results: int | None = DEFAULT_MAX_INVALID_RESULTS,
     ) -> MapRun:
         """Run ``fn(item)`` for every item that has no outcome in this log yet, in parallel, and record each outcome.
 
@@ -111,7 +113,8 @@ class Log(RecordLog):
         however many there are.
 
         Args:
-            fn: what to run; it returns a JSON value. An exception, or another value, is recorded as a failure.
+            fn: what to run, a function that takes an item and returns a JSON value. An exception, or another value, is
+                recorded as a failure.
             items: strings that are their own object keys, or anything with ``key``. Items that come twice run once and
                 share the outcome. An item is compared with the one its key came with before, if both are JSON values of
                 at most 1 MiB; others with ==, among the latest 10,000 of this call.
@@ -119,7 +122,8 @@ class Log(RecordLog):
             version: of the work done. It is recorded, and another one is refused, so that outcomes do not mix.
             jobs: how many items run at a time; None for one a processor, or as many as ``executor`` has workers.
             mp_context: how worker processes are started, as ``multiprocessing.get_context`` returns it; None for
-                the default. With spawn and forkserver ``fn`` must be found by its name in an importable module.
+                the default. With spawn and forkserver ``fn`` must be found by its name in an importable module: no
+                lambda, and no function of a notebook cell.
             executor: run in this executor instead of worker processes of our own. It is not shut down.
             ordered: give outcomes out in the order of the items, not as they come.
             on_error: "record" gives failures out as outcomes; "halt" does so, too, and starts no more items once one
@@ -136,6 +140,9 @@ class Log(RecordLog):
             timeout_s: how long ``fn`` may run for an item, in seconds; None for as long as it likes. Then its process
                 is ended, with SIGTERM and 5 s later SIGKILL, and replaced; the attempt has failed, "timed out". What
                 ``fn`` has started lives on. Not possible in an ``executor``, whose workers are not ours to end.
+            max_invalid_results: for how many items in a row ``fn`` may return what is no JSON value before the map
+                stops with InvalidResultError; None for any number. Such an item is recorded as failed, and not retried.
+                NaN and infinity count only while ``fn`` has returned nothing that can be recorded.
 
         Returns:
             A MapRun: iterate over it to have the outcomes. ``close`` ends it early and gives back what runs.
@@ -143,6 +150,9 @@ class Log(RecordLog):
         Raises:
             ChangedVersionError: the map on this log has another version. Nothing was run.
             ChangedItemError: a key came with another input. That input was not run.
+            InvalidFunctionError: ``fn`` is no function, an ``async def``, a generator function, or cannot be sent to
+                the worker processes. Nothing was run or recorded.
+            InvalidItemError: an item cannot be sent to a worker process. That item was not run.
             TypeError, ValueError: an argument, or an item, is not what it should be.
             WorkerDiedError: this process may have no children, or they cannot start; without an ``executor``.
             ReadOnlyError, LockTimeoutError, WriteFailedError, PoisonedLogError: nothing was run.
@@ -171,18 +181,26 @@ class Log(RecordLog):
             raise ValueError(
                 "executor and timeout_s exclude each other: only worker processes of our own can be ended"
             )
+        require_limit(max_invalid_results)
+        context = mp_context or multiprocessing.get_context()
+        require_function(fn, context, executor)
         if executor is None:
             require_children_allowed()
         run = join_run(self, version, rerun=rerun, retry_failed=retry_failed)
         plan = Plan(LogRef(self), run, CallFunction(fn), Retries(retries, retry_delay_s))
         crew: Crew
         if executor is None:
-            context = mp_context or multiprocessing.get_context()
             crew = ProcessCrew(plan, jobs or default_jobs(), context, timeout_s)
         else:
             crew = ExecutorCrew(plan, executor, jobs or jobs_of(executor))
         count = len(items) if isinstance(items, Sized) else None
-        options = Options(ordered, OnError(on_error), include_done, total=lambda: count)
+        options = Options(
+            ordered,
+            OnError(on_error),
+            include_done,
+            total=lambda: count,
+            max_invalid_results=max_invalid_results,
+        )
         return MapRun(plan, inputs_of(items, key), crew, options)
 
     def results(self) -> Iterator[Outcome]:

@@ -620,11 +620,6 @@ def test_broken_executor_of_the_caller_s_ends_the_map_with_an_error(log: Log, ru
         list(log.map(partial(exit_at_item1, runs), ["item1"], executor=executor))
 
 
-def test_function_that_cannot_be_sent_is_an_error_at_the_call(log: Log) -> None:
-    with pytest.raises((AttributeError, TypeError, ImportError), match=r"pickle|local"):
-        log.map(lambda item: item, NAMES, mp_context=multiprocessing.get_context("spawn"))
-
-
 def stay(runs: Runs, item: str) -> None:
     """Run for ever."""
     runs.note(item)

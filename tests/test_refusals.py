@@ -1,4 +1,4 @@
-"""What is refused is called by its real name, with its place and with what to hand in instead: that is then taken."""
+"""What is refused is called by its real name, with its place and with what to use instead: that is then taken."""
 
 from __future__ import annotations
 
@@ -168,12 +168,12 @@ def refusal_of(event: object) -> str:
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_event_refused_says_what_to_hand_in_and_that_is_taken(name: str) -> None:
+def test_event_refused_says_what_to_use_and_that_is_taken(name: str) -> None:
     value, advice = VALUES[name]
 
     message = refusal_of(value)
 
-    assert re.search(rf"; hand in .*{re.escape(advice)}.* instead\. Events are ", message), message
+    assert re.search(rf"; use .*{re.escape(advice)}.* instead\. Events are ", message), message
     encode_event(eval(advice, {"x": value, "base64": base64, "dataclasses": dataclasses, "msgspec": msgspec}))
 
 
@@ -251,7 +251,7 @@ def test_place_of_a_refusal_is_short_however_deep_and_long() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_key_refused_says_what_to_hand_in_and_that_is_taken(
+def test_key_refused_says_what_to_use_and_that_is_taken(
     value: Any, name: str, advice: str, tmp_path: Path
 ) -> None:
     checkpoint = Checkpoint(tmp_path)
@@ -264,7 +264,7 @@ def test_key_refused_says_what_to_hand_in_and_that_is_taken(
     for call_it in calls:
         with pytest.raises(InvalidKeyError, match=re.escape(f"is a str, not {name}: ")) as caught:
             call_it()
-        assert f"; hand in {advice}" in str(caught.value)
+        assert f"; use {advice}" in str(caught.value)
     encode_key(eval(advice, {"x": value}))
 
 
@@ -273,7 +273,7 @@ def test_key_that_nothing_right_can_be_made_of_has_no_advice(value: Any) -> None
     with pytest.raises(InvalidKeyError) as caught:
         encode_key(value)
 
-    assert "hand in" not in str(caught.value)
+    assert "; use " not in str(caught.value)
 
 
 def test_event_refused_among_many_says_the_same_as_alone() -> None:
@@ -320,7 +320,7 @@ def refusals_followed(values: dict[str, list[Any]]) -> dict[str, str]:
     for advice, some in values.items():
         for value in some:
             message = refusal_of([value])
-            assert f"; hand in {advice} instead" in message or f"; hand in {advice}, or" in message, message
+            assert f"; use {advice} instead" in message or f"; use {advice}, or" in message, message
             encode_event(eval(advice, {"x": value}))
             called[type(value).__name__] = message.split()[2]
     return called

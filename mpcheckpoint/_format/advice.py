@@ -1,4 +1,4 @@
-"""What to hand in instead of a value that JSON cannot hold: asked only once a value was refused.
+"""What to use instead of a value that JSON cannot hold: asked only once a value was refused.
 
 Types are known by the names of their bases and by their methods: their libraries are no dependencies, and a value's own
 attributes are not looked at, since that may run code of the user's.
@@ -108,7 +108,7 @@ def shown(value: object) -> str:
 
 
 def json_for(kind: type) -> str:
-    """Return what to hand in instead of ``x``, a value of a type that JSON does not have: mostly an expression."""
+    """Return what to use instead of ``x``, a value of a type that JSON does not have: mostly an expression."""
     if kind.__name__ in ("NaTType", "NAType"):  # a missing value of pandas
         return "None"
     bases = _bases(kind)
@@ -126,7 +126,7 @@ def json_for(kind: type) -> str:
 
 
 def text_for(kind: type) -> str | None:
-    """Return what to hand in where a string is wanted, instead of ``x``; None where nothing is right for sure."""
+    """Return what to use where a string is wanted, instead of ``x``; None where nothing is right for sure."""
     bases = _bases(kind)
     if "enum.Enum" in bases:
         return "x.name"
@@ -142,7 +142,7 @@ def text_for(kind: type) -> str | None:
 def no_text(what: str, value: object) -> str:
     """Return the message for a value that is no string where one is wanted."""
     advice = text_for(type(value))
-    instead = f"; hand in {advice} instead" if advice else ""
+    instead = f"; use {advice} instead" if advice else ""
     return f"{what} is a str, not {a(type(value))}: {shown(value)}{instead}"
 
 

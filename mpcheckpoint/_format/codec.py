@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from mpcheckpoint._format.advice import a, json_for, no_text, shown
+from mpcheckpoint._format.advice import a, json_for, name_of, no_text, shown
 from mpcheckpoint._format.frame import (
     MAX_DEPTH,
     MAX_DIGITS,
@@ -50,7 +50,7 @@ def encode_event(event: object, *, named: str = "event") -> bytes:
     Raises:
         InvalidEventError: if ``event`` is no JSON value: NaN, a tuple, a set, bytes, a key that is no string, a
             subclass of a JSON type, a lone surrogate, nesting deeper than 128, or a structure that contains itself.
-            The message names the place in it, the type, and what to hand in instead.
+            The message names the place in it, the type, and what to use instead.
     """
     kind = type(event)
     if kind is str or kind is bool or event is None:
@@ -75,19 +75,25 @@ def _encoded(event: object, named: str) -> bytes:
     try:
         return _encode(event)
     except UnicodeEncodeError as error:
-        raise _refused(_UnfitError(_SURROGATE, _FOR_SURROGATE, _place_of_surrogate(event)), named) from error
+        unfit = _UnfitError(_SURROGATE, _FOR_SURROGATE)
+        unfit.place = _place_of_surrogate(event)
+        raise _refused(unfit, named) from error
     except (msgspec.MsgspecError, RecursionError, ValueError, TypeError) as error:
         raise InvalidEventError(f"the {named} has no JSON form: {error}", reason=str(error)) from error
 
 
 class _UnfitError(Exception):
-    """Why a value is refused, what to hand in instead, and where it is: the indexes and names, innermost first."""
+    """Why a value is refused, what to use instead, and where it is: the indexes and names, innermost first.
 
-    def __init__(self, why: str, instead: str, place: list[object] | None = None) -> None:
+    ``kind`` is the type that JSON does not have, if that is the reason.
+    """
+
+    def __init__(self, why: str, instead: str, *, kind: type | None = None) -> None:
         super().__init__(why)
         self.why = why
         self.instead = instead
-        self.place = place or []
+        self.kind = kind
+        self.place: list[object] = []
 
 
 def _require_json(value: object, depth: int) -> None:
@@ -112,7 +118,7 @@ def _require_json(value: object, depth: int) -> None:
             raise _unfit_name(members)
         _require_members(members.items(), depth)
     else:
-        raise _UnfitError(f"{a(kind)} would not come back as one", json_for(kind))
+        raise _UnfitError(f"{a(kind)} would not come back as one", json_for(kind), kind=kind)
 
 
 def _require_members(members: Iterable[tuple[object, object]], depth: int) -> None:
@@ -129,9 +135,8 @@ def _require_members(members: Iterable[tuple[object, object]], depth: int) -> No
 
 def _unfit_name(members: dict[object, object]) -> _UnfitError:
     name = next(name for name in members if type(name) is not str)
-    return _UnfitError(
-        f"key {shown(name)} is {a(type(name))}, not a string", "{str(key): value for key, value in x.items()}"
-    )
+    why = f"key {shown(name)} is {a(type(name))}, not a string"
+    return _UnfitError(why, "{str(key): value for key, value in x.items()}", kind=type(name))
 
 
 def _place_of_surrogate(value: object) -> list[object]:
@@ -154,9 +159,10 @@ def _refused(unfit: _UnfitError, named: str) -> InvalidEventError:
     if len(where) > _MOST_PLACES:
         where[_MOST_PLACES // 2 : -_MOST_PLACES // 2] = ["..."]
     return InvalidEventError(
-        f"{named}{''.join(where)}: {unfit.why}; hand in {unfit.instead} instead. Events are None, bool, int, finite "
-        "float, str, list, and dict with string keys",
+        f"{named}{''.join(where)}: {unfit.why}; use {unfit.instead} instead. {named.capitalize()}s are None, bool, "
+        "int, finite float, str, list, and dict with string keys",
         reason=unfit.why,
+        type_name=None if unfit.kind is None else name_of(unfit.kind),
     )
 
 

@@ -9,7 +9,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from mpcheckpoint._work.perform import Report, perform
-from mpcheckpoint.errors import WorkerDiedError
+from mpcheckpoint._work.refusals import refused_item
+from mpcheckpoint.errors import CheckpointError, WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +88,7 @@ class ExecutorCrew:
 
         Raises:
             WorkerDiedError: the executor is broken.
+            InvalidItemError: an item could not be sent to its processes.
             CheckpointError: an outcome could not be recorded.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -111,11 +113,18 @@ class ExecutorCrew:
         return [self._futures.pop(future) for future in recalled]
 
     def _report(self, future: Future[Report]) -> Report:
-        del self._futures[future]
+        entry = self._futures.pop(future)
         try:
             return future.result()
         except (BrokenExecutor, CancelledError) as error:
             raise _broken(error) from error
+        except CheckpointError:
+            raise
+        except Exception as error:
+            refused = refused_item(entry, self._executor)
+            if refused is None:
+                raise
+            raise refused from error
 
     def stop(self, *, is_interrupted: bool) -> None:
         """Drop what has not started, and wait for what runs: it cannot be interrupted from here."""

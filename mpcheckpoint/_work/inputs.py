@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from mpcheckpoint._format.advice import a, shown, text_for
 from mpcheckpoint._format.codec import encode_event, encode_key
 from mpcheckpoint.errors import ChangedItemError, InvalidEventError, LimitExceededError
 
@@ -57,9 +58,10 @@ def inputs_of(items: Iterable[Any], key: Callable[[Any], str] | None) -> Iterato
 def object_key_of(item: Any, key: Callable[[Any], str] | None) -> str:
     """Return the object key that stands for an item."""
     if key is None and type(item) is not str:
+        example = "key=str" if text_for(type(item)) == "str(x)" else "key=lambda item: item['id']"
         raise TypeError(
-            f"an item that is not a str needs key=, a function that returns its object key; "
-            f"got {type(item).__name__}: {item!r:.200}"
+            f"an item that is no str needs key=, a function that returns its object key, as {example}; "
+            f"got {a(type(item))}: {shown(item)}"
         )
     object_key: str = item if key is None else key(item)
     encode_key(object_key)

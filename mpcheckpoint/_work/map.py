@@ -11,8 +11,9 @@ from mpcheckpoint._work.outcomes import Result, is_same, is_same_input, outcome_
 from mpcheckpoint._work.outlet import AsTheyCome, Finished, InOrder, OnError
 from mpcheckpoint._work.perform import Failed, Kind, perform
 from mpcheckpoint._work.presence import Presence
+from mpcheckpoint._work.refusals import InvalidResults
 from mpcheckpoint._work.retries import Pauses, Retry
-from mpcheckpoint._work.runs import last_outcome, state_of
+from mpcheckpoint._work.runs import is_ok, last_outcome, state_of
 from mpcheckpoint._work.workers import remove_dead_workers
 from mpcheckpoint.errors import ItemFailedError
 
@@ -58,6 +59,7 @@ class MapRun:
         self._waiting: dict[str, list[Input]] = {}
         self._unfinished = 0  # inputs in these two
         self._latest = LatestItems()
+        self._invalid_results = InvalidResults(options.max_invalid_results)
         self._pauses = Pauses()
         self._deaths: dict[str, int] = {}
         self._next_place = 0
@@ -82,6 +84,8 @@ class MapRun:
             StopIteration: all items are done, or the map was closed.
             ChangedItemError, ChangedVersionError, TypeError, InvalidKeyError: an item cannot be run.
             WorkerDiedError: worker processes cannot be started.
+            InvalidItemError: an item cannot be sent to a worker process.
+            InvalidResultError: no JSON can hold what the function returned, ``max_invalid_results`` times in a row.
             CheckpointError: an outcome could not be recorded.
             And with ``on_error="raise"`` what a failed item raised; ItemFailedError if it had failed before.
         """
@@ -247,6 +251,9 @@ class MapRun:
                 raise changed_item(entry)
             is_own = report.kind is Kind.RECORDED
             self._finish(entries, found.event, is_own=is_own, raised=report.raised.error)
+            if is_own:
+                is_well = is_ok(found.event, number)
+                self._invalid_results.check(entry.object_key, report.raised.error, is_ok=is_well)
 
     def _finish(
         self, entries: list[Input], event: bytes, *, is_own: bool, raised: BaseException | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from mpcheckpoint._format.codec import decode_event, encode_payload
+from mpcheckpoint._work.refusals import invalid_result
 from mpcheckpoint.errors import InvalidEventError, LimitExceededError
 
 if TYPE_CHECKING:
@@ -77,11 +78,17 @@ def _clean(cause: str, where: str) -> str:
 
 
 def outcome_payload(run: int, entry: Input, result: Result, duration_s: float) -> tuple[Payload, Result]:
-    """Return the record of a result, and the result as recorded: what has no JSON form is a failure that says so."""
+    """Return the record of a result, and the result as recorded: what has no JSON form is a failure that says so.
+
+    It is final: a function that returns another type the next time is rare, and one that always returns the wrong one
+    would run as often as retries are allowed.
+    """
     try:
         return _payload(run, entry, result, duration_s), result
-    except InvalidEventError as error:
-        result = Result(False, None, f"InvalidEventError: the result is no JSON value: {error}", error)
+    except InvalidEventError as found:
+        invalid = invalid_result(result.value, found)
+        text = f"InvalidResultError: the result is no JSON value: {invalid}"
+        result = Result(False, None, text, invalid, is_final=True)
     except LimitExceededError as error:
         result = Result(False, None, f"LimitExceededError: the result is too large: {error}", error)
     return _payload(run, entry, result, duration_s), result

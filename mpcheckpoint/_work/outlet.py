@@ -24,13 +24,15 @@ class OnError(Enum):
 
 
 class Options(NamedTuple):
-    """How outcomes are given out, who is told of attempts that failed, and who knows how many items there are."""
+    """How outcomes are given out, who is told of attempts that failed, who knows how many items there are, and how many
+    results in a row no JSON may be able to hold."""
 
     ordered: bool = False
     on_error: OnError = OnError.RECORD
     include_done: bool = True
     on_retry: Callable[[Retry], None] = lambda _: None
     total: Callable[[], int | None] = lambda: None
+    max_invalid_results: int | None = None
 
 
 class Finished(NamedTuple):

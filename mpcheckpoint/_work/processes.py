@@ -16,6 +16,7 @@ from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._work.perform import Kind, Report
+from mpcheckpoint._work.refusals import item_message
 from mpcheckpoint._work.worker_process import Clock, Hello, Trouble, serve
 from mpcheckpoint.errors import CheckpointError, WorkerDiedError
 
@@ -85,12 +86,13 @@ class ProcessCrew:
 
         Raises:
             WorkerDiedError: worker processes cannot be started.
-            And what pickling raises.
+            InvalidItemError: the item cannot be sent.
         """
+        message = item_message(entry, self._context)
         for _ in range(_SEND_LIMIT):
             member = next((each for each in self._members if each.entry is None), None) or self._start()
             try:
-                member.pipe.send(entry)
+                member.pipe.send_bytes(message)
             except (BrokenPipeError, ConnectionResetError):
                 self._bury(member)  # it died while it had nothing to do
                 continue

@@ -1,0 +1,307 @@
+"""What a map cannot run, said at once and with what helps: functions, items, and results that no JSON can hold."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.reduction import ForkingPickler
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mpcheckpoint._format.advice import a, shown
+from mpcheckpoint._format.codec import encode_event
+from mpcheckpoint.errors import InvalidEventError, InvalidFunctionError, InvalidItemError, InvalidResultError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Executor
+    from multiprocessing.context import BaseContext
+
+    from mpcheckpoint._work.inputs import Input
+
+DEFAULT_MAX_INVALID_RESULTS = 3
+_MAIN = "__main__"
+# What was typed at the prompt of a program that has a file all the same: python -i program.py.
+_PROMPTS = ("<stdin>", "<python-input-", "<ipython-input-")
+_NOTHING_RUN = "Nothing was run or recorded"
+_TO_MODULE = "Put it at the top level of a module, a .py file that is imported"
+_FORK = 'have the workers forked, with mp_context=multiprocessing.get_context("fork")'
+_NO_EXECUTOR = f"leave out executor= and {_FORK}"
+
+
+# --- functions ---------------------------------------------------------------------------------------------
+
+
+def require_function(fn: object, context: BaseContext, executor: Executor | None) -> None:
+    """Refuse a function that can run for no item, before anything is run or recorded.
+
+    Raises:
+        InvalidFunctionError: it is none, its call runs nothing, or it cannot be sent to where it is to run.
+    """
+    if not callable(fn):
+        raise InvalidFunctionError(
+            f"fn is a function that takes an item, not {a(type(fn))}: {shown(fn)}. {_NOTHING_RUN}",
+            reason="no function",
+        )
+    _require_plain(fn)
+    if executor is None:
+        method = context.get_start_method()
+        if method != "fork":
+            _require_sent(fn, f"worker processes that {method} starts", _FORK, is_fork=False)
+    elif isinstance(executor, ProcessPoolExecutor):
+        own: Any = getattr(executor, "_mp_context", None)
+        is_fork = own is not None and own.get_start_method() == "fork"
+        _require_sent(fn, "the processes of a ProcessPoolExecutor", _NO_EXECUTOR, is_fork=is_fork)
+
+
+def _require_plain(fn: Callable[..., object]) -> None:
+    """Refuse a function whose call only makes a coroutine or a generator."""
+    inner = fn
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if not isinstance(inner, FunctionType | MethodType | type):
+        inner = getattr(type(inner), "__call__", inner)  # noqa: B004 - an object that can be called
+    name = _called(fn)
+    if inspect.iscoroutinefunction(inner):
+        raise InvalidFunctionError(
+            f"{name} is an async function: a call of it runs nothing and gives a coroutine. Hand in a function that "
+            f"runs it: def run(item): return asyncio.run({_short(fn)}(item)). {_NOTHING_RUN}",
+            reason="async function",
+        )
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise InvalidFunctionError(
+            f"{name} is a generator function: a call of it runs nothing before somebody iterates. Hand in a function "
+            f"that returns its values, as a list: return instead of yield. {_NOTHING_RUN}",
+            reason="generator function",
+        )
+
+
+def _require_sent(fn: Callable[..., object], where: str, otherwise: str, *, is_fork: bool) -> None:
+    obstacle = obstacle_to_sending(fn, is_fork=is_fork)
+    if obstacle is None:
+        return
+    raise InvalidFunctionError(
+        f"{_called(fn)} cannot be sent to {where}: {obstacle.cause}. {obstacle.helps}, or {otherwise}, or run it in "
+        f"threads, with executor=ThreadPoolExecutor(). {_NOTHING_RUN}",
+        reason="cannot be sent",
+    )
+
+
+class Obstacle(NamedTuple):
+    """Why a value cannot be sent to another process, and what helps."""
+
+    cause: str
+    helps: str
+
+
+def obstacle_to_sending(value: object, *, is_fork: bool) -> Obstacle | None:
+    """Return why another process could not be sent a value, or could not find what it is made of; None if it can.
+
+    ``is_fork`` says that the process is a fork of this one, which has the names that this one has.
+    """
+    scout = _Scout()
+    try:
+        scout.dump(value)
+    except Exception as error:  # noqa: BLE001 - whatever pickling raises: it is the user's code, too
+        return _obstacle_in(value, error)
+    if is_fork:
+        return None
+    if _has_no_program():
+        return Obstacle(
+            "they begin by running the program anew, which was read from no file",
+            "Put the program into a file",
+        )
+    lost = next((each for each in scout.of_main if _is_lost(each)), None)
+    if lost is None:
+        return None
+    return Obstacle(
+        f"{lost.__qualname__} was made at a prompt, in a notebook or by python -c, where no other process finds it",
+        _TO_MODULE,
+    )
+
+
+def _obstacle_in(value: object, error: Exception) -> Obstacle:
+    """Return which part of a value it is that cannot be pickled."""
+    for name, part in _parts(value):
+        try:
+            _Scout().dump(part)
+        except Exception as own:  # noqa: BLE001 - as above
+            inner = _obstacle_in(part, own)
+            what = _called(part) if callable(part) else a(type(part))
+            return inner._replace(cause=f"its {name} is {what}: {inner.cause}")
+    if getattr(value, "__name__", "") == "<lambda>":
+        return Obstacle("a lambda has no name that another process could find it by", _TO_MODULE)
+    if isinstance(value, FunctionType):
+        return Obstacle(str(error), _TO_MODULE)
+    return Obstacle(str(error), "Make it where it is used, when the function runs")
+
+
+def _parts(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, functools.partial):
+        yield "function", value.func
+        yield from ((f"argument {number}", part) for number, part in enumerate(value.args, 1))
+        yield from ((f"argument {name}", part) for name, part in value.keywords.items())
+    elif isinstance(value, MethodType):
+        yield "object", value.__self__
+    elif not isinstance(value, FunctionType | type) and hasattr(value, "__dict__"):
+        yield from ((f"attribute {name}", part) for name, part in vars(value).items())
+
+
+class _Nowhere:
+    """A file that keeps nothing: what is pickled may be large."""
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+class _Scout(ForkingPickler):
+    """Pickles to see whether that can be done, and which names of the main module are needed to read it."""
+
+    def __init__(self) -> None:
+        super().__init__(_Nowhere())
+        self.of_main: list[Any] = []
+
+    def persistent_id(self, value: Any) -> None:
+        """Take note of functions and classes, which are sent as names."""
+        if (type(value) is FunctionType or issubclass(type(value), type)) and value.__module__ == _MAIN:
+            self.of_main.append(value)
+
+
+def _has_no_program() -> bool:
+    """Return whether this process has a main module that a new process would fail to run: one from standard input."""
+    main = sys.modules.get(_MAIN)
+    file = getattr(main, "__file__", None)
+    return getattr(main, "__spec__", None) is None and file is not None and not os.path.exists(file)
+
+
+def _is_lost(value: Any) -> bool:
+    """Return whether a new process would not find this function or class of the main module."""
+    main = sys.modules.get(_MAIN)
+    if getattr(main, "__spec__", None) is None and getattr(main, "__file__", None) is None:
+        return True  # a notebook, a prompt, python -c
+    code = getattr(value, "__code__", None)
+    return code is not None and code.co_filename.startswith(_PROMPTS)
+
+
+def _called(fn: object) -> str:
+    """Return how a message calls what was handed in as a function."""
+    if isinstance(fn, functools.partial):
+        return f"functools.partial({_called(fn.func)}, ...)"
+    if getattr(fn, "__name__", "") == "<lambda>":
+        return "the lambda"
+    if isinstance(fn, FunctionType) and "<locals>" in fn.__qualname__:
+        return f"{fn.__name__}(), defined inside another function,"
+    if isinstance(fn, FunctionType | MethodType):
+        return f"{fn.__qualname__}()"
+    return a(type(fn)) if not isinstance(fn, type) else f"the class {fn.__qualname__}"
+
+
+def _short(fn: object) -> str:
+    name = getattr(fn, "__name__", "fn")
+    return name if name.isidentifier() else "fn"
+
+
+# --- items -------------------------------------------------------------------------------------------------
+
+
+def item_message(entry: Input, context: Any) -> memoryview:
+    """Return an input as it is sent to a worker process of ours.
+
+    Raises:
+        InvalidItemError: it cannot be sent.
+    """
+    try:
+        message: memoryview = ForkingPickler.dumps(entry)
+    except Exception as error:
+        raise _invalid_item(entry, str(error)) from error
+    if context.get_start_method() != "fork" and _is_interactive():
+        obstacle = obstacle_to_sending(entry.item, is_fork=False)
+        if obstacle is not None:
+            raise _invalid_item(entry, obstacle.cause)
+    return message
+
+
+def _is_interactive() -> bool:
+    return getattr(sys.modules.get(_MAIN), "__file__", None) is None
+
+
+def refused_item(entry: Input, executor: Executor) -> InvalidItemError | None:
+    """Return why an executor could not run an input at all; None if it is not the input that is to blame."""
+    if not isinstance(executor, ProcessPoolExecutor):
+        return None
+    obstacle = obstacle_to_sending(entry.item, is_fork=True)
+    return None if obstacle is None else _invalid_item(entry, obstacle.cause)
+
+
+def _invalid_item(entry: Input, cause: str) -> InvalidItemError:
+    return InvalidItemError(
+        f"the item {shown(entry.item)} (object key {entry.object_key!r:.200}) cannot be sent to a worker process: "
+        f"{cause}. Hand in what it is made from, as a path instead of an open file, and make it in the function; or "
+        "run in threads, with executor=ThreadPoolExecutor(). It was not run",
+        reason="cannot be sent",
+    )
+
+
+# --- results -----------------------------------------------------------------------------------------------
+
+
+def invalid_result(value: object, error: InvalidEventError) -> InvalidResultError:
+    """Return the error for a result that no record can hold; ``error`` is what encoding its record raised."""
+    try:
+        encode_event(value, named="result")
+    except InvalidEventError as own:
+        error = own  # it speaks of the result, not of the record it was to be in
+    return InvalidResultError(str(error), reason=error.reason, type_name=error.type_name)
+
+
+def require_limit(max_invalid_results: object) -> None:
+    """Refuse a limit that is none.
+
+    Raises:
+        ValueError
+    """
+    if max_invalid_results is None or (type(max_invalid_results) is int and max_invalid_results >= 1):
+        return
+    raise ValueError(
+        f"max_invalid_results is a number of items, at least 1, or None, not {max_invalid_results!r}"
+    )
+
+
+class InvalidResults:
+    """Ends a map whose function returns what no JSON can hold, time after time, instead of burning a night.
+
+    Items in a row count: a map whose function mostly returns what can be recorded goes on. NaN and the like, values of
+    a type that JSON has, count only while the function has returned nothing better: later they are that item's matter.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._in_a_row = 0
+        self._has_valid = False
+
+    def check(self, object_key: str, raised: BaseException | None, *, is_ok: bool) -> None:
+        """Take note of what became of an item that ran here.
+
+        Raises:
+            InvalidResultError: that was one too many.
+        """
+        if is_ok:
+            self._in_a_row, self._has_valid = 0, True
+        if not isinstance(raised, InvalidResultError) or (raised.type_name is None and self._has_valid):
+            return
+        self._in_a_row += 1
+        if self._limit is None or self._in_a_row < self._limit:
+            return
+        raise InvalidResultError(
+            f"the map was stopped: no JSON can hold what the function returned for {self._count()}, the last of them "
+            f"{object_key!r:.200}. {raised}. What ran is recorded, these as failed: mend the function and start the "
+            "map again with retry_failed=True. max_invalid_results sets how often this may be, None lets a map go on",
+            reason=raised.reason,
+            type_name=raised.type_name,
+        )
+
+    def _count(self) -> str:
+        return "1 item" if self._in_a_row == 1 else f"{self._in_a_row} items in a row"
