@@ -235,6 +235,31 @@ def test_second_ctrl_c_makes_short_work_of_commands_that_ignore_the_first(
     assert list(shell.log().results()) == []
 
 
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("options", [(), ("--timeout", "500")])
+def test_map_that_was_started_to_ignore_ctrl_c_is_not_ended_by_one(
+    options: tuple[str, ...], shell: Shell, children: Children
+) -> None:
+    (shell.directory / "items").write_text("a\nb\n")
+    command = ("sh", "-c", 'echo "$1" >> runs; until [ -e go ]; do sleep 0.1; done', "sh", "{}")
+    ignoring = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")  # as a shell starts a job in the background
+    map_arguments = ("map", "--store", "store", "--key", "k", "-j", "2", "-a", "items", *options, "--")
+    child = children.start_command(
+        [*ignoring, *MPCHECKPOINT, *map_arguments, *command],
+        cwd=shell.directory,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_until(lambda: len(shell.runs) == 2, "two items run")
+
+    os.killpg(child.pid, signal.SIGINT)
+    (shell.directory / "go").touch()
+
+    assert child.wait() == 0
+    assert [outcome.ok for outcome in shell.log().results()] == [True, True]
+
+
 # --- halting -----------------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 BUDGET_S = float(os.environ.get("MPCHECKPOINT_MACHINE_S", "20"))
 IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 PLAYERS = range(3)
+MOST_IMAGES = 12
 LOG_KEYS = ("a", "b")
 OBJECTS = ("x", "y")
 Records = tuple[tuple[str, Any], ...]
@@ -261,12 +262,14 @@ class CrashingProcesses(RuleBasedStateMachine):
         finally:
             self.disk.clear()
 
-    @rule(data=st.data())
-    def lose_power(self, data: st.DataObject) -> None:
+    # Drawn from a fixed range. How many images there are depends on the clock and on inode numbers, too, and a bound
+    # that differs when Hypothesis repeats an example is reported as a flaky strategy, in the place of what had failed.
+    @rule(number=st.integers(0, MOST_IMAGES - 1))
+    def lose_power(self, number: int) -> None:
         for player in self.players:
             player.kill()
-        images = self.disk.images(12)
-        self.disk.restore(images[data.draw(st.integers(0, len(images) - 1), label="disk")])
+        images = self.disk.images(MOST_IMAGES)
+        self.disk.restore(images[number % len(images)])
         tally.add("losses of power in the state machine")
         found = self.found()
         for log_key, batches in self.model.items():

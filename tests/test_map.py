@@ -678,6 +678,40 @@ def test_ctrl_c_gives_back_what_runs_ends_the_workers_and_is_passed_on(
     assert len(list(runs)) == 2
 
 
+def wait_for_go(runs: Runs, item: str) -> str:
+    runs.note(item)
+    wait_until((runs.path.parent / "go").exists, "the items may go on")
+    return item
+
+
+def ignore_interrupts(store: Path, runs: Runs, method: str) -> None:
+    """Run a map as a job in the background does, to which a shell passes on no Ctrl-C; and send it some."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    context = multiprocessing.get_context(method)
+    with (
+        Checkpoint(store)
+        .log("a")
+        .map(partial(wait_for_go, runs), NAMES[:2], jobs=2, mp_context=context) as run
+    ):
+        wait_until(lambda: len(list(runs)) == 2, "both items run")
+        for pid in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
+            assert pid is not None
+            os.kill(pid, signal.SIGINT)
+        (runs.path.parent / "go").touch()
+        assert [outcome.ok for outcome in run] == [True, True]
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("method", START_METHODS)
+def test_map_that_ignores_ctrl_c_is_not_ended_by_one_and_neither_are_its_workers(
+    method: str, store: Path, runs: Runs, children: Children
+) -> None:
+    children.start(ignore_interrupts, store, runs, method, method="spawn")
+    children.wait_all()
+
+    assert sorted(runs) == NAMES[:2]
+
+
 @pytest.mark.guarantee(8)
 @pytest.mark.parametrize("method", START_METHODS)
 def test_killed_map_leaves_no_worker_and_the_next_start_runs_what_is_missing(

@@ -46,6 +46,31 @@ LACKS_SOMETHING = """
     def test_lacks_something():
         require(False, "no such thing here")
 """
+SENDS_SIGNALS = """
+    import os, signal, subprocess, sys
+
+    import pytest
+
+    def ended_by(number):
+        process = subprocess.Popen(["sleep", "100"])
+        process.send_signal(number)
+        try:
+            return -process.wait(10)
+        finally:
+            process.kill()
+            process.wait()
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT])
+    def test_child_hears_a_signal(number):
+        assert ended_by(number) == number
+
+    def test_this_process_hears_an_interrupt():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def test_this_process_goes_on_when_its_terminal_is_closed():
+        os.kill(os.getpid(), signal.SIGHUP)
+"""
 PASSES = """
     def test_passes(intensity):
         assert intensity == 3
@@ -53,9 +78,12 @@ PASSES = """
 
 
 def run_suite(
-    directory: Path, source: str, *options: str, **variables: str
+    directory: Path, source: str, *options: str, prefix: tuple[str, ...] = (), **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a test module with the plugin under test, and nothing else of this suite's configuration."""
+    """Run a test module with the plugin under test, and nothing else of this suite's configuration.
+
+    ``prefix`` stands before the command.
+    """
     module = directory / "test_inner.py"
     module.write_text(dedent(source))
     command = [
@@ -69,6 +97,7 @@ def run_suite(
         "-p",
         "no:cacheprovider",
     ]
+    command = [*prefix, *command]
     command += ["--rootdir", str(directory), "--basetemp", str(directory / "tmp"), *options, str(module)]
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("MPCHECKPOINT", "PYTEST"))
@@ -86,6 +115,17 @@ def run_suite(
 
 def test_suite_that_passes_passes(tmp_path: Path) -> None:
     done = run_suite(tmp_path, PASSES, "--intensity", "3")
+
+    assert done.returncode == pytest.ExitCode.OK, done.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")])
+def test_suite_whose_signals_are_ignored_hears_them_as_any_other(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    ignoring = ("sh", "-c", "trap '' INT HUP TERM QUIT; exec \"$@\"", "sh")
+
+    done = run_suite(tmp_path, SENDS_SIGNALS, *options, prefix=ignoring)
 
     assert done.returncode == pytest.ExitCode.OK, done.stdout
 

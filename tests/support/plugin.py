@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -62,19 +63,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make children import what this process imports, and orphans ours."""
+    """Make children import what this process imports, and hear what signals they are sent, and orphans ours."""
     if _intensity(config) < 1:
         raise pytest.UsageError("--intensity must be at least 1")
     _share(config)
     # `support` is importable in every child; what stands in a child's current directory is not.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")]))
     os.environ["PYTHONSAFEPATH"] = "1"
+    if not config.getoption(
+        "numprocesses", None
+    ):  # else it runs no test; its workers inherit what it ignores
+        _unignore_signals()
     process_tree.adopt_orphans()
     # Time is no criterion on a machine that runs other workers beside this one.
     hypothesis.settings.register_profile(
         "mpcheckpoint", deadline=None, max_examples=100 * _intensity(config), print_blob=True
     )
     hypothesis.settings.load_profile("mpcheckpoint")
+
+
+def _unignore_signals() -> None:
+    """Handle the signals that this process was told to ignore, as a shell tells jobs in the background, and nohup.
+
+    Children would inherit that, and the tests send them these signals. What is handled here, in whatever way, is not
+    ignored in a program that a child executes.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)  # ignored as before, in this process
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
