@@ -158,6 +158,39 @@ def test_map_interrupted_while_an_item_rests_ends_at_once(shell: Shell, children
     assert "to retry  1\nunder way in process" in summary
 
 
+# --- what the item is ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "item", ["a; touch taken", "$(touch taken)", "`touch taken`", '"; touch taken; "', "a 'b"]
+)
+def test_item_handed_to_a_shell_as_an_argument_is_no_part_of_the_script(item: str, shell: Shell) -> None:
+    shell.map("--", "sh", "-c", 'echo "$1"', "sh", "{}", items=f"{item}\n")
+
+    (outcome,) = shell.log().results()
+    assert outcome.value == {"exit_code": 0, "output": f"{item}\n"}
+    assert not (shell.directory / "taken").exists()
+
+
+def test_item_written_into_a_script_is_run_as_the_help_says(shell: Shell) -> None:
+    shell.map("--", "sh", "-c", "echo {}", items="a; touch taken\n")
+
+    assert (shell.directory / "taken").exists()
+
+
+def test_item_counts_by_its_name_and_with_a_checksum_by_that_too(shell: Shell) -> None:
+    file = shell.directory / "file"
+    for content in ("one", "two"):
+        file.write_text(content)
+        shell.map("--", "cat", items="file\n")
+        shell.map(
+            "--jsonl", "--", "cat", "{path}", items=f'{{"path":"file","sum":"{content}"}}\n', key="sums"
+        )
+
+    assert [outcome.value["output"] for outcome in shell.log().results()] == ["one"]
+    assert [outcome.value["output"] for outcome in shell.log("sums").results()] == ["one", "two"]
+
+
 # --- time limits -------------------------------------------------------------------------------------------
 
 

@@ -205,7 +205,31 @@ def test_picture_of_an_import_that_goes_up_shows_it() -> None:
     assert draw_structure.draw(wrong) != draw_structure.draw([top, *rest])
 
 
-# --- exit codes, links -------------------------------------------------------------------------------------
+# --- scripts, exit codes, links -------------------------------------------------------------------------------------
+
+
+SCRIPT = re.compile(r"""\b(?:ba)?sh -c (['"])(?P<script>.*?)\1""", re.DOTALL)
+
+
+def scripts_in(code: str) -> list[str]:
+    return [found["script"] for found in SCRIPT.finditer(code)]
+
+
+def test_items_are_handed_to_a_shell_as_arguments_and_never_written_into_its_script() -> None:
+    help_lines = [
+        line
+        for line in CliRunner().invoke(cli, ["map", "--help"], terminal_width=200).output.splitlines()
+        if line.strip().startswith("mpcheckpoint map ")
+    ]
+    pages = [DOCS.parent / "README.md", *PAGES]
+    code = help_lines + [
+        block.code for page in pages for block in blocks_of(page.read_text(encoding="utf-8"))
+    ]
+    scripts = [script for each in code for script in scripts_in(each)]
+
+    assert scripts_in("sh -c 'a {}' sh {}; bash -c \"b\"") == ["a {}", "b"]
+    assert len(scripts) >= 5
+    assert [script for script in scripts if "{" in script] == []
 
 
 def exit_codes_in_help(command: str) -> str:

@@ -63,6 +63,14 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     the end. There is no shell in between; standard input is empty. Exit code, duration and output (standard output and
     standard error together) are recorded before the next item is run.
 
+    \b
+    For a pipe or a redirection call a shell, and hand it the item as an argument:
+      mpcheckpoint map --store run-42 --key sizes -- sh -c 'wc -c < "$1"' sh {}
+    Never as sh -c 'wc -c < {}': the shell would run what stands in the item, as in "x; rm -r .".
+
+    An item counts by its name: a file that has changed since it was done is not run again. To have that seen, put a
+    date or a checksum into the item (with --jsonl beside the path), or use another key.
+
     With --jsonl each line is a JSON value. {name} is replaced by the field of that name, {} by the whole value; strings
     stand for themselves, anything else for its JSON; {{name}} is {name}. A DURATION is seconds, or like 90s, 5m,
     1h30m, 2d.
