@@ -10,6 +10,7 @@ import os
 import time
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._storage.ownership import open_in_store
 from mpcheckpoint._storage.page import FOLLOWED_AT, PAGE_BYTES, followed_until
 
 _NAME = "bell"
@@ -25,7 +26,7 @@ class Bell:
         Raises:
             OSError: there can be none here.
         """
-        self._descriptor = system.open_file(os.path.join(directory, _NAME), write=True, create=True)
+        self._descriptor = open_in_store(os.path.join(directory, _NAME))
         if system.size_of(self._descriptor.fd) < PAGE_BYTES:
             system.write_at(self._descriptor.fd, bytes(PAGE_BYTES), 0)
         self._word = system.shared_word(self._descriptor.fd, 0)

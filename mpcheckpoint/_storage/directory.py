@@ -20,7 +20,14 @@ from mpcheckpoint._format.names import LOG_SUFFIX, older_name
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.header import read_header, wrong_log
-from mpcheckpoint._storage.paths import STORE_DIRECTORY, TEMPORARY_SUFFIX, LogPaths
+from mpcheckpoint._storage.ownership import (
+    create_log,
+    is_temporary,
+    make_store_directory,
+    open_in_store,
+    temporary_name,
+)
+from mpcheckpoint._storage.paths import STORE_DIRECTORY, STORE_LOCK, TEMPORARY_SUFFIX, LogPaths
 from mpcheckpoint._storage.places import places
 from mpcheckpoint._storage.repair import write_whole
 from mpcheckpoint.errors import (
@@ -57,7 +64,7 @@ class StoreDirectory:
         self.base = os.path.abspath(os.fspath(base))
         self.path = os.path.join(self.base, STORE_DIRECTORY)
         self.read_only = read_only
-        self._store_lock = os.path.join(self.path, "store.lock")
+        self._store_lock = os.path.join(self.path, STORE_LOCK)
         self._names = os.path.join(self.path, "logs")
         self._keys: dict[str, str] = {}
         with translated("opening the store", self.path):
@@ -74,7 +81,7 @@ class StoreDirectory:
             missing.append(os.path.dirname(missing[-1]))
         is_new = False
         for path in reversed(missing):
-            is_new = system.make_directory(path)
+            is_new = make_store_directory(path) if path == self.path else system.make_directory(path)
             if is_new:
                 # Crash: a directory whose parent was not synced can be gone after a power cut, with all it held.
                 system.sync_directory(os.path.dirname(path))
@@ -217,6 +224,7 @@ class StoreDirectory:
                 reason="store removed",
             )
         try:
+            open_in_store(self._store_lock).close()  # so that all who use the store can open it
             with system.store_lock(self._store_lock, timeout_s):
                 yield
         except TimeoutError as error:
@@ -276,10 +284,10 @@ class StoreDirectory:
         self.remove_stale_files()
         if system.exists(paths.log):
             return
-        temporary = f"{paths.log}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+        temporary = temporary_name(paths.log)
         created_us = clock.next(0)
         header, _ = encode_header(paths.log_key, uuid.uuid4().hex, created_us, stamp_us=created_us)
-        descriptor = system.open_file(temporary, write=True, create=True, exclusive=True)
+        descriptor = create_log(temporary, self.path)
         try:
             write_whole(descriptor.fd, header, 0)
             system.sync_data(descriptor.fd)
@@ -292,10 +300,18 @@ class StoreDirectory:
         system.sync_directory(self.path)
 
     def remove_stale_files(self) -> None:
-        """Remove what killed creators and repairs left. Requires: the store lock, which every one of them holds."""
+        """Remove what killed processes left unfinished. Requires: the store lock.
+
+        Who makes a log, or repairs one, holds it too. Who makes another file without it makes it anew.
+        """
         for name in system.list_directory(self.path):
-            if name.endswith(TEMPORARY_SUFFIX) and f"{LOG_SUFFIX}." in name:
-                system.remove(os.path.join(self.path, name))
+            if not is_temporary(name):
+                continue
+            path = os.path.join(self.path, name)
+            try:
+                system.remove_directory(path) if system.is_directory(path) else system.remove(path)
+            except (FileNotFoundError, PermissionError):
+                pass  # finished meanwhile; or another user's, in a directory where that is no business of ours
 
     def _is_named(self, name: str) -> bool:
         try:
@@ -310,6 +326,6 @@ class StoreDirectory:
         """Make the list of names grow. Requires: the store lock."""
         if self._is_named(name):
             return
-        descriptor = system.open_file(self._names, write=True, create=True)
+        descriptor = open_in_store(self._names)
         # A newline first: a creator may have died inside its line.
         write_whole(descriptor.fd, f"\n{name}\n".encode(), system.size_of(descriptor.fd))

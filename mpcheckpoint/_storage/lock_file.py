@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._storage.ownership import open_beside_log
 
 if TYPE_CHECKING:
     from mpcheckpoint._storage.waits import Wait
@@ -95,5 +96,5 @@ class LockFile:
         return descriptor if (status.st_dev, status.st_ino) == descriptor.identity else None
 
     def _opened(self) -> system.Descriptor:
-        self.descriptor = descriptor = system.open_file(self._path, write=True, create=True)
+        self.descriptor = descriptor = open_beside_log(self._path)
         return descriptor

@@ -20,6 +20,7 @@ import msgspec
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import EndState
+from mpcheckpoint._storage.ownership import open_beside_log
 from mpcheckpoint._storage.repair import write_whole
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Page:
         Raises:
             OSError: there can be none here.
         """
-        self._descriptor = system.open_file(path, write=True, create=True)
+        self._descriptor = open_beside_log(path)
         self._fd = self._descriptor.fd
         size = system.size_of(self._fd)
         if size < PAGE_BYTES:

@@ -9,6 +9,7 @@ from mpcheckpoint._format.names import LOG_SUFFIX, file_name
 
 STORE_DIRECTORY = ".checkpoint"
 TEMPORARY_SUFFIX = ".tmp"
+STORE_LOCK = "store.lock"
 QUARANTINE = "quarantine"
 WORKERS = "workers"
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import uuid
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,8 +14,8 @@ import msgspec
 from mpcheckpoint import _system as system
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._storage.header import read_header
+from mpcheckpoint._storage.ownership import create_copy, temporary_name
 from mpcheckpoint._storage.page import stated_poison
-from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX
 from mpcheckpoint._storage.repair import write_whole
 from mpcheckpoint.errors import CheckpointError, PoisonedLogError
 
@@ -60,9 +59,9 @@ class Poison:
         if self._is_succeeded(generation):
             return None  # recovered meanwhile: the successor is sound
         note = msgspec.json.encode(_Note(generation, error.strerror or str(error)))
-        temporary = f"{self._log}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+        temporary = temporary_name(self._log)
         try:
-            file = system.open_file(temporary, write=True, create=True, exclusive=True)
+            file = create_copy(temporary, self._log)
         except OSError as failure:
             return f"could not write {self._path}: {failure}"
         # Never in place: half a note would count for any generation. And seen by everybody before it is synced: where

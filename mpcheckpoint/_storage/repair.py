@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import uuid
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import PADDING
+from mpcheckpoint._storage.ownership import create_copy, make_directory_inside
 from mpcheckpoint._types import Repair
+from mpcheckpoint.errors import StoreAccessError
 
 if TYPE_CHECKING:
     from mpcheckpoint._storage.paths import LogPaths
@@ -32,12 +35,12 @@ def keep_bytes(
     """
     if stop is None and _is_padding(fd, offset):
         return None
-    if not system.make_directory(paths.quarantine) and not system.is_directory(paths.quarantine):
+    if not make_directory_inside(paths.quarantine) and not system.is_directory(paths.quarantine):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), paths.quarantine)
     # Also when it was there: whoever made it may have died, or failed, before it was durable.
     system.sync_directory(paths.directory)
     path = os.path.join(paths.quarantine, f"{paths.name}.{generation}.{offset}.{uuid.uuid4().hex[:12]}")
-    copy = system.open_file(path, write=True, create=True, exclusive=True)
+    copy = _created(path, paths)
     try:
         length = _copy(fd, offset, copy.fd, stop)
         system.sync_data(copy.fd)
@@ -48,6 +51,22 @@ def keep_bytes(
     finally:
         copy.close()
     return Repair(paths.log_key, generation, offset, length, path)
+
+
+def _created(path: str, paths: LogPaths) -> system.Descriptor:
+    try:
+        return create_copy(path, paths.log)
+    except PermissionError as error:
+        of_store, of_quarantine = system.access_of(paths.directory), system.access_of(paths.quarantine)
+        raise StoreAccessError(
+            f"bytes of the log {paths.log_key!r} have to be kept in {paths.quarantine} before they are cut off, and "
+            f"{system.account_name(system.user_id())} cannot write there: it belongs to "
+            f"{system.account_name(of_quarantine.uid)}, mode {of_quarantine.mode:04o}. Nothing was cut; as root: "
+            f"chown -R {of_store.uid}:{of_store.gid} {shlex.quote(paths.quarantine)}; "
+            f"chmod {of_store.mode:04o} {shlex.quote(paths.quarantine)}",
+            path=paths.quarantine,
+            reason="quarantine cannot be written",
+        ) from error
 
 
 def _is_padding(fd: int, offset: int) -> bool:

@@ -24,8 +24,8 @@ from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.faults import translated, typed
 from mpcheckpoint._storage.header import known_control
 from mpcheckpoint._storage.judge import Broken, refuse_shortened, require_torn
+from mpcheckpoint._storage.ownership import create_successor, temporary_name
 from mpcheckpoint._storage.page import vouched_durable
-from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX
 from mpcheckpoint._storage.repair import keep_bytes, write_whole
 from mpcheckpoint._storage.replay import replay
 from mpcheckpoint.errors import CheckpointError
@@ -48,9 +48,10 @@ def switch_generation(paths: LogPaths, old: Generation) -> None:
 
     Raises:
         CorruptLogError, FormatVersionError: the log holds what cannot be copied. Nothing was changed.
+        StoreAccessError: somebody who may write the log could not write the copy. Nothing was changed.
         WriteFailedError: the copy could not be written. Nothing was changed.
     """
-    temporary = f"{paths.log}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    temporary = temporary_name(paths.log)
     try:
         copy = GenerationCopy(paths, temporary, old.header)
         _take(copy, paths, old)
@@ -120,7 +121,8 @@ class GenerationCopy:
             stamp_us=old.end.stamp_us,
             previous=(*old.previous, old.generation),
         )
-        self._descriptor = system.open_file(temporary, write=True, create=True, exclusive=True)
+        # Crash: whose it is to be is settled before the log has it.
+        self._descriptor = create_successor(temporary, paths.log)
         self.fd = self._descriptor.fd
         self._buffer = bytearray(line)
         self._written = self._records = 0

@@ -36,6 +36,17 @@ from mpcheckpoint._system.files import (
 )
 from mpcheckpoint._system.holders import Holder, LockState, LockStatus, lock_status
 from mpcheckpoint._system.locks import is_locked, lock, prove_locking, store_lock, try_lock, unlock
+from mpcheckpoint._system.ownership import (
+    Access,
+    access_of,
+    account_name,
+    everybody_may_write,
+    give_access,
+    group_may_write,
+    may_write,
+    user_id,
+    without_execute,
+)
 from mpcheckpoint._system.statx import FileStatus, file_status, path_status
 from mpcheckpoint._system.workers import create_locked, remove_unlocked
 from mpcheckpoint.errors import UnsupportedPlatformError
@@ -64,21 +75,28 @@ else:
     )
 
 __all__ = [
+    "Access",
     "Descriptor",
     "FileStatus",
     "Holder",
     "LockState",
     "LockStatus",
+    "access_of",
+    "account_name",
     "create_locked",
+    "everybody_may_write",
     "exists",
     "file_status",
     "free_bytes",
+    "give_access",
+    "group_may_write",
     "is_directory",
     "is_locked",
     "list_directory",
     "lock",
     "lock_status",
     "make_directory",
+    "may_write",
     "most_open_files",
     "mount_of",
     "network_file_system",
@@ -106,5 +124,7 @@ __all__ = [
     "truncate",
     "try_lock",
     "unlock",
+    "user_id",
+    "without_execute",
     "write_at",
 ]

@@ -77,22 +77,27 @@ class Descriptor:
 _owners: WeakValueDictionary[int, Descriptor] = WeakValueDictionary()
 
 
-def open_file(path: str, *, write: bool = False, create: bool = False, exclusive: bool = False) -> Descriptor:
-    """Open a file; never with O_APPEND, on which Linux ignores the offset of a positioned write."""
+def open_file(
+    path: str, *, write: bool = False, create: bool = False, exclusive: bool = False, mode: int = 0o666
+) -> Descriptor:
+    """Open a file; never with O_APPEND, on which Linux ignores the offset of a positioned write.
+
+    A file that this creates has the permission bits ``mode``, less the umask.
+    """
     flags = _FLAGS | (os.O_RDWR if write else os.O_RDONLY)
     if create:
         flags |= os.O_CREAT
     if exclusive:
         flags |= os.O_EXCL
-    return Descriptor(open_above_streams(path, flags))
+    return Descriptor(open_above_streams(path, flags, mode))
 
 
-def open_above_streams(path: str, flags: int) -> int:
+def open_above_streams(path: str, flags: int, mode: int = 0o666) -> int:
     """Open a file; return a descriptor above 2, also where standard streams are closed.
 
     On the number of one of those, whatever the process or a C library prints would be written into the file.
     """
-    fd = os.open(path, flags, 0o666)
+    fd = os.open(path, flags, mode)
     if fd >= _FIRST_FD:
         return fd
     try:
@@ -199,10 +204,11 @@ def make_directory(path: str) -> bool:
     return True
 
 
-def publish(temporary: str, path: str) -> bool:
+def publish(temporary: str, path: str, *, is_alone: bool = True) -> bool:
     """Give a finished file its name without replacing anything; return False if the name is taken.
 
-    Requires: the store lock is held, so that on file systems without hard links looking first is enough.
+    Requires: the store lock is held, so that on file systems without hard links looking first is enough; unless
+    ``is_alone`` is False. Then there the system's refusal is raised, and the file keeps its temporary name.
     """
     try:
         os.link(temporary, path, follow_symlinks=False)
@@ -210,7 +216,7 @@ def publish(temporary: str, path: str) -> bool:
         os.unlink(temporary)
         return False
     except OSError as error:
-        if error.errno not in _NO_HARD_LINKS or os.path.lexists(path):
+        if not is_alone or error.errno not in _NO_HARD_LINKS or os.path.lexists(path):
             raise
         os.rename(temporary, path)
         return True

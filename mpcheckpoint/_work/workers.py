@@ -9,6 +9,7 @@ import uuid
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._storage.faults import translated
+from mpcheckpoint._storage.ownership import leave_to_store, make_directory_inside
 from mpcheckpoint._storage.process import process
 from mpcheckpoint.errors import NotAStoreError, WriteFailedError
 
@@ -95,7 +96,7 @@ def remove_dead_workers(directory: str) -> None:
 
 
 def _require_directory(directory: str) -> None:
-    system.make_directory(directory)
+    make_directory_inside(directory)
     if not stat.S_ISDIR(system.stat_path(directory).st_mode):
         raise NotAStoreError(
             f"{directory} is no directory; nothing in a store is opened through a link: move it away",
@@ -109,6 +110,7 @@ def _create(directory: str) -> tuple[str, system.Descriptor]:
         worker_id = uuid.uuid4().hex
         descriptor = system.create_locked(os.path.join(directory, worker_id))
         if descriptor is not None:
+            leave_to_store(descriptor.fd, directory)  # others look whether it is locked
             return worker_id, descriptor
     raise WriteFailedError(
         f"files in {directory} are removed again and again as soon as they are made",

@@ -13,7 +13,7 @@ from mpcheckpoint.testing._power_cuts.mounts import run
 from support.processes import call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 NOBODY = 65534
 
@@ -27,9 +27,16 @@ def call_as_nobody(function: Callable[..., Any], *args: Any) -> Any:
     Exceptions come back as they do from `support.processes.call`. The child's current directory is `/`, and it can
     start this Python, also where that is installed below a directory closed to others.
     """
+    return call_as_user(NOBODY, NOBODY, function, *args)
+
+
+def call_as_user(
+    uid: int, gid: int, function: Callable[..., Any], *args: Any, groups: Sequence[int] = ()
+) -> Any:
+    """Return what ``function(*args)`` returns in a forked child of that user, in these groups only. Else as above."""
     # Mounted over only in the child's own name space: when the child is dead, this is an empty directory again.
     with tempfile.TemporaryDirectory() as stage:
-        return call(_as_nobody, Path(stage), function, args, method="fork")
+        return call(_as_user, Path(stage), (uid, gid, groups), function, args, method="fork")
 
 
 def give_to_nobody(*paths: Path) -> None:
@@ -40,12 +47,18 @@ def give_to_nobody(*paths: Path) -> None:
             give_to_nobody(*path.iterdir())
 
 
-def _as_nobody(stage: Path, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _as_user(
+    stage: Path,
+    user: tuple[int, int, Sequence[int]],
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> Any:
+    uid, gid, groups = user
     os.chdir("/")
     _open_the_way_to_python(stage)
-    os.setgroups([])
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
+    os.setgroups(groups)
+    os.setgid(gid)
+    os.setuid(uid)
     # Giving up root hides a process's own files in /proc from it; a process that never was root has them.
     _libc().prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
     return function(*args)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import errno
 import re
-import uuid
 from bisect import bisect_left, bisect_right
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,8 +30,8 @@ from mpcheckpoint._format.control import MAX_HEADER_BYTES, Header, Note, note_pa
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._storage.faults import translated
+from mpcheckpoint._storage.ownership import temporary_name
 from mpcheckpoint._storage.page import stated_generation
-from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX
 from mpcheckpoint._storage.repair import keep_bytes
 from mpcheckpoint._storage.salvage.inspection import SALVAGED, inspect, removed_spans, selected
 from mpcheckpoint._storage.salvage.walk import Piece, Walk
@@ -67,6 +66,8 @@ def salvage_log(paths: LogPaths) -> Salvage | None:
 
     Raises:
         FormatVersionError: the log holds what this release does not know. Nothing was changed.
+        StoreAccessError: somebody who may write the log could not write the copy, or no quarantine can be made or
+            written. Nothing was changed.
         WriteFailedError, ReadFailedError: nothing was changed but, at most, quarantine; or the log was replaced, and it
             is not known whether that survives a loss of power. Either way a second call completes it.
     """
@@ -82,10 +83,10 @@ def salvage_log(paths: LogPaths) -> Salvage | None:
         _require_room(descriptor.fd, found, spans)
         old = _old_header(descriptor.fd, paths, found, kept)
         repairs: list[Repair] = []
-        temporary = f"{paths.log}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+        temporary = temporary_name(paths.log)
         try:
-            _quarantine(descriptor.fd, paths, old.generation, spans, repairs)
             copy = GenerationCopy(paths, temporary, old)
+            _quarantine(descriptor.fd, paths, old.generation, spans, repairs)
             _copy_kept(descriptor.fd, copy, kept)
             copy.finish(note_payload(_note(old.generation, found)))
             system.sync_data(copy.fd)

@@ -21,12 +21,24 @@ if TYPE_CHECKING:
 
 # Whatever changes something on the disk: a crash or a failure can come between any two calls of these.
 CHANGING = (
-    *("create_locked", "make_directory", "open_file", "publish", "remove", "remove_unlocked", "replace"),
-    *("sync_data", "sync_directory", "truncate", "write_at"),
+    *("create_locked", "give_access", "make_directory", "open_file", "publish", "remove", "remove_unlocked"),
+    *("replace", "sync_data", "sync_directory", "truncate", "write_at"),
 )
-# Not I/O calls: the clock, the type of an open file, and what looks only at the kernel's tables.
+# Not I/O calls: the clock, types, what looks only at the kernel's tables, and what only judges.
 _NOT_CALLS = frozenset(
-    {"Descriptor", "FileStatus", "Holder", "LockState", "LockStatus", "lock_status", "now_us"}
+    [
+        *(
+            "Access",
+            "Descriptor",
+            "FileStatus",
+            "Holder",
+            "LockState",
+            "LockStatus",
+            "account_name",
+            "everybody_may_write",
+        ),
+        *("group_may_write", "lock_status", "may_write", "now_us", "user_id", "without_execute"),
+    ]
 )
 CALLS = tuple(name for name in system.__all__ if name not in _NOT_CALLS)
 

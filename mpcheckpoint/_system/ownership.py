@@ -1,0 +1,216 @@
+"""Who may use a file or directory: its owner, group, permission bits and access control lists (POSIX ACLs).
+
+Looked up, and given to another file. Linux keeps ACLs in extended attributes; where a file system, or a system, has
+none, there is nothing to copy.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import stat
+import struct
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# What a file system, a kernel or a name space answers that does not let us: then it stays as it is.
+_REFUSED = frozenset(
+    {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EDQUOT, errno.ENODATA}
+)
+_ACL, _DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
+# linux/posix_acl_xattr.h: a version, then an entry after the other: what it is about, what is allowed, to whom.
+_ACL_VERSION, _ACL_ENTRY = struct.Struct("<I"), struct.Struct("<HHI")
+_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+_WRITE, _EXECUTE = 2, 1
+
+
+class Access(NamedTuple):
+    """Who may do what with a file or directory.
+
+    Attributes:
+        uid, gid: its owner and its group.
+        mode: its permission bits, with setuid, setgid and sticky. Where there is an ACL, the bits of the group are
+            the mask of that.
+        acl: its access control list, as the system keeps it; None if there are only permission bits.
+        default_acl: of a directory, the list that new files in it begin with.
+    """
+
+    uid: int
+    gid: int
+    mode: int
+    acl: bytes | None = None
+    default_acl: bytes | None = None
+
+
+class Entry(NamedTuple):
+    """One line of a list of who may do what: ``tag`` says what ``whom`` is; ``allowed`` is 4 read, 2 write, 1 run."""
+
+    tag: int
+    allowed: int
+    whom: int
+
+
+def access_of(file: int | str) -> Access:
+    """Return who may use an open file, or what stands at a path; of a symbolic link, the link itself."""
+    status = os.fstat(file) if isinstance(file, int) else os.lstat(file)
+    is_directory = stat.S_ISDIR(status.st_mode)
+    return Access(
+        status.st_uid,
+        status.st_gid,
+        stat.S_IMODE(status.st_mode),
+        _acl_of(file, _ACL),
+        _acl_of(file, _DEFAULT_ACL) if is_directory else None,
+    )
+
+
+def give_access(file: int | str, access: Access) -> Access:
+    """Have an open file, or a directory, used by those who may use another one; return who may use it then.
+
+    What this user may not give stays as it was: only root gives files away, and only to a group of one's own does
+    anybody else give them.
+
+    Raises:
+        OSError: the system fails, which is no refusal.
+    """
+    if isinstance(file, int):
+        return _give(file, access)
+    fd = os.open(file, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return _give(fd, access)
+    finally:
+        os.close(fd)
+
+
+def _give(fd: int, access: Access) -> Access:
+    has = access_of(fd)
+    # The owner first: a change of it takes setuid and setgid away.
+    if has.uid != access.uid:
+        _try(lambda: os.fchown(fd, access.uid, access.gid))
+    if has.gid != access.gid:
+        _try(lambda: os.fchown(fd, -1, access.gid))
+    for name, wanted, there in (
+        (_ACL, access.acl, has.acl),
+        (_DEFAULT_ACL, access.default_acl, has.default_acl),
+    ):
+        if wanted != there:
+            _set_acl(fd, name, wanted)
+    if access_of(fd).mode != access.mode:
+        _try(lambda: os.fchmod(fd, access.mode))
+    return access_of(fd)
+
+
+def user_id() -> int:
+    """Return the user that this process acts as."""
+    return os.geteuid()
+
+
+def account_name(uid: int) -> str:
+    """Return what people call a user: its name, if the system knows one, and its number."""
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except (KeyError, OverflowError):
+        return f"uid {uid}"
+
+
+def may_write(uid: int, access: Access) -> bool:
+    """Return whether a user may write a file that these may use.
+
+    Of a user without an account here, as in many containers, the groups are not known: it counts as one of the file's.
+    """
+    entries = entries_of(access)
+    mask = next((entry.allowed for entry in entries if entry.tag == _MASK), _WRITE)
+    if uid == 0:
+        return True
+    if uid == access.uid:
+        return bool(_first(entries, _USER_OBJ) & _WRITE)
+    named = [entry.allowed for entry in entries if entry.tag == _USER and entry.whom == uid]
+    if named:
+        return bool(named[0] & mask & _WRITE)
+    groups = _groups_of(uid)
+    of_groups = [
+        entry.allowed
+        for entry in entries
+        if (entry.tag == _GROUP_OBJ and (groups is None or access.gid in groups))
+        or (entry.tag == _GROUP and groups is not None and entry.whom in groups)
+    ]
+    if of_groups:
+        return any(allowed & mask & _WRITE for allowed in of_groups)
+    return bool(_first(entries, _OTHER) & _WRITE)
+
+
+def group_may_write(access: Access) -> bool:
+    """Return whether the group of a file may write it."""
+    entries = entries_of(access)
+    mask = next((entry.allowed for entry in entries if entry.tag == _MASK), _WRITE)
+    return bool(_first(entries, _GROUP_OBJ) & mask & _WRITE)
+
+
+def everybody_may_write(access: Access) -> bool:
+    """Return whether those may write a file who neither own it nor are of its group."""
+    return bool(access.mode & 0o002)
+
+
+def without_execute(acl: bytes | None) -> bytes | None:
+    """Return the ACL of a directory as one for files in it."""
+    if acl is None:
+        return None
+    entries = _entries_in(acl)
+    data = b"".join(_ACL_ENTRY.pack(tag, allowed & ~_EXECUTE, whom) for tag, allowed, whom in entries)
+    return acl[: _ACL_VERSION.size] + data
+
+
+def entries_of(access: Access) -> list[Entry]:
+    """Return who may do what with a file, from its ACL or from its permission bits."""
+    if access.acl is not None:
+        return _entries_in(access.acl)
+    tags = ((_USER_OBJ, 6), (_GROUP_OBJ, 3), (_OTHER, 0))
+    return [Entry(tag, access.mode >> shift & 7, 0) for tag, shift in tags]
+
+
+def _entries_in(acl: bytes) -> list[Entry]:
+    body = acl[_ACL_VERSION.size :]
+    whole = len(body) - len(body) % _ACL_ENTRY.size
+    return [Entry(*each) for each in _ACL_ENTRY.iter_unpack(body[:whole])]
+
+
+def _first(entries: list[Entry], tag: int) -> int:
+    return next((entry.allowed for entry in entries if entry.tag == tag), 0)
+
+
+def _groups_of(uid: int) -> frozenset[int] | None:
+    try:
+        account = pwd.getpwuid(uid)
+        return frozenset(os.getgrouplist(account.pw_name, account.pw_gid))
+    except (KeyError, OverflowError, OSError):
+        return None
+
+
+def _acl_of(file: int | str, name: str) -> bytes | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.getxattr(file, name, follow_symlinks=isinstance(file, int))
+    except OSError as error:
+        if error.errno in _REFUSED:
+            return None
+        raise
+
+
+def _set_acl(fd: int, name: str, acl: bytes | None) -> None:
+    if sys.platform == "linux":
+        if acl is None:
+            _try(lambda: os.removexattr(fd, name))
+        else:
+            _try(lambda: os.setxattr(fd, name, acl))
+
+
+def _try(change: Callable[[], object]) -> None:
+    try:
+        change()
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
