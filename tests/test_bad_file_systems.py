@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +17,7 @@ from mpcheckpoint.errors import (
     LockUnsupportedError,
     NetworkFileSystemError,
     StoreAccessError,
+    WriteFailedError,
 )
 from support.nobody import give_to_nobody
 from support.verbs import inside, log_file, tree
@@ -83,6 +86,96 @@ def test_file_system_whose_locks_stop_at_the_process_is_refused(
     with pytest.raises(LockUnsupportedError, match="another process was given"):
         Checkpoint(store).log("a").append("x", 1)
     assert places.locking.isdisjoint({(os.stat(inside(store)).st_dev, os.stat(inside(store)).st_ino)})
+
+
+# --- not proven is not broken --------------------------------------------------------------------------------
+
+
+def program(path: Path, text: str, mode: int = 0o755) -> str:
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize(
+    ("text", "mode", "cause"),
+    [
+        (None, 0, "could not be run: No such file"),
+        ("#!/bin/sh\n", 0o644, "could not be run: Permission denied"),
+        ("no program", 0o755, "could not be run: Exec format error"),
+        ("#!/bin/sh\necho hello\n", 0o755, "gave no answer: exit code 0"),
+        ("#!/bin/sh\necho lost >&2; exit 3\n", 0o755, "gave no answer: lost"),
+        ("#!/bin/sh\nexec sleep 60\n", 0o755, "gave no answer for 0.2 s"),
+    ],
+)
+def test_store_made_while_no_process_can_be_started_is_used_and_that_is_said(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    text: str | None,
+    mode: int,
+    cause: str,
+) -> None:
+    python = str(tmp_path / "python") if text is None else program(tmp_path / "python", text, mode)
+    monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setattr(system.locks, "_CHILD_TIMEOUT_S", 0.2)
+
+    log = Checkpoint(store).log("a")
+    log.append("x", 1)
+    log.append("x", 2)
+
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert f"{python} {cause}" in told
+    assert "not proven" in told
+    assert "mpcheckpoint doctor" in told
+    assert Checkpoint(store)["x"] == (1, 2)
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize(
+    ("error", "kind", "advice"),
+    [
+        (errno.EIO, WriteFailedError, "try again when the cause is gone"),
+        (errno.ENOSPC, WriteFailedError, "free some space"),
+        (errno.EMFILE, WriteFailedError, "ulimit -n"),
+        (errno.ENOMEM, WriteFailedError, "try again when the cause is gone"),
+        (errno.EACCES, StoreAccessError, "permissions"),
+    ],
+)
+@pytest.mark.parametrize("where", ["open", "lock"])
+def test_probe_of_locks_that_cannot_run_is_its_own_error_and_not_one_of_locks(
+    store: Path, monkeypatch: pytest.MonkeyPatch, error: int, kind: type[Exception], advice: str, where: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    if where == "open":
+        monkeypatch.setattr(system.locks.os, "open", refuse)
+        monkeypatch.setattr(system, "open_file", lambda *_, **__: system.Descriptor(-1))
+    else:
+        monkeypatch.setattr(system.locks, "lock", refuse)
+
+    with pytest.raises(CheckpointError, match=advice) as caught:
+        Checkpoint(store).log("a")
+
+    assert type(caught.value) is kind
+    assert os.strerror(error) in str(caught.value)
+    assert "lock files" not in str(caught.value)
+    assert list(inside(store).glob("*.jsonl")) == []
+    monkeypatch.undo()
+    Checkpoint(store).log("a").append("x", 1)
+
+
+@pytest.mark.guarantee(11)
+def test_lock_of_the_probe_that_somebody_else_holds_is_not_taken_for_evidence(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system.locks, "lock", lambda fd, timeout_s=None: False)
+
+    with pytest.raises(WriteFailedError, match="locked by somebody"):
+        Checkpoint(store).log("a")
 
 
 # --- permissions -------------------------------------------------------------------------------------------

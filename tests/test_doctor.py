@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 # What takes time: syncs, and a process that must be refused a lock. Real ones are in what runs through the shell.
 pytestmark = pytest.mark.usefixtures("without_syncs")
 
+_CHILD_IS_REFUSED = system.locks._child_is_refused
+
 CHECKS = [
     "place",
     "file system",
@@ -71,6 +73,26 @@ def finding(examination: Examination, check: str) -> Finding:
 def mounted(monkeypatch: pytest.MonkeyPatch, kind: str = "ext4", *options: str) -> None:
     """Let every place lie on such a file system."""
     monkeypatch.setattr(system, "mount_of", lambda path: Mount("/", kind, "/dev/x", ("rw", *options)))
+
+
+# --- what cannot be tried ----------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(11)
+def test_place_examined_while_no_process_can_be_started_is_not_called_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The fixture of this module answers for the child.
+    monkeypatch.setattr(system.locks, "_child_is_refused", _CHILD_IS_REFUSED)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+
+    examination = examine(tmp_path, append_s=0.1)
+
+    assert examination.verdict == "warn"
+    assert "not proven between processes" in finding(examination, "locks").text
+    assert "no-python could not be run" in finding(examination, "locks").text
+    assert "not measured" in finding(examination, "appends").text
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- good places -------------------------------------------------------------------------------------------

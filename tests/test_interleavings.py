@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint import _system as system
 from mpcheckpoint.errors import LockTimeoutError, StoreNotFoundError
 from mpcheckpoint.testing import Ledger, SimulatedDisk, SimulatedProcess
 from mpcheckpoint.testing._simulation import seam
@@ -177,7 +178,7 @@ def test_meeting_under_locks_that_do_not_lock_is_found_to_do_harm(
 ) -> None:
     # The control: between the catch-up of the one and its write the other writes to the same place.
     monkeypatch.setitem(seam._REAL, "lock", lambda fd, timeout_s=None, waiting=None: True)
-    monkeypatch.setitem(seam._REAL, "prove_locking", lambda path, with_child: None)
+    monkeypatch.setitem(seam._REAL, "prove_locking", lambda path, with_child: system.LockProof(True))
 
     with pytest.raises(AssertionError, match="is_acknowledged=True"):
         test_process_that_acts_at_any_moment_of_another_harms_nobody(place, append, is_first_use=False)

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 
 ALLOW_NETWORK = "MPCHECKPOINT_ALLOW_NETWORK"
 
-# A logger of its own, below "mpcheckpoint", so that who is just importing those files can turn it off.
+# The second a logger of its own, below "mpcheckpoint", so that who is just importing those files can turn it off.
+logger = logging.getLogger("mpcheckpoint")
 older_files_logger = logging.getLogger("mpcheckpoint.older_files")
 
 
@@ -123,16 +124,25 @@ class StoreDirectory:
                 reason=f"network file system {kind}",
             )
         with translated("trying locks in", self.path):
-            failure = self._locking_failure()
-        if failure is not None:
+            proof = self._lock_proof()
+        if proof.works is False:
             raise LockUnsupportedError(
-                f"the file system of {self.path} does not lock files as it must: {failure}; keep the store elsewhere",
+                f"the file system of {self.path} does not lock files as it must: {proof.cause}; keep the store "
+                "elsewhere",
                 path=self.path,
-                reason=failure,
+                reason=proof.cause,
             )
         places.locking.add(self.identity)
+        if proof.works is None:
+            logger.warning(
+                "it was not proven that locks keep processes apart in %s: %s. They keep two descriptors of this "
+                "process apart, so the store is used. To try again: mpcheckpoint doctor %s",
+                self.path,
+                proof.cause,
+                shlex.quote(self.base),
+            )
 
-    def _locking_failure(self) -> str | None:
+    def _lock_proof(self) -> system.LockProof:
         probe = os.path.join(self.path, f"probe.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
         descriptor = system.open_file(probe, write=True, create=True, exclusive=True)
         try:

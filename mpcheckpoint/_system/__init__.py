@@ -35,7 +35,7 @@ from mpcheckpoint._system.files import (
     write_at,
 )
 from mpcheckpoint._system.holders import Holder, LockState, LockStatus, lock_status
-from mpcheckpoint._system.locks import is_locked, lock, prove_locking, store_lock, try_lock, unlock
+from mpcheckpoint._system.locks import LockProof, is_locked, lock, prove_locking, store_lock, try_lock, unlock
 from mpcheckpoint._system.ownership import (
     Access,
     access_of,
@@ -79,6 +79,7 @@ __all__ = [
     "Descriptor",
     "FileStatus",
     "Holder",
+    "LockProof",
     "LockState",
     "LockStatus",
     "access_of",

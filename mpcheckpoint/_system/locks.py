@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import filelock
 import portalocker
@@ -36,15 +36,14 @@ _FIRST_PAUSE_S = 0.0002
 _LONGEST_PAUSE_S = 0.02
 _STORE_LOCK_POLL_S = 0.01
 _CHILD_TIMEOUT_S = 30
-# What says nothing about a file system. EAGAIN is the refusal of a child; a lock's is no error here.
-_LACKING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+_LONGEST_PROBE_S = 2.0
 # The child takes the lock by name: it must be refused while this process holds it.
 _CHILD = """
 import fcntl, os, sys
 fd = os.open(sys.argv[1], os.O_RDWR)
 try:
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-except OSError:
+except BlockingIOError:
     print("refused")
 else:
     print("granted")
@@ -116,48 +115,90 @@ def store_lock(path: str, timeout_s: float | None) -> Iterator[None]:
         yield
 
 
-def prove_locking(path: str, *, with_child: bool) -> str | None:
-    """Return None if the file at ``path`` can really be locked, else a sentence on what failed.
+class LockProof(NamedTuple):
+    """What was found out about the locks of a file system.
+
+    Attributes:
+        works: True: a second lock was refused, to another descriptor and to another process if one was to be asked.
+            False: a second lock was granted. None: refused to another descriptor, and no process could be asked.
+        cause: what was granted, or why nobody could be asked; "" where locks work.
+    """
+
+    works: bool | None
+    cause: str = ""
+
+
+class _NotAskedError(Exception):
+    """No other process could be asked whether it gets a lock, which says nothing about the lock."""
+
+
+def prove_locking(path: str, *, with_child: bool) -> LockProof:
+    """Find out whether the file at ``path``, which nobody else uses, can really be locked.
 
     Two descriptors of one process must exclude each other; ``with_child`` proves the same of another process, which
-    costs starting one.
+    costs starting one. Only a second lock that was granted is evidence that locks do not work.
 
     Raises:
-        OSError: this process lacks what it takes to find out, be it descriptors or memory.
+        OSError: two descriptors could not be tried: too few of them, no memory, an I/O error; or the file system says
+            that it does not lock files (ENOSYS, ENOLCK, EOPNOTSUPP).
     """
     first = second = -1
     try:
         first = open_above_streams(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         second = open_above_streams(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        lock(first)
+        if not lock(first, _LONGEST_PROBE_S):
+            raise OSError(errno.EBUSY, "a file that was just made is locked by somebody", path)
         if try_lock(second):
-            return "two descriptors of one file were locked at the same time"
-        if with_child and not _child_is_refused(path):
-            return "another process was given a lock that this process holds"
+            return LockProof(False, "two descriptors of one file were locked at the same time")
+        proof = _proof_by_child(path) if with_child else LockProof(True)
+        if proof.works is False:
+            return proof
         unlock(first)
-        return None if try_lock(second) else "a lock given back was not free"
-    except OSError as error:
-        if error.errno in _LACKING:
-            raise
-        return f"locking failed: {error}"
+        if not lock(second, _LONGEST_PROBE_S):
+            raise OSError(errno.EBUSY, "a lock that was given back is still held", path)
+        return proof
     finally:
         for fd in (first, second):
             if fd >= 0:
                 os.close(fd)
 
 
+def _proof_by_child(path: str) -> LockProof:
+    try:
+        if _child_is_refused(path):
+            return LockProof(True)
+    except _NotAskedError as error:
+        return LockProof(None, str(error))
+    return LockProof(False, "another process was given a lock that this process holds")
+
+
 def _child_is_refused(path: str) -> bool:
+    """Return whether another process is refused the lock of a file, which this process holds.
+
+    Raises:
+        _NotAskedError: there is no such process, or it gave no answer.
+    """
     if not sys.executable or getattr(sys, "frozen", False):
         return True  # no interpreter to start: the proof by two descriptors has to do
-    answer = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _CHILD, path],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_CHILD_TIMEOUT_S,
-        check=False,
-    )
-    return answer.stdout.strip() != "granted"
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _CHILD, path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_CHILD_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _NotAskedError(f"{sys.executable} gave no answer for {_CHILD_TIMEOUT_S} s") from None
+    except OSError as error:
+        raise _NotAskedError(f"{sys.executable} could not be run: {error.strerror or error}") from error
+    said = answer.stdout.strip()
+    if said in ("refused", "granted"):
+        return said == "refused"
+    why = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
+    raise _NotAskedError(f"{sys.executable} gave no answer: {why[-1]}")
 
 
 def is_locked(path: str) -> bool:

@@ -20,6 +20,7 @@ def append_rates(directory: str, counts: tuple[int, ...], seconds: float) -> lis
     """Return how many appends a second so many processes did together, for each of ``counts``.
 
     Raises:
+        NoWriterError: processes cannot be started.
         OSError: a process did not get there.
     """
     with Checkpoint(directory) as checkpoint:
@@ -36,19 +37,27 @@ def append_rates(directory: str, counts: tuple[int, ...], seconds: float) -> lis
         return rates
 
 
+class NoWriterError(OSError):
+    """The processes that should append cannot be started, which says nothing about the place."""
+
+
 class _Writer:
     """A process that appends for a while each time that it is told to. It ends with the ``with`` block."""
 
     def __init__(self, directory: str, seconds: float) -> None:
         package = str(Path(__file__).parents[2])
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import write; write()", directory, str(seconds)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"from {__name__} import write; write()", directory, str(seconds)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            )
+        except OSError as error:
+            cause = f"{sys.executable or 'Python'} cannot be run: {error.strerror or error}"
+            raise NoWriterError(error.errno, cause) from error
 
     def start(self) -> None:
         """Tell it to append."""

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._maintenance.places.append_rate import append_rates
+from mpcheckpoint._maintenance.places.append_rate import NoWriterError, append_rates
 from mpcheckpoint._maintenance.places.findings import BAD, OK, WARN, Finding
 from mpcheckpoint._storage.repair import write_whole
 from mpcheckpoint._system.words import PolledWord
@@ -29,16 +29,20 @@ def locks(directory: str) -> Finding:
     """Whether files can be locked: two descriptors must exclude each other, and another process be refused."""
     path = os.path.join(directory, "locks")
     descriptor = system.open_file(path, write=True, create=True)
-    failure = system.prove_locking(path, with_child=True)
-    if failure is not None:
-        return Finding("locks", BAD, f"the file system does not lock files as it must: {failure}")
+    proof = system.prove_locking(path, with_child=True)
+    if proof.works is False:
+        return Finding("locks", BAD, f"the file system does not lock files as it must: {proof.cause}")
     began_s = time.perf_counter()
     for _ in range(_LOCKS):
         system.lock(descriptor.fd)
         system.unlock(descriptor.fd)
     pair_us = (time.perf_counter() - began_s) / _LOCKS * _US
+    figures = {"pair_us": round(pair_us, 2)}
+    if proof.works is None:
+        text = f"work between descriptors; not proven between processes: {proof.cause}"
+        return Finding("locks", WARN, text, figures)
     text = f"work between descriptors and between processes; {pair_us:.1f} us to lock and unlock"
-    return Finding("locks", OK, text, {"pair_us": round(pair_us, 2)})
+    return Finding("locks", OK, text, figures)
 
 
 def sync(directory: str, *, is_memory: bool) -> Finding:
@@ -114,7 +118,10 @@ def wake_ups(directory: str) -> Finding:
 def appends(directory: str, seconds: float) -> Finding:
     """How many durable appends a second one process does, and several on one log."""
     several = max(2, min(_MOST_PROCESSES, os.cpu_count() or 2))
-    one_rate, several_rate = append_rates(os.path.join(directory, "rate"), (1, several), seconds)
+    try:
+        one_rate, several_rate = append_rates(os.path.join(directory, "rate"), (1, several), seconds)
+    except NoWriterError as error:
+        return Finding("appends", WARN, f"not measured: {error.strerror or error}")
     text = f"{one_rate:,.0f}/s durable by one process, {several_rate:,.0f}/s by {several} on one log"
     figures = {"one_per_s": round(one_rate), "several_per_s": round(several_rate), "processes": several}
     return Finding("appends", OK, text, figures)

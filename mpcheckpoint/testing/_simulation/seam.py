@@ -27,17 +27,9 @@ CHANGING = (
 # Not I/O calls: the clock, types, what looks only at the kernel's tables, and what only judges.
 _NOT_CALLS = frozenset(
     [
-        *(
-            "Access",
-            "Descriptor",
-            "FileStatus",
-            "Holder",
-            "LockState",
-            "LockStatus",
-            "account_name",
-            "everybody_may_write",
-        ),
-        *("group_may_write", "lock_status", "may_write", "now_us", "user_id", "without_execute"),
+        *("Access", "Descriptor", "FileStatus", "Holder", "LockProof", "LockState", "LockStatus"),
+        *("account_name", "everybody_may_write", "group_may_write", "lock_status", "may_write"),
+        *("now_us", "user_id", "without_execute"),
     ]
 )
 CALLS = tuple(name for name in system.__all__ if name not in _NOT_CALLS)
