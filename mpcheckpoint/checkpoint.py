@@ -61,6 +61,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             lock_timeout_s: how long to wait for other writers before LockTimeoutError; None waits for ever.
 
         Raises:
+            UnknownSchemeError: ``path`` is a URL (``postgresql://...``, ``file:///...``). Nothing was made.
             StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError
         """
         settings = open_settings(

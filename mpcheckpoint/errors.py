@@ -100,6 +100,26 @@ class InvalidPositionError(CheckpointError, ValueError):
     """A position or cursor does not belong to this log or this store, or could not be parsed."""
 
 
+class UnknownSchemeError(CheckpointError, ValueError):
+    """A URL was given where the path of a directory or file should be. Nothing was made.
+
+    Neither the message nor an attribute holds more of the URL than its scheme: there may be a password in it.
+
+    Attributes:
+        scheme: what stood before ``://``.
+    """
+
+    scheme: str
+
+    def __init__(self, scheme: str, what: str, advice: str) -> None:
+        super().__init__(
+            f"the {what} is given as a URL ({scheme}://...); {advice}. Where a name really begins like that, put ./ "
+            "before it",
+            reason="a URL",
+        )
+        self.scheme = scheme
+
+
 # --- the place a store should stand in ---------------------------------------------------------------------
 
 

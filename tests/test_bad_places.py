@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import pathlib
 import shutil
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import Checkpoint, Log, maintenance
 from mpcheckpoint._format.control import encode_header
 from mpcheckpoint.errors import (
     CheckpointError,
@@ -18,8 +20,10 @@ from mpcheckpoint.errors import (
     LogNotFoundError,
     NotAStoreError,
     StoreNotFoundError,
+    UnknownSchemeError,
     WrongLogError,
 )
+from support.shell import CommandLine
 from support.verbs import (
     assert_goes_on,
     become_a_new_process,
@@ -83,6 +87,106 @@ def test_store_reached_through_a_link_to_its_parent_is_the_same_store(
     Checkpoint(tmp_path / "link").log("a").append("x", 1)
 
     assert log.events("x") == (0, 1)
+
+
+# --- URLs -------------------------------------------------------------------------------------------------------
+
+PASSWORD = "s3cr3t"
+URLS = [
+    f"postgresql://u:{PASSWORD}@h/db",
+    f"  PostgreSQL+psycopg://u:{PASSWORD}@h/db",
+    f"jdbc:postgresql://h/db?user=u&password={PASSWORD}",
+    f"redis://:{PASSWORD}@h:6379/0",
+    "s3://bucket/key",
+    "file:///tmp/store",
+    "sqlite:///store.db",
+    pathlib.Path(f"postgresql://u:{PASSWORD}@h/db"),  # which has one slash left
+    os.fsencode(f"nats://u:{PASSWORD}@h"),
+]
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("url", URLS, ids=repr)
+def test_url_is_refused_wherever_a_store_is_given_and_its_password_is_shown_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, url: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = os.fsdecode(url)
+    for attempt in (
+        lambda: Checkpoint(url),
+        lambda: Checkpoint(url, read_only=True),
+        lambda: list(maintenance.verify(url)),
+        lambda: list(maintenance.repair(url)),
+        lambda: list(maintenance.plan_repairs(url)),
+        lambda: list(maintenance.survey(url)),
+        lambda: maintenance.examine(url),
+        lambda: maintenance.older_files(url),
+        lambda: maintenance.size_in_bytes(url),
+        lambda: maintenance.stray_files(url),
+        lambda: maintenance.import_lines(Checkpoint("good").log("a"), url),
+    ):
+        with pytest.raises(
+            UnknownSchemeError, match=r"given as a URL \(.*://\.\.\.\).*give its path"
+        ) as caught:
+            attempt()
+        assert isinstance(caught.value, ValueError)
+        assert caught.value.scheme == given.strip().partition(":/")[0]
+        shown = "".join(traceback.format_exception(caught.value, chain=True)) + repr(caught.value)
+        assert PASSWORD not in shown + repr(vars(caught.value)) + caplog.text
+
+    assert [path.name for path in tmp_path.iterdir()] == ["good"]
+
+
+@pytest.mark.parametrize(
+    "name", ["./postgresql://h/db", "C:\\store", "C:/store", "a:b", "1a://x", "dir/s3://x"]
+)
+def test_path_that_only_looks_like_a_url_is_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    Checkpoint(name).log("a").append("x", 1)
+
+    assert inside(tmp_path / name).is_dir()
+    assert Checkpoint(name, create=False)["x"] == (1,)
+
+
+COMMANDS = [
+    *(
+        ["verify", "--store"],
+        ["repair", "--store"],
+        ["ls", "--store"],
+        ["show", "--store"],
+        ["tail", "--store"],
+    ),
+    *(["results", "--key", "k", "--store"], ["doctor"], ["verify"], ["import", "--store", "x", "--key", "k"]),
+    *(["map", "--store", "x", "--key", "k", "-a"], ["import", "--key", "k", "-", "--as", "n", "--store"]),
+]
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_command_given_a_url_ends_with_a_usage_error_without_the_password(
+    tmp_path: Path, words: list[str]
+) -> None:
+    more = ["--", "true"] if words[0] == "map" else []
+
+    ended = CommandLine(tmp_path).run(*words, URLS[0], *more)
+
+    assert ended.code == 2
+    assert PASSWORD not in ended.out + ended.err
+    assert words == ["verify"] or "as a URL (postgresql://...)" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.guarantee(11)
+def test_store_in_the_environment_that_is_a_url_is_refused_without_the_password(tmp_path: Path) -> None:
+    for words in (["map", "--key", "k", "true"], ["doctor"]):
+        ended = CommandLine(tmp_path).run(*words, env={"MPCHECKPOINT_STORE": URLS[0]})
+
+        assert ended.code == 2
+        assert PASSWORD not in ended.out + ended.err
+        assert list(tmp_path.iterdir()) == []
 
 
 LINKED = ["a.jsonl", "a.lock", "logs", "store.lock", "quarantine", "a.poison", "b.jsonl"]

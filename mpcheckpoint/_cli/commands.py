@@ -24,6 +24,7 @@ from mpcheckpoint._cli.terminal import (
     end_by_broken_pipe,
     say,
     say_error,
+    without_passwords,
 )
 from mpcheckpoint._cli.verify_command import verify_command
 from mpcheckpoint.errors import CheckpointError, LogNotFoundError
@@ -106,4 +107,4 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
+    return without_passwords(" ".join(str(message).split()))

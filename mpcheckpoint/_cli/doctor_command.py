@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from mpcheckpoint._cli.options import json_option
+from mpcheckpoint._cli.options import STORE_PATH, json_option
 from mpcheckpoint._cli.terminal import (
     EXIT_FAILED,
     EXIT_OK,
@@ -29,7 +29,7 @@ _VERDICTS = {
 
 @click.command("doctor", short_help="Find out whether a place can hold a store.")
 @json_option
-@click.argument("directory", metavar="DIR", envvar="MPCHECKPOINT_STORE", type=click.Path())
+@click.argument("directory", metavar="DIR", envvar="MPCHECKPOINT_STORE", type=STORE_PATH)
 def doctor_command(directory: str, is_json: bool) -> int:
     """Find out whether DIR can hold a store: locks, syncs, file system, room, limits, clock, and the store there.
 

@@ -15,7 +15,7 @@ from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.byte_progress import ByteProgress
 from mpcheckpoint._cli.known_keys import shown_keys
 from mpcheckpoint._cli.maps.interrupts import Interrupts, Stopped
-from mpcheckpoint._cli.options import json_option, store_option
+from mpcheckpoint._cli.options import LocalPath, json_option, store_option
 from mpcheckpoint._cli.terminal import (
     EXIT_FAILED,
     EXIT_OK,
@@ -87,7 +87,11 @@ class _Job(NamedTuple):
 @click.option("--dry-run", "is_dry_run", is_flag=True, help="Read and judge everything, import nothing.")
 @json_option
 @click.argument(
-    "sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(exists=True, allow_dash=True)
+    "sources",
+    nargs=-1,
+    required=True,
+    metavar="SOURCE...",
+    type=LocalPath("source", "it is read from a file: give its path", exists=True, allow_dash=True),
 )
 def import_command(  # noqa: PLR0913 - the options
     *,

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import click
 
 from mpcheckpoint._cli.terminal import safe
-from mpcheckpoint._storage.paths import STORE_DIRECTORY
+from mpcheckpoint._storage.paths import STORE_DIRECTORY, refuse_url
+from mpcheckpoint.errors import UnknownSchemeError
+
+
+class LocalPath(click.Path):
+    """A path, and no URL: click's own messages about one that does not exist would show a password."""
+
+    def __init__(self, what: str, advice: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._what = what
+        self._advice = advice
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path; refuse a URL."""
+        try:
+            refuse_url(value, what=self._what, advice=self._advice)
+        except UnknownSchemeError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(value, param, ctx)
+
+
+STORE_PATH = LocalPath("store", "a store is a directory: give its path")
 
 
 def _named(context: click.Context, parameter: click.Parameter, store: str) -> str:
@@ -37,7 +61,7 @@ store_option = click.option(
     envvar="MPCHECKPOINT_STORE",
     show_envvar=True,
     metavar="DIR",
-    type=click.Path(),
+    type=STORE_PATH,
     callback=_named,
     help="The directory of the store.",
 )

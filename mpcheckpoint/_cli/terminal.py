@@ -25,6 +25,8 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 # what no terminal can show: the bytes of a path that are no UTF-8, as Python stands them in for.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _STAND_INS = re.compile(r"[\ud800-\udfff]")
+_PASSWORD = re.compile(r"(:/[^\s:@]*):\S*@")
+_PASSWORD_FIELD = re.compile(r"(?i)([?&](?:password|passwd|pwd|secret|token)=)[^&\s'\")]*")
 
 
 def say(line: str) -> None:
@@ -65,6 +67,11 @@ def safe(text: str) -> str:
 def _escaped(match: re.Match[str]) -> str:
     # Of a byte that stands for itself Python makes U+DC80 to U+DCFF.
     return f"\\x{ord(match[0]) & 0xFF:02x}"
+
+
+def without_passwords(text: str) -> str:
+    """Return a message about what was given, without the passwords of URLs in it: click repeats what it refuses."""
+    return _PASSWORD_FIELD.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
 
 
 def json_line(value: object) -> bytes:

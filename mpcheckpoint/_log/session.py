@@ -9,6 +9,7 @@ from mpcheckpoint._log.census import Census
 from mpcheckpoint._log.view import LogView
 from mpcheckpoint._storage.durability import Durability
 from mpcheckpoint._storage.mutex import Mutex
+from mpcheckpoint._storage.paths import store_directory
 from mpcheckpoint._storage.process import process
 from mpcheckpoint._storage.store import DirectoryStore
 from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
@@ -279,7 +280,7 @@ def open_settings(
     """Return checked settings, with an absolute path, so that they mean the same after a change of directory.
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be.
+        TypeError, ValueError: an argument is not what it should be; UnknownSchemeError if the path is a URL.
     """
     if isinstance(log_keys, str):
         raise TypeError(f"log_keys is a list of keys, not the string {log_keys!r}")
@@ -289,7 +290,7 @@ def open_settings(
         )
     Durability.parse(durability)
     return Settings(
-        os.path.abspath(os.fspath(path)),
+        store_directory(path),
         create,
         read_only,
         None if log_keys is None else tuple(log_keys),

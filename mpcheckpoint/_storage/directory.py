@@ -27,7 +27,13 @@ from mpcheckpoint._storage.ownership import (
     open_in_store,
     temporary_name,
 )
-from mpcheckpoint._storage.paths import STORE_DIRECTORY, STORE_LOCK, TEMPORARY_SUFFIX, LogPaths
+from mpcheckpoint._storage.paths import (
+    STORE_DIRECTORY,
+    STORE_LOCK,
+    TEMPORARY_SUFFIX,
+    LogPaths,
+    store_directory,
+)
 from mpcheckpoint._storage.places import places
 from mpcheckpoint._storage.repair import write_whole
 from mpcheckpoint.errors import (
@@ -60,9 +66,9 @@ class StoreDirectory:
         """Open the store below ``base``.
 
         Raises:
-            StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError
+            UnknownSchemeError, StoreNotFoundError, NotAStoreError, StoreAccessError
         """
-        self.base = os.path.abspath(os.fspath(base))
+        self.base = store_directory(base)
         self.path = os.path.join(self.base, STORE_DIRECTORY)
         self.read_only = read_only
         self._store_lock = os.path.join(self.path, STORE_LOCK)

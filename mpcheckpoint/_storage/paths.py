@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import NamedTuple
 
 from mpcheckpoint._format.names import LOG_SUFFIX, file_name
+from mpcheckpoint.errors import UnknownSchemeError
 
 STORE_DIRECTORY = ".checkpoint"
 TEMPORARY_SUFFIX = ".tmp"
 STORE_LOCK = "store.lock"
 QUARANTINE = "quarantine"
 WORKERS = "workers"
+
+
+# One slash will do: ``pathlib`` makes one of two. Two letters at least: C:/ is a drive of another system.
+_SCHEME = re.compile(r"\s*((?:[A-Za-z][A-Za-z0-9+.-]+:)+)/")
+
+
+def store_directory(path: str | os.PathLike[str]) -> str:
+    """Return the absolute path of the directory that a store was given as.
+
+    Raises:
+        UnknownSchemeError: it is a URL. It would be made into directories of that name, password and all.
+    """
+    refuse_url(path, what="store", advice="a store is a directory: give its path")
+    return os.path.abspath(os.fspath(path))
+
+
+def refuse_url(path: str | os.PathLike[str], *, what: str, advice: str) -> None:
+    """Return if this is a path.
+
+    Raises:
+        UnknownSchemeError: it is a URL, ``file:`` included: what that leaves open (a host, escapes) a path does not.
+    """
+    match = _SCHEME.match(os.fsdecode(path))
+    if match is not None:
+        raise UnknownSchemeError(match[1].rstrip(":"), what, advice)
 
 
 class LogPaths(NamedTuple):

@@ -133,8 +133,8 @@ class DirectoryStore:
     """The logs in one ``.checkpoint`` directory."""
 
     def __init__(self, base: str | os.PathLike[str], *, create: bool, read_only: bool) -> None:
-        self._arguments = (os.path.abspath(os.fspath(base)), create, read_only)
         self._directory = StoreDirectory(base, create=create, read_only=read_only)
+        self._arguments = (self._directory.base, create, read_only)
         self.base = self._directory.base
         self.path = self._directory.path
 

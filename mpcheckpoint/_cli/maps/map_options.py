@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from mpcheckpoint._cli.maps.job import STDIN
-from mpcheckpoint._cli.options import key_option, store_option
+from mpcheckpoint._cli.options import LocalPath, key_option, store_option
 from mpcheckpoint._cli.times import Duration
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S
 
@@ -34,7 +34,7 @@ _OPTIONS = (
         "--items",
         "-a",
         default=STDIN,
-        type=click.Path(),
+        type=LocalPath("list of items", "it is read from a file: give its path"),
         metavar="FILE",
         help="Read the items from FILE, not from standard input.",
     ),

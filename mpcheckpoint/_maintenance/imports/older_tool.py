@@ -11,7 +11,7 @@ from mpcheckpoint._format.names import older_name
 from mpcheckpoint._maintenance.imports.import_task import Imported, ImportTask
 from mpcheckpoint._maintenance.imports.shapes import OlderTool
 from mpcheckpoint._maintenance.imports.sources import Source
-from mpcheckpoint._storage.paths import STORE_DIRECTORY
+from mpcheckpoint._storage.paths import STORE_DIRECTORY, refuse_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,9 +40,11 @@ def older_files(directory: str | os.PathLike[str]) -> list[OlderFile]:
     """Return the older tool's files in a directory, or in the ``.checkpoint`` in it, those of each key oldest first.
 
     Raises:
+        UnknownSchemeError: it is a URL.
         OSError: the directory cannot be read.
     """
     found = []
+    refuse_url(directory, what="source", advice="it is read from a directory: give its path")
     base = os.path.abspath(os.fspath(directory))
     inside = os.path.join(base, STORE_DIRECTORY)
     for place in [base, *([inside] if system.exists(inside) else [])]:

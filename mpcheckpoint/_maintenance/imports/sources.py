@@ -10,6 +10,7 @@ from zlib import crc32
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import MAX_LINE_BYTES
+from mpcheckpoint._storage.paths import refuse_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +45,8 @@ class Source:
         Raises:
             OSError: it cannot be read.
         """
+        if not isinstance(source, int):
+            refuse_url(source, what="source", advice="it is read from a file or a pipe: give its path")
         self._opened = None if isinstance(source, int) else system.open_source(os.fspath(source))
         self._fd = source if isinstance(source, int) else self._opened.fd if self._opened else -1
         status = system.stat_fd(self._fd)

@@ -13,7 +13,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._maintenance.places import probes, surroundings
 from mpcheckpoint._maintenance.places.findings import BAD, OK, Examination, Finding, worst
 from mpcheckpoint._maintenance.places.scratch import Scratch, remove_stale
-from mpcheckpoint._storage.paths import STORE_DIRECTORY
+from mpcheckpoint._storage.paths import STORE_DIRECTORY, store_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -44,7 +44,7 @@ def examine(
     Raises:
         OSError: what was written to the temporary directory cannot be removed.
     """
-    path = os.path.abspath(os.fspath(directory))
+    path = store_directory(directory)
     findings: list[Finding] = []
     # Closed at once when ``on_finding`` raises: what was made to try things in is removed by that.
     with closing(_findings(path, append_s, findings)) as found:
