@@ -65,7 +65,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     with StandardStreams() as streams:
         code = _run(argv)
-        failure = streams.finish()
+        try:
+            failure = streams.finish()
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
         if isinstance(failure, BrokenPipeError):
             end_by_broken_pipe()
         if failure is not None:

@@ -121,7 +121,11 @@ class StandardStreams:
         return self
 
     def finish(self) -> OSError | None:
-        """Write out what is still held, and return what kept something from being written."""
+        """Write out what is still held, and return what kept something from being written.
+
+        Raises:
+            KeyboardInterrupt: a Ctrl-C came while it waited; what was held is dropped.
+        """
         try:
             sys.stdout.flush()
         except OSError as error:
