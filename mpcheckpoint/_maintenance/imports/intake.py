@@ -195,7 +195,13 @@ class Intake:
             try:
                 payload = encode_payload(*each)
             except _REFUSED as refusal:
-                bad = BadLineError(self._name, line.number, line.offset, str(refusal))
+                # Of an event the cause alone: what it is to be in Python helps nobody who wrote JSON.
+                said = (
+                    f"the event is refused: {refusal.reason}"
+                    if isinstance(refusal, InvalidEventError)
+                    else str(refusal)
+                )
+                bad = BadLineError(self._name, line.number, line.offset, said)
                 if self._is_passed_over(bad):
                     continue
                 # All records of its line wait until it is mended.
