@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import pytest
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
 from mpcheckpoint._storage.places import places
+from mpcheckpoint._system.macos import mount_in
+from mpcheckpoint._system.mount import Mount
 from mpcheckpoint.errors import (
     CheckpointError,
     LockUnsupportedError,
@@ -223,3 +226,95 @@ def test_store_without_permission_to_write_is_read_by_read_only_handles(
     Checkpoint(public_tmp_path / "store").log("a").append("x", 0)
 
     assert run_as_nobody(read_as_nobody, public_tmp_path / "store") == (0,)
+
+
+# --- what is known of which ----------------------------------------------------------------------------------
+
+SILENT = "ext4 xfs btrfs zfs tmpfs overlay f2fs bcachefs jfs reiserfs nilfs2 ntfs3 exfat vfat fuseblk"
+REFUSED = (
+    "nfs4 cifs 9p ceph fuse.ceph-fuse fuse.gcsfuse fuse.juicefs fuse.grpcfuse grpcfuse fuse.mount-s3 fuse.blobfuse2 "
+    "fuse.vmhgfs-fuse vmhgfs fakeowner vboxsf prl_fs fuse.prl_fsd wekafs panfs pvfs2 virtiofs lustre fuse.sshfs"
+)
+
+
+def mounted_as(monkeypatch: pytest.MonkeyPatch, place: Path, kind: str, source: str = "/dev/x") -> None:
+    """Let the kernel's table of mounts say that a place is of this type."""
+    table = place.parent / "mountinfo"
+    table.write_text(
+        "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n"
+        f"30 21 0:44 / {place} rw,nosuid,nodev shared:2 - {kind} {source} rw,user_id=0\n"
+    )
+    monkeypatch.setattr(system.linux, "_MOUNTS", table)
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("kind", SILENT.split())
+def test_store_on_a_known_local_file_system_is_used_without_a_word(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    mounted_as(monkeypatch, store, kind)
+
+    Checkpoint(store).log("a").append("x", 1)
+
+    assert caplog.records == []
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        *((kind, "/dev/x") for kind in REFUSED.split()),
+        *(("fuse", source) for source in ("mountpoint-s3", "blobfuse2", "JuiceFS:mine", "sshfs")),
+    ],
+)
+def test_store_on_a_known_remote_file_system_is_refused_by_name(
+    store: Path, monkeypatch: pytest.MonkeyPatch, kind: str, source: str
+) -> None:
+    mounted_as(monkeypatch, store, kind, source)
+    monkeypatch.delenv("MPCHECKPOINT_ALLOW_NETWORK", raising=False)
+
+    with pytest.raises(NetworkFileSystemError, match="MPCHECKPOINT_ALLOW_NETWORK=1") as caught:
+        Checkpoint(store).log("a").append("x", 1)
+
+    assert (kind if kind != "fuse" else f"fuse ({source})") in str(caught.value)
+    assert list(inside(store).glob("*")) == []
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("kind", ["newfs", "fuse.bindfs", "fuse"])
+def test_store_on_an_unknown_file_system_is_used_with_one_warning_that_names_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    mounted_as(monkeypatch, store, kind)
+    monkeypatch.delenv("MPCHECKPOINT_ALLOW_NETWORK", raising=False)
+
+    for log_key in ("a", "b"):
+        Checkpoint(store).log(log_key).append("x", 1)
+    Checkpoint(store, read_only=True)["x"]
+
+    (told,) = caplog.records
+    assert told.name == "mpcheckpoint"
+    assert f"not known to this release: {kind}" in told.getMessage()
+    assert str(inside(store)) in told.getMessage()
+
+
+def test_unknown_file_system_is_not_warned_of_where_the_risk_was_taken(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mounted_as(monkeypatch, store, "newfs")
+    monkeypatch.setenv("MPCHECKPOINT_ALLOW_NETWORK", "1")
+
+    Checkpoint(store).log("a").append("x", 1)
+
+    assert caplog.records == []
+
+
+def test_table_of_mounts_of_macos_is_read_as_its_header_lays_it_out() -> None:
+    data = struct.pack(
+        "=IiQQQQQqIIII16s1024s1024s32x",
+        *(4096, 1 << 20, 9, 8, 7, 6, 5, 1, 501, 26, 0x1000 | 0x1, 0),
+        *(b"apfs", b"/System/Volumes/Data", b"/dev/disk3s5"),
+    )
+
+    assert len(data) == 2168
+    assert mount_in(data) == Mount("/System/Volumes/Data", "apfs", "/dev/disk3s5", ("ro", "local"))

@@ -14,7 +14,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._maintenance.places import probes
+from mpcheckpoint._maintenance.places import probes, scratch
 from mpcheckpoint._maintenance.places.scratch import Scratch
 from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._system.mount import Mount
@@ -228,6 +228,12 @@ def test_locks_that_do_nothing_are_bad(tmp_path: Path, monkeypatch: pytest.Monke
         ("overlay", (), "warn", "use a volume"),
         ("tmpfs", (), "warn", "in memory"),
         ("fuse.bindfs", (), "warn", "a program's file system"),
+        ("fuse.bindfs", (), "warn", "not known to this release"),
+        ("newfs", (), "warn", "not known to this release"),
+        ("xfs", (), "ok", "a local file system"),
+        ("fuseblk", (), "warn", "a program's file system"),
+        ("fakeowner", (), "bad", "another system"),
+        ("fuse.juicefs", (), "bad", "keep the store on a local one"),
     ],
 )
 def test_file_system_is_judged(
@@ -246,6 +252,19 @@ def test_file_system_is_judged(
     assert text in found.text
 
 
+def test_unknown_file_system_is_told_of_once_also_where_appends_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(system, "unknown_file_system", lambda path: "newfs")
+    mounted(monkeypatch, "newfs")
+
+    examination = examine(tmp_path, append_s=0.01)
+
+    assert "newfs" in finding(examination, "file system").text
+    assert finding(examination, "appends").verdict == "ok"
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(("is_asked_for", "verdict"), [(False, "bad"), (True, "warn")])
 def test_network_file_system_is_bad_unless_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked_for: bool, verdict: str
@@ -255,6 +274,67 @@ def test_network_file_system_is_bad_unless_asked_for(
     monkeypatch.setenv("MPCHECKPOINT_ALLOW_NETWORK", "1" if is_asked_for else "")
 
     assert finding(looked(tmp_path), "file system").verdict == verdict
+
+
+# --- where what is open is kept in its directory ------------------------------------------------------------
+
+
+class HidesWhatIsOpen:
+    """Removes files as FUSE and NFS do: one that is open gets another name, and goes when it was closed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, lets_go: bool = True) -> None:
+        self._lets_go = lets_go
+        self.hidden: list[str] = []
+        self._remove, self._list = system.remove, system.list_directory
+        monkeypatch.setattr(system, "remove", self.remove)
+        monkeypatch.setattr(system, "list_directory", self.list_directory)
+
+    def remove(self, path: str) -> None:
+        if ".fuse_hidden" in path:
+            raise OSError(errno.EBUSY, "Device or resource busy", path)
+        if not self.is_open(path) and self._lets_go:
+            self._remove(path)
+            return
+        self.hidden.append(os.path.join(os.path.dirname(path), f".fuse_hidden{len(self.hidden)}"))
+        os.rename(path, self.hidden[-1])
+
+    def list_directory(self, path: str) -> list[str]:
+        for hidden in self.hidden:
+            if os.path.exists(hidden) and not self.is_open(hidden) and self._lets_go:
+                os.unlink(hidden)
+        return self._list(path)
+
+    @staticmethod
+    def is_open(path: str) -> bool:
+        descriptors = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return any(os.path.exists(each) and os.path.samefile(each, path) for each in descriptors)
+
+
+@pytest.mark.guarantee(11)
+def test_place_that_keeps_what_is_open_gets_a_verdict_and_is_left_clean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    HidesWhatIsOpen(monkeypatch)
+
+    examination = examine(tmp_path, append_s=0)
+
+    assert [each.check for each in examination.findings] == CHECKS
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.guarantee(11)
+def test_what_cannot_be_removed_is_named_and_all_other_checks_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "_LONGEST_REMOVAL_S", 0.1)
+    HidesWhatIsOpen(monkeypatch, lets_go=False)
+
+    examination = examine(tmp_path, append_s=0)
+
+    (left,) = tmp_path.iterdir()
+    assert finding(examination, "clean-up").verdict == "warn"
+    assert str(left) in finding(examination, "clean-up").text
+    assert {each.check for each in examination.findings} == {*CHECKS, "clean-up"}
 
 
 # --- syncs, names, wake-ups --------------------------------------------------------------------------------

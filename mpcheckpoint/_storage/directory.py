@@ -122,10 +122,12 @@ class StoreDirectory:
             return
         with translated("looking up the file system of", self.path):
             kind = system.network_file_system(self.path)
+            unknown = None if kind is not None else system.unknown_file_system(self.path)
         if kind is not None and not os.environ.get(ALLOW_NETWORK):
             raise NetworkFileSystemError(
-                f"{self.path} lies on a network file system ({kind}), where locks and appends cannot be relied on; "
-                f"keep the store on a local one, or set {ALLOW_NETWORK}=1 to take the risk",
+                f"{self.path} lies on {kind}, a file system of a network, a cluster or another system, where locks "
+                f"and appends cannot be relied on; keep the store on a local one, or set {ALLOW_NETWORK}=1 to take the "
+                "risk",
                 path=self.path,
                 reason=f"network file system {kind}",
             )
@@ -139,6 +141,15 @@ class StoreDirectory:
                 reason=proof.cause,
             )
         places.locking.add(self.identity)
+        if unknown is not None and not os.environ.get(ALLOW_NETWORK):
+            logger.warning(
+                "%s lies on a file system of a type that is not known to this release: %s. Locks were tried there and "
+                "work; if it is a local one all is well, if it is shared between machines keep the store elsewhere "
+                "(mpcheckpoint doctor %s tries more)",
+                self.path,
+                unknown,
+                shlex.quote(self.base),
+            )
         if proof.works is None:
             logger.warning(
                 "it was not proven that locks keep processes apart in %s: %s. They keep two descriptors of this "

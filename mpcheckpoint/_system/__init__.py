@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 
 from mpcheckpoint._system.clock import now_us
+from mpcheckpoint._system.file_systems import file_system_kind
 from mpcheckpoint._system.files import (
     Descriptor,
     exists,
@@ -58,6 +59,7 @@ if sys.platform == "linux":
         shared_word,
         sync_data,
         sync_directory,
+        unknown_file_system,
     )
 elif sys.platform == "darwin":
     from mpcheckpoint._system.macos import (
@@ -66,6 +68,7 @@ elif sys.platform == "darwin":
         shared_word,
         sync_data,
         sync_directory,
+        unknown_file_system,
     )
 else:
     raise UnsupportedPlatformError(
@@ -88,6 +91,7 @@ __all__ = [
     "everybody_may_write",
     "exists",
     "file_status",
+    "file_system_kind",
     "free_bytes",
     "give_access",
     "group_may_write",
@@ -124,6 +128,7 @@ __all__ = [
     "sync_directory",
     "truncate",
     "try_lock",
+    "unknown_file_system",
     "unlock",
     "user_id",
     "without_execute",

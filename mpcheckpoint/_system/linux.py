@@ -1,41 +1,15 @@
-"""Linux: syncs, words to wait on, and which file systems are reached over a network."""
+"""Linux: syncs, words to wait on, and which file system holds a path."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from mpcheckpoint._system.file_systems import file_system_kind, named
 from mpcheckpoint._system.futex import FutexWord, has_futex
 from mpcheckpoint._system.mount import Mount
 from mpcheckpoint._system.words import PolledWord
 
-# Locks there are emulated or local to one host, and appends are not atomic.
-NETWORK_FILE_SYSTEMS = frozenset(
-    [
-        "9p",
-        "afs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "coda",
-        "fuse.ceph",
-        "fuse.glusterfs",
-        "fuse.rclone",
-        "fuse.s3fs",
-        "fuse.sshfs",
-        "gfs2",
-        "gpfs",
-        "lustre",
-        "ncpfs",
-        "nfs",
-        "nfs4",
-        "ocfs2",
-        "orangefs",
-        "smb3",
-        "smbfs",
-        "virtiofs",
-    ]
-)
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -62,9 +36,16 @@ def shared_word(fd: int, offset: int) -> FutexWord | PolledWord:
 
 
 def network_file_system(path: str) -> str | None:
-    """Return the type of the network file system that holds ``path``, or None if it is local or not known."""
+    """Return what the file system that holds ``path`` is called if it is known for locks that cannot be relied on."""
     mount = mount_of(path)
-    return mount.kind if mount is not None and mount.kind in NETWORK_FILE_SYSTEMS else None
+    return named(mount) if mount is not None and file_system_kind(mount) == "remote" else None
+
+
+def unknown_file_system(path: str) -> str | None:
+    """Return what the file system that holds ``path`` is called if nothing is known of its type; None also if the
+    system does not tell which it is."""
+    mount = mount_of(path)
+    return named(mount) if mount is not None and file_system_kind(mount) == "unknown" else None
 
 
 def mount_of(path: str) -> Mount | None:

@@ -10,6 +10,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from mpcheckpoint._storage.directory import StoreDirectory
+from mpcheckpoint._storage.places import places
 from mpcheckpoint.checkpoint import Checkpoint
 
 _PATIENCE_S = 30.0
@@ -23,6 +25,8 @@ def append_rates(directory: str, counts: tuple[int, ...], seconds: float) -> lis
         NoWriterError: processes cannot be started.
         OSError: a process did not get there.
     """
+    # Whoever measures has tried the locks, and told of the file system.
+    places.locking.add(StoreDirectory(directory, create=True, read_only=False).identity)
     with Checkpoint(directory) as checkpoint:
         checkpoint.log(_LOG_KEY)  # here, so that a writer that outlives us makes nothing anew
     with ExitStack() as ended:

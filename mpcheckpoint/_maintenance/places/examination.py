@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._maintenance.places import probes, surroundings
-from mpcheckpoint._maintenance.places.findings import BAD, OK, Examination, Finding, worst
+from mpcheckpoint._maintenance.places.findings import BAD, OK, WARN, Examination, Finding, worst
 from mpcheckpoint._maintenance.places.scratch import Scratch, remove_stale
 from mpcheckpoint._storage.paths import STORE_DIRECTORY, store_directory
 
@@ -29,9 +29,9 @@ def examine(
 ) -> Examination:
     """Find out whether a directory can hold a store: by looking, trying and measuring, in about two seconds.
 
-    Whatever is written goes to a temporary directory inside, which is removed in the end; one that a killed process
-    left is removed, too. Where the directory does not exist, the one that it would be made in is examined, and nothing
-    is made. A store that stands there is only read, and may be in use.
+    Whatever is written goes to a temporary directory inside, which is removed in the end, or named where it cannot be;
+    one that a killed process left is removed, too. Where the directory does not exist, the one that it would be made in
+    is examined, and nothing is made. A store that stands there is only read, and may be in use.
 
     Args:
         directory: the place, as given to ``Checkpoint``.
@@ -42,7 +42,7 @@ def examine(
         The findings. The figures are of this moment: other work on the machine makes them worse.
 
     Raises:
-        OSError: what was written to the temporary directory cannot be removed.
+        UnknownSchemeError: ``directory`` is a URL.
     """
     path = store_directory(directory)
     findings: list[Finding] = []
@@ -78,9 +78,10 @@ def _findings(path: str, append_s: float, so_far: list[Finding]) -> Generator[Fi
             yield Finding("place", OK, place.finding.text + removed, {"removed": stale})
             yield surroundings.file_system(mount)
             yield from _tried(scratch.path, append_s, so_far, is_memory=is_memory)
+        if scratch.left is not None:
+            text = f"{scratch.path} could not be removed ({scratch.left.strerror or scratch.left}): remove it by hand"
+            yield Finding("clean-up", WARN, text, {"path": scratch.path, "errno": scratch.left.errno})
     except OSError as error:
-        if any(finding.check == "place" for finding in so_far):
-            raise
         cause = error.strerror or error
         yield Finding("place", BAD, f"{place.directory} cannot be written: {cause}", {"errno": error.errno})
         yield surroundings.file_system(mount)

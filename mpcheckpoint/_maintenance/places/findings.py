@@ -17,8 +17,8 @@ class Finding:
     """What one check found.
 
     Attributes:
-        check: which one: "place", "file system", "locks", "sync", "names", "wake-ups", "appends", "space",
-            "open files", "clock" or "store".
+        check: which one: "place", "file system", "locks", "sync", "names", "wake-ups", "appends", "clean-up" (only
+            where something could not be removed), "space", "open files", "clock" or "store".
         verdict: "ok"; "warn": a store can stand here, but; "bad": none can, or the one that does cannot be used.
         text: what was found, and what to do about it.
         figures: what was measured or looked up, by names with units.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import uuid
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 _PREFIX = ".mpcheckpoint-doctor-"
 _IN_USE = "in-use"
 _TRIES = 10
+_STILL_OPEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY})
+_LONGEST_REMOVAL_S, _PAUSE_S = 2.0, 0.02
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 
 
@@ -23,12 +26,17 @@ class Scratch:
     """A new directory inside ``directory``, inside the ``with`` block. It is removed with all that is in it.
 
     Crash: it stays, and its lock is free then: ``remove_stale`` knows it by that.
+
+    Attributes:
+        path: the directory.
+        left: why it could not be removed, after the block; None if it was.
     """
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._lock: system.Descriptor | None = None
         self.path = ""
+        self.left: OSError | None = None
 
     def __enter__(self) -> Self:
         for _ in range(_TRIES):
@@ -52,9 +60,20 @@ class Scratch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _remove_tree(self.path)
+        # First: FUSE and NFS keep a file that is open under another name in its directory when it is removed.
         if self._lock is not None:
             self._lock.close()
+        deadline_s = time.monotonic() + _LONGEST_REMOVAL_S
+        while True:
+            try:
+                _remove_tree(self.path)
+            except OSError as refusal:  # what was measured is not to be lost for that
+                # They let go of it a moment after it was closed, by us or by a process that has ended.
+                if refusal.errno in _STILL_OPEN and time.monotonic() < deadline_s:
+                    time.sleep(_PAUSE_S)
+                    continue
+                self.left = refusal
+            return
 
 
 def remove_stale(directory: str) -> int:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 _STACKED = frozenset({"overlay", "aufs", "unionfs"})
+_OF_PROGRAM = "a program's file system: locks and syncs are as good as that program"
 _NO_FLUSHES = frozenset({"nobarrier", "barrier=0"})
 _LITTLE_BYTES, _NOTHING_BYTES, _FEW_FILES, _NO_FILES = 64 << 20, 1 << 20, 1000, 16
 _FEW_OPEN_FILES = 256
@@ -48,17 +49,26 @@ def file_system(mount: Mount | None) -> Finding:
         "mount_point": mount.mount_point,
         "device": mount.source,
         "options": list(mount.options),
+        "kind": system.file_system_kind(mount),
     }
     verdict, remark = _judged(mount)
     return Finding("file system", verdict, f"{text}: {remark}" if remark else text, figures)
 
 
 def _judged(mount: Mount) -> tuple[str, str]:
-    if system.network_file_system(mount.mount_point) is not None:
-        remark = "reached over a network, where locks and appends cannot be relied on"
+    kind = system.file_system_kind(mount)
+    if kind == "remote":
+        remark = "of a network, a cluster or another system, where locks and appends cannot be relied on"
         if os.environ.get(ALLOW_NETWORK):
             return WARN, f"{remark}; {ALLOW_NETWORK} is set, so it is taken all the same"
         return BAD, f"{remark}; keep the store on a local one, or set {ALLOW_NETWORK}=1 to take the risk"
+    if kind == "unknown":
+        remark = "of a type that is not known to this release; what is tried here is all that can be said"
+        return WARN, f"{remark}. It is {_OF_PROGRAM}" if mount.kind.startswith("fuse") else remark
+    return _judged_local(mount)
+
+
+def _judged_local(mount: Mount) -> tuple[str, str]:
     if mount.kind in MEMORY:
         return WARN, "in memory: nothing here survives a loss of power, or a restart"
     if mount.kind in _STACKED:
@@ -72,8 +82,8 @@ def _judged(mount: Mount) -> tuple[str, str]:
             "they are told from records, and what was acknowledged is not touched"
         )
     if mount.kind.startswith("fuse"):
-        return WARN, "a program's file system: locks and syncs are as good as that program"
-    return OK, ""
+        return WARN, _OF_PROGRAM
+    return OK, "a local file system"
 
 
 def space(directory: str) -> Finding:

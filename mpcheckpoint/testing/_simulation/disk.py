@@ -24,7 +24,7 @@ When = Literal["before", "in", "after"]
 
 # These change something only if they create something; or never.
 _CREATING = frozenset({"open_file", "create_locked", "make_directory"})
-_UNCHANGING = frozenset({"prove_locking", "network_file_system"})
+_UNCHANGING = frozenset({"prove_locking", "network_file_system", "unknown_file_system"})
 
 
 class SimulatedCrash(BaseException):
@@ -257,6 +257,8 @@ class SimulatedDisk:
 
     def _on_network_file_system(self, call: Call) -> None:
         """Return None: this disk is a local one."""
+
+    _on_unknown_file_system = _on_network_file_system
 
     def _on_write_at(self, call: Call) -> Any:
         fd, _, offset = call.arguments
