@@ -12,13 +12,14 @@ from mpcheckpoint._work.claims import claimed
 from mpcheckpoint._work.crew import ExecutorCrew, default_jobs, jobs_of
 from mpcheckpoint._work.inputs import inputs_of, object_key_of
 from mpcheckpoint._work.map import MapRun
-from mpcheckpoint._work.outcomes import outcome_of
 from mpcheckpoint._work.outlet import OnError, Options
 from mpcheckpoint._work.perform import CallFunction, LogRef, Plan
 from mpcheckpoint._work.processes import ProcessCrew, require_children_allowed
 from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS, require_function, require_limit
+from mpcheckpoint._work.reruns import IfChanged, history_of, require_rerun_name
+from mpcheckpoint._work.results import outcomes_of
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S, Retries
-from mpcheckpoint._work.runs import is_done, join_run, outcomes_of_run
+from mpcheckpoint._work.runs import is_done, join_run
 from mpcheckpoint._work.status import status_of
 
 if TYPE_CHECKING:
@@ -64,23 +65,31 @@ class Log(RecordLog):
         """
         return claimed(self, object_key)
 
-    def pending(self, items: Iterable[T], *, key: Callable[[T], str] | None = None) -> Iterator[T]:
+    def pending(
+        self, items: Iterable[T], *, key: Callable[[T], str] | None = None, rerun: str | None = None
+    ) -> Iterator[T]:
         """Yield the items that are not done, each as it stands when its turn comes.
 
-        Done is, on a log that a map ran on, what has an outcome in the current run, be it a failure; on any other, what
-        has an event in this log.
+        Done is, on a log that a map ran on, what has an outcome, be it a failure; on any other, what has an event in
+        this log.
 
         Args:
             items: strings that are object keys, or anything with ``key``.
             key: a function that returns the object key of an item.
+            rerun: done is what has an outcome under this name; see ``map``.
 
         Raises:
             TypeError: an item is no string, and there is no ``key``.
             InvalidKeyError: an object key is none.
+            ValueError: ``rerun`` is no name.
         """
+        require_rerun_name(rerun)
+        return self._pending(items, key, rerun)
+
+    def _pending(self, items: Iterable[T], key: Callable[[T], str] | None, rerun: str | None) -> Iterator[T]:
         for item in items:
             object_key = object_key_of(item, key)
-            if not self.look(lambda view, object_key=object_key: is_done(view, object_key)):  # type: ignore[misc]
+            if not self.look(lambda view, object_key=object_key: is_done(view, object_key, rerun)):  # type: ignore[misc]
                 yield item
 
     def map(  # noqa: PLR0913 - each is a choice of its own, all but two have a default
@@ -97,7 +106,8 @@ class Log(RecordLog):
         on_error: str = "record",
         include_done: bool = True,
         retry_failed: bool = False,
-        rerun: bool = False,
+        rerun: str | None = None,
+        if_changed: str = "refuse",
         retries: int = 0,
         retry_delay_s: float = DEFAULT_DELAY_S,
         timeout_s: float | None = None,
@@ -119,7 +129,8 @@ class Log(RecordLog):
                 share the outcome. An item is compared with the one its key came with before, if both are JSON values of
                 at most 1 MiB; others with ==, among the latest 10,000 of this call.
             key: a function that returns the object key of an item.
-            version: of the work done. It is recorded, and another one is refused, so that outcomes do not mix.
+            version: of the work done. It is recorded, and another one is refused (see ``if_changed``), so that outcomes
+                do not mix.
             jobs: how many items run at a time; None for one a processor, or as many as ``executor`` has workers.
             mp_context: how worker processes are started, as ``multiprocessing.get_context`` returns it; None for
                 the default. With spawn and forkserver ``fn`` must be found by its name in an importable module: no
@@ -131,7 +142,12 @@ class Log(RecordLog):
                 raised, once it is recorded.
             include_done: also give out outcomes that were there already (``Outcome.repeated``).
             retry_failed: run again what had failed before this call.
-            rerun: start anew: run everything again. Needed, too, to go on with another version.
+            rerun: a name of your own choice, at most 200 bytes: each of these items is to have an outcome under that
+                name. The same call carries on, and another name begins anew, with whatever version. Items that are not
+                given keep what they have, and what the map gives out are the outcomes under that name.
+            if_changed: what to do if the map, or that rerun of it, came with another ``version`` before: "refuse" the
+                call; "keep" what is done, and run what is missing; or "keep-ok": keep what is ok, and run what failed
+                again, too. Starts that still run with the version before end with ChangedVersionError.
             retries: how often an item that failed is tried again before it counts as failed. Failed attempts are
                 recorded, so the limit holds over all starts and all processes that share the items; an attempt that
                 died with its process is not one of them. Meanwhile other items run, up to 1000 at rest.
@@ -148,7 +164,7 @@ class Log(RecordLog):
             A MapRun: iterate over it to have the outcomes. ``close`` ends it early and gives back what runs.
 
         Raises:
-            ChangedVersionError: the map on this log has another version. Nothing was run.
+            ChangedVersionError: the map on this log, or that rerun of it, has another version. Nothing was run.
             ChangedItemError: a key came with another input. That input was not run.
             InvalidFunctionError: ``fn`` is no function, an ``async def``, a generator function, or cannot be sent to
                 the worker processes. Nothing was run or recorded.
@@ -167,6 +183,9 @@ class Log(RecordLog):
             raise ValueError(
                 "executor and mp_context exclude each other: an executor has its own way to start"
             )
+        if if_changed not in (known := [each.value for each in IfChanged]):
+            raise ValueError(f"if_changed is one of {', '.join(map(repr, known))}, not {if_changed!r}")
+        require_rerun_name(rerun)
         if not _is_text(version):
             raise ValueError(f"version is a str that UTF-8 can hold, not {version!r}")
         if jobs is not None and (type(jobs) is not int or jobs < 1):
@@ -186,7 +205,9 @@ class Log(RecordLog):
         require_function(fn, context, executor)
         if executor is None:
             require_children_allowed()
-        run = join_run(self, version, rerun=rerun, retry_failed=retry_failed)
+        run = join_run(
+            self, version, rerun=rerun, if_changed=IfChanged(if_changed), retry_failed=retry_failed
+        )
         plan = Plan(LogRef(self), run, CallFunction(fn), Retries(retries, retry_delay_s))
         crew: Crew
         if executor is None:
@@ -203,24 +224,40 @@ class Log(RecordLog):
         )
         return MapRun(plan, inputs_of(items, key), crew, options)
 
-    def results(self) -> Iterator[Outcome]:
-        """Yield the outcomes that the current run of the log's map has recorded so far, in the order of the objects.
+    def results(self, *, rerun: str | None = None) -> Iterator[Outcome]:
+        """Yield the last outcome of each item, whatever rerun it came from, in the order of the objects.
 
         Nothing if no map ran on this log. ``Outcome.item`` is the item as it was recorded: its object key, if it
         was no JSON value.
-        """
-        return (outcome_of(event, object_key, repeated=True) for object_key, event in outcomes_of_run(self))
 
-    def map_status(self) -> MapStatus | None:
+        Args:
+            rerun: the last outcome under this name; nothing if there is no such rerun.
+
+        Raises:
+            ValueError: ``rerun`` is no name.
+        """
+        require_rerun_name(rerun)
+        return outcomes_of(self, rerun)
+
+    def reruns(self) -> tuple[str, ...]:
+        """Return the names of the reruns on this log, the one that was begun last at the end."""
+        return tuple(name for name in self.look(history_of).latest if name is not None)
+
+    def map_status(self, *, rerun: str | None = None) -> MapStatus | None:
         """Return how far the log's map is, whoever runs it; None if no map ran on this log.
 
         Counts what is recorded, and looks which workers and which starts of the map live now. Takes no lock and writes
         nothing; costs a pass over the objects in memory.
 
+        Args:
+            rerun: count the outcomes under this name. None for the rerun that is under way, if all starts that live now
+                work on the same one; else for each item's last outcome. ``MapStatus.rerun`` tells which.
+
         Raises:
             CorruptLogError, ReadFailedError: the log cannot be read.
+            ValueError: ``rerun`` is no name.
         """
-        return status_of(self)
+        return status_of(self, require_rerun_name(rerun))
 
     # --- life -------------------------------------------------------------------------------------------------
 

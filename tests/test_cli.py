@@ -342,7 +342,7 @@ def test_daemon_that_a_command_leaves_behind_holds_up_neither_the_map_nor_the_it
 
     assert ended.returncode == 0, ended.stderr
     assert shell.outputs() == dict.fromkeys("abc", "started\n")
-    assert shell.map("true", items=items_of("a"), options=("--rerun",)).returncode == 0
+    assert shell.map("true", items=items_of("a"), options=("--rerun", "again")).returncode == 0
     children.end()
 
 
@@ -428,13 +428,15 @@ def test_command_with_its_words_divided_otherwise_is_another_one(
     assert shell.map(*changed, items=b"a\n").returncode == 2
 
 
-def test_rerun_runs_every_item_again_and_the_same_line_without_it_carries_on(shell: Shell) -> None:
+def test_rerun_runs_every_item_again_and_the_same_line_carries_on(shell: Shell) -> None:
     shell.map(*NOTE, items=items_of("a", "b"))
 
-    ended = shell.map(*NOTE, items=items_of("a", "b"), options=("--rerun",))
-    shell.map(*NOTE, items=items_of("a", "b", "c"))
+    ended = shell.map(*NOTE, items=items_of("a", "b"), options=("--rerun", "again"))
+    shell.map(*NOTE, items=items_of("a", "b", "c"), options=("--rerun", "again"))
+    without = shell.map(*NOTE, items=items_of("a", "b", "c"))
 
     assert "2 run now" in said(ended)
+    assert "0 run now (0 ok, 0 failed), 3 done already" in said(without)
     assert sorted(shell.runs) == ["a", "a", "b", "b", "c"]
     assert len(shell.results()) == 3
 
@@ -445,7 +447,7 @@ def test_dry_run_prints_what_would_run_and_writes_nothing(shell: Shell) -> None:
 
     ended = shell.map(*NOTE, items=items_of("a", "b", "bad", "b", "c"), options=("--dry-run",))
     retried = shell.map(*NOTE, items=items_of("a", "bad"), options=("--dry-run", "--retry-failed"))
-    rerun = shell.map("echo", items=items_of("a"), options=("--dry-run", "--rerun"))
+    rerun = shell.map("echo", items=items_of("a"), options=("--dry-run", "--rerun", "again"))
     changed = shell.map("echo", items=items_of("a"), options=("--dry-run",))
 
     assert (ended.returncode, ended.stdout) == (0, b"b\nc\n")
@@ -592,7 +594,9 @@ def test_results_are_printed_for_people_and_for_programs(shell: Shell) -> None:
     assert re.search(r"^ok +\d+\.\d{3} s  a\n    out a$", printed, re.MULTILINE)
     assert re.fullmatch(r"failed +\d+\.\d{3} s  bad  \(exit code 3\)\n", failed)
     by_item = {result["item"]: result for result in shell.results()}
-    assert set(by_item["a"]) == {"item", "object_key", "ok", "error", "duration_s", "attempts", "value"}
+    assert set(by_item["a"]) == {
+        *("item", "object_key", "ok", "error", "duration_s", "attempts", "value", "rerun", "version")
+    }
     assert by_item["a"]["value"] == {"exit_code": 0, "output": "out a\n"}
     assert [result["item"] for result in shell.results("--failed")] == ["bad"]
 

@@ -14,6 +14,7 @@ from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli import main
 from mpcheckpoint._cli.maps.watch import Watched
 from mpcheckpoint._types import Position, Record
+from mpcheckpoint._work.reruns import History, RunNote
 from support.shell import MPCHECKPOINT, CommandLine
 from support.verbs import become_a_new_process, log_file, tree, wait_until
 
@@ -74,8 +75,8 @@ def test_summary_counts_what_is_done_and_names_what_runs(gated: Gated) -> None:
     )
     assert (row["done"], row["items"], row["ok"], row["failed"], row["to_retry"]) == (1, 4, 0, 1, 0)
     assert {item["object_key"] for item in row["running"]} == {"a", "b"}
-    assert row["starts"] == [{"pid": gated.child.pid, "items": 4}]
-    assert row["run"] == 1
+    assert row["starts"] == [{"pid": gated.child.pid, "items": 4, "rerun": None}]
+    assert (row["run"], row["rerun"]) == (1, None)
 
     gated.go_on()
     gated.child.wait()
@@ -181,11 +182,14 @@ def record(object_key: str, event: object, stamp_us: int = 1) -> Record:
 
 
 def test_item_that_is_recorded_again_is_counted_once() -> None:
-    watched = Watched("v", 2)
+    watched = Watched("v", None, History([RunNote(1, "v"), RunNote(2, "v")]))
     for object_key, event in [
         ("old", {"run": 1, "ok": True}),
         ("other", {"ok": True, "run": 2}),
         ("other", [2, True]),
+        ("other", {"run": 3, "ok": True}),
+        ("other", {"run": 2, "ok": "yes"}),
+        ("other", {"run": True, "ok": True}),
         ("a", {"run": 2, "attempt": 1, "error": "e", "pause_s": 1}),
         ("b", {"run": 2, "ok": False, "error": "e"}),
         ("a", {"run": 2, "ok": False, "error": "e"}),

@@ -354,24 +354,24 @@ def test_rerun_runs_everything_again_and_takes_another_version(
 ) -> None:
     done(log.map(partial(noted, runs), NAMES[:2], version="1", executor=threads))
 
-    again = done(log.map(partial(noted, runs), NAMES[:2], version="2", rerun=True, executor=threads))
-    carried_on = done(log.map(partial(noted, runs), NAMES[:3], version="2", executor=threads))
+    again = done(log.map(partial(noted, runs), NAMES[:2], version="2", rerun="again", executor=threads))
+    more = done(log.map(partial(noted, runs), NAMES[:3], version="2", rerun="again", executor=threads))
 
     assert not any(outcome.repeated for outcome in again.values())
     assert sorted(runs) == sorted(NAMES[:2] * 2 + NAMES[2:3])
-    assert [outcome.repeated for outcome in carried_on.values()].count(True) == 2
+    assert [outcome.repeated for outcome in more.values()].count(True) == 2
     assert len(list(log.results())) == 3
 
 
-def test_map_that_is_started_anew_elsewhere_ends_with_an_error(
+def test_map_that_goes_on_elsewhere_with_another_version_ends_with_an_error(
     log: Log, store: Path, threads: ThreadPoolExecutor
 ) -> None:
-    run = log.map(len, itertools.cycle(["x"]), executor=threads)
+    run = log.map(len, itertools.cycle(["x"]), version="1", executor=threads)
     assert [next(run).repeated for _ in range(2000)].count(False) == 1
 
-    done(Checkpoint(store).log("a").map(len, ["y"], rerun=True, executor=threads))
+    done(Checkpoint(store).log("a").map(len, ["y"], version="2", if_changed="keep", executor=threads))
 
-    with pytest.raises(ChangedVersionError, match="anew"):
+    with pytest.raises(ChangedVersionError, match="went on as '2' while it was under way here as '1'"):
         list(run)
 
 
@@ -390,10 +390,20 @@ def test_map_that_is_started_anew_elsewhere_ends_with_an_error(
         {"timeout_s": 0},
         {"timeout_s": float("inf")},
         {"timeout_s": True},
+        {"if_changed": "keep-failed"},
+        {"rerun": True},
+        {"rerun": False},
+        {"rerun": ""},
+        {"rerun": "-j"},
+        {"rerun": "a\nb"},
+        {"rerun": "\ud800"},
+        {"rerun": "x" * 201},
     ],
 )
 def test_argument_that_makes_no_sense_is_refused(arguments: dict[str, Any], log: Log) -> None:
-    with pytest.raises(ValueError, match=r"on_error|jobs|executor|retries|retry_delay_s|timeout_s"):
+    with pytest.raises(
+        ValueError, match=r"on_error|jobs|executor|retries|retry_delay_s|timeout_s|if_changed|rerun"
+    ):
         log.map(len, NAMES, **arguments)
     assert log.map_status() is None  # nothing was started
 
@@ -793,17 +803,17 @@ def test_results_of_a_log_without_a_map_are_none(log: Log) -> None:
     assert list(log.results()) == []
 
 
-def test_results_are_those_of_the_current_run_and_other_events_are_none_of_them(
+def test_results_are_the_last_outcome_of_each_and_other_events_are_none_of_them(
     log: Log, threads: ThreadPoolExecutor
 ) -> None:
     log.append("item0", {"ok": True})
     done(log.map(len, NAMES, executor=threads))
     log.append("item0", "an event of somebody else's")
-    done(log.map(lambda item: item, NAMES[:3], executor=threads, rerun=True))
+    done(log.map(lambda item: item, NAMES[:3], executor=threads, rerun="again"))
 
-    assert sorted((outcome.item, outcome.value) for outcome in log.results()) == [
-        (name, name) for name in sorted(NAMES[:3])
-    ]
+    assert sorted((outcome.item, outcome.value) for outcome in log.results()) == sorted(
+        (name, name if name in NAMES[:3] else len(name)) for name in NAMES
+    )
     assert Checkpoint(inside(log_path(log)).parent, read_only=True).log("a").count("item0") == 4
 
 

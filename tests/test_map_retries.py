@@ -152,7 +152,7 @@ def test_two_that_share_the_items_share_the_limit(store: Path) -> None:
 def test_item_that_somebody_has_tried_since_it_was_given_out_is_left_alone(log: Log) -> None:
     fn = Flaky(x=99)
     plan = Plan(
-        LogRef(log), join_run(log, "", rerun=False, retry_failed=False), CallFunction(fn), Retries(5, 60)
+        LogRef(log), join_run(log, "", rerun=None, retry_failed=False), CallFunction(fn), Retries(5, 60)
     )
     entry = Input(0, "x", "x", {})
 
@@ -167,7 +167,7 @@ def test_attempts_are_counted_anew_after_an_outcome(log: Log, threads: ThreadPoo
     mapped(log, fn, ["item0"], retries=1, executor=threads)
 
     retried = mapped(log, fn, ["item0"], retries=2, executor=threads, retry_failed=True)
-    rerun = mapped(log, fn, ["item0"], retries=0, executor=threads, rerun=True)
+    rerun = mapped(log, fn, ["item0"], retries=0, executor=threads, rerun="again")
 
     assert (retried["item0"].attempts, rerun["item0"].attempts) == (3, 1)
     assert len(fn.calls) == 2 + 3 + 1

@@ -243,12 +243,12 @@ def test_disk_that_has_no_room_for_who_is_at_work_is_no_obstacle(
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"log_key":"a","run":1}', b'{"run":"1"}'])
 def test_file_of_a_worker_that_says_something_else_is_passed_over(content: bytes, tmp_path: Path) -> None:
     presence = Presence(str(tmp_path), "a", 1)
-    assert len(list(map_starts(str(tmp_path), "a", 1))) == 1
+    assert len(list(map_starts(str(tmp_path), "a"))) == 1
     (file,) = tmp_path.iterdir()
 
     file.write_bytes(content)
 
-    assert list(map_starts(str(tmp_path), "a", 1)) == []
+    assert list(map_starts(str(tmp_path), "a")) == []
     presence.retire()
     presence.retire()
     assert list(tmp_path.iterdir()) == []
@@ -258,7 +258,7 @@ def test_number_of_items_is_read_whole_however_long_it_is(tmp_path: Path) -> Non
     presence = Presence(str(tmp_path), "a", 1)
     for count in (None, 7, 10**12, 10, None):
         presence.has_items(count)
-        (start,) = map_starts(str(tmp_path), "a", 1)
+        (start,) = map_starts(str(tmp_path), "a")
         assert start.items == count
     presence.retire()
 
@@ -268,5 +268,5 @@ def test_forked_child_does_not_end_what_its_parent_has_under_way(tmp_path: Path)
 
     call(presence.retire, method="fork")
 
-    assert len(list(map_starts(str(tmp_path), "a", 1))) == 1
+    assert len(list(map_starts(str(tmp_path), "a"))) == 1
     presence.retire()

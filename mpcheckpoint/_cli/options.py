@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from mpcheckpoint._cli.terminal import safe
 from mpcheckpoint._storage.paths import STORE_DIRECTORY, refuse_url
+from mpcheckpoint._work.reruns import require_rerun_name
 from mpcheckpoint.errors import UnknownSchemeError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+# What click passes on where the option stands without a name: at the end, or in front of another option.
+_NO_NAME = ""
 
 
 class LocalPath(click.Path):
@@ -74,3 +80,17 @@ keys_option = click.option(
     help="Only this log; may be given several times. [default: all]",
 )
 json_option = click.option("--json", "is_json", is_flag=True, help="One JSON object a line.")
+
+
+def _rerun(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    try:
+        return require_rerun_name(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
+def rerun_option(help_text: str) -> Callable[[Command], Command]:
+    """Return the option that names a rerun."""
+    return click.option(
+        "--rerun", metavar="NAME", is_flag=False, flag_value=_NO_NAME, callback=_rerun, help=help_text
+    )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # The note by which a worker takes an object, or gives it back.
 CLAIM = "claim"
+# The note that begins a run of a map. All of them are kept: outcomes name theirs.
+MAP = "map"
 
 
 class Entries(Sequence[Entry]):
@@ -57,6 +59,9 @@ class LogView:
         self._ids: dict[tuple[str, str], int] = {}
         self._claims: dict[str, str] = {}
         self._notes: dict[str, dict[str, Any]] = {}
+        self.map_notes: list[dict[str, Any]] = []
+        # What others made of ``map_notes``, for as long as no further one comes.
+        self.memo: dict[object, Any] = {}
 
     @property
     def records(self) -> int:
@@ -69,6 +74,7 @@ class LogView:
             # Another one, not this one emptied: a snapshot may share it.
             self.held, self._ids = Records(), {}
             self._claims, self._notes = {}, {}
+            self.map_notes, self.memo = [], {}
         self.generation = chunk.generation
         lines = Lines.of(chunk.lines)
         if lines.metas is not None:
@@ -85,6 +91,9 @@ class LogView:
                 self._ids.setdefault((object_key, record_id), number)
 
     def _apply_note(self, note: Note) -> None:
+        if note.name == MAP:
+            self.map_notes.append(note.fields)
+            self.memo = {}
         if note.name != CLAIM:
             self._notes[note.name] = note.fields
             return

@@ -12,20 +12,24 @@ from mpcheckpoint._work.outlet import AsTheyCome, Finished, InOrder, OnError
 from mpcheckpoint._work.perform import Failed, Kind, perform
 from mpcheckpoint._work.presence import Presence
 from mpcheckpoint._work.refusals import InvalidResults
+from mpcheckpoint._work.reruns import history_of, tell
 from mpcheckpoint._work.retries import Pauses, Retry
-from mpcheckpoint._work.runs import is_ok, last_outcome, state_of
+from mpcheckpoint._work.runs import own_outcome, state_of
 from mpcheckpoint._work.workers import remove_dead_workers
 from mpcheckpoint.errors import ItemFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
+    from mpcheckpoint._log.view import LogView
     from mpcheckpoint._work.crew import Crew
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.outlet import Options, Outlet
     from mpcheckpoint._work.perform import Plan, Report
+    from mpcheckpoint._work.reruns import RunNote
+    from mpcheckpoint._work.runs import State
 
 _MOST_UNFINISHED = 1000
 _MOST_DEATHS = 3
@@ -62,6 +66,7 @@ class MapRun:
         self._invalid_results = InvalidResults(options.max_invalid_results)
         self._pauses = Pauses()
         self._deaths: dict[str, int] = {}
+        self._runs: Mapping[int, RunNote] = {plan.run.number: plan.run.note}
         self._next_place = 0
         self._is_exhausted = False
         self._is_source_idle = False
@@ -69,7 +74,8 @@ class MapRun:
         self._look_due_s = 0.0
         self._is_closed = False
         self._is_halted = False
-        self._presence = Presence(self._log.workers_directory, self._log.log_key, plan.run.number)
+        run = plan.run
+        self._presence = Presence(self._log.workers_directory, self._log.log_key, run.number, run.rerun)
         self._begin()
 
     # --- for the caller ---------------------------------------------------------------------------------------
@@ -209,8 +215,7 @@ class MapRun:
     def _give_out(self, entries: list[Input]) -> None:
         """Have an input run, unless it is done or taken. ``entries`` are the same input, come once or more often."""
         object_key = entries[0].object_key
-        directory = self._log.workers_directory
-        state = self._log.look(lambda view: state_of(view, self._plan.run, object_key, directory))
+        state = self._state(object_key)
         if state.outcome is not None:
             if not is_same_input(state.outcome, entries[0]):
                 raise changed_item(entries[0])
@@ -244,23 +249,37 @@ class MapRun:
             self._waiting[entry.object_key] = entries
         else:
             self._deaths.pop(entry.object_key, None)
-            number = self._plan.run.number
-            found = self._log.look(lambda view: last_outcome(view, number, entry.object_key))
-            assert found is not None
-            if report.kind is Kind.FOUND and not is_same_input(found.event, entry):
-                raise changed_item(entry)
             is_own = report.kind is Kind.RECORDED
-            self._finish(entries, found.event, is_own=is_own, raised=report.raised.error)
+            event = self._recorded(entry.object_key) if is_own else self._state(entry.object_key).outcome
+            assert event is not None
+            if not is_own and not is_same_input(event, entry):
+                raise changed_item(entry)
+            self._finish(entries, event, is_own=is_own, raised=report.raised.error)
             if is_own:
-                is_well = is_ok(found.event, number)
-                self._invalid_results.check(entry.object_key, report.raised.error, is_ok=is_well)
+                told = tell(event)
+                is_ok = told is not None and told.is_ok
+                self._invalid_results.check(entry.object_key, report.raised.error, is_ok=is_ok)
+
+    def _state(self, object_key: str) -> State:
+        directory = self._log.workers_directory
+
+        def judged(view: LogView) -> State:
+            self._runs = history_of(view).by_number  # what is found may be of a run begun after ours
+            return state_of(view, self._plan.run, object_key, directory)
+
+        return self._log.look(judged)
+
+    def _recorded(self, object_key: str) -> bytes | None:
+        """Return what this run recorded of an object; other runs may have recorded it anew meanwhile."""
+        found = self._log.look(lambda view: own_outcome(view, self._plan.run, object_key))
+        return None if found is None else found.event
 
     def _finish(
         self, entries: list[Input], event: bytes, *, is_own: bool, raised: BaseException | None = None
     ) -> None:
         self._unfinished -= len(entries)
         self._pauses.forget(entries[0].object_key)
-        outcome = outcome_of(event, entries[0].object_key, repeated=not is_own)
+        outcome = outcome_of(event, entries[0].object_key, repeated=not is_own, runs=self._runs)
         for entry in entries:
             is_given_out = is_own or self._options.include_done
             own = replace(outcome, item=entry.item, repeated=not is_own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -13,8 +14,12 @@ from mpcheckpoint._work.refusals import invalid_result
 from mpcheckpoint.errors import InvalidEventError, LimitExceededError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._work.inputs import Input
+    from mpcheckpoint._work.reruns import RunNote
+    from mpcheckpoint._work.runs import Run
 
 _MOST_ERROR_CHARS = 8000
 _canonical = msgspec.json.Encoder(order="sorted").encode
@@ -34,6 +39,8 @@ class Outcome:
         repeated: whether nothing was run for this input here, since its outcome was there already: of an earlier start,
             of another process, or of the same input earlier on.
         attempts: how many attempts it took, the last one included; more than 1 only where failures are retried.
+        rerun: the rerun it was made under; None if under none.
+        version: the version of the map that made it.
     """
 
     item: Any
@@ -44,6 +51,8 @@ class Outcome:
     duration_s: float
     repeated: bool
     attempts: int = 1
+    rerun: str | None = None
+    version: str = ""
 
 
 class Result(NamedTuple):
@@ -77,7 +86,7 @@ def _clean(cause: str, where: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate has no JSON form
 
 
-def outcome_payload(run: int, entry: Input, result: Result, duration_s: float) -> tuple[Payload, Result]:
+def outcome_payload(run: Run, entry: Input, result: Result, duration_s: float) -> tuple[Payload, Result]:
     """Return the record of a result, and the result as recorded: what has no JSON form is a failure that says so.
 
     It is final: a function that returns another type the next time is rare, and one that always returns the wrong one
@@ -94,8 +103,8 @@ def outcome_payload(run: int, entry: Input, result: Result, duration_s: float) -
     return _payload(run, entry, result, duration_s), result
 
 
-def _payload(run: int, entry: Input, result: Result, duration_s: float) -> Payload:
-    event: dict[str, object] = {"run": run, "ok": result.ok, "error": result.error}
+def _payload(run: Run, entry: Input, result: Result, duration_s: float) -> Payload:
+    event = _begun(run, "ok", result.ok) | {"error": result.error}
     if result.ok or result.value is not None:
         event["value"] = result.value
     event["duration_s"] = round(duration_s, 6)
@@ -105,32 +114,40 @@ def _payload(run: int, entry: Input, result: Result, duration_s: float) -> Paylo
     return encode_payload(entry.object_key, event)
 
 
-def attempt_payload(run: int, entry: Input, result: Result, duration_s: float, pause_s: float) -> Payload:
+def attempt_payload(run: Run, entry: Input, result: Result, duration_s: float, pause_s: float) -> Payload:
     """Return the record of an attempt that failed and is to be followed by another, after so many seconds."""
-    event: dict[str, object] = {"run": run, "attempt": entry.attempts + 1, "error": result.error}
+    event = _begun(run, "attempt", entry.attempts + 1) | {"error": result.error}
     if result.value is not None:
         event["value"] = result.value
     event |= {"duration_s": round(duration_s, 6), "pause_s": round(pause_s, 6)}
     return encode_payload(entry.object_key, event)
 
 
-def prefix_of_attempts(run: int) -> bytes:
-    """Return how the record of every failed attempt of that run begins."""
-    return b'{"run":%d,"attempt":' % run
+def _begun(run: Run, name: str, value: object) -> dict[str, object]:
+    """Return how every record of a run begins, so that it is known from its first bytes: see ``reruns``.
+
+    The version is not repeated in each record: it may be a script of kilobytes, and ``run`` names the note that has it.
+    """
+    event: dict[str, object] = {"run": run.number, name: value}
+    return event if run.rerun is None else event | {"rerun": run.rerun}
 
 
-def prefix_of_outcomes(run: int) -> bytes:
-    """Return how every outcome of that run begins, so that it is known from other events of its object."""
-    return b'{"run":%d,"ok":' % run
+def outcome_of(
+    event: bytes, object_key: str, *, repeated: bool, runs: Mapping[int, RunNote] = MappingProxyType({})
+) -> Outcome:
+    """Return the outcome that a record holds, with the item as recorded. ``runs`` tell of which version it is."""
+    return outcome_in(decode_event(event), object_key, repeated=repeated, runs=runs)
 
 
-def outcome_of(event: bytes, object_key: str, *, repeated: bool) -> Outcome:
-    """Return the outcome that a record holds, with the item as recorded."""
-    return outcome_in(decode_event(event), object_key, repeated=repeated)
-
-
-def outcome_in(fields: dict[str, Any], object_key: str, *, repeated: bool) -> Outcome:
+def outcome_in(
+    fields: dict[str, Any],
+    object_key: str,
+    *,
+    repeated: bool,
+    runs: Mapping[int, RunNote] = MappingProxyType({}),
+) -> Outcome:
     """Return the outcome that a decoded event is."""
+    run = runs.get(fields["run"])
     return Outcome(
         fields.get("item", object_key),
         object_key,
@@ -140,15 +157,9 @@ def outcome_in(fields: dict[str, Any], object_key: str, *, repeated: bool) -> Ou
         fields.get("duration_s", 0.0),
         repeated,
         fields.get("attempts", 1),
+        None if run is None else run.rerun,
+        "" if run is None else run.version,
     )
-
-
-def told_by(event: Any, run: int) -> str | None:
-    """Return what a decoded event tells of a map's run: "ok" an outcome, "attempt" one that failed; None otherwise."""
-    if not isinstance(event, dict) or event.get("run") != run:
-        return None
-    names = list(event)[:2]
-    return names[1] if names in (["run", "ok"], ["run", "attempt"]) else None
 
 
 def is_same_input(event: bytes, entry: Input) -> bool:

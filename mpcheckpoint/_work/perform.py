@@ -186,7 +186,7 @@ def perform(plan: Plan, entry: Input) -> Report:
 def _record(plan: Plan, entry: Input, result: Result, duration_s: float) -> Report:
     if result.duration_s is not None:
         duration_s = result.duration_s
-    outcome, result = outcome_payload(plan.run.number, entry, result, duration_s)
+    outcome, result = outcome_payload(plan.run, entry, result, duration_s)
     if not (result.ok or result.is_final) and entry.attempts < plan.retries.limit:
         return _record_attempt(plan, entry, result, duration_s)
     plan.log.log.append_if(
@@ -197,7 +197,7 @@ def _record(plan: Plan, entry: Input, result: Result, duration_s: float) -> Repo
 
 def _record_attempt(plan: Plan, entry: Input, result: Result, duration_s: float) -> Report:
     pause_s = plan.retries.pause_s(entry.attempts + 1)
-    attempt = attempt_payload(plan.run.number, entry, result, duration_s, pause_s)
+    attempt = attempt_payload(plan.run, entry, result, duration_s, pause_s)
     # Not synced: a loss of power costs no more than an attempt that is made once more.
     plan.log.log.append_if(
         [attempt, claim_payload(entry.object_key, None)], lambda _: None, durability="never"

@@ -28,6 +28,7 @@ class _Said(msgspec.Struct):
     run: int
     pid: int
     items: int | None = None
+    rerun: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +38,20 @@ class MapStart:
     Attributes:
         pid: the process.
         items: how many items it was given; None while it has not seen the end of them.
+        rerun: the rerun that it works on; None if it was started without a name.
     """
 
     pid: int
     items: int | None
+    rerun: str | None = None
 
 
 class Presence:
     """Shows that a map is under way here, until it is retired or this process dies."""
 
-    def __init__(self, directory: str, log_key: str, run: int) -> None:
+    def __init__(self, directory: str, log_key: str, run: int, rerun: str | None = None) -> None:
         self._worker = Worker(directory)
-        self._said = _Said(log_key, run, os.getpid())
+        self._said = _Said(log_key, run, os.getpid(), rerun=rerun)
         self._width = 0
         self._say()
 
@@ -74,13 +77,13 @@ class Presence:
             pass  # a full disk: nothing depends on it
 
 
-def map_starts(directory: str, log_key: str, run: int) -> Iterator[MapStart]:
-    """Yield the processes that work on that run of a log's map now."""
+def map_starts(directory: str, log_key: str) -> Iterator[MapStart]:
+    """Yield the processes in which a map runs on a log now, under whatever name."""
     for worker_id in worker_ids(directory):
         path = os.path.join(directory, worker_id)
         said = _read(path)
-        if said is not None and (said.log_key, said.run) == (log_key, run) and system.is_locked(path):
-            yield MapStart(said.pid, said.items)
+        if said is not None and said.log_key == log_key and system.is_locked(path):
+            yield MapStart(said.pid, said.items, said.rerun)
 
 
 def _read(path: str) -> _Said | None:

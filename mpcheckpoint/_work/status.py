@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._work.presence import MapStart, map_starts
-from mpcheckpoint._work.runs import current_run, is_ok, standings
+from mpcheckpoint._work.reruns import history_of
+from mpcheckpoint._work.runs import standings
 from mpcheckpoint._work.workers import is_live
 
 if TYPE_CHECKING:
@@ -30,16 +31,17 @@ class RunningItem:
 
 @dataclass(frozen=True, slots=True)
 class MapStatus:
-    """How far a map is.
+    """How far a map is, or one rerun of it.
 
     Attributes:
-        run: which run of the log's map this is: 1, and one more for each ``rerun``.
+        run: the number in the log of the run that was begun last.
         version: what is run; of a command its line.
         ok: how many items are done and well.
         failed: how many are done and failed.
         to_retry: how many have failed and are to be tried again, now at rest.
         running: the items that run, those that have run longest first.
-        starts: the processes in which the map is under way; none: it is finished, or was killed.
+        starts: the processes in which it is under way; none: it is finished, or was killed.
+        rerun: the rerun whose outcomes were counted; None if each item's last outcome was, whatever it came from.
     """
 
     run: int
@@ -49,6 +51,7 @@ class MapStatus:
     to_retry: int
     running: tuple[RunningItem, ...]
     starts: tuple[MapStart, ...]
+    rerun: str | None = None
 
     @property
     def items(self) -> int | None:
@@ -57,22 +60,38 @@ class MapStatus:
         return max(*known, self.ok + self.failed) if known else None
 
 
-def status_of(log: RecordLog) -> MapStatus | None:
-    """Return how far the log's map is; None if none ran."""
-    current = log.look(current_run)
-    if current is None:
+def status_of(log: RecordLog, rerun: str | None) -> MapStatus | None:
+    """Return how far the log's map, or a rerun of it, is; None if none ran. See ``Log.map_status``."""
+    starts = tuple(map_starts(log.workers_directory, log.log_key))
+    if rerun is None:
+        rerun = common_rerun(starts)
+    history = log.look(history_of)
+    notes = [note for note in history.notes if rerun is None or note.rerun == rerun]
+    if not notes:
         return None
-    number, version = current
     running = running_items(log)
     at_work = {item.object_key for item in running}
     ok = failed = to_retry = 0
-    for object_key, outcome, has_failed_since in standings(log, number):
-        if outcome is not None:
-            is_well = is_ok(outcome, number)
-            ok, failed = ok + is_well, failed + (not is_well)
-        to_retry += has_failed_since and object_key not in at_work
-    starts = tuple(map_starts(log.workers_directory, log.log_key, number))
-    return MapStatus(number, version, ok, failed, to_retry, running, starts)
+    for object_key, _, told, is_to_retry in standings(log, history.rule(rerun)):
+        if told is not None:
+            ok, failed = ok + told.is_ok, failed + (not told.is_ok)
+        to_retry += is_to_retry and object_key not in at_work
+    return MapStatus(
+        notes[-1].number,
+        notes[-1].version,
+        ok,
+        failed,
+        to_retry,
+        running,
+        tuple(start for start in starts if rerun is None or start.rerun == rerun),
+        rerun,
+    )
+
+
+def common_rerun(starts: tuple[MapStart, ...]) -> str | None:
+    """Return the rerun that is under way, if all starts work on the same one."""
+    reruns = {start.rerun for start in starts}
+    return next(iter(reruns)) if len(reruns) == 1 else None
 
 
 def running_items(log: RecordLog) -> tuple[RunningItem, ...]:

@@ -53,7 +53,7 @@ def _judge(job: Job, opened: ExitStack) -> Callable[[str], bool]:
         log = checkpoint.log(job.log_key, create=False)
     except (StoreNotFoundError, LogNotFoundError):
         return lambda object_key: True
-    run = peek_run(log, job.version, rerun=job.rerun, retry_failed=job.retry_failed)
+    run = peek_run(log, job.version, **job.choice)
     directory = log.workers_directory
     return lambda object_key: (
         log.look(lambda view: state_of(view, run, object_key, directory)).outcome is None

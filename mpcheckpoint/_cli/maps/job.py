@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -12,6 +12,7 @@ from mpcheckpoint._cli.maps.json_items import json_reader
 from mpcheckpoint._cli.maps.lines import Lines, plain_reader
 from mpcheckpoint._cli.maps.template import Template
 from mpcheckpoint._cli.terminal import safe, say
+from mpcheckpoint._work.reruns import IfChanged
 from mpcheckpoint._work.text import to_text
 
 STDIN = "-"
@@ -33,7 +34,8 @@ class Job(NamedTuple):
     timeout_s: float | None
     halts_on_error: bool
     retry_failed: bool
-    rerun: bool
+    rerun: str | None
+    if_changed: str
     is_printing: bool
     is_ordered: bool
     output_limit_bytes: int
@@ -51,7 +53,18 @@ class Job(NamedTuple):
     @property
     def results_line(self) -> str:
         """The command that shows what was recorded."""
-        return f"mpcheckpoint results --store {shlex.quote(self.store)} --key {shlex.quote(self.log_key)}"
+        of_rerun = "" if self.rerun is None else f" --rerun {shlex.quote(self.rerun)}"
+        where = f"--store {shlex.quote(self.store)} --key {shlex.quote(self.log_key)}"
+        return f"mpcheckpoint results {where}{of_rerun}"
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """Which run of the log's map it belongs to, for ``join_run`` and ``peek_run``."""
+        return {
+            "rerun": self.rerun,
+            "if_changed": IfChanged(self.if_changed),
+            "retry_failed": self.retry_failed,
+        }
 
     def lines(self) -> Lines:
         """Open the items.

@@ -58,6 +58,8 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     \b
       mpcheckpoint map --store run-42 --key fetch -a urls.txt --retries 3 --timeout 60 -- curl -fsS {}
       mpcheckpoint map --store run-42 --key cut --jsonl -a clips.jsonl --item-key id -- cut.sh {path} {start}
+    \b
+      mpcheckpoint map --store run-42 --key fetch -a urls.txt --rerun monday -- curl -fsS {}
 
     Each line is an item; blank lines are skipped. {} in COMMAND is replaced by the item; without {} the item is put at
     the end. There is no shell in between; standard input is empty. Exit code, duration and output (standard output and
@@ -80,8 +82,9 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     whose command was killed with it, or whose outcome could not be recorded, runs again. See how far they are from
     elsewhere: mpcheckpoint results --watch.
 
-    An item that failed, all its --retries included, counts as done, until --retry-failed. A changed COMMAND is refused:
-    use another key for it, or --rerun.
+    An item that failed, all its --retries included, counts as done, until --retry-failed. With --rerun NAME an item
+    counts as done once it has an outcome under that name; items that are not given keep what they have. A changed
+    COMMAND is refused: say what to keep with --if-changed, or use another key, or --rerun with a new name.
 
     Exit codes: 0 all items are done and well, 1 some failed (now or before), 2 bad usage, a line that is no item, or a
     store that cannot be used, 130 interrupted, 143 terminated.
@@ -119,7 +122,7 @@ def _run(job: Job, lines: Lines) -> int:
     except BrokenPipeError:
         end_by_broken_pipe()  # now that what ran was given back
     except KeyboardInterrupt as error:
-        _say_interrupted(job)
+        _say_interrupted()
         return 128 + (error.signal_number if isinstance(error, Stopped) else signal.SIGINT)
     if lines.problem is not None and not lines.count:
         say(f"mpcheckpoint map: {lines.problem}; nothing was run")
@@ -145,7 +148,7 @@ def _started(
     interrupts: Interrupts,
     reporter: Reporter,
 ) -> MapRun:
-    run = join_run(log, job.version, rerun=job.rerun, retry_failed=job.retry_failed)
+    run = join_run(log, job.version, **job.choice)
     command = RunCommand(job.template, job.output_limit_bytes, job.timeout_s, interrupts)
     plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s))
     crew = ExecutorCrew(plan, executor, job.jobs, on_stop=command.stop)
@@ -176,8 +179,8 @@ def _say_halted(job: Job) -> None:
     )
 
 
-def _say_interrupted(job: Job) -> None:
+def _say_interrupted() -> None:
     say(
         "mpcheckpoint: interrupted; what is done is recorded, what was running was given back. "
-        f"Start the same line again{' without --rerun' if job.rerun else ''} to carry on"
+        "Start the same line again to carry on"
     )

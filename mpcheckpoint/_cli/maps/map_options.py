@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 import click
 
 from mpcheckpoint._cli.maps.job import STDIN
-from mpcheckpoint._cli.options import LocalPath, key_option, store_option
+from mpcheckpoint._cli.options import LocalPath, key_option, rerun_option, store_option
 from mpcheckpoint._cli.times import Duration
+from mpcheckpoint._work.reruns import IfChanged
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S
 
 _DEFAULT_OUTPUT_BYTES = 64 * 1024
@@ -77,7 +78,16 @@ _OPTIONS = (
         help="Start no more items once one that ran here and now has failed; what runs finishes.",
     ),
     click.option("--retry-failed", is_flag=True, help="Run again what failed before."),
-    click.option("--rerun", is_flag=True, help="Start anew: run every item again, or another command."),
+    rerun_option(
+        "Have each of these items run under NAME: the same line carries on, another name begins anew."
+    ),
+    click.option(
+        "--if-changed",
+        type=click.Choice([each.value for each in IfChanged]),
+        default=IfChanged.REFUSE.value,
+        help="If COMMAND is another one than before: refuse it, keep what is done, or keep what is ok and run "
+        "again what failed. [default: refuse]",
+    ),
     click.option(
         "--print",
         "is_printing",

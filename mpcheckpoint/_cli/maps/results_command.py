@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._cli.known_keys import keys_in, shown_keys
 from mpcheckpoint._cli.maps.results_text import json_row, text_of
 from mpcheckpoint._cli.maps.watch import JsonRows, Lines, watch
-from mpcheckpoint._cli.options import json_option, key_option, store_option
+from mpcheckpoint._cli.options import json_option, key_option, rerun_option, store_option
 from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, json_line, safe, write_out
 
 if TYPE_CHECKING:
@@ -24,12 +23,20 @@ if TYPE_CHECKING:
 @click.command("results", short_help="Print what a map has recorded, or watch it.")
 @store_option
 @key_option
+@rerun_option("Only the outcomes under that name. [default: each item's last one]")
 @click.option("--failed", "only_failed", is_flag=True, help="Only items that failed.")
 @click.option("--summary", "is_summary", is_flag=True, help="Only how many there are, and what runs now.")
 @click.option("--watch", "is_watching", is_flag=True, help="Show how the map goes on, until it has ended.")
 @json_option
 def results_command(
-    *, store: str, log_key: str, only_failed: bool, is_summary: bool, is_watching: bool, is_json: bool
+    *,
+    store: str,
+    log_key: str,
+    rerun: str | None,
+    only_failed: bool,
+    is_summary: bool,
+    is_watching: bool,
+    is_json: bool,
 ) -> int:
     """Print what a map has recorded so far, in the order in which the items were first recorded.
 
@@ -41,41 +48,53 @@ def results_command(
 
     Works while the map runs, and disturbs it in no way. Bytes that are not UTF-8 are written \\xNN.
 
-    With --json each object has item, object_key, ok, error, duration_s, attempts and value; of a command the value has
-    exit_code and output and, if that was cut, output_end and left_out_bytes.
+    With --json each object has item, object_key, ok, error, duration_s, attempts, rerun (null for none), version (what
+    was run) and value; of a command the value has exit_code and output and, if that was cut, output_end and
+    left_out_bytes.
 
     --summary counts what is done, and says what runs now, and in which processes. With --json one object: run, version,
-    items (null if not known yet), done, ok, failed, to_retry, running (object_key, elapsed_s), starts (pid, items).
+    items (null if not known yet), done, ok, failed, to_retry, running (object_key, elapsed_s), starts (pid, items,
+    rerun), rerun.
 
     --watch shows the same, and the last failures, as they change: on a terminal as a screen, elsewhere a line for each
     failure and a count every 10 seconds; with --json every outcome, those before included. It ends when no process
     works on the map any more.
 
-    Exit codes: 0, or 2 for a store or log that cannot be read or that no map has run on; with --summary and --watch 1
-    if items have failed; 130 interrupted.
+    While all that is under way is one rerun, --summary and --watch count what is done under its name, as with --rerun.
+
+    Exit codes: 0, or 2 for a store or log that cannot be read or that no map has run on, or for no such rerun; with
+    --summary and --watch 1 if items have failed; 130 interrupted.
     """
     if is_summary and is_watching:
         raise click.UsageError("--summary and --watch exclude each other")
     with Checkpoint(store, read_only=True) as checkpoint:
         log = checkpoint.log(log_key, create=False)
-        status = log.map_status()
+        status = log.map_status(rerun=rerun)
         if status is None:
-            others = [each for each in keys_in(store) if each != log_key]
-            there_are = f"; it has also {shown_keys(others, log_key)}" if others else ""
-            raise click.ClickException(f"no map has run on the log {log_key!r} of {store}{there_are}")
+            raise click.ClickException(_none_ran(log, store, rerun))
         if is_watching:
             watch(log, status, _display(is_json=is_json, only_failed=only_failed))
-            status = log.map_status() or status
+            status = log.map_status(rerun=status.rerun) or status
         if is_summary or (is_watching and not is_json):
             write_out(_json_summary(status) if is_json else _summary(status).encode())
         if not (is_summary or is_watching):
-            _print_outcomes(log, only_failed=only_failed, is_json=is_json)
+            _print_outcomes(log, rerun, only_failed=only_failed, is_json=is_json)
     flush_out()
     return EXIT_FAILED if status.failed and (is_summary or is_watching) else EXIT_OK
 
 
-def _print_outcomes(log: Log, *, only_failed: bool, is_json: bool) -> None:
-    for outcome in log.results():
+def _none_ran(log: Log, store: str, rerun: str | None) -> str:
+    known = log.reruns()
+    if rerun is None or log.map_status() is None:
+        others = [each for each in keys_in(store) if each != log.log_key]
+        there_are = f"; it has also {shown_keys(others, log.log_key)}" if others else ""
+        return f"no map has run on the log {log.log_key!r} of {store}{there_are}"
+    names = f"its reruns are {', '.join(map(repr, known))}" if known else "it has none"
+    return f"there is no rerun {rerun!r} on the log {log.log_key!r} of {store}; {names}"
+
+
+def _print_outcomes(log: Log, rerun: str | None, *, only_failed: bool, is_json: bool) -> None:
+    for outcome in log.results(rerun=rerun):
         if not (only_failed and outcome.ok):
             write_out(json_row(outcome) if is_json else text_of(outcome).encode())
 
@@ -107,6 +126,7 @@ def _summary(status: MapStatus) -> str:
     total = "" if status.items is None else f" of {status.items}"
     lines = [
         f"what      {safe(status.version) or '(a function)'}",
+        *([] if status.rerun is None else [f"rerun     {safe(status.rerun)}"]),
         f"done      {status.ok + status.failed}{total}: {status.ok} ok, {status.failed} failed",
     ]
     if status.to_retry:

@@ -25,6 +25,8 @@ def json_row(outcome: Outcome) -> bytes:
         "error": outcome.error,
         "duration_s": outcome.duration_s,
         "attempts": outcome.attempts,
+        "rerun": outcome.rerun,
+        "version": outcome.version,
         "value": outcome.value,
     }
     return json_line(fields)
@@ -39,9 +41,12 @@ def _parts(outcome: Outcome) -> Iterator[str]:
     cause, _, where = (outcome.error or "").partition("\n")
     item = safe(outcome.object_key.replace("\n", "\\n"))
     yield f"{'ok    ' if outcome.ok else 'failed'} {outcome.duration_s:9.3f} s  {item}"
+    facts = [cause] if cause else []
     if outcome.attempts > 1:
-        cause = f"{cause}, {outcome.attempts} attempts" if cause else f"{outcome.attempts} attempts"
-    yield f"  ({safe(cause)})\n" if cause else "\n"
+        facts.append(f"{outcome.attempts} attempts")
+    if outcome.rerun is not None:
+        facts.append(f"rerun {outcome.rerun}")
+    yield f"  ({safe(', '.join(facts))})\n" if facts else "\n"
     yield from _indented(where)
     value = outcome.value
     if isinstance(value, dict) and "exit_code" in value:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from mpcheckpoint._cli.maps.results_text import json_row
 from mpcheckpoint._cli.terminal import flush_out, items_done, safe, write_out
-from mpcheckpoint._work.outcomes import outcome_in, told_by
+from mpcheckpoint._work.outcomes import outcome_in
 from mpcheckpoint._work.presence import map_starts
+from mpcheckpoint._work.reruns import History, history_of, tell_decoded
+from mpcheckpoint._work.runs import standings
 from mpcheckpoint._work.status import running_items
 
 if TYPE_CHECKING:
@@ -23,20 +25,22 @@ _MOST_FAILURES = 5
 
 
 class Watched:
-    """A map as it is known by following its log.
+    """A map, or a rerun of it, as it is known by following its log.
 
     Takes about a hundred bytes an item: one that is recorded again is to be counted once.
     """
 
-    def __init__(self, version: str, run: int) -> None:
+    def __init__(self, version: str, rerun: str | None, history: History) -> None:
         self.version = version
-        self.run = run
+        self.rerun = rerun
         self.is_ok: dict[str, bool] = {}
         self.failed = 0
         self.failures: deque[Outcome] = deque(maxlen=_MOST_FAILURES)
         self.to_retry: set[str] = set()
         self.running: tuple[RunningItem, ...] = ()
         self.starts: tuple[MapStart, ...] = ()
+        self._history = history
+        self._rule = history.rule(rerun)
         self._recent_us: deque[int] = deque(maxlen=_MOST_RECENT)
 
     @property
@@ -50,16 +54,22 @@ class Watched:
         known = [start.items for start in self.starts if start.items is not None]
         return max(*known, self.done) if known else None
 
+    def is_of_new_run(self, record: Record) -> bool:
+        """Return whether a record is of a run that was begun after the last look."""
+        told = tell_decoded(record.event)
+        return told is not None and int(told.run) not in self._history.by_number
+
     def take(self, record: Record) -> Outcome | None:
         """Take note of a record; return the outcome that it holds, if it does."""
-        told = told_by(record.event, self.run)
-        if told == "attempt":
-            self.to_retry.add(record.object_key)
-        if told != "ok":
+        told = tell_decoded(record.event)
+        if told is None:
             return None
-        outcome = outcome_in(record.event, record.object_key, repeated=True)
-        self.failed += (not outcome.ok) - (self.is_ok.get(record.object_key) is False)
-        self.is_ok[record.object_key] = outcome.ok
+        if self._rule.is_to_retry(told):
+            self.to_retry.add(record.object_key)
+        if not self._rule.counts(told):
+            return None
+        outcome = outcome_in(record.event, record.object_key, repeated=True, runs=self._history.by_number)
+        self._count(record.object_key, is_ok=outcome.ok)
         self.to_retry.discard(record.object_key)
         self._recent_us.append(record.stamp_us)
         if not outcome.ok:
@@ -67,9 +77,31 @@ class Watched:
         return outcome
 
     def look(self, log: Log) -> None:
-        """See who is at work."""
+        """See who is at work, and at what."""
         self.running = running_items(log)
-        self.starts = tuple(map_starts(log.workers_directory, log.log_key, self.run))
+        starts = map_starts(log.workers_directory, log.log_key)
+        self.starts = tuple(start for start in starts if self.rerun in (None, start.rerun))
+        self.learn(log)
+
+    def learn(self, log: Log) -> None:
+        """See which runs were begun meanwhile."""
+        history = log.look(history_of)
+        if history is not self._history:
+            self._history, self._rule = history, history.rule(self.rerun)
+            self._recount(log)
+
+    def _recount(self, log: Log) -> None:
+        """Count anew by another rule. What is counted here and followed afterwards is counted once all the same."""
+        self.is_ok, self.failed, self.to_retry = {}, 0, set()
+        for object_key, _, told, is_to_retry in standings(log, self._rule):
+            if told is not None:
+                self._count(object_key, is_ok=told.is_ok)
+            if is_to_retry:
+                self.to_retry.add(object_key)
+
+    def _count(self, object_key: str, *, is_ok: bool) -> None:
+        self.failed += (not is_ok) - (self.is_ok.get(object_key) is False)
+        self.is_ok[object_key] = is_ok
 
     def rate(self) -> float:
         """Return how many items a second were done lately."""
@@ -96,7 +128,7 @@ class Display(Protocol):
 
 def watch(log: Log, status: MapStatus, display: Display) -> None:
     """Follow a map until no process works on it any more."""
-    watched = Watched(status.version, status.run)
+    watched = Watched(status.version, status.rerun, log.look(history_of))
     try:
         _follow(log, watched, display)
     finally:
@@ -114,16 +146,18 @@ def _follow(log: Log, watched: Watched, display: Display) -> None:
             due_s = time.monotonic() + _LOOK_EVERY_S
             for record in follower:
                 position = record.position
-                _take(watched, display, record)
+                _take(log, watched, display, record)
                 if time.monotonic() >= due_s:
                     break
     # Who has ended has recorded before that, and it may not have come to us yet.
     for record in log.read(after=position):
-        _take(watched, display, record)
+        _take(log, watched, display, record)
     display.show(watched)
 
 
-def _take(watched: Watched, display: Display, record: Record) -> None:
+def _take(log: Log, watched: Watched, display: Display, record: Record) -> None:
+    if watched.is_of_new_run(record):
+        watched.learn(log)
     outcome = watched.take(record)
     if outcome is not None:
         display.take(outcome)

@@ -48,6 +48,8 @@ class Screen:
 
 def _parts(watched: Watched) -> Iterator[RenderableType]:
     yield _line(safe(watched.version) or "(a function)")
+    if watched.rerun is not None:
+        yield _line(f"rerun {safe(watched.rerun)}")
     yield _line(_counts(watched))
     if watched.items is not None:
         # Padded with nothing: a bar alone does not end its line.
