@@ -300,8 +300,8 @@ class ConflictError(CheckpointError, RuntimeError):
 
 
 class ChangedVersionError(CheckpointError, ValueError):
-    """The map on this log is another one: it has another ``version`` (in the shell: another command line), or was
-    started anew while this one ran. Nothing was run."""
+    """The map on this log, or that rerun of it, is another one: it has another ``version`` (in the shell: another
+    command line), so nothing was run; or it went on with another one while this one ran, which has stopped."""
 
 
 class ChangedItemError(CheckpointError, ValueError):

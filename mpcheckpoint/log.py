@@ -240,7 +240,7 @@ class Log(RecordLog):
         return outcomes_of(self, rerun)
 
     def reruns(self) -> tuple[str, ...]:
-        """Return the names of the reruns on this log, the one that was begun last at the end."""
+        """Return the names of the reruns on this log, in the order in which they were begun."""
         return tuple(name for name in self.look(history_of).latest if name is not None)
 
     def map_status(self, *, rerun: str | None = None) -> MapStatus | None:

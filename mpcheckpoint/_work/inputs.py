@@ -109,8 +109,8 @@ def changed_item(entry: Input) -> ChangedItemError:
         f"the object key {entry.object_key!r} came with another input than before: {entry.item!r:.200}. It was not "
         "run",
         advice="give every input a key of its own, or run it under the name of a new rerun or in another log",
-        shell_advice="give every item a key of its own (--item-key), or run it under a new name (--rerun NAME), or with "
-        "another --key",
+        shell_advice="give every item a key of its own (--item-key), or run it under a new name (--rerun NAME), or in "
+        "another log (--key)",
         reason="changed item",
     )
 

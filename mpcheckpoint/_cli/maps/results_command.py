@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli.known_keys import keys_in, shown_keys
 from mpcheckpoint._cli.maps.results_text import json_row, text_of
 from mpcheckpoint._cli.maps.watch import JsonRows, Lines, watch
 from mpcheckpoint._cli.options import json_option, key_option, rerun_option, store_option
@@ -38,7 +39,7 @@ def results_command(
     is_watching: bool,
     is_json: bool,
 ) -> int:
-    """Print what a map has recorded so far, in the order in which the items were first recorded.
+    """Print the last outcome of each item of a map, in the order in which the items were first recorded.
 
     \b
     Example:
@@ -62,7 +63,7 @@ def results_command(
 
     While all that is under way is one rerun, --summary and --watch count what is done under its name, as with --rerun.
 
-    Exit codes: 0, or 2 for a store or log that cannot be read or that no map has run on, or for no such rerun; with
+    Exit codes: 0, or 2 for a store or log that cannot be read or that no map has run on, or no such rerun; with
     --summary and --watch 1 if items have failed; 130 interrupted.
     """
     if is_summary and is_watching:
