@@ -372,6 +372,8 @@ def test_what_counts_follows_from_what_each_run_keeps(
         ({"run": 0, "attempt": "x"}, Told(b"0", is_outcome=False, is_ok=False)),
         ({"ok": True, "run": 1}, None),
         ({"run": 1}, None),
+        ({"run": -1, "ok": True}, None),
+        ({"run": 10**18, "ok": True}, None),
         ({"run": 1, "x": 2, "ok": True}, None),
         ({"run": True, "ok": True}, None),
         ({"run": 1, "ok": 1}, None),
@@ -404,6 +406,20 @@ def test_note_that_is_none_of_a_run_is_passed_over(fields: dict[str, Any], log: 
 
     assert [note.number for note in log.look(history_of).notes] == [1]
     assert mapped(log, len, ["a"])["a"].repeated
+
+
+def test_number_of_a_run_whose_note_was_lost_to_damage_is_not_given_to_another(log: Log) -> None:
+    fn = Ran()
+    mapped(log, fn, NAMES[:2])
+    lost = {"run": 2, "ok": True, "rerun": "lost", "error": None, "value": 1, "duration_s": 0.1}
+    log.append("item0", lost)
+    log.append_if([note_payload(Note("salvaged", {"from": "", "damages": 1, "gaps": []}))], lambda view: None)
+    fn.take()
+
+    mapped(log, fn, NAMES[:2], rerun="x")
+
+    assert fn.take() == NAMES[:2]
+    assert [note.number for note in log.look(history_of).notes] == [1, 3]
 
 
 def test_look_ahead_agrees_with_what_then_runs_and_writes_nothing(log: Log, store: Path) -> None:
@@ -536,7 +552,7 @@ def test_one_item_run_again_leaves_the_others_as_they_are(shell: Shell) -> None:
     }
     assert "  3  (rerun fix)\n" in shell.good("results", *OF_K).out
     summary = shell.run("results", *OF_K, "--summary")
-    assert (summary.code, "done      5: 4 ok, 1 failed" in summary.out) == (1, True)
+    assert (summary.code, "done      5: 4 ok, 1 failed\nreruns    fix\n" in summary.out) == (1, True)
     named = shell.good("results", *OF_K, "--summary", "--rerun", "fix").out
     assert "rerun     fix\ndone      1: 1 ok, 0 failed\n" in named
     assert shell.map("--dry-run", "--", *NOTE, items="1 2 3 4 bad").out == ""

@@ -68,7 +68,7 @@ class RunNote(NamedTuple):
     def of(cls, fields: dict[str, Any]) -> RunNote | None:
         """Return what a note says; None for what a writer of another kind noted under that name."""
         number, version, rerun = fields.get("run"), fields.get("version"), fields.get("rerun")
-        if type(number) is not int or not 0 <= number <= _LARGEST_NUMBER:
+        if type(number) is not int or not _is_number(number):
             return None
         if not isinstance(version, str) or not isinstance(rerun, str | None):
             return None
@@ -141,12 +141,16 @@ def _told_by(head: bytes) -> Told | None:
 
 def tell_decoded(event: Any) -> Told | None:
     """Return the same of a decoded event."""
-    if not isinstance(event, dict) or type(event.get("run")) is not int:
+    if not isinstance(event, dict) or not _is_number(event.get("run")):
         return None
-    names = list(event)[:2]
+    names, number = list(event)[:2], b"%d" % event["run"]
     if names == ["run", "ok"] and isinstance(event["ok"], bool):
-        return Told(b"%d" % event["run"], is_outcome=True, is_ok=event["ok"])
-    return Told(b"%d" % event["run"], is_outcome=False, is_ok=False) if names == ["run", "attempt"] else None
+        return Told(number, is_outcome=True, is_ok=event["ok"])
+    return Told(number, is_outcome=False, is_ok=False) if names == ["run", "attempt"] else None
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _LARGEST_NUMBER
 
 
 class History:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._format.control import note_payload
 from mpcheckpoint._storage.clock import clock
+from mpcheckpoint._storage.salvage.inspection import SALVAGED
 from mpcheckpoint._work.claims import is_taken
 from mpcheckpoint._work.reruns import IfChanged, Keeps, RunNote, Told, history_of, tell
 from mpcheckpoint.errors import ChangedVersionError
@@ -104,7 +105,16 @@ def _joined(
     view: LogView, version: str, rerun: str | None, if_changed: IfChanged
 ) -> tuple[tuple[RunNote, ...], RunNote]:
     history = history_of(view)
-    return history.notes, history.join(view.log_key, version, rerun, if_changed)
+    note = history.join(view.log_key, version, rerun, if_changed)
+    if note not in history.notes and view.note(SALVAGED) is not None:
+        # The note of a run may be lost, and its outcomes there: its number must not be given to another.
+        note = note._replace(number=max(note.number, 1 + _highest_recorded(view)))
+    return history.notes, note
+
+
+def _highest_recorded(view: LogView) -> int:
+    told = (tell(event) for key in view.object_keys() for event in view.held.events_of(key))
+    return max((int(each.run) for each in told if each is not None), default=0)
 
 
 def _run_of(note: RunNote, *, retry_failed: bool) -> Run:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mpcheckpoint import Log, MapStatus
     from mpcheckpoint._cli.maps.watch import Display
 
+_MOST_RERUNS = 5
+
 
 @click.command("results", short_help="Print what a map has recorded, or watch it.")
 @store_option
@@ -77,7 +79,7 @@ def results_command(
             watch(log, status, _display(is_json=is_json, only_failed=only_failed))
             status = log.map_status(rerun=status.rerun) or status
         if is_summary or (is_watching and not is_json):
-            write_out(_json_summary(status) if is_json else _summary(status).encode())
+            write_out(_json_summary(status) if is_json else _summary(status, log.reruns()).encode())
         if not (is_summary or is_watching):
             _print_outcomes(log, rerun, only_failed=only_failed, is_json=is_json)
     flush_out()
@@ -123,13 +125,16 @@ def _standstill(status: MapStatus) -> str:
     return "not under way"
 
 
-def _summary(status: MapStatus) -> str:
+def _summary(status: MapStatus, reruns: tuple[str, ...]) -> str:
     total = "" if status.items is None else f" of {status.items}"
     lines = [
         f"what      {safe(status.version) or '(a function)'}",
         *([] if status.rerun is None else [f"rerun     {safe(status.rerun)}"]),
         f"done      {status.ok + status.failed}{total}: {status.ok} ok, {status.failed} failed",
     ]
+    if reruns and status.rerun is None:
+        left_out = "..., " if len(reruns) > _MOST_RERUNS else ""
+        lines.append(f"reruns    {left_out}{safe(', '.join(reruns[-_MOST_RERUNS:]))}")
     if status.to_retry:
         lines.append(f"to retry  {status.to_retry}")
     if status.running:
