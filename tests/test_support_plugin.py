@@ -195,7 +195,7 @@ def test_lacking_capability_where_all_are_required_fails(tmp_path: Path) -> None
 
 
 def test_guarantee_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    done = run_suite(tmp_path, "import pytest\n@pytest.mark.guarantee(12)\ndef test_it(): pass")
+    done = run_suite(tmp_path, "import pytest\n@pytest.mark.guarantee(99)\ndef test_it(): pass")
 
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "none of G1 to G11" in done.stderr

@@ -45,10 +45,12 @@ def claim_payload(object_key: str, worker_id: str | None) -> Payload:
     return note_payload(Note(CLAIM, {"object_key": object_key, "worker": worker_id}))
 
 
-def is_taken(view: LogView, object_key: str, directory: str) -> bool:
-    """Return whether a live worker has the object. A dead one's claim is void at once."""
+def is_taken(view: LogView, object_key: str, directory: str, worker_id: str | None = None) -> bool:
+    """Return whether a live worker, other than ``worker_id``, has the object. A dead one's claim is void at once."""
     holder = view.claim_of(object_key)
-    return holder is not None and is_live(directory, holder)
+    if holder is None or holder == worker_id:
+        return False
+    return is_live(directory, holder)
 
 
 def take(

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mpcheckpoint._work.claims import TakenError, claim_payload, give_back, take
+from mpcheckpoint._work.forked import end_forked_child
 from mpcheckpoint._work.outcomes import Result, attempt_payload, outcome_payload
 from mpcheckpoint._work.retries import Retries
 from mpcheckpoint._work.runs import state_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._log.record_log import RecordLog
     from mpcheckpoint._log.view import LogView
     from mpcheckpoint._work.inputs import Input
+    from mpcheckpoint._work.permit import Permit
     from mpcheckpoint._work.runs import Run
 
 _MOST_LOGS = 8
@@ -39,12 +41,18 @@ class CallFunction:
         self._function = function
 
     def __call__(self, item: Any, worker: Worker) -> Result:
-        """Return what the function returned; an exception is a failure."""
-        del worker
+        """Return what the function returned; an exception is a failure. In a forked child it does not return."""
         try:
-            return Result(True, self._function(item))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's function raises is its outcome
-            return Result.of_exception(error)
+            value = self._function(item)
+        except BaseException as error:
+            if not worker.is_mine:
+                end_forked_child(error)
+            if isinstance(error, Exception | SystemExit):
+                return Result.of_exception(error)  # whatever the user's function raises is its outcome
+            raise
+        if not worker.is_mine:
+            end_forked_child()
+        return Result(True, value)
 
 
 class Failed:
@@ -65,6 +73,7 @@ class Kind(Enum):
     RECORDED = "its outcome is in the log"
     FOUND = "somebody else's outcome is in the log"
     TAKEN = "another live worker has it"
+    HALTED = "it was not begun: an item of this map has failed, and that ends it"
     GIVEN_BACK = "it was given up"
     TO_RETRY = "an attempt at it failed, and is to be followed by another"
     DIED = "the process that ran it has died"
@@ -114,6 +123,7 @@ class Plan(NamedTuple):
     run: Run
     call: Call
     retries: Retries = Retries()
+    permit: Permit | None = None  # where the first failure ends the map
 
 
 class LogRef:
@@ -143,6 +153,10 @@ class DoneError(Exception):
     """The object has an outcome already."""
 
 
+class HaltedError(Exception):
+    """The map begins no more items."""
+
+
 def perform(plan: Plan, entry: Input) -> Report:
     """Take an item, run it, and return when its outcome is durable.
 
@@ -162,6 +176,9 @@ def perform(plan: Plan, entry: Input) -> Report:
             raise DoneError
         if state.attempts.failed != entry.attempts:
             raise TakenError  # somebody has tried it since, and it rests now
+        # What has failed in a process that died is recorded, whatever else has failed.
+        if plan.permit is not None and not isinstance(plan.call, Failed) and not plan.permit.is_valid():
+            raise HaltedError
 
     with Worker(directory) as worker:
         try:
@@ -170,6 +187,8 @@ def perform(plan: Plan, entry: Input) -> Report:
             return Report(Kind.FOUND)
         except TakenError:
             return Report(Kind.TAKEN)
+        except HaltedError:
+            return Report(Kind.HALTED)
         try:
             started_s = time.monotonic()
             result = plan.call(entry.item, worker)
@@ -180,27 +199,56 @@ def perform(plan: Plan, entry: Input) -> Report:
         if result is None:
             give_back(log, entry.object_key, worker)
             return Report(Kind.GIVEN_BACK)
-        return _record(plan, entry, result, duration_s)
+        try:
+            return _record(plan, entry, result, duration_s, worker)
+        except DoneError:
+            return Report(Kind.FOUND)
+        except TakenError:
+            return Report(Kind.TAKEN)
 
 
-def _record(plan: Plan, entry: Input, result: Result, duration_s: float) -> Report:
+def _record(plan: Plan, entry: Input, result: Result, duration_s: float, worker: Worker) -> Report:
     if result.duration_s is not None:
         duration_s = result.duration_s
     outcome, result = outcome_payload(plan.run, entry, result, duration_s)
     if not (result.ok or result.is_final) and entry.attempts < plan.retries.limit:
-        return _record_attempt(plan, entry, result, duration_s)
-    plan.log.log.append_if(
-        [outcome, claim_payload(entry.object_key, None)], lambda _: None, durability="always"
-    )
+        return _record_attempt(plan, entry, result, duration_s, worker)
+    fence = _fence(plan, entry.object_key, worker, halts=not result.ok)
+    plan.log.log.append_if([outcome, claim_payload(entry.object_key, None)], fence, durability="always")
     return Report(Kind.RECORDED, Carried(result.exception))
 
 
-def _record_attempt(plan: Plan, entry: Input, result: Result, duration_s: float) -> Report:
+def _record_attempt(plan: Plan, entry: Input, result: Result, duration_s: float, worker: Worker) -> Report:
     pause_s = plan.retries.pause_s(entry.attempts + 1)
     attempt = attempt_payload(plan.run, entry, result, duration_s, pause_s)
     # Not synced: a loss of power costs no more than an attempt that is made once more.
-    plan.log.log.append_if(
-        [attempt, claim_payload(entry.object_key, None)], lambda _: None, durability="never"
-    )
+    fence = _fence(plan, entry.object_key, worker, halts=False)
+    plan.log.log.append_if([attempt, claim_payload(entry.object_key, None)], fence, durability="never")
     cause = (result.error or "").partition("\n")[0]
     return Report(Kind.TO_RETRY, cause=cause, pause_s=pause_s)
+
+
+def _fence(plan: Plan, object_key: str, worker: Worker, *, halts: bool) -> Callable[[LogView], None]:
+    """Return the judgement, made under the append lock, of whether ``worker`` may still say what became of an item.
+
+    Its file may have been removed, or its lock lost, while it was stopped or worked: others then took the item for
+    free. It has no say once another live worker has the item, or an outcome is there, or the map was started anew. A
+    claim that merely vanished refuses nothing: the item was run, and nobody else runs it.
+
+    A forked child has its parent's worker, but was given nothing. With ``halts`` the map begins no more items from
+    then on, if it is one that the first failure ends.
+    """
+    directory = plan.log.log.workers_directory
+
+    def judge(view: LogView) -> None:
+        if not worker.is_mine:
+            raise TakenError
+        state = state_of(view, plan.run, object_key, directory, worker.id)
+        if state.outcome is not None:
+            raise DoneError
+        if state.is_taken:
+            raise TakenError
+        if halts and plan.permit is not None:
+            plan.permit.revoke()
+
+    return judge

@@ -8,13 +8,13 @@ costs the one item that ran in it, and is counted against that item.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import time
 from multiprocessing import connection as connections
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
+from mpcheckpoint._storage.process import process
 from mpcheckpoint._work.perform import Kind, Report
 from mpcheckpoint._work.refusals import item_message
 from mpcheckpoint._work.worker_process import Clock, Hello, Trouble, serve
@@ -46,6 +46,28 @@ class _Member:
         # When it is to be told to end, or, if it was, to be ended: it has an item whose function runs.
         self.due_s: float | None = None
         self.is_late = False
+        # It is ended with the crew, and is not waited for if the crew is forgotten before that is done.
+        self.is_stopping = False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the process was started, as far as that was noted: an interrupt may have come before."""
+        return self.process.pid is not None
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        if self.is_there:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """End it, if it still runs."""
+        if self.is_there and self.process.is_alive():
+            self.process.kill()
+
+    def join(self, timeout_s: float | None) -> None:
+        """Wait for its end."""
+        if self.is_there:
+            self.process.join(timeout_s)
 
     def end_if_due(self, now_s: float) -> None:
         """End the process if its item's time is up: with a moment to unwind, then without."""
@@ -71,9 +93,9 @@ class ProcessCrew:
         self._timeout_s = timeout_s
         self._jobs = jobs
         self._context: Any = context  # typeshed's common base class knows no Process
-        self._pid = os.getpid()
         self._members: list[_Member] = []
         self._failed_starts = 0  # in a row
+        process.register(self)
         # At exit multiprocessing waits for its children, which wait for us: they have to be let go before.
         Finalize(self, _let_go, args=(self._members,), exitpriority=_EXIT_PRIORITY)
 
@@ -91,12 +113,15 @@ class ProcessCrew:
         message = item_message(entry, self._context)
         for _ in range(_SEND_LIMIT):
             member = next((each for each in self._members if each.entry is None), None) or self._start()
+            member.entry = entry  # before it has it: an interrupt in between leaves nobody at work unseen
             try:
                 member.pipe.send_bytes(message)
             except (BrokenPipeError, ConnectionResetError):
                 self._bury(member)  # it died while it had nothing to do
                 continue
-            member.entry = entry
+            except Exception:
+                member.entry = None  # it cannot be pickled, and nothing of it was sent
+                raise
             return
         raise _cannot_start("it died before it was given anything")
 
@@ -136,41 +161,58 @@ class ProcessCrew:
         """End all processes. What one of them runs is given back: a claim ends with its worker.
 
         At a Ctrl-C the terminal has interrupted them, too; they get a moment to unwind. Then, or at once, they are
-        ended.
+        ended. Those that are left if another Ctrl-C interrupts this are killed here or, at the latest, by the next
+        call.
+
+        Invariant: a process is forgotten only once it was reaped (held by tests/test_map_endings.py).
         """
-        members = list(self._members)
-        _let_go(self._members)
-        if self._pid != os.getpid():
-            return  # a forked copy: they are not our children
+        is_again = any(member.is_stopping for member in self._members)
+        for member in self._members:
+            member.is_stopping = True
+            member.pipe.close()
         try:
-            if is_interrupted:
-                _join(members, _UNWIND_S)
-            for member in members:
-                if member.entry is not None:
-                    member.process.terminate()
-            _join(members, _TERMINATE_S)
+            if not is_again:
+                self._end_gently(is_interrupted=is_interrupted)
         finally:
-            for member in members:
-                if member.process.is_alive():
-                    member.process.kill()
-                member.process.join()
+            for member in self._members:
+                member.kill()
+            while self._members:
+                self._members[-1].join(None)
+                self._members.pop()
+
+    def _end_gently(self, *, is_interrupted: bool) -> None:
+        if is_interrupted:
+            _join(self._members, _UNWIND_S)
+        for member in self._members:
+            if member.entry is not None:
+                member.terminate()
+        _join(self._members, _TERMINATE_S)
+
+    def reset_after_fork(self) -> None:
+        """In a forked child, a worker or any other: close our ends of the pipes, else nobody would notice our death."""
+        members, self._members = self._members, []
+        for member in members:
+            member.pipe.close()
 
     def _start(self) -> _Member:
         ours, theirs = self._context.Pipe()
-        # A forked child inherits our ends of the pipes: it has to close them, else nobody would notice our death.
-        is_fork = self._context.get_start_method() == "fork"
-        inherited = [*(member.pipe for member in self._members), ours] if is_fork else []
-        process = self._context.Process(
-            target=serve,
-            args=(theirs, self._plan, inherited, self._timeout_s is not None),
-            name="mpcheckpoint-map",
+        member = _Member(
+            self._context.Process(
+                target=serve,
+                args=(theirs, self._plan, self._timeout_s is not None),
+                name="mpcheckpoint-map",
+            ),
+            ours,
         )
+        self._members.append(member)  # before it is there: an interrupt in between leaves nobody unseen
         try:
-            process.start()
+            member.process.start()
+        except Exception:
+            self._members.remove(member)
+            ours.close()
+            raise
         finally:
             theirs.close()
-        member = _Member(process, ours)
-        self._members.append(member)
         return member
 
     def _heard(self, member: _Member) -> list[tuple[Input, Report]]:
@@ -238,16 +280,21 @@ def require_children_allowed() -> None:
 
 
 def _let_go(members: list[_Member]) -> None:
-    """Close the pipes: a process that has nothing to do ends, one that is at work ends when it is done."""
+    """Close the pipes: a process that has nothing to do ends, one that is at work ends when it is done.
+
+    If the crew was being stopped, that was interrupted: it ends now.
+    """
     for member in members:
         member.pipe.close()
+        if member.is_stopping:
+            member.kill()
     members.clear()
 
 
 def _join(members: list[_Member], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     for member in members:
-        member.process.join(max(0.0, deadline - time.monotonic()))
+        member.join(max(0.0, deadline - time.monotonic()))
 
 
 def _cannot_start(cause: str) -> WorkerDiedError:

@@ -121,8 +121,10 @@ def _run_of(note: RunNote, *, retry_failed: bool) -> Run:
     return Run(note.number, note.version, clock.next(0), retry_failed, note.rerun, note.keeps)
 
 
-def state_of(view: LogView, run: Run, object_key: str, directory: str) -> State:
-    """Return how it stands with an object: whether it has an outcome that counts for this run.
+def state_of(view: LogView, run: Run, object_key: str, directory: str, worker_id: str | None = None) -> State:
+    """Return how it stands with an object: whether it has an outcome that counts for this run, and else who has it.
+
+    To ``worker_id`` it is not taken by that worker itself.
 
     Raises:
         ChangedVersionError: another start has gone on with another version.
@@ -134,7 +136,7 @@ def state_of(view: LogView, run: Run, object_key: str, directory: str) -> State:
     found, attempts = _latest(view, history.rule(run.rerun, run.note), run, object_key)
     if found is not None and not (run.retry_failed and _is_old_failure(found, run)):
         return State(found.event, is_taken=False)
-    return State(None, is_taken(view, object_key, directory), attempts)
+    return State(None, is_taken(view, object_key, directory, worker_id), attempts)
 
 
 def own_outcome(view: LogView, run: Run, object_key: str) -> Entry | None:

@@ -6,6 +6,7 @@ import pickle
 import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mpcheckpoint._storage.process import process
 from mpcheckpoint._work.perform import Carried, perform
 
 if TYPE_CHECKING:
@@ -52,21 +53,94 @@ class _Timed:
             self._pipe.send(Clock(is_running=False))
 
 
-def serve(pipe: Connection, plan: Plan, inherited: list[Connection], is_timed: bool) -> None:
+class _Interrupts:
+    """Lets signals end this worker while an item's function runs, or while there is nothing to do; not in between.
+
+    What a function has made of its item is recorded first, and no item is begun that is given back at once.
+
+    A Ctrl-C is kept for later by its handler, since it may arrive in a thread that the function has started; SIGTERM,
+    which has no handler so that it ends any function, by the mask of this thread, as well as that can be.
+    """
+
+    def __init__(self) -> None:
+        self._is_exposed = True
+        self.has_come = False
+
+    def install(self) -> None:
+        """Take the place of what the parent did with these signals; what it ignored stays ignored."""
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._take)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def hold(self) -> None:
+        """Keep signals for later."""
+        self._is_exposed = False
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def expose(self) -> None:
+        """Let signals come.
+
+        Raises:
+            KeyboardInterrupt: one has come before.
+        """
+        self._is_exposed = True
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        if self.has_come:
+            raise KeyboardInterrupt
+
+    def _take(self, number: int, frame: object) -> None:
+        del number, frame
+        if self._is_exposed:
+            raise KeyboardInterrupt
+        self.has_come = True
+
+
+class _Exposed:
+    """A call that signals may interrupt."""
+
+    def __init__(self, call: Call, interrupts: _Interrupts) -> None:
+        self._call = call
+        self._interrupts = interrupts
+
+    def __call__(self, item: Any, worker: Worker) -> Result | None:
+        try:
+            self._interrupts.expose()
+            return self._call(item, worker)
+        finally:
+            self._interrupts.hold()
+
+
+class _OurEnd:
+    """Our end of the pipe. A process that a function forks has no part in it: it is closed there."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        process.register(self)
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: let go."""
+        self._pipe.close()
+
+
+def serve(pipe: Connection, plan: Plan, is_timed: bool) -> None:
     """Work, in a process of its own, until there is nobody to work for."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for other in inherited:
-        other.close()
+    interrupts = _Interrupts()
+    interrupts.install()
+    end = _OurEnd(pipe)
+    plan = plan._replace(call=_Exposed(plan.call, interrupts))
+    if is_timed:
+        plan = plan._replace(call=_Timed(plan.call, pipe))
     try:
         pipe.send(Hello())
-        if is_timed:
-            plan = plan._replace(call=_Timed(plan.call, pipe))
         while True:
-            pipe.send(_reported(plan, pipe.recv_bytes()))
+            message = pipe.recv_bytes()
+            interrupts.hold()
+            pipe.send(_reported(plan, message))
+            interrupts.expose()
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         return  # the other side is gone, or was interrupted as we were
+    finally:
+        del end
 
 
 def _reported(plan: Plan, message: bytes) -> Report | Trouble:
