@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint._log.record_log import RecordLog
 from mpcheckpoint._log.session import Session, Settings
+from mpcheckpoint._work.asking import AskedApart
 from mpcheckpoint._work.claims import claimed
 from mpcheckpoint._work.crew import ExecutorCrew, default_jobs, jobs_of
 from mpcheckpoint._work.inputs import inputs_of, object_key_of
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.outlet import OnError, Options
 from mpcheckpoint._work.perform import CallFunction, LogRef, Plan
+from mpcheckpoint._work.permit import Permit
 from mpcheckpoint._work.processes import ProcessCrew, require_children_allowed
 from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS, require_function, require_limit
 from mpcheckpoint._work.reruns import IfChanged, history_of, require_rerun_name
@@ -119,15 +121,18 @@ class Log(RecordLog):
         map on the same log: they share the items, and no item runs twice while nobody dies. At least once: an item
         whose worker dies before its outcome is recorded runs again.
 
-        Starts at the call. Items are taken in the caller's thread, as workers become free; memory is bounded
-        however many there are.
+        Starts at the call. Items are taken as workers become free; memory is bounded however many there are. What
+        has a length, as a list, is iterated over in the caller's thread; any other iterable in a thread of its own, an
+        item at a time, so that it may wait for an outcome that this very map gives out.
 
         Args:
             fn: what to run, a function that takes an item and returns a JSON value. An exception, or another value, is
-                recorded as a failure.
+                recorded as a failure. A process that it forks, and that returns or raises too, ends there and counts for
+                nothing.
             items: strings that are their own object keys, or anything with ``key``. Items that come twice run once and
                 share the outcome. An item is compared with the one its key came with before, if both are JSON values of
-                at most 1 MiB; others with ==, among the latest 10,000 of this call.
+                at most 1 MiB; others with ==, among the latest 10,000 of this call. What may only be used in the
+                thread that made it, as a cursor of sqlite3, is handed in as a list.
             key: a function that returns the object key of an item.
             version: of the work done. It is recorded, and another one is refused (see ``if_changed``), so that outcomes
                 do not mix.
@@ -137,9 +142,9 @@ class Log(RecordLog):
                 lambda, and no function of a notebook cell.
             executor: run in this executor instead of worker processes of our own. It is not shut down.
             ordered: give outcomes out in the order of the items, not as they come.
-            on_error: "record" gives failures out as outcomes; "halt" does so, too, and starts no more items once one
-                that ran here has failed: what runs then finishes, and ``MapRun.is_halted``; "raise" raises what ``fn``
-                raised, once it is recorded.
+            on_error: "record" gives failures out as outcomes; "halt" does so, too, and starts no more items once the
+                failure of one that ran here is recorded: what runs then finishes, and ``MapRun.is_halted``; "raise"
+                starts no more either, and raises what ``fn`` raised.
             include_done: also give out outcomes that were there already (``Outcome.repeated``).
             retry_failed: run again what had failed before this call.
             rerun: a name of your own choice, at most 200 bytes: each of these items is to have an outcome under that
@@ -208,7 +213,8 @@ class Log(RecordLog):
         run = join_run(
             self, version, rerun=rerun, if_changed=IfChanged(if_changed), retry_failed=retry_failed
         )
-        plan = Plan(LogRef(self), run, CallFunction(fn), Retries(retries, retry_delay_s))
+        permit = None if on_error == OnError.RECORD.value else Permit.given(self.workers_directory)
+        plan = Plan(LogRef(self), run, CallFunction(fn), Retries(retries, retry_delay_s), permit)
         crew: Crew
         if executor is None:
             crew = ProcessCrew(plan, jobs or default_jobs(), context, timeout_s)
@@ -222,7 +228,9 @@ class Log(RecordLog):
             total=lambda: count,
             max_invalid_results=max_invalid_results,
         )
-        return MapRun(plan, inputs_of(items, key), crew, options)
+        source = inputs_of(items, key)
+        # What has a length does not wait for outcomes.
+        return MapRun(plan, AskedApart(source) if count is None else source, crew, options)
 
     def results(self, *, rerun: str | None = None) -> Iterator[Outcome]:
         """Yield the last outcome of each item, whatever rerun it came from, in the order of the objects.

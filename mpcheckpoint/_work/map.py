@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._work.asking import AskedApart
 from mpcheckpoint._work.inputs import NOT_YET, LatestItems, NotYet, changed_item
 from mpcheckpoint._work.outcomes import Result, is_same, is_same_input, outcome_of
 from mpcheckpoint._work.outlet import AsTheyCome, Finished, InOrder, OnError
@@ -16,7 +18,7 @@ from mpcheckpoint._work.reruns import history_of, tell
 from mpcheckpoint._work.retries import Pauses, Retry
 from mpcheckpoint._work.runs import own_outcome, state_of
 from mpcheckpoint._work.workers import remove_dead_workers
-from mpcheckpoint.errors import ItemFailedError
+from mpcheckpoint.errors import ClosedError, ItemFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
 _MOST_UNFINISHED = 1000
 _MOST_DEATHS = 3
-_SOURCE_PAUSE_S = 0.02
+_FIRST_SOURCE_PAUSE_S = 0.001
+_LONGEST_SOURCE_PAUSE_S = 0.02
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.5
 
@@ -45,9 +48,11 @@ class MapRun:
     recorded, and no more are taken: memory is bounded however many there are.
 
     Use it in a ``with`` statement, or call ``close``, to end it before all is done: what runs then is given back, and
-    whoever starts the map again carries on. An exception, a Ctrl-C too, closes it.
+    whoever starts the map again carries on. An exception, a Ctrl-C too, closes it. If another Ctrl-C interrupts that,
+    it ends what runs at once, and the next ``close`` does what is left to do.
 
-    Concurrency: for one thread; any number of processes may run the same map on the same log, and share the work.
+    Concurrency: for one thread; any number of processes may run the same map on the same log, and share the work. A
+    forked child has no part in the map: there, iterating raises ClosedError, and ``close`` does nothing.
     """
 
     def __init__(self, plan: Plan, source: Iterator[Input | NotYet], crew: Crew, options: Options) -> None:
@@ -70,8 +75,13 @@ class MapRun:
         self._next_place = 0
         self._is_exhausted = False
         self._is_source_idle = False
+        self._source_pause_s = _FIRST_SOURCE_PAUSE_S
         self._pause_s = _FIRST_PAUSE_S
         self._look_due_s = 0.0
+        self._pid = os.getpid()
+        self._is_closing = False
+        # Invariant: true only once everything was ended, so that a close which was interrupted is made up for by the
+        # next (held by tests/test_map_endings.py).
         self._is_closed = False
         self._is_halted = False
         run = plan.run
@@ -92,13 +102,13 @@ class MapRun:
             WorkerDiedError: worker processes cannot be started.
             InvalidItemError: an item cannot be sent to a worker process.
             InvalidResultError: no JSON can hold what the function returned, ``max_invalid_results`` times in a row.
+            ClosedError: this is a forked child of the process that the map belongs to.
             CheckpointError: an outcome could not be recorded.
             And with ``on_error="raise"`` what a failed item raised; ItemFailedError if it had failed before.
         """
+        self._require_own_process()
         try:
-            while not self._is_closed:
-                if self._can_take():
-                    self._take()
+            while not self._is_closing:
                 finished = self._outlet.take()
                 if finished is not None:
                     return self._given_out(finished)
@@ -107,6 +117,7 @@ class MapRun:
         except BaseException as error:
             self._close(is_interrupted=isinstance(error, KeyboardInterrupt))
             raise
+        self.close()
         raise StopIteration
 
     @property
@@ -130,14 +141,27 @@ class MapRun:
         self._close(is_interrupted=isinstance(error, KeyboardInterrupt))
 
     def _close(self, *, is_interrupted: bool) -> None:
-        if self._is_closed:
+        if self._is_closed or self._pid != os.getpid():
             return
-        self._is_closed = True
+        self._is_closing = True
+        if isinstance(self._source, AskedApart):
+            self._source.stop()
         try:
             self._crew.stop(is_interrupted=is_interrupted)
         finally:
             self._presence.retire()
+            if self._plan.permit is not None:
+                self._plan.permit.retire()
         remove_dead_workers(self._log.workers_directory)
+        self._is_closed = True
+
+    def _require_own_process(self) -> None:
+        if self._pid != os.getpid():
+            raise ClosedError(
+                "this process was forked from the one that the map belongs to, and has no part in it. Start a map of "
+                "its own here to share the items",
+                reason="forked",
+            )
 
     def _given_out(self, finished: Finished) -> Outcome:
         outcome = finished.outcome
@@ -168,6 +192,9 @@ class MapRun:
             self._settle(entry, report)
         if reports:
             self._pause_s = _FIRST_PAUSE_S
+        elif self._can_take():
+            # After all that was ready was given out: the iterable may wait for it.
+            self._take()
         if self._waiting:
             self._look_again()
         return True
@@ -175,7 +202,7 @@ class MapRun:
     def _patience_s(self) -> float | None:
         """Return how long to wait for a report: for ever, unless something else may come."""
         if self._can_take():
-            return _SOURCE_PAUSE_S if self._is_source_idle else 0.0
+            return self._source_pause_s if self._is_source_idle else 0.0
         if not self._waiting:
             return None
         pause_s, self._pause_s = self._pause_s, min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
@@ -192,8 +219,11 @@ class MapRun:
     def _take(self) -> None:
         """Take the next input: it is done, or somebody else's, or given out. Requires: ``_can_take``."""
         entry = next(self._source, None)
+        self._require_own_process()  # an iterable may fork, and return in both
         self._is_exhausted = entry is None
         self._is_source_idle = entry is NOT_YET
+        longer_s = min(self._source_pause_s * 1.5, _LONGEST_SOURCE_PAUSE_S)
+        self._source_pause_s = longer_s if self._is_source_idle else _FIRST_SOURCE_PAUSE_S
         self._presence.has_items(self._next_place if entry is None else self._options.total())
         if entry is None or isinstance(entry, NotYet):
             return
@@ -247,6 +277,9 @@ class MapRun:
             self._give_out(entries)
         elif report.kind is Kind.TAKEN:
             self._waiting[entry.object_key] = entries
+        elif report.kind is Kind.HALTED:
+            self._drop(entries)
+            self._halt()
         else:
             self._deaths.pop(entry.object_key, None)
             is_own = report.kind is Kind.RECORDED
@@ -284,7 +317,7 @@ class MapRun:
             is_given_out = is_own or self._options.include_done
             own = replace(outcome, item=entry.item, repeated=not is_own)
             self._outlet.put(entry.place, Finished(own if is_given_out else None, raised))
-            if is_own and not outcome.ok and self._options.on_error is OnError.HALT:
+            if is_own and not outcome.ok and self._options.on_error is not OnError.RECORD:
                 self._halt()
             is_own, raised = False, None
 

@@ -32,6 +32,7 @@ from mpcheckpoint._work.crew import ExecutorCrew, default_jobs
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.outlet import OnError, Options
 from mpcheckpoint._work.perform import LogRef, Plan
+from mpcheckpoint._work.permit import Permit
 from mpcheckpoint._work.retries import Retries
 from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.text import to_text
@@ -150,7 +151,8 @@ def _started(
 ) -> MapRun:
     run = join_run(log, job.version, **job.choice)
     command = RunCommand(job.template, job.output_limit_bytes, job.timeout_s, interrupts)
-    plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s))
+    permit = Permit.given(log.workers_directory) if job.halts_on_error else None
+    plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s), permit)
     crew = ExecutorCrew(plan, executor, job.jobs, on_stop=command.stop)
     on_error = OnError.HALT if job.halts_on_error else OnError.RECORD
     options = Options(job.is_ordered, on_error, on_retry=reporter.take_retry, total=lines.total)

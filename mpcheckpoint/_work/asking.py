@@ -1,0 +1,95 @@
+"""Items asked for in a thread of its own, so that an iterable may wait for what became of its earlier items."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import weakref
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpcheckpoint._work.inputs import NOT_YET
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpcheckpoint._work.inputs import Input, NotYet
+
+# So long an item is waited for at once: at the start of a map, and after the iterable has once taken longer.
+_FIRST_PATIENCE_S = 0.2
+_PATIENCE_S = 0.002
+
+
+class _Answer(NamedTuple):
+    """What the iterable gave: an item; or nothing, at its end; or what it raised."""
+
+    entry: Input | None
+    error: BaseException | None = None
+
+
+class AskedApart:
+    """An iterator of inputs that never waits long: where the iterable has not answered yet, it yields NOT_YET.
+
+    The iterable is asked for one item at a time, and only when one is wanted. What it raises is raised here.
+
+    Rejected: to ask in the caller's thread. An iterable that waits for an outcome to be given out waits for that very
+    thread, and does so for ever as soon as a second worker is free.
+    """
+
+    def __init__(self, source: Iterator[Input]) -> None:
+        self._questions: SimpleQueue[bool] = SimpleQueue()
+        self._answers: SimpleQueue[_Answer] = SimpleQueue()
+        self._is_asked = False
+        self._is_over = False
+        self._patience_s = _FIRST_PATIENCE_S
+        run = contextvars.copy_context().run
+        # A daemon: an iterable that waits for ever does not keep the interpreter from exiting. No reference to us: a
+        # map that is forgotten ends it.
+        threading.Thread(
+            target=run,
+            args=(_answer, source, self._questions, self._answers),
+            name="mpcheckpoint-items",
+            daemon=True,
+        ).start()
+        self._stop = weakref.finalize(self, self._questions.put, False)
+        self._stop.atexit = False
+
+    def __iter__(self) -> AskedApart:
+        return self
+
+    def __next__(self) -> Input | NotYet:
+        """Return the next input if it comes soon, else NOT_YET."""
+        if self._is_over:
+            raise StopIteration
+        if not self._is_asked:
+            self._is_asked = True
+            self._questions.put(True)
+        try:
+            answer = self._answers.get(timeout=self._patience_s)
+        except Empty:
+            self._patience_s = _PATIENCE_S
+            return NOT_YET
+        self._is_asked = False
+        self._is_over = answer.entry is None
+        if answer.error is not None:
+            raise answer.error
+        if answer.entry is None:
+            raise StopIteration
+        return answer.entry
+
+    def stop(self) -> None:
+        """Ask for nothing more: the thread ends as soon as the iterable lets it. Twice is fine."""
+        self._is_over = True
+        self._stop()
+
+
+def _answer(source: Iterator[Input], questions: SimpleQueue[bool], answers: SimpleQueue[_Answer]) -> None:
+    while questions.get():
+        try:
+            entry = next(source, None)
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            answers.put(_Answer(None, error))
+            return
+        answers.put(_Answer(entry))
+        if entry is None:
+            return

@@ -1,0 +1,152 @@
+"""A map that is to stop at the first failure begins nothing after that failure was recorded."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint.errors import WriteFailedError
+from support.shell import CommandLine
+from support.verbs import Faults, inside, log_file, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAMES = [f"item{number}" for number in range(12)]
+KINDS = [*multiprocessing.get_all_start_methods(), "threads", "pool"]
+
+
+@pytest.fixture
+def log(store: Path) -> Log:
+    return Checkpoint(store).log("a")
+
+
+@contextmanager
+def workers(kind: str, jobs: int) -> Iterator[dict[str, Any]]:
+    """Yield the options of ``map`` for so many workers of some kind."""
+    executor: Executor
+    if kind == "threads":
+        with ThreadPoolExecutor(jobs) as executor:
+            yield {"executor": executor, "jobs": jobs}
+    elif kind == "pool":
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as executor:
+            yield {"executor": executor, "jobs": jobs}
+    else:
+        yield {"mp_context": multiprocessing.get_context(kind), "jobs": jobs}
+
+
+def claims_after_the_failure(store: Path, log_key: str = "a") -> list[str]:
+    """Return which items were claimed after the first failure was recorded, as the log itself has it."""
+    lines = [json.loads(line) for line in log_file(store, log_key).read_bytes().split(b"\n") if line.strip()]
+    texts = [json.dumps(line) for line in lines]
+    failed = next(place for place, text in enumerate(texts) if '"ok": false' in text)
+    claims = [place for place, text in enumerate(texts) if '"claim"' in text and '"worker": "' in text]
+    assert min(claims) < failed
+    return [texts[place] for place in claims if place > failed]
+
+
+def fail_at_item2(item: str) -> str:
+    if item == "item2":
+        raise ValueError(item)
+    return item
+
+
+@pytest.mark.parametrize("on_error", ["halt", "raise"])
+@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_begun_after_a_failure_was_recorded(
+    kind: str, jobs: int, on_error: str, log: Log, store: Path
+) -> None:
+    with workers(kind, jobs) as options:
+        run = log.map(fail_at_item2, NAMES, on_error=on_error, **options)
+        if on_error == "raise":
+            with pytest.raises(ValueError, match="item2"):
+                list(run)
+        else:
+            list(run)
+            assert run.is_halted
+
+    assert claims_after_the_failure(store) == []
+    recorded = {outcome.item for outcome in log.results()}
+    assert "item2" in recorded
+    if jobs == 1:
+        assert recorded == set(NAMES[:3])
+    assert list(inside(store, "workers").iterdir()) == []
+
+
+def test_item_that_has_failed_while_its_failure_could_not_be_recorded_halts_nothing_else(
+    log: Log, faults: Faults
+) -> None:
+    faults.fail("remove", 5, on="workers/", times=1)
+
+    with ThreadPoolExecutor(1) as one, pytest.raises(WriteFailedError, match="halting"):
+        list(log.map(fail_at_item2, ["item2"], executor=one, on_error="halt"))
+
+    assert list(log.results()) == []
+
+
+def linger_or_fail(directory: Path, item: str) -> str:
+    """Fail for "bad" as soon as "late" runs, which takes longer than it may."""
+    if item == "late":
+        (directory / "late").touch()
+        time.sleep(1000)
+    wait_until((directory / "late").exists, "the other runs")
+    raise ValueError(item)
+
+
+def test_item_whose_time_is_up_after_another_has_failed_is_recorded_too(log: Log, tmp_path: Path) -> None:
+    outcomes = list(
+        log.map(
+            partial(linger_or_fail, tmp_path),
+            ["late", "bad", "other"],
+            jobs=2,
+            timeout_s=1,
+            on_error="halt",
+            mp_context=multiprocessing.get_context("fork"),
+        )
+    )
+
+    errors = {outcome.item: outcome.error or "" for outcome in outcomes}
+    assert set(errors) == {"late", "bad"}
+    assert errors["late"] == "timed out after 1 s"
+    assert errors["bad"].startswith("ValueError: bad")
+
+
+def test_failure_of_another_start_halts_only_that_one(log: Log, store: Path) -> None:
+    with ThreadPoolExecutor(1) as one:
+        list(Checkpoint(store).log("a").map(fail_at_item2, ["item2"], executor=one))
+
+        run = log.map(fail_at_item2, NAMES, executor=one, on_error="halt")
+
+        assert {outcome.item for outcome in run} == set(NAMES)
+    assert not run.is_halted
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+def test_command_line_that_halts_begins_nothing_after_the_failure(jobs: int, tmp_path: Path) -> None:
+    shell = CommandLine(tmp_path)
+    items = "".join(f"{name}\n" for name in ["bad", *NAMES]).encode()
+    command = "echo $1 >> runs; case $1 in bad) exit 3;; esac; sleep 0.2"
+
+    ended = shell.run(
+        *("map", "--store", "store", "--key", "a", "-j", str(jobs), "--halt-on-error"),
+        *("--", "sh", "-c", command, "x"),
+        stdin=items,
+    )
+
+    assert ended.code == 1
+    assert "halted by a failure" in ended.err
+    begun = (tmp_path / "runs").read_text().split()
+    assert len(begun) <= jobs
+    assert claims_after_the_failure(tmp_path / "store") == []
+    if jobs == 1:
+        assert begun == ["bad"]
