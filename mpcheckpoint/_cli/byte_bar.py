@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -11,6 +10,8 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from mpcheckpoint._cli.live_console import LiveConsole
 
 
 class ByteBar:
@@ -23,7 +24,7 @@ class ByteBar:
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=LiveConsole(stderr=True),
             transient=True,
         )
         self._task = self._progress.add_task(what, total=total_bytes)

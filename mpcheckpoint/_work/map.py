@@ -106,8 +106,8 @@ class MapRun:
             CheckpointError: an outcome could not be recorded.
             And with ``on_error="raise"`` what a failed item raised; ItemFailedError if it had failed before.
         """
-        self._require_own_process()
         try:
+            self._require_own_process()
             while not self._is_closing:
                 finished = self._outlet.take()
                 if finished is not None:

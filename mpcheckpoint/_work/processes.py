@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 import time
 from multiprocessing import connection as connections
 from multiprocessing.util import Finalize
@@ -46,8 +47,6 @@ class _Member:
         # When it is to be told to end, or, if it was, to be ended: it has an item whose function runs.
         self.due_s: float | None = None
         self.is_late = False
-        # It is ended with the crew, and is not waited for if the crew is forgotten before that is done.
-        self.is_stopping = False
 
     @property
     def is_there(self) -> bool:
@@ -95,9 +94,10 @@ class ProcessCrew:
         self._context: Any = context  # typeshed's common base class knows no Process
         self._members: list[_Member] = []
         self._failed_starts = 0  # in a row
+        self._is_stopping = threading.Event()
         process.register(self)
         # At exit multiprocessing waits for its children, which wait for us: they have to be let go before.
-        Finalize(self, _let_go, args=(self._members,), exitpriority=_EXIT_PRIORITY)
+        Finalize(self, _let_go, args=(self._members, self._is_stopping), exitpriority=_EXIT_PRIORITY)
 
     def has_room(self) -> bool:
         """Return whether another item can be given out now."""
@@ -166,9 +166,9 @@ class ProcessCrew:
 
         Invariant: a process is forgotten only once it was reaped (held by tests/test_map_endings.py).
         """
-        is_again = any(member.is_stopping for member in self._members)
+        is_again = self._is_stopping.is_set()
+        self._is_stopping.set()
         for member in self._members:
-            member.is_stopping = True
             member.pipe.close()
         try:
             if not is_again:
@@ -279,14 +279,14 @@ def require_children_allowed() -> None:
         )
 
 
-def _let_go(members: list[_Member]) -> None:
+def _let_go(members: list[_Member], is_stopping: threading.Event) -> None:
     """Close the pipes: a process that has nothing to do ends, one that is at work ends when it is done.
 
-    If the crew was being stopped, that was interrupted: it ends now.
+    If the crew was being stopped, that was interrupted: they end now.
     """
     for member in members:
         member.pipe.close()
-        if member.is_stopping:
+        if is_stopping.is_set():
             member.kill()
     members.clear()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mpcheckpoint._cli.live_console import LiveConsole
 
 if TYPE_CHECKING:
     from mpcheckpoint._cli.maps.lines import Lines
@@ -23,7 +24,7 @@ class Bar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[failed]}"),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=LiveConsole(stderr=True),
         )
         self._task = self._progress.add_task("items", total=None, failed="")
         self._progress.start()

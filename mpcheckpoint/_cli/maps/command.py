@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from mpcheckpoint._cli.maps.child import Child
 from mpcheckpoint._cli.maps.output import KeptOutput
@@ -13,6 +13,9 @@ from mpcheckpoint._cli.terminal import say
 from mpcheckpoint._work.outcomes import Result
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
     from mpcheckpoint._cli.maps.interrupts import Interrupts
     from mpcheckpoint._cli.maps.template import Item, Template
     from mpcheckpoint._work.workers import Worker
@@ -24,7 +27,8 @@ _POLL_S = 0.02
 _GRACE_S = 5.0
 # At the end commands get so long to stop by themselves, in the middle of which that is said; then to obey SIGTERM,
 # then to be gone after SIGKILL.
-_STOP_S = ((0.5, None), (1.5, signal.SIGTERM), (5.0, signal.SIGKILL), (5.0, signal.SIGKILL))
+_STOP_S = ((0.5, None), (1.5, signal.SIGTERM), (5.0, signal.SIGKILL))
+_KILLED_S = 5.0
 
 
 class RunCommand:
@@ -72,28 +76,40 @@ class RunCommand:
         error_of = _error_of(code) if is_in_time else f"timed out after {self._timeout_s:g} s"
         return Result(error_of is None, {"exit_code": code} | kept.fields(), error_of)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # What was to stop us may have been interrupted before it began.
+        self.stop()
+
     def stop(self) -> None:
         """Start no more commands, and end those that run: first by themselves, then by signals. Return when they have.
 
-        A Ctrl-C in here makes short work of them.
+        A Ctrl-C meanwhile makes short work of them. Stopping twice is fine.
         """
         self._stopping.set()
         if self._timeout_s is not None and self._interrupts.have_come(0):
             self._signal(signal.SIGINT)  # groups of their own: the terminal did not interrupt them with us
         for patience_s, signal_number in _STOP_S:
-            try:
-                self._await_end(patience_s)
-            except KeyboardInterrupt:
-                signal_number = signal.SIGKILL  # noqa: PLW2901
+            self._await_end(patience_s, lambda: self._interrupts.are_urgent)
+            if not self._running or self._interrupts.are_urgent:
+                break
             if signal_number is not None:
                 self._signal(signal_number)
-            elif self._running:
+            else:
                 commands = "a command" if len(self._running) == 1 else f"{len(self._running)} commands"
                 say(f"mpcheckpoint: waiting for {commands} to end; Ctrl-C ends what runs at once")
+        if self._running:
+            self._signal(signal.SIGKILL)
+            self._await_end(_KILLED_S, lambda: False)
+        self._interrupts.let_end()
 
-    def _await_end(self, timeout_s: float) -> None:
+    def _await_end(self, timeout_s: float, is_enough: Callable[[], bool]) -> None:
         deadline = time.monotonic() + timeout_s
-        while self._running and time.monotonic() < deadline:
+        while self._running and time.monotonic() < deadline and not is_enough():
             time.sleep(_POLL_S)
 
     def _signal(self, number: int) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import select
 import signal
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_MOST_BYTES = 4096
 
 
 class Stopped(KeyboardInterrupt):
@@ -22,7 +24,10 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Raise in the main thread what other signals than Ctrl-C ask for, and let every thread know at once of any.
+    """Raise in the main thread what the first signal asks for, and let every thread know at once of any.
+
+    Invariant: one signal raises, later ones are counted. So what ends a map runs to its end, at whatever instant the
+    second Ctrl-C comes; and hurries if it did (held by tests/test_map_endings.py).
 
     The interpreter raises in the main thread, when that gets to run. A pipe that its handler writes to, in whatever
     thread the signal arrives, tells sooner: a command interrupted with us must not be taken for one that failed.
@@ -30,14 +35,17 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
         self._before: dict[int, Any] = {}
+        self._calls = 0
+        self._bytes = 0
 
     def __enter__(self) -> Self:
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for number in _ENDING:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                self._before[number] = signal.signal(number, _stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or the background of a script
+                self._before[number] = signal.signal(number, self._take)
         return self
 
     def __exit__(
@@ -49,13 +57,30 @@ class Interrupts:
         os.close(self._reading)
         os.close(self._writing)
 
+    @property
+    def are_urgent(self) -> bool:
+        """Whether another signal has come while the first one was obeyed. For the main thread."""
+        return self._calls > 1 or self._bytes > 1
+
+    def let_end(self) -> None:
+        """Have any further signal end this process at once, if one has come: all that is left to do is ours alone."""
+        if self._calls:
+            for number in self._before:
+                signal.signal(number, signal.SIG_DFL)
+
     def have_come(self, timeout_s: float) -> bool:
         """Return whether a signal has come, or comes within so long. For any thread."""
         poll = select.poll()
         poll.register(self._reading, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))
 
-
-def _stop(signal_number: int, frame: object) -> NoReturn:
-    del frame
-    raise Stopped(signal_number)
+    def _take(self, signal_number: int, frame: object) -> None:
+        del frame
+        # One call of this may stand for several signals, if another thread received them; the pipe has a byte of each,
+        # or will have: it may be written a moment after.
+        self._calls += 1
+        with suppress(BlockingIOError):
+            self._bytes += sum(byte in _ENDING for byte in os.read(self._reading, _MOST_BYTES))
+        os.write(self._writing, b"\0")  # it stays readable
+        if self._calls == 1:
+            raise KeyboardInterrupt if signal_number == signal.SIGINT else Stopped(signal_number)

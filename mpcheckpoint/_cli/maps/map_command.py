@@ -112,8 +112,9 @@ def _run(job: Job, lines: Lines) -> int:
             Interrupts() as interrupts,
             Checkpoint(job.store) as checkpoint,
             ThreadPoolExecutor(job.jobs, thread_name_prefix="command") as executor,
+            RunCommand(job.template, job.output_limit_bytes, job.timeout_s, interrupts) as command,
             Reporter(lines, tally, job) as reporter,
-            _started(job, checkpoint.log(job.log_key), lines, executor, interrupts, reporter) as map_run,
+            _started(job, checkpoint.log(job.log_key), lines, executor, command, reporter) as map_run,
         ):
             printer = Printer() if job.is_printing else None
             for outcome in map_run:
@@ -146,11 +147,10 @@ def _started(
     log: Log,
     lines: Lines,
     executor: ThreadPoolExecutor,
-    interrupts: Interrupts,
+    command: RunCommand,
     reporter: Reporter,
 ) -> MapRun:
     run = join_run(log, job.version, **job.choice)
-    command = RunCommand(job.template, job.output_limit_bytes, job.timeout_s, interrupts)
     permit = Permit.given(log.workers_directory) if job.halts_on_error else None
     plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s), permit)
     crew = ExecutorCrew(plan, executor, job.jobs, on_stop=command.stop)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from mpcheckpoint._cli.live_console import LiveConsole
 from mpcheckpoint._cli.maps.watch import one_line
 from mpcheckpoint._cli.terminal import safe
 
@@ -30,7 +31,10 @@ class Screen:
 
     def __init__(self) -> None:
         self._live = Live(
-            Text("reading the log"), console=Console(), transient=True, refresh_per_second=_REDRAWS_A_SECOND
+            Text("reading the log"),
+            console=LiveConsole(),
+            transient=True,
+            refresh_per_second=_REDRAWS_A_SECOND,
         )
         self._live.start()
 
