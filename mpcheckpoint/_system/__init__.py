@@ -35,7 +35,7 @@ from mpcheckpoint._system.files import (
     truncate,
     write_at,
 )
-from mpcheckpoint._system.holders import Holder, LockState, LockStatus, lock_status
+from mpcheckpoint._system.holders import Holder, LockState, LockStatus, lock_status, openers
 from mpcheckpoint._system.locks import LockProof, is_locked, lock, prove_locking, store_lock, try_lock, unlock
 from mpcheckpoint._system.ownership import (
     Access,
@@ -109,6 +109,7 @@ __all__ = [
     "open_file",
     "open_files_limit",
     "open_source",
+    "openers",
     "path_status",
     "prove_locking",
     "publish",

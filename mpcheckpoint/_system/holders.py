@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _READ_BYTES = 1 << 20
@@ -81,6 +84,42 @@ def lock_status(path: str) -> LockStatus:
     finally:
         os.close(fd)
     return status or _UNKNOWN
+
+
+def openers(paths: Collection[str]) -> dict[str, list[Holder]]:
+    """Return of each of these files which processes have it open, as far as we may see that; the oldest first.
+
+    A lock belongs to an open file, and so to all who inherited that. The table of locks names only who took it.
+    Raises nothing. Told by the names that the descriptors lead to: nothing is opened or asked about any file.
+    """
+    found: dict[str, list[Holder]] = {path: [] for path in paths}
+    names = {os.path.realpath(path): path for path in paths}
+    for pid in _processes() if names else ():
+        for name in _open_files(pid) & names.keys():
+            found[names[name]].append(_process(pid))
+    return found
+
+
+def _processes() -> list[int]:
+    try:
+        return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    except OSError:
+        return []
+
+
+def _open_files(pid: int) -> set[str]:
+    directory = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return set()  # of another user, or gone
+    found = set()
+    for name in names:
+        try:
+            found.add(os.readlink(f"{directory}/{name}"))
+        except OSError:
+            continue  # it has just closed that one
+    return found
 
 
 def _name_in_table(fd: int) -> str | None:

@@ -17,6 +17,7 @@ from mpcheckpoint._work.refusals import InvalidResults
 from mpcheckpoint._work.reruns import history_of, tell
 from mpcheckpoint._work.retries import Pauses, Retry
 from mpcheckpoint._work.runs import own_outcome, state_of
+from mpcheckpoint._work.waiting import Waits
 from mpcheckpoint._work.workers import remove_dead_workers
 from mpcheckpoint.errors import ClosedError, ItemFailedError
 
@@ -70,6 +71,7 @@ class MapRun:
         self._latest = LatestItems()
         self._invalid_results = InvalidResults(options.max_invalid_results)
         self._pauses = Pauses()
+        self._waits = Waits(self._log, options.on_wait)
         self._deaths: dict[str, int] = {}
         self._runs: Mapping[int, RunNote] = {plan.run.number: plan.run.note}
         self._next_place = 0
@@ -197,6 +199,10 @@ class MapRun:
             self._take()
         if self._waiting:
             self._look_again()
+        if self._waiting and not self._running:
+            self._waits.look(self._waiting.keys())
+        else:
+            self._waits.end()
         return True
 
     def _patience_s(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -23,9 +24,13 @@ class OnError(Enum):
     RAISE = "raise"
 
 
+def _log_wait(text: str, is_left: bool) -> None:
+    logging.getLogger("mpcheckpoint").log(logging.WARNING if is_left else logging.INFO, "%s", text)
+
+
 class Options(NamedTuple):
-    """How outcomes are given out, who is told of attempts that failed, who knows how many items there are, and how many
-    results in a row no JSON may be able to hold."""
+    """How outcomes are given out, who is told of attempts that failed and of what is waited for, who knows how many items
+    there are, and how many results in a row no JSON may be able to hold."""
 
     ordered: bool = False
     on_error: OnError = OnError.RECORD
@@ -33,6 +38,7 @@ class Options(NamedTuple):
     on_retry: Callable[[Retry], None] = lambda _: None
     total: Callable[[], int | None] = lambda: None
     max_invalid_results: int | None = None
+    on_wait: Callable[[str, bool], None] = _log_wait
 
 
 class Finished(NamedTuple):

@@ -155,7 +155,9 @@ def _started(
     plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s), permit)
     crew = ExecutorCrew(plan, executor, job.jobs, on_stop=command.stop)
     on_error = OnError.HALT if job.halts_on_error else OnError.RECORD
-    options = Options(job.is_ordered, on_error, on_retry=reporter.take_retry, total=lines.total)
+    options = Options(
+        job.is_ordered, on_error, on_retry=reporter.take_retry, total=lines.total, on_wait=reporter.take_wait
+    )
     return MapRun(plan, iter(lines), crew, options)
 
 

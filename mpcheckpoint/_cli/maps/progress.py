@@ -56,6 +56,11 @@ class Reporter:
         elif self._retries == _MOST_FAILURES_SHOWN + 1:
             self._display.print("more attempts that fail are not shown here")
 
+    def take_wait(self, text: str, is_left: bool) -> None:
+        """Take note of what is waited for."""
+        del is_left
+        self._print(text)
+
     def _print(self, line: str) -> None:
         self._display.print(safe(line.replace("\n", "\\n")))
 
