@@ -25,6 +25,7 @@ from mpcheckpoint import Checkpoint, Log, MapRun
 from mpcheckpoint._cli import main
 from mpcheckpoint._work import processes
 from support import process_tree
+from support.capabilities import has_command, require
 from support.shell import MPCHECKPOINT
 from support.verbs import inside, wait_until
 
@@ -99,6 +100,7 @@ def staying(log: Log, directory: Path) -> MapRun:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_interrupted", [False, True], ids=["close", "ctrl-c"])
 def test_close_of_worker_processes_that_is_interrupted_at_any_step_is_made_up_for_by_the_next(
     is_interrupted: bool, log: Log, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -376,3 +378,92 @@ def test_bar_of_a_pass_over_files_leaves_the_cursor_visible(tmp_path: Path) -> N
 
     assert b"\x1b[" in screen.shown
     assert HIDDEN_CURSOR not in screen.shown
+
+
+LEAVING = {
+    # The shell dies of the signal, and what it waits for does not, or does not take it.
+    "SIGTERM to us": ("echo $1 >> runs; sleep 1000; true", ()),
+    "stubborn child": ("echo $1 >> runs; (trap '' INT TERM; sleep 1000; sleep 1000); true", ()),
+    "stubborn child with a limit": (
+        "echo $1 >> runs; (trap '' INT TERM; sleep 1000; sleep 1000); true",
+        ("--timeout", "500"),
+    ),
+}
+
+
+@pytest.mark.parametrize("which", list(LEAVING))
+def test_what_an_interrupted_command_has_started_is_ended_before_its_item_is_given_back(
+    which: str, tmp_path: Path, children: Children
+) -> None:
+    command, limit = LEAVING[which]
+    (tmp_path / "items").write_text("a\nb\n")
+    earlier = process_tree.living_descendants()
+    line = (
+        "map",
+        "--store",
+        "store",
+        "--key",
+        "k",
+        "-j",
+        "2",
+        "-a",
+        "items",
+        *limit,
+        "--",
+        "sh",
+        "-c",
+        command,
+        "x",
+    )
+    with (tmp_path / "said").open("wb") as said:
+        child = children.start_command(
+            [*MPCHECKPOINT, *line],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
+    wait_until(lambda: len(lines_of(tmp_path / "runs")) == 2, "both run")
+
+    os.kill(child.pid, signal.SIGTERM)
+
+    assert child.wait() == 143
+    assert process_tree.living_descendants() == earlier
+    assert "Traceback" not in (tmp_path / "said").read_text()
+
+
+def test_daemon_of_an_interrupted_command_in_a_session_of_its_own_lives_on(
+    tmp_path: Path, children: Children
+) -> None:
+    require(has_command("setsid"), "a session of its own needs setsid")
+    (tmp_path / "items").write_text("a\n")
+    earlier = process_tree.living_descendants()
+    command = "setsid sleep 1000 >/dev/null 2>&1 & echo $1 >> runs; sleep 1000; true"
+    child = children.start_command(
+        [
+            *MPCHECKPOINT,
+            "map",
+            "--store",
+            "store",
+            "--key",
+            "k",
+            "-a",
+            "items",
+            "--",
+            "sh",
+            "-c",
+            command,
+            "x",
+        ],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_until(lambda: lines_of(tmp_path / "runs"), "it runs")
+
+    os.kill(child.pid, signal.SIGTERM)
+
+    assert child.wait() == 143
+    (left,) = process_tree.living_descendants() - earlier
+    assert "sleep 1000" in process_tree.describe({left})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from mpcheckpoint import _system as system
@@ -30,7 +29,7 @@ class Permit:
     def given(cls, directory: str) -> Permit:
         """Make one, in the directory of the store's workers: it is void as soon as this process dies."""
         owner = Worker(directory)
-        return cls(os.path.join(directory, owner.id), owner)
+        return cls(owner.path, owner)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Permit, (self._path,)

@@ -47,6 +47,11 @@ class Worker:
         return self._descriptor.fd
 
     @property
+    def path(self) -> str:
+        """The file that shows that it lives."""
+        return os.path.join(self._directory, self.id)
+
+    @property
     def is_mine(self) -> bool:
         """Whether this is the process that the worker was started in, not a fork of it."""
         return self._pid == os.getpid()
@@ -55,7 +60,7 @@ class Worker:
         """Die, as far as claims are concerned. The name goes first: what inherited the lock has no say any more."""
         if self.is_mine and self._descriptor.fd >= 0:
             with translated("removing a worker from", self._directory):
-                system.remove(os.path.join(self._directory, self.id))
+                system.remove(self.path)
         self._descriptor.close()
 
     def reset_after_fork(self) -> None:

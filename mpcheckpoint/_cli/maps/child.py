@@ -53,6 +53,11 @@ class Child:
         assert self._process.stdout is not None
         self._pipe = self._process.stdout
 
+    @property
+    def group(self) -> int:
+        """The process group it was started in."""
+        return self._process.pid if self._leads_group else os.getpgrp()
+
     def finish(self, kept: KeptOutput, timeout_s: float | None) -> bool:
         """Read all it writes, and wait for its end; return whether it came in time. It is still to be reaped."""
         due_s = None if timeout_s is None else time.monotonic() + timeout_s

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from mpcheckpoint._cli.maps.child import Child
+from mpcheckpoint._cli.maps.leftovers import end_leftovers
 from mpcheckpoint._cli.maps.output import KeptOutput
 from mpcheckpoint._cli.terminal import say
 from mpcheckpoint._work.outcomes import Result
@@ -72,6 +73,7 @@ class RunCommand:
             raise
         code = self._reaped(child)
         if (code != 0 or not is_in_time) and self._was_interrupted(code):
+            end_leftovers(worker.path, child.group, lambda: self._interrupts.are_urgent)
             return None
         error_of = _error_of(code) if is_in_time else f"timed out after {self._timeout_s:g} s"
         return Result(error_of is None, {"exit_code": code} | kept.fields(), error_of)

@@ -59,7 +59,7 @@ class Interrupts:
 
     @property
     def are_urgent(self) -> bool:
-        """Whether another signal has come while the first one was obeyed. For the main thread."""
+        """Whether another signal has come while the first one was obeyed. For any thread."""
         return self._calls > 1 or self._bytes > 1
 
     def let_end(self) -> None:
