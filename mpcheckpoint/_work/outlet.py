@@ -29,8 +29,8 @@ def _log_wait(text: str, is_left: bool) -> None:
 
 
 class Options(NamedTuple):
-    """How outcomes are given out, who is told of attempts that failed and of what is waited for, who knows how many items
-    there are, and how many results in a row no JSON may be able to hold."""
+    """How outcomes are given out, who is told of attempts that failed and of what is waited for, who knows how many
+    items there are, and how many results in a row no JSON may be able to hold."""
 
     ordered: bool = False
     on_error: OnError = OnError.RECORD
