@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import Checkpoint, Log, MapRun
 from mpcheckpoint import _system as system
 from mpcheckpoint._work.waiting import Wait, sentence, waits_for
+from mpcheckpoint.errors import ReentrancyError
 from support.shell import MPCHECKPOINT
 from support.verbs import bounded, wait_until
 
@@ -199,6 +200,24 @@ def test_iterable_is_asked_for_no_more_than_there_is_room_for_and_in_the_context
     variable.reset(token)
 
     assert asked == ["the caller's"] * 2
+
+
+def test_items_that_come_from_iterating_over_their_own_map_are_refused_with_what_to_do(log: Log) -> None:
+    own: list[MapRun] = []
+
+    def items() -> Iterator[str]:
+        yield "a"
+        wait_until(lambda: own, "the map is there")
+        yield from (outcome.item for outcome in own[0])
+
+    def run() -> None:
+        with ThreadPoolExecutor(1) as one:
+            own.append(log.map(len, items(), executor=one))
+            list(own[0])
+
+    with pytest.raises(ReentrancyError, match="put them into a queue"):
+        bounded(run)
+    assert [outcome.item for outcome in log.results()] == ["a"]
 
 
 def test_list_is_iterated_over_in_the_caller_s_thread(log: Log) -> None:

@@ -45,12 +45,13 @@ class AskedApart:
         run = contextvars.copy_context().run
         # A daemon: an iterable that waits for ever does not keep the interpreter from exiting. No reference to us: a
         # map that is forgotten ends it.
-        threading.Thread(
+        self._thread = threading.Thread(
             target=run,
             args=(_answer, source, self._questions, self._answers),
             name="mpcheckpoint-items",
             daemon=True,
-        ).start()
+        )
+        self._thread.start()
         self._stop = weakref.finalize(self, self._questions.put, False)
         self._stop.atexit = False
 
@@ -76,6 +77,11 @@ class AskedApart:
         if answer.entry is None:
             raise StopIteration
         return answer.entry
+
+    @property
+    def is_asked_here(self) -> bool:
+        """Whether the caller is the iterable itself, or something that it calls."""
+        return threading.current_thread() is self._thread
 
     def stop(self) -> None:
         """Ask for nothing more: the thread ends as soon as the iterable lets it. Twice is fine."""

@@ -19,7 +19,7 @@ from mpcheckpoint._work.retries import Pauses, Retry
 from mpcheckpoint._work.runs import own_outcome, state_of
 from mpcheckpoint._work.waiting import Waits
 from mpcheckpoint._work.workers import remove_dead_workers
-from mpcheckpoint.errors import ClosedError, ItemFailedError
+from mpcheckpoint.errors import ClosedError, ItemFailedError, ReentrancyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -105,9 +105,16 @@ class MapRun:
             InvalidItemError: an item cannot be sent to a worker process.
             InvalidResultError: no JSON can hold what the function returned, ``max_invalid_results`` times in a row.
             ClosedError: this is a forked child of the process that the map belongs to.
+            ReentrancyError: this was called by the iterable that the items come from; the map goes on.
             CheckpointError: an outcome could not be recorded.
             And with ``on_error="raise"`` what a failed item raised; ItemFailedError if it had failed before.
         """
+        if isinstance(self._source, AskedApart) and self._source.is_asked_here:
+            raise ReentrancyError(
+                "the items of a map cannot come from iterating over that very map; have the loop that takes its "
+                "outcomes put them into a queue, and the items come from there",
+                reason="reentered",
+            )
         try:
             self._require_own_process()
             while not self._is_closing:
