@@ -156,7 +156,7 @@ class ClosedError(CheckpointError, ValueError):
 
 
 class ReentrancyError(CheckpointError, RuntimeError):
-    """A signal handler or finalizer entered an operation its own thread is already inside of."""
+    """A signal handler, a finalizer or the items of a map entered an operation that is in the midst of calling them."""
 
 
 # --- logs --------------------------------------------------------------------------------------------------

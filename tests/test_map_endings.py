@@ -23,6 +23,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log, MapRun
 from mpcheckpoint._cli import main
+from mpcheckpoint._cli.maps.interrupts import Interrupts, Stopped
 from mpcheckpoint._work import processes
 from support import process_tree
 from support.capabilities import has_command, require
@@ -252,6 +253,29 @@ def test_second_ctrl_c_at_any_step_of_the_end_of_commands_ends_them_and_the_map(
         # Of those in our group the children are not ours to end: theirs sleep for 50 ms.
         left = process_tree.await_exit(process_tree.living_descendants() - earlier, 0 if limit else 5)
         assert left == set(), step
+
+
+def test_first_signal_raises_later_ones_are_counted_and_one_that_was_lost_is_made_up_for() -> None:
+    with Interrupts() as interrupts:
+        assert not interrupts.have_come(0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert interrupts.have_come(0)
+        assert not interrupts.are_urgent
+
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupts.are_urgent
+
+        interrupts._raises_from_s = time.monotonic()  # a second later, and nothing has been ended
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGTERM)
+        assert not interrupts.are_urgent
+
+        interrupts.obey()
+        interrupts._raises_from_s = time.monotonic()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.are_urgent
+        assert interrupts.have_come(0)
 
 
 # --- on a terminal -----------------------------------------------------------------------------------------

@@ -93,6 +93,7 @@ class RunCommand:
         A Ctrl-C meanwhile makes short work of them. Stopping twice is fine.
         """
         self._stopping.set()
+        self._interrupts.obey()
         if self._timeout_s is not None and self._interrupts.have_come(0):
             self._signal(signal.SIGINT)  # groups of their own: the terminal did not interrupt them with us
         for patience_s, signal_number in _STOP_S:
