@@ -6,7 +6,6 @@ import functools
 import inspect
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.reduction import ForkingPickler
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,10 +50,17 @@ def require_function(fn: object, context: BaseContext, executor: Executor | None
         method = context.get_start_method()
         if method != "fork":
             _require_sent(fn, f"worker processes that {method} starts", _FORK, is_fork=False)
-    elif isinstance(executor, ProcessPoolExecutor):
+    elif _sends(executor):
         own: Any = getattr(executor, "_mp_context", None)
         is_fork = own is not None and own.get_start_method() == "fork"
         _require_sent(fn, "the processes of a ProcessPoolExecutor", _NO_EXECUTOR, is_fork=is_fork)
+
+
+def _sends(executor: Executor) -> bool:
+    """Return whether an executor pickles what it is given, so that nothing else can be handed to it."""
+    # A program that has one has loaded its module; to import it here would make our import a twentieth longer for all.
+    module = sys.modules.get("concurrent.futures.process")
+    return module is not None and isinstance(executor, module.ProcessPoolExecutor)
 
 
 def _require_plain(fn: Callable[..., object]) -> None:
@@ -230,7 +236,7 @@ def _is_interactive() -> bool:
 
 def refused_item(entry: Input, executor: Executor) -> InvalidItemError | None:
     """Return why an executor could not run an input at all; None if it is not the input that is to blame."""
-    if not isinstance(executor, ProcessPoolExecutor):
+    if not _sends(executor):
         return None
     obstacle = obstacle_to_sending(entry.item, is_fork=True)
     return None if obstacle is None else _invalid_item(entry, obstacle.cause)
