@@ -206,7 +206,8 @@ class Log(RecordLog):
                 "executor and timeout_s exclude each other: only worker processes of our own can be ended"
             )
         require_limit(max_invalid_results)
-        context = mp_context or multiprocessing.get_context()
+        # Not asked for beside an executor: to ask for the default start method settles it for the whole process.
+        context = mp_context or (multiprocessing.get_context() if executor is None else None)
         require_function(fn, context, executor)
         if executor is None:
             require_children_allowed()
@@ -216,9 +217,10 @@ class Log(RecordLog):
         permit = None if on_error == OnError.RECORD.value else Permit.given(self.workers_directory)
         plan = Plan(LogRef(self), run, CallFunction(fn), Retries(retries, retry_delay_s), permit)
         crew: Crew
-        if executor is None:
+        if context is not None:
             crew = ProcessCrew(plan, jobs or default_jobs(), context, timeout_s)
         else:
+            assert executor is not None
             crew = ExecutorCrew(plan, executor, jobs or jobs_of(executor))
         count = len(items) if isinstance(items, Sized) else None
         options = Options(

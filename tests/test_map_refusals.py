@@ -297,6 +297,18 @@ def test_program_from_standard_input_is_refused_where_children_run_it_anew(
     assert lines[3:] == ["[1]", "[1]"]
 
 
+def settle_start_method_after_a_map(store: Path) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        assert len(list(Checkpoint(store).log("a").map(plain, ["x"], executor=executor))) == 1
+    multiprocessing.set_start_method("spawn")
+
+
+def test_map_in_threads_leaves_the_start_method_of_processes_to_be_set(store: Path) -> None:
+    run = "import sys; from test_map_refusals import *; settle_start_method_after_a_map(sys.argv[1])"
+
+    subprocess.run([sys.executable, "-c", run, store], check=True, timeout=60)
+
+
 # --- items -------------------------------------------------------------------------------------------------
 
 

@@ -34,8 +34,8 @@ _NO_EXECUTOR = f"leave out executor= and {_FORK}"
 # --- functions ---------------------------------------------------------------------------------------------
 
 
-def require_function(fn: object, context: BaseContext, executor: Executor | None) -> None:
-    """Refuse a function that can run for no item, before anything is run or recorded.
+def require_function(fn: object, context: BaseContext | None, executor: Executor | None) -> None:
+    """Refuse a function that can run for no item, before anything is run or recorded. It runs in one of the two.
 
     Raises:
         InvalidFunctionError: it is none, its call runs nothing, or it cannot be sent to where it is to run.
@@ -46,11 +46,11 @@ def require_function(fn: object, context: BaseContext, executor: Executor | None
             reason="no function",
         )
     _require_plain(fn)
-    if executor is None:
+    if context is not None:
         method = context.get_start_method()
         if method != "fork":
             _require_sent(fn, f"worker processes that {method} starts", _FORK, is_fork=False)
-    elif _sends(executor):
+    elif executor is not None and _sends(executor):
         own: Any = getattr(executor, "_mp_context", None)
         is_fork = own is not None and own.get_start_method() == "fork"
         _require_sent(fn, "the processes of a ProcessPoolExecutor", _NO_EXECUTOR, is_fork=is_fork)
