@@ -351,6 +351,15 @@ class WorkerDiedError(CheckpointError, RuntimeError):
     """The worker processes of a map cannot be kept alive. What was recorded stays; start the map again to carry on."""
 
 
+class ShortageError(CheckpointError, OSError):
+    """The machine was short of something that a map needs to start an item (processes, threads, open files, memory),
+    and for a minute nothing ran. No item has failed for it; what was recorded stays; start the map again to carry on.
+
+    Attributes:
+        errno: what the operating system said last: EAGAIN, EMFILE, ENFILE or ENOMEM.
+    """
+
+
 # --- imports -----------------------------------------------------------------------------------------------
 
 

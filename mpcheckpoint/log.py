@@ -22,6 +22,7 @@ from mpcheckpoint._work.reruns import IfChanged, history_of, require_rerun_name
 from mpcheckpoint._work.results import outcomes_of
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S, Retries
 from mpcheckpoint._work.runs import is_done, join_run
+from mpcheckpoint._work.shortage import begun
 from mpcheckpoint._work.status import status_of
 
 if TYPE_CHECKING:
@@ -176,11 +177,14 @@ class Log(RecordLog):
             InvalidItemError: an item cannot be sent to a worker process. That item was not run.
             TypeError, ValueError: an argument, or an item, is not what it should be.
             WorkerDiedError: this process may have no children, or they cannot start; without an ``executor``.
+            ShortageError: the machine is short of processes, threads, open files or memory, and for a minute nothing
+                ran. Before that starts pause, with a logged warning, and the items that could not be started wait.
             ReadOnlyError, LockTimeoutError, WriteFailedError, PoisonedLogError: nothing was run.
 
         Durability: an outcome survives loss of power before it is given out, whatever the handle's setting.
         Concurrency: the MapRun is for one thread. A worker process that dies costs the item it ran, which runs again;
-            the third time it is recorded as failed.
+            the third time it is recorded as failed. Deaths are counted in the log, over all starts and processes; one
+            by SIGTERM, SIGHUP or SIGINT only a second later, so that what is closed meanwhile counts nothing.
         """
         if on_error not in ("record", "halt", "raise"):
             raise ValueError(f"on_error is 'record', 'halt' or 'raise', not {on_error!r}")
@@ -211,10 +215,13 @@ class Log(RecordLog):
         require_function(fn, context, executor)
         if executor is None:
             require_children_allowed()
-        run = join_run(
-            self, version, rerun=rerun, if_changed=IfChanged(if_changed), retry_failed=retry_failed
+        run = begun(
+            lambda: join_run(
+                self, version, rerun=rerun, if_changed=IfChanged(if_changed), retry_failed=retry_failed
+            )
         )
-        permit = None if on_error == OnError.RECORD.value else Permit.given(self.workers_directory)
+        halts = on_error != OnError.RECORD.value
+        permit = begun(lambda: Permit.given(self.workers_directory)) if halts else None
         plan = Plan(LogRef(self), run, CallFunction(fn), Retries(retries, retry_delay_s), permit)
         crew: Crew
         if context is not None:

@@ -376,7 +376,7 @@ def test_item_that_is_well_after_a_retry_gives_exit_code_0(shell: Shell) -> None
     ("command", "error", "exit_code"),
     [
         (("sh", "-c", "exit 255"), "exit code 255", 255),
-        (("sh", "-c", "kill -9 $$"), "killed by signal 9 (SIGKILL)", -9),
+        (("sh", "-c", "kill -9 $$"), "killed by signal 9 (SIGKILL), 3 times", -9),
         (("sh", "-c", "kill -2 $$"), "killed by signal 2 (SIGINT)", -2),
     ],
 )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_SHORTAGE = os.EX_TEMPFAIL
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 # What could move the cursor, colour or rename a terminal: everything below the blank but newline and tab, and C1. And

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from concurrent.futures import BrokenExecutor, CancelledError
+from concurrent.futures import BrokenExecutor, CancelledError, Future
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from mpcheckpoint._work.perform import Report, perform
+from mpcheckpoint._work.perform import Kind, Report, perform
 from mpcheckpoint._work.refusals import refused_item
+from mpcheckpoint._work.shortage import shortage_of
 from mpcheckpoint.errors import CheckpointError, WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Executor, Future
+    from concurrent.futures import Executor
 
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.perform import Plan
@@ -23,13 +25,23 @@ _LOOK_S = 0.1
 
 
 class Crew(Protocol):
-    """Workers, for one thread that gives them items and collects their reports."""
+    """Workers, for one thread that gives them items and collects their reports.
+
+    Attributes:
+        most: how many items they take at a time.
+    """
+
+    most: int
 
     def has_room(self) -> bool:
         """Return whether another item can be given out now."""
 
     def submit(self, entry: Input) -> None:
-        """Give out an item. Requires: there is room."""
+        """Give out an item. Requires: there is room.
+
+        Raises: among others, where a shortage keeps a worker from being started, that (see ``shortage_of``). The item
+        was not given out then.
+        """
 
     def collect(self, timeout_s: float | None) -> list[tuple[Input, Report]]:
         """Return reports as soon as there are any; wait at most so long."""
@@ -65,21 +77,27 @@ class ExecutorCrew:
     ) -> None:
         self._plan = plan
         self._executor = executor
-        self._most = 2 * jobs
+        self.most = 2 * jobs
         self._on_stop = on_stop
         self._futures: dict[Future[Report], Input] = {}
         self._done: SimpleQueue[tuple[Input, Future[Report]]] = SimpleQueue()
 
     def has_room(self) -> bool:
         """Return whether another item can be given out now."""
-        return len(self._futures) < self._most
+        return len(self._futures) < self.most
 
     def submit(self, entry: Input) -> None:
         """Give out an item."""
+        ticket = _Ticket(self._plan, entry)
         try:
-            future = self._executor.submit(perform, self._plan, entry)
+            future = self._executor.submit(ticket)
         except BrokenExecutor as error:
             raise _broken(error) from error
+        except Exception as error:
+            if shortage_of(error) is None or ticket.future.cancel():
+                raise
+            # A thread that there was has taken it up, though no other could be started.
+            future = ticket.future
         self._futures[future] = entry
         future.add_done_callback(lambda done: self._done.put((entry, done)))
 
@@ -136,6 +154,35 @@ class ExecutorCrew:
             if not future.cancelled():
                 future.exception()
         self._futures = {}
+
+
+class _Ticket:
+    """An item on its way into an executor, which can be called back.
+
+    An executor queues what it is given before it starts a thread or process for it. Where none can be started,
+    ``submit`` raises, and the item stays in the queue: whenever one is started later, it would run unasked.
+    """
+
+    def __init__(self, plan: Plan, entry: Input) -> None:
+        self._plan = plan
+        self._entry = entry
+        self.future: Future[Report] = Future()
+
+    def __call__(self) -> Report:
+        if not self.future.set_running_or_notify_cancel():
+            return Report(Kind.TAKEN)
+        try:
+            report = perform(self._plan, self._entry)
+        except BaseException as error:
+            self.future.set_exception(error)
+            raise
+        self.future.set_result(report)
+        return report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.future.cancelled():
+            return partial, (Report, Kind.TAKEN)
+        return partial, (perform, self._plan, self._entry)
 
 
 def _broken(error: BaseException) -> WorkerDiedError:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._work.asking import AskedApart
+from mpcheckpoint._work.deaths import Death, Resting, is_told_to_end
 from mpcheckpoint._work.inputs import NOT_YET, LatestItems, NotYet, changed_item
 from mpcheckpoint._work.outcomes import Result, is_same, is_same_input, outcome_of
 from mpcheckpoint._work.outlet import AsTheyCome, Finished, InOrder, OnError
@@ -17,6 +18,8 @@ from mpcheckpoint._work.refusals import InvalidResults
 from mpcheckpoint._work.reruns import history_of, tell
 from mpcheckpoint._work.retries import Pauses, Retry
 from mpcheckpoint._work.runs import own_outcome, state_of
+from mpcheckpoint._work.shortage import STANDSTILL_S, Starts, begun, patiently, shortage_of
+from mpcheckpoint._work.status import has_moved_since
 from mpcheckpoint._work.waiting import Waits
 from mpcheckpoint._work.workers import remove_dead_workers
 from mpcheckpoint.errors import ClosedError, ItemFailedError, ReentrancyError
@@ -33,9 +36,9 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.perform import Plan, Report
     from mpcheckpoint._work.reruns import RunNote
     from mpcheckpoint._work.runs import State
+    from mpcheckpoint._work.shortage import Shortage
 
 _MOST_UNFINISHED = 1000
-_MOST_DEATHS = 3
 _FIRST_SOURCE_PAUSE_S = 0.001
 _LONGEST_SOURCE_PAUSE_S = 0.02
 _FIRST_PAUSE_S = 0.005
@@ -72,7 +75,10 @@ class MapRun:
         self._invalid_results = InvalidResults(options.max_invalid_results)
         self._pauses = Pauses()
         self._waits = Waits(self._log, options.on_wait)
-        self._deaths: dict[str, int] = {}
+        self._resting = Resting()
+        self._starts = Starts(crew.most, options.on_shortage)
+        self._held_back: dict[str, None] = {}  # of those that wait: what comes first when starts go on
+        self._recorded = 0  # in the log, when last asked whether others get on
         self._runs: Mapping[int, RunNote] = {plan.run.number: plan.run.note}
         self._next_place = 0
         self._is_exhausted = False
@@ -86,8 +92,10 @@ class MapRun:
         # next (held by tests/test_map_endings.py).
         self._is_closed = False
         self._is_halted = False
-        run = plan.run
-        self._presence = Presence(self._log.workers_directory, self._log.log_key, run.number, run.rerun)
+        directory, log_key, run = self._log.workers_directory, self._log.log_key, plan.run
+        self._presence = begun(
+            lambda: Presence(directory, log_key, run.number, run.rerun), options.on_shortage
+        )
         self._begin()
 
     # --- for the caller ---------------------------------------------------------------------------------------
@@ -106,6 +114,7 @@ class MapRun:
             InvalidResultError: no JSON can hold what the function returned, ``max_invalid_results`` times in a row.
             ClosedError: this is a forked child of the process that the map belongs to.
             ReentrancyError: this was called by the iterable that the items come from; the map goes on.
+            ShortageError: the machine is short of something, and for a minute nothing ran.
             CheckpointError: an outcome could not be recorded.
             And with ``on_error="raise"`` what a failed item raised; ItemFailedError if it had failed before.
         """
@@ -204,6 +213,8 @@ class MapRun:
         elif self._can_take():
             # After all that was ready was given out: the iterable may wait for it.
             self._take()
+        while self._held_back and self._may_start():
+            self._give_out(self._waiting.pop(next(iter(self._held_back))))
         if self._waiting:
             self._look_again()
         if self._waiting and not self._running:
@@ -216,18 +227,21 @@ class MapRun:
         """Return how long to wait for a report: for ever, unless something else may come."""
         if self._can_take():
             return self._source_pause_s if self._is_source_idle else 0.0
-        if not self._waiting:
-            return None
-        pause_s, self._pause_s = self._pause_s, min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
-        return pause_s
+        pause_s: float | None = None
+        if len(self._waiting) > len(self._held_back):
+            pause_s, self._pause_s = self._pause_s, min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
+        return self._starts.patience_s(pause_s, len(self._running))
 
     def _can_take(self) -> bool:
         return (
-            not self._is_exhausted
-            and self._crew.has_room()
+            not (self._is_exhausted or self._held_back)
+            and self._may_start()
             and self._unfinished < _MOST_UNFINISHED
             and self._outlet.has_room(self._next_place)
         )
+
+    def _may_start(self) -> bool:
+        return self._crew.has_room() and self._starts.has_room(len(self._running))
 
     def _take(self) -> None:
         """Take the next input: it is done, or somebody else's, or given out. Requires: ``_can_take``."""
@@ -256,8 +270,21 @@ class MapRun:
         known.append(entry)
 
     def _give_out(self, entries: list[Input]) -> None:
-        """Have an input run, unless it is done or taken. ``entries`` are the same input, come once or more often."""
+        """Have an input run, unless it is done or taken, or the machine is short of what it takes to start it.
+
+        ``entries`` are the same input, come once or more often.
+        """
+        try:
+            self._start_or_wait(entries)
+        except Exception as error:
+            shortage = shortage_of(error)
+            if shortage is None:
+                raise
+            self._hold_back(entries, shortage)
+
+    def _start_or_wait(self, entries: list[Input]) -> None:
         object_key = entries[0].object_key
+        self._held_back.pop(object_key, None)
         state = self._state(object_key)
         if state.outcome is not None:
             if not is_same_input(state.outcome, entries[0]):
@@ -267,21 +294,56 @@ class MapRun:
             self._drop(entries)
         elif (
             state.is_taken
+            or self._resting.is_resting(object_key)
             or not self._pauses.is_over(object_key, state.attempts)
-            or not self._crew.has_room()
         ):
             self._waiting[object_key] = entries
+        elif not self._may_start():
+            self._wait_for_room(entries)
         else:
             self._crew.submit(entries[0]._replace(attempts=state.attempts.failed))
             self._running[object_key] = entries
+
+    def _wait_for_room(self, entries: list[Input]) -> None:
+        self._waiting[entries[0].object_key] = entries
+        self._held_back[entries[0].object_key] = None
+
+    def _hold_back(self, entries: list[Input], shortage: Shortage) -> None:
+        """Take back an item that could not be started, and have starts pause.
+
+        Raises:
+            ShortageError: this has been so for a minute, and nothing ran.
+        """
+        for each in [entries, *(self._running.pop(entry.object_key) for entry in self._crew.recall())]:
+            self._wait_for_room(each)
+        self._starts.has_failed(shortage, len(self._running), self._moves)
+
+    def _moves(self) -> bool:
+        """Return whether others who share the log run anything, or have recorded something since this was asked."""
+        try:
+            is_moving, self._recorded = has_moved_since(self._log, self._recorded)
+        except Exception as error:
+            if shortage_of(error) is None:
+                raise
+            return False  # it cannot be seen, for want of the same
+        return is_moving
 
     def _settle(self, entry: Input, report: Report) -> None:
         """Take note of what a worker says of an item."""
         if report.kind is Kind.GIVEN_BACK:
             raise KeyboardInterrupt  # a worker was interrupted, and we are about to be
         entries = self._running.pop(entry.object_key)
-        if report.kind is Kind.DIED:
-            self._bury(entries, entry, report.cause)
+        if report.kind not in (Kind.SHORT, Kind.TAKEN):
+            self._starts.has_moved()
+        if report.kind is Kind.SHORT:
+            assert report.shortage is not None
+            self._hold_back(entries, report.shortage)
+        elif report.kind is Kind.DIED:
+            self._bury(entries, entry, report)
+        elif report.kind is Kind.KILLED:
+            self._resting.rest(entry.object_key, report.pause_s)
+            self._options.on_death(Death(entry.object_key, report.deaths, report.cause, report.pause_s))
+            self._give_out(entries)
         elif report.kind is Kind.TIMED_OUT:
             error = TimeoutError(report.cause)
             self._fail(entries, entry, Result(False, None, report.cause, error, duration_s=report.duration_s))
@@ -294,9 +356,8 @@ class MapRun:
             self._drop(entries)
             self._halt()
         else:
-            self._deaths.pop(entry.object_key, None)
             is_own = report.kind is Kind.RECORDED
-            event = self._recorded(entry.object_key) if is_own else self._state(entry.object_key).outcome
+            event = patiently(lambda: self._event_of(entry.object_key, is_own=is_own), STANDSTILL_S)
             assert event is not None
             if not is_own and not is_same_input(event, entry):
                 raise changed_item(entry)
@@ -315,8 +376,11 @@ class MapRun:
 
         return self._log.look(judged)
 
-    def _recorded(self, object_key: str) -> bytes | None:
-        """Return what this run recorded of an object; other runs may have recorded it anew meanwhile."""
+    def _event_of(self, object_key: str, *, is_own: bool) -> bytes | None:
+        """Return the outcome that counts of an object, or what this run recorded of it: other runs may have recorded it
+        anew meanwhile."""
+        if not is_own:
+            return self._state(object_key).outcome
         found = self._log.look(lambda view: own_outcome(view, self._plan.run, object_key))
         return None if found is None else found.event
 
@@ -339,6 +403,7 @@ class MapRun:
         self._is_halted = self._is_exhausted = True
         recalled = [self._running.pop(entry.object_key) for entry in self._crew.recall()]
         waiting, self._waiting = self._waiting, {}
+        self._held_back.clear()
         for entries in [*recalled, *waiting.values()]:
             self._drop(entries)
 
@@ -347,15 +412,14 @@ class MapRun:
         for entry in entries:
             self._outlet.put(entry.place, Finished(None))
 
-    def _bury(self, entries: list[Input], given_out: Input, cause: str) -> None:
-        """Run an item again whose process has died; the third time, record it as failed."""
-        object_key = given_out.object_key
-        self._deaths[object_key] = self._deaths.get(object_key, 0) + 1
-        if self._deaths[object_key] < _MOST_DEATHS:
-            self._give_out(entries)
-            return
-        error = f"the process that ran it died, {_MOST_DEATHS} times: {cause}"
-        self._fail(entries, given_out, Result(False, None, error, is_final=True))
+    def _bury(self, entries: list[Input], given_out: Input, report: Report) -> None:
+        """Count the death of the process that ran an item; hold it first, where the whole job may be told to end."""
+        cause = f"the process that ran it died: {report.cause}"
+        if is_told_to_end(report.exit_code):
+            self._resting.hold(given_out, cause)
+            self._waiting[given_out.object_key] = entries
+        else:
+            self._fail(entries, given_out, Result(False, None, cause, is_death=True))
 
     def _fail(self, entries: list[Input], given_out: Input, result: Result) -> None:
         """Record a failure for a worker that cannot do it any more."""
@@ -372,8 +436,16 @@ class MapRun:
         if self._running and now_s < self._look_due_s:
             return
         self._look_due_s = now_s + _LONGEST_PAUSE_S / 10
-        due = [object_key for object_key in self._waiting if not self._pauses.is_resting(object_key)]
+        for entry, cause in self._resting.believed():
+            held = self._waiting.pop(entry.object_key, None)
+            if held is not None:
+                self._fail(held, entry, Result(False, None, cause, is_death=True))
+        due = [object_key for object_key in self._waiting if not self._is_resting(object_key)]
         for object_key in due:
             entries = self._waiting.pop(object_key, None)
             if entries is not None:  # what was found may have halted the map
                 self._give_out(entries)
+
+    def _is_resting(self, object_key: str) -> bool:
+        is_resting = self._resting.is_resting(object_key) or self._pauses.is_resting(object_key)
+        return is_resting or object_key in self._held_back

@@ -60,6 +60,7 @@ class Result(NamedTuple):
 
     Attributes:
         is_final: whether a failure is not to be retried.
+        is_death: whether what ran was killed from elsewhere, so that the item is to run again: see ``deaths``.
         duration_s: how long it took, where whoever called it cannot know.
     """
 
@@ -69,6 +70,7 @@ class Result(NamedTuple):
     exception: BaseException | None = None
     is_final: bool = False
     duration_s: float | None = None
+    is_death: bool = False
 
     @classmethod
     def of_exception(cls, error: BaseException) -> Result:
@@ -104,7 +106,7 @@ def outcome_payload(run: Run, entry: Input, result: Result, duration_s: float) -
 
 
 def _payload(run: Run, entry: Input, result: Result, duration_s: float) -> Payload:
-    event = _begun(run, "ok", result.ok) | {"error": result.error}
+    event = beginning_of(run, "ok", result.ok) | {"error": result.error}
     if result.ok or result.value is not None:
         event["value"] = result.value
     event["duration_s"] = round(duration_s, 6)
@@ -116,14 +118,14 @@ def _payload(run: Run, entry: Input, result: Result, duration_s: float) -> Paylo
 
 def attempt_payload(run: Run, entry: Input, result: Result, duration_s: float, pause_s: float) -> Payload:
     """Return the record of an attempt that failed and is to be followed by another, after so many seconds."""
-    event = _begun(run, "attempt", entry.attempts + 1) | {"error": result.error}
+    event = beginning_of(run, "attempt", entry.attempts + 1) | {"error": result.error}
     if result.value is not None:
         event["value"] = result.value
     event |= {"duration_s": round(duration_s, 6), "pause_s": round(pause_s, 6)}
     return encode_payload(entry.object_key, event)
 
 
-def _begun(run: Run, name: str, value: object) -> dict[str, object]:
+def beginning_of(run: Run, name: str, value: object) -> dict[str, object]:
     """Return how every record of a run begins, so that it is known from its first bytes: see ``reruns``.
 
     The version is not repeated in each record: it may be a script of kilobytes, and ``run`` names the note that has it.

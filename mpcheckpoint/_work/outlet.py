@@ -7,11 +7,15 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from mpcheckpoint._work.shortage import log_shortage
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpcheckpoint._work.deaths import Death
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.retries import Retry
+    from mpcheckpoint._work.shortage import ShortageEvent
 
 _MOST_HELD = 1000
 
@@ -29,8 +33,8 @@ def _log_wait(text: str, is_left: bool) -> None:
 
 
 class Options(NamedTuple):
-    """How outcomes are given out, who is told of attempts that failed and of what is waited for, who knows how many
-    items there are, and how many results in a row no JSON may be able to hold."""
+    """How outcomes are given out, who is told of attempts that failed, deaths, shortages and of what is waited for, who
+    knows how many items there are, and how many results in a row no JSON may be able to hold."""
 
     ordered: bool = False
     on_error: OnError = OnError.RECORD
@@ -39,6 +43,8 @@ class Options(NamedTuple):
     total: Callable[[], int | None] = lambda: None
     max_invalid_results: int | None = None
     on_wait: Callable[[str, bool], None] = _log_wait
+    on_death: Callable[[Death], None] = lambda _: None
+    on_shortage: Callable[[ShortageEvent], None] = log_shortage
 
 
 class Finished(NamedTuple):

@@ -6,13 +6,25 @@ import pickle
 import time
 from collections import OrderedDict
 from enum import Enum
+from subprocess import CalledProcessError
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mpcheckpoint._work.claims import TakenError, claim_payload, give_back, take
+from mpcheckpoint._work.deaths import (
+    HELD_S,
+    MOST_DEATHS,
+    death_payload,
+    deaths_of,
+    is_kill,
+    is_told_to_end,
+    last_death,
+    rest_s,
+)
 from mpcheckpoint._work.forked import end_forked_child
 from mpcheckpoint._work.outcomes import Result, attempt_payload, outcome_payload
 from mpcheckpoint._work.retries import Retries
 from mpcheckpoint._work.runs import state_of
+from mpcheckpoint._work.shortage import patiently, shortage_of
 from mpcheckpoint._work.workers import Worker
 
 if TYPE_CHECKING:
@@ -23,15 +35,21 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.permit import Permit
     from mpcheckpoint._work.runs import Run
+    from mpcheckpoint._work.shortage import Shortage
 
 _MOST_LOGS = 8
+# A result that a shortage keeps from being recorded is kept for so long; then its item is given back, and runs again.
+_RECORD_S = 5.0
 
 
 class Call(Protocol):
     """What is done with an item."""
 
     def __call__(self, item: Any, worker: Worker) -> Result | None:
-        """Return the result; None if the item was given up and is to be given back. Raises nothing but interrupts."""
+        """Return the result; None if the item was given up and is to be given back.
+
+        Raises nothing but interrupts, and, where a shortage kept it from being begun, that: see ``shortage_of``.
+        """
 
 
 class CallFunction:
@@ -48,11 +66,22 @@ class CallFunction:
             if not worker.is_mine:
                 end_forked_child(error)
             if isinstance(error, Exception | SystemExit):
-                return Result.of_exception(error)  # whatever the user's function raises is its outcome
+                return _judged(error)  # whatever the user's function raises is its outcome
             raise
         if not worker.is_mine:
             end_forked_child()
         return Result(True, value)
+
+
+def _judged(error: BaseException) -> Result:
+    """Return the failure that an exception is; the end of a command that the function ran is judged as that of one of
+    ``mpcheckpoint map``: killed, it runs again, and told to end, it is not believed before a second has passed."""
+    result = Result.of_exception(error)
+    if isinstance(error, CalledProcessError):
+        if is_told_to_end(error.returncode):
+            time.sleep(HELD_S)  # this process may be the next that the signal reaches
+        return result._replace(is_death=is_kill(error.returncode))
+    return result
 
 
 class Failed:
@@ -77,6 +106,8 @@ class Kind(Enum):
     GIVEN_BACK = "it was given up"
     TO_RETRY = "an attempt at it failed, and is to be followed by another"
     DIED = "the process that ran it has died"
+    KILLED = "what ran it was killed from elsewhere, which is in the log, and it is to run again"
+    SHORT = "it could not be begun, for the machine is short of something"
     TIMED_OUT = "it ran for too long, and the process that ran it was ended"
 
 
@@ -106,7 +137,7 @@ class Report(NamedTuple):
 
     ``raised`` is what the item's function raised; ``cause`` is how the process that ran it has died, or why the attempt
     failed; ``pause_s`` is how long the item rests before the next one; ``duration_s`` is how long it ran before it was
-    ended.
+    ended; ``exit_code`` is that of the process that died; ``deaths`` counts them; ``shortage`` is what was lacking.
     """
 
     kind: Kind
@@ -114,6 +145,9 @@ class Report(NamedTuple):
     cause: str = ""
     pause_s: float = 0.0
     duration_s: float = 0.0
+    exit_code: int = 0
+    deaths: int = 0
+    shortage: Shortage | None = None
 
 
 class Plan(NamedTuple):
@@ -158,6 +192,20 @@ class HaltedError(Exception):
 
 
 def perform(plan: Plan, entry: Input) -> Report:
+    """Take an item, run it, and return when its outcome is durable; or say that it could not be begun.
+
+    Raises: as ``_performed``, but no shortage.
+    """
+    try:
+        return _performed(plan, entry)
+    except Exception as error:
+        shortage = shortage_of(error)
+        if shortage is None:
+            raise
+        return Report(Kind.SHORT, shortage=shortage)
+
+
+def _performed(plan: Plan, entry: Input) -> Report:
     """Take an item, run it, and return when its outcome is durable.
 
     Claims and outcomes are decided under the append lock of the one log that holds both, so of all who try at once
@@ -199,8 +247,9 @@ def perform(plan: Plan, entry: Input) -> Report:
         if result is None:
             give_back(log, entry.object_key, worker)
             return Report(Kind.GIVEN_BACK)
+        record = _record_death if result.is_death else _record
         try:
-            return _record(plan, entry, result, duration_s, worker)
+            return patiently(lambda: record(plan, entry, result, duration_s, worker), patience_s=_RECORD_S)
         except DoneError:
             return Report(Kind.FOUND)
         except TakenError:
@@ -226,6 +275,20 @@ def _record_attempt(plan: Plan, entry: Input, result: Result, duration_s: float,
     plan.log.log.append_if([attempt, claim_payload(entry.object_key, None)], fence, durability="never")
     cause = (result.error or "").partition("\n")[0]
     return Report(Kind.TO_RETRY, cause=cause, pause_s=pause_s)
+
+
+def _record_death(plan: Plan, entry: Input, result: Result, duration_s: float, worker: Worker) -> Report:
+    """Count a death in the log; the last one is a failure."""
+    log = plan.log.log
+    deaths = 1 + log.look(lambda view: deaths_of(view, plan.run, entry.object_key))
+    if deaths >= MOST_DEATHS:
+        return _record(plan, entry, last_death(result), duration_s, worker)
+    death = death_payload(plan.run, entry, deaths, result, duration_s)
+    fence = _fence(plan, entry.object_key, worker, halts=False)
+    # Not synced: a loss of power costs no more than a count.
+    log.append_if([death, claim_payload(entry.object_key, None)], fence, durability="never")
+    cause = (result.error or "").partition("\n")[0]
+    return Report(Kind.KILLED, cause=cause, pause_s=rest_s(deaths), deaths=deaths)
 
 
 def _fence(plan: Plan, object_key: str, worker: Worker, *, halts: bool) -> Callable[[LogView], None]:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint._storage.process import process
 from mpcheckpoint._work.perform import Kind, Report
 from mpcheckpoint._work.refusals import item_message
+from mpcheckpoint._work.shortage import shortage_of
+from mpcheckpoint._work.start_process import start_process
 from mpcheckpoint._work.worker_process import Clock, Hello, Trouble, serve
 from mpcheckpoint.errors import CheckpointError, WorkerDiedError
 
@@ -90,7 +92,7 @@ class ProcessCrew:
     def __init__(self, plan: Plan, jobs: int, context: BaseContext, timeout_s: float | None = None) -> None:
         self._plan = plan
         self._timeout_s = timeout_s
-        self._jobs = jobs
+        self.most = jobs
         self._context: Any = context  # typeshed's common base class knows no Process
         self._members: list[_Member] = []
         self._failed_starts = 0  # in a row
@@ -101,7 +103,7 @@ class ProcessCrew:
 
     def has_room(self) -> bool:
         """Return whether another item can be given out now."""
-        return sum(member.entry is not None for member in self._members) < self._jobs
+        return sum(member.entry is not None for member in self._members) < self.most
 
     def submit(self, entry: Input) -> None:
         """Give out an item.
@@ -109,6 +111,7 @@ class ProcessCrew:
         Raises:
             WorkerDiedError: worker processes cannot be started.
             InvalidItemError: the item cannot be sent.
+            OSError: the machine is short of what it takes to start one; the item was not given out.
         """
         message = item_message(entry, self._context)
         for _ in range(_SEND_LIMIT):
@@ -206,7 +209,7 @@ class ProcessCrew:
         )
         self._members.append(member)  # before it is there: an interrupt in between leaves nobody unseen
         try:
-            member.process.start()
+            start_process(member.process)
         except Exception:
             self._members.remove(member)
             ours.close()
@@ -222,17 +225,17 @@ class ProcessCrew:
             message = member.pipe.recv()
         except (EOFError, OSError):
             cause = self._bury(member)
+            code = member.process.exitcode
             if member.is_late:
                 assert self._timeout_s is not None
                 late = f"timed out after {self._timeout_s:g} s"
                 return [(entry, Report(Kind.TIMED_OUT, cause=late, duration_s=self._timeout_s))]
             if member.has_started:
-                return [(entry, Report(Kind.DIED, cause=cause))]
+                return [(entry, Report(Kind.DIED, cause=cause, exit_code=code or 0))]
             self._failed_starts += 1
             if self._failed_starts >= _START_LIMIT:
                 raise _cannot_start(cause) from None
-            self.submit(entry)
-            return []
+            return self._given_again(entry)
         if isinstance(message, Hello):
             member.has_started = True
             self._failed_starts = 0
@@ -249,6 +252,17 @@ class ProcessCrew:
                 f"a worker process failed: {message.text}", reason="worker failed"
             )
         return [(entry, message)]
+
+    def _given_again(self, entry: Input) -> list[tuple[Input, Report]]:
+        """Give an item to another process; where none can be started for want of something, say so."""
+        try:
+            self.submit(entry)
+        except Exception as error:
+            shortage = shortage_of(error)
+            if shortage is None:
+                raise
+            return [(entry, Report(Kind.SHORT, shortage=shortage))]
+        return []
 
     def _set_clock(self, member: _Member, message: Clock) -> None:
         if not member.is_late and self._timeout_s is not None:

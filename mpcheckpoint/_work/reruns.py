@@ -1,8 +1,8 @@
 """Whose outcomes count: the one rule by which everybody judges what is done.
 
 A run is what one version of a map does under one name, or under none. It is begun by a note in the log, which gives it
-a number; its outcomes and failed attempts begin with that number. So the first bytes of an event tell whether it
-counts, and what a start still records under another name, or with another version, is not mistaken for an outcome of
+a number; its outcomes, failed attempts and deaths begin with that number. So the first bytes of an event tell whether
+it counts, and what a start still records under another name, or with another version, is not mistaken for an outcome of
 this run.
 
 - For a rerun, a named one, the outcomes of its own runs count: an item is done if it has one of them.
@@ -37,7 +37,7 @@ _LARGEST_NUMBER = 10**18 - 1
 _BEGINNING = b'{"run":'
 _HEAD_BYTES = 24
 _LONGEST_HEAD_BYTES = 48
-_TOLD = re.compile(rb'\{"run":(0|[1-9][0-9]{0,17}),"(?:ok":(true|false)|(attempt)":)').match
+_TOLD = re.compile(rb'\{"run":(0|[1-9][0-9]{0,17}),"(?:ok":(true|false)|(attempt|death)":)').match
 
 
 class Keeps(Enum):
@@ -91,13 +91,15 @@ class Told(NamedTuple):
 
     Attributes:
         run: the number of its run, as it is written.
-        is_outcome: whether it is an outcome; else it is an attempt that failed.
+        is_outcome: whether it is an outcome; else it is an attempt that failed, or a death.
         is_ok: whether it is an outcome that is no failure.
+        is_death: whether it is a death: what ran was killed from elsewhere, and is to run again.
     """
 
     run: bytes
     is_outcome: bool
     is_ok: bool
+    is_death: bool = False
 
 
 class Rule:
@@ -120,7 +122,7 @@ class Rule:
         return do_failures_count or (do_failures_count is not None and told.is_ok)
 
     def is_to_retry(self, told: Told) -> bool:
-        """Return whether what was told is an attempt that is to be followed by another."""
+        """Return whether what was told is an attempt, or a death, that is to be followed by another."""
         return not told.is_outcome and told.run in self.latest
 
 
@@ -136,7 +138,9 @@ def tell(event: bytes) -> Told | None:
 @lru_cache(maxsize=4096)
 def _told_by(head: bytes) -> Told | None:
     found = _TOLD(head)
-    return None if found is None else Told(found[1], found[3] is None, found[2] == b"true")
+    if found is None:
+        return None
+    return Told(found[1], found[3] is None, found[2] == b"true", found[3] == b"death")
 
 
 def tell_decoded(event: Any) -> Told | None:

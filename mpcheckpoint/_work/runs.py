@@ -158,7 +158,7 @@ def _latest(view: LogView, rule: Rule, run: Run, object_key: str) -> tuple[Entry
             continue
         if rule.counts(told):
             return entry, _attempts(count, newest)
-        if not told.is_outcome and told.run == number:
+        if not (told.is_outcome or told.is_death) and told.run == number:
             count, newest = count + 1, newest or entry
     return None, _attempts(count, newest)
 

@@ -15,6 +15,8 @@ from mpcheckpoint._work.workers import is_live
 if TYPE_CHECKING:
     from mpcheckpoint._log.record_log import RecordLog
 
+_MOMENT_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class RunningItem:
@@ -38,7 +40,7 @@ class MapStatus:
         version: what is run; of a command its line.
         ok: how many items are done and well.
         failed: how many are done and failed.
-        to_retry: how many have failed and are to be tried again, now at rest.
+        to_retry: how many have failed, or were killed, and are to be tried again, now at rest.
         running: the items that run, those that have run longest first.
         starts: the processes in which it is under way; none: it is finished, or was killed.
         rerun: the rerun whose outcomes were counted; None if each item's last outcome was, whatever it came from.
@@ -107,3 +109,12 @@ def running_items(log: RecordLog) -> tuple[RunningItem, ...]:
                 continue  # it is done
             found.append(RunningItem(object_key, max(0.0, system.now_us() / 1e6 - made_s)))
     return tuple(sorted(found, key=lambda item: -item.elapsed_s))
+
+
+def has_moved_since(log: RecordLog, records: int) -> tuple[bool, int]:
+    """Return whether the log has more records than so many, or live workers run something; and how many it has.
+
+    What is claimed for less than a moment does not count: somebody may fail to start it again and again.
+    """
+    count = log.look(lambda view: view.records)
+    return count > records or any(item.elapsed_s > _MOMENT_S for item in running_items(log)), count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._storage.process import process
@@ -137,8 +138,10 @@ def serve(pipe: Connection, plan: Plan, is_timed: bool) -> None:
             interrupts.hold()
             pipe.send(_reported(plan, message))
             interrupts.expose()
-    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
-        return  # the other side is gone, or was interrupted as we were
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the other side is gone
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)  # the other side was interrupted as we were, or is told so
     finally:
         del end
 

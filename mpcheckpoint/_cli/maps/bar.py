@@ -27,7 +27,11 @@ class Bar:
             console=LiveConsole(stderr=True),
         )
         self._task = self._progress.add_task("items", total=None, failed="")
-        self._progress.start()
+        try:
+            self._progress.start()
+        except RuntimeError:  # no thread is to be had that would draw it
+            self._progress.stop()  # the cursor was hidden
+            raise
 
     def show(self, tally: Tally) -> None:
         """Show how far the map is."""

@@ -42,16 +42,23 @@ class Child:
 
     def __init__(self, argv: Sequence[bytes], worker_fd: int, *, leads_group: bool) -> None:
         self._leads_group = leads_group
-        self._process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=[worker_fd],
-            process_group=0 if leads_group else None,
-        )
-        assert self._process.stdout is not None
-        self._pipe = self._process.stdout
+        # Rejected: stdout=PIPE. Python 3.11.3 forgets /dev/null where it can open that, and no pipe any more.
+        reading, writing = os.pipe()
+        self._pipe = os.fdopen(reading, "rb", buffering=0)
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=writing,
+                stderr=subprocess.STDOUT,
+                pass_fds=[worker_fd],
+                process_group=0 if leads_group else None,
+            )
+        except BaseException:
+            self._pipe.close()
+            raise
+        finally:
+            os.close(writing)
 
     @property
     def group(self) -> int:

@@ -11,7 +11,9 @@ from mpcheckpoint._cli.maps.child import Child
 from mpcheckpoint._cli.maps.leftovers import end_leftovers
 from mpcheckpoint._cli.maps.output import KeptOutput
 from mpcheckpoint._cli.terminal import say
+from mpcheckpoint._work.deaths import HELD_S, is_kill, is_told_to_end
 from mpcheckpoint._work.outcomes import Result
+from mpcheckpoint._work.shortage import shortage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._cli.maps.template import Item, Template
     from mpcheckpoint._work.workers import Worker
 
-_SUSPECT_S = 1.0
 _FAILED_S = 0.02
 _POLL_S = 0.02
 # A command whose time is up gets so long to obey SIGTERM.
@@ -54,10 +55,16 @@ class RunCommand:
         self._stopping = threading.Event()
 
     def __call__(self, item: Item, worker: Worker) -> Result | None:
-        """Run the command; return its exit code and output, or None if it was interrupted."""
+        """Run the command; return its exit code and output, or None if it was interrupted.
+
+        Raises:
+            OSError: it could not be started for want of processes, descriptors or memory. Any other reason is its own.
+        """
         try:
             child = self._started(item, worker)
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in an argument
+            if shortage_of(error) is not None:
+                raise
             reason = error.strerror if isinstance(error, OSError) else None
             return Result(False, None, f"could not be started: {reason or error}")
         if child is None:
@@ -72,11 +79,12 @@ class RunCommand:
             self._reaped(child)
             raise
         code = self._reaped(child)
-        if (code != 0 or not is_in_time) and self._was_interrupted(code):
+        if (code != 0 or not is_in_time) and self._was_interrupted(is_told_to_end(code) and is_in_time):
             end_leftovers(worker.path, child.group, lambda: self._interrupts.are_urgent)
             return None
         error_of = _error_of(code) if is_in_time else f"timed out after {self._timeout_s:g} s"
-        return Result(error_of is None, {"exit_code": code} | kept.fields(), error_of)
+        is_death = is_in_time and is_kill(code)
+        return Result(error_of is None, {"exit_code": code} | kept.fields(), error_of, is_death=is_death)
 
     def __enter__(self) -> Self:
         return self
@@ -134,14 +142,14 @@ class RunCommand:
             self._running.discard(child)
             return child.reap()
 
-    def _was_interrupted(self, code: int) -> bool:
-        """Return whether a command ended because of us, or of the Ctrl-C that is about to end us.
+    def _was_interrupted(self, is_suspect: bool) -> bool:
+        """Return whether a command ended because of us, or of a signal to the whole job that is about to end us.
 
-        The terminal interrupts everybody at once, and the command may be the first to be done with it. So a failed one
-        waits a moment before it is believed to have failed by itself.
+        A signal reaches the processes of a job one after the other, and the command may be done with it first. So one
+        that failed waits a moment, and one that such a signal has ended a second, before it is believed to have failed
+        by itself.
         """
-        is_suspect = code in (-signal.SIGINT, 128 + signal.SIGINT)
-        return self._stopping.is_set() or self._interrupts.have_come(_SUSPECT_S if is_suspect else _FAILED_S)
+        return self._stopping.is_set() or self._interrupts.have_come(HELD_S if is_suspect else _FAILED_S)
 
 
 def _error_of(code: int) -> str | None:

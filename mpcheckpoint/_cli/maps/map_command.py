@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,9 +18,11 @@ from mpcheckpoint._cli.maps.map_options import map_options
 from mpcheckpoint._cli.maps.printer import Printer
 from mpcheckpoint._cli.maps.progress import Reporter
 from mpcheckpoint._cli.maps.tally import Tally
+from mpcheckpoint._cli.maps.threads import BusyThreads
 from mpcheckpoint._cli.terminal import (
     EXIT_FAILED,
     EXIT_OK,
+    EXIT_SHORTAGE,
     EXIT_USAGE,
     end_by_broken_pipe,
     plural,
@@ -35,11 +36,15 @@ from mpcheckpoint._work.perform import LogRef, Plan
 from mpcheckpoint._work.permit import Permit
 from mpcheckpoint._work.retries import Retries
 from mpcheckpoint._work.runs import join_run
+from mpcheckpoint._work.shortage import begun
 from mpcheckpoint._work.text import to_text
+from mpcheckpoint.errors import ShortageError
 
 if TYPE_CHECKING:
     from mpcheckpoint import Log
     from mpcheckpoint._cli.maps.lines import Lines
+    from mpcheckpoint._work.runs import Run
+    from mpcheckpoint._work.shortage import ShortageEvent
 
 
 @click.command(
@@ -87,8 +92,14 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     counts as done once it has an outcome under that name; items that are not given keep what they have. A changed
     COMMAND is refused: say what to keep with --if-changed, or use another key, or --rerun with a new name.
 
+    A shortage is nobody's failure: what cannot be started for want of processes, threads, open files or memory waits,
+    and starts pause. A command that is killed (SIGKILL, or exit code 137 of a shell) runs again, and has failed after
+    its third death, over all starts. One that SIGTERM, SIGHUP or SIGINT has ended is given back if the map is told to
+    end within a second.
+
     Exit codes: 0 all items are done and well, 1 some failed (now or before), 2 bad usage, a line that is no item, or a
-    store that cannot be used, 130 interrupted, 143 terminated.
+    store that cannot be used, 75 stopped by a shortage (of processes, open files, memory) in which nothing ran for a
+    minute, 130 interrupted, 143 terminated.
     """
     words = tuple(map(os.fsencode, command))
     options["is_printing"] |= options["is_ordered"]
@@ -109,12 +120,12 @@ def _run(job: Job, lines: Lines) -> int:
     tally = Tally()
     try:
         with (
-            Interrupts() as interrupts,
-            Checkpoint(job.store) as checkpoint,
-            ThreadPoolExecutor(job.jobs, thread_name_prefix="command") as executor,
+            begun(Interrupts, _say_shortage) as interrupts,
+            begun(lambda: Checkpoint(job.store), _say_shortage) as checkpoint,
+            BusyThreads(job.jobs) as executor,
             RunCommand(job.template, job.output_limit_bytes, job.timeout_s, interrupts) as command,
             Reporter(lines, tally, job) as reporter,
-            _started(job, checkpoint.log(job.log_key), lines, executor, command, reporter) as map_run,
+            _started(job, checkpoint, lines, executor, command, reporter) as map_run,
         ):
             printer = Printer() if job.is_printing else None
             for outcome in map_run:
@@ -126,6 +137,11 @@ def _run(job: Job, lines: Lines) -> int:
     except KeyboardInterrupt as error:
         _say_interrupted()
         return 128 + (error.signal_number if isinstance(error, Stopped) else signal.SIGINT)
+    except ShortageError as error:
+        if tally.done:
+            _say_summary(job, tally, time.monotonic() - started_s)
+        say(f"mpcheckpoint: {error}")
+        return EXIT_SHORTAGE
     if lines.problem is not None and not lines.count:
         say(f"mpcheckpoint map: {lines.problem}; nothing was run")
         return EXIT_USAGE
@@ -144,21 +160,38 @@ def _run(job: Job, lines: Lines) -> int:
 
 def _started(
     job: Job,
-    log: Log,
+    checkpoint: Checkpoint,
     lines: Lines,
-    executor: ThreadPoolExecutor,
+    executor: BusyThreads,
     command: RunCommand,
     reporter: Reporter,
 ) -> MapRun:
-    run = join_run(log, job.version, **job.choice)
-    permit = Permit.given(log.workers_directory) if job.halts_on_error else None
+    def joined() -> tuple[Log, Run]:
+        log = checkpoint.log(job.log_key)
+        return log, join_run(log, job.version, **job.choice)
+
+    log, run = begun(joined, reporter.take_shortage)
+    permit = None
+    if job.halts_on_error:
+        permit = begun(lambda: Permit.given(log.workers_directory), reporter.take_shortage)
     plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s), permit)
     crew = ExecutorCrew(plan, executor, job.jobs, on_stop=command.stop)
     on_error = OnError.HALT if job.halts_on_error else OnError.RECORD
     options = Options(
-        job.is_ordered, on_error, on_retry=reporter.take_retry, total=lines.total, on_wait=reporter.take_wait
+        job.is_ordered,
+        on_error,
+        on_retry=reporter.take_retry,
+        total=lines.total,
+        on_wait=reporter.take_wait,
+        on_death=reporter.take_death,
+        on_shortage=reporter.take_shortage,
     )
     return MapRun(plan, iter(lines), crew, options)
+
+
+def _say_shortage(event: ShortageEvent) -> None:
+    """Tell news of a shortage before there is anything to show progress on."""
+    say(f"mpcheckpoint: {event}")
 
 
 def _say_summary(job: Job, tally: Tally, duration_s: float) -> None:

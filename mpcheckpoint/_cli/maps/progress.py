@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from mpcheckpoint._cli.terminal import items_done, safe, say
+from mpcheckpoint._work.deaths import MOST_DEATHS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from mpcheckpoint._cli.maps.job import Job
     from mpcheckpoint._cli.maps.lines import Lines
     from mpcheckpoint._cli.maps.tally import Tally
+    from mpcheckpoint._work.deaths import Death
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.retries import Retry
+    from mpcheckpoint._work.shortage import ShortageEvent
 
 _LINE_EVERY_S = 10.0
 _MOST_FAILURES_SHOWN = 20
@@ -38,7 +41,7 @@ class Reporter:
         self.tally = tally
         self._job = job
         self._display = _display(lines, job)
-        self._retries = 0
+        self._retries = self._deaths = 0
 
     def take(self, outcome: Outcome) -> None:
         """Take note of an outcome."""
@@ -60,6 +63,20 @@ class Reporter:
         """Take note of what is waited for."""
         del is_left
         self._print(text)
+
+    def take_death(self, death: Death) -> None:
+        """Take note of a command that was killed from elsewhere, and that is to run again."""
+        self._deaths += 1
+        if self._deaths <= _MOST_FAILURES_SHOWN:
+            which = f"death {death.number} of {MOST_DEATHS}"
+            self._print(f"{which}: {death.object_key}: {death.cause}; again in {death.pause_s:.1f} s")
+        elif self._deaths == _MOST_FAILURES_SHOWN + 1:
+            self._display.print("more deaths are not shown here")
+
+    def take_shortage(self, event: ShortageEvent) -> None:
+        """Take note of something that the machine is short of, or no longer."""
+        fewer = "" if event.is_over else ", or run fewer --jobs"
+        self._print(f"{event}{fewer}")
 
     def _print(self, line: str) -> None:
         self._display.print(safe(line.replace("\n", "\\n")))
@@ -89,7 +106,10 @@ def _display(lines: Lines, job: Job) -> _Display:
         return _Plain(lines)
     from mpcheckpoint._cli.maps.bar import Bar  # noqa: PLC0415 - rich takes a while to import, and only this needs it
 
-    return Bar(lines)
+    try:
+        return Bar(lines)
+    except RuntimeError:  # "can't start new thread"
+        return _Plain(lines)
 
 
 class _Plain:
