@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint import _system as system
 from mpcheckpoint._storage import ownership
 from mpcheckpoint._storage.paths import LogPaths
 from mpcheckpoint._storage.poison import Poison
@@ -346,6 +347,51 @@ def test_side_file_that_one_user_makes_beside_a_log_of_another_is_for_both(share
 
     call_as(BOB, use_with_umask, shared, 0o077)
     call_as(ANN, use_with_umask, shared, 0o077)
+
+
+@pytest.fixture
+def owned(home: Path) -> Path:
+    """A store for a group that the owner, who has an account, is not in; its side files are to be made."""
+    store = home / "owned"
+    store.mkdir()
+    os.chown(store, NOBODY, TEAM)
+    os.chmod(store, 0o2770)
+    call_as_user(NOBODY, NOBODY, use_everything, store)
+    for name in ("a.lock", "a.page", "a.sync", "store.lock", "bell", "logs"):
+        inside(store, name).unlink(missing_ok=True)
+    inside(store, "workers").rmdir()
+    tear(store)
+    return store
+
+
+def test_what_a_member_of_the_group_makes_is_for_an_owner_who_is_not_in_it(owned: Path) -> None:
+    set_acl(log_file(owned, "b"))  # or there is a skip: no lists here
+
+    assert call_as(BOB, appended, owned, "of bob", 0o077)[-1] == "of bob"
+    call_as_user(NOBODY, NOBODY, tear, owned)
+
+    assert inside(owned, "quarantine").stat().st_uid == BOB
+    assert call_as_user(NOBODY, NOBODY, appended, owned, "of the owner", 0o077)[-1] == "of the owner"
+    assert call_as_user(NOBODY, NOBODY, use_everything, owned)
+
+
+def test_side_file_that_would_lock_the_owner_out_is_not_made(
+    owned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system.ownership, "_set_acl", lambda *_: None)  # a file system without lists
+    before = contents(owned)
+
+    with pytest.raises(StoreAccessError, match=rf"would be a new file.*as .*\(uid {NOBODY}\), or as root"):
+        call_as(BOB, appended, owned, "of bob")
+
+    assert contents(owned) == before
+    with pytest.raises(StoreAccessError, match=rf"run this as a member of the group {TEAM}, or as root"):
+        call_as_user(NOBODY, NOBODY, appended, owned, "of the owner")
+    assert contents(owned) == before
+    monkeypatch.undo()
+    use_everything(owned)
+    assert call_as_user(NOBODY, NOBODY, appended, owned, "of the owner")[-1] == "of the owner"
+    assert call_as(BOB, appended, owned, "of bob")[-1] == "of bob"
 
 
 def test_users_named_in_a_default_access_control_list_share_a_store(home: Path) -> None:

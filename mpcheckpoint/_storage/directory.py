@@ -251,7 +251,8 @@ class StoreDirectory:
                 reason="store removed",
             )
         try:
-            open_in_store(self._store_lock).close()  # so that all who use the store can open it
+            if not system.exists(self._store_lock):
+                open_in_store(self._store_lock).close()  # for all who use the store, not for its maker alone
             with system.store_lock(self._store_lock, timeout_s):
                 yield
         except TimeoutError as error:

@@ -141,7 +141,7 @@ def create_successor(temporary: str, log: str) -> system.Descriptor:
     """
     made = system.open_file(temporary, write=True, create=True, exclusive=True, mode=_PRIVATE)
     try:
-        _give(made.fd, system.access_of(log), log)
+        _give(made.fd, system.access_of(log), log, is_log=True)
     except BaseException:
         system.remove(temporary)
         raise
@@ -159,12 +159,20 @@ def create_copy(path: str, log: str) -> system.Descriptor:
     return made
 
 
-def _give(file: int | str, access: Access, path: str) -> None:
+def _give(file: int | str, access: Access, path: str, *, is_log: bool = False) -> None:
+    """Have a file used by those who may use another; where it cannot be theirs, have it name owner and group.
+
+    Not what takes a log's place: its owner would be another one from then on, who may close it to the first.
+    """
     given = system.give_access(file, access)
     lost = _locked_out(access, given)
+    if lost is not None and not is_log:
+        given = system.give_access(file, system.naming_all(access))
+        lost = _locked_out(access, given)
     if lost is None:
         return
-    owner = system.account_name(access.uid)
+    is_other = given.uid != access.uid
+    owner = system.account_name(access.uid) if is_other else f"a member of the group {access.gid}"
     me = system.account_name(given.uid)
     raise StoreAccessError(
         f"{path} would be a new file of {me}, which {lost} could not write. Nothing was changed; run this as {owner}, "
@@ -181,9 +189,9 @@ def _locked_out(before: Access, after: Access) -> str | None:
         return system.account_name(before.uid)
     if system.everybody_may_write(after):
         return None
-    if before.gid != after.gid and system.group_may_write(before):
+    if system.group_may_write(before, before.gid) and not system.group_may_write(after, before.gid):
         return f"the group {before.gid}"
-    if before.acl is not None and before.acl != after.acl:
+    if not system.named_writers(before) <= system.named_writers(after):
         return "somebody in its access control list"
     return None
 
@@ -200,7 +208,9 @@ def create_log(temporary: str, directory: str) -> system.Descriptor:
     made = system.open_file(temporary, write=True, create=True, exclusive=True)
     try:
         has, of = system.access_of(made.fd), system.access_of(directory)
-        system.give_access(made.fd, _access_of_new(has, of, _SHARED_FILE))
+        wanted = _access_of_new(has, of, _SHARED_FILE)
+        if _locked_out(wanted, system.give_access(made.fd, wanted)) is not None:
+            system.give_access(made.fd, system.naming_all(wanted))
     except BaseException:
         system.remove(temporary)
         raise

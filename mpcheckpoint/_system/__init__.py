@@ -45,6 +45,8 @@ from mpcheckpoint._system.ownership import (
     give_access,
     group_may_write,
     may_write,
+    named_writers,
+    naming_all,
     user_id,
     without_execute,
 )
@@ -104,6 +106,8 @@ __all__ = [
     "may_write",
     "most_open_files",
     "mount_of",
+    "named_writers",
+    "naming_all",
     "network_file_system",
     "now_us",
     "open_file",

@@ -23,9 +23,12 @@ _REFUSED = frozenset(
 )
 _ACL, _DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
 # linux/posix_acl_xattr.h: a version, then an entry after the other: what it is about, what is allowed, to whom.
-_ACL_VERSION, _ACL_ENTRY = struct.Struct("<I"), struct.Struct("<HHI")
+_ACL_VERSION, _ACL_ENTRY, _VERSION = struct.Struct("<I"), struct.Struct("<HHI"), 2
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 _WRITE, _EXECUTE = 2, 1
+_GROUP_CLASS = frozenset({_USER, _GROUP_OBJ, _GROUP})
+# Of entries about nobody by number.
+_UNNAMED = 0xFFFFFFFF
 
 
 class Access(NamedTuple):
@@ -87,6 +90,8 @@ def give_access(file: int | str, access: Access) -> Access:
 
 def _give(fd: int, access: Access) -> Access:
     has = access_of(fd)
+    if has == access:
+        return has
     # The owner first: a change of it takes setuid and setgid away.
     if has.uid != access.uid:
         _try(lambda: os.fchown(fd, access.uid, access.gid))
@@ -142,11 +147,51 @@ def may_write(uid: int, access: Access) -> bool:
     return bool(_first(entries, _OTHER) & _WRITE)
 
 
-def group_may_write(access: Access) -> bool:
-    """Return whether the group of a file may write it."""
-    entries = entries_of(access)
+def group_may_write(access: Access, gid: int) -> bool:
+    """Return whether a group may write a file: as its own, or as one that its ACL names."""
+    if (_GROUP, gid) in named_writers(access):
+        return True
+    entries = entries_of(access) if gid == access.gid else []
     mask = next((entry.allowed for entry in entries if entry.tag == _MASK), _WRITE)
     return bool(_first(entries, _GROUP_OBJ) & mask & _WRITE)
+
+
+def named_writers(access: Access) -> frozenset[tuple[int, int]]:
+    """Return which users and groups an ACL names that may write, each as what it is and its number."""
+    entries = entries_of(access)
+    mask = next((entry.allowed for entry in entries if entry.tag == _MASK), _WRITE)
+    named = [entry for entry in entries if entry.tag in (_USER, _GROUP) and entry.allowed & mask & _WRITE]
+    return frozenset((entry.tag, entry.whom) for entry in named)
+
+
+def naming_all(access: Access) -> Access:
+    """Return the same access with entries that name the owner and the group, for a file that cannot be theirs."""
+    entries = entries_of(access)
+    mask = next((entry.allowed for entry in entries if entry.tag == _MASK), 7)
+    named = {
+        (_USER, access.uid): Entry(_USER, _first(entries, _USER_OBJ), access.uid),
+        (_GROUP, access.gid): Entry(_GROUP, _first(entries, _GROUP_OBJ) & mask, access.gid),
+    }
+    # What the mask forbade stays forbidden, whatever the new one has to let through. The group of the new file is
+    # another one, to which nobody has given anything.
+    others = [
+        entry._replace(allowed=0 if entry.tag == _GROUP_OBJ else entry.allowed & mask)
+        if entry.tag in _GROUP_CLASS
+        else entry
+        for entry in entries
+        if entry.tag != _MASK and (entry.tag, entry.whom) not in named
+    ]
+    lets_through = 0
+    for entry in (*others, *named.values()):
+        lets_through |= entry.allowed if entry.tag in _GROUP_CLASS else 0
+    acl = _ACL_VERSION.pack(_VERSION)
+    for entry in sorted([*others, *named.values(), Entry(_MASK, lets_through, _UNNAMED)], key=_place):
+        acl += _ACL_ENTRY.pack(entry.tag, entry.allowed, entry.whom)
+    return access._replace(acl=acl, mode=access.mode & ~0o070 | lets_through << 3)
+
+
+def _place(entry: Entry) -> tuple[int, int]:
+    return entry.tag, entry.whom
 
 
 def everybody_may_write(access: Access) -> bool:
@@ -168,7 +213,7 @@ def entries_of(access: Access) -> list[Entry]:
     if access.acl is not None:
         return _entries_in(access.acl)
     tags = ((_USER_OBJ, 6), (_GROUP_OBJ, 3), (_OTHER, 0))
-    return [Entry(tag, access.mode >> shift & 7, 0) for tag, shift in tags]
+    return [Entry(tag, access.mode >> shift & 7, _UNNAMED) for tag, shift in tags]
 
 
 def _entries_in(acl: bytes) -> list[Entry]:

@@ -150,7 +150,9 @@ def tell_decoded(event: Any) -> Told | None:
     names, number = list(event)[:2], b"%d" % event["run"]
     if names == ["run", "ok"] and isinstance(event["ok"], bool):
         return Told(number, is_outcome=True, is_ok=event["ok"])
-    return Told(number, is_outcome=False, is_ok=False) if names == ["run", "attempt"] else None
+    if names not in (["run", "attempt"], ["run", "death"]):
+        return None
+    return Told(number, is_outcome=False, is_ok=False, is_death=names[1] == "death")
 
 
 def _is_number(value: object) -> bool:
