@@ -1,4 +1,4 @@
-"""Thirty-one ways such a log loses data, and the tests that hold the rule against each.
+"""Forty-three ways such a log loses data or lets people down, and the tests that hold the rule against each.
 
 They were collected from the sources and issue trackers of other logs and databases, and from experiments. A test
 that is renamed or removed breaks this table, so a rule cannot lose its test unseen. What no other file holds is tested
@@ -20,6 +20,7 @@ import pytest
 import mpcheckpoint
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
+from mpcheckpoint.testing import SimulatedProcess
 from support.processes import call
 from support.verbs import (
     Faults,
@@ -209,6 +210,81 @@ PITFALLS: dict[int, tuple[str, list[str]]] = {
         ["test_pitfalls.py::test_repair_is_warned_of_listed_and_counted"],
     ),
     31: ("a map keeps the lock", ["test_pitfalls.py::test_only_the_page_is_mapped_and_for_reading"]),
+    32: (
+        "looking at a file's times slows its writers",
+        ["test_pitfalls.py::test_append_asks_for_no_times_of_its_log"],
+    ),
+    33: (
+        "a hint file copied later than its log",
+        [
+            "test_copies.py::test_copy_whose_page_is_younger_than_its_log_reads_its_whole_lines_and_takes_appends",
+            "test_copies.py::test_live_copies_taken_while_processes_append_are_all_usable",
+        ],
+    ),
+    34: (
+        "two facts in one write",
+        [
+            "test_page.py::test_poison_set_between_look_and_publication_of_a_sole_writer_is_not_erased",
+            "test_page.py::test_poison_is_not_erased_by_the_publication_of_a_group",
+        ],
+    ),
+    35: (
+        "repair by another user",
+        [
+            "test_ownership.py::test_repair_by_root_leaves_log_and_quarantine_to_the_owner",
+            "test_ownership.py::test_repair_that_would_lock_the_owner_out_is_refused_before_anything_is_changed",
+        ],
+    ),
+    36: (
+        "standard streams and other descriptors closed and reused",
+        [
+            "test_descriptors.py::test_log_is_never_on_the_number_of_a_closed_standard_stream",
+            "test_descriptors.py::test_processes_whose_lock_descriptors_were_given_to_other_files_lose_no_append",
+            "test_descriptors.py::test_append_whose_file_is_closed_before_its_sync_is_not_acknowledged_by_that",
+        ],
+    ),
+    37: (
+        "a slow copy of a preallocated file",
+        [
+            "test_copies.py::test_slow_copy_of_a_padded_log_has_a_hole_and_is_refused_to_readers_and_writers_alike",
+        ],
+    ),
+    38: (
+        "a probe that could not run taken for proof",
+        [
+            "test_bad_file_systems.py::test_store_made_while_no_process_can_be_started_is_used_and_that_is_said"
+        ],
+    ),
+    39: (
+        "pass-through file systems",
+        [
+            "test_bad_file_systems.py::test_store_on_a_known_remote_file_system_is_refused_by_name",
+            "test_bad_file_systems.py::test_store_on_an_unknown_file_system_is_used_with_one_warning_that_names_it",
+        ],
+    ),
+    40: (
+        "a shortage, or a signal to the whole job, recorded as an item's failure",
+        [
+            "test_map_shortage.py::test_few_processes_are_enough_for_one_map_or_two_and_burn_no_item",
+            "test_map_deaths.py::test_commands_that_a_signal_to_the_job_ends_first_are_given_back",
+        ],
+    ),
+    41: (
+        "a worker that lost its claim records all the same",
+        [
+            "test_map_fence.py::test_process_that_was_stopped_while_another_took_its_item_records_nothing_when_it_wakes_up",
+        ],
+    ),
+    42: (
+        "a forked child of user code returns through our frames",
+        ["test_map_fence.py::test_forked_child_of_the_function_that_returns_too_counts_for_nothing"],
+    ),
+    43: (
+        "an interrupt inside close",
+        [
+            "test_map_endings.py::test_close_of_worker_processes_that_is_interrupted_at_any_step_is_made_up_for_by_the_next"
+        ],
+    ),
 }
 
 
@@ -219,7 +295,7 @@ def names_of_tests_in(file: str) -> frozenset[str]:
 
 
 def test_every_pitfall_is_in_the_table() -> None:
-    assert list(PITFALLS) == list(range(1, 32))
+    assert list(PITFALLS) == list(range(1, 44))
 
 
 @pytest.mark.parametrize("number", PITFALLS)
@@ -382,3 +458,40 @@ def test_repair_is_warned_of_listed_and_counted(
     (warning,) = [record.getMessage() for record in caplog.records]
     assert all(part in warning for part in ("'a'", f"offset {end}", "4 bytes", repair.path))
     assert system.stat_path(repair.path).st_size == 4
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("is_shared", [False, True], ids=["alone", "with others"])
+def test_append_asks_for_no_times_of_its_log(
+    log: Log, store: Path, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+) -> None:
+    # A look at them costs the next append and sync a third more, on Linux from 6.13 on.
+    other = SimulatedProcess()
+    asked: list[str] = []
+
+    def watch(name: str) -> Callable[..., object]:
+        real = getattr(os, name)
+
+        def call(file: int | str, *arguments: object, **options: object) -> object:
+            path = os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else os.fspath(file)
+            if path == str(log_file(store)):
+                asked.append(name)
+            return real(file, *arguments, **options)
+
+        return call
+
+    log.append("x", 1)
+    with other:
+        Checkpoint(store).log("a").append("x", "other")
+    for name in ("stat", "lstat", "fstat"):
+        monkeypatch.setattr(os, name, watch(name))
+    monkeypatch.setattr(system, "stat_fd", watch("fstat"))
+    monkeypatch.setattr(system, "stat_path", watch("lstat"))
+    for number in range(5):
+        if is_shared:
+            with other:
+                Checkpoint(store).log("a").append("x", f"other {number}")
+        asked.clear()
+        log.append("x", number)
+        log.append_many([("x", number), ("y", number)])
+        assert asked == []

@@ -160,7 +160,7 @@ def open_files_limit() -> int | None:
 
 def size_of(fd: int) -> int:
     """Return the size of an open file, in bytes."""
-    return os.fstat(fd).st_size
+    return file_status(fd).size_bytes
 
 
 def free_bytes(fd: int) -> int:
