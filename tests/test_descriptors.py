@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from mpcheckpoint._storage.generation import Generation
     from support.processes import Children
 
 pytestmark = [pytest.mark.guarantee(11)]
@@ -185,6 +186,38 @@ def test_recovery_copies_the_log_and_not_what_stands_on_its_number(
     assert_goes_on(log, [0, 1])
 
 
+def test_number_that_a_reader_of_the_same_log_has_got_keeps_nobody_from_appending(
+    store: Path, log: Log
+) -> None:
+    log.append("x", 1)
+    (number,) = numbers_of(log_file(store))
+    os.close(number)  # as who closes a descriptor twice does
+    reader = Checkpoint(store, read_only=True)
+    assert reader["x"] == (0, 1)
+    assert numbers_of(log_file(store)) == [
+        number
+    ]  # open for reading only, and every byte is what it should be
+
+    log.append("x", 2)
+    log.append("x", 3)
+
+    assert_goes_on(log, [0, 1, 2, 3])
+
+
+@pytest.mark.guarantee(1)
+def test_append_into_a_copy_that_has_the_number_of_the_log_is_not_acknowledged_and_the_next_one_goes_on(
+    store: Path, log: Log, thieves: Callable[..., list[int]]
+) -> None:
+    log.append("x", 1)
+    thieves(log_file(store), log_file(store).read_bytes())
+
+    with pytest.raises(OutcomeUnknownError, match="the record is not in it"):
+        log.append("x", 2, record_id="two")
+    log.append("x", 2, record_id="two")
+
+    assert_goes_on(log, [0, 1, 2])
+
+
 # --- locks -------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +334,89 @@ def test_background_sync_whose_file_was_closed_is_done_all_the_same(
 
     wait_until(lambda: generation_of(store).durable == generation_of(store).end.offset, "a sync that counts")
     assert_goes_on(log, [0, 1])
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.parametrize("goes_on", [False, True], ids=["alone", "another one appends in its place"])
+def test_append_written_after_its_file_was_closed_is_not_acknowledged(
+    store: Path, log: Log, faults: Faults, tmp_path: Path, goes_on: bool
+) -> None:
+    with SimulatedProcess():
+        Checkpoint(store).log("a").append("x", "other")
+    log.append("x", 1)
+
+    def elsewhere(real: Callable[[int, bytes, int], int], fd: int, data: bytes, offset: int) -> int:
+        other = os.open(tmp_path / "elsewhere", os.O_RDWR | os.O_CREAT)
+        os.dup2(other, fd)
+        os.close(other)
+        return real(fd, data, offset)
+
+    def append_another(real: Callable[[int], None], fd: int) -> None:
+        if goes_on:
+            with SimulatedProcess():
+                Checkpoint(store).log("a").append("x", "in its place")
+        real(fd)
+
+    faults.act("write_at", elsewhere, on=LOG)
+    faults.act("sync_data", append_another, on=r"elsewhere$")
+    with pytest.raises(OutcomeUnknownError, match="the record is not in it"):
+        log.append("x", 2)
+
+    assert_goes_on(log, [0, "other", 1, *(["in its place"] if goes_on else [])])
+
+
+@pytest.mark.guarantee(1)
+def test_append_that_others_have_synced_is_acknowledged_where_its_file_is_closed(
+    store: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append("x", 1)
+    cover = writer_of(store)._group_sync.cover
+
+    def close_behind(generation: Generation, offset: int) -> None:
+        cover(generation, offset)
+        if generation.is_intact() and not closed:
+            closed.append(generation.fd)
+            os.close(generation.fd)
+
+    closed: list[int] = []
+    monkeypatch.setattr(writer_of(store)._group_sync, "cover", close_behind)
+    log.append("x", 2)
+
+    assert closed
+    assert_goes_on(log, [0, 1, 2])
+
+
+def test_flush_opens_a_file_that_was_closed_under_its_sync_once_more(
+    store: Path, log: Log, faults: Faults, closes_first: ClosesFirst
+) -> None:
+    log.append("x", 1, durability="never")
+    fault = faults.act("sync_data", closes_first, on=LOG)
+
+    log.flush()
+
+    assert fault.hits == 1
+    assert generation_of(store).durable == generation_of(store).end.offset
+    assert_goes_on(log, [0, 1])
+
+
+def test_file_that_gets_the_number_of_the_page_during_a_sync_is_left_alone(
+    store: Path, log: Log, faults: Faults, thieves: Callable[..., list[int]]
+) -> None:
+    log.append("x", 1)
+    with SimulatedProcess():
+        Checkpoint(store).log("a").append("x", "other")
+    content = b"not yours\n" * 1000
+    stolen: list[int] = []
+
+    def steal(real: Callable[[int], None], fd: int) -> None:
+        stolen.extend(thieves(inside(store, "a.page"), content))
+        real(fd)
+
+    faults.act("sync_data", steal, on=LOG)
+    log.append("x", 2)
+
+    assert [os.pread(number, 1 << 20, 0) for number in stolen] == [content]
+    assert_goes_on(log, [0, 1, "other", 2])
 
 
 # --- the numbers of standard streams -----------------------------------------------------------------------

@@ -304,11 +304,18 @@ class EstablishedLog:
             system.sync_data(self.fd)
         except OSError as error:
             if not self.is_intact():
-                raise _closed_by_others() from error
+                raise self._lost() from error
             self.is_poisoned = True
             raise
         if not self.is_intact():
-            raise _closed_by_others()  # synced was another file
+            raise self._lost()  # synced was another file
+
+    def _lost(self) -> OSError:
+        """Return the error for an open file that somebody closed. Whoever establishes the end next opens it anew."""
+        self._is_used = (
+            False  # also where the number stands for a copy of the log, whose bytes would bear all out
+        )
+        return OSError(errno.EBADF, "somebody closed the open file of the log")
 
     def note_duration(self, sync_s: float) -> None:
         """Have it told, once no lock is held, that a sync took so long, if that is long, and was not told lately."""
@@ -329,7 +336,3 @@ class EstablishedLog:
         notice = self._poison.mark(self.header.generation, error)
         if notice is not None:
             self.notices.append(notice)
-
-
-def _closed_by_others() -> OSError:
-    return OSError(errno.EBADF, "somebody closed the open file of the log")

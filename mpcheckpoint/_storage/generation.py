@@ -121,7 +121,15 @@ class Generation(EstablishedLog):
             # which a switch holds throughout, and this file is still the log.
             self._write([control_payload("unsealed")])
             self._is_sealed = False
-        end = self._write(payloads)
+        try:
+            end = self._write(payloads)
+        except OSError:
+            if self.is_intact():
+                raise
+            # Somebody closed the file, and a reader of this very log got its number: its bytes are right, it takes no write.
+            self._lost()
+            self.establish_end()
+            end = self._write(payloads)
         if self.is_alone and self._untold < _MOST_UNTOLD:
             self._untold += 1
         elif self.page is not None:

@@ -113,10 +113,11 @@ class LogWriter(ExclusiveLog):
             except OSError as error:
                 if generation.is_poisoned:
                     raise self._not_covered(position, error) from error
-                self._cover_anew(position, error)
+                is_replaced = self._cover_anew(appended, position)
+            else:
+                is_replaced = self._is_replaced(appended, position)
             if generation.notices:
                 tell(None, generation)
-            is_replaced = self._is_replaced(generation)
         except CheckpointError:
             raise
         except OSError as error:  # nothing is wrong with the log: it is synced, but may have been replaced
@@ -129,20 +130,41 @@ class LogWriter(ExclusiveLog):
             return find_in_successor(self.paths, position)
         return position
 
-    def _cover_anew(self, position: Position, error: OSError) -> None:
-        """Make an append durable under whose sync somebody closed the file: as a first use does, opening it anew."""
-        try:
-            self.sync(_LOCK_WAIT_AFTER_LOSS_S)
-        except CheckpointError as failure:
-            raise self._not_covered(position, error) from failure
-
-    def _is_replaced(self, generation: Generation) -> bool:
+    def _is_replaced(self, appended: Appended, position: Position) -> bool:
         """Return whether another file has taken the place of the one that was appended to."""
-        status = system.file_status(generation.fd)
-        if status.identity == generation.identity:
-            return status.links == 0
-        # Somebody closed the descriptor when others had synced what it stood for.
-        return not self._is_current(generation)
+        generation = appended.generation
+        try:
+            status = system.file_status(generation.fd)
+        except OSError:
+            if generation.is_intact():
+                raise
+        else:
+            if status.identity == generation.identity:
+                return status.links == 0
+        # Somebody closed the descriptor, and others have synced what it had stood for.
+        return self._cover_anew(appended, position)
+
+    def _cover_anew(self, appended: Appended, position: Position) -> bool:
+        """Make an append durable whose file somebody closed: as a first use does, opening it anew.
+
+        Return whether the log got another generation meanwhile.
+
+        Raises:
+            OutcomeUnknownError: it could not be made durable, or what was written went elsewhere.
+        """
+        cause = "somebody closed the open file of the log"
+        try:
+            there = self._covered(_LOCK_WAIT_AFTER_LOSS_S, position, tries=1)
+        except OutcomeUnknownError:
+            raise
+        except CheckpointError as failure:
+            raise outcome_unknown(self.paths, f"{cause} ({failure.message})", position) from failure
+        if there.generation.header.generation != position.generation:
+            return True
+        # Closed before it was written, it went into whatever file had got the number.
+        if there.end.offset < appended.end.offset or not there.generation.bears_out(appended.end):
+            raise outcome_unknown(self.paths, f"{cause}, and the record is not in it", position)
+        return False
 
     def position_of(self, appended: Appended) -> Position:
         """Return the position right behind the record that was appended, or found."""
@@ -156,16 +178,31 @@ class LogWriter(ExclusiveLog):
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
         """
-        appended = self._exclusive(timeout_s, self._established, _as_it_is)
-        generation, end = appended.generation, appended.end
-        try:
-            self._group_sync.cover(generation, end.offset)
-        except OSError as error:
-            raise self._not_covered(None, error) from error
-        tell(None, generation)
+        covered = self._covered(timeout_s, None, tries=2)
+        tell(None, covered.generation)
         # If the log got another generation meanwhile, that holds the same records and was synced before it
         # was put there.
-        return end.offset
+        return covered.end.offset
+
+    def _covered(self, timeout_s: float | None, position: Position | None, *, tries: int) -> Appended:
+        """Make everything durable that the log holds now; return where it ends.
+
+        Args:
+            tries: how often, where somebody closed its file.
+
+        Raises:
+            LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
+        """
+        while True:
+            there = self._exclusive(timeout_s, self._established, _as_it_is)
+            tries -= 1
+            try:
+                self._group_sync.cover(there.generation, there.end.offset)
+            except OSError as error:
+                if there.generation.is_poisoned or not tries:
+                    raise self._not_covered(position, error) from error
+            else:
+                return there
 
     def _not_covered(self, position: Position | None, error: OSError) -> OutcomeUnknownError:
         tell(None, self._generation)
