@@ -239,7 +239,8 @@ class Log(RecordLog):
         )
         source = inputs_of(items, key)
         # What has a length does not wait for outcomes.
-        return MapRun(plan, AskedApart(source) if count is None else source, crew, options)
+        asked = source if count is not None else begun(lambda: AskedApart(source))
+        return MapRun(plan, asked, crew, options)
 
     def results(self, *, rerun: str | None = None) -> Iterator[Outcome]:
         """Yield the last outcome of each item, whatever rerun it came from, in the order of the objects.
