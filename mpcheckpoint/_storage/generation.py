@@ -126,7 +126,7 @@ class Generation(EstablishedLog):
         except OSError:
             if self.is_intact():
                 raise
-            # Somebody closed the file, and a reader of this very log got its number: its bytes are right, it takes no write.
+            # Somebody closed the file, and a reader of this log got its number: the bytes are right, it takes no write.
             self._lost()
             self.establish_end()
             end = self._write(payloads)
