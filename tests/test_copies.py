@@ -14,7 +14,7 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._storage import padding, trust
 from mpcheckpoint._storage.page import PAGE_BYTES, Page, stated_durable
-from mpcheckpoint._system import FileStatus, file_status, statx
+from mpcheckpoint._system import FileStatus, file_status, path_status, statx
 from mpcheckpoint.errors import CorruptLogError
 from support.verbs import (
     Faults,
@@ -342,6 +342,21 @@ def test_log_is_read_and_appended_to_where_statx_is_forbidden(
 
     copy.append("x", 30)
     assert_goes_on(copy, [*range(31)])
+
+
+def test_thread_that_asks_while_another_learns_that_statx_is_forbidden_gets_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = statx._Buffer
+
+    def buffer_while_another_is_refused() -> object:
+        monkeypatch.setattr(statx, "_statx", None)
+        return buffer()
+
+    monkeypatch.setattr(statx, "_Buffer", buffer_while_another_is_refused)
+
+    assert file_status(0).inode == os.fstat(0).st_ino
+    assert path_status(str(tmp_path)).inode == tmp_path.stat().st_ino
 
 
 def test_page_is_as_long_as_it_was_and_threads_that_wait_on_it_go_on(store: Path, log: Log) -> None:

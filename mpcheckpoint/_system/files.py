@@ -54,8 +54,11 @@ class Descriptor:
 
     def is_intact(self) -> bool:
         """Return whether this is still the file that was opened."""
+        return self._is_at(self.fd)
+
+    def _is_at(self, fd: int) -> bool:
         try:
-            return self.fd >= 0 and file_status(self.fd).identity == self.identity
+            return fd >= 0 and file_status(fd).identity == self.identity
         except OSError:
             return False
 
@@ -64,9 +67,8 @@ class Descriptor:
 
         Where the number stands for another file by now, that is left alone: it is somebody else's.
         """
-        is_ours = self.is_intact()
         fd, self.fd = self.fd, -1
-        if is_ours:
+        if self._is_at(fd):
             os.close(fd)
 
     def __del__(self) -> None:

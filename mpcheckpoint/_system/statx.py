@@ -67,22 +67,22 @@ _statx = _find_statx()
 
 def file_status(fd: int) -> FileStatus:
     """Return what an open file is."""
-    found = _ask(fd, b"", _AT_EMPTY_PATH) if _statx is not None else None
-    return found or _of(os.fstat(fd))
+    return _ask(fd, b"", _AT_EMPTY_PATH) or _of(os.fstat(fd))
 
 
 def path_status(path: str) -> FileStatus:
     """Return what stands at a path; of a symbolic link, the link itself."""
-    found = _ask(_AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW) if _statx is not None else None
-    return found or _of(os.lstat(path))
+    return _ask(_AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW) or _of(os.lstat(path))
 
 
 def _ask(directory_fd: int, path: bytes, flags: int) -> FileStatus | None:
     """Return what statx says; None if it may not be called here, and never may be."""
     global _statx  # noqa: PLW0603 - what is forbidden once stays so, and each try costs a call
-    assert _statx is not None
+    statx = _statx  # another thread may just be learning that it is forbidden
+    if statx is None:
+        return None
     buffer = _Buffer()
-    if _statx(directory_fd, path, flags, _WANTED, buffer) != 0:
+    if statx(directory_fd, path, flags, _WANTED, buffer) != 0:
         code = ctypes.get_errno()
         if code in _FORBIDDEN:
             _statx = None
