@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint.errors import WriteFailedError
+from mpcheckpoint.errors import CheckpointError, WriteFailedError
 from support.shell import CommandLine
 from support.verbs import Faults, inside, log_file, wait_until
 
@@ -92,6 +92,42 @@ def test_item_that_has_failed_while_its_failure_could_not_be_recorded_halts_noth
         list(log.map(fail_at_item2, ["item2"], executor=one, on_error="halt"))
 
     assert list(log.results()) == []
+
+
+def take_away_at_item2(directory: Path, item: str) -> str:
+    """Remove what stands in the directory of the workers, as one does who cleans up."""
+    if item == "item2":
+        for path in directory.iterdir():
+            path.unlink()
+    return item
+
+
+@pytest.mark.parametrize("on_error", ["halt", "raise"])
+@pytest.mark.parametrize("kind", ["fork", "threads"])
+def test_map_whose_permit_is_removed_says_so_and_does_not_end_as_if_all_were_done(
+    kind: str, on_error: str, log: Log, store: Path
+) -> None:
+    clean_up = partial(take_away_at_item2, inside(store, "workers"))
+    with workers(kind, 1) as options:
+        with pytest.raises(CheckpointError, match="was removed.*start the map again") as caught:
+            list(log.map(clean_up, NAMES, on_error=on_error, **options))
+        assert caught.value.reason == "permit removed"
+        assert [outcome.item for outcome in log.results()] == NAMES[:3]
+
+        assert len(list(log.map(clean_up, NAMES, on_error=on_error, **options))) == len(NAMES)
+
+
+def test_command_line_whose_permit_is_removed_does_not_say_that_all_is_well(tmp_path: Path) -> None:
+    shell = CommandLine(tmp_path)
+
+    ended = shell.run(
+        *("map", "--store", "store", "--key", "a", "-j", "1", "--halt-on-error"),
+        *("--", "sh", "-c", "rm store/.checkpoint/workers/*", "x"),
+        stdin=b"a\nb\nc\n",
+    )
+
+    assert ended.code == 2
+    assert "start the map again" in ended.err
 
 
 def linger_or_fail(directory: Path, item: str) -> str:

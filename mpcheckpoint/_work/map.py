@@ -92,6 +92,7 @@ class MapRun:
         # next (held by tests/test_map_endings.py).
         self._is_closed = False
         self._is_halted = False
+        self._has_failure = False  # of those that were given out here
         directory, log_key, run = self._log.workers_directory, self._log.log_key, plan.run
         self._presence = begun(
             lambda: Presence(directory, log_key, run.number, run.rerun), options.on_shortage
@@ -115,7 +116,8 @@ class MapRun:
             ClosedError: this is a forked child of the process that the map belongs to.
             ReentrancyError: this was called by the iterable that the items come from; the map goes on.
             ShortageError: the machine is short of something, and for a minute nothing ran.
-            CheckpointError: an outcome could not be recorded.
+            CheckpointError: an outcome could not be recorded; or a file was removed by which a map that halts knows that
+                it may go on.
             And with ``on_error="raise"`` what a failed item raised; ItemFailedError if it had failed before.
         """
         if isinstance(self._source, AskedApart) and self._source.is_asked_here:
@@ -204,6 +206,8 @@ class MapRun:
     def _advance(self) -> bool:
         """Wait for something to happen; return False when nothing is left to happen."""
         if self._is_exhausted and not self._running and not self._waiting:
+            if self._is_halted and not self._has_failure and self._plan.permit is not None:
+                raise self._plan.permit.loss  # to end as if all were done would hide what was left out
             return False
         reports = self._crew.collect(self._patience_s())
         for entry, report in reports:
@@ -361,10 +365,11 @@ class MapRun:
             assert event is not None
             if not is_own and not is_same_input(event, entry):
                 raise changed_item(entry)
+            told = tell(event)
+            is_ok = told is not None and told.is_ok
+            self._has_failure |= not is_ok
             self._finish(entries, event, is_own=is_own, raised=report.raised.error)
             if is_own:
-                told = tell(event)
-                is_ok = told is not None and told.is_ok
                 self._invalid_results.check(entry.object_key, report.raised.error, is_ok=is_ok)
 
     def _state(self, object_key: str) -> State:

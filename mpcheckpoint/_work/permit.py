@@ -7,6 +7,7 @@ from typing import Any
 from mpcheckpoint import _system as system
 from mpcheckpoint._storage.faults import translated
 from mpcheckpoint._work.workers import Worker
+from mpcheckpoint.errors import CheckpointError
 
 
 class Permit:
@@ -33,6 +34,16 @@ class Permit:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Permit, (self._path,)
+
+    @property
+    def loss(self) -> CheckpointError:
+        """The error for a map whose permit was taken away though no item of it has failed."""
+        return CheckpointError(
+            f"the map has stopped, though none of its items has failed: {self._path} was removed, by which its workers "
+            "know that. What ran is recorded; start the map again to carry on",
+            path=self._path,
+            reason="permit removed",
+        )
 
     def is_valid(self) -> bool:
         """Return whether items may be begun."""
