@@ -414,7 +414,7 @@ def test_changed_command_is_refused_with_what_to_do_and_runs_nothing(shell: Shel
     assert ended.returncode == 2
     assert said(ended).count("\n") == 1
     assert "'echo {}'" in said(ended)
-    assert "another key" in said(ended)
+    assert "another --key" in said(ended)
     assert "--rerun" in said(ended)
     assert shell.runs == []
 

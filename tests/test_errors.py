@@ -97,7 +97,10 @@ def test_error_out_of_another_process_is_caught_as_what_it_is() -> None:
 # Arguments and methods of Python, which nobody can type on a command line.
 PYTHON_ADVICE = re.compile(r"\w=(True|False|None|\w+\()|\w\(\)|\b[a-z]+_[a-z_]*_s\b|\bLog\.\w")
 # No command comes to these: they are of handles, transactions and functions that a program has.
-ONLY_IN_PYTHON = {"LogNotOpenError", "ReadOnlyError", "ClosedError", "WorkerDiedError", "InvalidEventError"}
+ONLY_IN_PYTHON = {
+    *("LogNotOpenError", "ReadOnlyError", "ClosedError", "WorkerDiedError", "InvalidEventError"),
+    *("InvalidFunctionError", "InvalidItemError", "InvalidResultError"),  # of functions that are mapped
+}
 
 
 def texts_for_shell() -> Iterator[tuple[str, str]]:

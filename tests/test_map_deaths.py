@@ -18,7 +18,7 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._cli.maps.watch import Watched
 from mpcheckpoint._work import deaths
 from mpcheckpoint._work.deaths import is_kill, is_told_to_end
-from mpcheckpoint._work.reruns import tell_decoded
+from mpcheckpoint._work.reruns import history_of, tell_decoded
 from support.shell import MPCHECKPOINT, CommandLine
 from support.verbs import wait_until
 
@@ -308,7 +308,6 @@ def test_function_whose_command_was_killed_runs_again_three_times_in_all(
 
 
 def test_death_counts_as_to_retry_until_there_is_an_outcome(log: Log) -> None:
-    watched = Watched("", 1)
     fork = multiprocessing.get_context("fork")
     run = log.map(kill_itself, ["x"], jobs=1, mp_context=fork)
     wait_until(lambda: run._advance() and log.count("x") == 1, "it has died once")
@@ -319,6 +318,7 @@ def test_death_counts_as_to_retry_until_there_is_an_outcome(log: Log) -> None:
     assert (status.to_retry, status.failed, status.ok) == (1, 0, 0)
     assert list(log.results()) == []
     assert list(log.pending(["x"])) == ["x"]
+    watched = Watched("", None, log.look(history_of))
     for record in log.read():
         watched.take(record)
     assert watched.to_retry == {"x"}

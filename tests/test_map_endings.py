@@ -396,7 +396,7 @@ def test_map_and_watch_that_are_killed_leave_the_cursor_visible(tmp_path: Path, 
 
 
 def test_bar_of_a_pass_over_files_leaves_the_cursor_visible(tmp_path: Path) -> None:
-    Checkpoint(tmp_path / "store").log("k").append_many([("x", "y" * 1000)] * 10_000)
+    Checkpoint(tmp_path / "store").log("k").append_many([("x", "y" * 1000)] * 60_000)
     with terminal(tmp_path, "verify", "--store", "store") as screen:
         assert screen.wait() == 0
 

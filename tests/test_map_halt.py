@@ -109,7 +109,7 @@ def test_map_whose_permit_is_removed_says_so_and_does_not_end_as_if_all_were_don
 ) -> None:
     clean_up = partial(take_away_at_item2, inside(store, "workers"))
     with workers(kind, 1) as options:
-        with pytest.raises(CheckpointError, match="was removed.*start the map again") as caught:
+        with pytest.raises(CheckpointError, match=r"was removed.*start the map again") as caught:
             list(log.map(clean_up, NAMES, on_error=on_error, **options))
         assert caught.value.reason == "permit removed"
         assert [outcome.item for outcome in log.results()] == NAMES[:3]

@@ -151,7 +151,7 @@ def test_worker_file_or_lock_that_a_shortage_keeps_from_opening_is_opened_later(
     for at in (1, 5, 20):
         faults.fail(call, number, at=at, times=3, on=r"workers/|\.checkpoint")
 
-        code, said = run_map(options=("--rerun",) if at > 1 else ())
+        code, said = run_map(options=("--rerun", f"at {at}"))
 
         assert code == 0, said
         assert "12 run now (12 ok, 0 failed)" in said
@@ -376,7 +376,7 @@ def test_item_that_an_executor_queued_and_could_start_no_thread_for_does_not_run
 ) -> None:
     start = Failing(threading.Thread.start, lambda: NO_THREAD, range(1, 2))
     ran: list[str] = []
-    plan = Plan(LogRef(log), join_run(log, "", rerun=False, retry_failed=False), CallFunction(ran.append))
+    plan = Plan(LogRef(log), join_run(log, ""), CallFunction(ran.append))
 
     with ThreadPoolExecutor(2) as two:
         crew = ExecutorCrew(plan, two, 2)

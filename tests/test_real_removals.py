@@ -176,7 +176,7 @@ def test_store_removed_at_any_call_of_an_append_has_it_or_the_append_raises(
                 remove(store)
                 if is_made_again:
                     call(create_anew, store, method="fork")
-            if made.name == "stat_path" and made.path == str(log_file(store)):
+            if made.name == "path_status" and made.path == str(log_file(store)):
                 looks.append(made.number)
             return made.proceed()
 

@@ -76,13 +76,17 @@ def path_status(path: str) -> FileStatus:
 
 
 def _ask(directory_fd: int, path: bytes, flags: int) -> FileStatus | None:
-    """Return what statx says; None if it may not be called here, and never may be."""
+    """Return what statx says; None where it may not be called, or cannot be from a stack as deep as this."""
     global _statx  # noqa: PLW0603 - what is forbidden once stays so, and each try costs a call
     statx = _statx  # another thread may just be learning that it is forbidden
     if statx is None:
         return None
     buffer = _Buffer()
-    if statx(directory_fd, path, flags, _WANTED, buffer) != 0:
+    try:
+        result = statx(directory_fd, path, flags, _WANTED, buffer)
+    except ctypes.ArgumentError:  # so ctypes calls a deep stack, which os.stat can do with
+        return None
+    if result != 0:
         code = ctypes.get_errno()
         if code in _FORBIDDEN:
             _statx = None

@@ -116,8 +116,8 @@ class MapRun:
             ClosedError: this is a forked child of the process that the map belongs to.
             ReentrancyError: this was called by the iterable that the items come from; the map goes on.
             ShortageError: the machine is short of something, and for a minute nothing ran.
-            CheckpointError: an outcome could not be recorded; or a file was removed by which a map that halts knows that
-                it may go on.
+            CheckpointError: an outcome could not be recorded; or a file was removed by which a map that halts knows
+                that it may go on.
             And with ``on_error="raise"`` what a failed item raised; ItemFailedError if it had failed before.
         """
         if isinstance(self._source, AskedApart) and self._source.is_asked_here:
