@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
-from mpcheckpoint.errors import OutcomeUnknownError
+from mpcheckpoint.errors import OutcomeUnknownError, WriteFailedError
 from mpcheckpoint.testing import SimulatedProcess
 from support.verbs import (
     Faults,
@@ -218,6 +219,41 @@ def test_append_into_a_copy_that_has_the_number_of_the_log_is_not_acknowledged_a
     assert_goes_on(log, [0, 1, 2])
 
 
+def test_descriptor_of_the_log_that_takes_no_write_keeps_nobody_from_appending(
+    store: Path, log: Log, faults: Faults
+) -> None:
+    log.append("x", 1)
+    (number,) = numbers_of(log_file(store))
+    read_only = os.open(log_file(store), os.O_RDONLY)
+    os.dup2(read_only, number)  # not ours, and yet the very file
+    os.close(read_only)
+
+    log.append("x", 2)
+    log.append("x", 3)
+
+    os.fstat(number)
+    os.close(number)
+    assert_goes_on(log, [0, 1, 2, 3])
+
+
+def test_sound_log_is_not_called_corrupt_where_its_number_is_given_away_while_it_is_opened_again(
+    store: Path, log: Log, faults: Faults, thieves: Callable[..., list[int]]
+) -> None:
+    log.append("x", 1)
+    thieves(log_file(store))
+
+    def steal_again(real: Callable[[str], None], path: str) -> None:
+        thieves(log_file(store), b"not yours\n" * 1000)
+        real(path)
+
+    faults.act("sync_directory", steal_again, on=r"\.checkpoint$")
+    with pytest.raises(WriteFailedError, match="somebody closed"):
+        log.append("x", 2)
+
+    log.append("x", 2)
+    assert_goes_on(log, [0, 1, 2])
+
+
 # --- locks -------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +269,92 @@ def test_lock_whose_descriptor_was_given_to_another_file_still_keeps_processes_a
     finally:
         writer._let_go()
     assert not is_locked(lock_file(store))
+
+
+@pytest.mark.parametrize("which", ["lock", "sync"])
+def test_lock_whose_number_we_were_given_anew_while_it_was_held_is_given_back(
+    store: Path, busy: Log, faults: Faults, which: str
+) -> None:
+    ours = []
+
+    def reuse(real: Callable[..., object], fd: int, *rest: object) -> object:
+        for number in numbers_of(files_of(store)[which]):
+            os.close(number)
+            ours.append(system.open_file(str(log_file(store))))
+            assert ours[-1].fd == number
+        return real(fd, *rest)
+
+    with SimulatedProcess():
+        Checkpoint(store).log("a").append("x", "other")
+    faults.act("write_at" if which == "lock" else "sync_data", reuse, on=LOG)
+    busy.append("x", 5)
+    assert ours
+
+    others = [threading.Thread(target=busy.append, args=("x", number)) for number in (6, 7)]
+    for other in others:
+        other.start()
+        other.join(20)
+        assert not other.is_alive()
+    assert_goes_on(busy, [*EXPECTED, "other", 5, 6, 7])
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.parametrize("which", ["an append", "a recovery"])
+def test_lock_that_is_lost_while_it_is_held_long_stops_what_it_was_held_for(
+    store: Path, log: Log, faults: Faults, which: str
+) -> None:
+    log.append("x", 1)
+    with SimulatedProcess():
+        Checkpoint(store).log("a").append("x", "other")
+
+    def lose_it(real: Callable[[int], None], fd: int) -> None:
+        real(fd)
+        for number in numbers_of(lock_file(store)):
+            os.close(number)
+        with SimulatedProcess():
+            Checkpoint(store).log("a").append("x", "meanwhile")
+
+    if which == "an append":
+        for number in numbers_of(log_file(store)):
+            os.close(number)  # so that the end is established anew, which takes a sync
+        log.append("x", "unsynced", durability="never")
+        for number in numbers_of(log_file(store)):
+            os.close(number)
+    faults.act("sync_data", lose_it, on=LOG if which == "an append" else r"\.tmp$")
+    with pytest.raises(WriteFailedError, match="closed the open lock file"):
+        log.append("x", 2) if which == "an append" else log.recover()
+
+    unsynced = ["unsynced"] if which == "an append" else []
+    assert_goes_on(log, [0, 1, "other", *unsynced, "meanwhile"])
+
+
+@pytest.mark.guarantee(1)
+def test_append_that_went_elsewhere_is_not_acknowledged_by_another_thread_that_opened_the_log_again(
+    store: Path, log: Log, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append("x", 1)
+    cover = writer_of(store)._group_sync.cover
+
+    def elsewhere(real: Callable[[int, bytes, int], int], fd: int, data: bytes, offset: int) -> int:
+        other = os.open(tmp_path / "elsewhere", os.O_RDWR | os.O_CREAT)
+        os.dup2(other, fd)
+        os.close(other)
+        return real(fd, data, offset)
+
+    def after_another_thread(generation: Generation, offset: int) -> None:
+        monkeypatch.undo()
+        generation._lost()
+        thread = threading.Thread(target=log.append, args=("x", "of another thread"))
+        thread.start()
+        thread.join()
+        cover(generation, offset)
+
+    faults.act("write_at", elsewhere, on=LOG)
+    monkeypatch.setattr(writer_of(store)._group_sync, "cover", after_another_thread)
+    with pytest.raises(OutcomeUnknownError, match="the record is not in it"):
+        log.append("x", 2)
+
+    assert_goes_on(log, [0, 1, "of another thread"])
 
 
 def steal_lock_and_append(store: Path, name: str, count: int) -> None:

@@ -27,7 +27,7 @@ from mpcheckpoint._storage.replay import replay
 from mpcheckpoint._storage.trust import trusted_start
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from mpcheckpoint._storage.paths import LogPaths
@@ -70,6 +70,8 @@ class EstablishedLog:
         self.syncs = 0
         # What there is to tell, once no lock is held: a handler of log messages is user code.
         self.notices: list[str] = []
+        # Returns if the append lock is held still: who closed one descriptor may have closed its one, too.
+        self.require_lock: Callable[[], None] = _lock_is_held
         self._told_slow_s = -_TELL_SLOW_EVERY_S
         # What was known to be durable before the file was found changed.
         self._floor = 0
@@ -98,6 +100,7 @@ class EstablishedLog:
         Nobody told the new descriptor of syncs that failed meanwhile: what is not known to be durable is written once
         more, as in a process that has just begun.
         """
+        self.require_lock()
         self.notices.append(
             f"somebody closed the open file of log {self._paths.log_key!r}; it was opened again ({self._paths.log})"
         )
@@ -265,6 +268,7 @@ class EstablishedLog:
         repair = keep_bytes(fd, self._paths, self.header.generation, offset)
         # Crash: before the truncation both copies exist, and the next writer repairs again; after it,
         # unsynced, the torn bytes may come back with the power, and the next writer repairs again.
+        self.require_lock()
         system.truncate(fd, offset)
         self._allocated = self._seen_padding = offset
         self.sync()
@@ -310,11 +314,20 @@ class EstablishedLog:
         if not self.is_intact():
             raise self._lost()  # synced was another file
 
+    def is_lost(self, error: OSError) -> bool:
+        """Return whether a write failed since somebody closed the file; then the next use opens it anew."""
+        # EBADF, and yet the log: its number was given to a descriptor that is open for reading only.
+        if error.errno != errno.EBADF and self.is_intact():
+            return False
+        self._lost()
+        return True
+
     def _lost(self) -> OSError:
         """Return the error for an open file that somebody closed. Whoever establishes the end next opens it anew."""
-        self._is_used = (
-            False  # also where the number stands for a copy of the log, whose bytes would bear all out
-        )
+        # Also where the number stands for a copy of the log, or for a descriptor of it that takes no write: to whoever
+        # reads there, all is as it should be.
+        self._is_used = False
+        self._descriptor.abandon()
         return OSError(errno.EBADF, "somebody closed the open file of the log")
 
     def note_duration(self, sync_s: float) -> None:
@@ -336,3 +349,7 @@ class EstablishedLog:
         notice = self._poison.mark(self.header.generation, error)
         if notice is not None:
             self.notices.append(notice)
+
+
+def _lock_is_held() -> None:
+    return None

@@ -137,6 +137,7 @@ class ExclusiveLog:
         with translated("opening", self.paths.log):
             try:
                 self._generation = Generation(self.paths, self._poison, self._group_sync.mutex, self._id)
+                self._generation.require_lock = self._append_lock.require_held
             except FileNotFoundError:
                 raise LogNotFoundError(
                     f"there is no log {self.paths.log_key!r} at {self.paths.log}; was the store removed?",

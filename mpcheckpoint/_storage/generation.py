@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
@@ -13,7 +14,7 @@ from mpcheckpoint._storage.faults import typed
 from mpcheckpoint._storage.padding import Padding
 from mpcheckpoint._storage.page import FOLLOWED_PART, NOBODY
 from mpcheckpoint._storage.repair import write_whole
-from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.errors import CheckpointError, CorruptLogError, FormatVersionError, WrongLogError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -77,7 +78,13 @@ class Generation(EstablishedLog):
                 if data == closes + PADDING or data == closes:
                     return None
         self.is_alone = False
-        repair = super().establish_end()
+        try:
+            repair = super().establish_end()
+        except (CorruptLogError, FormatVersionError, WrongLogError) as error:
+            if self.is_intact():
+                raise
+            raise self._lost() from error  # what is no sound log is somebody else's file
+        self.require_lock()  # that may have taken long
         self.is_followed = self.page is not None and self.page.is_followed(self.page.look())
         return repair
 
@@ -121,15 +128,7 @@ class Generation(EstablishedLog):
             # which a switch holds throughout, and this file is still the log.
             self._write([control_payload("unsealed")])
             self._is_sealed = False
-        try:
-            end = self._write(payloads)
-        except OSError:
-            if self.is_intact():
-                raise
-            # Somebody closed the file, and a reader of this log got its number: the bytes are right, it takes no write.
-            self._lost()
-            self.establish_end()
-            end = self._write(payloads)
+        end = self._write(payloads)
         if self.is_alone and self._untold < _MOST_UNTOLD:
             self._untold += 1
         elif self.page is not None:
@@ -200,6 +199,8 @@ class Generation(EstablishedLog):
         there would be no room to keep them. If the truncation fails too, the next writer finds a torn end
         and repairs it.
         """
+        if isinstance(error, OSError) and error.errno == errno.EBADF:
+            return  # somebody closed the file: nothing was written, and nothing can be undone
         fd, offset = self.fd, self.end.offset
         try:
             if system.read_at(fd, len(data), offset) == data:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._storage.waits import Wait
 
 _REOPEN_LIMIT = 100
+# What a lock of a descriptor that somebody closed raises. ValueError: of -1, where we were given its number anew.
+_CLOSED = (OSError, ValueError)
 
 
 class LockFile:
@@ -43,7 +45,7 @@ class LockFile:
                 if not system.lock(descriptor.fd, timeout_s, self._wait):
                     return False
                 status = system.stat_fd(descriptor.fd)
-            except OSError:
+            except _CLOSED:
                 if descriptor.is_intact():
                     raise
                 continue  # somebody closed it while we waited
@@ -56,7 +58,11 @@ class LockFile:
 
     def try_take(self) -> bool:
         """Take the lock if it is free; return whether it was."""
-        return system.try_lock((self._intact() or self._opened()).fd)
+        descriptor = self._intact() or self._opened()
+        try:
+            return system.try_lock(descriptor.fd)
+        except ValueError:
+            return False  # somebody closed it just now
 
     def give_back(self) -> None:
         """Give the lock back, if it is held."""
@@ -64,8 +70,17 @@ class LockFile:
             return
         try:
             system.unlock(self.descriptor.fd)
-        except OSError:
+        except _CLOSED:
             self.close()  # closing the only descriptor of this lock gives it back too
+
+    def require_held(self) -> None:
+        """Return if the lock that was taken is held still: before what must not be done without, after a while.
+
+        Raises:
+            OSError: EBADF, somebody closed the lock file, and with that gave the lock back.
+        """
+        if self._intact() is None:
+            raise OSError(errno.EBADF, "somebody closed the open lock file", self._path)
 
     def is_at_path(self) -> bool:
         """Return whether the file that is locked is the one that others find."""

@@ -56,6 +56,7 @@ def switch_generation(paths: LogPaths, old: Generation) -> None:
         copy = GenerationCopy(paths, temporary, old.header)
         _take(copy, paths, old)
         system.sync_data(copy.fd)
+        old.require_lock()  # else others have appended to what was copied, and had it acknowledged
         try:
             old.seal(copy.generation)
         except CheckpointError as error:

@@ -36,11 +36,13 @@ logger = logging.getLogger("mpcheckpoint")
 class Appended(msgspec.Struct, gc=False):
     """What an append left under its lock: where the log ends, and in which generation.
 
+    ``beginning`` is the generation's then: another one tells that the file was opened, or read, anew since.
     ``found`` is the position of the record that made writing needless, or None if something was written.
     """
 
     generation: Generation
     end: EndState
+    beginning: object
     found: Position | None = None
 
 
@@ -87,7 +89,14 @@ class LogWriter(ExclusiveLog):
                 raise self._not_established(generation, error) from error
             found = guard() if guard is not None else None
             # A record that was found may be visible and not yet durable: what the log holds now is to be covered.
-            end = generation.end if found is not None else generation.append(payloads)
+            try:
+                end = generation.end if found is not None else generation.append(payloads)
+            except OSError as error:
+                if not generation.is_lost(error):
+                    raise
+                repair = self._established(generation)
+                end = generation.append(payloads)
+            beginning = generation.beginning
             self.appends += 1
         finally:
             try:
@@ -97,7 +106,7 @@ class LogWriter(ExclusiveLog):
                 raise
             if repair is not None or (self._generation is not None and self._generation.notices):
                 tell(repair, self._generation)
-        return Appended(generation, end, found)
+        return Appended(generation, end, beginning, found)
 
     def make_durable(self, appended: Appended) -> Position:
         """Return the position of an append once it survives a loss of power.
@@ -139,9 +148,9 @@ class LogWriter(ExclusiveLog):
             if generation.is_intact():
                 raise
         else:
-            if status.identity == generation.identity:
+            if status.identity == generation.identity and generation.beginning is appended.beginning:
                 return status.links == 0
-        # Somebody closed the descriptor, and others have synced what it had stood for.
+        # Somebody closed the descriptor, and other threads or processes have synced the log.
         return self._cover_anew(appended, position)
 
     def _cover_anew(self, appended: Appended, position: Position) -> bool:
@@ -320,4 +329,4 @@ def _as_found(generation: Generation) -> None:
 
 
 def _as_it_is(generation: Generation) -> Appended:
-    return Appended(generation, generation.end)
+    return Appended(generation, generation.end, generation.beginning)

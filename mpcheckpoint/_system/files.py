@@ -71,6 +71,10 @@ class Descriptor:
         if self._is_at(fd):
             os.close(fd)
 
+    def abandon(self) -> None:
+        """Leave the number to whoever has it now: what stands there is not the file that was opened."""
+        self.fd = -1
+
     def __del__(self) -> None:
         if self.fd >= 0:
             self.close()
