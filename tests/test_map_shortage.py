@@ -12,9 +12,12 @@ import multiprocessing
 import os
 import pickle
 import resource
+import signal
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -326,6 +329,37 @@ def test_worker_process_that_cannot_open_its_file_gives_the_item_back(
     outcomes = list(log.map(well, NAMES, jobs=2, mp_context=multiprocessing.get_context("fork")))
 
     assert [outcome.ok for outcome in outcomes] == [True] * 12
+
+
+def hang_or_die(runs: Path, item: str) -> None:
+    with runs.open("a") as file:
+        file.write(f"{item}\n")
+    if item == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(1000)
+
+
+@pytest.mark.parametrize(("item", "most_runs"), [("hangs", 1), ("dies", 3)])
+def test_time_out_or_death_that_a_shortage_keeps_from_being_recorded_is_recorded_later(
+    item: str, most_runs: int, log: Log, tmp_path: Path, faults: Faults
+) -> None:
+    parent, runs = os.getpid(), tmp_path / "runs"
+    shortages = iter(range(2))
+
+    def act(real: Callable[..., Any], *args: Any) -> Any:
+        if os.getpid() == parent and next(shortages, None) is not None:
+            raise os_error(errno.EMFILE)()
+        return real(*args)
+
+    faults.act("create_locked", act, at=2, times=10**6, on="workers/")  # the first is that of the map itself
+    context = multiprocessing.get_context("fork")
+    outcomes = list(log.map(partial(hang_or_die, runs), [item], jobs=1, mp_context=context, timeout_s=0.5))
+
+    assert next(shortages, None) is None
+    assert len(runs.read_text().split()) == most_runs
+    [outcome] = outcomes
+    assert not outcome.ok
+    assert ("timed out" if item == "hangs" else "3 times") in (outcome.error or "")
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -88,33 +88,34 @@ def rest_s(deaths: int) -> float:
 
 
 class Resting:
-    """What a map leaves alone for a moment: items after a death, and deaths that are not believed yet."""
+    """What a map leaves alone for a moment: items after a death, and failures that are not to be recorded yet."""
 
     def __init__(self) -> None:
         self._due_s: dict[str, float] = {}
-        self._suspects: dict[str, tuple[Input, str]] = {}
+        self._held: dict[str, tuple[Input, Result]] = {}
 
     def rest(self, object_key: str, pause_s: float) -> None:
         """Leave an item alone for so long."""
         self._due_s[object_key] = time.monotonic() + pause_s
 
-    def hold(self, entry: Input, cause: str) -> None:
-        """Leave the death of an item alone for a second: if the map is told to end meanwhile, it was part of that."""
+    def hold(self, entry: Input, failure: Result) -> None:
+        """Leave the failure of an item alone for a second: a death is none if the map is told to end meanwhile; and
+        what a shortage kept from being recorded may be recorded then."""
         self.rest(entry.object_key, HELD_S)
-        self._suspects[entry.object_key] = entry, cause
+        self._held[entry.object_key] = entry, failure
 
     def is_resting(self, object_key: str) -> bool:
         """Return whether an item is to be left alone still."""
         due_s = self._due_s.get(object_key)
-        if due_s is not None and time.monotonic() >= due_s and object_key not in self._suspects:
+        if due_s is not None and time.monotonic() >= due_s and object_key not in self._held:
             del self._due_s[object_key]
             return False
         return due_s is not None
 
-    def believed(self) -> list[tuple[Input, str]]:
-        """Return the deaths that were held long enough, with their causes."""
+    def due(self) -> list[tuple[Input, Result]]:
+        """Return the failures that were held long enough, with their items."""
         now_s = time.monotonic()
-        due = [object_key for object_key in self._suspects if self._due_s[object_key] <= now_s]
+        due = [object_key for object_key in self._held if self._due_s[object_key] <= now_s]
         for object_key in due:
             del self._due_s[object_key]
-        return [self._suspects.pop(object_key) for object_key in due]
+        return [self._held.pop(object_key) for object_key in due]

@@ -419,16 +419,24 @@ class MapRun:
 
     def _bury(self, entries: list[Input], given_out: Input, report: Report) -> None:
         """Count the death of the process that ran an item; hold it first, where the whole job may be told to end."""
-        cause = f"the process that ran it died: {report.cause}"
+        death = Result(False, None, f"the process that ran it died: {report.cause}", is_death=True)
         if is_told_to_end(report.exit_code):
-            self._resting.hold(given_out, cause)
-            self._waiting[given_out.object_key] = entries
+            self._hold(entries, given_out, death)
         else:
-            self._fail(entries, given_out, Result(False, None, cause, is_death=True))
+            self._fail(entries, given_out, death)
+
+    def _hold(self, entries: list[Input], given_out: Input, result: Result) -> None:
+        self._resting.hold(given_out, result)
+        self._waiting[given_out.object_key] = entries
 
     def _fail(self, entries: list[Input], given_out: Input, result: Result) -> None:
-        """Record a failure for a worker that cannot do it any more."""
+        """Record a failure for a worker that cannot do it any more; later, where the machine is short of something."""
         report = perform(self._plan._replace(call=Failed(result)), given_out)
+        if report.kind is Kind.SHORT:
+            assert report.shortage is not None
+            self._hold(entries, given_out, result)
+            self._starts.has_failed(report.shortage, len(self._running), self._moves)
+            return
         self._running[given_out.object_key] = entries
         self._settle(given_out, report)
 
@@ -441,10 +449,10 @@ class MapRun:
         if self._running and now_s < self._look_due_s:
             return
         self._look_due_s = now_s + _LONGEST_PAUSE_S / 10
-        for entry, cause in self._resting.believed():
+        for entry, result in self._resting.due():
             held = self._waiting.pop(entry.object_key, None)
             if held is not None:
-                self._fail(held, entry, Result(False, None, cause, is_death=True))
+                self._fail(held, entry, result)
         due = [object_key for object_key in self._waiting if not self._is_resting(object_key)]
         for object_key in due:
             entries = self._waiting.pop(object_key, None)
