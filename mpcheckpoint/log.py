@@ -176,7 +176,8 @@ class Log(RecordLog):
                 the worker processes. Nothing was run or recorded.
             InvalidItemError: an item cannot be sent to a worker process. That item was not run.
             TypeError, ValueError: an argument, or an item, is not what it should be.
-            WorkerDiedError: this process may have no children, or they cannot start; without an ``executor``.
+            WorkerDiedError: this process may have no children, or they cannot start; or ``executor`` is broken, or was
+                shut down.
             ShortageError: the machine is short of processes, threads, open files or memory, and for a minute nothing
                 ran. Before that starts pause, with a logged warning, and the items that could not be started wait.
             ReadOnlyError, LockTimeoutError, WriteFailedError, PoisonedLogError: nothing was run.

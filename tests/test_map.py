@@ -622,6 +622,21 @@ def test_worker_processes_that_cannot_start_end_the_map_with_an_error(log: Log) 
     assert list(log.results()) == []
 
 
+def test_executor_that_was_shut_down_ends_the_map_with_an_error_and_what_ran_stays(log: Log) -> None:
+    executor = ThreadPoolExecutor(1)
+    run = log.map(str, ["a", "b", "c", "d"], executor=executor, ordered=True)
+    first = next(run)
+    executor.shutdown()
+
+    with pytest.raises(WorkerDiedError, match="was shut down"):
+        list(run)
+    with pytest.raises(WorkerDiedError, match="was shut down"):
+        log.map(str, ["d"], executor=executor)
+
+    assert first.ok
+    assert "a" in {outcome.item for outcome in log.results()}
+
+
 def test_broken_executor_of_the_caller_s_ends_the_map_with_an_error(log: Log, runs: Runs) -> None:
     with (
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.perform import Plan
 
 _LOOK_S = 0.1
+# What executors say then, with a RuntimeError.
+_SHUT_DOWN = "cannot schedule new futures after"
 
 
 class Crew(Protocol):
@@ -87,13 +89,19 @@ class ExecutorCrew:
         return len(self._futures) < self.most
 
     def submit(self, entry: Input) -> None:
-        """Give out an item."""
+        """Give out an item.
+
+        Raises:
+            WorkerDiedError: the executor is broken, or was shut down.
+        """
         ticket = _Ticket(self._plan, entry)
         try:
             future = self._executor.submit(ticket)
         except BrokenExecutor as error:
             raise _broken(error) from error
         except Exception as error:
+            if isinstance(error, RuntimeError) and str(error).startswith(_SHUT_DOWN):
+                raise _broken(error) from error
             if shortage_of(error) is None or ticket.future.cancel():
                 raise
             # A thread that there was has taken it up, though no other could be started.

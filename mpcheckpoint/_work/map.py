@@ -110,7 +110,7 @@ class MapRun:
         Raises:
             StopIteration: all items are done, or the map was closed.
             ChangedItemError, ChangedVersionError, TypeError, InvalidKeyError: an item cannot be run.
-            WorkerDiedError: worker processes cannot be started.
+            WorkerDiedError: worker processes cannot be started, or the executor is broken or was shut down.
             InvalidItemError: an item cannot be sent to a worker process.
             InvalidResultError: no JSON can hold what the function returned, ``max_invalid_results`` times in a row.
             ClosedError: this is a forked child of the process that the map belongs to.
