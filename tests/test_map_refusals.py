@@ -346,6 +346,22 @@ def test_item_that_an_executor_of_processes_cannot_send_is_refused(log: Log) -> 
         list(log.map(plain, [threading.Lock()], key=lambda item: "x", executor=executor))
 
 
+class CannotArrive:
+    """Can be pickled; cannot be made anew of that."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return {}.__getitem__, ("state",)
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_item_that_cannot_be_read_where_it_arrives_is_refused(method: str, log: Log) -> None:
+    context = multiprocessing.get_context(method)
+    with pytest.raises(InvalidItemError, match=r"object key 'x'\) cannot be sent .*KeyError: 'state'"):
+        list(log.map(plain, [CannotArrive()], key=lambda item: "x", mp_context=context))
+
+    assert log.count("x") == 0
+
+
 def test_item_that_cannot_be_sent_runs_in_threads(log: Log, one_thread: ThreadPoolExecutor) -> None:
     (outcome,) = log.map(plain, [threading.Lock()], key=lambda item: "x", executor=one_thread)
 

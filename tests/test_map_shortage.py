@@ -16,7 +16,8 @@ import signal
 import subprocess
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -329,6 +330,49 @@ def test_worker_process_that_cannot_open_its_file_gives_the_item_back(
     outcomes = list(log.map(well, NAMES, jobs=2, mp_context=multiprocessing.get_context("fork")))
 
     assert [outcome.ok for outcome in outcomes] == [True] * 12
+
+
+class Heavy:
+    """An item that there is no memory to send, or to read where it arrives, the first times."""
+
+    def __init__(self, directory: Path, where: str) -> None:
+        self.directory, self.where = directory, where
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.fail_at("sent")
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.fail_at("read")
+
+    def fail_at(self, where: str) -> None:
+        for number in range(2):
+            flag = self.directory / f"{where}{number}"
+            if where == self.where and not flag.exists():
+                flag.touch()
+                raise MemoryError
+
+
+def run_heavy(item: Heavy) -> str:
+    return item.where
+
+
+@pytest.mark.parametrize(
+    ("where", "kind"), [("sent", "fork"), ("read", "fork"), ("sent", "spawn"), ("sent", "pool")]
+)
+def test_item_that_there_is_no_memory_to_send_is_sent_later(
+    where: str, kind: str, log: Log, tmp_path: Path
+) -> None:
+    heavy = Heavy(tmp_path, where)
+    with ExitStack() as stack:
+        options: dict[str, Any] = {"mp_context": multiprocessing.get_context(kind)} if kind != "pool" else {}
+        if kind == "pool":
+            options["executor"] = stack.enter_context(ProcessPoolExecutor(1))
+        (outcome,) = log.map(run_heavy, [heavy], key=lambda item: "x", **options)
+
+    assert outcome.ok
+    assert (tmp_path / f"{where}1").exists()
 
 
 def hang_or_die(runs: Path, item: str) -> None:

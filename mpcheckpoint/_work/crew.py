@@ -147,6 +147,9 @@ class ExecutorCrew:
         except CheckpointError:
             raise
         except Exception as error:
+            shortage = shortage_of(error)
+            if shortage is not None:  # of what it takes to send the item there, or the report back
+                return Report(Kind.SHORT, shortage=shortage)
             refused = refused_item(entry, self._executor)
             if refused is None:
                 raise

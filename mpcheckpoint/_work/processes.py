@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._storage.process import process
 from mpcheckpoint._work.perform import Kind, Report
-from mpcheckpoint._work.refusals import item_message
+from mpcheckpoint._work.refusals import invalid_item, item_message
 from mpcheckpoint._work.shortage import shortage_of
 from mpcheckpoint._work.start_process import start_process
-from mpcheckpoint._work.worker_process import Clock, Hello, Trouble, serve
+from mpcheckpoint._work.worker_process import Clock, Hello, Trouble, Unreadable, serve
 from mpcheckpoint.errors import CheckpointError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ class ProcessCrew:
 
         Raises:
             WorkerDiedError: worker processes cannot be started.
+            InvalidItemError: an item could not be read there.
             CheckpointError: an outcome could not be recorded.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -247,6 +248,8 @@ class ProcessCrew:
         if member.is_late:
             member.process.kill()
             self._bury(member)  # it was done at the last moment, and was told to end
+        if isinstance(message, Unreadable):
+            raise invalid_item(entry, message.text)
         if isinstance(message, Trouble):
             raise message.carried.error or CheckpointError(
                 f"a worker process failed: {message.text}", reason="worker failed"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._format.advice import a, shown
 from mpcheckpoint._format.codec import encode_event
+from mpcheckpoint._work.shortage import shortage_of
 from mpcheckpoint.errors import InvalidEventError, InvalidFunctionError, InvalidItemError, InvalidResultError
 
 if TYPE_CHECKING:
@@ -218,15 +219,18 @@ def item_message(entry: Input, context: Any) -> memoryview:
 
     Raises:
         InvalidItemError: it cannot be sent.
+        MemoryError, OSError: the machine is short of what it takes to send it.
     """
     try:
         message: memoryview = ForkingPickler.dumps(entry)
     except Exception as error:
-        raise _invalid_item(entry, str(error)) from error
+        if shortage_of(error) is not None:
+            raise
+        raise invalid_item(entry, str(error)) from error
     if context.get_start_method() != "fork" and _is_interactive():
         obstacle = obstacle_to_sending(entry.item, is_fork=False)
         if obstacle is not None:
-            raise _invalid_item(entry, obstacle.cause)
+            raise invalid_item(entry, obstacle.cause)
     return message
 
 
@@ -239,10 +243,11 @@ def refused_item(entry: Input, executor: Executor) -> InvalidItemError | None:
     if not _sends(executor):
         return None
     obstacle = obstacle_to_sending(entry.item, is_fork=True)
-    return None if obstacle is None else _invalid_item(entry, obstacle.cause)
+    return None if obstacle is None else invalid_item(entry, obstacle.cause)
 
 
-def _invalid_item(entry: Input, cause: str) -> InvalidItemError:
+def invalid_item(entry: Input, cause: str) -> InvalidItemError:
+    """Return the error for an input that cannot be sent to a worker process, or not be read there."""
     return InvalidItemError(
         f"the item {shown(entry.item)} (object key {entry.object_key!r:.200}) cannot be sent to a worker process: "
         f"{cause}. Hand in what it is made from, as a path instead of an open file, and make it in the function; or "

@@ -8,13 +8,14 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._storage.process import process
-from mpcheckpoint._work.perform import Carried, perform
+from mpcheckpoint._work.perform import Carried, Kind, Report, perform
+from mpcheckpoint._work.shortage import shortage_of
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from mpcheckpoint._work.outcomes import Result
-    from mpcheckpoint._work.perform import Call, Plan, Report
+    from mpcheckpoint._work.perform import Call, Plan
     from mpcheckpoint._work.workers import Worker
 
 
@@ -30,6 +31,12 @@ class Clock(NamedTuple):
     """
 
     is_running: bool
+
+
+class Unreadable(NamedTuple):
+    """Why a worker process cannot make an item of what it was sent."""
+
+    text: str
 
 
 class Trouble(NamedTuple):
@@ -146,8 +153,15 @@ def serve(pipe: Connection, plan: Plan, is_timed: bool) -> None:
         del end
 
 
-def _reported(plan: Plan, message: bytes) -> Report | Trouble:
+def _reported(plan: Plan, message: bytes) -> Report | Trouble | Unreadable:
     try:
-        return perform(plan, pickle.loads(message))
+        entry = pickle.loads(message)
+    except Exception as error:  # noqa: BLE001 - what it is made of is the user's
+        shortage = shortage_of(error)
+        if shortage is not None:
+            return Report(Kind.SHORT, shortage=shortage)
+        return Unreadable(f"it cannot be read there: {type(error).__name__}: {error}")
+    try:
+        return perform(plan, entry)
     except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who gave us the item
         return Trouble(Carried(error), f"{type(error).__name__}: {error}")
