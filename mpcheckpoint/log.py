@@ -221,6 +221,10 @@ class Log(RecordLog):
                 self, version, rerun=rerun, if_changed=IfChanged(if_changed), retry_failed=retry_failed
             )
         )
+        count = len(items) if isinstance(items, Sized) else None
+        source = inputs_of(items, key)
+        # What has a length does not wait for outcomes.
+        asked = source if count is not None else begun(lambda: AskedApart(source))
         halts = on_error != OnError.RECORD.value
         permit = begun(lambda: Permit.given(self.workers_directory)) if halts else None
         plan = Plan(LogRef(self), run, CallFunction(fn), Retries(retries, retry_delay_s), permit)
@@ -230,7 +234,6 @@ class Log(RecordLog):
         else:
             assert executor is not None
             crew = ExecutorCrew(plan, executor, jobs or jobs_of(executor))
-        count = len(items) if isinstance(items, Sized) else None
         options = Options(
             ordered,
             OnError(on_error),
@@ -238,9 +241,6 @@ class Log(RecordLog):
             total=lambda: count,
             max_invalid_results=max_invalid_results,
         )
-        source = inputs_of(items, key)
-        # What has a length does not wait for outcomes.
-        asked = source if count is not None else begun(lambda: AskedApart(source))
         return MapRun(plan, asked, crew, options)
 
     def results(self, *, rerun: str | None = None) -> Iterator[Outcome]:

@@ -332,6 +332,19 @@ def test_worker_process_that_cannot_open_its_file_gives_the_item_back(
     assert [outcome.ok for outcome in outcomes] == [True] * 12
 
 
+def test_map_that_halts_and_that_a_shortage_keeps_from_beginning_leaves_no_file_and_no_thread(
+    log: Log, monkeypatch: pytest.MonkeyPatch, faults: Faults
+) -> None:
+    monkeypatch.setattr(shortage, "STANDSTILL_S", 0.2)
+    faults.fail("create_locked", errno.EMFILE, at=2, times=10**6, on="workers/")  # the first is the permit
+
+    with ThreadPoolExecutor(1) as one, pytest.raises(ShortageError):
+        log.map(well, iter(NAMES), executor=one, on_error="halt")
+
+    assert os.listdir(log.workers_directory) == []
+    wait_until(lambda: all(each.name != "mpcheckpoint-items" for each in threading.enumerate()), "it ended")
+
+
 class Heavy:
     """An item that there is no memory to send, or to read where it arrives, the first times."""
 

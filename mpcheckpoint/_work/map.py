@@ -93,10 +93,7 @@ class MapRun:
         self._is_closed = False
         self._is_halted = False
         self._has_failure = False  # of those that were given out here
-        directory, log_key, run = self._log.workers_directory, self._log.log_key, plan.run
-        self._presence = begun(
-            lambda: Presence(directory, log_key, run.number, run.rerun), options.on_shortage
-        )
+        self._presence = self._shown()
         self._begin()
 
     # --- for the caller ---------------------------------------------------------------------------------------
@@ -191,6 +188,17 @@ class MapRun:
         if finished.raised is not None:
             raise finished.raised
         raise ItemFailedError(outcome.object_key, outcome.error or "for an unknown reason")
+
+    def _shown(self) -> Presence:
+        directory, log_key, run = self._log.workers_directory, self._log.log_key, self._plan.run
+        try:
+            return begun(
+                lambda: Presence(directory, log_key, run.number, run.rerun), self._options.on_shortage
+            )
+        except BaseException:
+            if self._plan.permit is not None:
+                self._plan.permit.retire()
+            raise
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
