@@ -17,6 +17,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log, MapRun, Outcome
 from mpcheckpoint.errors import ChangedVersionError, ClosedError
+from support import process_tree
 from support.verbs import inside, wait_until
 
 if TYPE_CHECKING:
@@ -374,3 +375,29 @@ def test_forked_child_of_the_mapping_process_has_no_part_in_the_map(
 
     assert codes == [0, 0]
     assert sorted(outcome.item for outcome in [first, *others]) == names
+
+
+def items_that_fork(pids: list[int], *, raises: bool) -> Iterator[str]:
+    """Fork after the first item, and go on in both."""
+    yield "a"
+    pid = os.fork()
+    pids.append(pid)
+    if pid == 0 and raises:
+        sys.exit(7)
+    yield "b"
+
+
+@pytest.mark.parametrize(("raises", "code"), [(False, 0), (True, 7)])
+@pytest.mark.parametrize("kind", ["fork", "threads"])
+def test_forked_child_of_an_iterable_that_goes_on_too_ends_and_counts_for_nothing(
+    kind: str, raises: bool, code: int, log: Log
+) -> None:
+    pids: list[int] = []
+    with workers(kind) as options:
+        outcomes = list(log.map(str, items_that_fork(pids, raises=raises), **options))
+
+    assert sorted(outcome.item for outcome in outcomes) == ["a", "b"]
+    [pid] = pids
+    if process_tree.await_exit({pid}, 20):
+        os.kill(pid, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 import weakref
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpcheckpoint._work.forked import end_forked_child
 from mpcheckpoint._work.inputs import NOT_YET
 
 if TYPE_CHECKING:
@@ -90,12 +92,19 @@ class AskedApart:
 
 
 def _answer(source: Iterator[Input], questions: SimpleQueue[bool], answers: SimpleQueue[_Answer]) -> None:
+    """Answer until there is nothing more to ask for. A process that the iterable forks, and that comes back here, ends:
+    nobody asks there, and it would wait for ever."""
+    pid = os.getpid()
     while questions.get():
         try:
             entry = next(source, None)
         except BaseException as error:  # noqa: BLE001 - it is the caller's
+            if os.getpid() != pid:
+                end_forked_child(error)
             answers.put(_Answer(None, error))
             return
+        if os.getpid() != pid:
+            end_forked_child()
         answers.put(_Answer(entry))
         if entry is None:
             return
