@@ -14,11 +14,13 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint.errors import OutcomeUnknownError, WriteFailedError
+from mpcheckpoint.maintenance import repair
 from mpcheckpoint.testing import SimulatedProcess
 from support.verbs import (
     Faults,
     assert_goes_on,
     become_a_new_process,
+    flip,
     generation_of,
     inside,
     is_locked,
@@ -326,6 +328,29 @@ def test_lock_that_is_lost_while_it_is_held_long_stops_what_it_was_held_for(
 
     unsynced = ["unsynced"] if which == "an append" else []
     assert_goes_on(log, [0, 1, "other", *unsynced, "meanwhile"])
+
+
+@pytest.mark.guarantee(1)
+def test_salvage_whose_lock_was_lost_replaces_nothing(store: Path, log: Log, faults: Faults) -> None:
+    ends = [log.append("x", number).offset for number in range(1, 40)]
+    flip(store, ends[3] - 20)
+    content = log_file(store).read_bytes()
+
+    def lose_it(real: Callable[[int], None], fd: int) -> None:
+        real(fd)
+        for number in numbers_of(lock_file(store)):
+            os.close(number)
+
+    fault = faults.act("sync_data", lose_it, on=r"\.tmp$")
+    (failed,) = repair(store)
+
+    assert fault.hits == 1
+    assert "closed the open lock file" in str(failed.error)
+    assert log_file(store).read_bytes() == content
+    assert not inside(store, "quarantine").exists() or not list(inside(store, "quarantine").iterdir())
+    fault.clear()
+    (done,) = repair(store)
+    assert done.error is None
 
 
 @pytest.mark.guarantee(1)

@@ -289,7 +289,7 @@ class LogWriter(ExclusiveLog):
         self._mutex.refuse_reentry()
         try:
             self._lock_whatever_it_holds(timeout_s)
-            salvage = salvage_log(self.paths)
+            salvage = salvage_log(self.paths, self._append_lock.require_held)
             if salvage is not None:
                 self._forget_poison()
             return salvage

@@ -38,6 +38,8 @@ from mpcheckpoint._storage.salvage.walk import Piece, Walk
 from mpcheckpoint._storage.switch import GenerationCopy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mpcheckpoint._storage.paths import LogPaths
     from mpcheckpoint._storage.salvage.inspection import Candidate, Inspection
     from mpcheckpoint._types import Repair
@@ -59,10 +61,10 @@ class Salvage(NamedTuple):
     repairs: list[Repair]
 
 
-def salvage_log(paths: LogPaths) -> Salvage | None:
+def salvage_log(paths: LogPaths, require_lock: Callable[[], None]) -> Salvage | None:
     """Replace a corrupt log by what can be proven of it; return None if it is not corrupt.
 
-    Requires: the store lock and the append lock.
+    Requires: the store lock and the append lock, of which ``require_lock`` raises an OSError if it was lost meanwhile.
 
     Raises:
         FormatVersionError: the log holds what this release does not know. Nothing was changed.
@@ -90,6 +92,7 @@ def salvage_log(paths: LogPaths) -> Salvage | None:
             _copy_kept(descriptor.fd, copy, kept)
             copy.finish(note_payload(_note(old.generation, found)))
             system.sync_data(copy.fd)
+            require_lock()  # else others may have appended to what was copied, and had it acknowledged
         except BaseException:
             _undo(temporary, repairs)
             raise
