@@ -18,23 +18,24 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
+from functools import partial, partialmethod
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import Checkpoint, Log, MapRun
 from mpcheckpoint._cli import main
 from mpcheckpoint._cli.maps import child
 from mpcheckpoint._cli.maps.threads import BusyThreads
-from mpcheckpoint._work import processes, shortage
+from mpcheckpoint._work import processes, shortage, waiting
 from mpcheckpoint._work.crew import ExecutorCrew
 from mpcheckpoint._work.inputs import Input
 from mpcheckpoint._work.perform import CallFunction, LogRef, Plan
 from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.shortage import Shortage, ShortageEvent, Starts, shortage_of
 from mpcheckpoint._work.start_process import start_process
+from mpcheckpoint._work.waiting import Waits
 from mpcheckpoint.errors import OutcomeUnknownError, ShortageError, WriteFailedError
 from support.shell import MPCHECKPOINT, CommandLine
 from support.verbs import wait_until
@@ -343,6 +344,37 @@ def test_map_that_halts_and_that_a_shortage_keeps_from_beginning_leaves_no_file_
 
     assert os.listdir(log.workers_directory) == []
     wait_until(lambda: all(each.name != "mpcheckpoint-items" for each in threading.enumerate()), "it ended")
+
+
+def test_outcome_that_a_shortage_keeps_from_being_read_back_is_waited_for_and_then_told_by_a_typed_error(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortage, "STANDSTILL_S", 0.2)
+    event_of = Failing(MapRun._event_of, os_error(errno.EMFILE), range(1, 4))
+    monkeypatch.setattr(MapRun, "_event_of", partialmethod(event_of))
+
+    with ThreadPoolExecutor(1) as one:
+        assert len(list(log.map(well, NAMES, executor=one))) == 12
+
+        monkeypatch.setattr(event_of, "_calls", range(10**6))
+        with pytest.raises(ShortageError):
+            list(log.map(well, ["another"], executor=one))
+
+
+def test_what_is_waited_for_is_not_told_while_a_shortage_keeps_it_from_being_seen(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_AFTER_S", 0)
+    told: list[str] = []
+    waits = Waits(log, lambda text, is_left: told.append(text))
+    look = Failing(log.look, os_error(errno.EMFILE), range(1, 2))
+    with log.claim("x"), monkeypatch.context() as patched:
+        patched.setattr(log, "look", look)
+        waits.look(["x"])
+        assert (look.count, told) == (1, [])
+        waits.look(["x"])
+
+    assert len(told) == 1
 
 
 class Heavy:

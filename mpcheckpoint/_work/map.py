@@ -18,7 +18,7 @@ from mpcheckpoint._work.refusals import InvalidResults
 from mpcheckpoint._work.reruns import history_of, tell
 from mpcheckpoint._work.retries import Pauses, Retry
 from mpcheckpoint._work.runs import own_outcome, state_of
-from mpcheckpoint._work.shortage import STANDSTILL_S, Starts, begun, patiently, shortage_of
+from mpcheckpoint._work.shortage import Starts, begun, shortage_of
 from mpcheckpoint._work.status import has_moved_since
 from mpcheckpoint._work.waiting import Waits
 from mpcheckpoint._work.workers import remove_dead_workers
@@ -369,7 +369,7 @@ class MapRun:
             self._halt()
         else:
             is_own = report.kind is Kind.RECORDED
-            event = patiently(lambda: self._event_of(entry.object_key, is_own=is_own), STANDSTILL_S)
+            event = begun(lambda: self._event_of(entry.object_key, is_own=is_own), self._options.on_shortage)
             assert event is not None
             if not is_own and not is_same_input(event, entry):
                 raise changed_item(entry)

@@ -142,7 +142,7 @@ def patiently(
 
 
 def begun(action: Callable[[], T], tell: Callable[[ShortageEvent], None] = log_shortage) -> T:
-    """Return what ``action`` returns, which a map begins with; wait where the machine is short of what it takes.
+    """Return what ``action`` returns, which a map needs to go on; wait where the machine is short of what it takes.
 
     Raises:
         ShortageError: it was of no use for a minute.

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._work.shortage import shortage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -54,6 +55,14 @@ class Waits:
         if now_s - self._since_s < _AFTER_S:
             return
         self._since_s = now_s  # those that are new are looked for after another second
+        try:
+            self._tell_of_new(object_keys)
+        except Exception as error:
+            if shortage_of(error) is None:
+                raise
+            # It cannot be seen, for want of what the map may be waiting for.
+
+    def _tell_of_new(self, object_keys: Collection[str]) -> None:
         claims = self._log.look(lambda view: [(each, view.claim_of(each)) for each in object_keys])
         new = [
             (key, worker) for key, worker in claims if worker is not None and (key, worker) not in self._told
