@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
 import time
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -155,6 +157,28 @@ def test_item_whose_time_is_up_after_another_has_failed_is_recorded_too(log: Log
     assert set(errors) == {"late", "bad"}
     assert errors["late"] == "timed out after 1 s"
     assert errors["bad"].startswith("ValueError: bad")
+
+
+def die_or_fail(directory: Path, item: str) -> None:
+    if item == "dies":
+        (directory / "dies").touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+    wait_until((directory / "dies").exists, "the other runs")
+    time.sleep(0.3)
+    raise ValueError(item)
+
+
+def test_death_that_is_held_while_another_item_fails_is_recorded_too(log: Log, tmp_path: Path) -> None:
+    run = log.map(
+        partial(die_or_fail, tmp_path),
+        ["dies", "bad"],
+        jobs=2,
+        on_error="halt",
+        mp_context=multiprocessing.get_context("fork"),
+    )
+
+    assert [outcome.item for outcome in run] == ["bad"]
+    assert [event.get("death") for event in log.events("dies")] == [1]
 
 
 def test_failure_of_another_start_halts_only_that_one(log: Log, store: Path) -> None:

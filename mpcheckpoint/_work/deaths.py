@@ -104,6 +104,10 @@ class Resting:
         self.rest(entry.object_key, HELD_S)
         self._held[entry.object_key] = entry, failure
 
+    def is_held(self, object_key: str) -> bool:
+        """Return whether the failure of an item is to be recorded yet."""
+        return object_key in self._held
+
     def is_resting(self, object_key: str) -> bool:
         """Return whether an item is to be left alone still."""
         due_s = self._due_s.get(object_key)

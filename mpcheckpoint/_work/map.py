@@ -412,12 +412,13 @@ class MapRun:
             is_own, raised = False, None
 
     def _halt(self) -> None:
-        """Start nothing more: what runs finishes, everything else is left to the next start."""
+        """Start nothing more: what runs finishes, and failures that are held are recorded; everything else is left to
+        the next start."""
         self._is_halted = self._is_exhausted = True
         recalled = [self._running.pop(entry.object_key) for entry in self._crew.recall()]
-        waiting, self._waiting = self._waiting, {}
+        left = [object_key for object_key in self._waiting if not self._resting.is_held(object_key)]
         self._held_back.clear()
-        for entries in [*recalled, *waiting.values()]:
+        for entries in [*recalled, *map(self._waiting.pop, left)]:
             self._drop(entries)
 
     def _drop(self, entries: list[Input]) -> None:
