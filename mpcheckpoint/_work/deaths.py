@@ -36,7 +36,7 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 class Death(NamedTuple):
-    """An item whose process was killed, and which is to run again: its how manyeth death, and after how long."""
+    """An item whose process was killed, and which is to run again: the number of this death, and after how long."""
 
     object_key: str
     number: int
