@@ -17,8 +17,9 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._cli.maps.watch import Watched
 from mpcheckpoint._work import deaths
-from mpcheckpoint._work.deaths import is_kill, is_told_to_end
+from mpcheckpoint._work.deaths import deaths_of, is_kill, is_told_to_end
 from mpcheckpoint._work.reruns import history_of, tell_decoded
+from mpcheckpoint._work.runs import join_run
 from support.shell import MPCHECKPOINT, CommandLine
 from support.verbs import wait_until
 
@@ -302,6 +303,28 @@ def test_function_whose_command_was_killed_runs_again_three_times_in_all(
     assert not outcome.ok
     assert "3 times" in (outcome.error or "")
     assert [kind_of(event) for event in log.events("a")] == ["death", "death", "ok"]
+
+
+def fail(item: str) -> None:
+    raise ValueError(item)
+
+
+def test_outcome_of_a_rerun_ends_the_count_of_deaths_without_a_name_and_not_the_other_way(log: Log) -> None:
+    fork = multiprocessing.get_context("fork")
+    plain, named = join_run(log, ""), join_run(log, "", rerun="a")
+    for run in (plain, named):
+        log.append("x", {"run": run.number, "death": 1, "error": "killed"})
+
+    def counts() -> list[int]:
+        return [log.look(partial(deaths_of, run=run, object_key="x")) for run in (plain, named)]
+
+    assert counts() == [1, 1]
+
+    list(log.map(fail, ["x"], jobs=1, mp_context=fork, rerun="a"))
+    log.append("x", {"run": named.number, "death": 1, "error": "killed"})
+    list(log.map(fail, ["x"], jobs=1, mp_context=fork, retry_failed=True))
+
+    assert counts() == [0, 1]
 
 
 # --- what others make of it --------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint._format.codec import encode_payload
 from mpcheckpoint._work.outcomes import beginning_of
-from mpcheckpoint._work.reruns import tell
+from mpcheckpoint._work.reruns import history_of, tell
 
 if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Payload
@@ -55,14 +55,15 @@ def is_told_to_end(code: int) -> bool:
 
 
 def deaths_of(view: LogView, run: Run, object_key: str) -> int:
-    """Return how often the process of an object was killed in a run since it last had an outcome there."""
-    number, count = b"%d" % run.number, 0
+    """Return how often the process of an object was killed in a run since it last had an outcome that counts there."""
+    rule, number, count = history_of(view).rule(run.rerun, run.note), b"%d" % run.number, 0
     for entry in reversed(view.entries(object_key)):
         told = tell(entry.event)
-        if told is not None and told.run == number:
-            if told.is_outcome:
-                break
-            count += told.is_death
+        if told is None:
+            continue
+        if rule.counts(told):
+            break
+        count += told.is_death and told.run == number
     return count
 
 
