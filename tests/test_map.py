@@ -709,6 +709,32 @@ def wait_for_go(runs: Runs, item: str) -> str:
     return item
 
 
+def run_until_told(directory: Path, item: str) -> str:
+    (directory / "runs").touch()
+    wait_until((directory / "go").exists, "it is told to go on")
+    return item
+
+
+def map_until_killed(store: Path, directory: Path, timeout_s: float | None) -> None:
+    fork = multiprocessing.get_context("fork")
+    run = partial(run_until_told, directory)
+    list(Checkpoint(store).log("a").map(run, ["x"], jobs=1, mp_context=fork, timeout_s=timeout_s))
+
+
+@pytest.mark.parametrize("timeout_s", [None, 60])
+def test_worker_whose_map_was_killed_records_what_it_has_done(
+    timeout_s: float | None, store: Path, tmp_path: Path, children: Children
+) -> None:
+    child = children.start(map_until_killed, store, tmp_path, timeout_s)
+    wait_until((tmp_path / "runs").exists, "the item runs")
+    child.kill()
+
+    (tmp_path / "go").touch()
+
+    log = Checkpoint(store).log("a")
+    wait_until(lambda: [outcome.value for outcome in log.results()] == ["x"], "the outcome is recorded")
+
+
 def ignore_interrupts(store: Path, runs: Runs, method: str) -> None:
     """Run a map as a job in the background does, to which a shell passes on no Ctrl-C; and send it some."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._storage.process import process
@@ -58,7 +59,9 @@ class _Timed:
         try:
             return self._call(item, worker)
         finally:
-            self._pipe.send(Clock(is_running=False))
+            # Where the other side is gone, what was done is recorded all the same.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self._pipe.send(Clock(is_running=False))
 
 
 class _Interrupts:
