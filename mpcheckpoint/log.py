@@ -129,7 +129,7 @@ class Log(RecordLog):
         Args:
             fn: what to run, a function that takes an item and returns a JSON value. An exception, or another value, is
                 recorded as a failure. A process that it forks, and that returns or raises too, ends there and counts
-                for nothing.
+                for nothing; as one does that ``items`` forks in its own thread.
             items: strings that are their own object keys, or anything with ``key``. Items that come twice run once and
                 share the outcome. An item is compared with the one its key came with before, if both are JSON values of
                 at most 1 MiB; others with ==, among the latest 10,000 of this call. What may only be used in the
