@@ -214,7 +214,7 @@ def _short(fn: object) -> str:
 # --- items -------------------------------------------------------------------------------------------------
 
 
-def item_message(entry: Input, context: Any) -> memoryview:
+def item_message(entry: Input, context: Any) -> bytes:
     """Return an input as it is sent to a worker process of ours.
 
     Raises:
@@ -222,7 +222,8 @@ def item_message(entry: Input, context: Any) -> memoryview:
         MemoryError, OSError: the machine is short of what it takes to send it.
     """
     try:
-        message: memoryview = ForkingPickler.dumps(entry)
+        # No view of the buffer: collected in one cycle with it, Python 3.13 prints that it is still in use.
+        message = bytes(ForkingPickler.dumps(entry))
     except Exception as error:
         if shortage_of(error) is not None:
             raise
