@@ -23,8 +23,8 @@ from harness import parser, positive, ram_disk, show_environment, work_directory
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._log import record_log
-from mpcheckpoint._storage import generation
+from mpcheckpoint._logfile import generation
+from mpcheckpoint._view import log_handle as record_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

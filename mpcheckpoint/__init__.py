@@ -10,11 +10,11 @@ with Checkpoint("run-42") as checkpoint:
 
 from __future__ import annotations
 
-from mpcheckpoint._log.follower import Follower
-from mpcheckpoint._log.objects import ObjectSummary
-from mpcheckpoint._log.reading import Reading
-from mpcheckpoint._log.transaction import Transaction
 from mpcheckpoint._types import Cursor, Position, Record, Repair
+from mpcheckpoint._view.follow import Follower
+from mpcheckpoint._view.merged_read import Reading
+from mpcheckpoint._view.object_index import ObjectSummary
+from mpcheckpoint._view.transaction import Transaction
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.outcomes import Outcome
 from mpcheckpoint._work.presence import MapStart

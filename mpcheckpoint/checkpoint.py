@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._format.codec import decode_event, encode_key
 from mpcheckpoint._format.frame import MAX_STAMP_US
-from mpcheckpoint._log.follower import Follower
-from mpcheckpoint._log.objects import list_objects
-from mpcheckpoint._log.reading import Choice, Reading
-from mpcheckpoint._log.session import Session, Settings, open_settings
-from mpcheckpoint._log.view import merged, ordered_object_keys
+from mpcheckpoint._view.follow import Follower
+from mpcheckpoint._view.handle import Session, Settings, open_settings
+from mpcheckpoint._view.merged_read import Choice, Reading
+from mpcheckpoint._view.object_index import list_objects
+from mpcheckpoint._view.view import merged, ordered_object_keys
 from mpcheckpoint.log import Log
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
 
-    from mpcheckpoint._log.objects import ObjectSummary
-    from mpcheckpoint._log.records import Cut, Records
-    from mpcheckpoint._storage.engine import Store
+    from mpcheckpoint._store.protocol import Store
     from mpcheckpoint._types import Cursor
+    from mpcheckpoint._view.object_index import ObjectSummary
+    from mpcheckpoint._view.records import Cut, Records
 
 __all__ = ["Checkpoint", "Snapshot", "checkpoint_on"]
 
@@ -285,7 +285,7 @@ def checkpoint_on(
     durability: str = "always",
     lock_timeout_s: float | None = None,
 ) -> Checkpoint:
-    """Return a handle on a store of another engine: one that keeps what ``_storage.engine`` promises.
+    """Return a handle on a store of another engine: one that keeps what ``_store.protocol`` promises.
 
     All but ``store`` is as for `Checkpoint` (``create`` is about logs: the store is there), and the handle, its logs,
     their claims and maps work as on a directory. It pickles if the store does.

@@ -6,8 +6,8 @@ import multiprocessing
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mpcheckpoint._log.record_log import RecordLog
-from mpcheckpoint._log.session import Session, Settings
+from mpcheckpoint._view.handle import Session, Settings
+from mpcheckpoint._view.log_handle import RecordLog
 from mpcheckpoint._work.asking import AskedApart
 from mpcheckpoint._work.claims import claimed
 from mpcheckpoint._work.crew import ExecutorCrew, default_jobs, jobs_of

@@ -15,9 +15,9 @@ import pytest
 from mpcheckpoint import Checkpoint, Follower, Log, Position
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import Damage
-from mpcheckpoint._storage import reader as reader_module
-from mpcheckpoint._storage.judge import Broken, vouched_offset
-from mpcheckpoint._storage.process import process
+from mpcheckpoint._logfile import read as reader_module
+from mpcheckpoint._logfile.torn_or_corrupt import Broken, vouched_offset
+from mpcheckpoint._store.process import process
 from mpcheckpoint.errors import CorruptLogError, InvalidPositionError
 from support import tally
 from support.processes import call
@@ -296,7 +296,7 @@ def test_lock_of_a_forgotten_writer_ends_with_its_process_though_a_child_lives(
 def hold_forgotten_and_fork(store: Path, writer: AcknowledgementWriter) -> None:
     """Stand still in an append to a log that the registry then forgets, with a child; acknowledges the child."""
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("mpcheckpoint._storage.process._SHARE", system.most_open_files() // 8)  # two
+        patches.setattr("mpcheckpoint._store.process._SHARE", system.most_open_files() // 8)  # two
         checkpoint = Checkpoint(store)
         logs = [checkpoint.log(log_key) for log_key in "abc"]
         is_inside = threading.Event()

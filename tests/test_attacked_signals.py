@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint._log.view import LogView
-from mpcheckpoint._storage.clock import clock
-from mpcheckpoint._storage.descriptors import pool
-from mpcheckpoint._storage.process import process
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.descriptors import pool
+from mpcheckpoint._store.process import process
+from mpcheckpoint._view.view import LogView
 from mpcheckpoint.errors import ReentrancyError
 from support.processes import call
 from support.verbs import Faults, assert_goes_on, is_locked, lock_file, seen_anew, store_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint._storage import reader as reader_module
+from mpcheckpoint._logfile import read as reader_module
 from mpcheckpoint.errors import CorruptLogError
 from support.verbs import Faults, become_a_new_process, log_file
 

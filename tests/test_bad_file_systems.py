@@ -12,7 +12,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage.places import places
+from mpcheckpoint._logfile.places import places
 from mpcheckpoint._system.macos import mount_in
 from mpcheckpoint._system.mount import Mount
 from mpcheckpoint.errors import (

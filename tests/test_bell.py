@@ -12,8 +12,8 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
-from mpcheckpoint._log import follower as follower_module
 from mpcheckpoint._system.words import PolledWord
+from mpcheckpoint._view import follow as follower_module
 from support.verbs import Faults, become_a_new_process, inside, tree
 
 if TYPE_CHECKING:

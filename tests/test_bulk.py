@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpcheckpoint._format import bulk
-from mpcheckpoint._format.bulk import Lines, parse_lines
+from mpcheckpoint._format import columns as bulk
+from mpcheckpoint._format.columns import Lines, parse_lines
 from mpcheckpoint._format.frame import (
     EndState,
     Line,

@@ -14,7 +14,7 @@ from unittest import SkipTest
 import pytest
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._storage.store import DirectoryStore
+from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint.checkpoint import checkpoint_on
 from mpcheckpoint.testing._conformance.processes import ProcessTests
 from mpcheckpoint.testing.conformance import StorageConformance
@@ -155,7 +155,7 @@ SUITE = """
 import sys
 sys.modules["pytest"] = None
 from unittest import TestCase, main
-from mpcheckpoint._storage.store import DirectoryStore
+from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint.testing.conformance import StorageConformance
 
 class Suite(StorageConformance, TestCase):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint._storage import padding, trust
-from mpcheckpoint._storage.page import PAGE_BYTES, Page, stated_durable
+from mpcheckpoint._logfile import first_use as trust
+from mpcheckpoint._logfile import padding
+from mpcheckpoint._logfile.page import PAGE_BYTES, Page, stated_durable
 from mpcheckpoint._system import FileStatus, file_status, path_status, statx
 from mpcheckpoint.errors import CorruptLogError
 from support.verbs import (

@@ -15,7 +15,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage.generation import Generation
+from mpcheckpoint._logfile.generation import Generation
 from mpcheckpoint.testing import (
     SHORT_WRITE,
     CrashPointError,
@@ -265,7 +265,7 @@ def test_exploration_of_directories_that_are_never_synced_finds_the_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "mpcheckpoint._storage.places.Places.make_names_durable", lambda self, directory: None
+        "mpcheckpoint._logfile.places.Places.make_names_durable", lambda self, directory: None
     )
 
     expect_loss()

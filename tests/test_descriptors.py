@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from mpcheckpoint._storage.generation import Generation
+    from mpcheckpoint._logfile.generation import Generation
     from support.processes import Children
 
 pytestmark = [pytest.mark.guarantee(11)]

@@ -14,9 +14,9 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
+from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._maintenance.places import probes, scratch
 from mpcheckpoint._maintenance.places.scratch import Scratch
-from mpcheckpoint._storage.clock import clock
 from mpcheckpoint._system.mount import Mount
 from mpcheckpoint._system.words import PolledWord
 from mpcheckpoint.maintenance import Examination, Finding, examine

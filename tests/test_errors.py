@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Position, errors
-from mpcheckpoint._storage.faults import typed
-from mpcheckpoint._storage.notices import timed_out
-from mpcheckpoint._storage.paths import LogPaths
+from mpcheckpoint._logfile.faults import typed
+from mpcheckpoint._logfile.notices import timed_out
+from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint.errors import (
     BadLineError,
     CheckpointError,

@@ -11,7 +11,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log, Position
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage.process import process
+from mpcheckpoint._store.process import process
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError, PoisonedLogError, WriteFailedError
 from mpcheckpoint.testing._simulation.seam import path_of
 from support import tally

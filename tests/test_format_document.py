@@ -16,9 +16,9 @@ from mpcheckpoint import Checkpoint
 from mpcheckpoint._format import codec, control, frame, names
 from mpcheckpoint._format.control import Header, parse_header
 from mpcheckpoint._format.frame import CLOSING_BYTES
-from mpcheckpoint._format.salvage import lines_behind
+from mpcheckpoint._format.resync import lines_behind
 from mpcheckpoint._format.scan import Scan, Stop, scan
-from mpcheckpoint._storage import paths
+from mpcheckpoint._logfile import paths
 from mpcheckpoint.errors import CorruptLogError
 
 TESTS = Path(__file__).resolve().parent

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpcheckpoint._format.bulk import parse_lines
+from mpcheckpoint._format.columns import parse_lines
 from mpcheckpoint._format.frame import (
     CLOSING_BYTES,
     LENGTH_END,

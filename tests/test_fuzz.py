@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from mpcheckpoint import Checkpoint, Position
 from mpcheckpoint._format import scan as scan_module
 from mpcheckpoint._format.scan import Scan, scan
-from mpcheckpoint._log import follower
-from mpcheckpoint._log import reading as reading_module
-from mpcheckpoint._storage.reader import LogReader
+from mpcheckpoint._logfile.read import LogReader
+from mpcheckpoint._view import follow as follower
+from mpcheckpoint._view import merged_read as reading_module
 from mpcheckpoint.errors import (
     CheckpointError,
     ClockError,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._format import salvage
+from mpcheckpoint._format import resync as salvage
 from mpcheckpoint._format.frame import Payload, encode_batch, stated_length
 from mpcheckpoint.errors import CheckpointError
 from support import log_bytes

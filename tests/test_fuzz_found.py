@@ -10,8 +10,8 @@ from zlib import crc32
 import pytest
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._format.bulk import parse_lines
 from mpcheckpoint._format.codec import decode_event
+from mpcheckpoint._format.columns import parse_lines
 from mpcheckpoint._format.control import Header, parse_header
 from mpcheckpoint._format.frame import EndState, Line, closing, parse_line
 from mpcheckpoint._format.scan import scan

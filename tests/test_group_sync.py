@@ -13,9 +13,9 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage import group_sync
-from mpcheckpoint._storage.page import Page
-from mpcheckpoint._storage.process import process
+from mpcheckpoint._logfile import group_commit as group_sync
+from mpcheckpoint._logfile.page import Page
+from mpcheckpoint._store.process import process
 from mpcheckpoint._system import FileStatus
 from mpcheckpoint._system.words import PolledWord
 from mpcheckpoint.errors import OutcomeUnknownError, PoisonedLogError

@@ -20,7 +20,7 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import MAX_STAMP_US, Payload, encode_line, running_crc
-from mpcheckpoint._storage.clock import clock
+from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint.errors import (
     ClockError,
     CorruptLogError,

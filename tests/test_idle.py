@@ -9,7 +9,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage import reader as reader_module
+from mpcheckpoint._logfile import read as reader_module
 from support.processes import call
 from support.verbs import log_file
 

@@ -26,8 +26,10 @@ LAYERS = (
     "mpcheckpoint._types",
     "mpcheckpoint._format",
     "mpcheckpoint._system",
-    "mpcheckpoint._storage",
-    "mpcheckpoint._log",
+    "mpcheckpoint._logfile",
+    "mpcheckpoint._salvage",
+    "mpcheckpoint._store",
+    "mpcheckpoint._view",
     "mpcheckpoint._work",
     "mpcheckpoint.log",
     "mpcheckpoint.checkpoint",
@@ -199,30 +201,30 @@ def test_package_as_it_stands_keeps_the_order() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("_format.frame", "from mpcheckpoint._storage.log import Log", "stands above it"),
-        ("_format.frame", "from mpcheckpoint import _storage", "stands above it"),
-        ("_format.frame", "import mpcheckpoint._storage.log", "stands above it"),
-        ("_format.frame", "from .._storage import log", "stands above it"),
-        ("_format.frame", "def f():\n    from mpcheckpoint._storage import log", "stands above it"),
-        ("_format.frame", "if TYPE_CHECKING:\n    from mpcheckpoint._storage import log", "stands above it"),
-        ("_storage.log", "import mpcheckpoint", "stands above it"),
+        ("_format.frame", "from mpcheckpoint._logfile.log import Log", "stands above it"),
+        ("_format.frame", "from mpcheckpoint import _logfile", "stands above it"),
+        ("_format.frame", "import mpcheckpoint._logfile.log", "stands above it"),
+        ("_format.frame", "from .._logfile import log", "stands above it"),
+        ("_format.frame", "def f():\n    from mpcheckpoint._logfile import log", "stands above it"),
+        ("_format.frame", "if TYPE_CHECKING:\n    from mpcheckpoint._logfile import log", "stands above it"),
+        ("_logfile.log", "import mpcheckpoint", "stands above it"),
         ("_work.claim", "from mpcheckpoint import Checkpoint", "stands above it"),
         ("errors", "from mpcheckpoint._types import Position", "stands above it"),
         ("_system.linux", "from mpcheckpoint._work import claim", "stands above it"),
-        ("_storage.log", "from mpcheckpoint.nowhere import x", "belongs to no layer"),
+        ("_logfile.log", "from mpcheckpoint.nowhere import x", "belongs to no layer"),
         ("nowhere", "", "belongs to no layer"),
         ("_format.frame", "import os.path", "is pure"),
         ("_format.frame", "from threading import Lock", "is pure"),
         ("_format.frame", "import time as clock", "is pure"),
-        ("_storage.log", "import fcntl", "only mpcheckpoint._system and mpcheckpoint.testing does"),
+        ("_logfile.log", "import fcntl", "only mpcheckpoint._system and mpcheckpoint.testing does"),
         ("testing._simulation.disk", "import portalocker", "only mpcheckpoint._system does"),
         ("_work.claim", "from mpcheckpoint.testing import restart", "stands above it"),
-        ("_log.follower", "import pytest", "only mpcheckpoint.testing does"),
+        ("_view.follow", "import pytest", "only mpcheckpoint.testing does"),
         ("_cli.commands", "from portalocker import lock", "only mpcheckpoint._system does"),
         ("_work.claim", "def f():\n    import filelock", "only mpcheckpoint._system does"),
-        ("_log.follower", "from rich.progress import Progress", "only mpcheckpoint._cli does"),
+        ("_view.follow", "from rich.progress import Progress", "only mpcheckpoint._cli does"),
         ("_work.claim", "import click", "only mpcheckpoint._cli does"),
-        ("_storage.log", "import os\nos.replace('a', 'b')", "uses os.replace"),
+        ("_logfile.log", "import os\nos.replace('a', 'b')", "uses os.replace"),
         ("_work.claim", "import os as o\nhandle = o.open", "uses os.open"),
         ("_cli.commands", "from os import unlink", "uses os.unlink"),
     ],
@@ -230,8 +232,8 @@ def test_package_as_it_stands_keeps_the_order() -> None:
 def test_module_that_breaks_the_order_is_complained_about(module: str, source: str, complaint: str) -> None:
     sources = {
         f"{ROOT}.{module}": source,
-        f"{ROOT}._storage": "",
-        f"{ROOT}._storage.log": "",
+        f"{ROOT}._logfile": "",
+        f"{ROOT}._logfile.log": "",
         f"{ROOT}._work": "",
     }
 
@@ -244,10 +246,10 @@ def test_module_that_breaks_the_order_is_complained_about(module: str, source: s
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("_storage.log", "from mpcheckpoint import _system as system"),
-        ("_storage.log", "from mpcheckpoint._storage import paths"),
-        ("_storage.log", "from . import paths"),
-        ("_storage.log", "import os\nos.getpid()\nos.path.join('a', 'b')"),
+        ("_logfile.log", "from mpcheckpoint import _system as system"),
+        ("_logfile.log", "from mpcheckpoint._logfile import paths"),
+        ("_logfile.log", "from . import paths"),
+        ("_logfile.log", "import os\nos.getpid()\nos.path.join('a', 'b')"),
         ("_system.files", "import os, fcntl\nos.open('a', 0)"),
         ("_system", "from ._linux import sync"),
         ("_cli", "import click\nfrom mpcheckpoint import Checkpoint"),
@@ -256,6 +258,6 @@ def test_module_that_breaks_the_order_is_complained_about(module: str, source: s
     ],
 )
 def test_module_that_keeps_the_order_is_not_complained_about(module: str, source: str) -> None:
-    sources = {f"{ROOT}._system": "", f"{ROOT}._storage.paths": ""} | {f"{ROOT}.{module}": source}
+    sources = {f"{ROOT}._system": "", f"{ROOT}._logfile.paths": ""} | {f"{ROOT}.{module}": source}
 
     assert complaints(sources, packages=frozenset({f"{ROOT}._system", f"{ROOT}._cli"})) == []

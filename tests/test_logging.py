@@ -11,8 +11,10 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage import established, group_sync, waits
-from mpcheckpoint._storage.notices import tell
+from mpcheckpoint._logfile import established
+from mpcheckpoint._logfile import group_commit as group_sync
+from mpcheckpoint._logfile import lock_waits as waits
+from mpcheckpoint._logfile.notices import tell
 from mpcheckpoint._system.holders import Holder, LockState, LockStatus
 from mpcheckpoint.errors import LockTimeoutError, OutcomeUnknownError
 from support.processes import call
@@ -37,7 +39,9 @@ _SHORT_S = 0.05
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What takes a second takes less here, and nobody is left who watches."""
+    """What takes a second takes less here, and no thread watches waits, before or after."""
+    waits.waits.reset_after_fork()  # the one that an earlier test left idle goes on as a stranger
+    strangers.update(_threads_that_watch())
     monkeypatch.setattr(waits, "_LONG_S", _SHORT_S)
     monkeypatch.setattr(waits, "_LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(waits, "_IDLE_EXIT_S", 0.1)
@@ -54,7 +58,15 @@ def held(store: Path, log: Log) -> Iterator[Callable[[], None]]:
     descriptor.close()
 
 
+strangers: set[threading.Thread] = set()
+
+
 def watchers() -> list[threading.Thread]:
+    """Return the threads that watch waits and that the tests of this file started."""
+    return [thread for thread in _threads_that_watch() if thread not in strangers]
+
+
+def _threads_that_watch() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "mpcheckpoint-waits"]
 
 

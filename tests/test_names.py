@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._format.names import MAX_NAME_BYTES, file_name
-from mpcheckpoint._storage.paths import LogPaths
+from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint.errors import InvalidKeyError
 
 pytestmark = pytest.mark.guarantee(10)

@@ -13,7 +13,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Cursor, Log, Position
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage.clock import YEAR_2200_US, clock
+from mpcheckpoint._logfile.clock import YEAR_2200_US, clock
 from mpcheckpoint.errors import ClockError, ClosedError, InvalidPositionError
 from support.processes import METHODS, call
 from support.verbs import Faults, become_a_new_process, bounded, log_file

@@ -13,9 +13,9 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage import ownership
-from mpcheckpoint._storage.paths import LogPaths
-from mpcheckpoint._storage.poison import Poison
+from mpcheckpoint._logfile import ownership
+from mpcheckpoint._logfile.paths import LogPaths
+from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint.errors import CheckpointError, StoreAccessError
 from mpcheckpoint.maintenance import repair
 from mpcheckpoint.testing._simulation.disk import SimulatedCrash, SimulatedDisk

@@ -11,7 +11,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage import padding
+from mpcheckpoint._logfile import padding
 from mpcheckpoint.testing import SimulatedProcess
 from support.verbs import Faults, assert_goes_on, become_a_new_process, inside, log_file, seen_anew, tear
 

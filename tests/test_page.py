@@ -12,7 +12,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._format.frame import EndState
-from mpcheckpoint._storage.page import PAGE_BYTES, Page
+from mpcheckpoint._logfile.page import PAGE_BYTES, Page
 from mpcheckpoint._system import FileStatus
 from mpcheckpoint.errors import CorruptLogError, PoisonedLogError
 from mpcheckpoint.testing import SimulatedProcess

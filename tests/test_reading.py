@@ -11,11 +11,11 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Record
 from mpcheckpoint import _system as system
-from mpcheckpoint._log import reading as reading_module
-from mpcheckpoint._storage import log_end
-from mpcheckpoint._storage.clock import clock
-from mpcheckpoint._storage.descriptors import pool
+from mpcheckpoint._logfile import near_end as log_end
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.descriptors import pool
 from mpcheckpoint._system.holders import LockState, LockStatus
+from mpcheckpoint._view import merged_read as reading_module
 from mpcheckpoint.errors import CorruptLogError, InvalidKeyError, LogNotFoundError
 from support.processes import call
 from support.verbs import Faults, become_a_new_process, inside, log_file, tear, tree

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._format.bulk import Lines
+from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import Line
-from mpcheckpoint._log.records import Records
+from mpcheckpoint._view.records import Records
 from support.processes import call
 from support.verbs import log_file
 

@@ -21,7 +21,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage import judge
+from mpcheckpoint._logfile import torn_or_corrupt as judge
 from mpcheckpoint.errors import CorruptLogError, FormatVersionError
 from support import tally
 from support.verbs import become_a_new_process

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_scan import BOUND_S, HUGE, PLAIN, START, SmallLog, write
 
 from mpcheckpoint._format.frame import CLOSING_BYTES, Line, Payload, closing, encode_line, running_crc
-from mpcheckpoint._format.salvage import last_line, lines_behind
+from mpcheckpoint._format.resync import last_line, lines_behind
 from mpcheckpoint._format.scan import Stop, scan
 
 HOSTILE = [

@@ -20,9 +20,9 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import Payload, encode_line, running_crc
-from mpcheckpoint._storage.clock import clock
-from mpcheckpoint._storage.descriptors import pool
-from mpcheckpoint._storage.process import process
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.descriptors import pool
+from mpcheckpoint._store.process import process
 from mpcheckpoint._work.claims import give_back
 from mpcheckpoint._work.workers import Worker
 from mpcheckpoint.errors import (

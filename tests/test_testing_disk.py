@@ -10,7 +10,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage.page import stated_durable
+from mpcheckpoint._logfile.page import stated_durable
 from mpcheckpoint._system import path_status
 from mpcheckpoint.errors import CheckpointError
 from mpcheckpoint.testing import SimulatedCrash, SimulatedDisk, SimulatedProcess

@@ -15,7 +15,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._cli import checks
 from mpcheckpoint._format.control import control_payload
 from mpcheckpoint._format.frame import EndState, encode_batch
-from mpcheckpoint._format.salvage import last_line
+from mpcheckpoint._format.resync import last_line
 from mpcheckpoint._maintenance.repairs import verification
 from mpcheckpoint._system.holders import LockState, LockStatus
 from mpcheckpoint.errors import CorruptLogError, LogNotFoundError, OutcomeUnknownError, StoreNotFoundError

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._cli.record_lines import one_line
-from mpcheckpoint._storage.store import DirectoryStore
+from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from mpcheckpoint._cli.terminal import safe
-from mpcheckpoint._storage.paths import STORE_DIRECTORY, refuse_url
+from mpcheckpoint._logfile.paths import STORE_DIRECTORY, refuse_url
 from mpcheckpoint._work.reruns import require_rerun_name
 from mpcheckpoint.errors import UnknownSchemeError
 

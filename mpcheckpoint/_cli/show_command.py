@@ -21,8 +21,8 @@ from mpcheckpoint._cli.terminal import (
     write_out,
 )
 from mpcheckpoint._cli.times import iso, since_option, until_option
-from mpcheckpoint._log.reading import Choice
 from mpcheckpoint._maintenance.readable import ReadableLogs
+from mpcheckpoint._view.merged_read import Choice
 
 if TYPE_CHECKING:
     from mpcheckpoint import ObjectSummary, Record

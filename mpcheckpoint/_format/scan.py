@@ -7,7 +7,7 @@ from itertools import islice
 from operator import lt
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpcheckpoint._format.bulk import Lines, parse_lines
+from mpcheckpoint._format.columns import Lines, parse_lines
 from mpcheckpoint._format.frame import (
     MAX_BATCH_BYTES,
     PADDING,

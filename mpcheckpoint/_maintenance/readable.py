@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.codec import encode_key
-from mpcheckpoint._log.follower import Follower
-from mpcheckpoint._log.objects import list_objects
-from mpcheckpoint._log.reading import Reading
-from mpcheckpoint._storage.store import DirectoryStore
+from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._types import Cursor
+from mpcheckpoint._view.follow import Follower
+from mpcheckpoint._view.merged_read import Reading
+from mpcheckpoint._view.object_index import list_objects
 from mpcheckpoint.errors import CheckpointError, LogNotFoundError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator
 
-    from mpcheckpoint._log.objects import ObjectSummary
-    from mpcheckpoint._log.reading import Choice
-    from mpcheckpoint._storage.store import DirectoryLog
+    from mpcheckpoint._store.store import DirectoryLog
+    from mpcheckpoint._view.merged_read import Choice
+    from mpcheckpoint._view.object_index import ObjectSummary
 
 
 class ReadableLogs:

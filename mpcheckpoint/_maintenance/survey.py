@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint._log.census import Census
-from mpcheckpoint._storage.store import DirectoryStore
+from mpcheckpoint._store.store import DirectoryStore
+from mpcheckpoint._view.statistics import Census
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, InvalidKeyError, LogNotFoundError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator
 
-    from mpcheckpoint._storage.store import DirectoryLog
+    from mpcheckpoint._store.store import DirectoryLog
 
 _OF_STATS = (
     *("size_bytes", "repairs", "lock", "waiters"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._format.control import Note, note_payload
-from mpcheckpoint._log.view import CLAIM
+from mpcheckpoint._view.view import CLAIM
 from mpcheckpoint._work.workers import Worker, is_live
 from mpcheckpoint.errors import CheckpointError
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mpcheckpoint._format.frame import Payload
-    from mpcheckpoint._log.record_log import RecordLog
-    from mpcheckpoint._log.view import LogView
+    from mpcheckpoint._view.log_handle import RecordLog
+    from mpcheckpoint._view.view import LogView
 
 # A claim needs no sync: after a loss of power no worker lives that could hold one.
 _DURABILITY = "never"

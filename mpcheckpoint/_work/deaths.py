@@ -21,7 +21,7 @@ from mpcheckpoint._work.reruns import history_of, tell
 
 if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Payload
-    from mpcheckpoint._log.view import LogView
+    from mpcheckpoint._view.view import LogView
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.outcomes import Result
     from mpcheckpoint._work.runs import Run

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
 
-    from mpcheckpoint._log.view import LogView
+    from mpcheckpoint._view.view import LogView
     from mpcheckpoint._work.crew import Crew
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.outcomes import Outcome

@@ -30,8 +30,8 @@ from mpcheckpoint._work.workers import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint._log.record_log import RecordLog
-    from mpcheckpoint._log.view import LogView
+    from mpcheckpoint._view.log_handle import RecordLog
+    from mpcheckpoint._view.view import LogView
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.permit import Permit
     from mpcheckpoint._work.runs import Run

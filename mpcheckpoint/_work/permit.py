@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage.faults import translated
+from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._work.workers import Worker
 from mpcheckpoint.errors import CheckpointError
 

@@ -15,7 +15,7 @@ from multiprocessing import connection as connections
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint._storage.process import process
+from mpcheckpoint._store.process import process
 from mpcheckpoint._work.perform import Kind, Report
 from mpcheckpoint._work.refusals import invalid_item, item_message
 from mpcheckpoint._work.shortage import shortage_of

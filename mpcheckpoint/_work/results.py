@@ -11,7 +11,7 @@ from mpcheckpoint._work.runs import standings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mpcheckpoint._log.record_log import RecordLog
+    from mpcheckpoint._view.log_handle import RecordLog
     from mpcheckpoint._work.outcomes import Outcome
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._format.control import note_payload
-from mpcheckpoint._storage.clock import clock
-from mpcheckpoint._storage.salvage.inspection import SALVAGED
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._salvage.inspection import SALVAGED
 from mpcheckpoint._work.claims import is_taken
 from mpcheckpoint._work.reruns import IfChanged, Keeps, RunNote, Told, history_of, tell
 from mpcheckpoint.errors import ChangedVersionError
@@ -16,9 +16,9 @@ from mpcheckpoint.errors import ChangedVersionError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mpcheckpoint._log.record_log import RecordLog
-    from mpcheckpoint._log.records import Entry
-    from mpcheckpoint._log.view import LogView
+    from mpcheckpoint._view.log_handle import RecordLog
+    from mpcheckpoint._view.records import Entry
+    from mpcheckpoint._view.view import LogView
     from mpcheckpoint._work.reruns import Rule
 
 _START_LIMIT = 100

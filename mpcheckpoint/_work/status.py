@@ -13,7 +13,7 @@ from mpcheckpoint._work.runs import standings
 from mpcheckpoint._work.workers import is_live
 
 if TYPE_CHECKING:
-    from mpcheckpoint._log.record_log import RecordLog
+    from mpcheckpoint._view.log_handle import RecordLog
 
 _MOMENT_S = 1.0
 

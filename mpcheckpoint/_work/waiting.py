@@ -12,7 +12,7 @@ from mpcheckpoint._work.shortage import shortage_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from mpcheckpoint._log.record_log import RecordLog
+    from mpcheckpoint._view.log_handle import RecordLog
 
 _AFTER_S = 1.0
 _MOST_NAMED = 3

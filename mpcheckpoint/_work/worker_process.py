@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpcheckpoint._storage.process import process
+from mpcheckpoint._store.process import process
 from mpcheckpoint._work.perform import Carried, Kind, Report, perform
 from mpcheckpoint._work.shortage import shortage_of
 

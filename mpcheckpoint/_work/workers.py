@@ -8,9 +8,9 @@ import stat
 import uuid
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage.faults import translated
-from mpcheckpoint._storage.ownership import leave_to_store, make_directory_inside
-from mpcheckpoint._storage.process import process
+from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.ownership import leave_to_store, make_directory_inside
+from mpcheckpoint._store.process import process
 from mpcheckpoint.errors import NotAStoreError, WriteFailedError
 
 _ID = re.compile(r"[0-9a-f]{32}")

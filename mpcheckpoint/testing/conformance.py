@@ -1,6 +1,6 @@
 """The conformance suite: what any storage standing behind a `Checkpoint` must pass.
 
-An author of a storage reads the promises in ``mpcheckpoint/_storage/engine.py``, writes a ``Store``, and subclasses::
+An author of a storage reads the promises in ``mpcheckpoint/_store/protocol.py``, writes a ``Store``, and subclasses::
 
     from mpcheckpoint.testing.conformance import StorageConformance
 

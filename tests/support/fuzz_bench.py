@@ -14,7 +14,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage.clock import clock
+from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint.errors import CheckpointError
 from support.log_bytes import LOG_KEY
 from support.verbs import become_a_new_process, inside, log_file

@@ -15,9 +15,9 @@ from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, control_name,
 from mpcheckpoint._format.frame import EndState, encode_batch
 from mpcheckpoint._format.names import file_name
 from mpcheckpoint._format.scan import scan
-from mpcheckpoint._storage.clock import clock
-from mpcheckpoint._storage.mutex import Mutex
-from mpcheckpoint._storage.reader import Chunk
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.mutex import Mutex
+from mpcheckpoint._logfile.read import Chunk
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import InvalidPositionError, LockTimeoutError, LogNotFoundError
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.control import Note
     from mpcheckpoint._format.frame import Line, Payload
-    from mpcheckpoint._storage.durability import Durability
-    from mpcheckpoint._storage.log_end import Rest
+    from mpcheckpoint._logfile.near_end import Rest
+    from mpcheckpoint._store.durability import Durability
     from mpcheckpoint._types import Repair
 
 

@@ -14,7 +14,7 @@ from zlib import crc32
 import hypothesis
 import pytest
 
-from mpcheckpoint._storage import padding
+from mpcheckpoint._logfile import padding
 from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal
 from mpcheckpoint.testing._power_cuts.loopback import FS_TYPES, FsType, LoopFileSystem, why_no_power_cut
 from mpcheckpoint.testing._power_cuts.mounts import force_unmount, mounts_below

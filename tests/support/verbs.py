@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import file_name
-from mpcheckpoint._storage import padding
-from mpcheckpoint._storage.process import process
+from mpcheckpoint._logfile import padding
+from mpcheckpoint._store.process import process
 from mpcheckpoint.testing._simulation.processes import restart
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import pytest
 
     from mpcheckpoint import Log
-    from mpcheckpoint._storage.generation import Generation
-    from mpcheckpoint._storage.writer import LogWriter
+    from mpcheckpoint._logfile.append import LogWriter
+    from mpcheckpoint._logfile.generation import Generation
     from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementWriter
 
 # What changes something on disk: a crash or a failure can come between any two calls of these.

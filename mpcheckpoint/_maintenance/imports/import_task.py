@@ -19,10 +19,10 @@ from mpcheckpoint.errors import BadLineError, SourceChangedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint._log.record_log import RecordLog
     from mpcheckpoint._maintenance.imports.intake import Batch
     from mpcheckpoint._maintenance.imports.shapes import Found, Shape
     from mpcheckpoint._maintenance.imports.sources import Source
+    from mpcheckpoint._view.log_handle import RecordLog
 
 _ANEW = "give it another name to import it anew, from its start (--as NAME, in Python name=...)"
 

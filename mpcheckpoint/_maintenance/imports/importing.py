@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import MAX_HEADER_BYTES
+from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._maintenance.imports.import_task import Imported, ImportTask
 from mpcheckpoint._maintenance.imports.shapes import Fields, NotARecordError, WholeLog, is_whole_log
 from mpcheckpoint._maintenance.imports.sources import Source
-from mpcheckpoint._storage.paths import LogPaths
 from mpcheckpoint._work.text import to_text
 from mpcheckpoint.errors import BadLineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint._log.record_log import RecordLog
+    from mpcheckpoint._view.log_handle import RecordLog
 
 
 def import_lines(

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import older_name
+from mpcheckpoint._logfile.paths import STORE_DIRECTORY, refuse_url
 from mpcheckpoint._maintenance.imports.import_task import Imported, ImportTask
 from mpcheckpoint._maintenance.imports.shapes import OlderTool
 from mpcheckpoint._maintenance.imports.sources import Source
-from mpcheckpoint._storage.paths import STORE_DIRECTORY, refuse_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint._log.record_log import RecordLog
+    from mpcheckpoint._view.log_handle import RecordLog
     from mpcheckpoint.errors import BadLineError
 
 

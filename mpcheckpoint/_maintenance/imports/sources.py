@@ -10,7 +10,7 @@ from zlib import crc32
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import MAX_LINE_BYTES
-from mpcheckpoint._storage.paths import refuse_url
+from mpcheckpoint._logfile.paths import refuse_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

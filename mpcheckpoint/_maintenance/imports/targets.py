@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from mpcheckpoint._format.bulk import Lines
 from mpcheckpoint._format.codec import record_id_of
+from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint._format.frame import NO_META
 from mpcheckpoint.errors import SourceBusyError
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from mpcheckpoint._format.frame import Payload
-    from mpcheckpoint._log.record_log import RecordLog
-    from mpcheckpoint._storage.engine import Reader
+    from mpcheckpoint._store.protocol import Reader
+    from mpcheckpoint._view.log_handle import RecordLog
 
 IMPORT = "import"
 

@@ -10,8 +10,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from mpcheckpoint._storage.directory import StoreDirectory
-from mpcheckpoint._storage.places import places
+from mpcheckpoint._logfile.places import places
+from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint.checkpoint import Checkpoint
 
 _PATIENCE_S = 30.0

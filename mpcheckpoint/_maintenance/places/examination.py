@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._logfile.paths import STORE_DIRECTORY, store_directory
 from mpcheckpoint._maintenance.places import probes, surroundings
 from mpcheckpoint._maintenance.places.findings import BAD, OK, WARN, Examination, Finding, worst
 from mpcheckpoint._maintenance.places.scratch import Scratch, remove_stale
-from mpcheckpoint._storage.paths import STORE_DIRECTORY, store_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

@@ -9,7 +9,7 @@ import uuid
 from typing import TYPE_CHECKING, Self
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX
+from mpcheckpoint._logfile.paths import TEMPORARY_SUFFIX
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import LOG_SUFFIX, older_name
-from mpcheckpoint._format.salvage import last_line
+from mpcheckpoint._format.resync import last_line
+from mpcheckpoint._logfile.clock import YEAR_2200_US
+from mpcheckpoint._logfile.header import read_header
+from mpcheckpoint._logfile.paths import TEMPORARY_SUFFIX, LogPaths
+from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._maintenance.places.findings import BAD, OK, WARN, Finding
-from mpcheckpoint._storage.clock import YEAR_2200_US
-from mpcheckpoint._storage.directory import ALLOW_NETWORK
-from mpcheckpoint._storage.header import read_header
-from mpcheckpoint._storage.paths import TEMPORARY_SUFFIX, LogPaths
-from mpcheckpoint._storage.poison import Poison
+from mpcheckpoint._store.directory import ALLOW_NETWORK
 from mpcheckpoint.errors import CheckpointError, shell_text
 
 if TYPE_CHECKING:

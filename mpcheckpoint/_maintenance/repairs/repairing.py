@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._maintenance.repairs.damage import Action, LeftOut, LogCheck, LogRepair
 from mpcheckpoint._maintenance.repairs.verification import Target, check_found, check_log, targets_in
-from mpcheckpoint._storage.directory import StoreDirectory
-from mpcheckpoint._storage.faults import translated
-from mpcheckpoint._storage.process import process
-from mpcheckpoint._storage.salvage.inspection import Inspection, removed_spans, selected
-from mpcheckpoint._storage.salvage.walk import Doubt
+from mpcheckpoint._salvage.inspection import Inspection, removed_spans, selected
+from mpcheckpoint._salvage.salvage import salvage_log
+from mpcheckpoint._salvage.scan import Doubt
+from mpcheckpoint._store.directory import StoreDirectory
+from mpcheckpoint._store.process import process
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator
 
-    from mpcheckpoint._storage.paths import LogPaths
+    from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._types import Repair
 
 _MOST_SPANS = 1000
@@ -180,7 +181,8 @@ def _recover(
 def _salvage(
     directory: StoreDirectory, paths: LogPaths, planned: LogRepair, timeout_s: float | None
 ) -> LogRepair:
-    salvage = process.writer(directory.identity, paths).salvage(timeout_s)
+    writer = process.writer(directory.identity, paths)
+    salvage = writer.replace_damaged(timeout_s, lambda require_lock: salvage_log(paths, require_lock))
     if salvage is None:  # somebody repaired it meanwhile
         return LogRepair(planned.check, "nothing", records_kept=planned.check.records)
     return _done(_salvaged(planned.check, salvage.found), salvage.repairs, salvage.generation)

@@ -11,16 +11,16 @@ import msgspec
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import LOG_SUFFIX, file_name
+from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.header import read_header, wrong_log
+from mpcheckpoint._logfile.page import stated_durable
+from mpcheckpoint._logfile.paths import QUARANTINE, WORKERS, LogPaths
+from mpcheckpoint._logfile.poison import Poison
+from mpcheckpoint._logfile.quarantine import list_repairs
 from mpcheckpoint._maintenance.repairs.damage import Damage, LogCheck, State
-from mpcheckpoint._storage.directory import StoreDirectory
-from mpcheckpoint._storage.faults import translated
-from mpcheckpoint._storage.header import read_header, wrong_log
-from mpcheckpoint._storage.page import stated_durable
-from mpcheckpoint._storage.paths import QUARANTINE, WORKERS, LogPaths
-from mpcheckpoint._storage.poison import Poison
-from mpcheckpoint._storage.repair import list_repairs
-from mpcheckpoint._storage.salvage.inspection import Inspection, inspect
-from mpcheckpoint._storage.salvage.salvaging import is_corrupt, log_key_in
+from mpcheckpoint._salvage.inspection import Inspection, inspect
+from mpcheckpoint._salvage.salvage import is_corrupt, log_key_in
+from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint.errors import (
     CheckpointError,
     CorruptLogError,

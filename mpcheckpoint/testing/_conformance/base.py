@@ -12,7 +12,7 @@ from unittest import SkipTest
 from mpcheckpoint.checkpoint import checkpoint_on
 
 if TYPE_CHECKING:
-    from mpcheckpoint._storage.engine import Store, StoredLog
+    from mpcheckpoint._store.protocol import Store, StoredLog
     from mpcheckpoint.checkpoint import Checkpoint
 
 

@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._storage.clock import clock
-from mpcheckpoint._storage.durability import Durability
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._store.durability import Durability
 from mpcheckpoint.errors import LockTimeoutError, ReentrancyError
 from mpcheckpoint.testing._conformance.base import StorageUnderTest
 from mpcheckpoint.testing._conformance.verbs import (

@@ -20,7 +20,7 @@ from mpcheckpoint.testing._conformance.verbs import (
 )
 
 if TYPE_CHECKING:
-    from mpcheckpoint._storage.engine import Reader, StoredLog
+    from mpcheckpoint._store.protocol import Reader, StoredLog
 
 MIB = 1024 * 1024
 

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from mpcheckpoint._format.codec import decode_event, encode_payload, record_id_of
-from mpcheckpoint._storage.clock import clock
-from mpcheckpoint._storage.durability import Durability
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._types import Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mpcheckpoint._format.frame import Line, Payload
-    from mpcheckpoint._storage.engine import Reader, StoredLog
+    from mpcheckpoint._store.protocol import Reader, StoredLog
 
 UNSYNCED = Durability.parse("never")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.control import MAX_HEADER_BYTES, Header, parse_header
 from mpcheckpoint._format.names import LOG_SUFFIX
-from mpcheckpoint._storage.page import generation_in, rebound
+from mpcheckpoint._logfile.page import generation_in, rebound
 from mpcheckpoint._system import path_status
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from mpcheckpoint._storage.clock import HybridClock, clock
-from mpcheckpoint._storage.descriptors import DescriptorPool, pool
-from mpcheckpoint._storage.interval import IntervalSyncer
-from mpcheckpoint._storage.places import Places, places
-from mpcheckpoint._storage.process import Process, process
+from mpcheckpoint._logfile.clock import HybridClock, clock
+from mpcheckpoint._logfile.descriptors import DescriptorPool, pool
+from mpcheckpoint._logfile.places import Places, places
+from mpcheckpoint._store.interval import IntervalSyncer
+from mpcheckpoint._store.process import Process, process
 
 if TYPE_CHECKING:
     from types import TracebackType

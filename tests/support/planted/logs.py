@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import encode_batch
-from mpcheckpoint._storage.clock import clock
-from mpcheckpoint._storage.durability import Durability, Mode
-from mpcheckpoint._storage.reader import Chunk
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.read import Chunk
+from mpcheckpoint._store.durability import Durability, Mode
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import LockTimeoutError
 from support.memory_storage import MemoryLog, MemoryReader

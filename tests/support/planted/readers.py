@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.frame import NO_META
-from mpcheckpoint._storage.clock import clock
-from mpcheckpoint._storage.log_end import Rest
-from mpcheckpoint._storage.reader import Chunk
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.near_end import Rest
+from mpcheckpoint._logfile.read import Chunk
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import InvalidPositionError
 from support.memory_storage import MemoryLog, MemoryReader, MemoryStore

@@ -1,0 +1,296 @@
+"""Who may use what is made in a store: those who may use what it stands beside, or takes the place of.
+
+A store may be used by several users, and be looked after by one who is none of them. So what is made here gets owner,
+group, permission bits and ACL of the log that it belongs to, or of the store's directory, as far as the system lets us;
+the umask of whoever happened to make it has no say. Where that cannot be, and somebody who may write the log could not
+use the file, it is not made.
+
+Crash: what others may have to write gets its name when it is theirs. A kill before leaves a temporary file, no more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import uuid
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.names import LOG_SUFFIX
+from mpcheckpoint._logfile.paths import STORE_LOCK, TEMPORARY_SUFFIX
+from mpcheckpoint.errors import StoreAccessError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._system import Access
+
+_TRIES = 100
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
+# Mine alone, until it is known whose it is to be: no moment in which somebody else could open it.
+_PRIVATE = 0o600
+_SHARED_DIRECTORY, _SHARED_FILE = 0o070, 0o060
+_OTHERS_WRITE = 0o022
+_TEMPORARY = re.compile(r"(.+)\.[0-9a-f]{32}" + re.escape(TEMPORARY_SUFFIX))
+_PROBE = "probe"
+
+
+def temporary_name(path: str) -> str:
+    """Return a name for what is to be ``path`` when it is finished."""
+    return f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file is one that a killed process has left unfinished, or that somebody is just making."""
+    match = _TEMPORARY.fullmatch(name)
+    return match is not None and match[1] != _PROBE
+
+
+# --- files that are there for as long as the store is --------------------------------------------------------
+
+
+def open_beside_log(path: str) -> system.Descriptor:
+    """Open the file beside a log that is named like it, making it if there is none: for all who may use the log.
+
+    Raises:
+        StoreAccessError: those who may write the log could not use the file. It was not made.
+    """
+    return _opened(path, lambda: _access_beside(f"{os.path.splitext(path)[0]}{LOG_SUFFIX}"))
+
+
+def open_in_store(path: str) -> system.Descriptor:
+    """Open a file of a store's directory, making it if there is none: for all who may make files there."""
+    return _opened(path, lambda: _access_inside(os.path.dirname(path)))
+
+
+def _opened(path: str, wanted: Callable[[], Access]) -> system.Descriptor:
+    for _ in range(_TRIES):
+        try:
+            return system.open_file(path, write=True)
+        except FileNotFoundError:
+            pass
+        made = _made(path, wanted())
+        if made is not None:
+            return made
+    raise OSError(errno.EAGAIN, "it is made and removed again and again", path)
+
+
+def _access_beside(log: str) -> Access:
+    """Return who is to use a file that goes with a log."""
+    try:
+        access = system.access_of(log)
+    except FileNotFoundError:
+        return _access_inside(os.path.dirname(log))
+    return access._replace(mode=access.mode & 0o666 | _PRIVATE)
+
+
+def _access_inside(directory: str) -> Access:
+    """Return who is to use a file that goes with a directory: read it or write it, as they may the directory."""
+    access = system.access_of(directory)
+    return system.Access(
+        access.uid, access.gid, access.mode & 0o666 | _PRIVATE, system.without_execute(access.acl), None
+    )
+
+
+def _made(path: str, access: Access) -> system.Descriptor | None:
+    """Return a new file that these may use; None if somebody else has made one."""
+    if not _is_mine_alone(access):
+        try:
+            return _published(path, access)
+        except OSError as error:
+            if isinstance(error, StoreAccessError) or error.errno not in _NO_LINKS:
+                raise
+            # A file system without hard links: none that knows several users.
+    try:
+        made = system.open_file(path, write=True, create=True, exclusive=True, mode=access.mode & 0o777)
+    except FileExistsError:
+        return None
+    system.give_access(made.fd, access)
+    return made
+
+
+def _published(path: str, access: Access) -> system.Descriptor | None:
+    temporary = temporary_name(path)
+    made = system.open_file(temporary, write=True, create=True, exclusive=True, mode=_PRIVATE)
+    try:
+        _give(made.fd, access, path)
+        return made if system.publish(temporary, path, is_alone=False) else None
+    except FileNotFoundError:
+        return None  # taken for one that a killed process has left
+    except BaseException:
+        system.remove(temporary)
+        raise
+
+
+def _is_mine_alone(access: Access) -> bool:
+    """Return whether nobody but this user may write there: then nobody can be locked out."""
+    return access.uid == system.user_id() and not access.mode & _OTHERS_WRITE and access.acl is None
+
+
+# --- what takes the place of a log, or has its bytes ---------------------------------------------------------
+
+
+def create_successor(temporary: str, log: str) -> system.Descriptor:
+    """Create the file that is to take the place of a log, for those who may use that.
+
+    Raises:
+        StoreAccessError: somebody who may write the log could not write it. Nothing was made.
+    """
+    made = system.open_file(temporary, write=True, create=True, exclusive=True, mode=_PRIVATE)
+    try:
+        _give(made.fd, system.access_of(log), log, is_log=True)
+    except BaseException:
+        system.remove(temporary)
+        raise
+    return made
+
+
+def create_copy(path: str, log: str) -> system.Descriptor:
+    """Create a file for bytes of a log, or about it, for those who may read that, as far as the system lets us."""
+    made = system.open_file(path, write=True, create=True, exclusive=True, mode=_PRIVATE)
+    try:
+        system.give_access(made.fd, _access_beside(log))
+    except BaseException:
+        system.remove(path)
+        raise
+    return made
+
+
+def _give(file: int | str, access: Access, path: str, *, is_log: bool = False) -> None:
+    """Have a file used by those who may use another; where it cannot be theirs, have it name owner and group.
+
+    Not what takes a log's place: its owner would be another one from then on, who may close it to the first.
+    """
+    given = system.give_access(file, access)
+    lost = _locked_out(access, given)
+    if lost is not None and not is_log:
+        given = system.give_access(file, system.naming_all(access))
+        lost = _locked_out(access, given)
+    if lost is None:
+        return
+    is_other = given.uid != access.uid
+    owner = system.account_name(access.uid) if is_other else f"a member of the group {access.gid}"
+    me = system.account_name(given.uid)
+    raise StoreAccessError(
+        f"{path} would be a new file of {me}, which {lost} could not write. Nothing was changed; run this as {owner}, "
+        "or as root",
+        path=path,
+        reason=f"{lost} would be locked out",
+    )
+
+
+def _locked_out(before: Access, after: Access) -> str | None:
+    """Return who may write ``before`` and could not write ``after``; None if nobody."""
+    is_other = before.uid != after.uid
+    if is_other and system.may_write(before.uid, before) and not system.may_write(before.uid, after):
+        return system.account_name(before.uid)
+    if system.everybody_may_write(after):
+        return None
+    if system.group_may_write(before, before.gid) and not system.group_may_write(after, before.gid):
+        return f"the group {before.gid}"
+    if not system.named_writers(before) <= system.named_writers(after):
+        return "somebody in its access control list"
+    return None
+
+
+# --- what is new ---------------------------------------------------------------------------------------------
+
+
+def create_log(temporary: str, directory: str) -> system.Descriptor:
+    """Create the file of a new log, for whoever makes it, and for the owner and the group of the store's directory.
+
+    As any new file, but where the directory lets its group make files: then the group may write the log, whatever the
+    umask. What root makes belongs to the owner of the directory.
+    """
+    made = system.open_file(temporary, write=True, create=True, exclusive=True)
+    try:
+        has, of = system.access_of(made.fd), system.access_of(directory)
+        wanted = _access_of_new(has, of, _SHARED_FILE)
+        if _locked_out(wanted, system.give_access(made.fd, wanted)) is not None:
+            system.give_access(made.fd, system.naming_all(wanted))
+    except BaseException:
+        system.remove(temporary)
+        raise
+    return made
+
+
+def _access_of_new(has: Access, of: Access, shared: int) -> Access:
+    """Return who is to use something new, made by us in a directory that those ``of`` may use."""
+    is_shared = of.mode & _SHARED_DIRECTORY == _SHARED_DIRECTORY
+    gid = of.gid if is_shared or of.uid != has.uid else has.gid
+    if of.default_acl is not None:  # the system has given it what those who share want
+        return has._replace(uid=of.uid, gid=gid)
+    acl, mode = has.acl, has.mode | (shared if is_shared else 0)
+    if of.acl is not None:
+        acl = of.acl if shared == _SHARED_DIRECTORY else system.without_execute(of.acl)
+        mode = has.mode & ~_SHARED_DIRECTORY | of.mode & shared
+    return system.Access(of.uid, gid, mode, acl, has.default_acl)
+
+
+def leave_to_store(fd: int, directory: str) -> None:
+    """Leave an open file that nobody else has to write to those who may make files in ``directory``."""
+    system.give_access(fd, _access_inside(directory))
+
+
+def make_store_directory(path: str) -> bool:
+    """Make the directory of a new store, as `create_log` does a log; return False if something stands there."""
+    of = system.access_of(os.path.dirname(path))
+    # What is made in /tmp, and its like, is its maker's.
+    if _is_mine_alone(of) or of.mode & stat.S_ISVTX:
+        return system.make_directory(path)
+
+    def prepare(temporary: str) -> None:
+        has = system.access_of(temporary)
+        system.give_access(temporary, _access_of_new(has, of, _SHARED_DIRECTORY))
+        # A rename replaces an empty directory: one that another process has made meanwhile, and knows by its inode.
+        open_in_store(os.path.join(temporary, STORE_LOCK)).close()
+
+    return _moved_in(path, prepare)
+
+
+def make_directory_inside(path: str) -> bool:
+    """Make a directory in a store's, for the same users; return False if something stands there.
+
+    Raises:
+        StoreAccessError: those who may make files in the store's could not do so in this. It was not made.
+    """
+    if system.exists(path):
+        return False
+    of = system.access_of(os.path.dirname(path))
+    if _is_mine_alone(of):
+        if not system.make_directory(path):
+            return False
+        system.give_access(path, of)
+        return True
+
+    def prepare(temporary: str) -> None:
+        has = system.access_of(temporary)
+        is_given = of.default_acl is not None  # then the system has done it, but for the owner
+        _give(temporary, has._replace(uid=of.uid, gid=of.gid) if is_given else of, path)
+
+    return _moved_in(path, prepare)
+
+
+def _moved_in(path: str, prepare: Callable[[str], None]) -> bool:
+    """Make a directory under another name, and rename it when it is prepared; False if something stands there."""
+    for _ in range(_TRIES):
+        if system.exists(path):
+            return False
+        temporary = temporary_name(path)
+        system.make_directory(temporary)
+        try:
+            prepare(temporary)
+            system.replace(temporary, path)
+        except FileNotFoundError:
+            continue  # taken for one that a killed process has left
+        except BaseException as error:
+            system.remove(os.path.join(temporary, STORE_LOCK))
+            system.remove_directory(temporary)
+            if isinstance(error, OSError) and error.errno in _TAKEN:
+                return False
+            raise
+        return True
+    raise OSError(errno.EAGAIN, "it is made and removed again and again", path)

@@ -1,0 +1,111 @@
+"""Torn or corrupt: one rule, for readers and writers alike.
+
+Let S be the highest offset that anything trustworthy calls durable. Damage below S hit bytes that were once durable, so
+no crash of a correct writer explains it: corrupt. Damage at or above S hit bytes of which nobody was ever
+told that they are safe: torn. ``durable`` is stated by every line and never above the line's own offset, so
+a line behind the damage vouches for what lies before it. (One that states more was written further on: somebody removed
+bytes before it, which no crash does.)
+
+The verdict needs no lock. A line states an offset as durable only after a sync of the bytes below it has returned, so
+whoever has read that line and then still finds the damage is not looking at a write in progress.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.frame import MAX_LINE_BYTES, Damage
+from mpcheckpoint._format.resync import lines_behind
+from mpcheckpoint.errors import CorruptLogError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpcheckpoint._format.frame import Line
+
+_CHUNK_BYTES = 1024 * 1024
+# Behind a damage bytes may have been removed, so that a line calls durable what lies above its own offset now. Taken to
+# stand so much further on, none does.
+SHIFT_BYTES = 1 << 50
+
+
+class Broken(NamedTuple):
+    """Where the chain of lines breaks: the damage, and the place and running CRC behind the last valid line."""
+
+    damage: Damage
+    at: int
+    crc: int
+
+
+def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
+    """Return the highest ``durable`` that the lines behind the damage state, or the first one found above ``above``.
+
+    Reads at most to the end of the file, in bounded memory.
+    """
+    highest = 0
+    for line in provable_lines(fd, broken, shift_bytes=SHIFT_BYTES):
+        highest = max(highest, line.durable)
+        if highest > above:
+            break
+    return highest
+
+
+def provable_lines(fd: int, broken: Broken, *, shift_bytes: int = 0) -> Iterator[Line]:
+    """Yield the lines that can be proven behind the damage, in file order, in bounded memory.
+
+    Args:
+        shift_bytes: how much further on the lines are taken to stand than they do, in the offsets that they are given
+            and in what they may call durable: bytes before them may have been removed.
+    """
+    offset, data = broken.at, b""
+    crc: int | None = broken.crc
+    file_bytes = system.size_of(fd)  # now: without the append lock it may grow faster than this reads
+    while True:
+        size = max(_CHUNK_BYTES, len(data))  # doubling: a long line costs time in proportion to its bytes
+        news = system.read_at(fd, size, offset + len(data))
+        data += news
+        is_last = len(news) < size or offset + len(data) >= file_bytes
+        cut = len(data) if is_last else data.rfind(b"\n") + 1
+        if cut:
+            yield from lines_behind(data[:cut], base=offset + shift_bytes, crc=crc)
+        if is_last:
+            return
+        # The next chunk begins with the last whole line of this one, whose crc field seeds what follows. Of
+        # a line longer than any line can be, nothing is kept, nor is what would seed it.
+        keep = data.rfind(b"\n", 0, cut - 1) + 1
+        if len(data) - cut > MAX_LINE_BYTES:
+            keep = cut or len(data)
+        if keep:
+            offset, data, crc = offset + keep, data[keep:], None
+
+
+def require_torn(fd: int, broken: Broken, *, known_durable: int, path: str, log_key: str) -> None:
+    """Return if the damage is what a dying writer leaves at the end of a log.
+
+    Raises:
+        CorruptLogError: if it hit bytes that were once durable. Nothing was changed.
+    """
+    damage = broken.damage
+    if known_durable <= damage.offset:
+        known_durable = vouched_offset(fd, broken, above=damage.offset)
+    if known_durable > damage.offset:
+        raise CorruptLogError(
+            path, damage.offset, expected=damage.expected, found=damage.found, log_key=log_key
+        )
+
+
+def refuse_shortened(fd: int, end_offset: int, *, known_durable: int, path: str, log_key: str) -> None:
+    """Return if the log ends no earlier than this process knows it to be durable.
+
+    Raises:
+        CorruptLogError: it was cut off at the end of a batch, by hand. Nothing was changed.
+    """
+    if end_offset < known_durable:
+        raise CorruptLogError(
+            path,
+            end_offset,
+            expected=f"{known_durable} bytes that this process knows to be durable",
+            found=f"a log that ends there, in a file of {system.size_of(fd)} bytes",
+            log_key=log_key,
+        )

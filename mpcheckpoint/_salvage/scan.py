@@ -1,0 +1,366 @@
+"""Read a log from its first byte to its last, going on behind every damage at the next line that can be proven.
+
+A log falls into *runs*: lines each of which fits the crc field of the one before. The first run hangs on the header,
+and so on the generation id; what a later run proves is itself, not what is missing before it. Nothing is written, no
+lock is taken, and memory is bounded by the longest batch.
+
+On a log in use, bytes that are being written look like damage. So each damage is looked at again, after the
+search for lines behind it: whatever those lines vouch for had been written whole before they were.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._format.control import MAX_HEADER_BYTES, Header, UnknownVersion, parse_header
+from mpcheckpoint._format.frame import (
+    CLOSING_BYTES,
+    MAX_BATCH_BYTES,
+    MAX_LINE_BYTES,
+    PADDING,
+    Damage,
+    EndState,
+    Line,
+    closing,
+    parse_line,
+    running_crc,
+    stated_length,
+    stored_crc_before,
+)
+from mpcheckpoint._format.scan import Scan, Stop, scan
+from mpcheckpoint._logfile.torn_or_corrupt import SHIFT_BYTES, Broken, provable_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CHUNK_BYTES = 1024 * 1024
+_LARGEST_READ_BYTES = MAX_BATCH_BYTES + MAX_LINE_BYTES
+_OPENING = re.compile(rb'\["[0-9a-f]{8}"')
+_CLOSING = re.compile(rb'"[0-9a-f]{8}"\]\n')
+_OPENING_FIELDS = re.compile(rb'\["[0-9a-f]{8}",(?P<stamp>\d{1,16}),\d{1,18},(?P<more>\d{1,16}),')
+_LOOK_BACK_BYTES = 64 * 1024
+# Of so many runs that broke off it is known how they would go on.
+_MOST_ENDS = 8
+
+
+class Doubt(Enum):
+    """Whether lines begin with the rest of a batch of which lines are missing."""
+
+    NONE = "they do not"
+    POSSIBLE = "it cannot be told"
+    CERTAIN = "they do"
+
+
+class Piece(NamedTuple):
+    """Whole batches, one behind the other.
+
+    Attributes:
+        lines: their lines, control lines included, offsets as they are in the file.
+        run: the number of the run they are of; 0 hangs on the header. A run goes on where a line fits its last one.
+        doubt: whether the first batch is the rest of one of which lines are missing.
+    """
+
+    lines: Lines
+    run: int
+    doubt: Doubt
+
+
+class Gap(NamedTuple):
+    """Bytes that are no whole batch.
+
+    Attributes:
+        damage: where it starts, at a batch's first line; what was expected, and what is there.
+        stop: where the next run starts; the end of the file if there is none.
+        is_last: whether no line can be proven behind it.
+        is_in_batch: whether lines of its batch stand before the first that is damaged.
+        is_mended: whether it is a line of which only the end was hit, which follows from what stands around it:
+            that line comes as part of the next piece.
+    """
+
+    damage: Damage
+    stop: int
+    is_last: bool
+    is_in_batch: bool
+    is_mended: bool = False
+
+
+class _End(NamedTuple):
+    """Where a run broke off: the crc field of its last line, its number, and whether that line is inside a batch."""
+
+    stored_crc: int
+    run: int
+    is_in_batch: bool
+
+
+class _Resumption(NamedTuple):
+    """Where reading goes on behind a damage: as what the lines from there are taken, and why they are believed.
+
+    ``run`` is the run that goes on, bytes having come between its lines; None for a new one.
+    """
+
+    at: int
+    stored_crc: int
+    doubt: Doubt
+    run: int | None = None
+    # The closing bytes that the line before should have; none, unless that is how it is proven.
+    closing: bytes = b""
+
+
+class Walk:
+    """One pass over an open log, from its header on.
+
+    Attributes:
+        header: what the first line says, or should say; None if it cannot be told.
+        stated_version: the version that the first line states, if it is one that this release does not read: then there
+            are no pieces.
+        read_to: up to where all was read, in bytes.
+    """
+
+    def __init__(self, fd: int, until: int) -> None:
+        """Walk over the log as it is now.
+
+        Args:
+            until: its size. What is appended meanwhile is read no further: it could go on for ever.
+        """
+        self._fd = fd
+        self._until = until
+        self._patches: dict[int, bytes] = {}
+        self._run = self._runs = 0
+        self._ends: list[_End] = []
+        self._shift = 0
+        self._doubt = Doubt.NONE
+        self._last: Scan | None = None
+        self.read_to = 0
+        self.stated_version: object = None
+        self.header: Header | None = None
+        self._end = EndState(0, 0, -1)
+
+    def pieces(self) -> Iterator[Piece | Gap]:
+        """Yield everything, in file order; last a Gap if the log ends in anything but a whole batch or padding."""
+        yield from self._first_line()
+        if self.stated_version is not None or self._end.offset == 0:
+            return
+        seen = None
+        behind: _Resumption | None = None
+        while True:
+            yield from self._batches()
+            last = self._last
+            assert last is not None
+            if last.damage is None:
+                return
+            start, broken_at = last.damage.offset - self._shift, last.broken_at - self._shift
+            if seen != (start, broken_at):
+                seen = start, broken_at
+                behind = self._behind(Broken(last.damage, broken_at, last.broken_crc), start)
+                continue  # and look again
+            yield self._gap(last.damage._replace(offset=start), behind, is_in_batch=broken_at != start)
+            if behind is None:
+                return
+            self._note_end(broken_at, start)
+            self._resume(behind)
+            seen = None
+
+    def _note_end(self, broken_at: int, start: int) -> None:
+        stored = stored_crc_before(self._read(CLOSING_BYTES, broken_at - CLOSING_BYTES), CLOSING_BYTES)
+        if stored is not None:
+            self._ends = [*self._ends[: 1 - _MOST_ENDS], _End(stored, self._run, broken_at != start)]
+
+    # --- the first line ---------------------------------------------------------------------------------------
+
+    def _first_line(self) -> Iterator[Gap]:
+        """Read the header, or find where the lines behind it begin."""
+        data = system.read_at(self._fd, MAX_HEADER_BYTES, 0)
+        header = parse_header(data)
+        if isinstance(header, Damage):
+            behind = self._behind(Broken(header, 0, 0), 0)
+            if behind is not None and behind.closing:
+                whole = data[: behind.at - CLOSING_BYTES] + behind.closing
+                mended = parse_header(whole)
+                if isinstance(mended, Header):
+                    yield Gap(header, behind.at, is_last=False, is_in_batch=False, is_mended=True)
+                    self.header, self._end = mended, mended.end
+                    return
+                behind = behind._replace(closing=b"")
+            yield self._gap(header, behind, is_in_batch=False)
+            if behind is not None:
+                self._resume(behind)
+        elif isinstance(header, UnknownVersion):
+            self.stated_version = header.version
+        else:
+            self.header, self._end = header, header.end
+
+    # --- runs ---------------------------------------------------------------------------------------------------
+
+    def _batches(self) -> Iterator[Piece]:
+        """Yield the whole batches of this run that are still to come; keep what stopped them in ``_last``."""
+        size = _CHUNK_BYTES
+        while True:
+            at = self._end.offset - self._shift
+            data = self._read(size, at)
+            result = scan(data, self._end)
+            if result.lines:
+                yield self._piece(result)
+            moved = result.end.offset > self._end.offset
+            self._end = result.end
+            self.read_to = max(self.read_to, self._end.offset - self._shift)
+            if self.read_to >= self._until:
+                self._last = result._replace(damage=None)
+                return
+            if len(data) < size or result.stop in (Stop.DAMAGED, Stop.PADDING):
+                self._last = self._settled(result, at + len(data))
+                return
+            if moved:
+                size = _CHUNK_BYTES
+            elif size >= _LARGEST_READ_BYTES:
+                damage = Damage(
+                    self._end.offset, f"a batch of at most {MAX_BATCH_BYTES} bytes", "no end of it"
+                )
+                self._last = result._replace(stop=Stop.DAMAGED, damage=damage)
+                return
+            else:
+                size = min(size * 8, _LARGEST_READ_BYTES)
+
+    def _settled(self, result: Scan, read_to: int) -> Scan:
+        if result.stop is Stop.INCOMPLETE:
+            damage = Damage(result.end.offset, "a whole line or batch", "the end of the file")
+            return result._replace(damage=damage)
+        if result.stop is Stop.PADDING and not self._is_padding_from(read_to):
+            damage = Damage(result.end.offset, "padding to the end of the file", "newlines, then other bytes")
+            return result._replace(stop=Stop.DAMAGED, damage=damage)
+        return result
+
+    def _is_padding_from(self, offset: int) -> bool:
+        while data := self._read(_CHUNK_BYTES, offset):
+            if data.count(PADDING) != len(data):
+                return False
+            offset += len(data)
+        return True
+
+    def _piece(self, result: Scan) -> Piece:
+        lines = Lines.of(result.lines)
+        if self._shift:
+            lines.offsets = [offset - self._shift for offset in lines.offsets]
+            lines.ends = [end - self._shift for end in lines.ends]
+        doubt, self._doubt = self._doubt, Doubt.NONE
+        return Piece(lines, self._run, doubt)
+
+    def _read(self, size: int, offset: int) -> bytes:
+        data = system.read_at(self._fd, size, offset)
+        for at, patch in self._patches.items():
+            start = at - offset
+            if -CLOSING_BYTES < start < len(data):
+                whole = bytearray(bytes(max(0, -start)) + data)
+                place = max(0, start)
+                whole[place : place + CLOSING_BYTES] = patch
+                data = bytes(whole[max(0, -start) :][: len(data)])
+        return data
+
+    # --- damage -------------------------------------------------------------------------------------------------
+
+    def _gap(self, damage: Damage, behind: _Resumption | None, *, is_in_batch: bool) -> Gap:
+        if behind is None:
+            size = system.size_of(self._fd)
+            self.read_to = max(self.read_to, size)
+            return Gap(damage, max(damage.offset, size), is_last=True, is_in_batch=is_in_batch)
+        is_mended = bool(behind.closing)
+        return Gap(damage, behind.at, is_last=False, is_in_batch=is_in_batch, is_mended=is_mended)
+
+    def _resume(self, behind: _Resumption) -> None:
+        if behind.closing:
+            # The same run, from the same place: with that line whole it goes on.
+            place = self._end.offset - self._shift
+            self._patches = {at: patch for at, patch in self._patches.items() if at >= place}
+            self._patches[behind.at - CLOSING_BYTES] = behind.closing
+            return
+        self._runs += behind.run is None
+        self._run = self._runs if behind.run is None else behind.run
+        self._shift = SHIFT_BYTES
+        self._doubt = behind.doubt
+        self._patches = {}
+        self._end = EndState(behind.at + self._shift, behind.stored_crc, -1)
+
+    def _behind(self, broken: Broken, start: int) -> _Resumption | None:
+        """Return where lines that can be proven begin behind a damage, or None."""
+        line = next(provable_lines(self._fd, broken, shift_bytes=SHIFT_BYTES), None)
+        at = None if line is None else line.offset - SHIFT_BYTES
+        rejoining = self._rejoining(broken, start, at)
+        if rejoining is not None:
+            return rejoining
+        if line is None or at is None:
+            return None
+        stored = stored_crc_before(self._read(CLOSING_BYTES, at - CLOSING_BYTES), CLOSING_BYTES)
+        if stored is not None and self._fits(line, at, stored):
+            return _Resumption(at, stored, self._doubt_of(line, broken, start, at))
+        damaged = system.read_at(self._fd, at - broken.at, broken.at)
+        computed = crc32(memoryview(damaged)[:-CLOSING_BYTES], broken.crc)
+        patched = damaged[:-CLOSING_BYTES] + closing(computed)
+        proven = parse_line(patched, 0, len(patched), base=broken.at + SHIFT_BYTES, crc=broken.crc)
+        if isinstance(proven, Line):
+            return _Resumption(at, computed, Doubt.NONE, closing=closing(computed))
+        return _Resumption(at, computed, Doubt.POSSIBLE)
+
+    def _fits(self, line: Line, at: int, stored_crc: int) -> bool:
+        data = system.read_at(self._fd, line.end - line.offset, at)
+        parsed = parse_line(data, 0, len(data), base=line.offset, crc=running_crc(stored_crc))
+        return isinstance(parsed, Line)
+
+    def _rejoining(self, broken: Broken, start: int, before: int | None) -> _Resumption | None:
+        """Return where a line stands that follows the last one of a run, if bytes came between them.
+
+        It ends where the lines begin that were proven otherwise, or, if there are none, behind any closed crc field.
+        """
+        if not broken.at:
+            return None
+        here = stored_crc_before(self._read(CLOSING_BYTES, broken.at - CLOSING_BYTES), CLOSING_BYTES)
+        ends = self._ends if here is None else [*self._ends, _End(here, self._run, broken.at != start)]
+        base = broken.at if before is None else max(broken.at, before - MAX_LINE_BYTES)
+        data = system.read_at(self._fd, _CHUNK_BYTES if before is None else before - base, base)
+        stops = [match.end() for match in _CLOSING.finditer(data)] if before is None else [len(data)]
+        for stop in stops:
+            line_start = data.rfind(PADDING, 0, stop - 1) + 1
+            for match in _OPENING.finditer(data, line_start, stop):
+                place = match.start()
+                if stated_length(data, place) != stop - place:
+                    continue
+                for end in ends:
+                    crc = running_crc(end.stored_crc)
+                    line = parse_line(data, place, stop, base=base + SHIFT_BYTES, crc=crc)
+                    if isinstance(line, Line):
+                        doubt = Doubt.CERTAIN if end.is_in_batch else Doubt.NONE
+                        return _Resumption(base + place, end.stored_crc, doubt, end.run)
+        return None
+
+    def _doubt_of(self, line: Line, broken: Broken, start: int, at: int) -> Doubt:
+        """Return whether the line is one of a batch of which lines are missing before it.
+
+        It is if lines before the damage, or the one before it, have its stamp. It begins a batch if
+
+        - it calls everything before itself durable, for what is durable ends behind a whole batch;
+        - the one line before it is the header, or was written where the damage begins, and the line calls some of
+          that durable;
+        - the line before it, damaged as that is, still reads as the last of another batch: two of its fields would have
+          to be hit to say so wrongly.
+        """
+        look_back = max(broken.at, at - _LOOK_BACK_BYTES)
+        data = system.read_at(self._fd, at - look_back, look_back)
+        line_start = data.rfind(PADDING, 0, len(data) - 1) + 1
+        is_one_line = not line_start and look_back == broken.at
+        before = _OPENING_FIELDS.match(data, line_start) if line_start or is_one_line else None
+        opened = _OPENING_FIELDS.match(self._read(_LOOK_BACK_BYTES, start)) if start != broken.at else None
+        if any(each is not None and _is_followed_by(each, line) for each in (opened, before)):
+            return Doubt.CERTAIN
+        if line.durable == at or (before is not None and int(before["more"]) == 0):
+            return Doubt.NONE
+        if is_one_line and (not broken.at or (not self._run and line.durable > broken.at)):
+            return Doubt.NONE
+        return Doubt.POSSIBLE
+
+
+def _is_followed_by(opening: re.Match[bytes], line: Line) -> bool:
+    """Return whether a line is of the batch of an earlier one, of which the opening fields are given."""
+    return int(opening["stamp"]) == line.stamp_us and int(opening["more"]) > line.more

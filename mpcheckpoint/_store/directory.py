@@ -1,0 +1,359 @@
+"""A store's directory: opened, checked, its logs listed, created and recovered.
+
+The directory is the truth. ``logs`` is a list of names that only ever grows, so that a reader learns of new logs by
+comparing its size; it is rebuilt from the directory where it is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import stat
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.control import encode_header
+from mpcheckpoint._format.names import LOG_SUFFIX, older_name
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.header import read_header, wrong_log
+from mpcheckpoint._logfile.ownership import (
+    create_log,
+    is_temporary,
+    make_store_directory,
+    open_in_store,
+    temporary_name,
+)
+from mpcheckpoint._logfile.paths import (
+    STORE_DIRECTORY,
+    STORE_LOCK,
+    TEMPORARY_SUFFIX,
+    LogPaths,
+    store_directory,
+)
+from mpcheckpoint._logfile.places import places
+from mpcheckpoint._logfile.quarantine import write_whole
+from mpcheckpoint.errors import (
+    CheckpointError,
+    LockTimeoutError,
+    LockUnsupportedError,
+    LogNotFoundError,
+    NetworkFileSystemError,
+    NotAStoreError,
+    StoreNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ALLOW_NETWORK = "MPCHECKPOINT_ALLOW_NETWORK"
+
+# The second a logger of its own, below "mpcheckpoint", so that who is just importing those files can turn it off.
+logger = logging.getLogger("mpcheckpoint")
+older_files_logger = logging.getLogger("mpcheckpoint.older_files")
+
+
+class StoreDirectory:
+    """The ``.checkpoint`` directory of a store.
+
+    Locking: creating and recovering logs happens under the store lock; listing needs none.
+    """
+
+    def __init__(self, base: str | os.PathLike[str], *, create: bool, read_only: bool) -> None:
+        """Open the store below ``base``.
+
+        Raises:
+            UnknownSchemeError, StoreNotFoundError, NotAStoreError, StoreAccessError
+        """
+        self.base = store_directory(base)
+        self.path = os.path.join(self.base, STORE_DIRECTORY)
+        self.read_only = read_only
+        self._store_lock = os.path.join(self.path, STORE_LOCK)
+        self._names = os.path.join(self.path, "logs")
+        self._keys: dict[str, str] = {}
+        with translated("opening the store", self.path):
+            self._is_new = self._create() if create and not read_only else False
+            self.identity = self._checked_identity()
+            self._warn_of_older_files()
+
+    # --- opening ----------------------------------------------------------------------------------------------
+
+    def _create(self) -> bool:
+        """Create what is missing of the path; return whether the store is new."""
+        missing = [self.path]
+        while not os.path.lexists(os.path.dirname(missing[-1])):
+            missing.append(os.path.dirname(missing[-1]))
+        is_new = False
+        for path in reversed(missing):
+            is_new = make_store_directory(path) if path == self.path else system.make_directory(path)
+            if is_new:
+                # Crash: a directory whose parent was not synced can be gone after a power cut, with all it held.
+                system.sync_directory(os.path.dirname(path))
+        return is_new
+
+    def _checked_identity(self) -> tuple[int, int]:
+        try:
+            status = system.stat_path(self.path)
+        except FileNotFoundError:
+            raise StoreNotFoundError(
+                f"there is no store at {self.base} (no directory {STORE_DIRECTORY} in it)",
+                path=self.path,
+                reason="no store",
+            ) from None
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotAStoreError(
+                f"{self.path} is a {'symbolic link' if stat.S_ISLNK(status.st_mode) else 'file'}, not a directory; "
+                "nothing in a store is opened through a link: move it away or choose another place",
+                path=self.path,
+                reason="not a directory",
+            )
+        return status.st_dev, status.st_ino
+
+    def require_locking(self) -> None:
+        """Prove, before the first write, that files can really be locked here.
+
+        Raises:
+            LockUnsupportedError, NetworkFileSystemError, StoreAccessError
+        """
+        if self.identity in places.locking:
+            return
+        with translated("looking up the file system of", self.path):
+            kind = system.network_file_system(self.path)
+            unknown = None if kind is not None else system.unknown_file_system(self.path)
+        if kind is not None and not os.environ.get(ALLOW_NETWORK):
+            raise NetworkFileSystemError(
+                f"{self.path} lies on {kind}, a file system of a network, a cluster or another system, where locks "
+                f"and appends cannot be relied on; keep the store on a local one, or set {ALLOW_NETWORK}=1 to take the "
+                "risk",
+                path=self.path,
+                reason=f"network file system {kind}",
+            )
+        with translated("trying locks in", self.path):
+            proof = self._lock_proof()
+        if proof.works is False:
+            raise LockUnsupportedError(
+                f"the file system of {self.path} does not lock files as it must: {proof.cause}; keep the store "
+                "elsewhere",
+                path=self.path,
+                reason=proof.cause,
+            )
+        places.locking.add(self.identity)
+        if unknown is not None and not os.environ.get(ALLOW_NETWORK):
+            logger.warning(
+                "%s lies on a file system of a type that is not known to this release: %s. Locks were tried there and "
+                "work; if it is a local one all is well, if it is shared between machines keep the store elsewhere "
+                "(mpcheckpoint doctor %s tries more)",
+                self.path,
+                unknown,
+                shlex.quote(self.base),
+            )
+        if proof.works is None:
+            logger.warning(
+                "it was not proven that locks keep processes apart in %s: %s. They keep two descriptors of this "
+                "process apart, so the store is used. To try again: mpcheckpoint doctor %s",
+                self.path,
+                proof.cause,
+                shlex.quote(self.base),
+            )
+
+    def _lock_proof(self) -> system.LockProof:
+        probe = os.path.join(self.path, f"probe.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+        descriptor = system.open_file(probe, write=True, create=True, exclusive=True)
+        try:
+            return system.prove_locking(probe, with_child=self._is_new)
+        finally:
+            descriptor.close()
+            system.remove(probe)
+
+    def _warn_of_older_files(self) -> None:
+        names = [name for name in system.list_directory(self.path) if older_name(name) is not None]
+        if names:
+            base = shlex.quote(self.base)
+            older_files_logger.warning(
+                "%s holds %d %s of the older checkpoint tool (%s ...), left alone and not read. To have their records "
+                "here: mpcheckpoint import --store %s %s; move the files away then",
+                self.path,
+                len(names),
+                "file" if len(names) == 1 else "files",
+                min(names),
+                base,
+                base,
+            )
+
+    # --- listing ----------------------------------------------------------------------------------------------
+
+    def change_token(self) -> tuple[int, int] | None:
+        """Return a value that changes when a log is added; None if that cannot be told without listing."""
+        try:
+            status = system.stat_path(self._names)
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_size
+
+    def log_keys(self) -> list[str]:
+        """Return the keys of all logs, sorted.
+
+        Raises:
+            CorruptLogError, FormatVersionError: the header of a log cannot be read.
+        """
+        with translated("listing", self.path, is_read=True):
+            names = [name for name in system.list_directory(self.path) if name.endswith(LOG_SUFFIX)]
+            self._keys = {name: self._keys.get(name) or self._key_in(name) for name in names}
+        return sorted(self._keys.values())
+
+    def listing(self) -> Iterator[tuple[str, str | CheckpointError]]:
+        """Yield the path of each log file, with its key, or with why that cannot be told: in order of their names."""
+        with translated("listing", self.path, is_read=True):
+            names = sorted(name for name in system.list_directory(self.path) if name.endswith(LOG_SUFFIX))
+        for name in names:
+            path = os.path.join(self.path, name)
+            found: str | CheckpointError
+            try:
+                with translated("reading", path, is_read=True):
+                    found = self._key_in(name)
+            except CheckpointError as error:
+                found = error
+            yield path, found
+
+    def _key_in(self, name: str) -> str:
+        path = os.path.join(self.path, name)
+        descriptor = system.open_file(path)
+        log_key = read_header(descriptor.fd, path, log_key=None).log_key
+        if LogPaths.of(self.path, log_key).log != path:
+            # A copy of a log under another name would show every record twice.
+            raise wrong_log(path, log_key, f"one whose file name is {name}")
+        return log_key
+
+    def paths_of(self, log_key: str) -> LogPaths:
+        """Return the files of a log, which need not exist.
+
+        Raises:
+            InvalidKeyError: if it is no key.
+        """
+        return LogPaths.of(self.path, log_key)
+
+    # --- creating and recovering ------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self, timeout_s: float | None) -> Iterator[None]:
+        """Hold the store lock.
+
+        Raises:
+            LockTimeoutError: if another process held it for ``timeout_s`` seconds.
+        """
+        if self._checked_identity() != self.identity:
+            raise StoreNotFoundError(
+                f"the store {self.base} was removed, and another stands in its place; open it anew",
+                path=self.path,
+                reason="store removed",
+            )
+        try:
+            if not system.exists(self._store_lock):
+                open_in_store(self._store_lock).close()  # for all who use the store, not for its maker alone
+            with system.store_lock(self._store_lock, timeout_s):
+                yield
+        except TimeoutError as error:
+            if isinstance(error, LockTimeoutError):
+                raise
+            raise LockTimeoutError(
+                f"the store {self.base} was locked by another process for {abs(timeout_s or 0):g} s "
+                f"({self._store_lock})",
+                path=self._store_lock,
+                reason="lock timeout",
+                advice="try again, or give a longer lock_timeout_s",
+                shell_advice="try again, or give a longer --lock-timeout",
+            ) from error
+
+    def find_log(self, log_key: str) -> LogPaths:
+        """Return the files of a log that exists, for reading: takes no lock, changes nothing.
+
+        Raises:
+            InvalidKeyError, LogNotFoundError, WrongLogError, FormatVersionError, CorruptLogError
+        """
+        paths = self.paths_of(log_key)
+        with translated("opening the log", paths.log, is_read=True):
+            try:
+                descriptor = system.open_file(paths.log)
+            except FileNotFoundError:
+                raise LogNotFoundError(
+                    f"the store {self.base} has no log {log_key!r}",
+                    path=paths.log,
+                    reason="no such log",
+                    log_key=log_key,
+                ) from None
+            read_header(descriptor.fd, paths.log, log_key=log_key)
+        return paths
+
+    def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> LogPaths:
+        """Return the files of a log that exists, for writing, creating it if need be.
+
+        Raises:
+            InvalidKeyError, LogNotFoundError, LockTimeoutError, WrongLogError, FormatVersionError, CorruptLogError
+        """
+        paths = self.paths_of(log_key)
+        with translated("opening the log", paths.log):
+            if create and not system.exists(paths.log):
+                self.require_locking()
+                with self.locked(timeout_s):
+                    self._create_log(paths)
+            self.find_log(log_key)
+            # Before anything is appended, so that whoever watches the list learns of the log before its records.
+            if not self.read_only and not self._is_named(paths.name):
+                self.require_locking()
+                with self.locked(timeout_s):
+                    self._add_name(paths.name)
+        return paths
+
+    def _create_log(self, paths: LogPaths) -> None:
+        """Publish a log with a durable header. Requires: the store lock."""
+        self.remove_stale_files()
+        if system.exists(paths.log):
+            return
+        temporary = temporary_name(paths.log)
+        created_us = clock.next(0)
+        header, _ = encode_header(paths.log_key, uuid.uuid4().hex, created_us, stamp_us=created_us)
+        descriptor = create_log(temporary, self.path)
+        try:
+            write_whole(descriptor.fd, header, 0)
+            system.sync_data(descriptor.fd)
+        except BaseException:
+            system.remove(temporary)
+            raise
+        # Crash: before the name is there, no log; after it, a log whose header is durable. The name itself is durable
+        # with the directory, at the latest when the first writer's first use syncs it.
+        system.publish(temporary, paths.log)
+        system.sync_directory(self.path)
+
+    def remove_stale_files(self) -> None:
+        """Remove what killed processes left unfinished. Requires: the store lock.
+
+        Who makes a log, or repairs one, holds it too. Who makes another file without it makes it anew.
+        """
+        for name in system.list_directory(self.path):
+            if not is_temporary(name):
+                continue
+            path = os.path.join(self.path, name)
+            try:
+                system.remove_directory(path) if system.is_directory(path) else system.remove(path)
+            except (FileNotFoundError, PermissionError):
+                pass  # finished meanwhile; or another user's, in a directory where that is no business of ours
+
+    def _is_named(self, name: str) -> bool:
+        try:
+            descriptor = system.open_file(self._names)
+        except FileNotFoundError:
+            return False
+        with translated("reading", self._names, is_read=True):
+            data = system.read_at(descriptor.fd, system.size_of(descriptor.fd), 0)
+        return name.encode() in data.split(b"\n")
+
+    def _add_name(self, name: str) -> None:
+        """Make the list of names grow. Requires: the store lock."""
+        if self._is_named(name):
+            return
+        descriptor = open_in_store(self._names)
+        # A newline first: a creator may have died inside its line.
+        write_whole(descriptor.fd, f"\n{name}\n".encode(), system.size_of(descriptor.fd))

@@ -1,0 +1,72 @@
+"""The bell of a store: whoever follows a log waits for it, and whoever appends to a log that is followed rings it.
+
+One for all logs, since a process can wait on one word only. Nothing depends on it: a follower that hears nothing looks
+again after a while, as it does where there is no bell.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._logfile.ownership import open_in_store
+from mpcheckpoint._logfile.page import FOLLOWED_AT, PAGE_BYTES, followed_until
+
+_NAME = "bell"
+_WORD_BYTES = 4
+
+
+class Bell:
+    """The ``bell`` file of one store, as one process has it open."""
+
+    def __init__(self, directory: str) -> None:
+        """Open the bell, making it if there is none.
+
+        Raises:
+            OSError: there can be none here.
+        """
+        self._descriptor = open_in_store(os.path.join(directory, _NAME))
+        if system.size_of(self._descriptor.fd) < PAGE_BYTES:
+            system.write_at(self._descriptor.fd, bytes(PAGE_BYTES), 0)
+        self._word = system.shared_word(self._descriptor.fd, 0)
+
+    def is_intact(self) -> bool:
+        """Return whether this is the bell still, and not a file that somebody has opened on its number."""
+        return self._descriptor.is_intact()
+
+    def value(self) -> int:
+        """Return what changes whenever the bell is rung. Read it before you look, and wait with it after that."""
+        try:
+            return int.from_bytes(system.read_at(self._descriptor.fd, _WORD_BYTES, 0), "little")
+        except OSError:
+            return 0  # not what it is, most likely: who waits with it looks again at once
+
+    def wait(self, value: int, timeout_s: float) -> None:
+        """Return when the bell was rung since its value was ``value``, the time is over, or for no reason."""
+        self._word.wait(value, timeout_s)
+
+    def ring(self) -> None:
+        """Wake all who wait. A bell that cannot be rung is heard too late, no more."""
+        # Not one more than it was: of two who ring at once, one would not change it.
+        value = time.monotonic_ns() & 0xFFFFFFFF
+        try:
+            system.write_at(self._descriptor.fd, value.to_bytes(_WORD_BYTES, "little"), 0)
+        except OSError:
+            pass
+        self._word.wake()
+
+    def close(self) -> None:
+        """Close it, in a forked child; elsewhere whoever lets go of it last does."""
+        self._descriptor.close()
+        self._word.close()
+
+
+def expect_news(page_path: str, seconds: float) -> None:
+    """Have those who append to a log ring the bell, for so long. Nothing comes of it where there is no page."""
+    try:
+        page = system.open_file(page_path, write=True)
+        if system.size_of(page.fd) >= PAGE_BYTES:
+            system.write_at(page.fd, followed_until(time.monotonic_ns() + int(seconds * 1e9)), FOLLOWED_AT)
+    except OSError:
+        pass

@@ -1,0 +1,183 @@
+"""What the handles of one process share, and what becomes of it in a forked child.
+
+One LogWriter a log file, whatever number of handles is open. At a fork every inherited descriptor is closed in the
+child without unlocking, every mutex is new, and whatever another thread was changing at that moment is dropped.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Protocol
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._logfile.append import LogWriter
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.descriptors import pool
+from mpcheckpoint._logfile.lock_waits import waits
+from mpcheckpoint._store.interval import IntervalSyncer
+from mpcheckpoint._store.notifier import Bell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._logfile.paths import LogPaths
+
+_FORK_WAIT_S = 0.1
+_EXIT_PRIORITY = 10
+_FILES_OF_A_WRITER = 4  # the log, its append lock, its leader lock, its page
+# Of the files that this process may have open, writers keep a quarter at most.
+_SHARE = 4
+_MOST_BELLS = 16
+
+
+class Resettable(Protocol):
+    """Something that has to be told that it is in a forked child now."""
+
+    def reset_after_fork(self) -> None:
+        """Take new mutexes; drop what another thread may have been changing, and every inherited descriptor."""
+
+
+class Process:
+    """The registry of this process.
+
+    Invariant: ``_pid`` is the process that everything here belongs to; every public entry point compares it, since some
+    forks run no hooks.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._mutex = threading.RLock()
+        self._writers: OrderedDict[tuple[int, int, str], LogWriter] = OrderedDict()
+        # Those that the registry forgot and somebody still uses, too: a fork must know of their locks.
+        self._alive: weakref.WeakSet[LogWriter] = weakref.WeakSet()
+        self._handles: weakref.WeakSet[Resettable] = weakref.WeakSet()
+        # One a store that is followed from here, or whose followers are woken from here.
+        self._bells: OrderedDict[tuple[int, int], Bell] = OrderedDict()
+        # What each thread that is forking has to do afterwards.
+        self._resumes: dict[int, list[Callable[[], None]]] = {}
+        self._flushes_at_exit = False
+        self.interval = IntervalSyncer()
+        # Another object whenever a writer was forgotten: for as long as it is the same, every writer is valid.
+        self.writers_epoch = object()
+
+    def writer(self, directory_identity: tuple[int, int], paths: LogPaths) -> LogWriter:
+        """Return this process's writer of a log.
+
+        The least recently used are forgotten, and their files closed when the last append in them is done. A second
+        writer of the same log, made then, is kept apart from the first by the kernel's lock.
+        """
+        self.notice_fork()
+        key = (*directory_identity, paths.name)
+        with self._mutex:
+            writer = self._writers.get(key)
+            if writer is None or writer.paths.directory != paths.directory:
+                writer = self._writers[key] = LogWriter(paths)
+                self._alive.add(writer)
+                most = max(1, system.most_open_files() // _SHARE // _FILES_OF_A_WRITER)
+                while len(self._writers) > most:
+                    self._writers.popitem(last=False)
+                    self.writers_epoch = object()
+            self._writers.move_to_end(key)
+            return writer
+
+    def bell(self, directory_identity: tuple[int, int], directory: str) -> Bell | None:
+        """Return the bell of the store in ``directory``; None if there can be none."""
+        self.notice_fork()
+        with self._mutex:
+            bell = self._bells.get(directory_identity)
+            if bell is None or not bell.is_intact():
+                try:
+                    bell = self._bells[directory_identity] = Bell(directory)
+                except OSError:
+                    return None
+                if len(self._bells) > _MOST_BELLS:
+                    self._bells.popitem(last=False)  # closed when nobody waits for it any more
+            self._bells.move_to_end(directory_identity)
+            return bell
+
+    def known_durable(self, directory_identity: tuple[int, int], name: str, generation: str) -> int:
+        """Return the offset below which this process knows a generation to be durable; 0 if it knows nothing."""
+        writer = self._writers.get((*directory_identity, name))
+        return writer.known_durable(generation) if writer is not None else 0
+
+    def register(self, handle: Resettable) -> None:
+        """Have ``handle`` told of forks, for as long as it lives."""
+        with self._mutex:
+            self._handles.add(handle)
+
+    def notice_fork(self) -> None:
+        """Reset what was inherited, if this process was forked without running Python's hooks."""
+        if self._pid != os.getpid():
+            self.after_fork_in_child()
+
+    def flush_at_exit(self) -> None:
+        """Have scheduled syncs done, and padding cut off, when this process exits.
+
+        Also if it is a multiprocessing child, which skips atexit.
+        """
+        if self._flushes_at_exit:
+            return
+        self._flushes_at_exit = True
+        atexit.register(self._flush)
+        # Not imported for this: in a multiprocessing child it is loaded, and elsewhere atexit does.
+        multiprocessing_util = sys.modules.get("multiprocessing.util")
+        if multiprocessing_util is not None:
+            multiprocessing_util.Finalize(None, self._flush, exitpriority=_EXIT_PRIORITY)
+
+    def _flush(self) -> None:
+        self.interval.flush_at_exit()
+        for writer in list(self._alive):
+            writer.release_padding()
+
+    # --- fork -------------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Let appends that hold their lock at this moment finish, each for at most 100 ms.
+
+        A child that comes to life while a lock is held inherits the open file that holds it. It closes that
+        at once; this only spares the lock from outliving a parent that is killed in between.
+        """
+        writers = sorted(self._alive, key=lambda writer: writer.paths.log)
+        resumes = self._resumes[threading.get_ident()] = []
+        for writer in writers:
+            writer.pause_for_fork(_FORK_WAIT_S, resumes)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        for resume in self._resumes.pop(threading.get_ident(), ()):
+            resume()
+
+    def after_fork_in_child(self) -> None:
+        """Let go of everything inherited."""
+        self._pid = os.getpid()
+        self._mutex = threading.RLock()
+        self._resumes = {}
+        self._flushes_at_exit = False
+        clock.reset_after_fork()
+        pool.reset_after_fork()
+        waits.reset_after_fork()
+        self.interval.reset_after_fork()
+        bells, self._bells = self._bells, OrderedDict()
+        for bell in bells.values():
+            bell.close()
+        for writer in list(self._alive):
+            writer.reset_after_fork()
+        self._writers = OrderedDict()
+        self.writers_epoch = object()
+        for handle in list(self._handles):
+            handle.reset_after_fork()
+
+
+process = Process()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=process.before_fork,
+        after_in_parent=process.after_fork_in_parent,
+        after_in_child=process.after_fork_in_child,
+    )

@@ -1,0 +1,253 @@
+"""What a handle asks of whatever stands behind it: append, read from a position, list keys.
+
+Another engine can stand where the directory stands if it keeps what is promised here. `checkpoint_on` in
+``mpcheckpoint.checkpoint`` opens a handle on it, and `mpcheckpoint.testing.conformance` tries each promise; a
+subclass of a few lines runs that suite.
+
+For all of it:
+
+- Every error is a `CheckpointError` of the type named, and after it nothing has changed, unless its name says
+  otherwise.
+- What an append wrote is *visible*, to every reader of every store on the same place in every process that shares it,
+  at the latest when the append returns. Nothing is ever visible that was refused.
+- Any number of threads may use a Store and a StoredLog at once, and any number of processes that share the place. A
+  Reader is for one thread at a time. An engine that keeps open files or locks takes care of forks itself:
+  ``process.register`` (``_store.process``) tells it of them.
+- A process that dies, at any instant, leaves no lock behind and no batch in part.
+- A log of one engine need not have the bytes of ``docs/format.md``. What crosses this seam is its vocabulary: a
+  Payload in, Lines and Notes out (``_format.frame``, ``_format.control``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._logfile.near_end import Rest
+    from mpcheckpoint._logfile.read import Chunk
+    from mpcheckpoint._store.durability import Durability
+    from mpcheckpoint._types import Position, Repair
+
+
+class Reader(Protocol):
+    """One log, read forward by one thread at a time. Never writes, and never waits for a writer or a lock.
+
+    Attributes:
+        given: how many chunks were given out. Counted up before anything else of the reader moves on, so that who was
+            interrupted in ``news`` and has taken fewer knows, and takes a new reader.
+    """
+
+    given: int
+
+    def news(self) -> Iterator[Chunk]:
+        """Yield what became visible since the last call, oldest first; at the first call the whole log.
+
+        What was visible at the call is yielded; what became so meanwhile may be. Each record comes once,
+        in the order of the log, and a batch is never in part, nor divided over two chunks. No chunk is empty: where
+        there is nothing new, nothing is yielded. Whoever takes some chunks and leaves the rest gets the rest at the
+        next call.
+
+        Of a chunk's lines count ``object_key``, ``event`` and ``meta``, the bytes that were appended, and the line's
+        place:
+
+        - ``stamp_us``: shared by the lines of one batch, and above those of all earlier batches of this log. It is
+          taken from ``clock.next`` (``_logfile.clock``), and each stamp that is read is shown to ``clock.observe``:
+          so it is also above every stamp this process has seen, in any log, and an effect sorts after its cause.
+        - ``more``: how many lines of its batch follow it.
+        - ``offset``, ``end``: any integers of at most 18 digits that rise along a generation, ``end`` above ``offset``.
+
+        Payloads that are ignorable control lines (`note_payload`) come as ``notes``, not as lines. ``generation`` is
+        32 hex digits that no other log has, on whatever place; a log may take others in its life. ``durable`` is an
+        offset: lines that end at or below it survive a loss of power; too low is fine. ``is_reset`` says that what was
+        given before is void and the log comes anew from its start: only where it was replaced, and never if the reader
+        ``resumes``. ``lines`` is a list of Lines, or a Lines (``_format.columns``), which costs less where there are
+        many; lists are the caller's to change. ``begun_us`` is above the stamps of lines that were copied from an earlier
+        generation, and below all others; 0 where there are none.
+
+        Raises:
+            CorruptLogError, ReadFailedError, LogNotFoundError: what was given before stays valid.
+        """
+
+    def seek(self, position: Position) -> None:
+        """Have the first ``news`` begin right behind ``position``; inside a batch, with the rest of that batch.
+
+        A position is valid for as long as its log is, also through its text, after a reopen, and after ``recover``.
+        It is found by ``stamp_us`` and ``more``; ``offset`` is what an append or a Line said, or that of its batch's
+        first line. Notes may come from before it.
+
+        Requires: ``news`` was not called yet.
+
+        Raises:
+            InvalidPositionError: it is no position of this log, be it of one with the same key on another place.
+        """
+
+    def begin_near_end(self, length_bytes: int) -> int | None:
+        """Have the first ``news`` begin at a batch about so many bytes before the end of the log, or at an earlier one.
+
+        What is passed over is not read, so damage in it is not found. Notes in it are not given.
+
+        Returns:
+            The stamp of the batch before that one: all that is younger comes. None if reading begins at the start, as
+            it may always do.
+
+        Requires: neither ``news`` nor ``seek`` was called. It may be called again, to begin earlier.
+        """
+
+    def rest(self) -> Rest | None:
+        """Return what stands behind the last whole batch, as the last ``news`` found it; None for nothing, or padding.
+
+        Requires: all that ``news`` yields was taken.
+        """
+
+    def position(self) -> Position:
+        """Return the place behind what was given so far, or sought. Requires: ``news`` or another of these methods was
+        called."""
+
+    def release(self) -> None:
+        """Give back files and the like. The next ``news`` takes them again and goes on where the last one ended."""
+
+
+class Bell(Protocol):
+    """What wakes a follower. Any number of threads may use one at once."""
+
+    def value(self) -> int:
+        """Return what changes whenever something is appended to a log of which news are expected."""
+
+    def wait(self, value: int, timeout_s: float) -> None:
+        """Return when the value is another one, after so many seconds, or for no reason."""
+
+
+class StoredLog(Protocol):
+    """One log, for any number of threads."""
+
+    log_key: str
+
+    def append(
+        self,
+        payloads: list[Payload],
+        *,
+        durability: Durability,
+        timeout_s: float | None,
+        guard: Callable[[], Position | None] | None = None,
+    ) -> Position:
+        """Append one batch, atomically, on the condition that ``guard`` neither raises nor returns a position.
+
+        All appends to a log happen one after the other: ``guard`` is called once, when every earlier append is visible,
+        and between its call and the batch nothing else is appended. It reads the log, and it neither appends nor waits.
+
+        Args:
+            payloads: the records, and notes; at least one. The list stays the caller's.
+            durability: what is to be true when this returns. ALWAYS: the batch survives a loss of power. INTERVAL: it
+                does after ``interval_s`` seconds, or ``finish``, or when the process exits. NEVER: no matter.
+            timeout_s: how long to wait for other writers in seconds; None for ever.
+            guard: raises what this shall raise, or returns the position this shall return, with nothing written. In the
+                latter case what is at that position is as durable as asked.
+
+        Returns:
+            The position right behind the batch: that of its last line.
+
+        Raises:
+            LockTimeoutError: others were writing for ``timeout_s`` seconds. Nothing was written.
+            ReentrancyError: this thread is inside an append to this log already. Nothing was written.
+            WriteFailedError, CorruptLogError, PoisonedLogError, StoreAccessError, LogNotFoundError, ClockError:
+                nothing was written.
+            OutcomeUnknownError: it was written and is visible, but may not be durable. From then on every append raises
+                PoisonedLogError, until ``recover``.
+        """
+
+    def reader(self, *, resumes: bool = False) -> Reader:
+        """Return a reader at the start of the log.
+
+        Args:
+            resumes: if the log is replaced (``recover``), go on behind what was given, instead of starting anew.
+        """
+
+    def expect_news(self, seconds: float) -> Bell | None:
+        """Have appends to this log ring a bell for so long; None if there is none, and whoever waits has to look again.
+
+        A hint: what a bell that was not rung announces is found all the same, later.
+        """
+
+    def flush(self, timeout_s: float | None) -> None:
+        """Return when everything that is visible now survives a loss of power, whoever wrote it.
+
+        Raises:
+            LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
+        """
+
+    def finish(self) -> None:
+        """Return when what this process appended to this log with INTERVAL survives a loss of power.
+
+        Raises:
+            OutcomeUnknownError
+        """
+
+    def recover(self, timeout_s: float | None) -> None:
+        """Make the log take appends again after a failed sync; harmless on a sound log.
+
+        Records keep their order, stamps, batches and meta, and positions stay valid, also if the generation becomes
+        another.
+
+        Raises:
+            LockTimeoutError, CorruptLogError, WriteFailedError: nothing was changed.
+        """
+
+    def repairs(self) -> list[Repair]:
+        """Return what repairs after crashes have cut off, oldest first; [] if none did."""
+
+    def stats(self) -> dict[str, object]:
+        """Return figures by name, among them ``size_bytes``, ``appends`` and ``syncs`` (by this process), ``repairs``
+        (a count) and ``is_poisoned``.
+
+        Where there are locks that others can look at also ``lock`` ("free", "held" or "unknown"), ``waiters``,
+        ``holder_pid``, ``holder_command`` and ``is_holder_stopped``. What is read from the records is the handle's.
+        """
+
+
+class Store(Protocol):
+    """A set of logs on one place. Any number of stores may stand on the same place and show the same logs.
+
+    Pickles to a store on the same place, equal to its other copies and of one hash with them: so handles pickle, and a
+    worker that is sent one again and again opens it once.
+
+    Attributes:
+        path: a directory on this machine that exists and that all stores on this place share: claims keep the files
+            there (``workers``) by which it is known who lives.
+    """
+
+    path: str
+
+    def log_keys(self) -> list[str]:
+        """Return the keys of all logs, each once, sorted by code points.
+
+        Every string that UTF-8 can hold is a key: the empty one, slashes, control characters; keys differ if a single
+        code point does, be it in case. A log is listed from when ``open_log`` returned it to anyone.
+        """
+
+    def change_token(self) -> object | None:
+        """Return a value that is another one, by ==, once a log was added; None if that cannot be told without listing.
+
+        It has changed before ``open_log`` returns the new log to anyone.
+        """
+
+    def find_log(self, log_key: str) -> StoredLog:
+        """Return a log for reading, without waiting for anybody.
+
+        Raises:
+            LogNotFoundError: there is none, and none was created.
+            InvalidKeyError: it is no ``str`` that UTF-8 can hold.
+        """
+
+    def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> StoredLog:
+        """Return a log for writing. If there is none and ``create`` is true, make it, empty; of all who do so at
+        once, one does. A log that is there keeps what it holds.
+
+        Raises:
+            LogNotFoundError: there is none and ``create`` is false; none was created.
+            InvalidKeyError: as for ``find_log``.
+            LimitExceededError: the key is longer than this engine takes, which is at least 32 KiB as JSON.
+            LockTimeoutError, StoreAccessError, WriteFailedError: none was created.
+        """

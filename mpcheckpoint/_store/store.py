@@ -1,0 +1,181 @@
+"""The engine behind a handle: a directory of log files."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.quarantine import list_repairs
+from mpcheckpoint._logfile.read import LogReader
+from mpcheckpoint._store.directory import StoreDirectory
+from mpcheckpoint._store.durability import Durability, Mode
+from mpcheckpoint._store.notifier import Bell, expect_news
+from mpcheckpoint._store.process import process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._logfile.append import LogWriter
+    from mpcheckpoint._logfile.paths import LogPaths
+    from mpcheckpoint._types import Position, Repair
+    from mpcheckpoint.errors import CheckpointError
+
+
+class DirectoryLog:
+    """One log file of a store."""
+
+    def __init__(self, directory: StoreDirectory, paths: LogPaths) -> None:
+        self.log_key = paths.log_key
+        self._directory = directory
+        self._paths = paths
+        # Kept from append to append, and not kept alive: a thousand logs must not need a thousand descriptors.
+        self._known_writer: Callable[[], LogWriter | None] = _nobody
+        self._epoch: object = None
+
+    def append(
+        self,
+        payloads: list[Payload],
+        *,
+        durability: Durability,
+        timeout_s: float | None,
+        guard: Callable[[], Position | None] | None = None,
+    ) -> Position:
+        """Append one batch; return its position when it is as durable as ``durability`` asks."""
+        writer = self._known_writer()
+        if writer is None or self._epoch is not process.writers_epoch:
+            self._directory.require_locking()
+            writer = self._writer()
+        appended = writer.append(payloads, timeout_s=timeout_s, guard=guard)
+        if appended.generation.is_followed:
+            bell = process.bell(self._directory.identity, self._directory.path)
+            if bell is not None:
+                bell.ring()
+        if appended.generation.has_padding:
+            process.flush_at_exit()
+        if durability.mode is Mode.ALWAYS:
+            return writer.make_durable(appended)
+        if durability.mode is Mode.INTERVAL:
+            process.flush_at_exit()
+            process.interval.schedule(writer, appended, durability.interval_s)
+        return writer.position_of(appended)
+
+    def reader(self, *, resumes: bool = False) -> LogReader:
+        """Return a reader at the start of the log."""
+        return LogReader(self._paths, self._known_durable, resumes=resumes)
+
+    def expect_news(self, seconds: float) -> Bell | None:
+        """Have appends to this log ring the store's bell for so long; None if this handle must create nothing."""
+        if self._directory.read_only:
+            return None
+        expect_news(self._paths.page, seconds)
+        return process.bell(self._directory.identity, self._directory.path)
+
+    def flush(self, timeout_s: float | None) -> None:
+        """Return when all that the log holds now is durable."""
+        self._writer().sync(timeout_s)
+
+    def finish(self) -> None:
+        """Sync what the ``interval`` setting has not synced yet, and cut off the padding behind the end."""
+        process.interval.flush(self._paths.log)
+        self._writer().release_padding()
+
+    def recover(self, timeout_s: float | None) -> None:
+        """Copy the records into a new generation, durably, so that the log takes appends again."""
+        with translated("recovering", self._paths.log), self._directory.locked(timeout_s):
+            self._writer().recover(timeout_s)
+
+    def repairs(self) -> list[Repair]:
+        """Return what repairs have cut off, oldest generation and lowest offset first."""
+        with translated("listing", self._paths.quarantine, is_read=True):
+            return list_repairs(self._paths)
+
+    def stats(self) -> dict[str, object]:
+        """Return the log's size in bytes, what this process did to it, and who holds its append lock."""
+        writer = self._writer()
+        with translated("reading", self._paths.log, is_read=True):
+            size = system.stat_path(self._paths.log).st_size
+            is_poisoned = writer.is_poisoned()
+        lock = system.lock_status(self._paths.lock)
+        return {
+            "path": self._paths.log,
+            "size_bytes": size,
+            "appends": writer.appends,
+            "syncs": writer.syncs,
+            "repairs": len(self.repairs()),
+            "is_poisoned": is_poisoned,
+            "lock": lock.state.value,
+            "holder_pid": None if lock.holder is None else lock.holder.pid,
+            "holder_command": None if lock.holder is None else lock.holder.command,
+            "is_holder_stopped": None if lock.holder is None else lock.holder.is_stopped,
+            "waiters": lock.waiters,
+        }
+
+    def _writer(self) -> LogWriter:
+        writer = self._known_writer()
+        if writer is None or self._epoch is not process.writers_epoch:
+            writer = process.writer(self._directory.identity, self._paths)
+            self._known_writer, self._epoch = ref(writer), process.writers_epoch
+        return writer
+
+    def _known_durable(self, generation: str) -> int:
+        return process.known_durable(self._directory.identity, self._paths.name, generation)
+
+
+def _nobody() -> None:
+    return None
+
+
+class DirectoryStore:
+    """The logs in one ``.checkpoint`` directory."""
+
+    def __init__(self, base: str | os.PathLike[str], *, create: bool, read_only: bool) -> None:
+        self._directory = StoreDirectory(base, create=create, read_only=read_only)
+        self._arguments = (self._directory.base, create, read_only)
+        self.base = self._directory.base
+        self.path = self._directory.path
+
+    def log_keys(self) -> list[str]:
+        """Return the keys of all logs, sorted."""
+        return self._directory.log_keys()
+
+    def listing(self) -> Iterator[tuple[str, str | CheckpointError]]:
+        """Yield the path of each log file, with its key, or with why that cannot be told."""
+        return self._directory.listing()
+
+    def path_of(self, log_key: str) -> str:
+        """Return the path of a log's file, which need not exist.
+
+        Raises:
+            InvalidKeyError: it is no key.
+        """
+        return self._directory.paths_of(log_key).log
+
+    def change_token(self) -> object | None:
+        """Return a value that changes when a log is added; None if that cannot be told without listing."""
+        return self._directory.change_token()
+
+    def find_log(self, log_key: str) -> DirectoryLog:
+        """Return a log for reading, without waiting for anybody."""
+        return DirectoryLog(self._directory, self._directory.find_log(log_key))
+
+    def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> DirectoryLog:
+        """Return a log for writing, creating it if it may."""
+        paths = self._directory.open_log(log_key, create=create, timeout_s=timeout_s)
+        return DirectoryLog(self._directory, paths)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DirectoryStore) and other._arguments == self._arguments
+
+    def __hash__(self) -> int:
+        return hash(self._arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, self._arguments
+
+
+def _reopen(base: str, create: bool, read_only: bool) -> DirectoryStore:
+    return DirectoryStore(base, create=create, read_only=read_only)

@@ -1,0 +1,271 @@
+"""Wait for records: an iterator over news, one log or all of a store."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._store.process import process
+from mpcheckpoint._types import Cursor, Position
+from mpcheckpoint._view.merged_read import ALL, CLOSE_TO_END_BYTES, records_in
+from mpcheckpoint.errors import InvalidPositionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from mpcheckpoint._format.frame import Line
+    from mpcheckpoint._logfile.read import Chunk
+    from mpcheckpoint._store.protocol import Bell, Reader, StoredLog
+    from mpcheckpoint._types import Record
+    from mpcheckpoint._view.merged_read import Choice
+
+_SHORTEST_PAUSE_S = 0.0005
+_LONGEST_PAUSE_S = 0.02
+# Where a bell is to be heard, news that it did not announce are rare, and each look at a log costs processor time.
+_LONGEST_PAUSE_AT_A_BELL_S = 0.05
+# For how long those who append are told that somebody follows.
+_EXPECTED_S = 10.0
+
+
+class News:
+    """How a follower waits for something to happen: the one place that knows.
+
+    Whoever appends to a log that it follows wakes it. Should nobody do so, because there is no bell or it was not
+    heard, it looks again after a pause that grows while nothing comes and is short again once something did.
+    """
+
+    def __init__(self) -> None:
+        # Not an Event: close() may run in a signal handler of the thread that waits, and Event.set takes a lock.
+        self._is_closed = False
+        self._pause_s = _SHORTEST_PAUSE_S
+        self._bell: Bell | None = None
+        self._heard = 0
+        self._expected_until_s = 0.0
+
+    def listen(self, logs: Iterable[StoredLog]) -> None:
+        """Have those who append to these logs wake us. Call it before each look: what comes after it is heard."""
+        now_s = time.monotonic()
+        if now_s > self._expected_until_s:
+            self._expected_until_s = now_s + _EXPECTED_S / 2
+            for stored in logs:
+                self._bell = stored.expect_news(_EXPECTED_S) or self._bell
+        if self._bell is not None:
+            self._heard = self._bell.value()
+
+    def wait(self, deadline: float | None) -> bool:
+        """Wait until it is worth looking again; return False when closed or past the deadline."""
+        longest_s = _LONGEST_PAUSE_S if self._bell is None else _LONGEST_PAUSE_AT_A_BELL_S
+        left_s = longest_s if deadline is None else deadline - time.monotonic()
+        if left_s <= 0 or self._is_closed:
+            return False
+        pause_s = min(self._pause_s, left_s)
+        if self._bell is None:
+            time.sleep(pause_s)
+        else:
+            self._bell.wait(self._heard, pause_s)
+        self._pause_s = min(self._pause_s * 1.5, longest_s)
+        return True
+
+    def arrived(self) -> None:
+        """Take note that there was news."""
+        self._pause_s = _SHORTEST_PAUSE_S
+
+    def close(self) -> None:
+        """End the waiting, from any thread."""
+        self._is_closed = True
+
+    def is_closed(self) -> bool:
+        """Return whether the waiting was ended."""
+        return self._is_closed
+
+    def start_over(self) -> None:
+        """Let go of the bell: another is taken at the next look."""
+        self._bell, self._expected_until_s = None, 0.0
+
+
+class Source:
+    """One log that is followed."""
+
+    def __init__(self, stored: StoredLog, only: Callable[[Chunk], Sequence[Line]] | None = None) -> None:
+        """Follow ``stored``; of what is found new, give out what ``only`` returns at each turn."""
+        self.stored = stored
+        self.reader: Reader = stored.reader(resumes=True)
+        self._only = only
+        self._held = only if isinstance(only, StatedDurable) else None
+
+    def records(self, choice: Choice = ALL) -> Iterator[Record]:
+        """Yield what is new, of what is wanted."""
+        for chunk in self.reader.news():
+            if self._held is not None and self._held.is_superseded_by(chunk.generation):
+                return
+            lines = Lines.of(chunk.lines if self._only is None else self._only(chunk))
+            yield from records_in(lines, choice, self.stored.log_key, chunk.generation)
+
+    def is_superseded(self) -> bool:
+        """Return whether the log got another generation while records were held back.
+
+        It was synced whole before it took the log's place, so they are durable there, those that are there: they are
+        to be read again, from behind the last one that was given out. Requires: ``records`` was exhausted.
+        """
+        held = self._held
+        return held is not None and held.is_superseded_by(self.reader.position().generation)
+
+    def skip_to_end(self) -> Position:
+        """Pass over what the log holds now, reading only its end."""
+        self.reader.begin_near_end(CLOSE_TO_END_BYTES)
+        for _ in self.reader.news():
+            pass
+        return self.reader.position()
+
+
+class Follower:
+    """Iterate over records as they are appended, by this or any other process.
+
+    In order within each log; between logs as they are found. Waits when there is nothing, until ``close`` (from any
+    thread), or until nothing came for ``idle_timeout_s`` seconds, which ends the iteration quietly.
+
+    Concurrency: one thread iterates; any thread may close. A forked child may go on with its copy, and sees
+    every record from where the copy was made.
+    """
+
+    def __init__(
+        self,
+        discover: Callable[[], Iterable[StoredLog]],
+        *,
+        after: Cursor | Position | str,
+        idle_timeout_s: float | None,
+        only: Callable[[StoredLog], Callable[[Chunk], Sequence[Line]]] | None = None,
+    ) -> None:
+        """Follow the logs that ``discover`` returns, asked anew at each look, through the filter ``only`` makes.
+
+        Raises:
+            ValueError: ``after`` is neither a place nor "start" or "end".
+            InvalidPositionError: a position is not one of its log.
+        """
+        if not isinstance(after, Position | Cursor) and after not in ("start", "end"):
+            raise ValueError(f"after is a position, a cursor, 'start' or 'end', not {after!r}")
+        self._discover = discover
+        self._idle_timeout_s = idle_timeout_s
+        self._only = only
+        self._news = News()
+        self._sources: dict[str, Source] = {}
+        self._positions: dict[str, Position] = {}
+        self._looks: Iterator[Record] = iter(())
+        if isinstance(after, Position):
+            after = Cursor((after,))
+        if isinstance(after, Cursor):
+            self._positions = {position.log_key: position for position in after}
+        self._add_sources()
+        for log_key in self._positions.keys() - self._sources.keys():
+            raise InvalidPositionError(
+                f"{self._positions[log_key]} is a position in the log {log_key!r}, which is not among those followed",
+                reason="of another log",
+            )
+        if after == "end":
+            self._positions = {log_key: source.skip_to_end() for log_key, source in self._sources.items()}
+        process.register(self)
+
+    @property
+    def cursor(self) -> Cursor:
+        """The place behind the last record that was given out: hand it to ``follow`` to go on from there."""
+        return Cursor.of(self._positions)
+
+    def __iter__(self) -> Follower:
+        return self
+
+    def __next__(self) -> Record:
+        """Return the next record, waiting for it.
+
+        Raises:
+            StopIteration: the follower was closed, or nothing came for the idle timeout.
+            CorruptLogError, ReadFailedError, LogNotFoundError: a log cannot be read on.
+        """
+        process.notice_fork()
+        deadline = None if self._idle_timeout_s is None else time.monotonic() + self._idle_timeout_s
+        while not self._news.is_closed():
+            record = self._next_found()
+            if record is not None:
+                self._positions[record.log_key] = record.position
+                self._news.arrived()
+                return record
+            if not self._news.wait(deadline):
+                break
+        raise StopIteration
+
+    def _next_found(self) -> Record | None:
+        try:
+            record = next(self._looks, None)
+            if record is None:
+                self._looks = self._look()
+                record = next(self._looks, None)
+        except BaseException:
+            # A Ctrl-C may have come when a reader had gone on and its records were not given out yet.
+            self._start_over()
+            raise
+        return record
+
+    def close(self) -> None:
+        """End the iteration, also while another thread waits in it. Closing twice is fine."""
+        self._news.close()
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: the next look opens the files anew, behind the last record given out."""
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._looks = iter(())
+        self._news.start_over()
+        for source in self._sources.values():
+            source.reader.release()
+        self._sources = {}
+
+    def _look(self) -> Iterator[Record]:
+        self._add_sources()
+        self._news.listen([source.stored for source in self._sources.values()])
+        for log_key, source in list(self._sources.items()):
+            yield from source.records()
+            if source.is_superseded():
+                del self._sources[log_key]
+                self._add_sources()  # which begins behind the last record that was given out
+                yield from self._sources[log_key].records()
+
+    def _add_sources(self) -> None:
+        for stored in self._discover():
+            if stored.log_key in self._sources:
+                continue
+            source = Source(stored, None if self._only is None else self._only(stored))
+            if stored.log_key in self._positions:
+                source.reader.seek(self._positions[stored.log_key])
+            self._sources[stored.log_key] = source
+
+
+class StatedDurable:
+    """Hold records back until a later line states them durable: all that a handle which never writes can know."""
+
+    def __init__(self) -> None:
+        self._held: list[Line] = []
+        self._generation = ""
+
+    def __call__(self, chunk: Chunk) -> list[Line]:
+        """Return the lines that are known durable now, in order. Requires: the chunk supersedes nothing held."""
+        self._generation = chunk.generation
+        self._held += chunk.lines
+        count = bisect_right(self._held, chunk.durable, key=lambda line: line.end)  # ends rise
+        released = self._held[:count]
+        del self._held[:count]
+        return released
+
+    def is_superseded_by(self, generation: str) -> bool:
+        """Return whether records are held back that stand in another generation of the log."""
+        return bool(self._held) and generation != self._generation

@@ -1,0 +1,299 @@
+"""What the parts of one handle share: the store, the settings, the views and the mutex over them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpcheckpoint._logfile.mutex import Mutex
+from mpcheckpoint._logfile.paths import store_directory
+from mpcheckpoint._store.durability import Durability
+from mpcheckpoint._store.process import process
+from mpcheckpoint._store.store import DirectoryStore
+from mpcheckpoint._view.statistics import Census
+from mpcheckpoint._view.view import LogView
+from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mpcheckpoint._store.protocol import Reader, Store, StoredLog
+    from mpcheckpoint._view.records import Records
+
+
+_MOST_PASSES = 16
+
+
+class Settings(NamedTuple):
+    """How a handle was opened; enough to open it again in another process.
+
+    Attributes:
+        store: what the handle stands on; None for the directory at ``path``.
+    """
+
+    path: str
+    create: bool
+    read_only: bool
+    log_keys: tuple[str, ...] | None
+    durability: str
+    lock_timeout_s: float | None
+    store: Store | None = None
+
+
+class LogState(NamedTuple):
+    """One log in one handle: where it is stored, how far it was read, and what that gave."""
+
+    stored: StoredLog
+    reader: Reader
+    view: LogView
+
+
+class Session:
+    """The shared state of a handle and the logs taken from it.
+
+    Locking rules:
+    1. ``mutex`` guards the views and readers. Nothing that can wait happens under it: only reads.
+    2. It may be taken while an append lock is held (conditions are checked there), so never the other way round.
+
+    Invariant: the view of a log holds exactly what its reader has yielded.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.durability = Durability.parse(settings.durability)
+        self._store: Store = (
+            DirectoryStore(settings.path, create=settings.create, read_only=settings.read_only)
+            if settings.store is None
+            else settings.store
+        )
+        self.store_path = self._store.path
+        self.mutex = Mutex(f"the view of {settings.path}")
+        self._states: dict[str, LogState] = {}
+        # What the view of each of them holds.
+        self._held: dict[str, Records] = {}
+        # Of those whose figures were asked for. Not taken from the views: those hold every event in memory.
+        self._censuses: dict[str, Census] = {}
+        self._token: object | None = None
+        # None: every log of the store is read. Else only these are.
+        self._scope: set[str] | None = None if settings.log_keys is None else set()
+        self._open_keys: dict[str, None] = {}
+        self._is_closed = False
+        process.register(self)
+        for log_key in settings.log_keys or ():
+            self.open(log_key)
+
+    # --- which logs -------------------------------------------------------------------------------------------
+
+    def open(self, log_key: str, *, create: bool | None = None) -> LogState:
+        """Open a log for writing through this handle, creating it unless the handle may not."""
+        self.require_open()
+        may_create = self.settings.create if create is None else create and self.settings.create
+        stored = self._store.open_log(
+            log_key,
+            create=may_create and not self.settings.read_only,
+            timeout_s=self.settings.lock_timeout_s,
+        )
+        with self.mutex.guard():
+            self._open_keys[log_key] = None
+            if self._scope is not None:
+                self._scope.add(log_key)
+            return self._state_of(stored)
+
+    def release(self, log_key: str) -> None:
+        """Close a log for writing through this handle; sync what its setting has left unsynced."""
+        state = self.writable(log_key)
+        del self._open_keys[log_key]
+        if not self.settings.read_only:
+            state.stored.finish()
+
+    def writable(self, log_key: str) -> LogState:
+        """Return a log that this handle has open.
+
+        Raises:
+            LogNotOpenError: it has not.
+        """
+        self.require_open()
+        if log_key not in self._open_keys:
+            raise LogNotOpenError(
+                f"the log {log_key!r} is not open in this handle; call createCheckpointLog({log_key!r}) or "
+                f"log({log_key!r}) first",
+                reason="not open",
+            )
+        return self._states[log_key]
+
+    def stored_for_writing(self, log_key: str) -> StoredLog:
+        """Return what stands behind a log that this handle has open and may write to. In few steps: each append asks.
+
+        Raises:
+            ClosedError, ReadOnlyError, LogNotOpenError
+        """
+        if self._is_closed or self.settings.read_only or log_key not in self._open_keys:
+            self.require_writable()
+            return self.writable(log_key).stored
+        process.notice_fork()
+        return self._states[log_key].stored
+
+    def open_keys(self) -> list[str]:
+        """Return the logs open in this handle, in the order they were opened."""
+        return list(self._open_keys)
+
+    def log_keys(self) -> list[str]:
+        """Return the keys of all logs of the store, sorted."""
+        self.require_open()
+        return self._store.log_keys()
+
+    # --- freshness: the one place where a handle learns of news -----------------------------------------------
+
+    def refresh(self) -> dict[str, Records]:
+        """Bring the views of all logs in scope up to date and return what they hold: to be looked at under ``mutex``.
+
+        Requires: ``mutex``.
+
+        The logs are read one after the other, so an effect in one can be seen whose cause came to another behind our
+        back. A pass over all of them that finds nothing new is a cut without that; under writers that never pause
+        for so long, the last of a few passes has to do.
+
+        Raises:
+            CorruptLogError: and the views stay as far as they were read.
+        """
+        for _ in range(_MOST_PASSES):
+            self._discover()
+            states = list(self._states.values())
+            if not self._refresh(states) or len(states) < 2:
+                break
+        return self._held
+
+    def refresh_log(self, log_key: str) -> LogView:
+        """Bring the view of one log up to date and return it. Requires: ``mutex``."""
+        self._refresh((self._states[log_key],))
+        return self._states[log_key].view
+
+    def census(self, log_key: str) -> Census:
+        """Return the figures of one log, brought up to date. Requires: ``mutex``."""
+        census = self._censuses.get(log_key)
+        if census is None:
+            census = self._censuses[log_key] = Census(self._states[log_key].stored)
+        census.refresh()
+        return census
+
+    def _refresh(self, states: Iterable[LogState]) -> bool:
+        """Take in what is new in these logs; return whether there was anything. In few steps: each read asks."""
+        is_news = False
+        for stored, reader, view in states:
+            if reader.given != view.applied:
+                # A signal handler raised (a Ctrl-C, or our own ReentrancyError) when the reader had gone on and the
+                # view had not: read anew.
+                _, reader, view = self._begin(stored)  # noqa: PLW2901
+            for chunk in reader.news():
+                view.apply(chunk)
+                self._held[view.log_key] = view.held
+                is_news = True
+        return is_news
+
+    def _discover(self) -> None:
+        if self._scope is not None:
+            return
+        token = self._store.change_token()
+        if token is not None and token == self._token:
+            return
+        for log_key in self._store.log_keys():
+            if log_key not in self._states:
+                self._state_of(self._store.find_log(log_key))
+        self._token = token
+
+    def _state_of(self, stored: StoredLog) -> LogState:
+        return self._states.get(stored.log_key) or self._begin(stored)
+
+    def _begin(self, stored: StoredLog) -> LogState:
+        """Have a log read from its start."""
+        state = self._states[stored.log_key] = LogState(stored, stored.reader(), LogView(stored.log_key))
+        self._held[stored.log_key] = state.view.held
+        return state
+
+    def discovered(self) -> Iterable[StoredLog]:
+        """Return all logs in scope, new ones included."""
+        self.require_open()
+        with self.mutex.guard():
+            self._discover()
+            return [state.stored for state in self._states.values()]
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    def require_open(self) -> None:
+        """Raise ClosedError if the handle was closed; notice a fork that ran no hooks."""
+        process.notice_fork()
+        if self._is_closed:
+            raise ClosedError(
+                f"the handle of {self.settings.path} is closed", path=self.settings.path, reason="closed"
+            )
+
+    def require_writable(self) -> None:
+        """Raise ReadOnlyError if the handle may not write."""
+        if self.settings.read_only:
+            raise ReadOnlyError(
+                f"the handle of {self.settings.path} was opened with read_only=True",
+                path=self.settings.path,
+                reason="read-only",
+            )
+
+    def close(self) -> None:
+        """Sync what the ``interval`` setting has left, and give back files and memory. Closing twice is fine."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            if not self.settings.read_only:
+                for log_key in self._open_keys:
+                    self._states[log_key].stored.finish()
+        finally:
+            with self.mutex.guard():
+                for state in self._states.values():
+                    state.reader.release()
+                self._drop_censuses()
+                self._states, self._held = {}, {}
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: a view that no thread was changing is kept, any other is read anew."""
+        is_whole = self.mutex.is_free() and not self.mutex.is_owned()
+        self.mutex = Mutex(f"the view of {self.settings.path}")
+        for state in list(self._states.values()):
+            state.reader.release()
+            if not is_whole:
+                self._begin(state.stored)
+        self._drop_censuses()
+
+    def _drop_censuses(self) -> None:
+        for census in self._censuses.values():
+            census.release()
+        self._censuses = {}
+
+
+def open_settings(
+    path: str | os.PathLike[str],
+    *,
+    create: bool,
+    read_only: bool,
+    log_keys: Iterable[str] | None,
+    durability: str,
+    lock_timeout_s: float | None,
+) -> Settings:
+    """Return checked settings, with an absolute path, so that they mean the same after a change of directory.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be; UnknownSchemeError if the path is a URL.
+    """
+    if isinstance(log_keys, str):
+        raise TypeError(f"log_keys is a list of keys, not the string {log_keys!r}")
+    if lock_timeout_s is not None and not lock_timeout_s >= 0:
+        raise ValueError(
+            f"lock_timeout_s is a number of seconds, at least 0, or None, not {lock_timeout_s!r}"
+        )
+    Durability.parse(durability)
+    return Settings(
+        store_directory(path),
+        create,
+        read_only,
+        None if log_keys is None else tuple(log_keys),
+        durability,
+        lock_timeout_s,
+    )

@@ -1,0 +1,281 @@
+"""Read several logs, or some of one: chosen records, in the merged order, in bounded memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from heapq import merge
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpcheckpoint._format.codec import decode_event, record_id_of
+from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._format.frame import MAX_STAMP_US
+from mpcheckpoint._types import Cursor, Position, Record
+from mpcheckpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mpcheckpoint._format.frame import Line
+    from mpcheckpoint._store.protocol import Reader, StoredLog
+
+# So much of a log is taken at a time: worth a turn, and little enough to hold of many logs at once.
+_PART_BYTES = 64 * 1024
+_NEAR_END_BYTES = 64 * 1024
+CLOSE_TO_END_BYTES = 4096
+_USUAL_RECORD_BYTES = 256
+_FARTHER = 8
+
+
+class Choice(NamedTuple):
+    """Which records are wanted: of one object or of all, and from when to when, both included."""
+
+    object_key: str | None = None
+    since_us: int = 0
+    until_us: int = MAX_STAMP_US
+
+    def numbers_in(self, lines: Lines) -> list[int] | range:
+        """Return which of these lines are wanted. By columns: of the others no Line is made, and nothing decoded."""
+        stamps_us = lines.stamps_us
+        numbers: list[int] | range = range(len(lines))
+        if self.object_key is not None:
+            wanted = self.object_key
+            numbers = [number for number, object_key in enumerate(lines.object_keys) if object_key == wanted]
+        if numbers and (stamps_us[0] < self.since_us or stamps_us[-1] > self.until_us):
+            return [number for number in numbers if self.since_us <= stamps_us[number] <= self.until_us]
+        return numbers
+
+
+ALL = Choice()
+
+# Called for each log that cannot be read to its end, with its key, when all that can be read was given out. Without it,
+# the first of these failures is raised.
+OnFailure = Callable[[str, CheckpointError], object]
+
+
+class Found(NamedTuple):
+    """A wanted record that is not decoded yet, and where reading begins again behind it."""
+
+    line: Line
+    log_key: str
+    generation: str
+    offset: int
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """By which records of different logs are merged; those of one log stand in their order already."""
+        return self.line.stamp_us, self.log_key
+
+    def record(self) -> Record:
+        """Return the record."""
+        line = self.line
+        assert line.object_key is not None
+        return Record(
+            self.log_key,
+            line.object_key,
+            decode_event(line.event),
+            line.stamp_us,
+            record_id_of(line.meta),
+            Position(self.log_key, self.generation, self.offset, line.stamp_us, line.more),
+        )
+
+
+def found_at(lines: Lines, number: int, log_key: str, generation: str) -> Found:
+    """Return one of these lines."""
+    line = lines[number]
+    return Found(line, log_key, generation, _place_behind(lines, number))
+
+
+def records_in(lines: Lines, choice: Choice, log_key: str, generation: str) -> Iterator[Record]:
+    """Yield those of these lines that are wanted, as records. From the columns: no Line is made."""
+    events, event_ends, metas = lines.events, lines.event_ends, lines.metas
+    for number in choice.numbers_in(lines):
+        object_key = lines.object_keys[number]
+        assert object_key is not None  # readers leave control lines out
+        start = event_ends[number - 1] if number else 0
+        stamp_us, more = lines.stamps_us[number], lines.mores[number]
+        yield Record(
+            log_key,
+            object_key,
+            decode_event(bytes(events[start : event_ends[number]])),
+            stamp_us,
+            None if metas is None else record_id_of(metas[number]),
+            Position(log_key, generation, _place_behind(lines, number), stamp_us, more),
+        )
+
+
+def _place_behind(lines: Lines, number: int) -> int:
+    """Return where reading begins that is to go on behind a line: inside a batch, at its start."""
+    if not lines.mores[number]:
+        return lines.ends[number]
+    return lines.offsets[bisect_left(lines.stamps_us, lines.stamps_us[number])]
+
+
+class Tap:
+    """One log, of which a part is taken at a time. Between two parts no file is in use: there may be many logs."""
+
+    def __init__(self, stored: StoredLog, choice: Choice) -> None:
+        """Read what ``stored`` holds now: writers may be faster than whoever takes what is read."""
+        self.log_key = stored.log_key
+        self.failure: CheckpointError | None = None
+        # The place behind all that the log holds now; None if its end cannot be read.
+        self.end = _end_of(stored)
+        self._stored = stored
+        until_us = choice.until_us if self.end is None else min(choice.until_us, self.end.stamp_us)
+        self._choice = choice._replace(until_us=until_us)
+        self.reader: Reader = stored.reader(resumes=True)
+        self.is_at_end = False
+
+    def begin(self) -> None:
+        """Pass over what is too old, as far as that is possible without reading it."""
+        since_us, length = self._choice.since_us, _NEAR_END_BYTES
+        while since_us and (passed_us := self._begin_near_end(length)) is not None and passed_us >= since_us:
+            length *= _FARTHER
+
+    def lines(self) -> Iterator[tuple[Lines, str]]:
+        """Yield what the log holds, a part at a time, each with its generation. What ends it too early is kept as
+        ``failure``."""
+        while not self.is_at_end:
+            yield from self._part()
+
+    def _part(self) -> list[tuple[Lines, str]]:
+        part: list[tuple[Lines, str]] = []
+        taken_bytes = 0
+        try:
+            for chunk in self.reader.news():  # whoever leaves the rest of it gets that at the next call
+                lines = Lines.of(chunk.lines)
+                if not lines:
+                    continue
+                part.append((lines, chunk.generation))
+                taken_bytes += lines.ends[-1] - lines.offsets[0]
+                self.is_at_end = lines.stamps_us[-1] >= self._choice.until_us
+                if taken_bytes >= _PART_BYTES or self.is_at_end:
+                    return part
+        except CheckpointError as error:
+            self.failure = error
+        self.is_at_end = True
+        return part
+
+    def records(self) -> Iterator[Record]:
+        """Yield the wanted records."""
+        for lines, generation in self.lines():
+            yield from records_in(lines, self._choice, self.log_key, generation)
+        self.reader.release()
+
+    def last(self, count: int) -> list[Found]:
+        """Return the last ``count`` wanted records, reading no more of the log than it takes."""
+        length = max(_NEAR_END_BYTES, count * _USUAL_RECORD_BYTES)
+        while True:
+            passed_us = self._begin_near_end(length)
+            kept: list[Found] = []
+            for lines, generation in self.lines():
+                numbers = self._choice.numbers_in(lines)[-count:]
+                kept += [found_at(lines, number, self.log_key, generation) for number in numbers]
+                del kept[:-count]
+            self.reader.release()
+            if passed_us is None or len(kept) >= count or passed_us < self._choice.since_us:
+                return kept[-count:]
+            length *= _FARTHER
+            self.reader, self.is_at_end, self.failure = self._stored.reader(resumes=True), False, None
+
+    def _begin_near_end(self, length: int) -> int | None:
+        try:
+            return self.reader.begin_near_end(length)
+        except CheckpointError as error:
+            self.failure, self.is_at_end = error, True
+            return None
+
+
+def _end_of(stored: StoredLog) -> Position | None:
+    reader = stored.reader()
+    try:
+        reader.begin_near_end(CLOSE_TO_END_BYTES)
+        for _ in reader.news():
+            pass
+        return reader.position()
+    except CheckpointError:
+        return None  # whoever reads the log meets the same, and says so
+    finally:
+        reader.release()
+
+
+class Reading:
+    """Iterate over records of several logs, in the merged order, in bounded memory: a few megabytes a log.
+
+    Get it from ``Checkpoint.read``. Of each log comes what it held at that call.
+
+    Raises:
+        CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: a log cannot be read to its end. Raised
+            when all else was given out; of that log, what stands before the damage was.
+
+    Concurrency: for one thread at a time.
+    """
+
+    def __init__(
+        self,
+        logs: Iterable[StoredLog],
+        choice: Choice,
+        last: int | None,
+        *,
+        on_failure: OnFailure | None = None,
+    ) -> None:
+        self._on_failure = on_failure
+        self._positions: dict[str, Position] = {}
+        self._taps = [Tap(stored, choice) for stored in logs]
+        self._records = self._merged() if last is None else self._last(last)
+
+    @property
+    def cursor(self) -> Cursor:
+        """The place behind what was given out: hand it to ``Checkpoint.follow`` to go on from there.
+
+        When the iteration has ended it is behind all that was read, what was not wanted included.
+        """
+        return Cursor.of(self._positions)
+
+    def __iter__(self) -> Reading:
+        return self
+
+    def __next__(self) -> Record:
+        """Return the next record.
+
+        Raises:
+            StopIteration: there are no more.
+            CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: there are no more, and not all
+                could be read.
+        """
+        record = next(self._records)
+        self._positions[record.log_key] = record.position
+        return record
+
+    def _merged(self) -> Iterator[Record]:
+        for tap in self._taps:
+            tap.begin()
+        if len(self._taps) == 1:
+            yield from self._taps[0].records()
+        else:
+            yield from merge(*(tap.records() for tap in self._taps), key=_order)
+        self._end()
+
+    def _last(self, count: int) -> Iterator[Record]:
+        kept: list[Found] = []
+        for tap in self._taps if count else ():
+            kept = sorted(kept + tap.last(count), key=lambda found: found.order)[-count:]
+        for found in kept:
+            yield found.record()
+        self._end()
+
+    def _end(self) -> None:
+        for tap in self._taps:
+            if tap.end is not None and tap.failure is None:
+                self._positions[tap.log_key] = tap.end
+        for tap in self._taps:
+            if tap.failure is None:
+                continue
+            if self._on_failure is None:
+                raise tap.failure
+            self._on_failure(tap.log_key, tap.failure)
+
+
+def _order(record: Record) -> tuple[int, str]:
+    """By this records of different logs are merged; those of one log come in their order."""
+    return record.stamp_us, record.log_key

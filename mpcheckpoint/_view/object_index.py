@@ -1,0 +1,117 @@
+"""What objects there are, how often something happened to each, and what happened last: in bounded memory, apart from
+one entry an object."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import translate
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._view.merged_read import Choice, Found, Tap, found_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mpcheckpoint._format.columns import Lines
+    from mpcheckpoint._store.protocol import StoredLog
+    from mpcheckpoint._types import Record
+    from mpcheckpoint._view.merged_read import OnFailure
+    from mpcheckpoint.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectSummary:
+    """What is recorded of one object, over all logs.
+
+    Attributes:
+        object_key: the object.
+        count: how many records there are of it.
+        first_us: when the first of them was made, in microseconds since 1970.
+        last: the last of them, in the merged order.
+    """
+
+    object_key: str
+    count: int
+    first_us: int
+    last: Record
+
+
+class _Seen:
+    """An object, as far as the logs were read.
+
+    Attributes:
+        count: how many records there are.
+        first: the place of the first one in the merged order: its stamp, its log's key, its number in that log.
+        last: the last one.
+    """
+
+    __slots__ = ("count", "first", "last")
+
+    def __init__(self, first: tuple[int, str, int], last: Found) -> None:
+        self.count, self.first, self.last = 0, first, last
+
+
+class _Objects:
+    """All objects that were seen so far."""
+
+    def __init__(self, choice: Choice, match: str | None) -> None:
+        self.seen: dict[str, _Seen] = {}
+        self._choice = choice
+        self._matches = None if match is None else re.compile(translate(match)).match
+
+    def add(self, lines: Lines, log_key: str, generation: str, before: int) -> None:
+        """Take in a part of a log, ``before`` which stand so many of its records."""
+        counts: dict[str, int] = {}
+        firsts: dict[str, int] = {}
+        lasts: dict[str, int] = {}
+        for number in self._choice.numbers_in(lines):
+            object_key = lines.object_keys[number]
+            assert object_key is not None  # readers leave control lines out
+            counts[object_key] = counts.get(object_key, 0) + 1
+            firsts.setdefault(object_key, number)
+            lasts[object_key] = number
+        for object_key, number in lasts.items():
+            if self._matches is not None and not self._matches(object_key):
+                continue
+            at = firsts[object_key]
+            first = (lines.stamps_us[at], log_key, before + at)
+            found = found_at(lines, number, log_key, generation)
+            known = self.seen.get(object_key)
+            if known is None:
+                known = self.seen[object_key] = _Seen(first, found)
+            known.count += counts[object_key]
+            known.first = min(known.first, first)
+            known.last = max(known.last, found, key=lambda each: each.order)
+
+
+def list_objects(
+    logs: Iterable[StoredLog], choice: Choice, match: str | None, *, on_failure: OnFailure | None = None
+) -> Iterator[ObjectSummary]:
+    """Yield the objects of which there are such records, in the merged order of the first of these.
+
+    Args:
+        match: a shell pattern that object keys have to match; None for all.
+        on_failure: called instead of raising.
+
+    Raises:
+        CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: when all that can be read was given out.
+    """
+    objects = _Objects(choice, match)
+    failures: dict[str, CheckpointError] = {}
+    for stored in logs:
+        tap = Tap(stored, choice)
+        tap.begin()
+        before = 0
+        for lines, generation in tap.lines():
+            objects.add(lines, stored.log_key, generation, before)
+            before += len(lines)
+        tap.reader.release()
+        if tap.failure is not None:
+            failures[stored.log_key] = tap.failure
+    for object_key, seen in sorted(objects.seen.items(), key=lambda item: item[1].first):
+        yield ObjectSummary(object_key, seen.count, seen.first[0], seen.last.record())
+    for log_key, failure in failures.items():
+        if on_failure is None:
+            raise failure
+        on_failure(log_key, failure)

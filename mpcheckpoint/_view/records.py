@@ -1,0 +1,171 @@
+"""The records of one log in memory, packed: each takes some bytes beside its event, and none is an object of its own.
+
+Rejected: places in the file from which events are read again. A log may be replaced, its disk may fail, other engines
+have no file, and a frozen cut would have to keep it open. Rejected, too: an object an event. That took three to four
+times the log's bytes, and gave the garbage collector work at every replay.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from mpcheckpoint._format.columns import Lines
+
+
+class Entry(NamedTuple):
+    """One event of one object, undecoded, and its place in the log."""
+
+    stamp_us: int
+    more: int
+    end: int
+    event: bytes
+
+
+class Records:
+    """Records in the order of their log, by number, and which of them are of which object.
+
+    Numbers take 32 bits: so many records have no room in memory, and one more would raise OverflowError.
+
+    Invariant: what is here is never changed or taken away, only added to. Who remembers ``count`` has a frozen cut
+    (held by tests/test_view.py).
+    """
+
+    __slots__ = (
+        "_ends",
+        "_events",
+        "_run_ends",
+        "_run_mores",
+        "_run_stamps",
+        "_run_starts",
+        "_start",
+        "count",
+        "objects",
+    )
+
+    def __init__(self) -> None:
+        self.count = 0
+        # The numbers of each object's records. One alone costs no array, since most objects may have no more.
+        self.objects: dict[str, int | array[int]] = {}
+        self._events = bytearray()
+        self._ends = array("Q")
+        # A run is records of one batch that stand one behind the other: the number of the first, their stamp, how many
+        # lines of the batch follow the first, and the offset behind the last.
+        self._run_starts = array("I")
+        self._run_stamps = array("Q")
+        self._run_mores = array("I")
+        self._run_ends = array("Q")
+        self._start = 0
+
+    def add(self, lines: Lines) -> None:
+        """Take in records that follow those taken in before."""
+        if not self.count and lines:
+            self._start = lines.offsets[0]
+        behind = len(self._events)
+        self._ends.extend([behind + place for place in lines.event_ends])
+        self._events += lines.events
+        self._add_runs(lines.stamps_us, lines.mores, lines.ends)
+        self._add_objects(lines.object_keys)
+        self.count += len(lines)
+
+    def _add_runs(self, stamps_us: list[int], mores: list[int], ends: list[int]) -> None:
+        first, count = self.count, len(mores)
+        if not any(mores):
+            self._run_starts.extend(range(first, first + count))
+            self._run_stamps.extend(stamps_us)
+            self._run_mores.extend(mores)
+            self._run_ends.extend(ends)
+            return
+        start = 0
+        while start < count:
+            # More falls from line to line of a batch: where it has fallen by as much as there are lines, none is
+            # left out in between.
+            last = start + mores[start]
+            if last >= count or mores[last] or stamps_us[last] != stamps_us[start]:
+                last = start
+            self._run_starts.append(first + start)
+            self._run_stamps.append(stamps_us[start])
+            self._run_mores.append(mores[start])
+            self._run_ends.append(ends[last])
+            start = last + 1
+
+    def _add_objects(self, object_keys: Sequence[str | None]) -> None:
+        objects = self.objects
+        known_of = objects.get
+        for number, object_key in enumerate(object_keys, self.count):
+            assert object_key is not None  # readers leave control lines out
+            known = known_of(object_key)
+            if known is None:
+                objects[object_key] = number
+            elif isinstance(known, int):
+                objects[object_key] = array("I", (known, number))
+            else:
+                known.append(number)
+
+    def numbers_of(self, object_key: str) -> Sequence[int]:
+        """Return the numbers of an object's records, in order; to be read only."""
+        known = self.objects.get(object_key)
+        return () if known is None else (known,) if isinstance(known, int) else known
+
+    def events_of(self, object_key: str) -> list[bytes]:
+        """Return an object's events, undecoded, in order. In few steps: each read asks."""
+        known = self.objects.get(object_key)
+        if known is None:
+            return []
+        return [self.event(known)] if isinstance(known, int) else [self.event(number) for number in known]
+
+    def cut(self) -> Cut:
+        """Return what is here now, frozen: what is added later is not in it."""
+        return Cut(self, dict(self.objects), self.count)
+
+    def event(self, number: int) -> bytes:
+        """Return the event of a record, undecoded."""
+        start = self._ends[number - 1] if number else 0
+        return bytes(self._events[start : self._ends[number]])
+
+    def stamp_us(self, number: int) -> int:
+        """Return the stamp of a record."""
+        return self._run_stamps[bisect_right(self._run_starts, number) - 1]
+
+    def more(self, number: int) -> int:
+        """Return how many lines of its batch follow a record."""
+        run = bisect_right(self._run_starts, number) - 1
+        return self._run_mores[run] - (number - self._run_starts[run])
+
+    def entry(self, number: int) -> Entry:
+        """Return a record. Its ``end`` is that of the run before where more of its own follows: reading can only begin
+        at whole batches."""
+        run = bisect_right(self._run_starts, number) - 1
+        more = self._run_mores[run] - (number - self._run_starts[run])
+        before = self._run_ends[run - 1] if run else self._start
+        end = before if more else self._run_ends[run]
+        return Entry(self._run_stamps[run], more, end, self.event(number))
+
+
+class Cut:
+    """The first records of a log, and their objects. Shares the memory of the Records it was made of."""
+
+    __slots__ = ("_count", "_records", "objects")
+
+    def __init__(self, records: Records, objects: dict[str, int | array[int]], count: int) -> None:
+        self._records, self.objects, self._count = records, objects, count
+
+    def event(self, number: int) -> bytes:
+        """Return the event of a record, undecoded."""
+        return self._records.event(number)
+
+    def stamp_us(self, number: int) -> int:
+        """Return the stamp of a record."""
+        return self._records.stamp_us(number)
+
+    def numbers_of(self, object_key: str) -> Sequence[int]:
+        """Return the numbers of an object's records, in order; to be read only."""
+        known = self.objects.get(object_key)
+        if known is None:
+            return ()
+        if isinstance(known, int):
+            return (known,)
+        return known if known[-1] < self._count else known[: bisect_left(known, self._count)]

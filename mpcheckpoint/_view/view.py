@@ -1,0 +1,165 @@
+"""The in-memory state: object key -> events. Pure: no I/O, no locks.
+
+It is a function of the log's bytes alone: everything in it came out of a line, the writer's own records too (G5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import merge
+from typing import TYPE_CHECKING, Any, overload
+
+from mpcheckpoint._format.codec import record_id_of
+from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._format.frame import NO_META
+from mpcheckpoint._types import Position
+from mpcheckpoint._view.records import Cut, Entry, Records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mpcheckpoint._format.control import Note
+    from mpcheckpoint._logfile.read import Chunk
+
+# The note by which a worker takes an object, or gives it back.
+CLAIM = "claim"
+# The note that begins a run of a map. All of them are kept: outcomes name theirs.
+MAP = "map"
+
+
+class Entries(Sequence[Entry]):
+    """The entries of one object, in file order. Requires: they are looked at before the view is brought up to date."""
+
+    __slots__ = ("_numbers", "_records")
+
+    def __init__(self, records: Records, numbers: Sequence[int]) -> None:
+        self._records, self._numbers = records, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Entries: ...
+    def __getitem__(self, index: int | slice) -> Entry | Entries:
+        if isinstance(index, slice):
+            return Entries(self._records, self._numbers[index])
+        return self._records.entry(self._numbers[index])
+
+
+class LogView:
+    """The state of one log: object key -> its entries, in file order."""
+
+    def __init__(self, log_key: str) -> None:
+        self.log_key = log_key
+        self.generation = ""
+        self.held = Records()
+        self.applied = 0
+        self._ids: dict[tuple[str, str], int] = {}
+        self._claims: dict[str, str] = {}
+        self._notes: dict[str, dict[str, Any]] = {}
+        self.map_notes: list[dict[str, Any]] = []
+        # What others made of ``map_notes``, for as long as no further one comes.
+        self.memo: dict[object, Any] = {}
+
+    @property
+    def records(self) -> int:
+        """How many records the log holds."""
+        return self.held.count
+
+    def apply(self, chunk: Chunk) -> None:
+        """Take in what a reader found new."""
+        if chunk.is_reset:
+            # Another one, not this one emptied: a snapshot may share it.
+            self.held, self._ids = Records(), {}
+            self._claims, self._notes = {}, {}
+            self.map_notes, self.memo = [], {}
+        self.generation = chunk.generation
+        lines = Lines.of(chunk.lines)
+        if lines.metas is not None:
+            self._apply_ids(lines.object_keys, lines.metas, self.held.count)
+        self.held.add(lines)
+        for note in chunk.notes:
+            self._apply_note(note)
+        self.applied += 1
+
+    def _apply_ids(self, object_keys: list[str | None], metas: list[bytes], first: int) -> None:
+        for number, (object_key, meta) in enumerate(zip(object_keys, metas, strict=True), first):
+            record_id = record_id_of(meta) if meta != NO_META else None
+            if record_id is not None and object_key is not None:
+                self._ids.setdefault((object_key, record_id), number)
+
+    def _apply_note(self, note: Note) -> None:
+        if note.name == MAP:
+            self.map_notes.append(note.fields)
+            self.memo = {}
+        if note.name != CLAIM:
+            self._notes[note.name] = note.fields
+            return
+        object_key, worker = note.fields.get("object_key"), note.fields.get("worker")
+        if not isinstance(object_key, str):
+            return  # a claim to nothing, which no version of this library writes
+        if isinstance(worker, str):
+            self._claims[object_key] = worker
+        else:
+            self._claims.pop(object_key, None)
+
+    def entries(self, object_key: str) -> Entries:
+        """Return the entries of an object, in file order."""
+        return Entries(self.held, self.held.numbers_of(object_key))
+
+    def object_keys(self) -> Iterable[str]:
+        """Return the objects this log knows, in the order of their first entries."""
+        return self.held.objects.keys()
+
+    def claim_of(self, object_key: str) -> str | None:
+        """Return the worker that claimed an object last and has not given it back; it may be dead."""
+        return self._claims.get(object_key)
+
+    def claims(self) -> dict[str, str]:
+        """Return all claims that were not given back, object key to worker; those workers may be dead."""
+        return dict(self._claims)
+
+    def note(self, name: str) -> dict[str, Any] | None:
+        """Return what the last control line of that name says, or None."""
+        return self._notes.get(name)
+
+    def position_of(self, entry: Entry) -> Position:
+        """Return the place behind an entry."""
+        return Position(self.log_key, self.generation, entry.end, entry.stamp_us, entry.more)
+
+    def position_of_id(self, object_key: str, record_id: str) -> Position | None:
+        """Return the place behind the first record of that id for that object, or None."""
+        number = self._ids.get((object_key, record_id))
+        return self.position_of(self.held.entry(number)) if number is not None else None
+
+
+def merged(logs: Mapping[str, Records] | Mapping[str, Cut], object_key: str) -> list[bytes]:
+    """Return the events of an object over all logs, undecoded, in the merged order.
+
+    The order is by (stamp, log key, place in the log): equal for everyone who has read the same bytes.
+    Stamps rise along a log, so within a log it is file order.
+    """
+    known = [(log_key, log) for log_key, log in logs.items() if object_key in log.objects]
+    if len(known) < 2:
+        return [log.event(number) for _, log in known for number in log.numbers_of(object_key)]
+    places = [
+        [(log.stamp_us(number), log_key, number, log) for number in log.numbers_of(object_key)]
+        for log_key, log in known
+    ]
+    return [log.event(number) for _, _, number, log in merge(*places)]
+
+
+def ordered_object_keys(logs: Mapping[str, Records] | Mapping[str, Cut]) -> list[str]:
+    """Return all object keys, in the merged order of each object's first event."""
+    if len(logs) == 1:
+        return [object_key for log in logs.values() for object_key in log.objects]
+    places = [
+        [
+            (log.stamp_us(number if isinstance(number, int) else number[0]), log_key, index, object_key)
+            for index, (object_key, number) in enumerate(log.objects.items())
+        ]
+        for log_key, log in logs.items()
+    ]
+    return list(dict.fromkeys(object_key for _, _, _, object_key in merge(*places)))
