@@ -354,6 +354,7 @@ def test_thread_that_asks_while_another_learns_that_statx_is_forbidden_gets_an_a
         monkeypatch.setattr(statx, "_statx", None)
         return buffer()
 
+    monkeypatch.setattr(statx, "_idle", [])
     monkeypatch.setattr(statx, "_Buffer", buffer_while_another_is_refused)
 
     assert file_status(0).inode == os.fstat(0).st_ino

@@ -22,6 +22,7 @@ _NLINK, _INO, _SIZE, _BTIME = 0x4, 0x100, 0x200, 0x800
 _WANTED = _NLINK | _INO | _SIZE | _BTIME
 # Of the fields: which are there, links, inode, size, time of birth in seconds and nanoseconds, device in two parts.
 _STATX = struct.Struct("<I12xI12xQQ32xqI44xII112x")
+_unpack = _STATX.unpack
 _Buffer = ctypes.c_char * _STATX.size
 _FORBIDDEN = frozenset({errno.ENOSYS, errno.EPERM})
 _NS = 1_000_000_000
@@ -54,15 +55,16 @@ def _find_statx() -> ctypes._NamedFuncPointer | None:
     if sys.platform != "linux" or sys.byteorder != "little":
         return None
     try:
-        function = ctypes.CDLL(None, use_errno=True).statx
+        # No types are given for its arguments: to check them takes a third of a call. Ours are ints of 32 bits, bytes
+        # and a reference, which are passed as they are.
+        return ctypes.CDLL(None, use_errno=True).statx
     except (OSError, AttributeError):  # a C library from before 2018
         return None
-    function.restype = ctypes.c_int
-    function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
-    return function
 
 
 _statx = _find_statx()
+# Buffers to be used again, each with a reference to it: to make one takes another third of a call.
+_idle: list[tuple[ctypes.Array[ctypes.c_char], object]] = []
 
 
 def file_status(fd: int) -> FileStatus:
@@ -81,9 +83,13 @@ def _ask(directory_fd: int, path: bytes, flags: int) -> FileStatus | None:
     statx = _statx  # another thread may just be learning that it is forbidden
     if statx is None:
         return None
-    buffer = _Buffer()
     try:
-        result = statx(directory_fd, path, flags, _WANTED, buffer)
+        buffer, reference = _idle.pop()  # one step: no other thread has it meanwhile
+    except IndexError:
+        buffer = _Buffer()
+        reference = ctypes.byref(buffer)
+    try:
+        result = statx(directory_fd, path, flags, _WANTED, reference)
     except ctypes.ArgumentError:  # so ctypes calls a deep stack, which os.stat can do with
         return None
     if result != 0:
@@ -92,9 +98,10 @@ def _ask(directory_fd: int, path: bytes, flags: int) -> FileStatus | None:
             _statx = None
             return None
         raise OSError(code, os.strerror(code), *([os.fsdecode(path)] if path else []))
-    mask, links, inode, size_bytes, born_s, born_ns, major, minor = _STATX.unpack(buffer)
-    born = born_s * _NS + born_ns if mask & _BTIME else 0
-    return FileStatus(os.makedev(major, minor), inode, links, size_bytes, max(0, born))
+    mask, links, inode, size_bytes, born_s, born_ns, major, minor = _unpack(buffer)
+    _idle.append((buffer, reference))
+    born = max(0, born_s * _NS + born_ns) if mask & _BTIME else 0
+    return FileStatus(os.makedev(major, minor), inode, links, size_bytes, born)
 
 
 def _of(status: os.stat_result) -> FileStatus:
