@@ -306,7 +306,7 @@ def test_page_does_not_vouch_for_another_file_with_the_same_inode(store: Path, l
     for number in range(1, 40):
         log.append("x", number)
     generation = generation_of(store)
-    own = file_status(generation.fd)
+    own = file_status(generation.file.fd)
     assert own.born_ns, "this file system does not tell when a file was made"
 
     def durable_of(log: FileStatus) -> int:
@@ -322,11 +322,11 @@ def test_page_does_not_vouch_for_another_file_with_the_same_inode(store: Path, l
 def test_page_of_a_writer_that_could_not_tell_when_its_log_was_made_fits_any(store: Path, log: Log) -> None:
     generation = generation_of(store)
     path = str(page_file(store))
-    Page(path, generation.header.generation, generation.status._replace(born_ns=0)).publish_end(
+    Page(path, generation.header.generation, generation.file.status._replace(born_ns=0)).publish_end(
         generation.end, 0, b"somebody", durable=generation.durable
     )
 
-    assert stated_durable(path, generation.header.generation, generation.status) == generation.durable
+    assert stated_durable(path, generation.header.generation, generation.file.status) == generation.durable
     assert_goes_on(log, [0])
 
 
@@ -338,7 +338,7 @@ def test_log_is_read_and_appended_to_where_statx_is_forbidden(
     for number in range(30):
         log.append("x", number)
 
-    assert file_status(generation_of(store).fd).born_ns == 0
+    assert file_status(generation_of(store).file.fd).born_ns == 0
     copy = copy_of(store, elsewhere, inside_a_line(store))
 
     copy.append("x", 30)

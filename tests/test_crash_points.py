@@ -15,7 +15,9 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._logfile.generation import Generation
+from mpcheckpoint._logfile import opened
+from mpcheckpoint._logfile.log_file import LogFile
+from mpcheckpoint._logfile.opened import OpenLog
 from mpcheckpoint.testing import (
     SHORT_WRITE,
     CrashPointError,
@@ -254,7 +256,7 @@ def expect_loss(life: Life = first_steps) -> CrashPointError:
 
 @pytest.mark.usefixtures("kept_disks_are_removed")
 def test_exploration_of_a_log_that_is_never_synced_finds_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Generation, "sync", lambda self: None)
+    monkeypatch.setattr(LogFile, "sync", lambda self: system.file_status(self.fd))
 
     failure = str(expect_loss())
     assert "acknowledged and is not there" in failure or "is corrupt" in failure  # by what the page says
@@ -275,7 +277,8 @@ def test_exploration_of_directories_that_are_never_synced_finds_the_loss(
 def test_exploration_of_a_first_use_that_rewrites_nothing_finds_the_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Generation, "_rewrite", lambda self, fd, start, end: None)
+    monkeypatch.setattr(opened, "write_again", lambda fd, start, end: None)
+    monkeypatch.setattr(OpenLog, "_sync_in_turn", lambda self: None)
 
     # What the first use calls durable is not: a line that survives without what precedes it looks like corruption.
     assert "corrupt" in str(expect_loss())
@@ -283,7 +286,7 @@ def test_exploration_of_a_first_use_that_rewrites_nothing_finds_the_loss(
 
 @pytest.mark.usefixtures("kept_disks_are_removed")
 def test_failure_of_an_exploration_is_repeated_by_the_line_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Generation, "sync", lambda self: None)
+    monkeypatch.setattr(LogFile, "sync", lambda self: system.file_status(self.fd))
     with pytest.raises(CrashPointError) as caught:
         explore_crashes(first_steps, seed=7)
     failure = caught.value

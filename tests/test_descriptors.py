@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from mpcheckpoint._logfile.generation import Generation
+    from mpcheckpoint._logfile.opened import OpenLog
     from support.processes import Children
 
 pytestmark = [pytest.mark.guarantee(11)]
@@ -265,11 +265,11 @@ def test_lock_whose_descriptor_was_given_to_another_file_still_keeps_processes_a
     thieves(lock_file(store))
     writer = writer_of(store)
 
-    writer._lock(1.0)
+    writer._locked(1.0)
     try:
         assert is_locked(lock_file(store))
     finally:
-        writer._let_go()
+        writer.lock.give_back()
     assert not is_locked(lock_file(store))
 
 
@@ -358,7 +358,7 @@ def test_append_that_went_elsewhere_is_not_acknowledged_by_another_thread_that_o
     store: Path, log: Log, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.append("x", 1)
-    cover = writer_of(store)._group_sync.cover
+    cover = writer_of(store)._commit.wait_durable
 
     def elsewhere(real: Callable[[int, bytes, int], int], fd: int, data: bytes, offset: int) -> int:
         other = os.open(tmp_path / "elsewhere", os.O_RDWR | os.O_CREAT)
@@ -366,16 +366,16 @@ def test_append_that_went_elsewhere_is_not_acknowledged_by_another_thread_that_o
         os.close(other)
         return real(fd, data, offset)
 
-    def after_another_thread(generation: Generation, offset: int) -> None:
+    def after_another_thread(generation: OpenLog, offset: int) -> None:
         monkeypatch.undo()
-        generation._lost()
+        generation.file.lose()
         thread = threading.Thread(target=log.append, args=("x", "of another thread"))
         thread.start()
         thread.join()
         cover(generation, offset)
 
     faults.act("write_at", elsewhere, on=LOG)
-    monkeypatch.setattr(writer_of(store)._group_sync, "cover", after_another_thread)
+    monkeypatch.setattr(writer_of(store)._commit, "wait_durable", after_another_thread)
     with pytest.raises(OutcomeUnknownError, match="the record is not in it"):
         log.append("x", 2)
 
@@ -517,16 +517,16 @@ def test_append_that_others_have_synced_is_acknowledged_where_its_file_is_closed
     store: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.append("x", 1)
-    cover = writer_of(store)._group_sync.cover
+    cover = writer_of(store)._commit.wait_durable
 
-    def close_behind(generation: Generation, offset: int) -> None:
+    def close_behind(generation: OpenLog, offset: int) -> None:
         cover(generation, offset)
-        if generation.is_intact() and not closed:
-            closed.append(generation.fd)
-            os.close(generation.fd)
+        if generation.file.is_intact() and not closed:
+            closed.append(generation.file.fd)
+            os.close(generation.file.fd)
 
     closed: list[int] = []
-    monkeypatch.setattr(writer_of(store)._group_sync, "cover", close_behind)
+    monkeypatch.setattr(writer_of(store)._commit, "wait_durable", close_behind)
     log.append("x", 2)
 
     assert closed

@@ -242,7 +242,7 @@ def test_interrupt_in_a_repair_frees_the_locks_and_cuts_no_record(
 
 
 @pytest.mark.guarantee(8)
-@pytest.mark.parametrize("name", ["unlock", "lock"])
+@pytest.mark.parametrize("name", ["unlock", "try_lock"])
 def test_interrupt_in_locking_or_unlocking_frees_the_lock(
     log: Log, store: Path, faults: Faults, name: str
 ) -> None:

@@ -108,7 +108,7 @@ def test_leader_killed_in_mid_sync_delays_nobody_for_long(store: Path, log: Log,
 def test_leader_stopped_in_mid_sync_stops_nobody(store: Path, log: Log, leader: Child) -> None:
     leader.stop()
     generation = generation_of(store)
-    syncs = generation.syncs
+    syncs = generation.file.syncs
     began_s = time.monotonic()
 
     for number in range(20):
@@ -116,7 +116,7 @@ def test_leader_stopped_in_mid_sync_stops_nobody(store: Path, log: Log, leader: 
 
     # The first has waited for the leader; the others know that it does not answer.
     assert time.monotonic() - began_s < SOON_S
-    assert generation.syncs == syncs + 20
+    assert generation.file.syncs == syncs + 20
     leader.kill()
     assert_goes_on(log, [0, 1, "by the leader", "by another", "by the leader", *range(20)])
 
@@ -126,13 +126,13 @@ def test_process_that_gave_up_on_a_leader_shares_syncs_again_when_there_is_one(
 ) -> None:
     log.append("x", "alone")
     writer = writer_of(store)
-    assert not writer._group_sync._is_patient
+    assert not writer._commit._is_patient
 
     leader.kill()
     append_by_another(store, "another's")
     log.append("x", "leads")
 
-    assert writer._group_sync._is_patient
+    assert writer._commit._is_patient
 
 
 @pytest.mark.guarantee(9)
@@ -436,8 +436,8 @@ def test_fork_whose_wait_for_a_leader_is_interrupted_leaves_no_mutex_taken(
     begun, fault = slowed(faults, 0.3)
     monkeypatch.setattr("sys.unraisablehook", lambda _: None)  # the interpreter goes on with the fork
     writer = writer_of(store)
-    mutex = writer._group_sync.mutex
-    monkeypatch.setattr(writer._group_sync, "mutex", Interrupted(mutex))
+    mutex = writer._commit.turn.lock
+    monkeypatch.setattr(writer._commit.turn, "lock", Interrupted(mutex))
     thread = threading.Thread(target=log.append, args=("x", 2))
     thread.start()
     assert begun.wait(SOON_S)

@@ -382,7 +382,7 @@ def test_process_stopped_in_its_sync_stops_nobody(
 
 @pytest.mark.guarantee(7)
 @pytest.mark.guarantee(8)
-@pytest.mark.parametrize("name", ["sync_data", "write_at", "lock"])
+@pytest.mark.parametrize("name", ["sync_data", "write_at", "try_lock"])
 def test_thread_that_stands_still_in_the_system_holds_up_neither_reads_nor_forks(
     store: Path, log: Log, faults: Faults, name: str
 ) -> None:

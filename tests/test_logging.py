@@ -11,9 +11,8 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._logfile import established
-from mpcheckpoint._logfile import group_commit as group_sync
 from mpcheckpoint._logfile import lock_waits as waits
+from mpcheckpoint._logfile import log_file as log_file_module
 from mpcheckpoint._logfile.notices import tell
 from mpcheckpoint._system.holders import Holder, LockState, LockStatus
 from mpcheckpoint.errors import LockTimeoutError, OutcomeUnknownError
@@ -166,7 +165,7 @@ def test_handler_of_log_messages_that_appends_does_not_hang(
 
 
 def test_lock_that_is_free_is_taken_by_one_call_and_nobody_watches(log: Log, faults: Faults) -> None:
-    tries = faults.watch("lock", on=r"a\.lock$")
+    tries = faults.watch("try_lock", on=r"a\.lock$")
     looks = faults.watch("lock_status")
 
     for number in range(20):
@@ -225,8 +224,7 @@ def _what_a_child_has() -> list[Any]:
 def slow_disk(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on every sync is called slow."""
     del log
-    monkeypatch.setattr(group_sync, "SLOW_SYNC_S", 0.0)
-    monkeypatch.setattr(established, "SLOW_SYNC_S", 0.0)
+    monkeypatch.setattr(log_file_module, "_SLOW_SYNC_S", 0.0)
 
 
 @pytest.mark.usefixtures("slow_disk")
@@ -288,8 +286,8 @@ def test_threads_that_tell_the_same_notices_at_once_tell_each_once(
     store: Path, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
     generation = generation_of(store)
-    generation.notices += [f"notice {number}" for number in range(2000)]
-    threads = [threading.Thread(target=tell, args=(None, generation)) for _ in range(4)]
+    generation.file.notices += [f"notice {number}" for number in range(2000)]
+    threads = [threading.Thread(target=tell, args=(generation.file,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -314,4 +312,4 @@ def test_wait_that_is_interrupted_as_it_begins_is_not_watched(monkeypatch: pytes
 def _is_any_lock_held(store: Path) -> bool:
     writer = writer_of(store)
     kernel = [is_locked(lock_file(store)), is_locked(lock_file(store).with_suffix(".sync"))]
-    return any(kernel) or writer._mutex.is_owned() or writer._group_sync.mutex._is_owned()
+    return any(kernel) or writer.lock._mutex.is_owned() or writer._commit.turn.lock._is_owned()

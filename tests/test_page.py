@@ -70,7 +70,7 @@ def append_by(player: SimulatedProcess, store: Path, event: object, durability: 
 def page_of(store: Path) -> Page:
     """The page, as a process that knows nothing of it opens it."""
     generation = generation_of(store)
-    return Page(str(page_file(store)), generation.header.generation, generation.status)
+    return Page(str(page_file(store)), generation.header.generation, generation.file.status)
 
 
 def state_as_durable(store: Path, offset: int) -> None:
@@ -220,15 +220,15 @@ def test_durable_word_above_the_end_is_reset_before_the_log_grows_past_it(
     store: Path, log: Log, other: SimulatedProcess
 ) -> None:
     generation = generation_of(store)
-    syncs = generation.syncs
+    syncs = generation.file.syncs
     state_as_durable(store, generation.end.offset + 10_000)
 
     append_by(other, store, "x" * 20_000)  # grown past it, in one step
     assert log.append("x", "mine").offset > 20_000
 
-    assert generation.syncs == syncs + 1  # not covered by a word that nobody's sync has earned
+    assert generation.file.syncs == syncs + 1  # not covered by a word that nobody's sync has earned
     with other:
-        assert generation_of(store).syncs >= 1
+        assert generation_of(store).file.syncs >= 1
 
 
 def test_stale_durable_word_does_not_cover_an_append(
@@ -305,7 +305,7 @@ def test_seal_of_a_dead_switcher_is_read_though_the_page_is_whole(
     store: Path, log: Log, other: SimulatedProcess
 ) -> None:
     append_by(other, store, 3)
-    generation_of(store).establish_end()
+    generation_of(store).find_end()
     generation_of(store).seal(GENERATION)  # and then the switcher dies, before the next generation is there
     assert b'"sealed"' in log_file(store).read_bytes()
     become_a_new_process()
@@ -423,7 +423,7 @@ def test_poison_set_between_look_and_publication_of_a_sole_writer_is_not_erased(
     for number in range(48):
         append_by(other, store, number)
     with other:
-        generation_of(store)._untold = untold
+        generation_of(store)._unpublished = untold
     faults.act(
         "write_at",
         lambda real, fd, data, offset: (page.publish_poison(), real(fd, data, offset))[1],

@@ -263,7 +263,7 @@ def test_condition_that_ceases_to_hold_before_the_lock_is_given_is_refused(
         elsewhere(append_elsewhere, store, "x", "theirs", "id")
         return real(*args)
 
-    faults.act("lock", let_another_in, on=LOCK)
+    faults.act("try_lock", let_another_in, on=LOCK)
     try:
         log.append("x", "ours", **condition)
     except ConflictError:
@@ -426,7 +426,7 @@ MUTEXES: dict[str, Callable[[Log], Any]] = {
     "the descriptor pool": lambda log: pool._mutex,
     "the interval setting": lambda log: process.interval._condition,
     "the view": lambda log: log._session.mutex.lock,
-    "the writer": lambda log: log._state().stored._writer()._mutex.lock,  # type: ignore[attr-defined]  # an engine's
+    "the writer": lambda log: log._state().stored._writer().lock._mutex.lock,  # type: ignore[attr-defined]  # an engine's
 }
 
 
@@ -840,7 +840,7 @@ def test_map_started_at_the_same_moment_with_another_version_is_refused(
         elsewhere(map_elsewhere, store, "theirs")
         return real(*args)
 
-    faults.act("lock", let_another_start, on=LOCK)
+    faults.act("try_lock", let_another_start, on=LOCK)
 
     with pytest.raises(ChangedVersionError):
         log.map(len, ["item"], version="ours", executor=Late(lambda: None))

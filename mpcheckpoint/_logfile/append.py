@@ -1,30 +1,44 @@
-"""The append side of one log in one process."""
+"""The append side of one log in one process. The way of an append, top to bottom:
+
+1. *lock*: the mutex of the threads, then the kernel's lock of all processes (``append_lock``).
+2. *end*: where the log ends, borne out by its own bytes; a torn end is cut off (``opened``).
+3. *condition*: what the caller relies on is judged while nobody else can append.
+4. *write*: one batch, by one write after the end. From now on every reader sees it.
+5. *unlock*.
+6. *durable*: a sync that covers the batch, shared with whoever has written meanwhile (``group_commit``).
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._logfile.exclusive import ExclusiveLog
-from mpcheckpoint._logfile.faults import translated
-from mpcheckpoint._logfile.generation import Generation
-from mpcheckpoint._logfile.generations import switch_generation
-from mpcheckpoint._logfile.header import read_header
+from mpcheckpoint._logfile.append_lock import AppendLock
+from mpcheckpoint._logfile.faults import translated, typed
+from mpcheckpoint._logfile.group_commit import GroupCommit
 from mpcheckpoint._logfile.notices import tell
+from mpcheckpoint._logfile.opened import OpenLog
+from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._logfile.successor import find_in_successor, outcome_unknown
 from mpcheckpoint._types import Position
-from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError
+from mpcheckpoint.errors import CheckpointError, LogNotFoundError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._format.frame import EndState, Payload
     from mpcheckpoint._logfile.paths import LogPaths
+    from mpcheckpoint._system import FileStatus
     from mpcheckpoint._types import Repair
 
+_REOPEN_LIMIT = 100
+_WRITER_ID_BYTES = 8
 _LOCK_WAIT_AT_RELEASE_S = 0.1
 _LOCK_WAIT_AFTER_LOSS_S = 10.0
 
@@ -34,29 +48,35 @@ logger = logging.getLogger("mpcheckpoint")
 
 
 class Appended(msgspec.Struct, gc=False):
-    """What an append left under its lock: where the log ends, and in which generation.
+    """What an append left under its lock: where the log ends.
 
-    ``beginning`` is the generation's then: another one tells that the file was opened, or read, anew since.
+    ``beginning`` is the log's then: another one tells that the file was opened, or read, anew since.
     ``found`` is the position of the record that made writing needless, or None if something was written.
     """
 
-    generation: Generation
+    log: OpenLog
     end: EndState
     beginning: object
     found: Position | None = None
 
 
-class LogWriter(ExclusiveLog):
+class LogWriter:
     """Append to one log, with every thread of this process and every other process.
 
-    The locking rules are those of ExclusiveLog. User code never runs inside: events are encoded before.
+    The locking rules are those of AppendLock and GroupCommit. User code never runs inside.
     """
 
     def __init__(self, paths: LogPaths) -> None:
-        super().__init__(paths)
+        self.paths = paths
         self.appends = 0
+        # Open since the first append; another object once the log has got another generation.
+        self.log: OpenLog | None = None
+        self.poison = Poison(paths)
+        self.lock = AppendLock(paths)
+        self._commit = GroupCommit(paths.sync)
+        self._id = os.urandom(_WRITER_ID_BYTES)
 
-    # --- append and sync --------------------------------------------------------------------------------------
+    # --- append -----------------------------------------------------------------------------------------------
 
     def append(
         self,
@@ -65,7 +85,7 @@ class LogWriter(ExclusiveLog):
         timeout_s: float | None,
         guard: Callable[[], Position | None] | None = None,
     ) -> Appended:
-        """Write one batch. It is visible then, and durable after ``make_durable``.
+        """Write one batch. It is visible then, and durable after ``wait_durable``.
 
         Args:
             payloads: the records; at least one.
@@ -77,83 +97,175 @@ class LogWriter(ExclusiveLog):
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError: nothing was appended.
         """
-        # What ``_exclusive`` and ``_established`` do, written out: whoever appends has just been woken, and each call
-        # that it is spared counts twice. A change to one of them is a change to this.
-        repair: Repair | None = None
-        self._mutex.refuse_reentry()  # before the try: its finally would give back what the outer call holds
-        try:
-            generation = self._lock(timeout_s)
-            try:
-                repair = generation.establish_end()
-            except OSError as error:
-                raise self._not_established(generation, error) from error
+
+        def under_lock(log: OpenLog | None) -> Appended:
+            log = log or self.opened()
+            self.establish(log)
             found = guard() if guard is not None else None
             # A record that was found may be visible and not yet durable: what the log holds now is to be covered.
             try:
-                end = generation.end if found is not None else generation.append(payloads)
+                end = log.end if found is not None else log.append(payloads)
             except OSError as error:
-                if not generation.is_lost(error):
+                if not log.file.is_lost_by(error):
                     raise
-                repair = self._established(generation)
-                end = generation.append(payloads)
-            beginning = generation.beginning
+                self.establish(log)
+                end = log.append(payloads)
             self.appends += 1
-        finally:
-            try:
-                self._let_go()
-            except BaseException:  # a Ctrl-C in there: every step of it can be done again
-                self._let_go()
-                raise
-            if repair is not None or (self._generation is not None and self._generation.notices):
-                tell(repair, self._generation)
-        return Appended(generation, end, beginning, found)
+            return Appended(log, end, log.beginning, found)
 
-    def make_durable(self, appended: Appended) -> Position:
+        return self.exclusive(timeout_s, under_lock)
+
+    def wait_durable(self, appended: Appended) -> Position:
         """Return the position of an append once it survives a loss of power.
 
         Raises:
             OutcomeUnknownError: the sync failed, or the log was replaced and the record is not in its successor.
         """
-        generation, end = appended.generation, appended.end
+        log, end = appended.log, appended.end
         position = self.position_of(appended)
         try:
             try:
-                self._group_sync.cover(generation, end.offset)
+                status = self._commit.wait_durable(log, end.offset)
             except OSError as error:
-                if generation.is_poisoned:
+                if log.file.is_poisoned:
                     raise self._not_covered(position, error) from error
-                is_replaced = self._cover_anew(appended, position)
+                is_replaced = self._is_replaced_by_now(appended, position)
             else:
-                is_replaced = self._is_replaced(appended, position)
-            if generation.notices:
-                tell(None, generation)
+                is_replaced = self._is_replaced(appended, position, status)
+            if log.file.notices:
+                tell(log.file)
         except CheckpointError:
             raise
         except OSError as error:  # nothing is wrong with the log: it is synced, but may have been replaced
             cause = f"its file cannot be looked at ({error.strerror or error})"
             raise outcome_unknown(self.paths, cause, position) from error
-        except BaseException as error:  # a Ctrl-C: the record stays, and whoever catches it should know
+        except BaseException as error:  # a Ctrl-C: the record stays, and the code that catches it should know
             error.add_note(f"mpcheckpoint: the record at {position} was written; it may not be durable")
             raise
         if is_replaced:
             return find_in_successor(self.paths, position)
         return position
 
-    def _is_replaced(self, appended: Appended, position: Position) -> bool:
-        """Return whether another file has taken the place of the one that was appended to."""
-        generation = appended.generation
+    def position_of(self, appended: Appended) -> Position:
+        """Return the position right after the record that was appended, or found."""
+        offset, _, stamp_us = appended.end
+        return appended.found or Position(
+            self.paths.log_key, appended.log.header.generation, offset, stamp_us
+        )
+
+    # --- the lock, and the log that stands there under it -----------------------------------------------------
+
+    def exclusive(self, timeout_s: float | None, act: Callable[[OpenLog | None], T]) -> T:
+        """Return what ``act`` does under the append lock.
+
+        It is given the generation that stands at the log's path, if that is open already; else None: see ``opened``.
+
+        Raises:
+            LockTimeoutError, WriteFailedError: before ``act``. And what that raises.
+        """
+        lock = self.lock
+        lock.refuse_reentry()
         try:
-            status = system.file_status(generation.fd)
+            return act(self._locked(timeout_s))
+        finally:
+            try:
+                lock.give_back()
+            except BaseException:  # a Ctrl-C in there: every step of it can be done again
+                lock.give_back()
+                raise
+            if self.log is not None and self.log.file.notices:
+                tell(self.log.file)
+
+    def _locked(self, timeout_s: float | None) -> OpenLog | None:
+        """Take the append lock; return the open log, if that is what stands at the log's path under it.
+
+        Requires: as AppendLock says.
+        """
+        lock = self.lock
+        began_s = time.monotonic()
+        try:
+            for _ in range(_REOPEN_LIMIT):
+                lock.take(timeout_s, began_s)
+                if self.log is not None and self.is_current(self.log):
+                    return self.log
+                # Whoever replaced the log by hand may have replaced its lock file, too: then others lock another one.
+                if lock.is_at_path():
+                    return None
+                lock.close_file()
+            raise OSError(errno.EAGAIN, "the lock file is being replaced again and again")
+        except OSError as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise typed(error, doing="locking", path=self.paths.lock) from error
+
+    def is_current(self, log: OpenLog) -> bool:
+        """Return whether an open log is what stands at the log's path."""
+        try:
+            return system.path_status(self.paths.log)[:2] == log.file.identity
+        except FileNotFoundError:
+            return False
+
+    def opened(self) -> OpenLog:
+        """Open what stands at the log's path. Requires: the append lock.
+
+        Raises:
+            LogNotFoundError, CorruptLogError, FormatVersionError, WrongLogError, WriteFailedError
+        """
+        with translated("opening", self.paths.log):
+            try:
+                self.log = OpenLog(
+                    self.paths,
+                    self.poison,
+                    sync_turn=self._commit.turn.lock,
+                    require_lock=self.lock.require_held,
+                    writer_id=self._id,
+                )
+            except FileNotFoundError:
+                raise LogNotFoundError(
+                    f"there is no log {self.paths.log_key!r} at {self.paths.log}; was the store removed?",
+                    path=self.paths.log,
+                    reason="no such log",
+                ) from None
+        return self.log
+
+    def establish(self, log: OpenLog) -> Repair | None:
+        """Find where the log ends, so that appends can go on after it; return what was cut off, if anything.
+
+        Requires: the append lock.
+
+        Raises:
+            CorruptLogError, PoisonedLogError, WriteFailedError: nothing was appended.
+        """
+        try:
+            return log.find_end()
+        except OSError as error:
+            if isinstance(error, CheckpointError):
+                raise
+            if log.file.is_poisoned:
+                raise self.poison.refusal(error.strerror or str(error)) from error
+            raise typed(error, doing="preparing to append to", path=self.paths.log) from error
+
+    # --- durable ----------------------------------------------------------------------------------------------
+
+    def _is_replaced(self, appended: Appended, position: Position, status: FileStatus | None) -> bool:
+        """Return whether another file has taken the place of the one that was appended to.
+
+        Args:
+            status: what that file was after the sync; None to look now.
+        """
+        log = appended.log
+        try:
+            status = status or system.file_status(log.file.fd)
         except OSError:
-            if generation.is_intact():
+            if log.file.is_intact():
                 raise
         else:
-            if status.identity == generation.identity and generation.beginning is appended.beginning:
+            if status[:2] == log.file.identity and log.beginning is appended.beginning:
                 return status.links == 0
         # Somebody closed the descriptor, and other threads or processes have synced the log.
-        return self._cover_anew(appended, position)
+        return self._is_replaced_by_now(appended, position)
 
-    def _cover_anew(self, appended: Appended, position: Position) -> bool:
+    def _is_replaced_by_now(self, appended: Appended, position: Position) -> bool:
         """Make an append durable whose file somebody closed: as a first use does, opening it anew.
 
         Return whether the log got another generation meanwhile.
@@ -163,23 +275,17 @@ class LogWriter(ExclusiveLog):
         """
         cause = "somebody closed the open file of the log"
         try:
-            there = self._covered(_LOCK_WAIT_AFTER_LOSS_S, position, tries=1)
+            there = self._cover_all(_LOCK_WAIT_AFTER_LOSS_S, position, tries=1)
         except OutcomeUnknownError:
             raise
         except CheckpointError as failure:
             raise outcome_unknown(self.paths, f"{cause} ({failure.message})", position) from failure
-        if there.generation.header.generation != position.generation:
+        if there.log.header.generation != position.generation:
             return True
         # Closed before it was written, it went into whatever file had got the number.
-        if there.end.offset < appended.end.offset or not there.generation.bears_out(appended.end):
+        if there.end.offset < appended.end.offset or not there.log.bears_out(appended.end):
             raise outcome_unknown(self.paths, f"{cause}, and the record is not in it", position)
         return False
-
-    def position_of(self, appended: Appended) -> Position:
-        """Return the position right behind the record that was appended, or found."""
-        offset, _, stamp_us = appended.end
-        generation = appended.generation.header.generation
-        return appended.found or Position(self.paths.log_key, generation, offset, stamp_us)
 
     def sync(self, timeout_s: float | None) -> int:
         """Make everything durable that the log holds now; return the offset below which that is so.
@@ -187,13 +293,13 @@ class LogWriter(ExclusiveLog):
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
         """
-        covered = self._covered(timeout_s, None, tries=2)
-        tell(None, covered.generation)
+        covered = self._cover_all(timeout_s, None, tries=2)
+        tell(covered.log.file)
         # If the log got another generation meanwhile, that holds the same records and was synced before it
         # was put there.
         return covered.end.offset
 
-    def _covered(self, timeout_s: float | None, position: Position | None, *, tries: int) -> Appended:
+    def _cover_all(self, timeout_s: float | None, position: Position | None, *, tries: int) -> Appended:
         """Make everything durable that the log holds now; return where it ends.
 
         Args:
@@ -203,132 +309,68 @@ class LogWriter(ExclusiveLog):
             LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
         """
         while True:
-            there = self._exclusive(timeout_s, self._established, _as_it_is)
+            there = self.exclusive(timeout_s, self._as_it_is)
             tries -= 1
             try:
-                self._group_sync.cover(there.generation, there.end.offset)
+                self._commit.wait_durable(there.log, there.end.offset)
             except OSError as error:
-                if there.generation.is_poisoned or not tries:
+                if there.log.file.is_poisoned or not tries:
                     raise self._not_covered(position, error) from error
             else:
                 return there
 
     def _not_covered(self, position: Position | None, error: OSError) -> OutcomeUnknownError:
-        tell(None, self._generation)
+        if self.log is not None:
+            tell(self.log.file)
         return outcome_unknown(self.paths, f"its sync failed ({error.strerror or error})", position)
 
     @property
     def has_padding(self) -> bool:
-        """Whether there is padding behind the end of the log, as far as this process knows."""
-        return self._generation is not None and self._generation.has_padding
+        """Whether there is padding after the end of the log, as far as this process knows."""
+        return self.log is not None and self.log.has_padding
 
     def release_padding(self) -> None:
-        """Cut off the padding behind the log's end, if there is any and nobody is writing now. Raises nothing."""
+        """Cut off the padding after the log's end, if there is any and nobody is writing now. Raises nothing."""
         if not self.has_padding:
             return
         try:
-            self._exclusive(_LOCK_WAIT_AT_RELEASE_S, self._established, Generation.cut_padding)
+            self.exclusive(_LOCK_WAIT_AT_RELEASE_S, self._cut_padding)
         except (CheckpointError, OSError) as error:
             logger.debug("left the padding of log %r: %s", self.paths.log_key, error)
 
+    def _cut_padding(self, log: OpenLog | None) -> None:
+        log = log or self.opened()
+        self.establish(log)
+        log.cut_padding()
+
     def known_durable(self, generation: str) -> int:
         """Return the offset below which this process knows that generation to be durable; 0 if it knows nothing."""
-        current = self._generation
-        return current.known_durable if current is not None and current.header.generation == generation else 0
+        log = self.log
+        return log.known_durable if log is not None and log.header.generation == generation else 0
 
     @property
     def syncs(self) -> int:
         """How many syncs of the current generation this process did."""
-        return self._generation.syncs if self._generation is not None else 0
+        return self.log.file.syncs if self.log is not None else 0
 
-    # --- another generation -----------------------------------------------------------------------------------
-
-    def recover(self, timeout_s: float | None) -> None:
-        """Put a new generation with the same records in the place of this one, and forget that a sync failed.
-
-        Requires: the store lock.
-
-        Raises:
-            LockTimeoutError, CorruptLogError, WriteFailedError: nothing was changed.
-        """
-
-        def switch(old: Generation) -> None:
-            switch_generation(self.paths, old)
-            self._forget_poison()
-
-        self._exclusive(timeout_s, _as_found, switch)
-
-    def repair_end(self, timeout_s: float | None) -> Repair | None:
-        """Repair a torn end as the next append would, and make what is left durable; return what was cut off, if any.
-
-        Raises:
-            LockTimeoutError, CorruptLogError, PoisonedLogError: nothing was changed.
-            WriteFailedError: nothing was cut.
-        """
-        repairs: list[Repair | None] = []
-
-        def prepare(_: Generation) -> Repair | None:
-            # As a process that has just begun: whoever believes the page does not look behind padding.
-            repairs.append(self._established(self._opened()))
-            return repairs[0]
-
-        self._exclusive(timeout_s, prepare, lambda _: None)
-        return repairs[0]
-
-    def replace_damaged(
-        self, timeout_s: float | None, replace: Callable[[Callable[[], None]], T | None]
-    ) -> T | None:
-        """Return what ``replace`` does under the locks of a log whose file may hold anything; None if that is nothing.
-
-        ``replace`` puts another generation in the place of this one, or returns None. It is given a function that
-        raises an OSError if the append lock was lost meanwhile.
-
-        Requires: the store lock.
-
-        Raises:
-            LockTimeoutError: nothing was changed. And what ``replace`` raises.
-        """
-        self._mutex.refuse_reentry()
-        try:
-            self._lock_whatever_it_holds(timeout_s)
-            replaced = replace(self._append_lock.require_held)
-            if replaced is not None:
-                self._forget_poison()
-            return replaced
-        finally:
-            try:
-                self._let_go()
-            except BaseException:  # a Ctrl-C in there: every step of it can be done again
-                self._let_go()
-                raise
-
-    def _forget_poison(self) -> None:
-        with translated("removing", self.paths.poison):
-            self._poison.clear()
-
-    # --- poison -----------------------------------------------------------------------------------------------
-
-    def is_poisoned(self) -> bool:
-        """Return whether the log takes no appends because a sync of it failed. Only reads."""
-        current = self._generation
-        if current is not None and current.is_poisoned and self._is_current(current):
-            return True
-        log = system.open_file(self.paths.log)
-        header = read_header(log.fd, self.paths.log, log_key=self.paths.log_key)
-        return self._poison.reason(header.generation) is not None
+    def _as_it_is(self, log: OpenLog | None) -> Appended:
+        log = log or self.opened()
+        self.establish(log)
+        return Appended(log, log.end, log.beginning)
 
     # --- fork -------------------------------------------------------------------------------------------------
 
+    def pause_for_fork(self, timeout_s: float, resumes: list[Callable[[], None]]) -> None:
+        """Let threads that hold the append lock, or lead a sync, finish: no longer than ``timeout_s`` for each."""
+        self.lock.pause_for_fork(timeout_s, resumes)
+        self._commit.pause_for_fork(timeout_s, resumes)
+
     def reset_after_fork(self) -> None:
         """Let go of everything inherited, in the child."""
-        super().reset_after_fork()
         self.appends = 0
-
-
-def _as_found(generation: Generation) -> None:
-    """Take the log in whatever state it is, but no other file for it."""
-    generation.reopen_if_lost()
-
-
-def _as_it_is(generation: Generation) -> Appended:
-    return Appended(generation, generation.end, generation.beginning)
+        self._id = os.urandom(_WRITER_ID_BYTES)
+        self.lock.reset_after_fork()
+        self._commit.reset_after_fork()
+        log, self.log = self.log, None
+        if log is not None:
+            log.close()

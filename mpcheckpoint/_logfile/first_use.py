@@ -1,4 +1,4 @@
-"""From where on a process that opens a log for append validates it: how much of it others vouch for.
+"""The first append of a process to a log: from where on it validates the log, and how it makes that durable.
 
 A line states an offset as durable, so that much was on disk once. That is no proof that it stands in this file: a log
 that was copied or restored may have holes, and what is appended behind a hole gets to no reader. So all of that is
@@ -15,6 +15,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import CLOSING_BYTES, MAX_LINE_BYTES, EndState
 from mpcheckpoint._format.resync import last_line
 from mpcheckpoint._logfile.page import stated_durable
+from mpcheckpoint._logfile.quarantine import write_whole
 from mpcheckpoint._logfile.replay import is_chain
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _FIRST_LOOK_BACK_BYTES = 64 * 1024
 _LARGEST_LOOK_BACK_BYTES = 2 * MAX_LINE_BYTES
 _LONG_VALIDATION_S = 1.0
+_REWRITE_BYTES = 1024 * 1024
 
 
 def trusted_start(fd: int, header: Header, paths: LogPaths) -> tuple[EndState, list[str]]:
@@ -95,3 +97,12 @@ def _look_back(fd: int, header: Header, size: int) -> Line | None:
         if line is not None or start == first or length >= _LARGEST_LOOK_BACK_BYTES:
             return line
         length = min(length * 8, _LARGEST_LOOK_BACK_BYTES)
+
+
+def write_again(fd: int, start: int, end: int) -> None:
+    """Make validated bytes dirty again, to be synced: only then are they known to be durable.
+
+    Crash: the same bytes in the same place; a disk with powersafe overwrite keeps them whatever happens.
+    """
+    for offset in range(start, end, _REWRITE_BYTES):
+        write_whole(fd, system.read_at(fd, min(_REWRITE_BYTES, end - offset), offset), offset)

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.control import Header
     from mpcheckpoint._format.scan import Scan
-    from mpcheckpoint._logfile.generation import Generation
+    from mpcheckpoint._logfile.opened import OpenLog
     from mpcheckpoint._logfile.paths import LogPaths
 
 _FLUSH_BYTES = 1024 * 1024
 
 
-def switch_generation(paths: LogPaths, old: Generation) -> None:
+def switch_generation(paths: LogPaths, old: OpenLog) -> None:
     """Copy the log into a new generation, make that durable, and put it in the old one's place.
 
     Requires: the store lock, and the append lock with ``old`` as the current generation.
@@ -60,7 +60,7 @@ def switch_generation(paths: LogPaths, old: Generation) -> None:
         try:
             old.seal(copy.generation)
         except CheckpointError as error:
-            old.notices.append(f"could not seal the old generation of log {paths.log_key!r}: {error}")
+            old.file.notices.append(f"could not seal the old generation of log {paths.log_key!r}: {error}")
         system.replace(temporary, paths.log)
     except OSError as error:
         system.remove(temporary)
@@ -74,15 +74,15 @@ def switch_generation(paths: LogPaths, old: Generation) -> None:
         system.sync_directory(paths.directory)
 
 
-def _take(copy: GenerationCopy, paths: LogPaths, old: Generation) -> None:
+def _take(copy: GenerationCopy, paths: LogPaths, old: OpenLog) -> None:
     """Copy the records of ``old``, and move ``old.end`` to where they end."""
-    for result in replay(old.fd, old.header.end):
+    for result in replay(old.file.fd, old.header.end):
         copy.add(result.lines)
         old.end = result.end
         if result.damage is not None:
             _keep_torn_end(paths, old, result)
     refuse_shortened(
-        old.fd,
+        old.file.fd,
         old.end.offset,
         known_durable=old.known_durable,
         path=paths.log,
@@ -91,14 +91,14 @@ def _take(copy: GenerationCopy, paths: LogPaths, old: Generation) -> None:
     copy.finish()
 
 
-def _keep_torn_end(paths: LogPaths, old: Generation, result: Scan) -> None:
+def _keep_torn_end(paths: LogPaths, old: OpenLog, result: Scan) -> None:
     assert result.damage is not None
     broken = Broken(result.damage, result.broken_at, result.broken_crc)
-    known = max(old.known_durable, vouched_durable(paths.page, old.header.generation, old.fd))
-    require_torn(old.fd, broken, known_durable=known, path=paths.log, log_key=paths.log_key)
-    repair = keep_bytes(old.fd, paths, old.header.generation, result.damage.offset)
+    known = max(old.known_durable, vouched_durable(paths.page, old.header.generation, old.file.fd))
+    require_torn(old.file.fd, broken, known_durable=known, path=paths.log, log_key=paths.log_key)
+    repair = keep_bytes(old.file.fd, paths, old.header.generation, result.damage.offset)
     if repair is not None:
-        old.notices.append(
+        old.file.notices.append(
             f"kept {repair.length_bytes} torn byte{'' if repair.length_bytes == 1 else 's'} of log "
             f"{repair.log_key!r} in {repair.path}"
         )

@@ -1,120 +1,167 @@
 """How appends become durable, many of them with one sync: of all threads of a process, and of all processes.
 
-Whoever has appended and is not covered yet tries to become the leader of its group. The leader syncs the log once, for
-all that stands in it then, says in the page how far that reaches, and wakes everybody; who could not become leader has
-waited for just that. Rejected: to hand a lock on from waiter to waiter. The running process takes it back before the
-woken one gets there: groups stay at 1.1, and others starve. Rejected: to let the leader wait for company; on two cores
-that cost more than it gave.
+A thread whose record is not durable yet tries to sync for its process; the others wait for the end of that sync, all at
+once, and look whether it covered them. A process that is to sync tries to become the leader of a group. The leader
+syncs the log once, for all that stands in it then, says in the page how far that reaches, and wakes everybody; who
+could not become leader has waited for just that. Rejected: to hand a lock on from waiter to waiter. The running
+process takes it back before the woken one gets there: groups stay at 1.1, and others starve. Rejected: to let the
+leader wait for company; on two cores that cost more than it gave.
 
-Nobody depends on a leader. One that was killed has given back its lock; whoever waits looks again after
-``_LOOK_AGAIN_S``. One that is stopped keeps it: who has looked ``_LOOKS`` times syncs alone, and waits no more until
-a leader has been heard of again.
+Nobody depends on a leader. One that was killed has given back its lock; a process that waits looks again after
+``_LOOK_AGAIN_S``. One that is stopped keeps it: a process that has looked ``_LOOKS`` times syncs alone, and waits no
+more until a leader has been heard of again.
 """
 
 from __future__ import annotations
 
-import errno
 import threading
-from time import monotonic
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint._logfile.established import SLOW_SYNC_S
 from mpcheckpoint._logfile.lock_file import LockFile
+from mpcheckpoint._logfile.opened import sync_failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint._logfile.generation import Generation
+    from mpcheckpoint._logfile.opened import OpenLog
     from mpcheckpoint._logfile.page import Known, Page
-    from mpcheckpoint._logfile.poison import Poison
+    from mpcheckpoint._system import FileStatus
 
 _LOOK_AGAIN_S = 0.01
 _LOOKS = 6
 _LOOKS_BELIEVED = 2
+# A thread is woken when the sync ends that it waits for, unless a Ctrl-C came just there.
+_LONGEST_NAP_S = 0.05
 
 
-class GroupSync:
-    """Makes the appends of one log durable: see ``_sync``. A first use and a repair sync for themselves.
+class SyncTurn:
+    """The right to sync one log: one thread of this process has it at a time.
+
+    ``lock`` is an RLock: its owner is set in the same uninterruptible step that takes it. A signal handler that appends
+    may run in the thread that is syncing; it syncs inside the sync, and both are whole.
+    """
+
+    def __init__(self) -> None:
+        # Any: the type stubs leave out _is_owned, which threading.Condition relies on too.
+        self.lock: Any = threading.RLock()
+        # A lock each, held: of threads that sleep until the present turn ends.
+        self._sleepers: deque[threading.Lock] = deque()
+
+    def enqueue(self) -> threading.Lock:
+        """Return what can be acquired once the present turn has ended. If nobody has the turn, nobody ends it: try to
+        take it after this call."""
+        gate = threading.Lock()
+        gate.acquire()
+        self._sleepers.append(gate)
+        return gate
+
+    def end(self) -> None:
+        """End the turn of this thread, if it has it, and wake all who sleep."""
+        if not self.lock._is_owned():
+            return
+        self.lock.release()
+        sleepers = self._sleepers
+        for _ in range(len(sleepers)):
+            try:
+                sleepers.popleft().release()
+            except IndexError:  # another thread woke them
+                return
+
+
+class GroupCommit:
+    """Makes the appends of one log durable. A first use and a repair sync for themselves, in ``turn``.
 
     Locking rules:
-    1. ``mutex``, then the leader lock (flock on the ``.sync`` file), never the other way.
-    2. ``cover`` is called without the append lock, and takes no other lock inside. So a first use and a repair may take
-       ``mutex`` under the append lock.
+    1. ``turn``, then the leader lock (flock on the ``.sync`` file), never the other way.
+    2. ``wait_durable`` is called without the append lock, and takes no other lock inside. So a first use and a repair
+       may wait for ``turn`` under the append lock.
     3. The leader lock is never waited for, only tried.
     4. No reader waits for either; a fork waits for a leader of its own process, for a moment.
     """
 
-    def __init__(self, path: str, poison: Poison) -> None:
+    def __init__(self, path: str) -> None:
         self._leader_lock = LockFile(path)
-        self._poison = poison
-        # Also held by whoever syncs the log for a repair: of two syncs of one descriptor only one hears of a failure.
-        # An RLock: a signal handler that appends may run in the thread that is syncing. It then leads a group inside
-        # the group: both syncs are whole, and the leader lock is only given back too early, which costs others a sync.
-        self.mutex: Any = threading.RLock()
+        self.turn = SyncTurn()
         self._is_patient = True
         self.is_leading = False
 
-    def cover(self, generation: Generation, offset: int) -> None:
-        """Return when every byte below ``offset`` is durable.
+    def wait_durable(self, log: OpenLog, offset: int) -> FileStatus | None:
+        """Return when every byte below ``offset`` is durable: what the file was after our sync; None if there was none.
 
-        Requires: ``offset`` is an ``end`` that this process established under the append lock.
+        Requires: ``offset`` is an ``end`` that this process found under the append lock.
 
         Raises:
-            OSError: a sync failed; the generation is poisoned.
+            OSError: a sync failed, and the log is poisoned; or, EBADF, somebody had closed the file.
         """
-        if generation.durable >= offset and not generation.is_poisoned:
-            return
-        with self.mutex:
-            # Threads that came here during a sync find their records covered by it, or share the next one.
-            if generation.is_poisoned:
-                raise _poisoned()
-            if generation.durable >= offset:
-                return
-            page = generation.page
-            if page is None or generation.is_alone:
-                # Nobody wrote between our last two appends: nobody waits for us, and who comes now leads a group. Its
-                # sync and ours may run side by side. Without a page everybody syncs alone.
-                self._sync(generation, generation.end.offset)
-            else:
-                self._sync_together(generation, page, offset)
+        turn = self.turn.lock
+        if turn._is_owned():  # in a signal handler of the thread that is syncing
+            return self._make_durable(log, offset)
+        while log.durable < offset or log.file.is_poisoned:
+            try:
+                if turn.acquire(blocking=False):
+                    return self._make_durable(log, offset)
+                gate = self.turn.enqueue()
+                if turn.acquire(blocking=False):
+                    return self._make_durable(log, offset)
+            finally:
+                try:
+                    self.turn.end()
+                except BaseException:  # a Ctrl-C in there: every step of it can be done again
+                    self.turn.end()
+                    raise
+            gate.acquire(timeout=_LONGEST_NAP_S)
+        return None
+
+    def _make_durable(self, log: OpenLog, offset: int) -> FileStatus | None:
+        if log.file.is_poisoned:
+            raise sync_failed()
+        if log.durable >= offset:
+            return None
+        page = log.page
+        if page is None or log.is_alone:
+            # Nobody wrote between our last two appends: nobody waits for us, and a process that comes now leads a
+            # group. Its sync and ours may run side by side. Without a page everybody syncs alone.
+            return log.sync(log.end.offset)
+        return self._sync_together(log, page, offset)
 
     # --- in a group -------------------------------------------------------------------------------------------
 
-    def _sync_together(self, generation: Generation, page: Page, offset: int) -> None:
+    def _sync_together(self, log: OpenLog, page: Page, offset: int) -> FileStatus | None:
         for look in range(_LOOKS):
             known = page.known()
-            if (known.durable >= offset or known.is_poisoned) and self._is_covered(generation, known, offset):
-                return
-            # While somebody leads, to try is in vain. If he is dead, the page says so for ever.
+            if self._is_covered(log, known, offset):
+                return None
+            # While somebody leads, to try is in vain. If that process is dead, the page says so for ever.
             is_led = known.target and look < _LOOKS_BELIEVED and self._is_patient
-            if not is_led and self._leads(generation, page, offset):
-                return
+            if not is_led and self._leads(log, page, offset):
+                return None
             if not self._is_patient:
                 break
-            # Whoever leads now covers us, or began too early for that: then the next one does.
+            # The present leader covers us, or began too early for that: then the next one does.
             group = known.group if known.target >= offset else known.group + 1
             page.words[group % 2].wait(known.words[group % 2], _LOOK_AGAIN_S)
         # A stopped leader must stop nobody. Nothing is published: the next leader does.
         self._is_patient = False
-        self._sync(generation, generation.end.offset)
+        return log.sync(log.end.offset)
 
-    def _is_covered(self, generation: Generation, known: Known, offset: int) -> bool:
+    def _is_covered(self, log: OpenLog, known: Known, offset: int) -> bool:
         """Return whether somebody's sync has covered ``offset``.
 
-        The word cannot be a stale one: whoever establishes the end of the log sees to it that none stands above it.
+        The word cannot be a stale one: a process that finds the end of the log sees to it that none stands above it.
         """
         if known.is_poisoned:
-            generation.is_poisoned = True
-            raise _poisoned()
+            log.file.is_poisoned = True
+            raise sync_failed()
         if known.durable < offset:
             return False
-        generation.durable = max(generation.durable, known.durable)
+        log.durable = max(log.durable, known.durable)
         self._is_patient = True
         return True
 
-    def _leads(self, generation: Generation, page: Page, offset: int) -> bool:
+    def _leads(self, log: OpenLog, page: Page, offset: int) -> bool:
         """Sync for everybody, if nobody else does; return False if somebody does."""
-        is_leader = True  # until we know better: a Ctrl-C may come right behind the lock
+        is_leader = True  # until we know better: a Ctrl-C may come right after the lock
         group = None
         try:
             is_leader = self._takes_leader_lock()
@@ -122,10 +169,10 @@ class GroupSync:
                 self.is_leading = True
                 known = page.known()
                 if not self._is_covered(
-                    generation, known, offset
+                    log, known, offset
                 ):  # else the leader before us has done it meanwhile
                     group = known.group + 1
-                    self._lead(generation, page, known, group)
+                    self._lead(log, page, known, group)
         finally:
             if is_leader:
                 try:
@@ -151,64 +198,31 @@ class GroupSync:
             self._is_patient = False
             return False
 
-    def _lead(self, generation: Generation, page: Page, known: Known, group: int) -> None:
-        end = generation.end.offset  # read before the sync begins, as is what others left
+    def _lead(self, log: OpenLog, page: Page, known: Known, group: int) -> None:
+        end = log.end.offset  # read before the sync begins, as is what others left
         left = page.read().end
         # A power cut, or a backup, can leave an end in the page that the log has not reached: the log bears it out.
-        if left is not None and left.offset > end and generation.bears_out(left):
+        if left is not None and left.offset > end and log.bears_out(left):
             end = left.offset
         page.begin_group(group, end)
         try:
-            self._sync(generation, end)
+            log.sync(end)
         finally:
-            durable = max(generation.durable, known.durable)
-            page.publish_group(durable, known, group)
-
-    # --- the one place where bytes become durable -------------------------------------------------------------
-
-    def _sync(self, generation: Generation, end: int) -> None:
-        """Make all below ``end`` durable. Requires: it was written, and ``end`` read, before this is called.
-
-        A failed sync is final, so the poison is there before anybody else can lead; what has the log open gets the
-        error from its own next sync, too.
-        """
-        beginning = generation.beginning
-        began_s = monotonic()
-        try:
-            generation.sync_file()
-        except OSError as error:
-            if generation.is_poisoned:
-                generation.mark_poisoned(error)
-            raise
-        generation.syncs += 1
-        sync_s = monotonic() - began_s
-        if sync_s >= SLOW_SYNC_S:
-            generation.note_duration(sync_s)
-        if generation.is_poisoned:  # a sync nested in this one failed, and took the error with it
-            raise _poisoned()
-        if generation.beginning is beginning:  # else somebody put other bytes into the file meanwhile
-            generation.durable = max(generation.durable, end)
+            page.publish_group(max(log.durable, known.durable), known, group)
 
     # --- fork -------------------------------------------------------------------------------------------------
 
     def pause_for_fork(self, timeout_s: float, resumes: list[Callable[[], None]]) -> None:
-        """Let whoever leads finish, for no longer than ``timeout_s``; what has to be done after the fork goes to
-        ``resumes``, before anything is done here: a Ctrl-C must not leave us with the mutex."""
-        if self.is_leading and not self.mutex._is_owned():
-            resumes.append(self._resume_after_fork)
-            self.mutex.acquire(timeout=timeout_s)
-
-    def _resume_after_fork(self) -> None:
-        if self.mutex._is_owned():
-            self.mutex.release()
+        """Let a thread that leads finish, for no longer than ``timeout_s``; what has to be done after the fork goes to
+        ``resumes``, before anything is done here: a Ctrl-C must not leave us with the turn."""
+        lock = self.turn.lock
+        if self.is_leading and not lock._is_owned():
+            resumes.append(self.turn.end)
+            lock.acquire(timeout=timeout_s)
 
     def reset_after_fork(self) -> None:
-        """In the child: let go of the mutex and the lock file, without unlocking."""
-        self.mutex = threading.RLock()
+        """In the child: let go of the turn and the lock file, without unlocking."""
+        self.turn = SyncTurn()
         self._is_patient = True
         self.is_leading = False
         self._leader_lock.close()
-
-
-def _poisoned() -> OSError:
-    return OSError(errno.EIO, "an earlier sync of this log failed")

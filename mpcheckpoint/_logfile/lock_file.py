@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
@@ -42,17 +43,21 @@ class LockFile:
         for _ in range(_REOPEN_LIMIT):
             descriptor = self._intact() or self._opened()
             try:
-                if not system.lock(descriptor.fd, timeout_s, self._wait):
-                    return False
-                status = system.stat_fd(descriptor.fd)
+                if system.try_lock(descriptor.fd):
+                    return True
+                with self._wait or nullcontext():
+                    is_taken = system.lock(descriptor.fd, timeout_s)
             except _CLOSED:
                 if descriptor.is_intact():
                     raise
-                continue  # somebody closed it while we waited
-            if (status.st_dev, status.st_ino) != descriptor.identity:
-                system.unlock(descriptor.fd)  # what we have locked is somebody else's file
-            elif status.st_nlink:
+                continue  # somebody closed it just now
+            if not is_taken:
+                return False
+            if self._intact() is not None:
                 return True
+            # What was waited for is a lock on somebody else's file, or on one that has no name any more.
+            if not descriptor.is_intact():
+                system.unlock(descriptor.fd)
             self.close()
         raise OSError(errno.EAGAIN, "the lock file is being replaced again and again")
 
@@ -100,7 +105,7 @@ class LockFile:
             descriptor.close()
 
     def _intact(self) -> system.Descriptor | None:
-        """Return the descriptor, if it is that of the lock file still."""
+        """Return the descriptor, if it is still that of the lock file, and others can find that file."""
         descriptor = self.descriptor
         if descriptor is None:
             return None
@@ -108,7 +113,8 @@ class LockFile:
             status = system.stat_fd(descriptor.fd)
         except OSError:
             return None
-        return descriptor if (status.st_dev, status.st_ino) == descriptor.identity else None
+        is_ours = status.st_ino == descriptor.identity[1] and status.st_dev == descriptor.identity[0]
+        return descriptor if is_ours and status.st_nlink else None
 
     def _opened(self) -> system.Descriptor:
         self.descriptor = descriptor = open_beside_log(self._path)

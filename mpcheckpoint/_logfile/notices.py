@@ -8,27 +8,26 @@ from typing import TYPE_CHECKING
 from mpcheckpoint.errors import LockTimeoutError
 
 if TYPE_CHECKING:
-    from mpcheckpoint._logfile.generation import Generation
+    from mpcheckpoint._logfile.log_file import LogFile
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._types import Repair
 
 logger = logging.getLogger("mpcheckpoint")
 
 
-def tell(repair: Repair | None, generation: Generation | None) -> None:
-    """Log a repair, and what a generation has to tell. Requires: no lock is held, for handlers are user code."""
-    if repair is not None:
-        logger.warning(
-            "repaired the torn end of log %r: %d %s at offset %d moved to %s",
-            repair.log_key,
-            repair.length_bytes,
-            "byte" if repair.length_bytes == 1 else "bytes",
-            repair.offset,
-            repair.path,
-        )
-    while generation is not None and generation.notices:
+def repaired(repair: Repair) -> str:
+    """Return what is said of a repair."""
+    return (
+        f"repaired the torn end of log {repair.log_key!r}: {repair.length_bytes} "
+        f"{'byte' if repair.length_bytes == 1 else 'bytes'} at offset {repair.offset} moved to {repair.path}"
+    )
+
+
+def tell(file: LogFile) -> None:
+    """Log what a log file has to tell. Requires: no lock is held, for handlers are user code."""
+    while file.notices:
         try:
-            notice = generation.notices.pop(0)
+            notice = file.notices.pop(0)
         except IndexError:  # another thread told it
             return
         logger.warning("%s", notice)

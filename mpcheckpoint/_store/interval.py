@@ -94,7 +94,7 @@ class IntervalSyncer:
 
     def _sync(self, entry: _Due) -> None:
         try:
-            entry.writer.make_durable(entry.appended)
+            entry.writer.wait_durable(entry.appended)
         except CheckpointError:
             self._settle(entry)  # poisoned: whoever appends or flushes next is told
             raise

@@ -64,8 +64,8 @@ class Reader(Protocol):
         offset: lines that end at or below it survive a loss of power; too low is fine. ``is_reset`` says that what was
         given before is void and the log comes anew from its start: only where it was replaced, and never if the reader
         ``resumes``. ``lines`` is a list of Lines, or a Lines (``_format.columns``), which costs less where there are
-        many; lists are the caller's to change. ``begun_us`` is above the stamps of lines that were copied from an earlier
-        generation, and below all others; 0 where there are none.
+        many; lists are the caller's to change. ``begun_us`` is above the stamps of lines that were copied from an
+        earlier generation, and below all others; 0 where there are none.
 
         Raises:
             CorruptLogError, ReadFailedError, LogNotFoundError: what was given before stays valid.

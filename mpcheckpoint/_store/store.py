@@ -10,6 +10,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.quarantine import list_repairs
 from mpcheckpoint._logfile.read import LogReader
+from mpcheckpoint._logfile.recovery import is_poisoned, recover
 from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint._store.durability import Durability, Mode
 from mpcheckpoint._store.notifier import Bell, expect_news
@@ -50,14 +51,14 @@ class DirectoryLog:
             self._directory.require_locking()
             writer = self._writer()
         appended = writer.append(payloads, timeout_s=timeout_s, guard=guard)
-        if appended.generation.is_followed:
+        if appended.log.is_followed:
             bell = process.bell(self._directory.identity, self._directory.path)
             if bell is not None:
                 bell.ring()
-        if appended.generation.has_padding:
+        if appended.log.has_padding:
             process.flush_at_exit()
         if durability.mode is Mode.ALWAYS:
-            return writer.make_durable(appended)
+            return writer.wait_durable(appended)
         if durability.mode is Mode.INTERVAL:
             process.flush_at_exit()
             process.interval.schedule(writer, appended, durability.interval_s)
@@ -86,7 +87,7 @@ class DirectoryLog:
     def recover(self, timeout_s: float | None) -> None:
         """Copy the records into a new generation, durably, so that the log takes appends again."""
         with translated("recovering", self._paths.log), self._directory.locked(timeout_s):
-            self._writer().recover(timeout_s)
+            recover(self._writer(), timeout_s)
 
     def repairs(self) -> list[Repair]:
         """Return what repairs have cut off, oldest generation and lowest offset first."""
@@ -98,7 +99,7 @@ class DirectoryLog:
         writer = self._writer()
         with translated("reading", self._paths.log, is_read=True):
             size = system.stat_path(self._paths.log).st_size
-            is_poisoned = writer.is_poisoned()
+            poisoned = is_poisoned(writer)
         lock = system.lock_status(self._paths.lock)
         return {
             "path": self._paths.log,
@@ -106,7 +107,7 @@ class DirectoryLog:
             "appends": writer.appends,
             "syncs": writer.syncs,
             "repairs": len(self.repairs()),
-            "is_poisoned": is_poisoned,
+            "is_poisoned": poisoned,
             "lock": lock.state.value,
             "holder_pid": None if lock.holder is None else lock.holder.pid,
             "holder_command": None if lock.holder is None else lock.holder.command,

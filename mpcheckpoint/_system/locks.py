@@ -22,7 +22,6 @@ from mpcheckpoint._system.files import filled_streams, open_above_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
 # flock whatever ``portalocker.LOCKER`` is set to elsewhere in the process: a POSIX record lock would not exclude
 # threads, and two kinds of lock on one file ignore each other. What the locker calls is called without its checks of
@@ -50,24 +49,8 @@ else:
 """
 
 
-def lock(
-    fd: int, timeout_s: float | None = None, waiting: AbstractContextManager[object] | None = None
-) -> bool:
-    """Take the exclusive lock of an open file; return False if ``timeout_s`` seconds did not suffice.
-
-    If it is not free at once, ``waiting`` is entered for as long as it takes.
-    """
-    try:
-        _flock(fd, _TRY)
-    except BlockingIOError:
-        if waiting is None:
-            return _wait_for_lock(fd, timeout_s)
-        with waiting:
-            return _wait_for_lock(fd, timeout_s)
-    return True
-
-
-def _wait_for_lock(fd: int, timeout_s: float | None) -> bool:
+def lock(fd: int, timeout_s: float | None = None) -> bool:
+    """Wait for the exclusive lock of an open file; return False if ``timeout_s`` seconds did not suffice."""
     if timeout_s is None:
         _flock(fd, _EXCLUSIVE)
         return True

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint import Log
     from mpcheckpoint._logfile.append import LogWriter
-    from mpcheckpoint._logfile.generation import Generation
+    from mpcheckpoint._logfile.opened import OpenLog
     from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementWriter
 
 # What changes something on disk: a crash or a failure can come between any two calls of these.
@@ -104,9 +104,9 @@ def writer_of(store: Path) -> LogWriter:
     return writer
 
 
-def generation_of(store: Path) -> Generation:
+def generation_of(store: Path) -> OpenLog:
     """Return what this process, which has appended to it, knows of the log."""
-    generation = writer_of(store)._generation
+    generation = writer_of(store).log
     assert generation is not None
     return generation
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.recovery import recover, repair_end, replace_damaged
 from mpcheckpoint._maintenance.repairs.damage import Action, LeftOut, LogCheck, LogRepair
 from mpcheckpoint._maintenance.repairs.verification import Target, check_found, check_log, targets_in
 from mpcheckpoint._salvage.inspection import Inspection, removed_spans, selected
@@ -165,7 +166,7 @@ def _carried_out(
 def _cut(
     directory: StoreDirectory, paths: LogPaths, planned: LogRepair, timeout_s: float | None
 ) -> LogRepair:
-    cut = process.writer(directory.identity, paths).repair_end(timeout_s)
+    cut = repair_end(process.writer(directory.identity, paths), timeout_s)
     return _done(planned, [] if cut is None else [cut], planned.check.generation)
 
 
@@ -173,7 +174,7 @@ def _recover(
     directory: StoreDirectory, target: Target, planned: LogRepair, timeout_s: float | None
 ) -> LogRepair:
     assert target.paths is not None
-    process.writer(directory.identity, target.paths).recover(timeout_s)
+    recover(process.writer(directory.identity, target.paths), timeout_s)
     after = check_log(target)
     return _done(planned, [], after.generation)
 
@@ -182,7 +183,7 @@ def _salvage(
     directory: StoreDirectory, paths: LogPaths, planned: LogRepair, timeout_s: float | None
 ) -> LogRepair:
     writer = process.writer(directory.identity, paths)
-    salvage = writer.replace_damaged(timeout_s, lambda require_lock: salvage_log(paths, require_lock))
+    salvage = replace_damaged(writer, timeout_s, lambda require_lock: salvage_log(paths, require_lock))
     if salvage is None:  # somebody repaired it meanwhile
         return LogRepair(planned.check, "nothing", records_kept=planned.check.records)
     return _done(_salvaged(planned.check, salvage.found), salvage.repairs, salvage.generation)

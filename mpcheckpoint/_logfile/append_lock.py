@@ -1,0 +1,115 @@
+"""The append lock: one thread of one process writes to a log at a time."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._logfile.lock_file import LockFile
+from mpcheckpoint._logfile.lock_waits import Wait
+from mpcheckpoint._logfile.mutex import Mutex
+from mpcheckpoint._logfile.notices import timed_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._logfile.paths import LogPaths
+
+
+class AppendLock:
+    """Keeps the threads of this process apart by a mutex, and processes by the kernel's lock on the ``.lock`` file.
+
+    Locking rules:
+    1. The mutex, then the kernel's lock, never the other way; the lock is given back before the mutex is.
+    2. No sync happens under either, but for a first use, a repair and a switch of generations.
+    3. A reader and the fork hook wait for neither while somebody waits for the kernel's lock: a stopped lock holder
+       elsewhere must not hang reads or forks here. The fork hook waits, for a moment, where ``is_held``.
+    4. User code never runs inside: events are encoded before, warnings logged after.
+
+    How to hold it (rejected: a context manager; its exit is a call of its own, and a Ctrl-C at the start of that call
+    would leave the lock to whatever drops the traceback)::
+
+        lock.refuse_reentry()  # before the try: its finally would give back what the outer call holds
+        try:
+            lock.take(timeout_s, began_s)
+            ...
+        finally:
+            try:
+                lock.give_back()
+            except BaseException:  # a Ctrl-C in there: every step of it can be done again
+                lock.give_back()
+                raise
+    """
+
+    def __init__(self, paths: LogPaths) -> None:
+        self._paths = paths
+        self._mutex = Mutex(f"the log {paths.log_key!r}")
+        self._file = LockFile(paths.lock, Wait(paths.log_key, paths.lock))
+        self.is_held = False
+
+    def refuse_reentry(self) -> None:
+        """Raise ReentrancyError if this thread is inside already: it would wait for itself."""
+        if self._mutex.lock._is_owned():
+            self._mutex.refuse_reentry()
+
+    def take(self, timeout_s: float | None, began_s: float) -> None:
+        """Take the lock, waiting until ``timeout_s`` seconds after ``began_s``, or for ever; the kernel's lock only, if
+        this thread has the mutex.
+
+        Raises:
+            LockTimeoutError: it was held elsewhere for so long.
+            OSError: the lock file cannot be used.
+        """
+        left_s = None
+        if not self._mutex.lock._is_owned() and not self._mutex.acquire(timeout_s):
+            raise timed_out(self._paths, timeout_s)
+        if timeout_s is not None:
+            left_s = max(0.0, began_s + timeout_s - time.monotonic())
+        if not self._file.take(left_s):
+            raise timed_out(self._paths, timeout_s)
+        self.is_held = True
+
+    def give_back(self) -> None:
+        """Give back both locks, if this thread has them; else nothing."""
+        lock = self._mutex.lock
+        if lock._is_owned():
+            self._file.give_back()
+            self.is_held = False
+            lock.release()
+
+    def require_held(self) -> None:
+        """Return if the lock that was taken is still held: before what must not be done without, after a while.
+
+        Raises:
+            OSError: EBADF, somebody closed the lock file, and with that gave the lock back.
+        """
+        self._file.require_held()
+
+    def is_at_path(self) -> bool:
+        """Return whether the file that is locked is the one that others find."""
+        return self._file.is_at_path()
+
+    def close_file(self) -> None:
+        """Give the kernel's lock back, and open the lock file anew at the next ``take``."""
+        self._file.close()
+
+    # --- fork -------------------------------------------------------------------------------------------------
+
+    def pause_for_fork(self, timeout_s: float, resumes: list[Callable[[], None]]) -> None:
+        """Take the mutex of a thread that holds the lock; wait no longer than ``timeout_s``.
+
+        What gives it back goes to ``resumes`` before it is taken: a Ctrl-C must not leave us with it.
+        """
+        if self.is_held and not self._mutex.is_owned():
+            resumes.append(self._mutex.release_if_owned)
+            self._mutex.acquire(timeout_s)
+
+    def reset_after_fork(self) -> None:
+        """Let go of both locks in the child: close, never unlock.
+
+        The open file is shared with the parent, and an unlock here would free its lock. Not to close it would keep the
+        lock alive when the parent dies.
+        """
+        self._mutex = Mutex(f"the log {self._paths.log_key!r}")
+        self.is_held = False
+        self._file.close()

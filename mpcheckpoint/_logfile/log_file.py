@@ -1,0 +1,123 @@
+"""The file of a log, open for append: which file it is, and its sync."""
+
+from __future__ import annotations
+
+import errno
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import _system as system
+
+if TYPE_CHECKING:
+    from mpcheckpoint._logfile.paths import LogPaths
+    from mpcheckpoint._system import FileStatus
+
+_SLOW_SYNC_S = 1.0
+# Not each sync of a slow disk is told of.
+_TELL_SLOW_EVERY_S = 60.0
+
+
+class LogFile:
+    """One generation of a log as a file that this process has open.
+
+    Other code of the process may close our descriptor, and its number may then stand for another file. ``is_intact``
+    tells: asked whenever the log's bytes, or the page, are not what this process expects, before it writes to the one
+    or calls the other damaged; and after each sync, which would have been that of another file.
+
+    Concurrency: ``sync`` by any thread; all else under the append lock.
+    """
+
+    def __init__(self, paths: LogPaths) -> None:
+        """Open the log.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self._paths = paths
+        self.is_poisoned = False
+        self.is_lost = False
+        self.syncs = 0
+        # What there is to tell once no lock is held: a handler of log messages is user code.
+        self.notices: list[str] = []
+        self._told_slow_s = -_TELL_SLOW_EVERY_S
+        self._open()
+
+    def _open(self) -> None:
+        self._descriptor = system.open_file(self._paths.log, write=True)
+        self.fd = self._descriptor.fd
+        self.status = system.file_status(self.fd)
+        self.identity = self.status.identity
+        self.is_lost = False
+
+    def is_intact(self) -> bool:
+        """Return whether the descriptor is still that of the log."""
+        return self._descriptor.is_intact()
+
+    def reopen(self) -> None:
+        """Open the log anew, after somebody has closed the descriptor.
+
+        Nobody told the new descriptor of syncs that failed meanwhile: what is not known to be durable has to be
+        written once more, as by a process that has just begun.
+
+        Requires: the append lock.
+        """
+        self._open()
+        self.notices.append(
+            f"somebody closed the open file of log {self._paths.log_key!r}; it was opened again ({self._paths.log})"
+        )
+
+    def lose(self) -> OSError:
+        """Let go of a descriptor that somebody closed; return the error that says so.
+
+        The next append opens the log anew, also where the number stands for a copy of the log by now, or for a
+        descriptor of it that takes no write.
+        """
+        self.is_lost = True
+        self._descriptor.abandon()
+        return OSError(errno.EBADF, "somebody closed the open file of the log")
+
+    def is_lost_by(self, error: OSError) -> bool:
+        """Return whether a write failed since somebody closed the file; then the next append opens it anew."""
+        # EBADF, and yet the log: its number was given to a descriptor that is open for reading only.
+        if error.errno != errno.EBADF and self.is_intact():
+            return False
+        self.lose()
+        return True
+
+    def sync(self) -> FileStatus:
+        """Make everything durable that was written to the log so far; return what the file is then.
+
+        A failed sync is final: Linux drops the dirty pages, reports it once, and a second sync would succeed.
+
+        Raises:
+            OSError: the sync failed, and ``is_poisoned`` is set; or, EBADF, somebody had closed the file.
+        """
+        began_s = monotonic()
+        try:
+            system.sync_data(self.fd)
+        except OSError as error:
+            if not self.is_intact():
+                raise self.lose() from error
+            self.is_poisoned = True
+            raise
+        try:
+            status = system.file_status(self.fd)
+        except OSError as error:
+            if self.is_intact():
+                raise
+            raise self.lose() from error
+        if status[:2] != self.identity:
+            raise self.lose()  # synced was another file
+        self.syncs += 1
+        took_s = monotonic() - began_s
+        if took_s >= _SLOW_SYNC_S and began_s + took_s - self._told_slow_s >= _TELL_SLOW_EVERY_S:
+            self._told_slow_s = began_s + took_s
+            self.notices.append(
+                f"a sync of log {self._paths.log_key!r} took {took_s:.1f} s; the disk is slow, or busy "
+                f"({self._paths.log})"
+            )
+        return status
+
+    def close(self) -> None:
+        """Close the file, in a forked child; elsewhere the last thread to let go of this object does."""
+        self._descriptor.close()

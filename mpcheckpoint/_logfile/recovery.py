@@ -1,0 +1,87 @@
+"""Another generation in a log's place, or a torn end cut off, as a writer does it outside of an append."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.generations import switch_generation
+from mpcheckpoint._logfile.header import read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._logfile.append import LogWriter
+    from mpcheckpoint._logfile.opened import OpenLog
+    from mpcheckpoint._types import Repair
+
+T = TypeVar("T")
+
+
+def recover(writer: LogWriter, timeout_s: float | None) -> None:
+    """Put a new generation with the same records in the place of this one, and forget that a sync failed.
+
+    Requires: the store lock.
+
+    Raises:
+        LockTimeoutError, CorruptLogError, WriteFailedError: nothing was changed.
+    """
+
+    def switch(log: OpenLog | None) -> None:
+        old = log or writer.opened()
+        old.reopen_if_lost()
+        switch_generation(writer.paths, old)
+        _forget_poison(writer)
+
+    writer.exclusive(timeout_s, switch)
+
+
+def repair_end(writer: LogWriter, timeout_s: float | None) -> Repair | None:
+    """Repair a torn end as the next append would, and make what is left durable; return what was cut off, if any.
+
+    Raises:
+        LockTimeoutError, CorruptLogError, PoisonedLogError: nothing was changed.
+        WriteFailedError: nothing was cut.
+    """
+    # As a process that has just begun: one that believes the page does not look after padding.
+    return writer.exclusive(timeout_s, lambda _: writer.establish(writer.opened()))
+
+
+def replace_damaged(
+    writer: LogWriter, timeout_s: float | None, replace: Callable[[Callable[[], None]], T | None]
+) -> T | None:
+    """Return what ``replace`` does under the locks of a log whose file may hold anything; None if that is nothing.
+
+    ``replace`` puts another generation in the place of this one, or returns None. It is given a function that raises an
+    OSError if the append lock was lost meanwhile.
+
+    Requires: the store lock.
+
+    Raises:
+        LockTimeoutError: nothing was changed. And what ``replace`` raises.
+    """
+
+    def under_lock(_: OpenLog | None) -> T | None:
+        replaced = replace(writer.lock.require_held)
+        if replaced is not None:
+            _forget_poison(writer)
+        return replaced
+
+    return writer.exclusive(timeout_s, under_lock)
+
+
+def _forget_poison(writer: LogWriter) -> None:
+    with translated("removing", writer.paths.poison):
+        writer.poison.clear()
+
+
+def is_poisoned(writer: LogWriter) -> bool:
+    """Return whether the log takes no appends because a sync of it failed. Only reads."""
+    current = writer.log
+    if current is not None and current.file.is_poisoned and writer.is_current(current):
+        return True
+    paths = writer.paths
+    log = system.open_file(paths.log)
+    header = read_header(log.fd, paths.log, log_key=paths.log_key)
+    return writer.poison.reason(header.generation) is not None
