@@ -458,15 +458,11 @@ class Interrupted:
     def __init__(self, lock: Any) -> None:
         self._lock = lock
 
-    def acquire(self, *, timeout: float) -> None:
-        self._lock.acquire(timeout=timeout)
-        raise KeyboardInterrupt
-
-    def __enter__(self) -> Any:
-        return self._lock.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.__exit__(*error)
+    def acquire(self, blocking: bool = True, *, timeout: float = -1) -> Any:
+        taken = self._lock.acquire(blocking, timeout=timeout)
+        if timeout >= 0:
+            raise KeyboardInterrupt
+        return taken
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lock, name)
