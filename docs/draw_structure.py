@@ -2,8 +2,9 @@
 
     python docs/draw_structure.py
 
-Everything on it is read: the order of the layers from `tests/test_import_order.py`, which holds the package to it; what
-each is for from its docstring; imports from the source. `tests/test_documents.py` compares the file with what is drawn.
+Everything on it is read: the order of the layers from `tests/project/test_import_order.py`, which holds the package to
+it; what each is for from its docstring; imports from the source. `tests/project/test_documents.py` compares the file
+with what is drawn.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Layer(NamedTuple):
 
 def layers() -> list[Layer]:
     """Return the layers of the package as its source has them, highest first."""
-    sys.path.insert(0, str(DOCS.parent / "tests"))
+    sys.path.insert(0, str(DOCS.parent / "tests" / "project"))
     import test_import_order as order  # noqa: PLC0415 - found only now
 
     sources, packages = order.package_sources()

@@ -2,8 +2,8 @@
 
     python docs/write_api.py
 
-Signatures are taken from the source, so that they read the same with every version of Python. `tests/test_documents.py`
-compares the file with what this writes.
+Signatures are taken from the source, so that they read the same with every version of Python.
+`tests/project/test_documents.py` compares the file with what this writes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Many lines at once: one decode for all of them, and each check made for a whole column at a time.
 
 What ``parse_line`` proves of a line is proven here of thousands, by few operations of Python a line. It is for speed
-and nothing else: what is taken here, ``parse_line`` takes too, with the same result (held by tests/test_bulk.py and
-tests/test_scan.py). What is not taken is for ``parse_line`` to judge.
+and nothing else: what is taken here, ``parse_line`` takes too, with the same result (held by
+tests/format/test_columns.py and tests/format/test_scan.py). What is not taken is for ``parse_line`` to judge.
 """
 
 from __future__ import annotations

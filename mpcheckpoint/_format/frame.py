@@ -81,7 +81,7 @@ class EndState(NamedTuple):
     """What an append needs to know of everything before it.
 
     Invariant: ``offset`` lies behind a line with ``more`` 0 whose whole batch is valid, and ``stored_crc`` is the crc
-    field of that line (held by tests/test_scan.py).
+    field of that line (held by tests/format/test_scan.py).
     """
 
     offset: int

@@ -90,7 +90,7 @@ class _State:
     def take_all(self, data: bytes) -> None:
         """Go on behind the last whole line in ``data``, if one look at all its lines finds nothing wrong; else stay.
 
-        Invariant: what this takes is what taking line by line would have taken (held by tests/test_scan.py).
+        Invariant: what this takes is what taking line by line would have taken (held by tests/format/test_scan.py).
         """
         lines_end = len(data.rstrip(PADDING)) + 1  # padding would be no line
         cut = lines_end if lines_end <= len(data) else data.rfind(PADDING) + 1

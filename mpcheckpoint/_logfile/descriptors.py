@@ -18,8 +18,8 @@ class Holder(Protocol):
 class DescriptorPool:
     """Bound how many files readers keep open.
 
-    Invariant: at most ``limit`` holders keep a descriptor (held by tests/test_real_limits.py). A holder that
-    is forgotten in mid-read keeps the file open through the reference it reads by.
+    Invariant: at most ``limit`` holders keep a descriptor (held by tests/crash/test_process_limits.py). A
+    holder that is forgotten in mid-read keeps the file open through the reference it reads by.
     """
 
     def __init__(self, limit: int = 48) -> None:

@@ -31,7 +31,7 @@ class Records:
     Numbers take 32 bits: so many records have no room in memory, and one more would raise OverflowError.
 
     Invariant: what is here is never changed or taken away, only added to. Who remembers ``count`` has a frozen cut
-    (held by tests/test_view.py).
+    (held by tests/read/test_view.py).
     """
 
     __slots__ = (

@@ -89,7 +89,7 @@ class MapRun:
         self._pid = os.getpid()
         self._is_closing = False
         # Invariant: true only once everything was ended, so that a close which was interrupted is made up for by the
-        # next (held by tests/test_map_endings.py).
+        # next (held by tests/map/test_map_endings.py).
         self._is_closed = False
         self._is_halted = False
         self._has_failure = False  # of those that were given out here

@@ -168,7 +168,7 @@ class ProcessCrew:
         ended. Those that are left if another Ctrl-C interrupts this are killed here or, at the latest, by the next
         call.
 
-        Invariant: a process is forgotten only once it was reaped (held by tests/test_map_endings.py).
+        Invariant: a process is forgotten only once it was reaped (held by tests/map/test_map_endings.py).
         """
         is_again = self._is_stopping.is_set()
         self._is_stopping.set()

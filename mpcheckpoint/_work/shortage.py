@@ -159,7 +159,7 @@ def begun(action: Callable[[], T], tell: Callable[[ShortageEvent], None] = log_s
 class Starts:
     """How many items of a map may be under way, while the machine is short of something.
 
-    Invariant: ``_limit`` is None exactly while there is no shortage (held by tests/test_map_shortage.py).
+    Invariant: ``_limit`` is None exactly while there is no shortage (held by tests/map/test_map_shortage.py).
     """
 
     def __init__(self, most: int, tell: Callable[[ShortageEvent], None] = log_shortage) -> None:

@@ -24,7 +24,7 @@ class Worker:
 
     Invariant: one worker takes one object. A command that inherits the lock and outlives us blocks that object only,
     and one that leaves a daemon behind blocks nothing: the file is gone when its object is done (held by
-    tests/test_claims.py).
+    tests/map/test_claims.py).
 
     In a forked child the descriptor is closed, never unlocked: an unlock would free the parent's lock, and an open
     descriptor would keep a dead parent alive.

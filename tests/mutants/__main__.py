@@ -12,8 +12,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from mutants.listing import TESTS, Mutant, listed_mutants
+from mutants.listing import Mutant, listed_mutants
 from mutants.runner import Run, Verdict, run_mutant, run_unmutated
+from support.checkout import TESTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

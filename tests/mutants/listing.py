@@ -6,7 +6,6 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-TESTS = Path(__file__).resolve().parent.parent
 LIST = Path(__file__).resolve().with_name("list.toml")
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mpcheckpoint
 from mutants import proof
-from mutants.listing import TESTS, StaleMutantError
+from mutants.listing import StaleMutantError
+from support.checkout import TESTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -20,6 +20,7 @@ from mpcheckpoint.testing._power_cuts.loopback import FS_TYPES, FsType, LoopFile
 from mpcheckpoint.testing._power_cuts.mounts import force_unmount, mounts_below
 from support import process_tree, tally
 from support.capabilities import can_mount_tmpfs, is_root, require
+from support.checkout import TESTS
 from support.full_disk import ThinDisk
 from support.processes import Children
 from support.tmpfs import TmpFileSystem
@@ -27,7 +28,6 @@ from support.tmpfs import TmpFileSystem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_TESTS = Path(__file__).resolve().parent.parent
 _GUARANTEES = range(1, 12)
 _EXIT_GRACE_S = 2.0
 # What a whole run does at the least, times the intensity.
@@ -67,8 +67,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if _intensity(config) < 1:
         raise pytest.UsageError("--intensity must be at least 1")
     _share(config)
-    # `support` is importable in every child; what stands in a child's current directory is not.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")]))
+    # `support` and test modules are importable in every child; what is in a child's current directory is not.
+    folders = sorted({str(path.parent) for path in TESTS.glob("*/test_*.py")})
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(TESTS), *folders, os.environ.get("PYTHONPATH")])
+    )
     os.environ["PYTHONSAFEPATH"] = "1"
     if not config.getoption(
         "numprocesses", None

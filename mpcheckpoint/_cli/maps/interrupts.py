@@ -30,7 +30,7 @@ class Interrupts:
 
     Invariant: one signal raises, later ones are counted; unless the end has not begun a second later, as where the
     exception was lost in a finalizer. So what ends a map runs to its end, at whatever instant the second Ctrl-C comes,
-    and hurries if it did (held by tests/test_map_endings.py).
+    and hurries if it did (held by tests/map/test_map_endings.py).
 
     The interpreter raises in the main thread, when that gets to run. A pipe that its handler writes to, in whatever
     thread the signal arrives, tells sooner: a command interrupted with us must not be taken for one that failed.

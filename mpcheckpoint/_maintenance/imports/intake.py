@@ -54,7 +54,7 @@ class Intake:
     """The lines of one source, in order. For one thread.
 
     Invariant: ``_end`` lies behind a line that is done with, never behind blank ones at the end: what looks like one
-    may be padding, which the next record of a log overwrites (held by tests/test_import.py).
+    may be padding, which the next record of a log overwrites (held by tests/maintenance/test_import.py).
 
     Attributes:
         skipped: how many lines were passed over that are no records.

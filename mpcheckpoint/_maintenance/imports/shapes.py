@@ -75,7 +75,7 @@ class Shape(Protocol):
     def find_in_all(self, lines: bytes) -> list[Found] | None:
         """Return what ``find`` finds in whole lines, one record in each; None where that is for ``find`` to say.
 
-        Invariant: what this finds is what ``find`` finds (held by tests/test_import_shapes.py).
+        Invariant: what this finds is what ``find`` finds (held by tests/maintenance/test_import_shapes.py).
         """
 
 

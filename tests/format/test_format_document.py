@@ -20,10 +20,9 @@ from mpcheckpoint._format.resync import lines_behind
 from mpcheckpoint._format.scan import Scan, Stop, scan
 from mpcheckpoint._logfile import paths
 from mpcheckpoint.errors import CorruptLogError
+from support.checkout import DOCS, GOLDEN
 
-TESTS = Path(__file__).resolve().parent
-DOCUMENT = (TESTS.parent / "docs" / "format.md").read_text(encoding="utf-8")
-GOLDEN = TESTS / "golden"
+DOCUMENT = (DOCS / "format.md").read_text(encoding="utf-8")
 
 LIMITS = {
     "shortest line, in bytes": frame.MIN_LINE_BYTES,

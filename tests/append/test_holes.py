@@ -2,7 +2,7 @@
 
 Held here: first use, the directory, rewriting before the first sync, poison as a file, the durable field, candidates
 behind damage, whole batches, the bound stamp, mutexes across kernel locks. Read-only maps and the durable word are held
-by tests/test_page.py, the stopped leader by tests/test_group_sync.py.
+by tests/append/test_page.py, the stopped leader by tests/append/test_group_commit.py.
 """
 
 from __future__ import annotations

@@ -9,11 +9,12 @@ import pytest
 
 from mutants import __main__ as command
 from mutants import runner
-from mutants.listing import TESTS, Mutant, StaleMutantError, listed_mutants
+from mutants.listing import Mutant, StaleMutantError, listed_mutants
 from mutants.runner import Run, Verdict, installed_source, run_mutant, run_unmutated
+from support.checkout import TESTS
 
 MUTANTS = {mutant.name: mutant for mutant in listed_mutants()}
-NAMES_TEST = "test_names.py::test_file_name_of_a_plain_key_is_the_key"
+NAMES_TEST = "format/test_names.py::test_file_name_of_a_plain_key_is_the_key"
 MISTAKE = Mutant("a mistake", "_format/names.py", 'return "%"', "return raw.nowhere", (NAMES_TEST,))
 CAUGHT = MISTAKE._replace(old='name = "".join(escaped)', new='name = "x" + "".join(escaped)')
 HANG = Mutant(
@@ -21,7 +22,7 @@ HANG = Mutant(
     "_types.py",
     "match = _POSITION.fullmatch(text)",
     "while True: pass",
-    ("test_order.py::test_text_that_is_no_position_is_refused",),
+    ("read/test_merged_order.py::test_text_that_is_no_position_is_refused",),
 )
 COMMENT = MISTAKE._replace(old="from hashlib", new="# A comment that was not there.\nfrom hashlib")
 
@@ -80,7 +81,7 @@ def test_mutant_that_changes_nothing_that_matters_survives_as_no_mutant_does() -
     "mutant",
     [
         MISTAKE._replace(old="from hashlib import sha256", new="from hashlib import sha257"),
-        CAUGHT._replace(caught_by=("test_names.py::test_that_does_not_exist",)),
+        CAUGHT._replace(caught_by=("format/test_names.py::test_that_does_not_exist",)),
         CAUGHT._replace(old="no such text"),
     ],
     ids=["imports nothing", "has no test", "replaces nothing"],

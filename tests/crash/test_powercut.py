@@ -1,7 +1,7 @@
 """Loss of power: what was acknowledged before it is there after it, and the log goes on.
 
 The cuts here are real: a file system is shut down under processes that append. Those in a model of the disk, one at
-each call there is, stand in test_crash_points.py.
+each call there is, stand in crash/test_crash_points.py.
 """
 
 from __future__ import annotations

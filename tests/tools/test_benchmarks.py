@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from support.checkout import ROOT
+
 BENCHMARKS = ROOT / "benchmarks"
 ENGINES = ["mpcheckpoint", "sqlite", "lmdb", "optuna", "diskcache", "filelock", "portalocker"]
 INSTALLED = [name for name in ENGINES if find_spec({"sqlite": "sqlite3"}.get(name, name)) is not None]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent
+from support.checkout import TESTS
 
 
 def numbers_in(source: str) -> set[int]:

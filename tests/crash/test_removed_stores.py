@@ -1,6 +1,6 @@
 """Stores that are pulled away: what is acknowledged is in the store that stands there, everything else has raised.
 
-What one process is told of it stands in tests/test_bad_places.py.
+What one process is told of it stands in tests/maintenance/test_bad_places.py.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from support import tally
+from support.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 JOB, JOB_TEST, CONFTEST, *SCRIPTS = PYTHON_BLOCKS

@@ -1,7 +1,7 @@
 """Any bytes where a log should stand: nothing but our own errors, and no record that was not written.
 
-What is put there, `support.log_bytes` makes. Time and memory are the matter of test_fuzz_bounds.py, and what was found
-in this way stands in test_fuzz_found.py.
+What is put there, `support.log_bytes` makes. Time and memory are the matter of test_cost_bounds.py, and what was
+found in this way stands in test_fuzz_found.py.
 """
 
 from __future__ import annotations

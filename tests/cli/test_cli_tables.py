@@ -18,6 +18,7 @@ from mpcheckpoint._cli.ls_command import _COLUMNS, _MORE_COLUMNS
 from mpcheckpoint._cli.times import TimeForm, age, in_form, parse_time
 from mpcheckpoint.maintenance import LogSurvey
 from support.capabilities import require
+from support.checkout import DOCS
 from support.documents import blocks_of, is_like
 from support.shell import CommandLine
 from support.verbs import become_a_new_process, hold_append_lock
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal
     from support.processes import Children
 
-TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
+TUTORIAL = DOCS / "tutorial.md"
 LONG = "data/2026/november/measurements-of-the-north-station/run-0007.csv"
 WIDTHS = (80, 60, 40)
 

@@ -21,6 +21,7 @@ from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint._work.reruns import History, IfChanged, Keeps, RunNote, Told, history_of, tell, tell_decoded
 from mpcheckpoint._work.runs import Run, State, join_run, peek_run, state_of
 from mpcheckpoint.errors import ChangedItemError, ChangedVersionError
+from support.checkout import GOLDEN
 from support.shell import MPCHECKPOINT, CommandLine, Ended
 from support.verbs import inside, seeded, tree, wait_until
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from support.processes import Child, Children
 
-GOLDEN = Path(__file__).resolve().parent / "golden"
 NAMES = [f"item{number}" for number in range(6)]
 OF_K = ("--store", "store", "--key", "k")
 

@@ -15,12 +15,12 @@ import mpcheckpoint
 from mpcheckpoint import errors, maintenance, testing
 from mpcheckpoint._cli.commands import cli
 from support.capabilities import has_jq, require
+from support.checkout import DOCS, ROOT
 from support.documents import PageError, blocks_of, is_like, run_page
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 # Generated, or with tests of their own that run their blocks and more.
 RUN_ELSEWHERE = {"api.md", "decisions.md", "format.md", "performance.md", "reliability.md"}
 PAGES = sorted(page for page in DOCS.rglob("*.md") if page.name not in RUN_ELSEWHERE)
@@ -53,8 +53,8 @@ def test_blocks_that_are_not_run_here_say_who_runs_them() -> None:
     }
 
     for place, reason in reasons.items():
-        (by_whom,) = re.findall(r"tests/\w+\.py|tox builds and installs it", reason) or [place]
-        assert by_whom.startswith("tox") or (DOCS.parent / by_whom).is_file(), (place, reason)
+        (by_whom,) = re.findall(r"tests/[\w/]+\.py|tox builds and installs it", reason) or [place]
+        assert by_whom.startswith("tox") or (ROOT / by_whom).is_file(), (place, reason)
 
 
 # --- what finds a wrong page out ---------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_items_are_handed_to_a_shell_as_arguments_and_never_written_into_its_scr
         for line in CliRunner().invoke(cli, ["map", "--help"], terminal_width=200).output.splitlines()
         if line.strip().startswith("mpcheckpoint map ")
     ]
-    pages = [DOCS.parent / "README.md", *PAGES]
+    pages = [ROOT / "README.md", *PAGES]
     code = help_lines + [
         block.code for page in pages for block in blocks_of(page.read_text(encoding="utf-8"))
     ]

@@ -26,11 +26,11 @@ from mpcheckpoint._format.frame import Payload, encode_batch
 from mpcheckpoint._format.names import file_name
 from mpcheckpoint._format.scan import Scan, Stop, scan
 from mpcheckpoint.errors import CorruptLogError, FormatVersionError
+from support.checkout import GOLDEN
 
 if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Line
 
-GOLDEN = Path(__file__).resolve().parent / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.jsonl"))
 READABLE = {"whole", "padded", "torn"}
 STOPS = {

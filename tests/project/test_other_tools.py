@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from support.capabilities import has_command, has_jq
+from support.checkout import DOCS
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "howto" / "read-logs-with-other-tools.md"
+PAGE = DOCS / "howto" / "read-logs-with-other-tools.md"
 SNIPPET = re.compile(
     r"^```(?P<language>sh|python)(?P<name> \S+)?\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )

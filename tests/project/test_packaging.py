@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import mpcheckpoint
+from support.checkout import ROOT as CHECKOUT
 from support.processes import METHODS, Children
 
 PACKAGE = Path(mpcheckpoint.__file__).parent
-CHECKOUT = Path(__file__).resolve().parent.parent
 
 under_tox = pytest.mark.skipif(
     os.environ.get("MPCHECKPOINT_UNDER_TOX") != "1",

@@ -1,8 +1,7 @@
 """Disks that fail for real: nothing acknowledged is lost, typed errors say so, and with room all goes on.
 
-No fault is simulated here. More of the kind stands in tests/test_faults.py (one process on a full disk, a torn end on
-one, RLIMIT_FSIZE), in tests/test_real_removals.py, in tests/test_real_limits.py (what a process is short of) and in
-tests/test_real_neighbours.py.
+No fault is simulated here. More of the kind is in tests/append/test_failed_writes.py (one process on a full disk, a
+torn end on one, RLIMIT_FSIZE) and in test_removed_stores.py, test_process_limits.py and test_stopped_writers.py.
 """
 
 from __future__ import annotations
