@@ -27,7 +27,7 @@ class Descriptor:
     """An open file that is closed when nobody uses it any more.
 
     Invariant: a descriptor that a thread is syncing is not closed under it, since that thread holds a reference; else
-    the number could be given to another file in mid-sync (held by tests/append/test_survivors.py).
+    the number could be given to another file in mid-sync (held by tests/process/test_descriptors.py).
 
     Somebody else may close it, as programs do that become daemons, and the number then stands for another file: before
     a write, and before what was read is believed, ``is_intact`` tells.

@@ -76,6 +76,7 @@ def on_signal() -> Iterator[Callable[[Callable[[], object]], None]]:
 
 
 @pytest.mark.guarantee(8)
+@pytest.mark.rule(19)
 def test_append_while_the_lock_holder_is_stopped_times_out_and_then_goes_on(
     store: Path, log: Log, stopped_holder: Child
 ) -> None:
@@ -196,6 +197,7 @@ def test_interrupt_before_the_write_is_whole_leaves_nothing(
 
 
 @pytest.mark.guarantee(9)
+@pytest.mark.rule(24)
 @pytest.mark.parametrize("name", ["write_at", "sync_data"])
 def test_interrupt_behind_the_write_keeps_the_record_and_says_so(log: Log, faults: Faults, name: str) -> None:
     faults.fail_afterwards(name, KeyboardInterrupt(), on=LOG)
@@ -259,6 +261,7 @@ def test_interrupt_in_locking_or_unlocking_frees_the_lock(
 
 
 @pytest.mark.guarantee(8)
+@pytest.mark.rule(24)
 @pytest.mark.slow
 def test_interrupts_at_random_instants_never_leave_a_lock_behind(store: Path, intensity: int) -> None:
     held = call(append_under_interrupts, store, 300 * intensity, method="fork", timeout_s=100)
@@ -306,6 +309,7 @@ def _interrupt(*_: object) -> None:
 
 
 @pytest.mark.guarantee(8)
+@pytest.mark.rule(23)
 def test_append_from_a_signal_handler_inside_an_append_raises_and_keeps_the_lock(
     store: Path, log: Log, faults: Faults, on_signal: Callable[[Callable[[], object]], None]
 ) -> None:

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint.errors import CheckpointError, ReadFailedError, WriteFailedError
+from mpcheckpoint.errors import WriteFailedError
 from support.processes import call
 from support.verbs import (
-    TORN,
     Faults,
     assert_goes_on,
     become_a_new_process,
     inside,
     log_file,
     seen_anew,
-    tear,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +36,7 @@ LOG = r"a\.jsonl$"
 
 
 @pytest.mark.guarantee(2)
+@pytest.mark.rule(15)
 def test_append_in_short_writes_is_whole(log: Log, faults: Faults) -> None:
     faults.act("write_at", lambda real, fd, data, offset: real(fd, data[:7], offset), times=1000, on=LOG)
 
@@ -97,52 +96,6 @@ def test_append_refused_whose_undoing_fails_too_is_repaired_by_the_next(log: Log
     assert [repair.length_bytes for repair in log.repairs()] == [30]
 
 
-@pytest.mark.guarantee(6)
-@pytest.mark.parametrize("name", ["make_directory", "open_file", "write_at", "sync_data", "sync_directory"])
-def test_repair_whose_quarantine_fails_cuts_nothing(store: Path, log: Log, faults: Faults, name: str) -> None:
-    tear(store)
-    torn = log_file(store).read_bytes()
-    fault = faults.fail(name, errno.ENOSPC, on="/quarantine")
-
-    with pytest.raises(WriteFailedError):
-        log.append("x", 1)
-
-    assert fault.hits == 1
-    assert log_file(store).read_bytes() == torn
-    assert seen_anew(log) == [0]
-    assert_goes_on(log, [0])
-    assert [Path(repair.path).read_bytes() for repair in log.repairs()] == [TORN]
-
-
-@pytest.mark.guarantee(6)
-def test_repair_whose_new_quarantine_could_not_be_made_durable_is_made_so_by_the_next(
-    store: Path, log: Log, faults: Faults
-) -> None:
-    tear(store)
-    faults.fail("sync_directory", errno.EIO, on=r"\.checkpoint$")
-    with pytest.raises(WriteFailedError):
-        log.append("x", 1)
-
-    syncs = faults.watch("sync_directory", on=r"\.checkpoint$")
-    log.append("x", 1)
-
-    assert syncs.seen == 1
-    assert_goes_on(log, [0, 1])
-
-
-@pytest.mark.guarantee(6)
-def test_repair_on_a_disk_where_only_the_cut_fails_is_done_again_by_the_next(
-    store: Path, log: Log, faults: Faults
-) -> None:
-    tear(store)
-    faults.fail("truncate", errno.EIO, on=LOG)
-
-    with pytest.raises(WriteFailedError):
-        log.append("x", 1)
-
-    assert_goes_on(log, [0])
-
-
 # --- a file or directory that cannot be made -----------------------------------------------------------------
 
 
@@ -175,62 +128,10 @@ def test_new_store_refused_raises_and_the_next_try_works(store: Path, faults: Fa
     Checkpoint(store).log("a").append("x", 1)
 
 
-@pytest.mark.guarantee(1)
-def test_first_append_whose_directory_cannot_be_synced_is_not_acknowledged(log: Log, faults: Faults) -> None:
-    become_a_new_process()
-    faults.fail("sync_directory", errno.EIO)
-
-    with pytest.raises(CheckpointError):
-        log.append("x", 1)
-
-    assert seen_anew(log) == [0]
-
-
-# --- a read that fails -------------------------------------------------------------------------------------
-
-
-@pytest.mark.guarantee(6)
-def test_read_error_is_raised_and_not_taken_for_the_end(store: Path, log: Log, faults: Faults) -> None:
-    log.append("x", 1)
-    before = log_file(store).read_bytes()
-    fault = faults.fail("read_at", errno.EIO, on=LOG, times=1000)
-
-    with pytest.raises(ReadFailedError, match="stays valid"):
-        log.events("x")
-    with pytest.raises(ReadFailedError):
-        list(Checkpoint(store, read_only=True).follow(idle_timeout_s=0))
-    with pytest.raises(CheckpointError):
-        log.append("x", 2)
-
-    assert log_file(store).read_bytes() == before
-    fault.clear()
-    assert_goes_on(log, [0, 1])
-
-
-@pytest.mark.guarantee(6)
-@pytest.mark.parametrize("at", range(1, 8))
-def test_read_error_while_the_first_use_validates_cuts_nothing(
-    store: Path, log: Log, faults: Faults, at: int
-) -> None:
-    log.append_many([("x", number) for number in range(1, 5)])
-    become_a_new_process()
-    before = log_file(store).read_bytes()
-    fault = faults.fail("read_at", errno.EIO, on=LOG, at=at)
-
-    try:
-        log.append("x", 5, durability="never")
-    except CheckpointError:
-        assert fault.hits == 1
-        assert log_file(store).read_bytes() == before
-        log.append("x", 5)
-
-    fault.clear()
-    assert_goes_on(log, [0, 1, 2, 3, 4, 5])
-
-
 # --- real ones ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule(15)
 def test_append_on_a_full_disk_fails_and_with_room_again_the_same_handle_appends(
     make_tmpfs: Callable[[int], TmpFileSystem],
 ) -> None:
@@ -268,35 +169,7 @@ def append_again(store: Path) -> None:
     assert_goes_on(log := Checkpoint(store).log("a"), list(log.events("x")))
 
 
-@pytest.mark.guarantee(6)
-def test_torn_end_on_a_full_disk_stays_until_its_bytes_can_be_kept(
-    make_tmpfs: Callable[[int], TmpFileSystem],
-) -> None:
-    disk = make_tmpfs(1 << 20)
-    call(tear_on_a_full_disk, disk, method="fork")
-
-
-def tear_on_a_full_disk(disk: TmpFileSystem) -> None:
-    store = disk.mountpoint / "store"
-    log = Checkpoint(store).log("a")
-    log.append("x", 0)
-    tear(store, b'["0000' + b"7" * 300_000)
-    torn = log_file(store).read_bytes()
-    filler = disk.mountpoint / "filler"
-    with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:  # noqa: PT012  # until it does
-        while True:
-            file.write(bytes(4096))
-
-    with pytest.raises(WriteFailedError, match="No space left"):
-        log.append("x", 1)
-    assert log_file(store).read_bytes() == torn
-    assert seen_anew(log) == [0]
-
-    filler.unlink()
-    assert_goes_on(log, [0])
-    assert len(log.repairs()) == 1
-
-
+@pytest.mark.rule(15)
 def test_append_beyond_the_limit_on_file_sizes_fails_and_with_a_higher_one_works(store: Path) -> None:
     call(meet_the_limit, store, method="fork")
 

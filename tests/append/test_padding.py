@@ -57,6 +57,7 @@ def test_process_that_appends_a_few_records_leaves_no_padding(
     assert padding_of(store) == 0
 
 
+@pytest.mark.rule(26)
 def test_padding_is_made_used_up_and_cut_off_at_release(store: Path) -> None:
     checkpoint = Checkpoint(store)
     log = checkpoint.log("a")
@@ -130,6 +131,7 @@ def test_padding_is_left_alone_while_another_writer_has_the_lock(store: Path, lo
     assert_goes_on(log, [0])
 
 
+@pytest.mark.rule(26)
 def test_padding_that_finds_no_room_is_no_error(store: Path, faults: Faults) -> None:
     log = Checkpoint(store).log("a")
     log.append("x", 0, durability="never")

@@ -151,6 +151,7 @@ DAMAGE = [
 ]
 
 
+@pytest.mark.rule(27)
 @pytest.mark.parametrize("harm", DAMAGE)
 def test_page_that_is_harmed_while_the_log_is_in_use_costs_nothing_but_time(
     store: Path, log: Log, other: SimulatedProcess, harm: Callable[[Path], None]
@@ -338,6 +339,7 @@ def test_read_only_handle_makes_no_page(store: Path, log: Log) -> None:
     assert tree(store) == before
 
 
+@pytest.mark.rule(27)
 def test_page_file_truncated_under_processes_that_map_it_kills_none(
     store: Path, log: Log, children: Children
 ) -> None:
@@ -415,6 +417,7 @@ def test_poison_that_only_the_page_tells_of_refuses_everybody_until_the_log_is_r
 
 @pytest.mark.guarantee(9)
 @pytest.mark.guarantee(11)
+@pytest.mark.rule(34)
 @pytest.mark.parametrize("untold", [0, 1 << 10], ids=["publishing nothing", "publishing its end"])
 def test_poison_set_between_look_and_publication_of_a_sole_writer_is_not_erased(
     store: Path, log: Log, other: SimulatedProcess, faults: Faults, untold: int
@@ -442,6 +445,7 @@ def test_poison_set_between_look_and_publication_of_a_sole_writer_is_not_erased(
 
 @pytest.mark.guarantee(9)
 @pytest.mark.guarantee(11)
+@pytest.mark.rule(34)
 def test_poison_is_not_erased_by_the_publication_of_a_group(
     store: Path, log: Log, other: SimulatedProcess, faults: Faults
 ) -> None:

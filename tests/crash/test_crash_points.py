@@ -205,6 +205,8 @@ def little_padding(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("early_padding")
 
 
+@pytest.mark.rule(5)
+@pytest.mark.rule(16)
 @pytest.mark.parametrize("life", [*LIVES, *FAST_PATHS, eventful, claims])
 def test_crash_at_any_call_loses_nothing_acknowledged_and_blocks_nobody(life: Life, intensity: int) -> None:
     seed = seeded(life.__name__).randrange(1 << 32)

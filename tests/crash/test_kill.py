@@ -273,6 +273,7 @@ def killed(function: Callable[..., object], *args: object) -> None:
 
 
 @pytest.mark.guarantee(6)
+@pytest.mark.rule(1)
 @pytest.mark.parametrize("taken_bytes", [1, 9, 30, 80, 150, 250, -1])
 def test_batch_whose_writer_dies_in_it_is_gone_and_its_bytes_are_kept(
     tmp_path: Path, taken_bytes: int
@@ -290,6 +291,7 @@ def test_batch_whose_writer_dies_in_it_is_gone_and_its_bytes_are_kept(
     assert Path(repair.path).read_bytes() == torn
 
 
+@pytest.mark.rule(16)
 @pytest.mark.parametrize("instant", ["behind write_at", "before sync_data", "behind sync_data"])
 def test_batch_whose_writer_dies_behind_its_write_is_whole(tmp_path: Path, instant: str) -> None:
     store = tmp_path / "store"
@@ -310,6 +312,7 @@ def test_lock_whose_holder_dies_is_free_at_once(tmp_path: Path, instant: str) ->
     assert len(log.events("x")) in {2, 7}
 
 
+@pytest.mark.rule(8)
 @pytest.mark.parametrize("number", range(1, 15))
 def test_creation_of_a_store_and_log_killed_at_any_call_is_done_by_the_next(
     tmp_path: Path, number: int

@@ -158,6 +158,7 @@ def append_by_a_new_process(store: Path, log_keys: tuple[str, ...]) -> None:
         assert log.events("end") == tuple(range(before + 1))
 
 
+@pytest.mark.rule(9)
 @pytest.mark.slow
 def test_power_cut_under_creators_loses_no_log_that_was_acknowledged(
     loop_file_system: LoopFileSystem,

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-TIMEOUT_S = 0.3
-HOUR_US = 3_600_000_000
-YEAR_US = 365 * 24 * HOUR_US
 MIB = 1 << 20
 
 

@@ -21,6 +21,8 @@ from mpcheckpoint._format.frame import (
     running_crc,
     stated_length,
 )
+from mpcheckpoint._format.scan import scan
+from support.log_bytes import sealed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -302,3 +304,69 @@ def test_lines_of_a_list_are_the_same() -> None:
     assert Lines.of(lines) is lines
     assert Lines.of(list(lines)) == list(lines)
     assert list(Lines.of([])) == []
+
+
+# --- forged lines --------------------------------------------------------------------------------------------
+
+
+START = EndState(200, 5, 5)
+
+
+def in_bulk_and_one_by_one(data: bytes, crc: int = 0) -> tuple[int, int]:
+    """Return how many lines both ways of looking find, from the start on."""
+    bulk = len(parse_lines(data, base=500, crc=crc))
+    count = position = 0
+    while position < len(data):
+        stop = data.index(b"\n", position) + 1
+        line = parse_line(data, position, stop, base=500, crc=crc)
+        if isinstance(line, str) or data[position : position + 10] != b'["%08x' % (stop - position):
+            break
+        crc = crc32(data[position:stop], crc)
+        count, position = count + 1, stop
+    return bulk, count
+
+
+def a_line(length: int, number: int, rest: bytes = b"") -> bytes:
+    """The bytes of a line of 59 bytes up to its crc field, that states any length."""
+    return b'["%08x",%d,0,0,"k","' % (length, number) + b"x" * 13 + b'",null,' + rest
+
+
+@pytest.mark.guarantee(6)
+def test_lines_whose_inner_crc_field_is_wrong_are_refused_in_bulk_too() -> None:
+    wrong = sealed(a_line(59, 1))[:-12] + b'"00000000"]\n'
+    data = sealed(wrong + a_line(59, 2))
+
+    assert in_bulk_and_one_by_one(data) == (0, 0)
+
+
+@pytest.mark.guarantee(6)
+def test_lines_whose_lengths_only_add_up_are_refused_in_bulk_too() -> None:
+    data = sealed(sealed(a_line(0, 1)) + a_line(118, 2))
+
+    assert in_bulk_and_one_by_one(data) == (0, 0)
+
+
+@pytest.mark.guarantee(6)
+def test_line_shorter_than_any_is_refused_in_bulk_too() -> None:
+    body = b'["00000026",0,0,0,"",1,{},'
+    data = sealed(body)
+    assert len(data) == 0x26
+
+    assert parse_lines(data, base=500, crc=0) == []
+    assert scan(data, START).lines == []
+
+
+@pytest.mark.guarantee(6)
+@pytest.mark.parametrize("before", [b" ", b"\t", b"\r"])
+def test_line_behind_white_space_is_refused_in_bulk_too(before: bytes) -> None:
+    body = before + a_line(60, 1)
+
+    assert in_bulk_and_one_by_one(sealed(body)) == (0, 0)
+
+
+@pytest.mark.guarantee(6)
+def test_two_arrays_in_one_line_are_refused_in_bulk_too() -> None:
+    one = sealed(a_line(59, 1)).removesuffix(b"\n")
+    data = sealed(one + b"\n".join(a_line(59, 2).split(b",", 1)).replace(b"\n", b",\n"))
+
+    assert in_bulk_and_one_by_one(data) == (0, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -25,9 +25,13 @@ from mpcheckpoint._format.control import (
     parse_header,
 )
 from mpcheckpoint._format.frame import Damage, Line, Payload, encode_line, parse_line
-from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.errors import CheckpointError, CorruptLogError
+from support import log_bytes
+from support.fuzz_bench import Bench, Reading
+from support.log_bytes import GENERATION, LOG_KEY, forged_log
 
-GENERATION = "5f0c2d9e8b7a41d3a6c1e4f70b92d815"
+if TYPE_CHECKING:
+    pass
 
 
 def write(log_key: str = "photos", previous: tuple[str, ...] = ()) -> bytes:
@@ -192,3 +196,47 @@ def test_note_comes_back_as_written(name: str, fields: dict[str, Any]) -> None:
 
     assert control_name(line) == name
     assert note_of(line) == Note(name, fields)
+
+
+# --- members of other types ----------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(6)
+@pytest.mark.parametrize("generation", ["", "../../x", "\0", "x" * 400, GENERATION.upper(), GENERATION + "0"])
+@pytest.mark.parametrize("member", ["generation", "previous"])
+def test_header_that_names_no_generation_is_damage(bench: Bench, generation: str, member: str) -> None:
+    """File names in quarantine are made of it."""
+    sound = log_bytes.header()[0]
+    fields = json.loads(sound)[5]
+    assert isinstance(parse_header(sound), Header)
+    chain = log_bytes.Chain()
+    fields[member] = generation if member == "generation" else [generation]
+    chain.line(b"%d,0,0,null,%b,null" % (log_bytes.CREATED_US, json.dumps(fields).encode()))
+    bench.put(chain.data + b'["torn')
+
+    assert bench.append() is CorruptLogError
+    assert bench.read() == Reading([], (CorruptLogError, 0))
+
+
+@pytest.mark.guarantee(6)
+@pytest.mark.parametrize("claimed", [b"null", b"5", b'["x"]', b"{}"])
+def test_claim_to_what_is_no_object_key_claims_nothing(bench: Bench, claimed: bytes) -> None:
+    worker = b'"' + GENERATION.encode() + b'"'
+    note = b'null,{"control":"claim","ignorable":true,"object_key":%b,"worker":%b},null' % (claimed, worker)
+    bench.put(forged_log(note))
+    with Checkpoint(bench.store) as checkpoint:
+        view = checkpoint.log(LOG_KEY).look(lambda view: view)
+
+    assert view.claim_of(str(json.loads(claimed))) is None
+
+
+@pytest.mark.guarantee(6)
+@pytest.mark.parametrize("members", ["", ',"run":1', ',"run":"x","version":""', ',"run":null,"version":5'])
+def test_map_note_that_says_nothing_is_no_run(bench: Bench, members: str) -> None:
+    note = 'null,{"control":"map","ignorable":true' + members + "},null"
+    bench.put(forged_log(note.encode(), b'"x",1,null'))
+    with Checkpoint(bench.store) as checkpoint:
+        log = checkpoint.log(LOG_KEY)
+
+        assert list(log.results()) == []
+        assert list(log.pending(["x", "y"])) == ["y"]

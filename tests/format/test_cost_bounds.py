@@ -16,23 +16,17 @@ from mpcheckpoint._format import resync as salvage
 from mpcheckpoint._format.frame import Payload, encode_batch, stated_length
 from mpcheckpoint.errors import CheckpointError
 from support import log_bytes
-from support.fuzz_bench import Bench, fuzz_bench
+from support.fuzz_bench import Bench
 from support.log_bytes import LOG_KEY, OTHER_GENERATION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from mpcheckpoint import Log
 
 
 pytestmark = [pytest.mark.guarantee(6), pytest.mark.exhaustive]
 MIB = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with fuzz_bench(tmp_path_factory.mktemp("fuzz")) as bench:
-        yield bench
 
 
 # --- the logs ----------------------------------------------------------------------------------------------

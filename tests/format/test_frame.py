@@ -215,6 +215,7 @@ def test_bytes_of_one_kind_are_no_line(data: bytes) -> None:
     assert isinstance(parse_line(data, 0, len(data), base=0, crc=0), str)
 
 
+@pytest.mark.rule(6)
 @pytest.mark.parametrize(
     ("digits", "length"),
     [

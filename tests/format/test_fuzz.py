@@ -1,7 +1,7 @@
 """Any bytes where a log should stand: nothing but our own errors, and no record that was not written.
 
-What is put there, `support.log_bytes` makes. Time and memory are the matter of test_cost_bounds.py, and what was
-found in this way stands in test_fuzz_found.py.
+What is put there, `support.log_bytes` makes. Time and memory are the matter of test_cost_bounds.py. What was found in
+this way has tests of its own, by what it is about: test_strange_events.py, test_batches.py, test_columns.py and others.
 """
 
 from __future__ import annotations
@@ -27,23 +27,17 @@ from mpcheckpoint.errors import (
     WrongLogError,
 )
 from support import log_bytes
-from support.fuzz_bench import MARKER, Bench, Reading, fuzz_bench, grouped, read_to_the_end
+from support.fuzz_bench import MARKER, Bench, Reading, grouped, read_to_the_end
 from support.log_bytes import GENERATION, LOG_KEY, OTHER_GENERATION, DamagedLog, WrittenLog
 from support.verbs import become_a_new_process, inside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from mpcheckpoint import Log
 
 pytestmark = pytest.mark.guarantee(6)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with fuzz_bench(tmp_path_factory.mktemp("fuzz")) as bench:
-        yield bench
 
 
 def examples(share: float) -> Callable[[Any], Any]:

@@ -152,6 +152,7 @@ def test_scan_of_a_log_cut_into_two_at_every_byte_gives_the_same() -> None:
         assert in_parts(log.data, [cut], log.start) == (whole.lines, whole.end, Stop.END)
 
 
+@pytest.mark.rule(26)
 @given(batches=batches, size=st.integers(0, 70_000))
 def test_scan_passes_over_padding_at_the_end_only(batches: list[list[object]], size: int) -> None:
     log = write(batches)
@@ -259,6 +260,7 @@ def test_scan_of_lines_left_out_repeated_or_exchanged_stops_there() -> None:
         assert found.stop is Stop.DAMAGED
 
 
+@pytest.mark.rule(7)
 def test_scan_of_lines_of_another_generation_takes_none() -> None:
     log = write(PLAIN)
 
@@ -363,6 +365,7 @@ def test_scan_of_events_that_hold_the_text_of_lines_takes_them_for_events() -> N
 
 
 @pytest.mark.guarantee(6)
+@pytest.mark.rule(4)
 @pytest.mark.parametrize("byte", [b"\0", b"\n"])
 def test_scan_of_64_kib_of_one_byte_gives_no_record(byte: bytes) -> None:
     log = write(PLAIN)
@@ -374,6 +377,7 @@ def test_scan_of_64_kib_of_one_byte_gives_no_record(byte: bytes) -> None:
 
 
 @pytest.mark.guarantee(6)
+@pytest.mark.rule(6)
 @pytest.mark.parametrize("digit", range(8))
 def test_scan_of_a_raised_length_neither_waits_nor_takes_more(digit: int) -> None:
     """All of the log is there, so a length that points behind its newline is damage at once, not a reason to wait."""

@@ -39,6 +39,7 @@ def _no_file_system_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- file systems ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule(21)
 def test_network_file_system_is_refused_unless_asked_for(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +55,7 @@ def test_network_file_system_is_refused_unless_asked_for(
 
 
 @pytest.mark.guarantee(8)
+@pytest.mark.rule(22)
 @pytest.mark.parametrize("error", [38, 37, 95])  # ENOSYS, ENOLCK, EOPNOTSUPP
 def test_file_system_without_locks_is_refused(
     store: Path, monkeypatch: pytest.MonkeyPatch, error: int
@@ -72,6 +74,7 @@ def test_file_system_without_locks_is_refused(
 
 
 @pytest.mark.guarantee(8)
+@pytest.mark.rule(22)
 def test_file_system_whose_locks_do_nothing_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system.locks, "lock", lambda fd, timeout_s=None: True)
     monkeypatch.setattr(system.locks, "try_lock", lambda fd: True)
@@ -101,6 +104,7 @@ def program(path: Path, text: str, mode: int = 0o755) -> str:
 
 
 @pytest.mark.guarantee(11)
+@pytest.mark.rule(38)
 @pytest.mark.parametrize(
     ("text", "mode", "cause"),
     [
@@ -260,6 +264,7 @@ def test_store_on_a_known_local_file_system_is_used_without_a_word(
 
 
 @pytest.mark.guarantee(11)
+@pytest.mark.rule(39)
 @pytest.mark.parametrize(
     ("kind", "source"),
     [
@@ -281,6 +286,7 @@ def test_store_on_a_known_remote_file_system_is_refused_by_name(
 
 
 @pytest.mark.guarantee(11)
+@pytest.mark.rule(39)
 @pytest.mark.parametrize("kind", ["newfs", "fuse.bindfs", "fuse"])
 def test_store_on_an_unknown_file_system_is_used_with_one_warning_that_names_it(
     store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str

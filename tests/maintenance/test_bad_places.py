@@ -23,6 +23,8 @@ from mpcheckpoint.errors import (
     UnknownSchemeError,
     WrongLogError,
 )
+from support.fuzz_bench import MARKER, Bench
+from support.log_bytes import LOG_KEY, forged_log
 from support.shell import CommandLine
 from support.verbs import (
     assert_goes_on,
@@ -362,6 +364,7 @@ def test_store_removed_under_a_running_process_is_said_and_not_made_again(
         assert what == "log" or not store.exists()
 
 
+@pytest.mark.rule(18)
 def test_lock_file_replaced_by_hand_still_keeps_writers_apart(log: Log, store: Path) -> None:
     lock_file(store).unlink()
     log.append("x", 1)
@@ -371,6 +374,7 @@ def test_lock_file_replaced_by_hand_still_keeps_writers_apart(log: Log, store: P
     assert_goes_on(log, [0, 1])
 
 
+@pytest.mark.rule(7)
 def test_log_restored_from_a_copy_by_hand_is_loaded_anew(log: Log, store: Path) -> None:
     shutil.copy(log_file(store), store / "copy")
     log.append("x", 1)
@@ -415,3 +419,27 @@ def test_durability_of_an_append_that_makes_no_sense_is_refused(log: Log, durabi
             attempt("x", 1, durability=durability)
 
     assert_goes_on(log, [0])
+
+
+# --- what is no file -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(6)
+@pytest.mark.guarantee(8)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.poison", "logs"])
+def test_pipe_where_a_file_should_stand_is_refused_without_waiting(bench: Bench, name: str) -> None:
+    bench.put(forged_log(b'"x",1,null'))
+    path = inside(bench.store, name)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+    def use() -> None:
+        with Checkpoint(bench.store) as checkpoint:
+            checkpoint.log(LOG_KEY).append(*MARKER)
+
+    try:
+        with pytest.raises(CheckpointError):
+            bounded(use, timeout_s=20)
+    finally:
+        path.unlink()
+        bench.file.touch()

@@ -62,6 +62,7 @@ def inside_a_line(store: Path) -> bytes:
 # --- a copy whose page is younger than its log -------------------------------------------------------------
 
 
+@pytest.mark.rule(33)
 def test_copy_whose_page_is_younger_than_its_log_reads_its_whole_lines_and_takes_appends(
     store: Path, elsewhere: Path, log: Log
 ) -> None:
@@ -124,6 +125,7 @@ def test_restored_copy_is_appended_to_by_processes_that_have_the_old_file_open(
     assert_goes_on(log, [0, "after it"])
 
 
+@pytest.mark.rule(33)
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["tar", "cp"])
 def test_live_copies_taken_while_processes_append_are_all_usable(
@@ -204,6 +206,7 @@ def test_append_to_a_copy_with_a_hole_is_refused_as_its_readers_are(
     assert log_file(elsewhere).read_bytes() == content
 
 
+@pytest.mark.rule(37)
 def test_slow_copy_of_a_padded_log_has_a_hole_and_is_refused_to_readers_and_writers_alike(
     store: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,7 @@ def poison_and_repair(store: Path) -> None:
 REPAIRS = [recovered, tear_and_repair, tear_and_append, flip_and_repair, poison_and_repair]
 
 
+@pytest.mark.rule(35)
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
 @pytest.mark.parametrize("act", REPAIRS)
 def test_repair_by_root_leaves_log_and_quarantine_to_the_owner(
@@ -231,6 +232,7 @@ def test_new_store_that_root_makes_in_a_directory_of_another_is_left_to_that(hom
 # --- where it cannot be left ----------------------------------------------------------------------------------
 
 
+@pytest.mark.rule(35)
 @pytest.mark.parametrize(("act", "gid"), [(recovered, TEAM), (repaired, TEAM), (repaired, OTHER)])
 def test_repair_that_would_lock_the_owner_out_is_refused_before_anything_is_changed(
     store: Path, act: Callable[[Path], None], gid: int

@@ -16,6 +16,8 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint._system import workers as system_workers
 from mpcheckpoint._work import workers
+from mpcheckpoint._work.claims import give_back
+from mpcheckpoint._work.workers import Worker
 from mpcheckpoint.errors import InvalidKeyError, NotAStoreError, ReadOnlyError
 from support import tally
 from support.processes import METHODS, call
@@ -365,3 +367,15 @@ def test_killed_again_and_again_at_any_instant_the_object_is_free_at_once(
 
         with log.claim("x") as claim:
             assert claim is not None
+
+
+# --- giving back ---------------------------------------------------------------------------------------------
+
+
+def test_claim_given_back_by_whoever_does_not_hold_it_stays(log: Log) -> None:
+    with log.claim("x"):
+        with Worker(log.workers_directory) as another:
+            give_back(log, "x", another)
+
+        with log.claim("x") as second:
+            assert second is None

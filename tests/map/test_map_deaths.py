@@ -86,6 +86,7 @@ def noting(rest: str) -> tuple[str, ...]:
 # --- a signal to the whole job -----------------------------------------------------------------------------
 
 
+@pytest.mark.rule(40)
 @pytest.mark.parametrize("how", ["by the signal", "with 128 + n"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_commands_that_a_signal_to_the_job_ends_first_are_given_back(

@@ -101,6 +101,7 @@ def staying(log: Log, directory: Path) -> MapRun:
     return run
 
 
+@pytest.mark.rule(43)
 @pytest.mark.slow
 @pytest.mark.parametrize("is_interrupted", [False, True], ids=["close", "ctrl-c"])
 def test_close_of_worker_processes_that_is_interrupted_at_any_step_is_made_up_for_by_the_next(

@@ -200,6 +200,7 @@ def map_in_a_process(store: Path, directory: Path, is_apart: bool) -> None:
     assert (outcome.value, outcome.repeated) == ("second's", True)
 
 
+@pytest.mark.rule(41)
 @pytest.mark.parametrize("is_apart", [False, True], ids=["thread", "worker process"])
 def test_process_that_was_stopped_while_another_took_its_item_records_nothing_when_it_wakes_up(
     is_apart: bool, store: Path, log: Log, tmp_path: Path, children: Children, one: ThreadPoolExecutor
@@ -260,6 +261,7 @@ def workers(kind: str) -> Iterator[dict[str, Any]]:
 KINDS = [*START_METHODS, "timed", "threads", "pool"]
 
 
+@pytest.mark.rule(42)
 @pytest.mark.parametrize("kind", KINDS)
 def test_forked_child_of_the_function_that_returns_too_counts_for_nothing(kind: str, log: Log) -> None:
     names = [f"item{number}" for number in range(6)]

@@ -22,6 +22,7 @@ from mpcheckpoint._work.perform import CallFunction, Kind, LogRef, Plan, perform
 from mpcheckpoint._work.retries import LONGEST_PAUSE_S, Pauses, Retries
 from mpcheckpoint._work.runs import Attempts, join_run
 from mpcheckpoint.errors import ItemFailedError
+from support.executors import Late
 from support.verbs import wait_until
 
 if TYPE_CHECKING:
@@ -366,3 +367,21 @@ def test_map_halts_in_spite_of_items_that_rest_or_are_taken(
 
     assert [outcome.item for outcome in outcomes] == ["item0"]
     assert run.is_halted
+
+
+# --- items that come again -----------------------------------------------------------------------------------
+
+
+def test_failure_of_a_retry_is_not_retried_by_it_when_its_item_comes_again(log: Log) -> None:
+    def fail(item: str) -> None:
+        ran.append(item)
+        raise ValueError(item)
+
+    ran: list[str] = []
+    at_once = Late(lambda: None)
+    list(log.map(fail, ["item"], executor=at_once))
+    others = [f"{number}" for number in range(10)]
+
+    list(log.map(fail, ["item", *others, "item"], executor=at_once, retry_failed=True))
+
+    assert ran == ["item", "item", *others]

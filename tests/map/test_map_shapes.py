@@ -19,8 +19,9 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log, MapStatus
 from mpcheckpoint._work.presence import Presence, map_starts
-from mpcheckpoint.errors import WorkerDiedError
-from support.processes import call
+from mpcheckpoint.errors import ChangedVersionError, WorkerDiedError
+from support.executors import Late
+from support.processes import call, in_a_child
 from support.verbs import Faults, inside, tree, wait_until
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.processes import Children
+
+
+LOCK = r"a\.lock$"
 
 
 @pytest.fixture
@@ -270,3 +274,37 @@ def test_forked_child_does_not_end_what_its_parent_has_under_way(tmp_path: Path)
 
     assert len(list(map_starts(str(tmp_path), "a"))) == 1
     presence.retire()
+
+
+# --- others at the same moment -------------------------------------------------------------------------------
+
+
+def test_item_that_another_finished_before_it_was_taken_does_not_run(store: Path, log: Log) -> None:
+    def finish_it_elsewhere() -> None:
+        in_a_child(map_elsewhere, store, "")
+
+    ran: list[str] = []
+    outcomes = list(log.map(ran.append, ["item"], executor=Late(finish_it_elsewhere)))
+
+    assert ran == []
+    assert [(outcome.value, outcome.repeated) for outcome in outcomes] == [(4, True)]
+
+
+def test_map_started_at_the_same_moment_with_another_version_is_refused(
+    store: Path, log: Log, faults: Faults
+) -> None:
+    def let_another_start(real: Callable[..., bool], *args: Any) -> bool:
+        in_a_child(map_elsewhere, store, "theirs")
+        return real(*args)
+
+    faults.act("try_lock", let_another_start, on=LOCK)
+
+    with pytest.raises(ChangedVersionError):
+        log.map(len, ["item"], version="ours", executor=Late(lambda: None))
+
+    assert [outcome.value for outcome in log.results()] == [4]
+
+
+def map_elsewhere(store: Path, version: str) -> None:
+    """Run a whole map as another process would."""
+    list(Checkpoint(store).log("a").map(len, ["item"], version=version, executor=Late(lambda: None)))

@@ -721,6 +721,7 @@ def map_as_nobody(store: Path, maps: int) -> list[tuple[int, str]]:
     return [finish(process) for process in running]
 
 
+@pytest.mark.rule(40)
 @pytest.mark.parametrize("maps", [1, 2])
 def test_few_processes_are_enough_for_one_map_or_two_and_burn_no_item(
     maps: int, public_tmp_path: Path, run_as_nobody: Callable[..., Any]

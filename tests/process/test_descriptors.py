@@ -7,12 +7,13 @@ import subprocess
 import sys
 import textwrap
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
+from mpcheckpoint._logfile.descriptors import pool
 from mpcheckpoint.errors import OutcomeUnknownError, WriteFailedError
 from mpcheckpoint.maintenance import repair
 from mpcheckpoint.testing import SimulatedProcess
@@ -393,6 +394,7 @@ def steal_lock_and_append(store: Path, name: str, count: int) -> None:
         log.append("x", [name, number], durability="never")
 
 
+@pytest.mark.rule(36)
 @pytest.mark.slow
 def test_processes_whose_lock_descriptors_were_given_to_other_files_lose_no_append(
     store: Path, children: Children
@@ -434,6 +436,7 @@ def closes_first(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Clo
 
 
 @pytest.mark.guarantee(1)
+@pytest.mark.rule(36)
 @pytest.mark.parametrize("is_shared", [False, True], ids=["alone", "with others"])
 def test_append_whose_file_is_closed_before_its_sync_is_not_acknowledged_by_that(
     store: Path, log: Log, faults: Faults, closes_first: ClosesFirst, is_shared: bool
@@ -579,6 +582,7 @@ def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.rule(36)
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_log_is_never_on_the_number_of_a_closed_standard_stream(store: Path, closed: tuple[int, ...]) -> None:
     done = run(
@@ -661,3 +665,25 @@ def test_descriptor_whose_number_stands_for_another_file_leaves_that_open(tmp_pa
 
     os.fstat(other)
     os.close(other)
+
+
+# --- given back ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(4)
+def test_reader_whose_file_is_given_back_in_mid_read_reads_on(
+    store: Path, log: Log, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Checkpoint(store).log("b").append("y", 1)
+    other = Checkpoint(store, log_keys=["b"])
+    monkeypatch.setattr(pool, "_limit", 1)
+
+    def read_another_log(real: Callable[..., bytes], *args: Any) -> bytes:
+        assert other["y"] == (1,)
+        return real(*args)
+
+    fault = faults.act("read_at", read_another_log, times=100, on=LOG)
+
+    assert Checkpoint(store, log_keys=["a"])["x"] == (0,)
+    assert [record.event for record in log.read()] == [0]
+    assert fault.hits > 1

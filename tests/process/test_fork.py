@@ -7,18 +7,24 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mpcheckpoint import Checkpoint, Follower, Log
 from mpcheckpoint import _system as system
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.descriptors import pool
+from mpcheckpoint._store.process import process
 from mpcheckpoint.errors import ClosedError
 from support import tally
-from support.processes import call
+from support.processes import call, in_a_child
 from support.verbs import (
     Faults,
+    assert_goes_on,
     become_a_new_process,
+    bounded,
     inside,
     is_locked,
     lock_file,
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
     from support.processes import Children
+
 
 pytestmark = pytest.mark.guarantee(7)
 
@@ -99,6 +106,7 @@ def holding_the_lock(log: Log, faults: Faults) -> tuple[threading.Thread, thread
 
 
 @pytest.mark.guarantee(8)
+@pytest.mark.rule(10)
 def test_child_forked_inside_an_append_neither_frees_nor_keeps_the_lock(
     log: Log, store: Path, faults: Faults, children: Children
 ) -> None:
@@ -123,6 +131,7 @@ def use_and_leave(store: Path) -> None:
 
 
 @pytest.mark.guarantee(8)
+@pytest.mark.rule(11)
 @pytest.mark.parametrize("lock_of", ["the log", "the store"])
 def test_lock_of_a_parent_that_is_killed_while_its_child_lives_is_free(
     log: Log, store: Path, children: Children, acknowledgements: AcknowledgementJournal, lock_of: str
@@ -316,3 +325,168 @@ def sync_in_background(log: Log) -> int:
     log.append("x", "child")
     wait_until(lambda: log.stats()["syncs"] != before, "the interval thread has synced", 10)
     return int(str(log.stats()["syncs"])) - int(str(before))
+
+
+# --- while others hold or wait -------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(8)
+def test_lock_of_a_forgotten_writer_ends_with_its_process_though_a_child_lives(
+    store: Path, children: Children, acknowledgements: AcknowledgementJournal
+) -> None:
+    parent = children.start(hold_forgotten_and_fork, store, acknowledgements.writer, method="fork")
+    ((child,),) = acknowledgements.wait_for(1)
+    assert is_locked(lock_file(store, "a"))
+
+    parent.kill()
+    tally.add("kills")
+
+    assert os.path.exists(f"/proc/{child}")
+    Checkpoint(store, lock_timeout_s=2).log("a").append("x", 1)
+
+
+def hold_forgotten_and_fork(store: Path, writer: AcknowledgementWriter) -> None:
+    """Stand still in an append to a log that the registry then forgets, with a child; acknowledges the child."""
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("mpcheckpoint._store.process._SHARE", system.most_open_files() // 8)  # two
+        checkpoint = Checkpoint(store)
+        logs = [checkpoint.log(log_key) for log_key in "abc"]
+        is_inside = threading.Event()
+
+        def stand_still(*_: object) -> None:
+            is_inside.set()
+            threading.Event().wait()
+
+        Faults(patches).act("write_at", stand_still, on=LOG)
+        threading.Thread(target=logs[0].append, args=("x", 0), daemon=True).start()
+        assert is_inside.wait(20)
+        for log in logs[1:]:
+            log.append("x", 0)
+        if os.fork() == 0:
+            writer.acknowledge(os.getpid())
+        while True:
+            signal.pause()
+
+
+@pytest.mark.guarantee(7)
+def test_follower_waited_in_by_another_thread_at_a_fork_gives_out_and_closes_in_the_child(log: Log) -> None:
+    follower = log.follow()
+    assert next(follower).event == 0
+    thread = threading.Thread(target=list, args=(follower,), daemon=True)
+    thread.start()
+
+    try:
+        for _ in range(10):
+            assert in_a_child(follow_and_close, follower, log) == ["child", []]
+    finally:
+        follower.close()
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+def follow_and_close(follower: Follower, log: Log) -> list[object]:
+    log.append("x", "child")
+    found = next(follower).event
+    follower.close()
+    return [found, list(follower)]
+
+
+@pytest.mark.guarantee(7)
+@pytest.mark.guarantee(8)
+@pytest.mark.parametrize("name", ["sync_data", "write_at", "try_lock"])
+def test_thread_that_stands_still_in_the_system_holds_up_neither_reads_nor_forks(
+    store: Path, log: Log, faults: Faults, name: str
+) -> None:
+    may_go_on, is_inside = threading.Event(), threading.Event()
+
+    def stand_still(real: Callable[..., Any], *args: Any) -> Any:
+        is_inside.set()
+        may_go_on.wait(60)
+        return real(*args)
+
+    faults.act(name, stand_still, on=r"a\.(jsonl|lock)$")
+    thread = threading.Thread(target=log.append, args=("x", 1))
+    thread.start()
+    assert is_inside.wait(20)
+    started = time.monotonic()
+
+    for _ in range(3):
+        assert bounded(log.count, "x") >= 1
+        assert bounded(lambda: Checkpoint(store)["x"][0]) == 0
+        assert call(log.count, "x", method="fork", timeout_s=20) >= 1
+
+    assert time.monotonic() - started < 10
+    may_go_on.set()
+    thread.join(20)
+    assert_goes_on(log, [0, 1])
+
+
+@pytest.mark.guarantee(7)
+@pytest.mark.guarantee(8)
+def test_child_of_a_fork_without_hooks_does_not_share_its_parent_s_lock(store: Path, log: Log) -> None:
+    assert in_a_child(fork_by_the_c_library_inside_an_append, store) == "LockTimeoutError"
+    assert log.events("x") == (0, 1)
+
+
+def fork_by_the_c_library_inside_an_append(store: Path) -> str:
+    """Return how an append by such a child ends, while its parent holds the lock."""
+    log = Checkpoint(store, lock_timeout_s=0.1).log("a")
+    log.append("y", 1)
+    endings = []
+
+    def fork(real: Callable[..., int], *args: Any) -> int:
+        receiver, sender = os.pipe()
+        child = ctypes.PyDLL(None).fork()
+        if child == 0:
+            try:
+                log.append("x", "child")
+            except BaseException as error:  # noqa: BLE001 - how it ends is the question
+                os.write(sender, type(error).__name__.encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(sender)
+        endings.append(os.read(receiver, 100).decode())
+        os.close(receiver)
+        return real(*args)
+
+    with pytest.MonkeyPatch.context() as patches:
+        Faults(patches).act("write_at", fork, on=LOG)
+        log.append("x", 1)
+    return endings[0]
+
+
+MUTEXES: dict[str, Callable[[Log], Any]] = {
+    "the registry": lambda log: process._mutex,
+    "the clock": lambda log: clock._mutex,
+    "the descriptor pool": lambda log: pool._mutex,
+    "the interval setting": lambda log: process.interval._condition,
+    "the view": lambda log: log._session.mutex.lock,
+    "the writer": lambda log: log._state().stored._writer().lock._mutex.lock,  # type: ignore[attr-defined]  # an engine's
+}
+
+
+@pytest.mark.guarantee(7)
+@pytest.mark.parametrize("of", MUTEXES)
+def test_forked_child_waits_for_no_mutex_that_a_thread_of_its_parent_held(log: Log, of: str) -> None:
+    is_held, may_go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with MUTEXES[of](log):
+            is_held.set()
+            may_go_on.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert is_held.wait(20)
+    try:
+        assert in_a_child(use_everything, log) == (0, 1, 2)
+    finally:
+        may_go_on.set()
+        holder.join(20)
+
+
+def use_everything(log: Log) -> tuple[Any, ...]:
+    log.append("x", 1)
+    log.append("x", 2, durability="interval:1")
+    assert log.events("x") == (0, 1, 2)
+    return Checkpoint(log._session.settings.path)["x"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from support.processes import METHODS, call
+from support.verbs import become_a_new_process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,3 +141,25 @@ def append_and_fork(log: Log, generations: int) -> None:
     if generations > 1:
         call(append_and_fork, log, generations - 1, method="fork")
     assert log.events("x")[1] == 5
+
+
+# --- several handles in one process --------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(7)
+@pytest.mark.rule(23)
+def test_threads_with_several_handles_append_each_record_once(store: Path) -> None:
+    def work(name: str) -> None:
+        log = Checkpoint(store).log("a")
+        for number in range(30):
+            log.append(name, number)
+            assert log.count(name) == number + 1
+
+    threads = [threading.Thread(target=work, args=(f"{index}",)) for index in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    become_a_new_process()
+    assert dict(Checkpoint(store).items()) == {f"{index}": tuple(range(30)) for index in range(6)}

@@ -113,6 +113,7 @@ def hold_token(store: Path, number: int, receive: Connection, send: Connection) 
 
 
 @pytest.mark.guarantee(3)
+@pytest.mark.rule(20)
 def test_clock_that_goes_back_an_hour_does_not_change_the_order(
     store: Path, set_clock: Callable[[int], None]
 ) -> None:
@@ -350,6 +351,7 @@ def reads_durably(log: Log) -> Iterator[list[object]]:
 
 
 @pytest.mark.guarantee(1)
+@pytest.mark.rule(17)
 def test_durable_read_syncs_what_it_gives_out(store: Path, faults: Faults) -> None:
     log = Checkpoint(store, durability="never").log("a")
     log.append("x", 0)
@@ -436,3 +438,33 @@ def test_durable_follower_gives_out_nothing_that_a_switch_of_generations_left_be
     log_file(tmp_path / "earlier").rename(log_file(store))
 
     assert [record.event for record in follower] == [0]
+
+
+# --- several logs --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(3)
+def test_objects_are_listed_by_their_first_event_whatever_log_it_stands_in(store: Path) -> None:
+    first, second = (Checkpoint(store).log(log_key) for log_key in ("a", "b"))
+    second.append("x", 1)
+    first.append("y", 2)
+    first.append("x", 3)
+
+    assert list(Checkpoint(store)) == ["x", "y"]
+    assert list(Checkpoint(store).snapshot()) == ["x", "y"]
+
+
+@pytest.mark.guarantee(3)
+def test_snapshot_over_logs_holds_no_effect_without_its_cause(store: Path, faults: Faults) -> None:
+    causes, effects = (Checkpoint(store).log(log_key) for log_key in ("a", "b"))
+    reader = Checkpoint(store, read_only=True)
+    assert len(reader) == 0
+
+    def write_first(real: Any, *args: Any) -> Any:
+        causes.append("cause", 1)
+        effects.append("effect", 1)
+        return real(*args)
+
+    faults.act("read_at", write_first, on=r"b\.jsonl$")  # when the first log was passed already
+
+    assert list(reader.snapshot()) == ["cause", "effect"]

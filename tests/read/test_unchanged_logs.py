@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mpcheckpoint import Checkpoint
+from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile import read as reader_module
 from support.processes import call
@@ -194,3 +194,15 @@ def test_record_written_over_padding_is_seen_at_once(store: Path) -> None:
 
     assert path.stat().st_size == size + PADDING_BYTES
     assert log.events("x") == log.events("x") == (1, 2)
+
+
+@pytest.mark.guarantee(4)
+@pytest.mark.rule(20)
+def test_change_that_leaves_every_time_as_it_was_is_seen(log: Log, store: Path) -> None:
+    checkpoint = Checkpoint(store)
+    assert checkpoint["x"] == (0,)
+    for number in range(1, 5):
+        before = log_file(store).stat()
+        call(log.append, "x", number, method="fork")
+        os.utime(log_file(store), ns=(0, before.st_mtime_ns - 10**12))
+        assert checkpoint["x"] == tuple(range(number + 1))

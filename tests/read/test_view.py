@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpcheckpoint import Checkpoint, Snapshot
+from mpcheckpoint import Checkpoint, Log, Snapshot
 from mpcheckpoint.errors import (
     ClosedError,
     LogNotFoundError,
@@ -18,7 +18,7 @@ from mpcheckpoint.errors import (
 )
 from mpcheckpoint.testing._power_cuts.mounts import run, unmount
 from support.processes import call
-from support.verbs import inside, log_file, tear, tree
+from support.verbs import assert_goes_on, become_a_new_process, inside, log_file, tear, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -282,6 +282,7 @@ def read_everything(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.guarantee(6)
+@pytest.mark.rule(28)
 @pytest.mark.parametrize("is_torn", [False, True])
 def test_read_only_handle_changes_nothing(checkpoint: Checkpoint, store: Path, is_torn: bool) -> None:
     checkpoint.close()
@@ -378,3 +379,34 @@ def read_on_read_only_mount(store: Path) -> None:
     read_everything(Checkpoint(store, read_only=True))
     with pytest.raises(PermissionError, match="read_only=True"):
         Checkpoint(store).log("a").append("x", 1)
+
+
+# --- logs that come, files that go ---------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(4)
+def test_handle_that_has_read_sees_a_log_that_is_made_later(store: Path, log: Log) -> None:
+    reader = Checkpoint(store, read_only=True)
+    for number in range(1, 4):
+        assert reader["x"] == tuple(range(number))
+        Checkpoint(store).log(f"b{number}").append("x", number)
+
+    assert reader["x"] == (0, 1, 2, 3)
+
+
+@pytest.mark.guarantee(6)
+@pytest.mark.rule(29)
+@pytest.mark.parametrize("content", [None, b"", b"rubbish\0\n" * 1000])
+def test_store_of_which_all_but_the_logs_is_gone_or_rubbish_is_whole(
+    log: Log, store: Path, content: bytes | None
+) -> None:
+    Checkpoint(store).log("b").append("y", 1)
+    others = [path for path in inside(store).iterdir() if path.suffix != ".jsonl" and path.is_file()]
+    assert len(others) >= 4
+    for path in others:
+        path.unlink() if content is None else path.write_bytes(content)
+    become_a_new_process()
+
+    assert dict(Checkpoint(store, read_only=True).items()) == {"x": (0,), "y": (1,)}
+    assert_goes_on(log, [0])
+    assert Checkpoint(store).logs() == ["a", "b"]

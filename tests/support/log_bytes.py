@@ -187,6 +187,11 @@ def damaged_logs(draw: DrawFn) -> DamagedLog:
     return DamagedLog(data, (log, other))
 
 
+def sealed(body: bytes) -> bytes:
+    """Return a line with the crc that it would have at the start of a file."""
+    return body + b'"%08x"]\n' % crc32(body)
+
+
 def common_prefix(one: bytes, other: bytes) -> int:
     """Return how many bytes two logs have in common."""
     for index, (left, right) in enumerate(zip(one, other, strict=False)):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INTERPRETER = "interpreter"  # no multiprocessing: a fresh `python`, as from a shell
 METHODS: tuple[str, ...] = (*multiprocessing.get_all_start_methods(), INTERPRETER)
 WAIT_TIMEOUT_S = 60.0
+HANGS_AFTER_S = 10.0
 
 
 class Child:
@@ -172,6 +173,11 @@ def call(
     if not is_ok:
         raise answer
     return answer
+
+
+def in_a_child(function: Callable[..., Any], *args: Any) -> Any:
+    """Return what a call returns in a forked child; raise TimeoutError if it hangs there."""
+    return call(function, *args, method="fork", timeout_s=HANGS_AFTER_S)
 
 
 def _answer(sender: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

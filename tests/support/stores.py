@@ -9,10 +9,13 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
+from mpcheckpoint.testing import SimulatedDisk
+from support.fuzz_bench import Bench, fuzz_bench
 from support.unsynced import open_and_close
 from support.verbs import Faults
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -42,3 +45,18 @@ def without_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system.locks, "_child_is_refused", lambda path: True)
     monkeypatch.setattr(system, "sync_data", os.fstat)
     monkeypatch.setattr(system, "sync_directory", open_and_close)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SimulatedDisk]:
+    """A model of a disk over a directory of its own: what a loss of power leaves of it can be looked at."""
+    (tmp_path / "disk").mkdir()
+    with SimulatedDisk(tmp_path / "disk") as disk:
+        yield disk
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """A store whose files are put there as bytes."""
+    with fuzz_bench(tmp_path_factory.mktemp("fuzz")) as bench:
+        yield bench

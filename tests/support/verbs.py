@@ -6,6 +6,7 @@ attributes, so a replaced one is met wherever it is used.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
+from mpcheckpoint._format.frame import Payload, encode_line, running_crc
 from mpcheckpoint._format.names import file_name
 from mpcheckpoint._logfile import padding
 from mpcheckpoint._store.process import process
@@ -66,6 +68,28 @@ def tear(store: Path, torn: bytes = TORN, log_key: str = "a") -> None:
     """Leave at the end of a log what a dying writer leaves."""
     with log_file(store, log_key).open("ab") as file:
         file.write(torn)
+
+
+def append_crafted_line(
+    store: Path,
+    *,
+    event: str = "crafted",
+    stamp_us: int | None = None,
+    later_us: int = 1,
+    durable: int = 0,
+    more: int = 0,
+) -> None:
+    """Write after a log's last line one of which only what is asked for is wrong.
+
+    Its stamp is ``stamp_us``, or else that of the last line and ``later_us``.
+    """
+    content = log_file(store).read_bytes()
+    stored_crc = int(content[-11:-3], 16)
+    if stamp_us is None:
+        stamp_us = json.loads(content.splitlines()[-1])[1] + later_us
+    payload = Payload(b'"x"', json.dumps(event).encode())
+    line, _ = encode_line(payload, stamp_us=stamp_us, durable=durable, more=more, crc=running_crc(stored_crc))
+    tear(store, line)
 
 
 def flip(store: Path, offset: int, log_key: str = "a", bit: int = 1) -> None:

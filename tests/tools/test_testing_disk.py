@@ -17,15 +17,7 @@ from mpcheckpoint.testing import SimulatedCrash, SimulatedDisk, SimulatedProcess
 from support.verbs import is_locked, lock_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SimulatedDisk]:
-    (tmp_path / "disk").mkdir()
-    with SimulatedDisk(tmp_path / "disk") as disk:
-        yield disk
 
 
 def create(disk: SimulatedDisk, name: str, data: bytes = b"") -> system.Descriptor:
