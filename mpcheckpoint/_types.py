@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from mpcheckpoint.errors import InvalidPositionError
+from mpcheckpoint._root_error import InvalidPositionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint._format.codec import decode_event, encode_key
 from mpcheckpoint._format.frame import MAX_STAMP_US
 from mpcheckpoint._view.follow import Follower
-from mpcheckpoint._view.handle import Session, Settings, open_settings
+from mpcheckpoint._view.log_handle import LogHandle
 from mpcheckpoint._view.merged_read import Choice, Reading
 from mpcheckpoint._view.object_index import list_objects
+from mpcheckpoint._view.store_handle import Settings, StoreHandle, open_settings
 from mpcheckpoint._view.view import merged, ordered_object_keys
 from mpcheckpoint.log import Log
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._store.protocol import Store
     from mpcheckpoint._types import Cursor
     from mpcheckpoint._view.object_index import ObjectSummary
-    from mpcheckpoint._view.records import Cut, Records
+    from mpcheckpoint._view.records import Cut
 
 __all__ = ["Checkpoint", "Snapshot", "checkpoint_on"]
 
@@ -72,13 +73,13 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             durability=durability,
             lock_timeout_s=lock_timeout_s,
         )
-        self._session = Session(settings)
+        self._handle = StoreHandle(settings)
 
     # --- logs -------------------------------------------------------------------------------------------------
 
     def logs(self) -> list[str]:
         """Return the keys of all logs of the store, sorted."""
-        return self._session.log_keys()
+        return self._handle.log_keys()
 
     def log(self, log_key: str, *, create: bool = True) -> Log:
         """Return a log, open in this handle, creating it if need be.
@@ -87,8 +88,8 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             InvalidKeyError: it is no key.
             LogNotFoundError: there is none, and ``create`` (of this call or of the handle) is False.
         """
-        self._session.open(log_key, create=create)
-        return Log(self._session, log_key)
+        self._handle.open(log_key, create=create)
+        return Log(LogHandle(self._handle, log_key))
 
     def follow(self, after: Cursor | str = "start", *, idle_timeout_s: float | None = None) -> Follower:
         """Return an iterator over the records of all logs, new logs included, that waits for more.
@@ -97,7 +98,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             after: a cursor of an earlier follower, the "start", or the "end" as it is now.
             idle_timeout_s: end quietly when nothing came for so many seconds; None waits for ever.
         """
-        return Follower(self._session.discovered, after=after, idle_timeout_s=idle_timeout_s)
+        return Follower(self._handle.discovered, after=after, idle_timeout_s=idle_timeout_s)
 
     # --- looking inside ---------------------------------------------------------------------------------------
 
@@ -130,7 +131,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             encode_key(object_key)
         if last is not None and (type(last) is not int or last < 0):
             raise ValueError(f"last is a number of records, at least 0, or None, not {last!r}")
-        return Reading(self._session.discovered(), Choice(object_key, since_us, until_us), last)
+        return Reading(self._handle.discovered(), Choice(object_key, since_us, until_us), last)
 
     def objects(
         self, *, since_us: int = 0, until_us: int = MAX_STAMP_US, match: str | None = None
@@ -147,33 +148,24 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: in the iteration, when all that can
                 be read was given out.
         """
-        return list_objects(self._session.discovered(), Choice(None, since_us, until_us), match)
+        return list_objects(self._handle.discovered(), Choice(None, since_us, until_us), match)
 
     # --- the merged view --------------------------------------------------------------------------------------
 
     def __getitem__(self, object_key: str) -> tuple[Any, ...]:
-        events = self._events(object_key)
+        events = self._handle.events(object_key)
         if not events:
             raise KeyError(object_key)
-        return events
+        return tuple(map(decode_event, events))
 
     def __contains__(self, object_key: object) -> bool:
-        if not isinstance(object_key, str):
-            return False
-        self._session.require_open()
-        with self._session.mutex.guard():
-            return any(object_key in log.objects for log in self._views().values())
+        return isinstance(object_key, str) and self._handle.has(object_key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.getCheckpointKeys())
 
     def __len__(self) -> int:
-        self._session.require_open()
-        with self._session.mutex.guard():
-            logs = self._views()
-            if len(logs) == 1:
-                return sum(len(log.objects) for log in logs.values())
-            return len(set().union(*(log.objects for log in logs.values())))
+        return self._handle.object_count()
 
     def __bool__(self) -> bool:
         return True
@@ -186,14 +178,12 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
 
     def snapshot(self) -> Snapshot:
         """Return the state of all logs as it is now, frozen: one refreshed cut."""
-        self._session.require_open()
-        with self._session.mutex.guard():
-            return Snapshot({log_key: log.cut() for log_key, log in self._views().items()})
+        return Snapshot(self._handle.cuts())
 
     # Mapping's own would take a log that is gone, a KeyError too, for an object that is not there.
     def get(self, object_key: str, default: Any = None) -> Any:
         """Return the events of an object over all logs, or ``default`` if it is unknown."""
-        return self._events(object_key) or default
+        return tuple(map(decode_event, self._handle.events(object_key))) or default
 
     # Mapping's own would look up one object after the other, each at another moment.
     def items(self) -> ItemsView[str, tuple[Any, ...]]:
@@ -204,22 +194,11 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         """Return the values of one refreshed cut."""
         return self.snapshot().values()
 
-    def _views(self) -> dict[str, Records]:
-        """Return the refreshed views. Requires: ``require_open`` was called, then the mutex taken: in a child of a fork
-        that ran no hooks the first makes the second new."""
-        return self._session.refresh()
-
-    def _events(self, object_key: str) -> tuple[Any, ...]:
-        self._session.require_open()
-        with self._session.mutex.guard():
-            raw = merged(self._views(), object_key)
-        return tuple(map(decode_event, raw))
-
     # --- the names of the tool this one replaces ---------------------------------------------------------------
 
     def createCheckpointLog(self, log_key: str) -> None:  # noqa: N802 - the name of the older tool
         """Open a log for writing through this handle, creating it if need be."""
-        self._session.open(log_key)
+        self._handle.open(log_key)
 
     def writeCheckpoint(self, log_key: str, object_key: str, event: object) -> None:  # noqa: N802
         """Append an event for an object to a log that is open in this handle.
@@ -228,23 +207,21 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             LogNotOpenError: a KeyError; call createCheckpointLog first.
             And what ``Log.append`` raises.
         """
-        self._session.writable(log_key)
-        Log(self._session, log_key).append(object_key, event)
+        self._handle.opened(log_key)
+        LogHandle(self._handle, log_key).append(object_key, event, None, None, None)
 
     def getCheckpoints(self, object_key: str) -> list[Any]:  # noqa: N802
         """Return the events of an object over all logs, in the merged order; [] if it is unknown."""
-        return list(self._events(object_key))
+        return list(map(decode_event, self._handle.events(object_key)))
 
     def getCheckpointKeys(self) -> list[str]:  # noqa: N802
         """Return the keys of all objects, in the order in which they were first recorded."""
-        self._session.require_open()
-        with self._session.mutex.guard():
-            return ordered_object_keys(self._views())
+        return self._handle.object_keys()
 
     def getCheckpointLogKeys(self) -> list[str]:  # noqa: N802
         """Return the keys of the logs open in this handle, in the order they were opened."""
-        self._session.require_open()
-        return self._session.open_keys()
+        self._handle.require_open()
+        return self._handle.open_keys()
 
     def releaseCheckpointLog(self, log_key: str) -> None:  # noqa: N802
         """Close a log for writing through this handle. The file stays, and what was read of it.
@@ -252,16 +229,16 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         Raises:
             LogNotOpenError: a KeyError; it is not open.
         """
-        self._session.release(log_key)
+        self._handle.release(log_key)
 
     # --- life -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Sync what the "interval" setting has left unsynced and give back files and memory. Closing twice is fine."""
-        self._session.close()
+        self._handle.close()
 
     def __enter__(self) -> Checkpoint:
-        self._session.require_open()
+        self._handle.require_open()
         return self
 
     def __exit__(
@@ -270,10 +247,10 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Checkpoint {self._session.settings.path}>"
+        return f"<Checkpoint {self._handle.settings.path}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._session.settings, tuple(self._session.open_keys()))
+        return _reopen, (self._handle.settings, tuple(self._handle.open_keys()))
 
 
 def checkpoint_on(
@@ -306,7 +283,7 @@ def checkpoint_on(
 
 def _with(settings: Settings) -> Checkpoint:
     checkpoint = Checkpoint.__new__(Checkpoint)
-    checkpoint._session = Session(settings)
+    checkpoint._handle = StoreHandle(settings)
     return checkpoint
 
 

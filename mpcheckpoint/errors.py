@@ -7,69 +7,19 @@ where, and what to do; every error survives pickling, so it crosses process pool
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._root_error import CheckpointError as CheckpointError  # noqa: PLC0414 - for users
+from mpcheckpoint._root_error import InvalidPositionError as InvalidPositionError  # noqa: PLC0414 - for users
+from mpcheckpoint._root_error import advised
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping
-
     from mpcheckpoint._types import Position
-
-
-class CheckpointError(Exception):
-    """Root of every error raised by this library.
-
-    Attributes:
-        path: the file or directory concerned, or None.
-        offset: the byte offset in that file, or None.
-        reason: a short phrase naming the cause.
-        message: what happened, and where. ``str`` adds the advice.
-        advice, shell_advice: what to do about it, in Python and on the command line; "" where the message has it.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        path: str | os.PathLike[str] | None = None,
-        offset: int | None = None,
-        reason: str = "",
-        advice: str = "",
-        shell_advice: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.path = None if path is None else str(path)
-        self.offset = offset
-        self.reason = reason
-        self.advice = advice
-        self.shell_advice = advice if shell_advice is None else shell_advice
-
-    def __str__(self) -> str:
-        return _advised(self.message, self.advice)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, dict(self.__dict__), getattr(self, "errno", None))
 
 
 def shell_text(error: CheckpointError) -> str:
     """Return an error's message with the advice that helps on the command line: options, not arguments."""
-    return _advised(error.message, error.shell_advice)
-
-
-def _advised(message: str, advice: str) -> str:
-    return f"{message}; {advice}" if advice else message
-
-
-def _rebuild(
-    cls: type[CheckpointError], message: str, state: Mapping[str, Any], errno: int | None
-) -> CheckpointError:
-    error = cls.__new__(cls, message)
-    error.args = (message,)
-    error.__dict__.update(state)
-    if isinstance(error, OSError):
-        error.errno = errno
-    return error
+    return advised(error.message, error.shell_advice)
 
 
 # --- what the caller handed in -----------------------------------------------------------------------------
@@ -94,10 +44,6 @@ class InvalidKeyError(CheckpointError, TypeError, ValueError):
 
 class LimitExceededError(CheckpointError, ValueError):
     """An event or a batch is larger than the format allows. Nothing was written."""
-
-
-class InvalidPositionError(CheckpointError, ValueError):
-    """A position or cursor does not belong to this log or this store, or could not be parsed."""
 
 
 class UnknownSchemeError(CheckpointError, ValueError):

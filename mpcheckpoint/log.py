@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mpcheckpoint._view.handle import Session, Settings
-from mpcheckpoint._view.log_handle import RecordLog
-from mpcheckpoint._work.asking import AskedApart
+from mpcheckpoint._format.codec import decode_event
+from mpcheckpoint._view.transaction import begin, update
 from mpcheckpoint._work.claims import claimed
-from mpcheckpoint._work.crew import ExecutorCrew, default_jobs, jobs_of
-from mpcheckpoint._work.inputs import inputs_of, object_key_of
-from mpcheckpoint._work.map import MapRun
-from mpcheckpoint._work.outlet import OnError, Options
-from mpcheckpoint._work.perform import CallFunction, LogRef, Plan
-from mpcheckpoint._work.permit import Permit
-from mpcheckpoint._work.processes import ProcessCrew, require_children_allowed
-from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS, require_function, require_limit
-from mpcheckpoint._work.reruns import IfChanged, history_of, require_rerun_name
+from mpcheckpoint._work.inputs import object_key_of
+from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS
+from mpcheckpoint._work.reruns import history_of, require_rerun_name
 from mpcheckpoint._work.results import outcomes_of
-from mpcheckpoint._work.retries import DEFAULT_DELAY_S, Retries
-from mpcheckpoint._work.runs import is_done, join_run
-from mpcheckpoint._work.shortage import begun
+from mpcheckpoint._work.retries import DEFAULT_DELAY_S
+from mpcheckpoint._work.runs import is_done
+from mpcheckpoint._work.start_map import start_map
 from mpcheckpoint._work.status import status_of
 
 if TYPE_CHECKING:
@@ -31,8 +22,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from multiprocessing.context import BaseContext
 
+    from mpcheckpoint._types import Position, Record, Repair
+    from mpcheckpoint._view.follow import Follower
+    from mpcheckpoint._view.log_handle import LogHandle
+    from mpcheckpoint._view.transaction import Transaction
     from mpcheckpoint._work.claims import Claim
-    from mpcheckpoint._work.crew import Crew
+    from mpcheckpoint._work.map import MapRun
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.status import MapStatus
 
@@ -41,11 +36,184 @@ __all__ = ["Log"]
 T = TypeVar("T")
 
 
-class Log(RecordLog):
+class Log:
     """One append-only log of a store; get it from ``Checkpoint.log``.
 
     Concurrency: any number of threads; survives fork on both sides; pickles, to a handle of its own on the same log.
     """
+
+    def __init__(self, handle: LogHandle) -> None:
+        self._handle = handle
+
+    @property
+    def log_key(self) -> str:
+        """The key of this log."""
+        return self._handle.log_key
+
+    # --- write ------------------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        object_key: str,
+        event: object,
+        *,
+        expected_count: int | None = None,
+        record_id: str | None = None,
+        durability: str | None = None,
+    ) -> Position:
+        """Record that ``event`` happened to ``object_key``.
+
+        Args:
+            object_key: any string.
+            event: any JSON value: None, bool, int, finite float, str, list, dict with string keys.
+            expected_count: append only if exactly so many events were ever appended for this object to this log.
+            record_id: the caller's id. If the log holds it for this object already, nothing is written and the first
+                record's position is returned, so that a retry is safe.
+            durability: overrides the handle's setting for this append.
+
+        Returns:
+            The position right behind the record.
+
+        Raises:
+            InvalidKeyError, InvalidEventError, LimitExceededError: the record is refused; nothing was written.
+            ConflictError: ``expected_count`` did not hold; nothing was written.
+            LockTimeoutError, WriteFailedError, CorruptLogError, PoisonedLogError, ReadOnlyError: nothing was written.
+            OutcomeUnknownError: it was written, and its sync failed.
+
+        Durability: as the setting says; by default the record survives a loss of power when this returns.
+        Concurrency: any number of threads and processes.
+        """
+        return self._handle.append(object_key, event, expected_count, record_id, durability)
+
+    def append_many(
+        self, records: Iterable[tuple[str, object]], *, durability: str | None = None
+    ) -> Position | None:
+        """Append records as one batch, with one sync: after a crash all of them are there or none.
+
+        Args:
+            records: pairs of object key and event. None at all is fine.
+            durability: overrides the handle's setting for this batch.
+
+        Returns:
+            The position right behind the last record; None if there were none.
+
+        Raises:
+            As ``append``; if one record is refused, nothing of the batch was written.
+        """
+        return self._handle.append_many(records, durability)
+
+    def transaction(self) -> Transaction:
+        """Return a transaction: read, decide, append, all or nothing. Use it in a ``with`` statement."""
+        return begin(self._handle)
+
+    def update(self, fn: Callable[[Transaction], T]) -> T:
+        """Run ``fn(transaction)`` until its batch lands; return what it returned that time.
+
+        ``fn`` runs again, with a new transaction, each time what it read was changed before its batch landed. Each such
+        conflict means that another writer got on, so not everybody can be kept waiting.
+        """
+        return update(self._handle, fn)
+
+    def flush(self) -> None:
+        """Make everything durable that the log holds now, whoever wrote it.
+
+        Raises:
+            OutcomeUnknownError: the sync failed.
+        """
+        self._handle.for_writing().flush(self._handle.store.settings.lock_timeout_s)
+
+    def recover(self) -> None:
+        """Make the log take appends again after a failed sync (PoisonedLogError).
+
+        Copies every record into a new generation, makes that durable, and puts it in place. Positions and cursors stay
+        valid. Do it when the cause is gone: a sound disk, enough space.
+
+        Raises:
+            CorruptLogError, WriteFailedError, LockTimeoutError: nothing was changed.
+        """
+        self._handle.for_writing().recover(self._handle.store.settings.lock_timeout_s)
+
+    # --- read -------------------------------------------------------------------------------------------------
+
+    def events(self, object_key: str) -> tuple[Any, ...]:
+        """Return the events of an object in this log, in the order they were appended; () if there are none.
+
+        Sees every append that returned before this call, in any process.
+        """
+        return tuple(map(decode_event, self._handle.raw_events(object_key)))
+
+    def count(self, object_key: str) -> int:
+        """Return how many events were ever appended for an object to this log."""
+        return self._handle.count(object_key)
+
+    def read(
+        self, after: Position | None = None, *, object_key: str | None = None, durable: bool = False
+    ) -> Iterator[Record]:
+        """Yield the records of this log, in order, in bounded memory.
+
+        Args:
+            after: begin behind this position; None for the start.
+            object_key: only those of this object; the events of others are not even decoded. None for all.
+            durable: only what is known durable, syncing first if need be. A read-only handle cannot sync: it yields
+                what the log itself states to be durable.
+
+        Raises:
+            CorruptLogError: at the damage, after the records before it were yielded.
+            InvalidPositionError: ``after`` is no position of this log.
+            InvalidKeyError: ``object_key`` is no key.
+        """
+        return self._handle.read(after, object_key, durable=durable)
+
+    def follow(
+        self,
+        after: Position | str = "start",
+        *,
+        idle_timeout_s: float | None = None,
+        durable: bool = False,
+    ) -> Follower:
+        """Return an iterator over the log's records that waits for more.
+
+        Args:
+            after: begin behind this position, at the "start", or at the "end" as it is now.
+            idle_timeout_s: end quietly when nothing came for so many seconds; None waits for ever.
+            durable: as for ``read``.
+        """
+        return self._handle.follow(after, idle_timeout_s, durable=durable)
+
+    # --- look after -------------------------------------------------------------------------------------------
+
+    def repairs(self) -> list[Repair]:
+        """Return what repairs of torn ends have cut off this log so far, and where the bytes are kept."""
+        return self._handle.store.opened(self.log_key).repairs()
+
+    def stats(self) -> dict[str, object]:
+        """Return figures of this log, by name. The first call reads the log, later ones what is new; memory is
+        bounded, apart from the keys of its objects.
+
+        Returns:
+            ``records``, ``objects``: how many it holds.
+            ``first_us``, ``last_us``: when the first and the last record were made, in microseconds since 1970; None
+                if there is none.
+            ``size_bytes``, ``path``: of its file, with padding.
+            ``batches``: how many appends the records came by, of all processes, a batch being one.
+            ``stated_syncs``: how many syncs the log's own lines tell of, of all processes, in its present
+                generation. There may have been more: one that covered nothing new, or came after the last line.
+            ``appends``, ``syncs``: how many of each this process did.
+            ``repairs``: how many torn ends were cut off.
+            ``state``: "whole"; "pending": a write seems to be in progress; "torn": the next writer cuts off what a
+                dying one left; "poisoned": a sync failed, ``recover`` helps. The worst of them.
+            ``is_poisoned``: whether a sync failed.
+            ``lock``: whether somebody holds its append lock now: "free", "held", or "unknown" where the system does
+                not tell (it does on Linux, in the first name space of processes).
+            ``holder_pid``, ``holder_command``, ``is_holder_stopped``: who does; None if nobody, or it cannot be told.
+            ``waiters``: how many processes and threads sleep until they get it; None if that cannot be told.
+
+        Raises:
+            CorruptLogError, ReadFailedError, LogNotFoundError: ``mpcheckpoint.maintenance.survey`` tells what it can.
+
+        Concurrency: takes no lock that anybody else could meet.
+        """
+        return self._handle.stats()
 
     # --- work -------------------------------------------------------------------------------------------------
 
@@ -66,7 +234,7 @@ class Log(RecordLog):
         Durability: none needed; after a loss of power no worker lives.
         Concurrency: any number of threads and processes. A forked child does not share the claim.
         """
-        return claimed(self, object_key)
+        return claimed(self._handle, object_key)
 
     def pending(
         self, items: Iterable[T], *, key: Callable[[T], str] | None = None, rerun: str | None = None
@@ -87,13 +255,7 @@ class Log(RecordLog):
             ValueError: ``rerun`` is no name.
         """
         require_rerun_name(rerun)
-        return self._pending(items, key, rerun)
-
-    def _pending(self, items: Iterable[T], key: Callable[[T], str] | None, rerun: str | None) -> Iterator[T]:
-        for item in items:
-            object_key = object_key_of(item, key)
-            if not self.look(lambda view, object_key=object_key: is_done(view, object_key, rerun)):  # type: ignore[misc]
-                yield item
+        return _pending(self._handle, items, key, rerun)
 
     def map(  # noqa: PLR0913 - each is a choice of its own, all but two have a default
         self,
@@ -187,61 +349,26 @@ class Log(RecordLog):
             the third time it is recorded as failed. Deaths are counted in the log, over all starts and processes; one
             by SIGTERM, SIGHUP or SIGINT only a second later, so that what is closed meanwhile counts nothing.
         """
-        if on_error not in ("record", "halt", "raise"):
-            raise ValueError(f"on_error is 'record', 'halt' or 'raise', not {on_error!r}")
-        if executor is not None and mp_context is not None:
-            raise ValueError(
-                "executor and mp_context exclude each other: an executor has its own way to start"
-            )
-        if if_changed not in (known := [each.value for each in IfChanged]):
-            raise ValueError(f"if_changed is one of {', '.join(map(repr, known))}, not {if_changed!r}")
-        require_rerun_name(rerun)
-        if not _is_text(version):
-            raise ValueError(f"version is a str that UTF-8 can hold, not {version!r}")
-        if jobs is not None and (type(jobs) is not int or jobs < 1):
-            raise ValueError(f"jobs is a number of workers, at least 1, or None, not {jobs!r}")
-        if type(retries) is not int or retries < 0:
-            raise ValueError(f"retries is a number of attempts, at least 0, not {retries!r}")
-        if not _is_duration(retry_delay_s):
-            raise ValueError(f"retry_delay_s is a number of seconds, at least 0, not {retry_delay_s!r}")
-        if timeout_s is not None and not (_is_duration(timeout_s) and timeout_s > 0):
-            raise ValueError(f"timeout_s is a number of seconds above 0, or None, not {timeout_s!r}")
-        if timeout_s is not None and executor is not None:
-            raise ValueError(
-                "executor and timeout_s exclude each other: only worker processes of our own can be ended"
-            )
-        require_limit(max_invalid_results)
-        # Not asked for beside an executor: to ask for the default start method settles it for the whole process.
-        context = mp_context or (multiprocessing.get_context() if executor is None else None)
-        require_function(fn, context, executor)
-        if executor is None:
-            require_children_allowed()
-        run = begun(
-            lambda: join_run(
-                self, version, rerun=rerun, if_changed=IfChanged(if_changed), retry_failed=retry_failed
-            )
-        )
-        count = len(items) if isinstance(items, Sized) else None
-        source = inputs_of(items, key)
-        # What has a length does not wait for outcomes.
-        asked = source if count is not None else begun(lambda: AskedApart(source))
-        halts = on_error != OnError.RECORD.value
-        permit = begun(lambda: Permit.given(self.workers_directory)) if halts else None
-        plan = Plan(LogRef(self), run, CallFunction(fn), Retries(retries, retry_delay_s), permit)
-        crew: Crew
-        if context is not None:
-            crew = ProcessCrew(plan, jobs or default_jobs(), context, timeout_s)
-        else:
-            assert executor is not None
-            crew = ExecutorCrew(plan, executor, jobs or jobs_of(executor))
-        options = Options(
-            ordered,
-            OnError(on_error),
-            include_done,
-            total=lambda: count,
+        return start_map(
+            self._handle,
+            fn,
+            items,
+            key=key,
+            version=version,
+            jobs=jobs,
+            mp_context=mp_context,
+            executor=executor,
+            ordered=ordered,
+            on_error=on_error,
+            include_done=include_done,
+            retry_failed=retry_failed,
+            rerun=rerun,
+            if_changed=if_changed,
+            retries=retries,
+            retry_delay_s=retry_delay_s,
+            timeout_s=timeout_s,
             max_invalid_results=max_invalid_results,
         )
-        return MapRun(plan, asked, crew, options)
 
     def results(self, *, rerun: str | None = None) -> Iterator[Outcome]:
         """Yield the last outcome of each item, whatever rerun it came from, in the order of the objects.
@@ -256,11 +383,11 @@ class Log(RecordLog):
             ValueError: ``rerun`` is no name.
         """
         require_rerun_name(rerun)
-        return outcomes_of(self, rerun)
+        return outcomes_of(self._handle, rerun)
 
     def reruns(self) -> tuple[str, ...]:
         """Return the names of the reruns on this log, in the order in which they were begun."""
-        return tuple(name for name in self.look(history_of).latest if name is not None)
+        return tuple(name for name in self._handle.look(history_of).latest if name is not None)
 
     def map_status(self, *, rerun: str | None = None) -> MapStatus | None:
         """Return how far the log's map is, whoever runs it; None if no map ran on this log.
@@ -276,21 +403,26 @@ class Log(RecordLog):
             CorruptLogError, ReadFailedError: the log cannot be read.
             ValueError: ``rerun`` is no name.
         """
-        return status_of(self, require_rerun_name(rerun))
+        return status_of(self._handle, require_rerun_name(rerun))
 
     # --- life -------------------------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._session.settings._replace(log_keys=(self.log_key,)), self.log_key)
+        return Log, (self._handle,)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.log_key!r} of {self._handle.store.settings.path}>"
 
 
-def _reopen(settings: Settings, log_key: str) -> Log:
-    return Log(Session(settings), log_key)
+def handle_of(log: Log) -> LogHandle:
+    """Return what stands behind a log: for the layers above this one, which do more than users may."""
+    return log._handle
 
 
-def _is_duration(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-
-
-def _is_text(value: object) -> bool:
-    return type(value) is str and value.encode("utf-8", "replace").decode() == value
+def _pending(
+    handle: LogHandle, items: Iterable[T], key: Callable[[T], str] | None, rerun: str | None
+) -> Iterator[T]:
+    for item in items:
+        object_key = object_key_of(item, key)
+        if not handle.look(lambda view, object_key=object_key: is_done(view, object_key, rerun)):  # type: ignore[misc]
+            yield item

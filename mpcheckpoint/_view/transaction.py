@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint._format.codec import decode_event, encode_payload
 from mpcheckpoint.errors import ClosedError, ConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
     from types import TracebackType
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._types import Position
+    from mpcheckpoint._view.log_handle import LogHandle
 
-
-class TransactionalLog(Protocol):
-    """What a transaction asks of its log."""
-
-    def raw_events(self, object_key: str) -> list[bytes]:
-        """Return the events of an object, undecoded, as they are now."""
-
-    def commit(self, payloads: list[Payload], counts: Mapping[str, int]) -> Position | None:
-        """Append a batch if every object read has still as many events as were read; else raise ConflictError."""
+T = TypeVar("T")
 
 
 class Transaction:
@@ -38,7 +31,7 @@ class Transaction:
     Concurrency: for one thread; any number of transactions in any number of processes. Void in a forked child.
     """
 
-    def __init__(self, log: TransactionalLog) -> None:
+    def __init__(self, log: LogHandle) -> None:
         self._log = log
         self._pid = os.getpid()
         self._reads: dict[str, list[bytes]] = {}
@@ -104,3 +97,23 @@ class Transaction:
             raise ClosedError(
                 "the transaction was opened before a fork and belongs to the parent", reason="forked"
             )
+
+
+def begin(log: LogHandle) -> Transaction:
+    """Return a transaction. See ``Log.transaction``."""
+    log.for_writing()
+    return Transaction(log)
+
+
+def update(log: LogHandle, fn: Callable[[Transaction], T]) -> T:
+    """Run ``fn`` until its batch lands. See ``Log.update``."""
+    while True:
+        transaction = begin(log)
+        try:
+            with transaction:
+                result = fn(transaction)
+        except ConflictError as error:
+            if transaction.conflict is not error:
+                raise  # it came out of fn
+        else:
+            return result

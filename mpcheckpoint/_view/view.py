@@ -63,11 +63,6 @@ class LogView:
         # What others made of ``map_notes``, for as long as no further one comes.
         self.memo: dict[object, Any] = {}
 
-    @property
-    def records(self) -> int:
-        """How many records the log holds."""
-        return self.held.count
-
     def apply(self, chunk: Chunk) -> None:
         """Take in what a reader found new."""
         if chunk.is_reset:

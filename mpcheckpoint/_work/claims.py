@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mpcheckpoint._format.frame import Payload
-    from mpcheckpoint._view.log_handle import RecordLog
+    from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.view import LogView
 
 # A claim needs no sync: after a loss of power no worker lives that could hold one.
@@ -54,7 +54,7 @@ def is_taken(view: LogView, object_key: str, directory: str, worker_id: str | No
 
 
 def take(
-    log: RecordLog, object_key: str, worker: Worker, judge: Callable[[LogView], None] | None = None
+    log: LogHandle, object_key: str, worker: Worker, judge: Callable[[LogView], None] | None = None
 ) -> None:
     """Take an object for ``worker``, unless ``judge`` raises when shown the view under the append lock.
 
@@ -72,7 +72,7 @@ def take(
     log.append_if([claim_payload(object_key, worker.id)], free, durability=_DURABILITY)
 
 
-def give_back(log: RecordLog, object_key: str, worker: Worker) -> None:
+def give_back(log: LogHandle, object_key: str, worker: Worker) -> None:
     """Say in the log that the object is free again. Best effort: it is free as soon as the worker has retired."""
     if not worker.is_mine:
         return
@@ -88,7 +88,7 @@ def give_back(log: RecordLog, object_key: str, worker: Worker) -> None:
 
 
 @contextmanager
-def claimed(log: RecordLog, object_key: str) -> Iterator[Claim | None]:
+def claimed(log: LogHandle, object_key: str) -> Iterator[Claim | None]:
     """Hold an object for the block; None if another live worker has it. See ``Log.claim``."""
     encode_key(object_key)
     log.append_many(())  # refuses a handle that may not write before any file is made

@@ -30,7 +30,7 @@ from mpcheckpoint._work.workers import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint._view.log_handle import RecordLog
+    from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.view import LogView
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.permit import Permit
@@ -163,7 +163,7 @@ class Plan(NamedTuple):
 class LogRef:
     """A log that is opened once in each process that it is sent to, however often it is sent."""
 
-    def __init__(self, log: RecordLog) -> None:
+    def __init__(self, log: LogHandle) -> None:
         self.log = log
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -173,7 +173,7 @@ class LogRef:
 _logs: OrderedDict[Any, LogRef] = OrderedDict()
 
 
-def _opened(reopen: Callable[..., RecordLog], arguments: tuple[Any, ...]) -> LogRef:
+def _opened(reopen: Callable[..., LogHandle], arguments: tuple[Any, ...]) -> LogRef:
     known = (reopen, arguments)
     if known not in _logs:
         _logs[known] = LogRef(reopen(*arguments))

@@ -11,11 +11,11 @@ from mpcheckpoint._work.runs import standings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mpcheckpoint._view.log_handle import RecordLog
+    from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._work.outcomes import Outcome
 
 
-def outcomes_of(log: RecordLog, rerun: str | None) -> Iterator[Outcome]:
+def outcomes_of(log: LogHandle, rerun: str | None) -> Iterator[Outcome]:
     """Yield each object's last outcome that counts for that rerun, or without one."""
     history = log.look(history_of)
     for object_key, outcome, _, _ in standings(log, history.rule(rerun)):

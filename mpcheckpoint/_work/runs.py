@@ -16,7 +16,7 @@ from mpcheckpoint.errors import ChangedVersionError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mpcheckpoint._view.log_handle import RecordLog
+    from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.records import Entry
     from mpcheckpoint._view.view import LogView
     from mpcheckpoint._work.reruns import Rule
@@ -66,7 +66,7 @@ class MovedError(Exception):
 
 
 def join_run(
-    log: RecordLog,
+    log: LogHandle,
     version: str,
     *,
     rerun: str | None = None,
@@ -89,7 +89,7 @@ def join_run(
 
 
 def peek_run(
-    log: RecordLog,
+    log: LogHandle,
     version: str,
     *,
     rerun: str | None = None,
@@ -182,7 +182,7 @@ def is_done(view: LogView, object_key: str, rerun: str | None) -> bool:
     return any(each is not None and rule.counts(each) for each in told)
 
 
-def _is_begun(log: RecordLog, note: RunNote, known: tuple[RunNote, ...]) -> bool:
+def _is_begun(log: LogHandle, note: RunNote, known: tuple[RunNote, ...]) -> bool:
     """Begin a run, unless others were begun since these were known; return whether it was."""
 
     def unmoved(view: LogView) -> None:
@@ -211,7 +211,7 @@ def _moved_on(log_key: str, run: Run, latest: RunNote) -> ChangedVersionError:
     )
 
 
-def standings(log: RecordLog, rule: Rule) -> Iterator[tuple[str, bytes | None, Told | None, bool]]:
+def standings(log: LogHandle, rule: Rule) -> Iterator[tuple[str, bytes | None, Told | None, bool]]:
     """Yield every object, its last outcome that counts, what that one tells, and whether attempts have failed after it.
 
     A few at a look. Rejected: a class for the four, which takes a tenth of the pass.

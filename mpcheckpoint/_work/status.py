@@ -13,7 +13,7 @@ from mpcheckpoint._work.runs import standings
 from mpcheckpoint._work.workers import is_live
 
 if TYPE_CHECKING:
-    from mpcheckpoint._view.log_handle import RecordLog
+    from mpcheckpoint._view.log_handle import LogHandle
 
 _MOMENT_S = 1.0
 
@@ -62,7 +62,7 @@ class MapStatus:
         return max(*known, self.ok + self.failed) if known else None
 
 
-def status_of(log: RecordLog, rerun: str | None) -> MapStatus | None:
+def status_of(log: LogHandle, rerun: str | None) -> MapStatus | None:
     """Return how far the log's map, or a rerun of it, is; None if none ran. See ``Log.map_status``."""
     starts = tuple(map_starts(log.workers_directory, log.log_key))
     if rerun is None:
@@ -96,7 +96,7 @@ def common_rerun(starts: tuple[MapStart, ...]) -> str | None:
     return next(iter(reruns)) if len(reruns) == 1 else None
 
 
-def running_items(log: RecordLog) -> tuple[RunningItem, ...]:
+def running_items(log: LogHandle) -> tuple[RunningItem, ...]:
     """Return what live workers work on, those that have run longest first."""
     directory = log.workers_directory
     claims = log.look(lambda view: view.claims())
@@ -111,10 +111,10 @@ def running_items(log: RecordLog) -> tuple[RunningItem, ...]:
     return tuple(sorted(found, key=lambda item: -item.elapsed_s))
 
 
-def has_moved_since(log: RecordLog, records: int) -> tuple[bool, int]:
+def has_moved_since(log: LogHandle, records: int) -> tuple[bool, int]:
     """Return whether the log has more records than so many, or live workers run something; and how many it has.
 
     What is claimed for less than a moment does not count: somebody may fail to start it again and again.
     """
-    count = log.look(lambda view: view.records)
+    count = log.look(lambda view: view.held.count)
     return count > records or any(item.elapsed_s > _MOMENT_S for item in running_items(log)), count

@@ -12,7 +12,7 @@ from mpcheckpoint._work.shortage import shortage_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from mpcheckpoint._view.log_handle import RecordLog
+    from mpcheckpoint._view.log_handle import LogHandle
 
 _AFTER_S = 1.0
 _MOST_NAMED = 3
@@ -37,7 +37,7 @@ class Wait(NamedTuple):
 class Waits:
     """Tells once of each item that is waited for, after a second in which nothing else was done."""
 
-    def __init__(self, log: RecordLog, tell: Callable[[str, bool], None]) -> None:
+    def __init__(self, log: LogHandle, tell: Callable[[str, bool], None]) -> None:
         self._log = log
         self._tell = tell
         self._since_s: float | None = None

@@ -16,6 +16,7 @@ from mpcheckpoint._logfile import log_file as log_file_module
 from mpcheckpoint._logfile.notices import tell
 from mpcheckpoint._system.holders import Holder, LockState, LockStatus
 from mpcheckpoint.errors import LockTimeoutError, OutcomeUnknownError
+from mpcheckpoint.log import handle_of
 from support.processes import call
 from support.verbs import (
     Faults,
@@ -141,7 +142,7 @@ def test_handler_of_log_messages_that_appends_does_not_hang(
     log: Log, held: Callable[[], None], faults: Faults
 ) -> None:
     """No lock is held while the wait is told of: whoever handles it may use the library, its other logs at once."""
-    other = Checkpoint(log._session.settings.path).log("other")
+    other = Checkpoint(handle_of(log).store.settings.path).log("other")
     told = threading.Event()
 
     class Recording(logging.Handler):

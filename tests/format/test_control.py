@@ -26,6 +26,7 @@ from mpcheckpoint._format.control import (
 )
 from mpcheckpoint._format.frame import Damage, Line, Payload, encode_line, parse_line
 from mpcheckpoint.errors import CheckpointError, CorruptLogError
+from mpcheckpoint.log import handle_of
 from support import log_bytes
 from support.fuzz_bench import Bench, Reading
 from support.log_bytes import GENERATION, LOG_KEY, forged_log
@@ -225,7 +226,7 @@ def test_claim_to_what_is_no_object_key_claims_nothing(bench: Bench, claimed: by
     note = b'null,{"control":"claim","ignorable":true,"object_key":%b,"worker":%b},null' % (claimed, worker)
     bench.put(forged_log(note))
     with Checkpoint(bench.store) as checkpoint:
-        view = checkpoint.log(LOG_KEY).look(lambda view: view)
+        view = handle_of(checkpoint.log(LOG_KEY)).look(lambda view: view)
 
     assert view.claim_of(str(json.loads(claimed))) is None
 

@@ -19,6 +19,7 @@ from mpcheckpoint._work import workers
 from mpcheckpoint._work.claims import give_back
 from mpcheckpoint._work.workers import Worker
 from mpcheckpoint.errors import InvalidKeyError, NotAStoreError, ReadOnlyError
+from mpcheckpoint.log import handle_of
 from support import tally
 from support.processes import METHODS, call
 from support.verbs import Faults, become_a_new_process, inside, tree
@@ -314,7 +315,9 @@ def test_worker_named_by_a_path_in_the_log_is_never_looked_for(store: Path, log:
     with outside.open("rb+") as file:
         system.lock(file.fileno())
         name = os.path.relpath(outside, inside(store, "workers"))
-        log.append_if([note_payload(Note("claim", {"object_key": "x", "worker": name}))], lambda _: None)
+        handle_of(log).append_if(
+            [note_payload(Note("claim", {"object_key": "x", "worker": name}))], lambda _: None
+        )
 
         with log.claim("x") as claim:
             assert claim is not None
@@ -374,8 +377,8 @@ def test_killed_again_and_again_at_any_instant_the_object_is_free_at_once(
 
 def test_claim_given_back_by_whoever_does_not_hold_it_stays(log: Log) -> None:
     with log.claim("x"):
-        with Worker(log.workers_directory) as another:
-            give_back(log, "x", another)
+        with Worker(handle_of(log).workers_directory) as another:
+            give_back(handle_of(log), "x", another)
 
         with log.claim("x") as second:
             assert second is None

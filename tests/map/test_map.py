@@ -31,6 +31,7 @@ from mpcheckpoint.errors import (
     WorkerDiedError,
     WriteFailedError,
 )
+from mpcheckpoint.log import handle_of
 from support import process_tree, tally
 from support.verbs import Faults, bounded, inside, tree, wait_until
 
@@ -859,7 +860,7 @@ def test_results_are_the_last_outcome_of_each_and_other_events_are_none_of_them(
 
 
 def log_path(log: Log) -> Path:
-    return Path(log.workers_directory).parent.parent
+    return Path(handle_of(log).workers_directory).parent.parent
 
 
 def test_executor_with_more_workers_than_processors_is_used_whole(log: Log) -> None:

@@ -20,6 +20,7 @@ from mpcheckpoint._work import deaths
 from mpcheckpoint._work.deaths import deaths_of, is_kill, is_told_to_end
 from mpcheckpoint._work.reruns import history_of, tell_decoded
 from mpcheckpoint._work.runs import join_run
+from mpcheckpoint.log import handle_of
 from support.shell import MPCHECKPOINT, CommandLine
 from support.verbs import wait_until
 
@@ -312,12 +313,12 @@ def fail(item: str) -> None:
 
 def test_outcome_of_a_rerun_ends_the_count_of_deaths_without_a_name_and_not_the_other_way(log: Log) -> None:
     fork = multiprocessing.get_context("fork")
-    plain, named = join_run(log, ""), join_run(log, "", rerun="a")
+    plain, named = join_run(handle_of(log), ""), join_run(handle_of(log), "", rerun="a")
     for run in (plain, named):
         log.append("x", {"run": run.number, "death": 1, "error": "killed"})
 
     def counts() -> list[int]:
-        return [log.look(partial(deaths_of, run=run, object_key="x")) for run in (plain, named)]
+        return [handle_of(log).look(partial(deaths_of, run=run, object_key="x")) for run in (plain, named)]
 
     assert counts() == [1, 1]
 
@@ -342,7 +343,7 @@ def test_death_counts_as_to_retry_until_there_is_an_outcome(log: Log) -> None:
     assert (status.to_retry, status.failed, status.ok) == (1, 0, 0)
     assert list(log.results()) == []
     assert list(log.pending(["x"])) == ["x"]
-    watched = Watched("", None, log.look(history_of))
+    watched = Watched("", None, handle_of(log).look(history_of))
     for record in log.read():
         watched.take(record)
     assert watched.to_retry == {"x"}

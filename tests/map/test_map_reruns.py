@@ -21,6 +21,7 @@ from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint._work.reruns import History, IfChanged, Keeps, RunNote, Told, history_of, tell, tell_decoded
 from mpcheckpoint._work.runs import Run, State, join_run, peek_run, state_of
 from mpcheckpoint.errors import ChangedItemError, ChangedVersionError
+from mpcheckpoint.log import handle_of
 from support.checkout import GOLDEN
 from support.shell import MPCHECKPOINT, CommandLine, Ended
 from support.verbs import inside, seeded, tree, wait_until
@@ -73,7 +74,7 @@ def mapped(log: Log, fn: Any, items: list[str] = NAMES, **options: Any) -> dict[
 
 
 def state(log: Log, run: Run, item: str) -> State:
-    return log.look(lambda view: state_of(view, run, item, log.workers_directory))
+    return handle_of(log).look(lambda view: state_of(view, run, item, handle_of(log).workers_directory))
 
 
 # --- one name ----------------------------------------------------------------------------------------------
@@ -153,9 +154,9 @@ def test_attempts_are_counted_for_each_rerun(log: Log) -> None:
 
 def test_attempts_of_one_name_do_not_use_up_those_of_another(log: Log) -> None:
     def failed(name: str | None) -> int:
-        return state(log, join_run(log, "", rerun=name), "item0").attempts.failed
+        return state(log, join_run(handle_of(log), "", rerun=name), "item0").attempts.failed
 
-    number = join_run(log, "", rerun="x").number
+    number = join_run(handle_of(log), "", rerun="x").number
     log.append("item0", {"run": number, "attempt": 1, "rerun": "x", "error": "e", "pause_s": 0})
 
     assert (failed("x"), failed("y"), failed(None)) == (1, 0, 0)
@@ -324,7 +325,7 @@ def test_all_who_change_the_version_at_once_agree(log: Log, store: Path) -> None
             each.result()
 
     assert fn.take() == ["item1"]
-    assert [note["run"] for note in log.look(lambda view: list(view.map_notes))] == [1, 2]
+    assert [note["run"] for note in handle_of(log).look(lambda view: list(view.map_notes))] == [1, 2]
 
 
 # --- the rule ----------------------------------------------------------------------------------------------
@@ -403,9 +404,9 @@ def test_record_of_a_map_is_told_from_its_first_bytes_as_from_the_whole(
 )
 def test_note_that_is_none_of_a_run_is_passed_over(fields: dict[str, Any], log: Log) -> None:
     mapped(log, len, ["a"])
-    log.append_if([note_payload(Note("map", fields))], lambda view: None)
+    handle_of(log).append_if([note_payload(Note("map", fields))], lambda view: None)
 
-    assert [note.number for note in log.look(history_of).notes] == [1]
+    assert [note.number for note in handle_of(log).look(history_of).notes] == [1]
     assert mapped(log, len, ["a"])["a"].repeated
 
 
@@ -414,13 +415,15 @@ def test_number_of_a_run_whose_note_was_lost_to_damage_is_not_given_to_another(l
     mapped(log, fn, NAMES[:2])
     lost = {"run": 2, "ok": True, "rerun": "lost", "error": None, "value": 1, "duration_s": 0.1}
     log.append("item0", lost)
-    log.append_if([note_payload(Note("salvaged", {"from": "", "damages": 1, "gaps": []}))], lambda view: None)
+    handle_of(log).append_if(
+        [note_payload(Note("salvaged", {"from": "", "damages": 1, "gaps": []}))], lambda view: None
+    )
     fn.take()
 
     mapped(log, fn, NAMES[:2], rerun="x")
 
     assert fn.take() == NAMES[:2]
-    assert [note.number for note in log.look(history_of).notes] == [1, 3]
+    assert [note.number for note in handle_of(log).look(history_of).notes] == [1, 3]
 
 
 def test_look_ahead_agrees_with_what_then_runs_and_writes_nothing(log: Log, store: Path) -> None:
@@ -436,7 +439,7 @@ def test_look_ahead_agrees_with_what_then_runs_and_writes_nothing(log: Log, stor
         fn = Ran(*chance.sample(NAMES, 2))
         before = tree(store)
         try:
-            run = peek_run(log, if_changed=if_changed, **options)
+            run = peek_run(handle_of(log), if_changed=if_changed, **options)
         except ChangedVersionError:
             with pytest.raises(ChangedVersionError):
                 mapped(log, fn, items, if_changed=if_changed.value, **options)
@@ -811,7 +814,7 @@ def test_watch_counts_anew_when_a_changed_command_keeps_only_what_is_ok(
     with shell.beside("results", *OF_K, "--watch", "--json") as watched:
         watched.wait_for(lambda text: '"item":"bad"' in text)
         second = start("-a", "items", "--if-changed", "keep-ok", "--", "sh", "-c", f"{wait}", "x")
-        wait_until(lambda: len(log.look(history_of).notes) == 2, "the second has begun its run")
+        wait_until(lambda: len(handle_of(log).look(history_of).notes) == 2, "the second has begun its run")
         (tmp_path / "go").touch()
         codes = (first.wait(), second.wait())
         seen = watched.wait()

@@ -22,6 +22,7 @@ from mpcheckpoint._work.perform import CallFunction, Kind, LogRef, Plan, perform
 from mpcheckpoint._work.retries import LONGEST_PAUSE_S, Pauses, Retries
 from mpcheckpoint._work.runs import Attempts, join_run
 from mpcheckpoint.errors import ItemFailedError
+from mpcheckpoint.log import handle_of
 from support.executors import Late
 from support.verbs import wait_until
 
@@ -152,9 +153,8 @@ def test_two_that_share_the_items_share_the_limit(store: Path) -> None:
 
 def test_item_that_somebody_has_tried_since_it_was_given_out_is_left_alone(log: Log) -> None:
     fn = Flaky(x=99)
-    plan = Plan(
-        LogRef(log), join_run(log, "", rerun=None, retry_failed=False), CallFunction(fn), Retries(5, 60)
-    )
+    run = join_run(handle_of(log), "", rerun=None, retry_failed=False)
+    plan = Plan(LogRef(handle_of(log)), run, CallFunction(fn), Retries(5, 60))
     entry = Input(0, "x", "x", {})
 
     assert perform(plan, entry).kind is Kind.TO_RETRY

@@ -28,6 +28,7 @@ from mpcheckpoint import Checkpoint, Log, MapRun
 from mpcheckpoint._cli import main
 from mpcheckpoint._cli.maps import child
 from mpcheckpoint._cli.maps.threads import BusyThreads
+from mpcheckpoint._view.log_handle import LogHandle
 from mpcheckpoint._work import processes, shortage, waiting
 from mpcheckpoint._work.crew import ExecutorCrew
 from mpcheckpoint._work.inputs import Input
@@ -37,6 +38,7 @@ from mpcheckpoint._work.shortage import Shortage, ShortageEvent, Starts, shortag
 from mpcheckpoint._work.start_process import start_process
 from mpcheckpoint._work.waiting import Waits
 from mpcheckpoint.errors import OutcomeUnknownError, ShortageError, WriteFailedError
+from mpcheckpoint.log import handle_of
 from support.shell import MPCHECKPOINT, CommandLine
 from support.verbs import wait_until
 
@@ -276,14 +278,14 @@ def test_result_that_a_shortage_keeps_from_being_recorded_is_recorded_later_and_
         if item == "item3":
             error = WriteFailedError("too many open files", reason="too many open files")
             error.errno = errno.EMFILE
-            real, calls = Log.append_if, iter([error, error])
+            real, calls = LogHandle.append_if, iter([error, error])
 
             def append_if(*args: Any, **options: Any) -> Any:
                 for each in calls:
                     raise each
                 return real(*args, **options)
 
-            monkeypatch.setattr(Log, "append_if", append_if)
+            monkeypatch.setattr(LogHandle, "append_if", append_if)
 
     with ThreadPoolExecutor(1) as one:
         outcomes = list(log.map(run, NAMES, executor=one))
@@ -342,7 +344,7 @@ def test_map_that_halts_and_that_a_shortage_keeps_from_beginning_leaves_no_file_
     with ThreadPoolExecutor(1) as one, pytest.raises(ShortageError):
         log.map(well, iter(NAMES), executor=one, on_error="halt")
 
-    assert os.listdir(log.workers_directory) == []
+    assert os.listdir(handle_of(log).workers_directory) == []
     wait_until(lambda: all(each.name != "mpcheckpoint-items" for each in threading.enumerate()), "it ended")
 
 
@@ -366,10 +368,10 @@ def test_what_is_waited_for_is_not_told_while_a_shortage_keeps_it_from_being_see
 ) -> None:
     monkeypatch.setattr(waiting, "_AFTER_S", 0)
     told: list[str] = []
-    waits = Waits(log, lambda text, is_left: told.append(text))
-    look = Failing(log.look, os_error(errno.EMFILE), range(1, 2))
+    waits = Waits(handle_of(log), lambda text, is_left: told.append(text))
+    look = Failing(handle_of(log).look, os_error(errno.EMFILE), range(1, 2))
     with log.claim("x"), monkeypatch.context() as patched:
-        patched.setattr(log, "look", look)
+        patched.setattr(handle_of(log), "look", look)
         waits.look(["x"])
         assert (look.count, told) == (1, [])
         waits.look(["x"])
@@ -499,7 +501,7 @@ def test_item_that_an_executor_queued_and_could_start_no_thread_for_does_not_run
 ) -> None:
     start = Failing(threading.Thread.start, lambda: NO_THREAD, range(1, 2))
     ran: list[str] = []
-    plan = Plan(LogRef(log), join_run(log, ""), CallFunction(ran.append))
+    plan = Plan(LogRef(handle_of(log)), join_run(handle_of(log), ""), CallFunction(ran.append))
 
     with ThreadPoolExecutor(2) as two:
         crew = ExecutorCrew(plan, two, 2)

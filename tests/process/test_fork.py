@@ -18,6 +18,7 @@ from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.descriptors import pool
 from mpcheckpoint._store.process import process
 from mpcheckpoint.errors import ClosedError
+from mpcheckpoint.log import handle_of
 from support import tally
 from support.processes import call, in_a_child
 from support.verbs import (
@@ -460,8 +461,8 @@ MUTEXES: dict[str, Callable[[Log], Any]] = {
     "the clock": lambda log: clock._mutex,
     "the descriptor pool": lambda log: pool._mutex,
     "the interval setting": lambda log: process.interval._condition,
-    "the view": lambda log: log._session.mutex.lock,
-    "the writer": lambda log: log._state().stored._writer().lock._mutex.lock,  # type: ignore[attr-defined]  # an engine's
+    "the view": lambda log: handle_of(log).store.mutex.lock,
+    "the writer": lambda log: handle_of(log).for_writing()._writer().lock._mutex.lock,  # type: ignore[attr-defined]  # an engine's
 }
 
 
@@ -489,4 +490,4 @@ def use_everything(log: Log) -> tuple[Any, ...]:
     log.append("x", 1)
     log.append("x", 2, durability="interval:1")
     assert log.events("x") == (0, 1, 2)
-    return Checkpoint(log._session.settings.path)["x"]
+    return Checkpoint(handle_of(log).store.settings.path)["x"]

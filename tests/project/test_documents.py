@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import mpcheckpoint
-from mpcheckpoint import errors, maintenance, testing
+from mpcheckpoint import Checkpoint, errors, maintenance, testing
 from mpcheckpoint._cli.commands import cli
 from support.capabilities import has_jq, require
 from support.checkout import DOCS, ROOT
@@ -177,6 +178,19 @@ def test_api_reference_names_everything_public_and_leaves_out_only_what_exists()
     assert {name for name, value in vars(errors).items() if name.endswith("Error")} <= headings
     assert {f"Log.{name}" for name in ("append", "append_many", "claim", "map", "read", "update")} <= headings
     assert everything.keys() | members >= write_api.FOR_OTHER_LAYERS
+
+
+def test_handles_and_logs_offer_what_the_api_reference_names_and_nothing_else(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path)
+    log = checkpoint.log("a")
+    headings = re.findall(r"^####+ (.*)$", script("write_api").page(), re.MULTILINE)
+
+    for each, inherited in ((log, object), (checkpoint, Mapping), (checkpoint.snapshot(), Mapping)):
+        offered = {name for name in dir(each) if not name.startswith("_")}
+        documented = {
+            name.partition(".")[2] for name in headings if name.startswith(f"{type(each).__name__}.")
+        }
+        assert offered == documented | {name for name in dir(inherited) if not name.startswith("_")}
 
 
 def test_public_names_have_docstrings() -> None:

@@ -22,8 +22,9 @@ ROOT = "mpcheckpoint"
 
 # Lowest first: a module may import from its own layer and from those before it.
 LAYERS = (
-    "mpcheckpoint.errors",
+    "mpcheckpoint._root_error",
     "mpcheckpoint._types",
+    "mpcheckpoint.errors",
     "mpcheckpoint._format",
     "mpcheckpoint._system",
     "mpcheckpoint._logfile",
@@ -40,9 +41,6 @@ LAYERS = (
     "mpcheckpoint._cli",
     "mpcheckpoint.__main__",
 )
-
-# Errors carry positions, positions raise errors: the one circle, and only the type checker walks it.
-EXEMPT = {("mpcheckpoint.errors", "mpcheckpoint._types")}
 
 # Who alone may import these. What cuts power and breaks files has to touch them itself.
 ONLY_IN = {
@@ -166,8 +164,6 @@ def _complaints_about_import(layer: str, found: Import) -> Iterator[str]:
         target_layer = layer_of(found.target)
         if target_layer is None:
             yield f"imports {found.target}, which belongs to no layer"
-        elif found.is_for_types and (layer, target_layer) in EXEMPT:
-            return
         elif LAYERS.index(target_layer) > LAYERS.index(layer):
             yield f"imports {found.target}, which stands above it"
         elif layer == PURE_LAYER and target_layer == FILE_LAYER:
@@ -209,7 +205,8 @@ def test_package_as_it_stands_keeps_the_order() -> None:
         ("_format.frame", "if TYPE_CHECKING:\n    from mpcheckpoint._logfile import log", "stands above it"),
         ("_logfile.log", "import mpcheckpoint", "stands above it"),
         ("_work.claim", "from mpcheckpoint import Checkpoint", "stands above it"),
-        ("errors", "from mpcheckpoint._types import Position", "stands above it"),
+        ("_types", "from mpcheckpoint.errors import InvalidPositionError", "stands above it"),
+        ("_types", "if TYPE_CHECKING:\n    from mpcheckpoint import errors", "stands above it"),
         ("_system.linux", "from mpcheckpoint._work import claim", "stands above it"),
         ("_logfile.log", "from mpcheckpoint.nowhere import x", "belongs to no layer"),
         ("nowhere", "", "belongs to no layer"),
@@ -255,6 +252,7 @@ def test_module_that_breaks_the_order_is_complained_about(module: str, source: s
         ("_cli", "import click\nfrom mpcheckpoint import Checkpoint"),
         ("__main__", "from mpcheckpoint._cli import main"),
         ("errors", "if TYPE_CHECKING:\n    from mpcheckpoint._types import Position"),
+        ("errors", "from mpcheckpoint._root_error import CheckpointError"),
     ],
 )
 def test_module_that_keeps_the_order_is_not_complained_about(module: str, source: str) -> None:

@@ -23,6 +23,7 @@ from mpcheckpoint._format.frame import Payload, encode_line, running_crc
 from mpcheckpoint._format.names import file_name
 from mpcheckpoint._logfile import padding
 from mpcheckpoint._store.process import process
+from mpcheckpoint.log import handle_of
 from mpcheckpoint.testing._simulation.processes import restart
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def seeded(name: str) -> random.Random:
 
 def store_of(log: Log) -> Path:
     """Return the directory of the store a log is in."""
-    return Path(log._session.settings.path)
+    return Path(handle_of(log).store.settings.path)
 
 
 def seen_anew(log: Log, object_key: str = "x") -> list[Any]:

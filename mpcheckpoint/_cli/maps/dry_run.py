@@ -13,6 +13,7 @@ from mpcheckpoint._cli.terminal import EXIT_OK, flush_out, plural, say, write_ou
 from mpcheckpoint._work.inputs import NotYet
 from mpcheckpoint._work.runs import peek_run, state_of
 from mpcheckpoint.errors import LogNotFoundError, StoreNotFoundError
+from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +51,7 @@ def _judge(job: Job, opened: ExitStack) -> Callable[[str], bool]:
     """Return what tells whether an item is not done. What runs elsewhere at this moment counts as not done."""
     try:
         checkpoint = opened.enter_context(Checkpoint(job.store, read_only=True))
-        log = checkpoint.log(job.log_key, create=False)
+        log = handle_of(checkpoint.log(job.log_key, create=False))
     except (StoreNotFoundError, LogNotFoundError):
         return lambda object_key: True
     run = peek_run(log, job.version, **job.choice)

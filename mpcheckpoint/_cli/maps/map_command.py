@@ -39,10 +39,11 @@ from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.shortage import begun
 from mpcheckpoint._work.text import to_text
 from mpcheckpoint.errors import ShortageError
+from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
-    from mpcheckpoint import Log
     from mpcheckpoint._cli.maps.lines import Lines
+    from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._work.runs import Run
     from mpcheckpoint._work.shortage import ShortageEvent
 
@@ -166,8 +167,8 @@ def _started(
     command: RunCommand,
     reporter: Reporter,
 ) -> MapRun:
-    def joined() -> tuple[Log, Run]:
-        log = checkpoint.log(job.log_key)
+    def joined() -> tuple[LogHandle, Run]:
+        log = handle_of(checkpoint.log(job.log_key))
         return log, join_run(log, job.version, **job.choice)
 
     log, run = begun(joined, reporter.take_shortage)

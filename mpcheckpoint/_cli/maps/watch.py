@@ -13,9 +13,11 @@ from mpcheckpoint._work.presence import map_starts
 from mpcheckpoint._work.reruns import History, history_of, tell_decoded
 from mpcheckpoint._work.runs import standings
 from mpcheckpoint._work.status import running_items
+from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
     from mpcheckpoint import Log, MapStart, MapStatus, Outcome, Position, Record, RunningItem
+    from mpcheckpoint._view.log_handle import LogHandle
 
 _LOOK_EVERY_S = 0.5
 _RATE_OVER_S = 30.0
@@ -76,21 +78,21 @@ class Watched:
             self.failures.append(outcome)
         return outcome
 
-    def look(self, log: Log) -> None:
+    def look(self, log: LogHandle) -> None:
         """See who is at work, and at what."""
         self.running = running_items(log)
         starts = map_starts(log.workers_directory, log.log_key)
         self.starts = tuple(start for start in starts if self.rerun in (None, start.rerun))
         self.learn(log)
 
-    def learn(self, log: Log) -> None:
+    def learn(self, log: LogHandle) -> None:
         """See which runs were begun meanwhile."""
         history = log.look(history_of)
         if history is not self._history:
             self._history, self._rule = history, history.rule(self.rerun)
             self._recount(log)
 
-    def _recount(self, log: Log) -> None:
+    def _recount(self, log: LogHandle) -> None:
         """Count anew by another rule. What is counted here and followed afterwards is counted once all the same."""
         self.is_ok, self.failed, self.to_retry = {}, 0, set()
         for object_key, _, told, is_to_retry in standings(log, self._rule):
@@ -128,7 +130,7 @@ class Display(Protocol):
 
 def watch(log: Log, status: MapStatus, display: Display) -> None:
     """Follow a map until no process works on it any more."""
-    watched = Watched(status.version, status.rerun, log.look(history_of))
+    watched = Watched(status.version, status.rerun, handle_of(log).look(history_of))
     try:
         _follow(log, watched, display)
     finally:
@@ -139,7 +141,7 @@ def _follow(log: Log, watched: Watched, display: Display) -> None:
     position: Position | None = None
     with log.follow(after="start", idle_timeout_s=_LOOK_EVERY_S) as follower:
         while True:
-            watched.look(log)
+            watched.look(handle_of(log))
             display.show(watched)
             if not watched.starts:
                 break
@@ -157,7 +159,7 @@ def _follow(log: Log, watched: Watched, display: Display) -> None:
 
 def _take(log: Log, watched: Watched, display: Display, record: Record) -> None:
     if watched.is_of_new_run(record):
-        watched.learn(log)
+        watched.learn(handle_of(log))
     outcome = watched.take(record)
     if outcome is not None:
         display.take(outcome)

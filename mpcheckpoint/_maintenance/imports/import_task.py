@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._maintenance.imports.intake import Batch
     from mpcheckpoint._maintenance.imports.shapes import Found, Shape
     from mpcheckpoint._maintenance.imports.sources import Source
-    from mpcheckpoint._view.log_handle import RecordLog
+    from mpcheckpoint._view.log_handle import LogHandle
 
 _ANEW = "give it another name to import it anew, from its start (--as NAME, in Python name=...)"
 
@@ -60,7 +60,7 @@ class ImportTask:
     """
 
     def __init__(
-        self, log: RecordLog | None, source: Source, name: str, shape: Shape, *, is_dry_run: bool = False
+        self, log: LogHandle | None, source: Source, name: str, shape: Shape, *, is_dry_run: bool = False
     ) -> None:
         self._source, self._name, self._shape = source, name, shape
         self._target = Target(log) if log is not None else None

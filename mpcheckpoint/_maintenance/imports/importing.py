@@ -13,15 +13,17 @@ from mpcheckpoint._maintenance.imports.shapes import Fields, NotARecordError, Wh
 from mpcheckpoint._maintenance.imports.sources import Source
 from mpcheckpoint._work.text import to_text
 from mpcheckpoint.errors import BadLineError
+from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint._view.log_handle import RecordLog
+    from mpcheckpoint._view.log_handle import LogHandle
+    from mpcheckpoint.log import Log
 
 
 def import_lines(
-    log: RecordLog | None,
+    log: Log | None,
     source: str | os.PathLike[str] | int,
     *,
     name: str | None = None,
@@ -66,8 +68,9 @@ def import_lines(
     opened = Source(source)
     try:
         named = name if name is not None else _name_of(source, opened)
-        if log is not None and opened.identity == _identity_of(log):
-            raise ValueError(f"{named} is the log {log.log_key!r} itself; import it into another one")
+        target = None if log is None else handle_of(log)
+        if target is not None and opened.identity == _identity_of(target):
+            raise ValueError(f"{named} is the log {target.log_key!r} itself; import it into another one")
         try:
             shape = (
                 WholeLog()
@@ -76,7 +79,7 @@ def import_lines(
             )
         except NotARecordError as error:
             raise BadLineError(named, 1, 0, str(error)) from None
-        task = ImportTask(log, opened, named, shape, is_dry_run=is_dry_run)
+        task = ImportTask(target, opened, named, shape, is_dry_run=is_dry_run)
         return task.run(refuse_renamed=name is None, on_bad=on_bad, on_batch=on_batch)
     finally:
         opened.close()
@@ -92,7 +95,7 @@ def _name_of(source: str | os.PathLike[str] | int, opened: Source) -> str:
     return to_text(os.fsencode(os.path.realpath(source)))
 
 
-def _identity_of(log: RecordLog) -> tuple[int, int] | None:
+def _identity_of(log: LogHandle) -> tuple[int, int] | None:
     """Return device and inode of the file behind a log; None if there is none."""
     try:
         status = system.stat_path(LogPaths.of(os.path.dirname(log.workers_directory), log.log_key).log)

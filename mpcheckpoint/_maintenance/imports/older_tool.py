@@ -12,12 +12,13 @@ from mpcheckpoint._logfile.paths import STORE_DIRECTORY, refuse_url
 from mpcheckpoint._maintenance.imports.import_task import Imported, ImportTask
 from mpcheckpoint._maintenance.imports.shapes import OlderTool
 from mpcheckpoint._maintenance.imports.sources import Source
+from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint._view.log_handle import RecordLog
     from mpcheckpoint.errors import BadLineError
+    from mpcheckpoint.log import Log
 
 
 class OlderFile(NamedTuple):
@@ -58,7 +59,7 @@ def older_files(directory: str | os.PathLike[str]) -> list[OlderFile]:
 
 
 def import_older_file(
-    log: RecordLog | None,
+    log: Log | None,
     file: OlderFile,
     *,
     is_dry_run: bool = False,
@@ -81,7 +82,9 @@ def import_older_file(
     source = Source(file.path)
     try:
         name = os.path.basename(file.path)
-        task = ImportTask(log, source, name, OlderTool(), is_dry_run=is_dry_run)
+        task = ImportTask(
+            None if log is None else handle_of(log), source, name, OlderTool(), is_dry_run=is_dry_run
+        )
         return task.run(on_bad=on_bad, on_batch=on_batch)
     finally:
         source.close()

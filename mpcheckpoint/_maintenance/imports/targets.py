@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._store.protocol import Reader
-    from mpcheckpoint._view.log_handle import RecordLog
+    from mpcheckpoint._view.log_handle import LogHandle
 
 IMPORT = "import"
 
@@ -59,7 +59,7 @@ class Target:
     Record ids are held from the first time that somebody asks for one.
     """
 
-    def __init__(self, log: RecordLog) -> None:
+    def __init__(self, log: LogHandle) -> None:
         self._log = log
         self._reader: Reader = log.reader()
         self._places: dict[str, Place] = {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint.checkpoint import Checkpoint
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError, PoisonedLogError
+from mpcheckpoint.log import handle_of
 from mpcheckpoint.testing._simulation.processes import restart
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Ledger:
             raise
 
     def _acknowledge(self, number: int, log: Log, options: dict[str, Any]) -> None:
-        is_durable = (options.get("durability") or log._session.settings.durability) == "always"
+        is_durable = (options.get("durability") or handle_of(log).store.settings.durability) == "always"
         self.attempts[number] = replace(self.attempts[number], is_acknowledged=True, is_durable=is_durable)
 
 

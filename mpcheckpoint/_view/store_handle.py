@@ -1,4 +1,4 @@
-"""What the parts of one handle share: the store, the settings, the views and the mutex over them."""
+"""What stands behind a ``Checkpoint`` and its logs: the store, the settings, the views and the mutex over them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._store.process import process
 from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._view.statistics import Census
-from mpcheckpoint._view.view import LogView
+from mpcheckpoint._view.view import LogView, merged, ordered_object_keys
 from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mpcheckpoint._store.protocol import Reader, Store, StoredLog
-    from mpcheckpoint._view.records import Records
+    from mpcheckpoint._view.records import Cut, Records
 
 
 _MOST_PASSES = 16
@@ -48,8 +48,8 @@ class LogState(NamedTuple):
     view: LogView
 
 
-class Session:
-    """The shared state of a handle and the logs taken from it.
+class StoreHandle:
+    """One handle on a store, shared by the logs that were taken from it.
 
     Locking rules:
     1. ``mutex`` guards the views and readers. Nothing that can wait happens under it: only reads.
@@ -66,7 +66,7 @@ class Session:
             if settings.store is None
             else settings.store
         )
-        self.store_path = self._store.path
+        self.path = self._store.path
         self.mutex = Mutex(f"the view of {settings.path}")
         self._states: dict[str, LogState] = {}
         # What the view of each of them holds.
@@ -84,7 +84,7 @@ class Session:
 
     # --- which logs -------------------------------------------------------------------------------------------
 
-    def open(self, log_key: str, *, create: bool | None = None) -> LogState:
+    def open(self, log_key: str, *, create: bool | None = None) -> None:
         """Open a log for writing through this handle, creating it unless the handle may not."""
         self.require_open()
         may_create = self.settings.create if create is None else create and self.settings.create
@@ -97,20 +97,20 @@ class Session:
             self._open_keys[log_key] = None
             if self._scope is not None:
                 self._scope.add(log_key)
-            return self._state_of(stored)
+            self._state_of(stored)
 
     def release(self, log_key: str) -> None:
         """Close a log for writing through this handle; sync what its setting has left unsynced."""
-        state = self.writable(log_key)
+        stored = self.opened(log_key)
         del self._open_keys[log_key]
         if not self.settings.read_only:
-            state.stored.finish()
+            stored.finish()
 
-    def writable(self, log_key: str) -> LogState:
+    def opened(self, log_key: str) -> StoredLog:
         """Return a log that this handle has open.
 
         Raises:
-            LogNotOpenError: it has not.
+            ClosedError, LogNotOpenError
         """
         self.require_open()
         if log_key not in self._open_keys:
@@ -119,17 +119,17 @@ class Session:
                 f"log({log_key!r}) first",
                 reason="not open",
             )
-        return self._states[log_key]
+        return self._states[log_key].stored
 
     def stored_for_writing(self, log_key: str) -> StoredLog:
-        """Return what stands behind a log that this handle has open and may write to. In few steps: each append asks.
+        """Return a log that this handle has open and may write to. Few calls: each append asks.
 
         Raises:
             ClosedError, ReadOnlyError, LogNotOpenError
         """
         if self._is_closed or self.settings.read_only or log_key not in self._open_keys:
             self.require_writable()
-            return self.writable(log_key).stored
+            return self.opened(log_key)
         process.notice_fork()
         return self._states[log_key].stored
 
@@ -216,6 +216,41 @@ class Session:
         with self.mutex.guard():
             self._discover()
             return [state.stored for state in self._states.values()]
+
+    # --- the merged view --------------------------------------------------------------------------------------
+
+    def events(self, object_key: str) -> list[bytes]:
+        """Return the events of an object over all logs, undecoded, in the merged order."""
+        self.require_open()
+        with self.mutex.guard():
+            return merged(self.refresh(), object_key)
+
+    def has(self, object_key: str) -> bool:
+        """Return whether a log holds a record of an object."""
+        self.require_open()
+        with self.mutex.guard():
+            return any(object_key in log.objects for log in self.refresh().values())
+
+    def object_count(self) -> int:
+        """Return how many objects the logs hold records of."""
+        self.require_open()
+        with self.mutex.guard():
+            logs = self.refresh()
+            if len(logs) == 1:
+                return sum(len(log.objects) for log in logs.values())
+            return len(set().union(*(log.objects for log in logs.values())))
+
+    def object_keys(self) -> list[str]:
+        """Return the keys of all objects, in the merged order of their first records."""
+        self.require_open()
+        with self.mutex.guard():
+            return ordered_object_keys(self.refresh())
+
+    def cuts(self) -> dict[str, Cut]:
+        """Return what each log holds now, frozen: one refreshed cut."""
+        self.require_open()
+        with self.mutex.guard():
+            return {log_key: log.cut() for log_key, log in self.refresh().items()}
 
     # --- life -------------------------------------------------------------------------------------------------
 
