@@ -387,7 +387,7 @@ class Log:
 
     def reruns(self) -> tuple[str, ...]:
         """Return the names of the reruns on this log, in the order in which they were begun."""
-        return tuple(name for name in self._handle.look(history_of).latest if name is not None)
+        return tuple(name for name in self._handle.query(history_of).latest if name is not None)
 
     def map_status(self, *, rerun: str | None = None) -> MapStatus | None:
         """Return how far the log's map is, whoever runs it; None if no map ran on this log.
@@ -424,5 +424,5 @@ def _pending(
 ) -> Iterator[T]:
     for item in items:
         object_key = object_key_of(item, key)
-        if not handle.look(lambda view, object_key=object_key: is_done(view, object_key, rerun)):  # type: ignore[misc]
+        if not handle.query(lambda view, object_key=object_key: is_done(view, object_key, rerun)):  # type: ignore[misc]
             yield item

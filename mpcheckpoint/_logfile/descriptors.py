@@ -8,7 +8,7 @@ from typing import Protocol
 from weakref import ref
 
 
-class Holder(Protocol):
+class DescriptorUser(Protocol):
     """Something that holds a descriptor it can open again."""
 
     def forget_descriptor(self) -> None:
@@ -25,9 +25,9 @@ class DescriptorPool:
     def __init__(self, limit: int = 48) -> None:
         self._limit = limit
         self._mutex = threading.RLock()
-        self._recent: OrderedDict[int, ref[Holder]] = OrderedDict()
+        self._recent: OrderedDict[int, ref[DescriptorUser]] = OrderedDict()
 
-    def touch(self, holder: Holder) -> None:
+    def touch(self, holder: DescriptorUser) -> None:
         """Take note that ``holder`` uses its descriptor now."""
         with self._mutex:
             key = id(holder)

@@ -99,7 +99,7 @@ class LogReader:
         # How many chunks were given out. Counted up before anything moves on: whoever has taken fewer was interrupted.
         self.given = 0
 
-    def news(self) -> Iterator[Chunk]:
+    def poll(self) -> Iterator[Chunk]:
         """Yield what was appended since the last look; the first look yields the whole log.
 
         Raises:
@@ -230,7 +230,7 @@ class LogReader:
             self._end = EndState(line.end, line.stored_crc, line.stamp_us)
 
     def begin_near_end(self, length_bytes: int) -> int | None:
-        """Have the first ``news`` begin at a batch about so many bytes before the end of the log, or at an earlier one.
+        """Have the first ``poll`` begin at a batch about so many bytes before the end of the log, or at an earlier one.
 
         Returns:
             The stamp of the batch before it, or None if reading begins at the start.
@@ -264,7 +264,7 @@ class LogReader:
     def position(self) -> Position:
         """Return the place behind what was read so far.
 
-        Requires: ``news``, ``seek`` or ``begin_near_end`` was called.
+        Requires: ``poll``, ``seek`` or ``begin_near_end`` was called.
         """
         assert self._header is not None
         return Position(self._paths.log_key, self._header.generation, self._end.offset, self._end.stamp_us)

@@ -22,7 +22,7 @@ def find_in_successor(paths: LogPaths, position: Position) -> Position:
     """
     reader = LogReader(paths)
     try:
-        for chunk in reader.news():
+        for chunk in reader.poll():
             for line in chunk.lines:
                 if line.stamp_us == position.stamp_us and line.more == 0:
                     return Position(paths.log_key, chunk.generation, line.end, line.stamp_us)

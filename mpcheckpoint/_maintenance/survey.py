@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._store.store import DirectoryStore
-from mpcheckpoint._view.statistics import Census
+from mpcheckpoint._view.statistics import Statistics
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, InvalidKeyError, LogNotFoundError
 
 if TYPE_CHECKING:
@@ -100,23 +100,23 @@ def _counted(stored: DirectoryLog, path: str) -> LogSurvey:
     failure: CheckpointError | None = None
     states: tuple[str, ...] = ()
     of_process: dict[str, Any] = {}
-    census = Census(stored)
+    statistics = Statistics(stored)
     try:
-        census.refresh()
+        statistics.refresh()
     except CheckpointError as error:
         failure = error
     try:
         of_process = stored.stats()
         is_poisoned = bool(of_process["is_poisoned"])
         states = ("poisoned",) if failure and is_poisoned else ()
-        states = states if failure else census.states(is_poisoned=is_poisoned)
+        states = states if failure else statistics.states(is_poisoned=is_poisoned)
     except CheckpointError as error:
         failure = failure or error
     finally:
-        census.release()
+        statistics.release()
     if failure is not None:
         states = (_state_for(failure), *states)
-    figures = census.figures
+    figures = statistics.figures
     return LogSurvey(
         stored.log_key,
         path,

@@ -17,7 +17,7 @@ _NAME = "bell"
 _WORD_BYTES = 4
 
 
-class Bell:
+class StoreNotifier:
     """The ``bell`` file of one store, as one process has it open."""
 
     def __init__(self, directory: str) -> None:
@@ -46,7 +46,7 @@ class Bell:
         """Return when the bell was rung since its value was ``value``, the time is over, or for no reason."""
         self._word.wait(value, timeout_s)
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake all who wait. A bell that cannot be rung is heard too late, no more."""
         # Not one more than it was: of two who ring at once, one would not change it.
         value = time.monotonic_ns() & 0xFFFFFFFF
@@ -62,7 +62,7 @@ class Bell:
         self._word.close()
 
 
-def expect_news(page_path: str, seconds: float) -> None:
+def mark_followed(page_path: str, seconds: float) -> None:
     """Have those who append to a log ring the bell, for so long. Nothing comes of it where there is no page."""
     try:
         page = system.open_file(page_path, write=True)

@@ -20,7 +20,7 @@ from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.descriptors import pool
 from mpcheckpoint._logfile.lock_waits import waits
 from mpcheckpoint._store.interval import IntervalSyncer
-from mpcheckpoint._store.notifier import Bell
+from mpcheckpoint._store.notifier import StoreNotifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ _EXIT_PRIORITY = 10
 _FILES_OF_A_WRITER = 4  # the log, its append lock, its leader lock, its page
 # Of the files that this process may have open, writers keep a quarter at most.
 _SHARE = 4
-_MOST_BELLS = 16
+_MOST_NOTIFIERS = 16
 
 
 class Resettable(Protocol):
@@ -57,7 +57,7 @@ class Process:
         self._alive: weakref.WeakSet[LogWriter] = weakref.WeakSet()
         self._handles: weakref.WeakSet[Resettable] = weakref.WeakSet()
         # One a store that is followed from here, or whose followers are woken from here.
-        self._bells: OrderedDict[tuple[int, int], Bell] = OrderedDict()
+        self._notifiers: OrderedDict[tuple[int, int], StoreNotifier] = OrderedDict()
         # What each thread that is forking has to do afterwards.
         self._resumes: dict[int, list[Callable[[], None]]] = {}
         self._flushes_at_exit = False
@@ -85,20 +85,20 @@ class Process:
             self._writers.move_to_end(key)
             return writer
 
-    def bell(self, directory_identity: tuple[int, int], directory: str) -> Bell | None:
-        """Return the bell of the store in ``directory``; None if there can be none."""
+    def notifier(self, directory_identity: tuple[int, int], directory: str) -> StoreNotifier | None:
+        """Return the notifier of the store in ``directory``; None if there can be none."""
         self.notice_fork()
         with self._mutex:
-            bell = self._bells.get(directory_identity)
-            if bell is None or not bell.is_intact():
+            notifier = self._notifiers.get(directory_identity)
+            if notifier is None or not notifier.is_intact():
                 try:
-                    bell = self._bells[directory_identity] = Bell(directory)
+                    notifier = self._notifiers[directory_identity] = StoreNotifier(directory)
                 except OSError:
                     return None
-                if len(self._bells) > _MOST_BELLS:
-                    self._bells.popitem(last=False)  # closed when nobody waits for it any more
-            self._bells.move_to_end(directory_identity)
-            return bell
+                if len(self._notifiers) > _MOST_NOTIFIERS:
+                    self._notifiers.popitem(last=False)  # closed when nobody waits for it any more
+            self._notifiers.move_to_end(directory_identity)
+            return notifier
 
     def known_durable(self, directory_identity: tuple[int, int], name: str, generation: str) -> int:
         """Return the offset below which this process knows a generation to be durable; 0 if it knows nothing."""
@@ -162,9 +162,9 @@ class Process:
         pool.reset_after_fork()
         waits.reset_after_fork()
         self.interval.reset_after_fork()
-        bells, self._bells = self._bells, OrderedDict()
-        for bell in bells.values():
-            bell.close()
+        notifiers, self._notifiers = self._notifiers, OrderedDict()
+        for notifier in notifiers.values():
+            notifier.close()
         for writer in list(self._alive):
             writer.reset_after_fork()
         self._writers = OrderedDict()

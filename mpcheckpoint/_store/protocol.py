@@ -37,12 +37,12 @@ class Reader(Protocol):
 
     Attributes:
         given: how many chunks were given out. Counted up before anything else of the reader moves on, so that who was
-            interrupted in ``news`` and has taken fewer knows, and takes a new reader.
+            interrupted in ``poll`` and has taken fewer knows, and takes a new reader.
     """
 
     given: int
 
-    def news(self) -> Iterator[Chunk]:
+    def poll(self) -> Iterator[Chunk]:
         """Yield what became visible since the last call, oldest first; at the first call the whole log.
 
         What was visible at the call is yielded; what became so meanwhile may be. Each record comes once,
@@ -72,20 +72,20 @@ class Reader(Protocol):
         """
 
     def seek(self, position: Position) -> None:
-        """Have the first ``news`` begin right behind ``position``; inside a batch, with the rest of that batch.
+        """Have the first ``poll`` begin right behind ``position``; inside a batch, with the rest of that batch.
 
         A position is valid for as long as its log is, also through its text, after a reopen, and after ``recover``.
         It is found by ``stamp_us`` and ``more``; ``offset`` is what an append or a Line said, or that of its batch's
         first line. Notes may come from before it.
 
-        Requires: ``news`` was not called yet.
+        Requires: ``poll`` was not called yet.
 
         Raises:
             InvalidPositionError: it is no position of this log, be it of one with the same key on another place.
         """
 
     def begin_near_end(self, length_bytes: int) -> int | None:
-        """Have the first ``news`` begin at a batch about so many bytes before the end of the log, or at an earlier one.
+        """Have the first ``poll`` begin at a batch about so many bytes before the end of the log, or at an earlier one.
 
         What is passed over is not read, so damage in it is not found. Notes in it are not given.
 
@@ -93,24 +93,24 @@ class Reader(Protocol):
             The stamp of the batch before that one: all that is younger comes. None if reading begins at the start, as
             it may always do.
 
-        Requires: neither ``news`` nor ``seek`` was called. It may be called again, to begin earlier.
+        Requires: neither ``poll`` nor ``seek`` was called. It may be called again, to begin earlier.
         """
 
     def rest(self) -> Rest | None:
-        """Return what stands behind the last whole batch, as the last ``news`` found it; None for nothing, or padding.
+        """Return what stands behind the last whole batch, as the last ``poll`` found it; None for nothing, or padding.
 
-        Requires: all that ``news`` yields was taken.
+        Requires: all that ``poll`` yields was taken.
         """
 
     def position(self) -> Position:
-        """Return the place behind what was given so far, or sought. Requires: ``news`` or another of these methods was
+        """Return the place behind what was given so far, or sought. Requires: ``poll`` or another of these methods was
         called."""
 
     def release(self) -> None:
-        """Give back files and the like. The next ``news`` takes them again and goes on where the last one ended."""
+        """Give back files and the like. The next ``poll`` takes them again and goes on where the last one ended."""
 
 
-class Bell(Protocol):
+class Notifier(Protocol):
     """What wakes a follower. Any number of threads may use one at once."""
 
     def value(self) -> int:
@@ -165,7 +165,7 @@ class StoredLog(Protocol):
             resumes: if the log is replaced (``recover``), go on behind what was given, instead of starting anew.
         """
 
-    def expect_news(self, seconds: float) -> Bell | None:
+    def subscribe(self, seconds: float) -> Notifier | None:
         """Have appends to this log ring a bell for so long; None if there is none, and whoever waits has to look again.
 
         A hint: what a bell that was not rung announces is found all the same, later.

@@ -13,7 +13,7 @@ from mpcheckpoint._logfile.read import LogReader
 from mpcheckpoint._logfile.recovery import is_poisoned, recover
 from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint._store.durability import Durability, Mode
-from mpcheckpoint._store.notifier import Bell, expect_news
+from mpcheckpoint._store.notifier import StoreNotifier, mark_followed
 from mpcheckpoint._store.process import process
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ class DirectoryLog:
             writer = self._writer()
         appended = writer.append(payloads, timeout_s=timeout_s, guard=guard)
         if appended.log.is_followed:
-            bell = process.bell(self._directory.identity, self._directory.path)
-            if bell is not None:
-                bell.ring()
+            notifier = process.notifier(self._directory.identity, self._directory.path)
+            if notifier is not None:
+                notifier.notify()
         if appended.log.has_padding:
             process.flush_at_exit()
         if durability.mode is Mode.ALWAYS:
@@ -68,12 +68,12 @@ class DirectoryLog:
         """Return a reader at the start of the log."""
         return LogReader(self._paths, self._known_durable, resumes=resumes)
 
-    def expect_news(self, seconds: float) -> Bell | None:
+    def subscribe(self, seconds: float) -> StoreNotifier | None:
         """Have appends to this log ring the store's bell for so long; None if this handle must create nothing."""
         if self._directory.read_only:
             return None
-        expect_news(self._paths.page, seconds)
-        return process.bell(self._directory.identity, self._directory.path)
+        mark_followed(self._paths.page, seconds)
+        return process.notifier(self._directory.identity, self._directory.path)
 
     def flush(self, timeout_s: float | None) -> None:
         """Return when all that the log holds now is durable."""

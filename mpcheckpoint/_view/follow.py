@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Line
     from mpcheckpoint._logfile.read import Chunk
-    from mpcheckpoint._store.protocol import Bell, Reader, StoredLog
+    from mpcheckpoint._store.protocol import Notifier, Reader, StoredLog
     from mpcheckpoint._types import Record
     from mpcheckpoint._view.merged_read import Choice
 
 _SHORTEST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.02
 # Where a bell is to be heard, news that it did not announce are rare, and each look at a log costs processor time.
-_LONGEST_PAUSE_AT_A_BELL_S = 0.05
+_LONGEST_PAUSE_WITH_A_NOTIFIER_S = 0.05
 # For how long those who append are told that somebody follows.
 _EXPECTED_S = 10.0
 
 
-class News:
+class Waiter:
     """How a follower waits for something to happen: the one place that knows.
 
     Whoever appends to a log that it follows wakes it. Should nobody do so, because there is no bell or it was not
@@ -41,7 +41,7 @@ class News:
         # Not an Event: close() may run in a signal handler of the thread that waits, and Event.set takes a lock.
         self._is_closed = False
         self._pause_s = _SHORTEST_PAUSE_S
-        self._bell: Bell | None = None
+        self._notifier: Notifier | None = None
         self._heard = 0
         self._expected_until_s = 0.0
 
@@ -51,21 +51,21 @@ class News:
         if now_s > self._expected_until_s:
             self._expected_until_s = now_s + _EXPECTED_S / 2
             for stored in logs:
-                self._bell = stored.expect_news(_EXPECTED_S) or self._bell
-        if self._bell is not None:
-            self._heard = self._bell.value()
+                self._notifier = stored.subscribe(_EXPECTED_S) or self._notifier
+        if self._notifier is not None:
+            self._heard = self._notifier.value()
 
     def wait(self, deadline: float | None) -> bool:
         """Wait until it is worth looking again; return False when closed or past the deadline."""
-        longest_s = _LONGEST_PAUSE_S if self._bell is None else _LONGEST_PAUSE_AT_A_BELL_S
+        longest_s = _LONGEST_PAUSE_S if self._notifier is None else _LONGEST_PAUSE_WITH_A_NOTIFIER_S
         left_s = longest_s if deadline is None else deadline - time.monotonic()
         if left_s <= 0 or self._is_closed:
             return False
         pause_s = min(self._pause_s, left_s)
-        if self._bell is None:
+        if self._notifier is None:
             time.sleep(pause_s)
         else:
-            self._bell.wait(self._heard, pause_s)
+            self._notifier.wait(self._heard, pause_s)
         self._pause_s = min(self._pause_s * 1.5, longest_s)
         return True
 
@@ -83,10 +83,10 @@ class News:
 
     def start_over(self) -> None:
         """Let go of the bell: another is taken at the next look."""
-        self._bell, self._expected_until_s = None, 0.0
+        self._notifier, self._expected_until_s = None, 0.0
 
 
-class Source:
+class FollowedLog:
     """One log that is followed."""
 
     def __init__(self, stored: StoredLog, only: Callable[[Chunk], Sequence[Line]] | None = None) -> None:
@@ -98,7 +98,7 @@ class Source:
 
     def records(self, choice: Choice = ALL) -> Iterator[Record]:
         """Yield what is new, of what is wanted."""
-        for chunk in self.reader.news():
+        for chunk in self.reader.poll():
             if self._held is not None and self._held.is_superseded_by(chunk.generation):
                 return
             lines = Lines.of(chunk.lines if self._only is None else self._only(chunk))
@@ -116,7 +116,7 @@ class Source:
     def skip_to_end(self) -> Position:
         """Pass over what the log holds now, reading only its end."""
         self.reader.begin_near_end(CLOSE_TO_END_BYTES)
-        for _ in self.reader.news():
+        for _ in self.reader.poll():
             pass
         return self.reader.position()
 
@@ -150,22 +150,24 @@ class Follower:
         self._discover = discover
         self._idle_timeout_s = idle_timeout_s
         self._only = only
-        self._news = News()
-        self._sources: dict[str, Source] = {}
+        self._waiter = Waiter()
+        self._followed: dict[str, FollowedLog] = {}
         self._positions: dict[str, Position] = {}
         self._looks: Iterator[Record] = iter(())
         if isinstance(after, Position):
             after = Cursor((after,))
         if isinstance(after, Cursor):
             self._positions = {position.log_key: position for position in after}
-        self._add_sources()
-        for log_key in self._positions.keys() - self._sources.keys():
+        self._add_followed()
+        for log_key in self._positions.keys() - self._followed.keys():
             raise InvalidPositionError(
                 f"{self._positions[log_key]} is a position in the log {log_key!r}, which is not among those followed",
                 reason="of another log",
             )
         if after == "end":
-            self._positions = {log_key: source.skip_to_end() for log_key, source in self._sources.items()}
+            self._positions = {
+                log_key: followed.skip_to_end() for log_key, followed in self._followed.items()
+            }
         process.register(self)
 
     @property
@@ -185,13 +187,13 @@ class Follower:
         """
         process.notice_fork()
         deadline = None if self._idle_timeout_s is None else time.monotonic() + self._idle_timeout_s
-        while not self._news.is_closed():
+        while not self._waiter.is_closed():
             record = self._next_found()
             if record is not None:
                 self._positions[record.log_key] = record.position
-                self._news.arrived()
+                self._waiter.arrived()
                 return record
-            if not self._news.wait(deadline):
+            if not self._waiter.wait(deadline):
                 break
         raise StopIteration
 
@@ -209,7 +211,7 @@ class Follower:
 
     def close(self) -> None:
         """End the iteration, also while another thread waits in it. Closing twice is fine."""
-        self._news.close()
+        self._waiter.close()
 
     def __enter__(self) -> Follower:
         return self
@@ -225,29 +227,29 @@ class Follower:
 
     def _start_over(self) -> None:
         self._looks = iter(())
-        self._news.start_over()
-        for source in self._sources.values():
-            source.reader.release()
-        self._sources = {}
+        self._waiter.start_over()
+        for followed in self._followed.values():
+            followed.reader.release()
+        self._followed = {}
 
     def _look(self) -> Iterator[Record]:
-        self._add_sources()
-        self._news.listen([source.stored for source in self._sources.values()])
-        for log_key, source in list(self._sources.items()):
-            yield from source.records()
-            if source.is_superseded():
-                del self._sources[log_key]
-                self._add_sources()  # which begins behind the last record that was given out
-                yield from self._sources[log_key].records()
+        self._add_followed()
+        self._waiter.listen([followed.stored for followed in self._followed.values()])
+        for log_key, followed in list(self._followed.items()):
+            yield from followed.records()
+            if followed.is_superseded():
+                del self._followed[log_key]
+                self._add_followed()  # which begins behind the last record that was given out
+                yield from self._followed[log_key].records()
 
-    def _add_sources(self) -> None:
+    def _add_followed(self) -> None:
         for stored in self._discover():
-            if stored.log_key in self._sources:
+            if stored.log_key in self._followed:
                 continue
-            source = Source(stored, None if self._only is None else self._only(stored))
+            followed = FollowedLog(stored, None if self._only is None else self._only(stored))
             if stored.log_key in self._positions:
-                source.reader.seek(self._positions[stored.log_key])
-            self._sources[stored.log_key] = source
+                followed.reader.seek(self._positions[stored.log_key])
+            self._followed[stored.log_key] = followed
 
 
 class StatedDurable:

@@ -12,7 +12,7 @@ from mpcheckpoint._format.codec import encode_key, encode_payload, encode_payloa
 from mpcheckpoint._format.frame import MAX_BATCH_BYTES, batch_bytes_bound
 from mpcheckpoint._logfile.paths import WORKERS
 from mpcheckpoint._store.durability import Durability
-from mpcheckpoint._view.follow import Follower, Source, StatedDurable
+from mpcheckpoint._view.follow import FollowedLog, Follower, StatedDurable
 from mpcheckpoint._view.merged_read import Choice
 from mpcheckpoint._view.store_handle import StoreHandle
 from mpcheckpoint.errors import ConflictError, LimitExceededError
@@ -110,7 +110,7 @@ class LogHandle:
         """
         stored = self.for_writing()
         self._catch_up()
-        return self._append(stored, payloads, lambda: self.look(judge), durability)
+        return self._append(stored, payloads, lambda: self.query(judge), durability)
 
     def append_guarded(self, payloads: list[Payload], guard: Callable[[], None]) -> Position:
         """Append a batch unless ``guard`` raises under the append lock; it must neither wait nor append."""
@@ -130,7 +130,7 @@ class LogHandle:
 
         if payloads:
             return self.append_if(payloads, judge)
-        self.look(judge)  # one look at one log is consistent in itself: to have read, no lock is needed
+        self.query(judge)  # one look at one log is consistent in itself: to have read, no lock is needed
         return None
 
     def _append(
@@ -161,7 +161,7 @@ class LogHandle:
 
     # --- read -------------------------------------------------------------------------------------------------
 
-    def look(self, judge: Callable[[LogView], T]) -> T:
+    def query(self, judge: Callable[[LogView], T]) -> T:
         """Return what ``judge`` makes of this log's view, brought up to date."""
         self.store.opened(self.log_key)
         with self.store.mutex.guard():
@@ -178,7 +178,7 @@ class LogHandle:
     def count(self, object_key: str) -> int:
         """See ``Log.count``."""
         encode_key(object_key)
-        return self.look(lambda view: len(view.entries(object_key)))
+        return self.query(lambda view: len(view.entries(object_key)))
 
     def reader(self) -> Reader:
         """Return a reader of its own at the start of the log: what it reads takes no memory in the view."""
@@ -189,13 +189,13 @@ class LogHandle:
         stored = self.store.opened(self.log_key)
         if object_key is not None:
             encode_key(object_key)
-        source = Source(stored, self._only_durable(stored) if durable else None)
+        followed = FollowedLog(stored, self._only_durable(stored) if durable else None)
         if after is not None:
-            source.reader.seek(after)
+            followed.reader.seek(after)
         try:
-            yield from source.records(Choice(object_key))
+            yield from followed.records(Choice(object_key))
         finally:
-            source.reader.release()
+            followed.reader.release()
 
     def follow(self, after: Position | str, idle_timeout_s: float | None, *, durable: bool) -> Follower:
         """See ``Log.follow``."""
@@ -223,10 +223,10 @@ class LogHandle:
         """See ``Log.stats``."""
         stored = self.store.opened(self.log_key)
         with self.store.mutex.guard():
-            census = self.store.census(self.log_key)
+            statistics = self.store.statistics(self.log_key)
             of_process = stored.stats()
-            states = census.states(is_poisoned=bool(of_process["is_poisoned"]))
-            figures = census.figures
+            states = statistics.states(is_poisoned=bool(of_process["is_poisoned"]))
+            figures = statistics.figures
             counted: dict[str, object] = {
                 "records": figures.records,
                 "objects": len(figures.object_keys),

@@ -53,7 +53,7 @@ ALL = Choice()
 OnFailure = Callable[[str, CheckpointError], object]
 
 
-class Found(NamedTuple):
+class RawRecord(NamedTuple):
     """A wanted record that is not decoded yet, and where reading begins again behind it."""
 
     line: Line
@@ -80,10 +80,10 @@ class Found(NamedTuple):
         )
 
 
-def found_at(lines: Lines, number: int, log_key: str, generation: str) -> Found:
+def raw_record_at(lines: Lines, number: int, log_key: str, generation: str) -> RawRecord:
     """Return one of these lines."""
     line = lines[number]
-    return Found(line, log_key, generation, _place_behind(lines, number))
+    return RawRecord(line, log_key, generation, _place_behind(lines, number))
 
 
 def records_in(lines: Lines, choice: Choice, log_key: str, generation: str) -> Iterator[Record]:
@@ -142,7 +142,7 @@ class Tap:
         part: list[tuple[Lines, str]] = []
         taken_bytes = 0
         try:
-            for chunk in self.reader.news():  # whoever leaves the rest of it gets that at the next call
+            for chunk in self.reader.poll():  # whoever leaves the rest of it gets that at the next call
                 lines = Lines.of(chunk.lines)
                 if not lines:
                     continue
@@ -162,15 +162,15 @@ class Tap:
             yield from records_in(lines, self._choice, self.log_key, generation)
         self.reader.release()
 
-    def last(self, count: int) -> list[Found]:
+    def last(self, count: int) -> list[RawRecord]:
         """Return the last ``count`` wanted records, reading no more of the log than it takes."""
         length = max(_NEAR_END_BYTES, count * _USUAL_RECORD_BYTES)
         while True:
             passed_us = self._begin_near_end(length)
-            kept: list[Found] = []
+            kept: list[RawRecord] = []
             for lines, generation in self.lines():
                 numbers = self._choice.numbers_in(lines)[-count:]
-                kept += [found_at(lines, number, self.log_key, generation) for number in numbers]
+                kept += [raw_record_at(lines, number, self.log_key, generation) for number in numbers]
                 del kept[:-count]
             self.reader.release()
             if passed_us is None or len(kept) >= count or passed_us < self._choice.since_us:
@@ -190,7 +190,7 @@ def _end_of(stored: StoredLog) -> Position | None:
     reader = stored.reader()
     try:
         reader.begin_near_end(CLOSE_TO_END_BYTES)
-        for _ in reader.news():
+        for _ in reader.poll():
             pass
         return reader.position()
     except CheckpointError:
@@ -257,7 +257,7 @@ class Reading:
         self._end()
 
     def _last(self, count: int) -> Iterator[Record]:
-        kept: list[Found] = []
+        kept: list[RawRecord] = []
         for tap in self._taps if count else ():
             kept = sorted(kept + tap.last(count), key=lambda found: found.order)[-count:]
         for found in kept:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING
 
-from mpcheckpoint._view.merged_read import Choice, Found, Tap, found_at
+from mpcheckpoint._view.merged_read import Choice, RawRecord, Tap, raw_record_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,11 +48,11 @@ class _Seen:
 
     __slots__ = ("count", "first", "last")
 
-    def __init__(self, first: tuple[int, str, int], last: Found) -> None:
+    def __init__(self, first: tuple[int, str, int], last: RawRecord) -> None:
         self.count, self.first, self.last = 0, first, last
 
 
-class _Objects:
+class _ObjectIndex:
     """All objects that were seen so far."""
 
     def __init__(self, choice: Choice, match: str | None) -> None:
@@ -76,7 +76,7 @@ class _Objects:
                 continue
             at = firsts[object_key]
             first = (lines.stamps_us[at], log_key, before + at)
-            found = found_at(lines, number, log_key, generation)
+            found = raw_record_at(lines, number, log_key, generation)
             known = self.seen.get(object_key)
             if known is None:
                 known = self.seen[object_key] = _Seen(first, found)
@@ -97,7 +97,7 @@ def list_objects(
     Raises:
         CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: when all that can be read was given out.
     """
-    objects = _Objects(choice, match)
+    objects = _ObjectIndex(choice, match)
     failures: dict[str, CheckpointError] = {}
     for stored in logs:
         tap = Tap(stored, choice)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.columns import Lines
 
 
-class Entry(NamedTuple):
+class RawEvent(NamedTuple):
     """One event of one object, undecoded, and its place in the log."""
 
     stamp_us: int
@@ -135,14 +135,14 @@ class Records:
         run = bisect_right(self._run_starts, number) - 1
         return self._run_mores[run] - (number - self._run_starts[run])
 
-    def entry(self, number: int) -> Entry:
+    def entry(self, number: int) -> RawEvent:
         """Return a record. Its ``end`` is that of the run before where more of its own follows: reading can only begin
         at whole batches."""
         run = bisect_right(self._run_starts, number) - 1
         more = self._run_mores[run] - (number - self._run_starts[run])
         before = self._run_ends[run - 1] if run else self._start
         end = before if more else self._run_ends[run]
-        return Entry(self._run_stamps[run], more, end, self.event(number))
+        return RawEvent(self._run_stamps[run], more, end, self.event(number))
 
 
 class Cut:

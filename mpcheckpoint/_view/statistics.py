@@ -63,7 +63,7 @@ class Figures:
             self._highest_durable = max(news)
 
 
-class Census:
+class Statistics:
     """The figures of a log, brought up to date by reading what is new.
 
     Concurrency: for one thread at a time; the caller sees to it.
@@ -85,7 +85,7 @@ class Census:
             # A signal handler raised when the reader had gone on and this had not: count anew.
             self.release()
             self.figures, self.reader, self._counted = Figures(), self._stored.reader(), 0
-        for chunk in self.reader.news():
+        for chunk in self.reader.poll():
             if chunk.is_reset:
                 self.figures = Figures()
             self.figures.add(chunk)

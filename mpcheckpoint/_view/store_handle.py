@@ -10,7 +10,7 @@ from mpcheckpoint._logfile.paths import store_directory
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._store.process import process
 from mpcheckpoint._store.store import DirectoryStore
-from mpcheckpoint._view.statistics import Census
+from mpcheckpoint._view.statistics import Statistics
 from mpcheckpoint._view.view import LogView, merged, ordered_object_keys
 from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
 
@@ -72,7 +72,7 @@ class StoreHandle:
         # What the view of each of them holds.
         self._held: dict[str, Records] = {}
         # Of those whose figures were asked for. Not taken from the views: those hold every event in memory.
-        self._censuses: dict[str, Census] = {}
+        self._statistics: dict[str, Statistics] = {}
         self._token: object | None = None
         # None: every log of the store is read. Else only these are.
         self._scope: set[str] | None = None if settings.log_keys is None else set()
@@ -168,13 +168,13 @@ class StoreHandle:
         self._refresh((self._states[log_key],))
         return self._states[log_key].view
 
-    def census(self, log_key: str) -> Census:
+    def statistics(self, log_key: str) -> Statistics:
         """Return the figures of one log, brought up to date. Requires: ``mutex``."""
-        census = self._censuses.get(log_key)
-        if census is None:
-            census = self._censuses[log_key] = Census(self._states[log_key].stored)
-        census.refresh()
-        return census
+        statistics = self._statistics.get(log_key)
+        if statistics is None:
+            statistics = self._statistics[log_key] = Statistics(self._states[log_key].stored)
+        statistics.refresh()
+        return statistics
 
     def _refresh(self, states: Iterable[LogState]) -> bool:
         """Take in what is new in these logs; return whether there was anything. In few steps: each read asks."""
@@ -184,7 +184,7 @@ class StoreHandle:
                 # A signal handler raised (a Ctrl-C, or our own ReentrancyError) when the reader had gone on and the
                 # view had not: read anew.
                 _, reader, view = self._begin(stored)  # noqa: PLW2901
-            for chunk in reader.news():
+            for chunk in reader.poll():
                 view.apply(chunk)
                 self._held[view.log_key] = view.held
                 is_news = True
@@ -284,7 +284,7 @@ class StoreHandle:
             with self.mutex.guard():
                 for state in self._states.values():
                     state.reader.release()
-                self._drop_censuses()
+                self._drop_statistics()
                 self._states, self._held = {}, {}
 
     def reset_after_fork(self) -> None:
@@ -295,12 +295,12 @@ class StoreHandle:
             state.reader.release()
             if not is_whole:
                 self._begin(state.stored)
-        self._drop_censuses()
+        self._drop_statistics()
 
-    def _drop_censuses(self) -> None:
-        for census in self._censuses.values():
-            census.release()
-        self._censuses = {}
+    def _drop_statistics(self) -> None:
+        for statistics in self._statistics.values():
+            statistics.release()
+        self._statistics = {}
 
 
 def open_settings(

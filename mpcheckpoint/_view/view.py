@@ -13,7 +13,7 @@ from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import NO_META
 from mpcheckpoint._types import Position
-from mpcheckpoint._view.records import Cut, Entry, Records
+from mpcheckpoint._view.records import Cut, RawEvent, Records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ CLAIM = "claim"
 MAP = "map"
 
 
-class Entries(Sequence[Entry]):
+class RawEvents(Sequence[RawEvent]):
     """The entries of one object, in file order. Requires: they are looked at before the view is brought up to date."""
 
     __slots__ = ("_numbers", "_records")
@@ -39,12 +39,12 @@ class Entries(Sequence[Entry]):
         return len(self._numbers)
 
     @overload
-    def __getitem__(self, index: int) -> Entry: ...
+    def __getitem__(self, index: int) -> RawEvent: ...
     @overload
-    def __getitem__(self, index: slice) -> Entries: ...
-    def __getitem__(self, index: int | slice) -> Entry | Entries:
+    def __getitem__(self, index: slice) -> RawEvents: ...
+    def __getitem__(self, index: int | slice) -> RawEvent | RawEvents:
         if isinstance(index, slice):
-            return Entries(self._records, self._numbers[index])
+            return RawEvents(self._records, self._numbers[index])
         return self._records.entry(self._numbers[index])
 
 
@@ -100,9 +100,9 @@ class LogView:
         else:
             self._claims.pop(object_key, None)
 
-    def entries(self, object_key: str) -> Entries:
+    def entries(self, object_key: str) -> RawEvents:
         """Return the entries of an object, in file order."""
-        return Entries(self.held, self.held.numbers_of(object_key))
+        return RawEvents(self.held, self.held.numbers_of(object_key))
 
     def object_keys(self) -> Iterable[str]:
         """Return the objects this log knows, in the order of their first entries."""
@@ -120,7 +120,7 @@ class LogView:
         """Return what the last control line of that name says, or None."""
         return self._notes.get(name)
 
-    def position_of(self, entry: Entry) -> Position:
+    def position_of(self, entry: RawEvent) -> Position:
         """Return the place behind an entry."""
         return Position(self.log_key, self.generation, entry.end, entry.stamp_us, entry.more)
 

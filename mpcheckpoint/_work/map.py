@@ -387,14 +387,14 @@ class MapRun:
             self._runs = history_of(view).by_number  # what is found may be of a run begun after ours
             return state_of(view, self._plan.run, object_key, directory)
 
-        return self._log.look(judged)
+        return self._log.query(judged)
 
     def _event_of(self, object_key: str, *, is_own: bool) -> bytes | None:
         """Return the outcome that counts of an object, or what this run recorded of it: other runs may have recorded it
         anew meanwhile."""
         if not is_own:
             return self._state(object_key).outcome
-        found = self._log.look(lambda view: own_outcome(view, self._plan.run, object_key))
+        found = self._log.query(lambda view: own_outcome(view, self._plan.run, object_key))
         return None if found is None else found.event
 
     def _finish(

@@ -280,7 +280,7 @@ def _record_attempt(plan: Plan, entry: Input, result: Result, duration_s: float,
 def _record_death(plan: Plan, entry: Input, result: Result, duration_s: float, worker: Worker) -> Report:
     """Count a death in the log; the last one is a failure."""
     log = plan.log.log
-    deaths = 1 + log.look(lambda view: deaths_of(view, plan.run, entry.object_key))
+    deaths = 1 + log.query(lambda view: deaths_of(view, plan.run, entry.object_key))
     if deaths >= MOST_DEATHS:
         return _record(plan, entry, last_death(result), duration_s, worker)
     death = death_payload(plan.run, entry, deaths, result, duration_s)

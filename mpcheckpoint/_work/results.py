@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def outcomes_of(log: LogHandle, rerun: str | None) -> Iterator[Outcome]:
     """Yield each object's last outcome that counts for that rerun, or without one."""
-    history = log.look(history_of)
+    history = log.query(history_of)
     for object_key, outcome, _, _ in standings(log, history.rule(rerun)):
         if outcome is not None:
             yield outcome_of(outcome, object_key, repeated=True, runs=history.by_number)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpcheckpoint._view.log_handle import LogHandle
-    from mpcheckpoint._view.records import Entry
+    from mpcheckpoint._view.records import RawEvent
     from mpcheckpoint._view.view import LogView
     from mpcheckpoint._work.reruns import Rule
 
@@ -80,7 +80,7 @@ def join_run(
     """
     log.append_many(())  # refuses a handle that may not write, also where nothing is left to be written
     for _ in range(_START_LIMIT):
-        known, note = log.look(lambda view: _joined(view, version, rerun, if_changed))
+        known, note = log.query(lambda view: _joined(view, version, rerun, if_changed))
         if note in known or _is_begun(log, note, known):
             return _run_of(note, retry_failed=retry_failed)
     raise ChangedVersionError(
@@ -97,7 +97,7 @@ def peek_run(
     retry_failed: bool = False,
 ) -> Run:
     """Return the run that ``join_run`` would work on, without starting anything."""
-    _, note = log.look(lambda view: _joined(view, version, rerun, if_changed))
+    _, note = log.query(lambda view: _joined(view, version, rerun, if_changed))
     return _run_of(note, retry_failed=retry_failed)
 
 
@@ -139,7 +139,7 @@ def state_of(view: LogView, run: Run, object_key: str, directory: str, worker_id
     return State(None, is_taken(view, object_key, directory, worker_id), attempts)
 
 
-def own_outcome(view: LogView, run: Run, object_key: str) -> Entry | None:
+def own_outcome(view: LogView, run: Run, object_key: str) -> RawEvent | None:
     """Return the last outcome of an object that this very run recorded, whether it counts still or not."""
     number = b"%d" % run.number
     for entry in reversed(view.entries(object_key)):
@@ -149,7 +149,7 @@ def own_outcome(view: LogView, run: Run, object_key: str) -> Entry | None:
     return None
 
 
-def _latest(view: LogView, rule: Rule, run: Run, object_key: str) -> tuple[Entry | None, Attempts]:
+def _latest(view: LogView, rule: Rule, run: Run, object_key: str) -> tuple[RawEvent | None, Attempts]:
     """Return an object's last outcome that counts, and the attempts of this run after it."""
     number, count, newest = b"%d" % run.number, 0, None
     for entry in reversed(view.entries(object_key)):
@@ -163,7 +163,7 @@ def _latest(view: LogView, rule: Rule, run: Run, object_key: str) -> tuple[Entry
     return None, _attempts(count, newest)
 
 
-def _attempts(count: int, newest: Entry | None) -> Attempts:
+def _attempts(count: int, newest: RawEvent | None) -> Attempts:
     if newest is None:
         return Attempts()
     pause_s = decode_event(newest.event).get("pause_s")
@@ -196,7 +196,7 @@ def _is_begun(log: LogHandle, note: RunNote, known: tuple[RunNote, ...]) -> bool
     return True
 
 
-def _is_old_failure(entry: Entry, run: Run) -> bool:
+def _is_old_failure(entry: RawEvent, run: Run) -> bool:
     told = tell(entry.event)
     has_failed = told is not None and not told.is_ok
     return has_failed and entry.stamp_us < run.joined_us
@@ -228,7 +228,7 @@ def standings(log: LogHandle, rule: Rule) -> Iterator[tuple[str, bytes | None, T
             is_to_retry |= rule.is_to_retry(told)
         return object_key, None, None, is_to_retry
 
-    object_keys = log.look(lambda view: list(view.object_keys()))
+    object_keys = log.query(lambda view: list(view.object_keys()))
     for start in range(0, len(object_keys), _KEYS_A_LOOK):
         some = object_keys[start : start + _KEYS_A_LOOK]
 
@@ -236,4 +236,4 @@ def standings(log: LogHandle, rule: Rule) -> Iterator[tuple[str, bytes | None, T
             events_of = view.held.events_of
             return [standing(object_key, events_of(object_key)) for object_key in some]
 
-        yield from log.look(look)
+        yield from log.query(look)

@@ -67,7 +67,7 @@ def status_of(log: LogHandle, rerun: str | None) -> MapStatus | None:
     starts = tuple(map_starts(log.workers_directory, log.log_key))
     if rerun is None:
         rerun = common_rerun(starts)
-    history = log.look(history_of)
+    history = log.query(history_of)
     notes = [note for note in history.notes if rerun is None or note.rerun == rerun]
     if not notes:
         return None
@@ -99,7 +99,7 @@ def common_rerun(starts: tuple[MapStart, ...]) -> str | None:
 def running_items(log: LogHandle) -> tuple[RunningItem, ...]:
     """Return what live workers work on, those that have run longest first."""
     directory = log.workers_directory
-    claims = log.look(lambda view: view.claims())
+    claims = log.query(lambda view: view.claims())
     found = []
     for object_key, worker_id in claims.items():
         if is_live(directory, worker_id):
@@ -116,5 +116,5 @@ def has_moved_since(log: LogHandle, records: int) -> tuple[bool, int]:
 
     What is claimed for less than a moment does not count: somebody may fail to start it again and again.
     """
-    count = log.look(lambda view: view.held.count)
+    count = log.query(lambda view: view.held.count)
     return count > records or any(item.elapsed_s > _MOMENT_S for item in running_items(log)), count

@@ -63,7 +63,7 @@ class Waits:
             # It cannot be seen, for want of what the map may be waiting for.
 
     def _tell_of_new(self, object_keys: Collection[str]) -> None:
-        claims = self._log.look(lambda view: [(each, view.claim_of(each)) for each in object_keys])
+        claims = self._log.query(lambda view: [(each, view.claim_of(each)) for each in object_keys])
         new = [
             (key, worker) for key, worker in claims if worker is not None and (key, worker) not in self._told
         ]

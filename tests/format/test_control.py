@@ -226,7 +226,7 @@ def test_claim_to_what_is_no_object_key_claims_nothing(bench: Bench, claimed: by
     note = b'null,{"control":"claim","ignorable":true,"object_key":%b,"worker":%b},null' % (claimed, worker)
     bench.put(forged_log(note))
     with Checkpoint(bench.store) as checkpoint:
-        view = handle_of(checkpoint.log(LOG_KEY)).look(lambda view: view)
+        view = handle_of(checkpoint.log(LOG_KEY)).query(lambda view: view)
 
     assert view.claim_of(str(json.loads(claimed))) is None
 

@@ -318,7 +318,7 @@ def test_outcome_of_a_rerun_ends_the_count_of_deaths_without_a_name_and_not_the_
         log.append("x", {"run": run.number, "death": 1, "error": "killed"})
 
     def counts() -> list[int]:
-        return [handle_of(log).look(partial(deaths_of, run=run, object_key="x")) for run in (plain, named)]
+        return [handle_of(log).query(partial(deaths_of, run=run, object_key="x")) for run in (plain, named)]
 
     assert counts() == [1, 1]
 
@@ -343,7 +343,7 @@ def test_death_counts_as_to_retry_until_there_is_an_outcome(log: Log) -> None:
     assert (status.to_retry, status.failed, status.ok) == (1, 0, 0)
     assert list(log.results()) == []
     assert list(log.pending(["x"])) == ["x"]
-    watched = Watched("", None, handle_of(log).look(history_of))
+    watched = Watched("", None, handle_of(log).query(history_of))
     for record in log.read():
         watched.take(record)
     assert watched.to_retry == {"x"}

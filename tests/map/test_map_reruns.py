@@ -74,7 +74,7 @@ def mapped(log: Log, fn: Any, items: list[str] = NAMES, **options: Any) -> dict[
 
 
 def state(log: Log, run: Run, item: str) -> State:
-    return handle_of(log).look(lambda view: state_of(view, run, item, handle_of(log).workers_directory))
+    return handle_of(log).query(lambda view: state_of(view, run, item, handle_of(log).workers_directory))
 
 
 # --- one name ----------------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ def test_all_who_change_the_version_at_once_agree(log: Log, store: Path) -> None
             each.result()
 
     assert fn.take() == ["item1"]
-    assert [note["run"] for note in handle_of(log).look(lambda view: list(view.map_notes))] == [1, 2]
+    assert [note["run"] for note in handle_of(log).query(lambda view: list(view.map_notes))] == [1, 2]
 
 
 # --- the rule ----------------------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ def test_note_that_is_none_of_a_run_is_passed_over(fields: dict[str, Any], log: 
     mapped(log, len, ["a"])
     handle_of(log).append_if([note_payload(Note("map", fields))], lambda view: None)
 
-    assert [note.number for note in handle_of(log).look(history_of).notes] == [1]
+    assert [note.number for note in handle_of(log).query(history_of).notes] == [1]
     assert mapped(log, len, ["a"])["a"].repeated
 
 
@@ -423,7 +423,7 @@ def test_number_of_a_run_whose_note_was_lost_to_damage_is_not_given_to_another(l
     mapped(log, fn, NAMES[:2], rerun="x")
 
     assert fn.take() == NAMES[:2]
-    assert [note.number for note in handle_of(log).look(history_of).notes] == [1, 3]
+    assert [note.number for note in handle_of(log).query(history_of).notes] == [1, 3]
 
 
 def test_look_ahead_agrees_with_what_then_runs_and_writes_nothing(log: Log, store: Path) -> None:
@@ -814,7 +814,7 @@ def test_watch_counts_anew_when_a_changed_command_keeps_only_what_is_ok(
     with shell.beside("results", *OF_K, "--watch", "--json") as watched:
         watched.wait_for(lambda text: '"item":"bad"' in text)
         second = start("-a", "items", "--if-changed", "keep-ok", "--", "sh", "-c", f"{wait}", "x")
-        wait_until(lambda: len(handle_of(log).look(history_of).notes) == 2, "the second has begun its run")
+        wait_until(lambda: len(handle_of(log).query(history_of).notes) == 2, "the second has begun its run")
         (tmp_path / "go").touch()
         codes = (first.wait(), second.wait())
         seen = watched.wait()

@@ -369,9 +369,9 @@ def test_what_is_waited_for_is_not_told_while_a_shortage_keeps_it_from_being_see
     monkeypatch.setattr(waiting, "_AFTER_S", 0)
     told: list[str] = []
     waits = Waits(handle_of(log), lambda text, is_left: told.append(text))
-    look = Failing(handle_of(log).look, os_error(errno.EMFILE), range(1, 2))
+    look = Failing(handle_of(log).query, os_error(errno.EMFILE), range(1, 2))
     with log.claim("x"), monkeypatch.context() as patched:
-        patched.setattr(handle_of(log), "look", look)
+        patched.setattr(handle_of(log), "query", look)
         waits.look(["x"])
         assert (look.count, told) == (1, [])
         waits.look(["x"])

@@ -40,7 +40,7 @@ def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Followers that hear nothing look again only after longer than this test waits."""
     monkeypatch.setattr(follower_module, "_SHORTEST_PAUSE_S", 6 * SOON_S)
     monkeypatch.setattr(follower_module, "_LONGEST_PAUSE_S", 6 * SOON_S)
-    monkeypatch.setattr(follower_module, "_LONGEST_PAUSE_AT_A_BELL_S", 6 * SOON_S)
+    monkeypatch.setattr(follower_module, "_LONGEST_PAUSE_WITH_A_NOTIFIER_S", 6 * SOON_S)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ class MemoryReader:
         self._end = content.header_end
         self._skip = (-1, 0)
 
-    def news(self) -> Iterator[Chunk]:
+    def poll(self) -> Iterator[Chunk]:
         """Yield what is new, in one chunk."""
         result = scan(self._content.since(self._end.offset), self._end)
         lines: list[Line] = []
@@ -153,7 +153,7 @@ class MemoryLog:
         del resumes
         return self.reader_type(self.content)
 
-    def expect_news(self, seconds: float) -> None:
+    def subscribe(self, seconds: float) -> None:
         """Return None: whoever waits has to look again."""
 
     def flush(self, timeout_s: float | None) -> None:

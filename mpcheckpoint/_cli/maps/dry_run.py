@@ -57,5 +57,5 @@ def _judge(job: Job, opened: ExitStack) -> Callable[[str], bool]:
     run = peek_run(log, job.version, **job.choice)
     directory = log.workers_directory
     return lambda object_key: (
-        log.look(lambda view: state_of(view, run, object_key, directory)).outcome is None
+        log.query(lambda view: state_of(view, run, object_key, directory)).outcome is None
     )

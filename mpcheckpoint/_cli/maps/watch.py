@@ -87,7 +87,7 @@ class Watched:
 
     def learn(self, log: LogHandle) -> None:
         """See which runs were begun meanwhile."""
-        history = log.look(history_of)
+        history = log.query(history_of)
         if history is not self._history:
             self._history, self._rule = history, history.rule(self.rerun)
             self._recount(log)
@@ -130,7 +130,7 @@ class Display(Protocol):
 
 def watch(log: Log, status: MapStatus, display: Display) -> None:
     """Follow a map until no process works on it any more."""
-    watched = Watched(status.version, status.rerun, handle_of(log).look(history_of))
+    watched = Watched(status.version, status.rerun, handle_of(log).query(history_of))
     try:
         _follow(log, watched, display)
     finally:

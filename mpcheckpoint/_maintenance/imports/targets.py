@@ -114,7 +114,7 @@ class Target:
         self._log.append_guarded([*payloads, note], guard)
 
     def _catch_up(self) -> None:
-        for chunk in self._reader.news():
+        for chunk in self._reader.poll():
             for note in chunk.notes:
                 if note.name == IMPORT:
                     self._take_note(note)

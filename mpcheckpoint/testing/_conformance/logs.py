@@ -67,7 +67,7 @@ class AppendTests(StorageUnderTest):
         reader, found, is_last = log.reader(), 0, False
         while not is_last:
             is_last = writer.is_done or time.monotonic() > deadline_s
-            for chunk in reader.news():
+            for chunk in reader.poll():
                 assert len(chunk.lines) % 20 == 0, f"{len(chunk.lines)} records of batches of 20"
                 found += len(chunk.lines)
         writer.result(0)
@@ -229,12 +229,12 @@ class GuardTests(StorageUnderTest):
         log = self.open_log()
         append(log, 0)
         known = log.reader()
-        assert list(known.news())
+        assert list(known.poll())
 
         with held(log, self.patience_s):
             fresh = Background(lambda: events(self.open_store(self.place).find_log("a")))
             assert fresh.result(self.patience_s / 2) == [0]
-            assert Background(lambda: list(known.news())).result(self.patience_s / 2) == []
+            assert Background(lambda: list(known.poll())).result(self.patience_s / 2) == []
 
     def test_care_while_another_holds_the_log_is_taken_or_times_out(self) -> None:
         log = self.open_log()
@@ -323,6 +323,6 @@ class CareTests(StorageUnderTest):
         append(log, 2)
 
         assert [record.event for record in news_of(resuming, log.log_key)] == [2]
-        chunks = list(plain.news())
+        chunks = list(plain.poll())
         is_anew = any(chunk.is_reset for chunk in chunks)
         assert sum(len(chunk.lines) for chunk in chunks) == (2 if is_anew else 1)

@@ -71,7 +71,7 @@ OBJECT_KEYS = (
 )
 
 
-def take_news(reader: Reader, log: StoredLog) -> list[Any]:
+def take_polled(reader: Reader, log: StoredLog) -> list[Any]:
     """Return the events that are new to a reader."""
     return [record.event for record in news_of(reader, log.log_key)]
 
@@ -82,12 +82,12 @@ class ReaderTests(StorageUnderTest):
     def test_news_are_given_once(self) -> None:
         log = self.open_log()
         reader = log.reader()
-        assert take_news(reader, log) == []
+        assert take_polled(reader, log) == []
         for number in range(5):
             append(log, number, number)
 
-            assert take_news(reader, log) == [number, number]
-            assert list(reader.news()) == [], "a chunk where there is nothing new"
+            assert take_polled(reader, log) == [number, number]
+            assert list(reader.poll()) == [], "a chunk where there is nothing new"
 
     def test_chunks_are_never_empty_and_given_counts_them(self) -> None:
         log = self.open_log()
@@ -96,12 +96,12 @@ class ReaderTests(StorageUnderTest):
         for number in range(3):
             append(log, number)
             log.append([payload(7, record_id="id")], durability=UNSYNCED, timeout_s=self.patience_s)
-            for chunk in reader.news():
+            for chunk in reader.poll():
                 taken += 1
                 assert chunk.lines or chunk.notes or chunk.is_reset
                 # Before the reader goes on, not after: else who is interrupted in between would not know.
                 assert reader.given == taken
-            list(reader.news())
+            list(reader.poll())
             assert reader.given == taken
 
     def test_rest_of_news_that_were_not_taken_comes_next(self) -> None:
@@ -110,22 +110,22 @@ class ReaderTests(StorageUnderTest):
             append(log, number, "x" * MIB)
         reader = log.reader()
         found: list[Any] = []
-        while chunk := next(iter(reader.news()), None):
+        while chunk := next(iter(reader.poll()), None):
             found += [line.event for line in chunk.lines]
 
-        assert found == [line.event for each in log.reader().news() for line in each.lines]
+        assert found == [line.event for each in log.reader().poll() for line in each.lines]
         assert len(found) == 8
 
     def test_readers_of_a_log_go_on_each_by_itself(self) -> None:
         log = self.open_log()
         append(log, 0)
         early = log.reader()
-        assert take_news(early, log) == [0]
+        assert take_polled(early, log) == [0]
         append(log, 1)
         late = log.reader()
 
-        assert take_news(late, log) == [0, 1]
-        assert take_news(early, log) == [1]
+        assert take_polled(late, log) == [0, 1]
+        assert take_polled(early, log) == [1]
 
     def test_readers_of_every_store_see_an_append_at_once(self) -> None:
         logs = [self.open_log(), self.open_store(self.place).find_log("a"), self.open_log()]
@@ -133,25 +133,25 @@ class ReaderTests(StorageUnderTest):
         for number in range(12):
             append(logs[number % 3], number)
 
-            assert [take_news(reader, logs[0]) for reader in readers] == [[number]] * 3
+            assert [take_polled(reader, logs[0]) for reader in readers] == [[number]] * 3
 
     def test_reader_that_was_released_goes_on_where_it_was(self) -> None:
         log = self.open_log()
         append(log, 0)
         reader = log.reader()
         reader.release()
-        assert take_news(reader, log) == [0]
+        assert take_polled(reader, log) == [0]
         reader.release()
         reader.release()
         append(log, 1)
 
-        assert take_news(reader, log) == [1]
+        assert take_polled(reader, log) == [1]
 
     def test_chunk_changed_by_its_taker_changes_nothing(self) -> None:
         log = self.open_log()
         append(log, 0, 1)
         for _ in range(2):
-            for chunk in log.reader().news():
+            for chunk in log.reader().poll():
                 chunk.notes.clear()
                 if isinstance(chunk.lines, list):
                     chunk.lines.clear()
@@ -164,7 +164,7 @@ class ReaderTests(StorageUnderTest):
         for count, size in sizes:
             append(log, *(["x" * size] * count))
 
-        for chunk in log.reader().news():
+        for chunk in log.reader().poll():
             assert chunk.lines[-1].more == 0, "a batch is divided over two chunks"
         found = batches(records(log))
         assert [(len(batch), len(batch[0])) for batch in found] == sizes
@@ -188,20 +188,20 @@ class PositionTests(StorageUnderTest):
             for record in found:
                 reader = store.find_log("a").reader()
                 reader.seek(Position.parse(str(record.position)))
-                assert take_news(reader, log) == list(range(record.event + 1, 9))
+                assert take_polled(reader, log) == list(range(record.event + 1, 9))
 
     def test_position_inside_a_batch_by_the_place_of_its_first_line_is_found(self) -> None:
         """As ``Log.read`` and ``follow`` write it."""
         log = self.open_log()
         append(log, 0)
         append(log, 1, 2, 3)
-        lines = [(line, chunk.generation) for chunk in log.reader().news() for line in chunk.lines]
+        lines = [(line, chunk.generation) for chunk in log.reader().poll() for line in chunk.lines]
         place = lines[1][0].offset
 
         for (line, generation), left in zip(lines[1:3], ([2, 3], [3]), strict=True):
             reader = log.reader()
             reader.seek(Position("a", generation, place, line.stamp_us, line.more))
-            assert take_news(reader, log) == left
+            assert take_polled(reader, log) == left
 
     def test_reader_that_seeks_the_end_gives_what_comes_later(self) -> None:
         log = self.open_log()
@@ -209,18 +209,18 @@ class PositionTests(StorageUnderTest):
         reader = log.reader()
         reader.seek(end)
 
-        assert take_news(reader, log) == []
+        assert take_polled(reader, log) == []
         append(log, 1)
-        assert take_news(reader, log) == [1]
+        assert take_polled(reader, log) == [1]
 
     def test_position_of_a_reader_is_the_place_behind_what_it_gave(self) -> None:
         log = self.open_log()
         reader = log.reader()
-        assert take_news(reader, log) == []
+        assert take_polled(reader, log) == []
         places = [reader.position()]
         for number in range(3):
             returned = append(log, number, number)
-            assert take_news(reader, log) == [number, number]
+            assert take_polled(reader, log) == [number, number]
             assert reader.position() == returned
             places.append(reader.position())
 
@@ -228,7 +228,7 @@ class PositionTests(StorageUnderTest):
             another = log.reader()
             another.seek(place)
             assert another.position() == place
-            assert take_news(another, log) == [event for event in (0, 0, 1, 1, 2, 2) if event >= number]
+            assert take_polled(another, log) == [event for event in (0, 0, 1, 1, 2, 2) if event >= number]
 
     def test_position_of_another_log_or_place_is_refused(self) -> None:
         log = self.open_log()
@@ -253,7 +253,7 @@ class PositionTests(StorageUnderTest):
             assert news_of(reader, log.log_key) == expected, f"{length_bytes} bytes before the end"
             assert reader.position().stamp_us == everything[-1].stamp_us
             append(log, "next")
-            assert take_news(reader, log) == ["next"]
+            assert take_polled(reader, log) == ["next"]
             everything = records(log)
 
     def test_rest_of_a_sound_log_is_nothing(self) -> None:
@@ -261,7 +261,7 @@ class PositionTests(StorageUnderTest):
         reader = log.reader()
         for number in range(3):
             append(log, number, number)
-            list(reader.news())
+            list(reader.poll())
             assert reader.rest() is None
 
     def test_offsets_rise_along_a_log(self) -> None:
@@ -269,7 +269,7 @@ class PositionTests(StorageUnderTest):
         for size in (1, 3, 2):
             append(log, *range(size))
 
-        lines = [line for chunk in log.reader().news() for line in chunk.lines]
+        lines = [line for chunk in log.reader().poll() for line in chunk.lines]
         places = [place for line in lines for place in (line.offset, line.end)]
         assert places == sorted(places)
         assert all(line.offset < line.end for line in lines)
@@ -283,7 +283,7 @@ class ContentTests(StorageUnderTest):
         appended = [payload(value) for value in VALUES]
         log.append(appended, durability=UNSYNCED, timeout_s=self.patience_s)
 
-        found = [line.event for chunk in log.reader().news() for line in chunk.lines]
+        found = [line.event for chunk in log.reader().poll() for line in chunk.lines]
         for value, event, sent in zip(VALUES, found, appended, strict=True):
             assert event == sent.event, f"{value!r} was read as {event!r}"
 
@@ -309,6 +309,6 @@ class ContentTests(StorageUnderTest):
         log.append(batch, durability=UNSYNCED, timeout_s=self.patience_s)
         log.append([note_payload(notes[2])], durability=UNSYNCED, timeout_s=self.patience_s)
 
-        chunks = list(log.reader().news())
+        chunks = list(log.reader().poll())
         assert [note for chunk in chunks for note in chunk.notes] == notes
         assert [line.event for chunk in chunks for line in chunk.lines] == [b"0", b"1"]

@@ -121,7 +121,7 @@ def seen(line: Line, log_key: str, generation: str) -> Seen:
 def news_of(reader: Reader, log_key: str) -> list[Seen]:
     """Return what is new to a reader; what it gave before is void if the log came anew."""
     found: list[Seen] = []
-    for chunk in reader.news():
+    for chunk in reader.poll():
         if chunk.is_reset:
             found = []
         found += [seen(line, log_key, chunk.generation) for line in chunk.lines]

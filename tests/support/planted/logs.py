@@ -349,7 +349,7 @@ class ForgetsPositionsInRecovery(MemoryLog):
 
 @found_by("test_reader_of_a_recovered_log_goes_on_or_says_that_it_starts_anew")
 class StartsAnewInSilence(MemoryReader):
-    def news(self) -> Iterator[Chunk]:
+    def poll(self) -> Iterator[Chunk]:
         if self._content.appends > 1:
             self._end = self._content.header_end
-        return super().news()
+        return super().poll()

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class _Gives(MemoryReader):
     """Gives other chunks."""
 
-    def news(self) -> Iterator[Chunk]:
-        for chunk in super().news():
+    def poll(self) -> Iterator[Chunk]:
+        for chunk in super().poll():
             yield from self.given_for(chunk)
 
     def given_for(self, chunk: Chunk) -> Iterator[Chunk]:
@@ -56,17 +56,17 @@ class GivesOneStamp(_Gives):
 
 @found_by("test_append_after_a_later_stamp_was_seen_gets_a_later_one")
 class ShowsTheClockNothing(MemoryReader):
-    def news(self) -> Iterator[Chunk]:
+    def poll(self) -> Iterator[Chunk]:
         highest_us = clock._highest_us
-        yield from super().news()
+        yield from super().poll()
         clock._highest_us = highest_us
 
 
 @found_by("test_reader_does_not_wait_for_who_holds_the_log")
 class ReadsUnderTheLock(MemoryReader):
-    def news(self) -> Iterator[Chunk]:
+    def poll(self) -> Iterator[Chunk]:
         with self._content.mutex.lock:
-            yield from super().news()
+            yield from super().poll()
 
 
 @found_by(
@@ -75,9 +75,9 @@ class ReadsUnderTheLock(MemoryReader):
     "test_readers_of_a_log_go_on_each_by_itself",
 )
 class GivesEverythingAgain(MemoryReader):
-    def news(self) -> Iterator[Chunk]:
+    def poll(self) -> Iterator[Chunk]:
         self._end = self._content.header_end
-        return super().news()
+        return super().poll()
 
 
 @found_by(
@@ -87,31 +87,31 @@ class GivesEverythingAgain(MemoryReader):
 class SeesLate(MemoryReader):
     looks = 0
 
-    def news(self) -> Iterator[Chunk]:
+    def poll(self) -> Iterator[Chunk]:
         self.looks += 1
-        return super().news() if self.looks % 2 else iter(())
+        return super().poll() if self.looks % 2 else iter(())
 
 
 @found_by("test_news_are_given_once", "test_chunks_are_never_empty_and_given_counts_them")
 class GivesEmptyChunks(MemoryReader):
-    def news(self) -> Iterator[Chunk]:
-        chunks = list(super().news())
+    def poll(self) -> Iterator[Chunk]:
+        chunks = list(super().poll())
         self.given += not chunks
         yield from chunks or [Chunk([], [], self._content.generation, 0, is_reset=False)]
 
 
 @found_by("test_chunks_are_never_empty_and_given_counts_them")
 class DoesNotCount(MemoryReader):
-    def news(self) -> Iterator[Chunk]:
-        for chunk in super().news():
+    def poll(self) -> Iterator[Chunk]:
+        for chunk in super().poll():
             self.given = 0
             yield chunk
 
 
 @found_by("test_chunks_are_never_empty_and_given_counts_them")
 class CountsTooLate(MemoryReader):
-    def news(self) -> Iterator[Chunk]:
-        for chunk in super().news():
+    def poll(self) -> Iterator[Chunk]:
+        for chunk in super().poll():
             self.given -= 1
             yield chunk
             self.given += 1
@@ -127,9 +127,9 @@ class ForgetsWhatWasNotTaken(_Gives):
 
 @found_by("test_readers_of_a_log_go_on_each_by_itself")
 class ReadersShareAPlace(MemoryReader):
-    def news(self) -> Iterator[Chunk]:
+    def poll(self) -> Iterator[Chunk]:
         self._end = vars(self._content).get("place", self._end)
-        yield from super().news()
+        yield from super().poll()
         vars(self._content)["place"] = self._end
 
 
@@ -147,10 +147,10 @@ class EndsWhenReleased(MemoryReader):
 
 @found_by("test_chunk_changed_by_its_taker_changes_nothing")
 class GivesItsOwnLists(MemoryReader):
-    def news(self) -> Iterator[Chunk]:
+    def poll(self) -> Iterator[Chunk]:
         cache = vars(self._content).setdefault("chunks", {})
         start = self._end.offset
-        for chunk in super().news():
+        for chunk in super().poll():
             yield cache.setdefault((start, self._end.offset), chunk)
 
 
