@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._logfile.lock_file import LockFile
-from mpcheckpoint._logfile.lock_waits import Wait
+from mpcheckpoint._logfile.lock_waits import LockWait
 from mpcheckpoint._logfile.mutex import Mutex
 from mpcheckpoint._logfile.notices import timed_out
 
@@ -44,7 +44,7 @@ class AppendLock:
     def __init__(self, paths: LogPaths) -> None:
         self._paths = paths
         self._mutex = Mutex(f"the log {paths.log_key!r}")
-        self._file = LockFile(paths.lock, Wait(paths.log_key, paths.lock))
+        self._file = LockFile(paths.lock, LockWait(paths.log_key, paths.lock))
         self.is_held = False
 
     def refuse_reentry(self) -> None:

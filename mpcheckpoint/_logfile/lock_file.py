@@ -10,7 +10,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.ownership import open_beside_log
 
 if TYPE_CHECKING:
-    from mpcheckpoint._logfile.lock_waits import Wait
+    from mpcheckpoint._logfile.lock_waits import LockWait
 
 _REOPEN_LIMIT = 100
 # What a lock of a descriptor that somebody closed raises. ValueError: of -1, where we were given its number anew.
@@ -32,7 +32,7 @@ class LockFile:
 
     __slots__ = ("_path", "_wait", "descriptor")
 
-    def __init__(self, path: str, wait: Wait | None = None) -> None:
+    def __init__(self, path: str, wait: LockWait | None = None) -> None:
         """Take the lock of the file at ``path``; where that takes time, ``wait`` is entered meanwhile."""
         self._path = path
         self._wait = wait

@@ -26,7 +26,7 @@ _MOST_SHOWN = 200
 logger = logging.getLogger("mpcheckpoint")
 
 
-class Wait:
+class LockWait:
     """One append lock, as this process waits for it. Hold it in a ``with`` statement meanwhile.
 
     Concurrency: for one thread at a time, like the lock file it is about.
@@ -54,7 +54,7 @@ class Wait:
         waits.end(self)
 
 
-class Waits:
+class LockWaits:
     """All waits of this process for append locks, and the thread that watches them.
 
     Invariant: while there is a wait, there is a thread, unless none can be started. Whoever begins a wait
@@ -62,16 +62,16 @@ class Waits:
     """
 
     def __init__(self) -> None:
-        self._waiting: set[Wait] = set()
+        self._waiting: set[LockWait] = set()
         self._thread: threading.Thread | None = None
 
-    def begin(self, wait: Wait) -> None:
+    def begin(self, wait: LockWait) -> None:
         """Watch a wait. In few steps: whoever has to wait for a lock comes here."""
         self._waiting.add(wait)
         if self._thread is None:
             self._start()
 
-    def end(self, wait: Wait) -> None:
+    def end(self, wait: LockWait) -> None:
         """Watch it no more."""
         self._waiting.discard(wait)
 
@@ -111,7 +111,7 @@ class Waits:
         )  # somebody came in between; at worst there are two of us for a while
         return False
 
-    def _tell(self, wait: Wait, now_s: float) -> None:
+    def _tell(self, wait: LockWait, now_s: float) -> None:
         holder = system.lock_status(wait.path).holder
         waited_s = now_s - wait.since_s
         if wait not in self._waiting:
@@ -126,7 +126,7 @@ class Waits:
         )
 
 
-def _told_of(holder: system.Holder | None) -> str:
+def _told_of(holder: system.LockHolder | None) -> str:
     if holder is None:
         return "it cannot be told who holds it"
     if holder.command is None:
@@ -135,4 +135,4 @@ def _told_of(holder: system.Holder | None) -> str:
     return f"process {holder.pid} holds it{' and is stopped' if holder.is_stopped else ''}: {command}"
 
 
-waits = Waits()
+waits = LockWaits()

@@ -11,7 +11,7 @@ from mpcheckpoint._format.control import note_of
 from mpcheckpoint._format.frame import CLOSING_BYTES, stored_crc_before
 from mpcheckpoint._logfile.header import known_control
 from mpcheckpoint._logfile.page import vouched_durable
-from mpcheckpoint._salvage.scan import Doubt, Gap, Piece, Walk
+from mpcheckpoint._salvage.scan import Batches, Doubt, Gap, Walk
 from mpcheckpoint.errors import FormatVersionError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def inspect(fd: int, path: str, page: str, on_progress: Callable[[int], None] | 
     found = _Findings(fd, path)
     told = 0
     for each in walk.pieces():
-        if isinstance(each, Piece):
+        if isinstance(each, Batches):
             found.take(each)
         else:
             found.take_gap(each)
@@ -138,7 +138,7 @@ class _Findings:
         # its place.
         self._high_us = -1
 
-    def take(self, piece: Piece) -> None:
+    def take(self, piece: Batches) -> None:
         """Take note of batches."""
         lines = piece.lines
         if piece.run != self._run:

@@ -35,7 +35,7 @@ from mpcheckpoint._logfile.ownership import temporary_name
 from mpcheckpoint._logfile.page import stated_generation
 from mpcheckpoint._logfile.quarantine import keep_bytes
 from mpcheckpoint._salvage.inspection import SALVAGED, inspect, removed_spans, selected
-from mpcheckpoint._salvage.scan import Piece, Walk
+from mpcheckpoint._salvage.scan import Batches, Walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,7 +147,7 @@ def _copy_kept(fd: int, copy: GenerationCopy, kept: list[Candidate]) -> None:
     """Copy what the candidates hold, found once more in the same walk. Only whoever holds the locks finds the same."""
     stops = [each.stop for each in kept]
     for piece in Walk(fd, system.size_of(fd)).pieces():
-        if not isinstance(piece, Piece):
+        if not isinstance(piece, Batches):
             continue
         offsets = piece.lines.offsets
         for each in islice(kept, bisect_right(stops, offsets[0]), None):

@@ -56,7 +56,7 @@ class Doubt(Enum):
     CERTAIN = "they do"
 
 
-class Piece(NamedTuple):
+class Batches(NamedTuple):
     """Whole batches, one behind the other.
 
     Attributes:
@@ -140,7 +140,7 @@ class Walk:
         self.header: Header | None = None
         self._end = EndState(0, 0, -1)
 
-    def pieces(self) -> Iterator[Piece | Gap]:
+    def pieces(self) -> Iterator[Batches | Gap]:
         """Yield everything, in file order; last a Gap if the log ends in anything but a whole batch or padding."""
         yield from self._first_line()
         if self.stated_version is not None or self._end.offset == 0:
@@ -196,7 +196,7 @@ class Walk:
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
-    def _batches(self) -> Iterator[Piece]:
+    def _batches(self) -> Iterator[Batches]:
         """Yield the whole batches of this run that are still to come; keep what stopped them in ``_last``."""
         size = _CHUNK_BYTES
         while True:
@@ -241,13 +241,13 @@ class Walk:
             offset += len(data)
         return True
 
-    def _piece(self, result: Scan) -> Piece:
+    def _piece(self, result: Scan) -> Batches:
         lines = Lines.of(result.lines)
         if self._shift:
             lines.offsets = [offset - self._shift for offset in lines.offsets]
             lines.ends = [end - self._shift for end in lines.ends]
         doubt, self._doubt = self._doubt, Doubt.NONE
-        return Piece(lines, self._run, doubt)
+        return Batches(lines, self._run, doubt)
 
     def _read(self, size: int, offset: int) -> bytes:
         data = system.read_at(self._fd, size, offset)

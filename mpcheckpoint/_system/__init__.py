@@ -35,7 +35,7 @@ from mpcheckpoint._system.files import (
     truncate,
     write_at,
 )
-from mpcheckpoint._system.holders import Holder, LockState, LockStatus, lock_status, openers
+from mpcheckpoint._system.holders import LockHolder, LockState, LockStatus, lock_status, openers
 from mpcheckpoint._system.locks import LockProof, is_locked, lock, prove_locking, store_lock, try_lock, unlock
 from mpcheckpoint._system.ownership import (
     Access,
@@ -83,7 +83,7 @@ __all__ = [
     "Access",
     "Descriptor",
     "FileStatus",
-    "Holder",
+    "LockHolder",
     "LockProof",
     "LockState",
     "LockStatus",

@@ -30,7 +30,7 @@ class LockState(Enum):
     UNKNOWN = "unknown"
 
 
-class Holder(NamedTuple):
+class LockHolder(NamedTuple):
     """A process that took a lock.
 
     Attributes:
@@ -55,7 +55,7 @@ class LockStatus(NamedTuple):
     """
 
     state: LockState
-    holder: Holder | None
+    holder: LockHolder | None
     waiters: int | None
 
 
@@ -86,13 +86,13 @@ def lock_status(path: str) -> LockStatus:
     return status or _UNKNOWN
 
 
-def openers(paths: Collection[str]) -> dict[str, list[Holder]]:
+def openers(paths: Collection[str]) -> dict[str, list[LockHolder]]:
     """Return of each of these files which processes have it open, as far as we may see that; the oldest first.
 
     A lock belongs to an open file, and so to all who inherited that. The table of locks names only who took it.
     Raises nothing. Told by the names that the descriptors lead to: nothing is opened or asked about any file.
     """
-    found: dict[str, list[Holder]] = {path: [] for path in paths}
+    found: dict[str, list[LockHolder]] = {path: [] for path in paths}
     names = {os.path.realpath(path): path for path in paths}
     for pid in _processes() if names else ():
         for name in _open_files(pid) & names.keys():
@@ -155,14 +155,14 @@ def _found(name: str) -> LockStatus | None:
     return LockStatus(LockState.HELD, _process(holder) if holder > 0 else None, waiters)
 
 
-def _process(pid: int) -> Holder:
+def _process(pid: int) -> LockHolder:
     try:
         command = " ".join(_read(f"/proc/{pid}/cmdline", _LONGEST_COMMAND_BYTES).split("\0")).strip()
         # Its name, which may hold anything, stands in brackets before the state.
         name, _, rest = _read(f"/proc/{pid}/stat").partition("(")[2].rpartition(")")
     except OSError:
-        return Holder(pid, None, is_stopped=False)
-    return Holder(pid, command or name, is_stopped=rest.strip()[:1] in _STOPPED and bool(rest))
+        return LockHolder(pid, None, is_stopped=False)
+    return LockHolder(pid, command or name, is_stopped=rest.strip()[:1] in _STOPPED and bool(rest))
 
 
 def _read(path: str, most_bytes: int = 1 << 30) -> str:

@@ -49,7 +49,7 @@ class Access(NamedTuple):
     default_acl: bytes | None = None
 
 
-class Entry(NamedTuple):
+class AclEntry(NamedTuple):
     """One line of a list of who may do what: ``tag`` says what ``whom`` is; ``allowed`` is 4 read, 2 write, 1 run."""
 
     tag: int
@@ -169,8 +169,8 @@ def naming_all(access: Access) -> Access:
     entries = entries_of(access)
     mask = next((entry.allowed for entry in entries if entry.tag == _MASK), 7)
     named = {
-        (_USER, access.uid): Entry(_USER, _first(entries, _USER_OBJ), access.uid),
-        (_GROUP, access.gid): Entry(_GROUP, _first(entries, _GROUP_OBJ) & mask, access.gid),
+        (_USER, access.uid): AclEntry(_USER, _first(entries, _USER_OBJ), access.uid),
+        (_GROUP, access.gid): AclEntry(_GROUP, _first(entries, _GROUP_OBJ) & mask, access.gid),
     }
     # What the mask forbade stays forbidden, whatever the new one has to let through. The group of the new file is
     # another one, to which nobody has given anything.
@@ -185,12 +185,12 @@ def naming_all(access: Access) -> Access:
     for entry in (*others, *named.values()):
         lets_through |= entry.allowed if entry.tag in _GROUP_CLASS else 0
     acl = _ACL_VERSION.pack(_VERSION)
-    for entry in sorted([*others, *named.values(), Entry(_MASK, lets_through, _UNNAMED)], key=_place):
+    for entry in sorted([*others, *named.values(), AclEntry(_MASK, lets_through, _UNNAMED)], key=_place):
         acl += _ACL_ENTRY.pack(entry.tag, entry.allowed, entry.whom)
     return access._replace(acl=acl, mode=access.mode & ~0o070 | lets_through << 3)
 
 
-def _place(entry: Entry) -> tuple[int, int]:
+def _place(entry: AclEntry) -> tuple[int, int]:
     return entry.tag, entry.whom
 
 
@@ -208,21 +208,21 @@ def without_execute(acl: bytes | None) -> bytes | None:
     return acl[: _ACL_VERSION.size] + data
 
 
-def entries_of(access: Access) -> list[Entry]:
+def entries_of(access: Access) -> list[AclEntry]:
     """Return who may do what with a file, from its ACL or from its permission bits."""
     if access.acl is not None:
         return _entries_in(access.acl)
     tags = ((_USER_OBJ, 6), (_GROUP_OBJ, 3), (_OTHER, 0))
-    return [Entry(tag, access.mode >> shift & 7, _UNNAMED) for tag, shift in tags]
+    return [AclEntry(tag, access.mode >> shift & 7, _UNNAMED) for tag, shift in tags]
 
 
-def _entries_in(acl: bytes) -> list[Entry]:
+def _entries_in(acl: bytes) -> list[AclEntry]:
     body = acl[_ACL_VERSION.size :]
     whole = len(body) - len(body) % _ACL_ENTRY.size
-    return [Entry(*each) for each in _ACL_ENTRY.iter_unpack(body[:whole])]
+    return [AclEntry(*each) for each in _ACL_ENTRY.iter_unpack(body[:whole])]
 
 
-def _first(entries: list[Entry], tag: int) -> int:
+def _first(entries: list[AclEntry], tag: int) -> int:
     return next((entry.allowed for entry in entries if entry.tag == tag), 0)
 
 

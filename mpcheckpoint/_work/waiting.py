@@ -30,7 +30,7 @@ class Wait(NamedTuple):
     """
 
     object_key: str
-    holder: system.Holder | None
+    holder: system.LockHolder | None
     is_left: bool
 
 
@@ -114,7 +114,7 @@ def sentence(waits: list[Wait], *, is_left: bool) -> str:
     return f"waiting for {len(waits)} items that others work on: {named}{more}"
 
 
-def _who(holder: system.Holder | None) -> str:
+def _who(holder: system.LockHolder | None) -> str:
     if holder is None:
         return "another process"
     command = f" ({_shortened(holder.command)})" if holder.command else ""

@@ -14,7 +14,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._logfile import lock_waits as waits
 from mpcheckpoint._logfile import log_file as log_file_module
 from mpcheckpoint._logfile.notices import tell
-from mpcheckpoint._system.holders import Holder, LockState, LockStatus
+from mpcheckpoint._system.holders import LockHolder, LockState, LockStatus
 from mpcheckpoint.errors import LockTimeoutError, OutcomeUnknownError
 from mpcheckpoint.log import handle_of
 from support.processes import call
@@ -81,7 +81,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_append_that_waits_long_is_told_of_while_it_waits_and_names_who_holds_the_lock(
     log: Log, store: Path, held: Callable[[], None], caplog: pytest.LogCaptureFixture, faults: Faults
 ) -> None:
-    holder = Holder(4711, "python job.py", is_stopped=True)
+    holder = LockHolder(4711, "python job.py", is_stopped=True)
     faults.act("lock_status", lambda real, path: LockStatus(LockState.HELD, holder, 1), times=1 << 30)
     thread = threading.Thread(target=log.append, args=("x", 1))
     thread.start()
@@ -102,8 +102,8 @@ def test_append_that_waits_long_is_told_of_while_it_waits_and_names_who_holds_th
     ("holder", "told"),
     [
         (None, "it cannot be told who holds it"),
-        (Holder(4711, None, is_stopped=False), "it was taken by process 4711, which is gone or hidden"),
-        (Holder(4711, "python job.py", is_stopped=False), "process 4711 holds it: python job.py"),
+        (LockHolder(4711, None, is_stopped=False), "it was taken by process 4711, which is gone or hidden"),
+        (LockHolder(4711, "python job.py", is_stopped=False), "process 4711 holds it: python job.py"),
     ],
 )
 def test_warning_of_a_wait_says_what_can_be_told(
@@ -111,7 +111,7 @@ def test_warning_of_a_wait_says_what_can_be_told(
     held: Callable[[], None],
     caplog: pytest.LogCaptureFixture,
     faults: Faults,
-    holder: Holder | None,
+    holder: LockHolder | None,
     told: str,
 ) -> None:
     faults.act("lock_status", lambda real, path: LockStatus(LockState.HELD, holder, None), times=1 << 30)
@@ -191,7 +191,7 @@ def test_wait_where_no_thread_can_be_started_is_not_told_of_and_goes_on(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    wait = waits.Wait("a", "nowhere")
+    wait = waits.LockWait("a", "nowhere")
     with wait:
         assert waits.waits._thread is None
     with wait:
@@ -301,11 +301,11 @@ def test_wait_that_is_interrupted_as_it_begins_is_not_watched(monkeypatch: pytes
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    watching = waits.Waits()
+    watching = waits.LockWaits()
     monkeypatch.setattr(watching, "_start", interrupted)
     monkeypatch.setattr(waits, "waits", watching)
 
-    with pytest.raises(KeyboardInterrupt), waits.Wait("a", "a.lock"):
+    with pytest.raises(KeyboardInterrupt), waits.LockWait("a", "a.lock"):
         pytest.fail("it was entered")
     assert not watching._waiting
 

@@ -20,7 +20,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint.errors import CheckpointError
-from mpcheckpoint.testing._simulation.seam import Call, Seam
+from mpcheckpoint.testing._simulation.seam import Seam, SeamCall
 from support.processes import call
 from support.unsynced import done_without_syncs
 from support.verbs import (
@@ -309,7 +309,7 @@ def test_memory_refused_at_any_call_loses_nothing_and_leaves_no_lock(
     assert number > 60
 
 
-def refuse_memory(made: Call, number: int, *, before: bool) -> Any:
+def refuse_memory(made: SeamCall, number: int, *, before: bool) -> Any:
     if made.number == number and before:
         raise MemoryError
     result = done_without_syncs(made)

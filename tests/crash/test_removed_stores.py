@@ -18,7 +18,7 @@ from mpcheckpoint.errors import (
     OutcomeUnknownError,
     StoreNotFoundError,
 )
-from mpcheckpoint.testing._simulation.seam import Call, Seam
+from mpcheckpoint.testing._simulation.seam import Seam, SeamCall
 from support.processes import call
 from support.verbs import (
     assert_goes_on,
@@ -171,7 +171,9 @@ def test_store_removed_at_any_call_of_an_append_has_it_or_the_append_raises(
         log.append("x", 0)
         looks: list[int] = []  # at which calls it was looked up what stands at the log's path
 
-        def pull_away(made: Call, store: Path = store, number: int = number, looks: list[int] = looks) -> Any:
+        def pull_away(
+            made: SeamCall, store: Path = store, number: int = number, looks: list[int] = looks
+        ) -> Any:
             if made.number == number:
                 remove(store)
                 if is_made_again:

@@ -12,7 +12,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint.errors import LockTimeoutError
-from mpcheckpoint.testing._simulation.seam import Call, Seam
+from mpcheckpoint.testing._simulation.seam import Seam, SeamCall
 from support.verbs import (
     Faults,
     assert_goes_on,
@@ -96,7 +96,7 @@ def append_and_stop(store: Path, where: str, writer: AcknowledgementWriter) -> N
     log.append("y", "first use")
     has_stopped = False
 
-    def stop_once(made: Call) -> Any:
+    def stop_once(made: SeamCall) -> Any:
         nonlocal has_stopped
         name = "write_at" if where == "half a write" else where
         if has_stopped or made.name != name or made.path not in (str(log_file(store)), str(lock_file(store))):

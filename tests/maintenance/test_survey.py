@@ -10,7 +10,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._system.holders import Holder, LockState, LockStatus
+from mpcheckpoint._system.holders import LockHolder, LockState, LockStatus
 from mpcheckpoint.errors import (
     CorruptLogError,
     FormatVersionError,
@@ -192,7 +192,7 @@ def test_log_that_is_poisoned_and_corrupt_is_both(store: Path, log: Log, faults:
 
 @pytest.mark.guarantee(8)
 def test_lock_that_is_held_is_told_of_with_its_holder(store: Path, log: Log, faults: Faults) -> None:
-    status = LockStatus(LockState.HELD, Holder(4711, "python job.py", is_stopped=True), 3)
+    status = LockStatus(LockState.HELD, LockHolder(4711, "python job.py", is_stopped=True), 3)
     faults.act("lock_status", lambda real, path: status, times=1 << 30)
 
     found = surveyed(store)["a"]

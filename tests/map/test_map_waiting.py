@@ -376,7 +376,7 @@ def test_nothing_is_said_while_something_is_done_here_or_if_it_takes_less_than_a
     assert caplog.records == []
 
 
-GONE = system.Holder(4711, None, is_stopped=False)
+GONE = system.LockHolder(4711, None, is_stopped=False)
 
 
 @pytest.mark.parametrize(
@@ -396,8 +396,8 @@ GONE = system.Holder(4711, None, is_stopped=False)
     ],
 )
 def test_who_holds_an_item_is_told_as_far_as_it_can_be(
-    taker: system.Holder | None,
-    openers: list[system.Holder],
+    taker: system.LockHolder | None,
+    openers: list[system.LockHolder],
     wait: Wait,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -409,7 +409,7 @@ def test_who_holds_an_item_is_told_as_far_as_it_can_be(
 
 
 def test_of_many_items_some_are_named_and_long_commands_are_cut() -> None:
-    holder = system.Holder(1, "c" * 100, is_stopped=False)
+    holder = system.LockHolder(1, "c" * 100, is_stopped=False)
     waits = [Wait(f"item{number}", holder, is_left=False) for number in range(5)]
 
     text = sentence(waits, is_left=False)

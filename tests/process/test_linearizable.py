@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint import Log, Position, Record
     from mpcheckpoint.testing._histories.operation import Operation
-    from mpcheckpoint.testing._simulation.seam import Call
+    from mpcheckpoint.testing._simulation.seam import SeamCall
     from support.processes import Children
 
 pytestmark = [pytest.mark.guarantee(3), pytest.mark.guarantee(4)]
@@ -114,7 +114,7 @@ def work(place: Place, name: str, steps: int, threads: int = 1) -> None:
 def work_and_die_in_an_append(place: Place, name: str, steps: int) -> None:
     """Leave a torn end."""
 
-    def tear(call: Call) -> Any:
+    def tear(call: SeamCall) -> Any:
         fd, data, offset = call.arguments
         os.pwrite(fd, data[: len(data) // 2], offset)
         os.kill(os.getpid(), signal.SIGKILL)

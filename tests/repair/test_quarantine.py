@@ -15,7 +15,7 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint.errors import WriteFailedError
 from mpcheckpoint.testing import DiskImage, SimulatedDisk
-from mpcheckpoint.testing._simulation.seam import Call, Seam
+from mpcheckpoint.testing._simulation.seam import Seam, SeamCall
 from support import tally
 from support.processes import call
 from support.unsynced import done_without_syncs
@@ -220,7 +220,7 @@ def killed_at(store: Path, kind: str, number: int, *, before: bool) -> bool:
     return is_killed
 
 
-def kill_at(made: Call, number: int, *, before: bool) -> Any:
+def kill_at(made: SeamCall, number: int, *, before: bool) -> Any:
     if made.number == number and before:
         os.kill(os.getpid(), signal.SIGKILL)
     result = done_without_syncs(made)

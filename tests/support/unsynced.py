@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpcheckpoint.testing._simulation.seam import Call
+    from mpcheckpoint.testing._simulation.seam import SeamCall
 
 
 def open_and_close(path: str) -> None:
@@ -14,7 +14,7 @@ def open_and_close(path: str) -> None:
     os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
 
 
-def done_without_syncs(made: Call) -> Any:
+def done_without_syncs(made: SeamCall) -> Any:
     """Do a call of the seam, unless it is a sync."""
     if made.name == "sync_directory":
         open_and_close(made.path)

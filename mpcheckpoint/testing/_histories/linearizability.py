@@ -8,7 +8,7 @@ open operations that may have happened, and make a further one happen only when 
 happened by then. What makes it cheap here is that a log only grows:
 
 - Of two reads of the same thing one begins with the other, or there is no order. The longest one is therefore what the
-  log *has* to become, as far as anybody saw it, and no append can happen before its turn. See ``Place.obstacle``.
+  log *has* to become, as far as anybody saw it, and no append can happen before its turn. See ``LogState.obstacle``.
 - So what a log holds, as far as anybody can tell, follows from *which* operations have happened, in whatever order:
   sets of operations are all the states there are. A history of n operations, of which k at most run at a time, has at
   most n * 2**k of them, and few if there are reads or positions.
@@ -24,7 +24,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from mpcheckpoint.testing._histories.sequential import (
-    Place,
+    LogState,
     forget_ranks,
     known_of,
     rank_by_position,
@@ -128,7 +128,7 @@ class _Search:
         self._open: dict[int, Step] = {}
         # Of the open ones those that may happen without changing anything.
         self._waiting: dict[int, Step] = {}
-        self._states: dict[Taken, Place] = {frozenset(): Place()}
+        self._states: dict[Taken, LogState] = {frozenset(): LogState()}
         self._looked_until_ns = _looked_until_ns(steps)
 
     def run(self) -> int:
@@ -149,8 +149,8 @@ class _Search:
 
     def _return(self, step: Step) -> None:
         """Keep the states in which the operation has happened, and those that follow from others when it does."""
-        explained: dict[Taken, Place] = {}
-        reached: dict[Taken, Place] = {}
+        explained: dict[Taken, LogState] = {}
+        reached: dict[Taken, LogState] = {}
         for taken, place in self._states.items():
             if step.number in taken:
                 explained[taken - {step.number}] = place
@@ -168,9 +168,9 @@ class _Search:
         self,
         step: Step,
         taken: Taken,
-        place: Place,
-        explained: dict[Taken, Place],
-        reached: dict[Taken, Place],
+        place: LogState,
+        explained: dict[Taken, LogState],
+        reached: dict[Taken, LogState],
     ) -> None:
         """Let open appends happen, from one state on, in every order in which the operation comes last."""
         appends = self._concerned(step, place)
@@ -183,7 +183,9 @@ class _Search:
                     reached[after] = place_after
                     to_do.append((after, place_after))
 
-    def _next(self, taken: Taken, place: Place, appends: Sequence[Step]) -> Iterator[tuple[Taken, Place]]:
+    def _next(
+        self, taken: Taken, place: LogState, appends: Sequence[Step]
+    ) -> Iterator[tuple[Taken, LogState]]:
         """Yield the states that are one append further."""
         for step in appends:
             if step.number in taken or place.is_left_alone_by(step) or place.obstacle(step, self._known):
@@ -196,7 +198,7 @@ class _Search:
                 )
             yield self._settled(taken | {step.number}, place.after(step))
 
-    def _settled(self, taken: Taken, place: Place) -> tuple[Taken, Place]:
+    def _settled(self, taken: Taken, place: LogState) -> tuple[Taken, LogState]:
         """Let everything happen that changes nothing and would answer as it did: later it might not."""
         for step in self._waiting.values():
             if (
@@ -209,7 +211,7 @@ class _Search:
 
     # --- what need not be looked at ------------------------------------------------------------------------------
 
-    def _concerned(self, step: Step, place: Place) -> list[Step]:
+    def _concerned(self, step: Step, place: LogState) -> list[Step]:
         """Return the open appends of which some may have to happen before an operation does.
 
         The others can wait: whatever they do is the same before and behind it, and behind those that it waits for.
@@ -235,7 +237,7 @@ class _Search:
             concerned += more
         return concerned
 
-    def _binding_lanes(self, place: Place) -> frozenset[Lane]:
+    def _binding_lanes(self, place: LogState) -> frozenset[Lane]:
         """Return the lanes on which it matters who comes first: to those who read them, or require their length."""
         required = {each.lane for each in self._open.values() if each.depends}
         lanes = frozenset().union(*(each.lanes for each in self._open.values()))
@@ -250,7 +252,7 @@ class _Search:
         """Return whether anybody who is known to have returned depends on the length of a lane from now on."""
         return self._looked_until_ns.get(lane, -1) >= self._now_ns
 
-    def _without_idle(self, states: dict[Taken, Place]) -> dict[Taken, Place]:
+    def _without_idle(self, states: dict[Taken, LogState]) -> dict[Taken, LogState]:
         """Forget the unknown ones whose traces nobody looks for any more: happened or not, it is the same."""
         if self._matters(None):
             return states
@@ -267,7 +269,7 @@ class _Search:
 
     # --- counterexamples -----------------------------------------------------------------------------------------
 
-    def _error(self, step: Step, reached: Iterable[Place]) -> NotLinearizableError:
+    def _error(self, step: Step, reached: Iterable[LogState]) -> NotLinearizableError:
         place = max(reached, key=lambda place: (-_distance(place, step), place.how_many))
         ordered = place.order()
         numbers = {each.number for each in ordered}
@@ -277,7 +279,7 @@ class _Search:
         return NotLinearizableError(text, self._log_key, step.operation, *map(tuple, operations))
 
     def _lines(
-        self, step: Step, place: Place, ordered: Sequence[Step], others: Sequence[Step]
+        self, step: Step, place: LogState, ordered: Sequence[Step], others: Sequence[Step]
     ) -> Iterator[str]:
         origin_ns = self._steps[0].operation.start_ns
         yield f"log {self._log_key!r} is not linearizable: no order of its operations explains"
@@ -300,7 +302,7 @@ class _Search:
             yield f"  and {len(others) - _MOST_SHOWN} more"
 
 
-def _distance(place: Place, step: Step) -> int:
+def _distance(place: LogState, step: Step) -> int:
     """Return by how many records an operation misses what it requires."""
     return 0 if step.required is None else abs(step.required - place.lengths.get(step.lane, 0))
 

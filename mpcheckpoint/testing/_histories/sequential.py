@@ -183,7 +183,7 @@ _Trail = tuple["Step", "_Trail | None"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LogState:
     """How far a log has got when certain operations have happened.
 
     Invariant: each lane is the first ``lengths[lane]`` of what is known of it, as far as that goes (``obstacle``).
@@ -225,16 +225,16 @@ class Place:
         """Return whether it would change nothing if it happened here."""
         return not step.adds or (step.key is not None and step.key in self.keys)
 
-    def after(self, step: Step) -> Place:
+    def after(self, step: Step) -> LogState:
         """Return the place behind an operation that can happen here."""
         trail = (step, self.trail)
         if self.is_left_alone_by(step):
-            return Place(self.lengths, self.keys, self.rank, trail, self.how_many + 1)
+            return LogState(self.lengths, self.keys, self.rank, trail, self.how_many + 1)
         lengths = self.lengths.copy()
         for lane, tokens in step.adds.items():
             lengths[lane] = lengths.get(lane, 0) + len(tokens)
         keys = self.keys if step.key is None else self.keys | {step.key}
-        return Place(lengths, keys, self.rank + (step.rank is not None), trail, self.how_many + 1)
+        return LogState(lengths, keys, self.rank + (step.rank is not None), trail, self.how_many + 1)
 
     def order(self) -> list[Step]:
         """Return the operations that have happened, in their order."""

@@ -19,7 +19,7 @@ from mpcheckpoint.testing._kills.instants import Instant, Pace
 from mpcheckpoint.testing._kills.points import Point
 from mpcheckpoint.testing._kills.program import Program
 from mpcheckpoint.testing._kills.report import CrashTestFailure, FailureKind, Report
-from mpcheckpoint.testing._kills.run import HangError, Run
+from mpcheckpoint.testing._kills.run import HangError, ProgramRun
 from mpcheckpoint.testing._power_cuts.loopback import LoopFileSystem
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class _CrashTest:
         self._count: Counter[str] = Counter()
         # Of what is under way, to be told if it fails.
         self._life = _Life(directory, 1)
-        self._run: Run | None = None
+        self._run: ProgramRun | None = None
         self._point: Point | None = None
         self._at = ""
         self._as_judged = directory / "store-as-judged"
@@ -207,7 +207,7 @@ class _CrashTest:
         self._judge_what_is_left(run, acknowledged, f"kill {number}, {instant}")
         return True
 
-    def _crash(self, run: Run) -> int:
+    def _crash(self, run: ProgramRun) -> int:
         """Kill the program, cut the power if there is any; return how many of its acknowledgements count.
 
         Less than none if the program was quicker, and ended by itself.
@@ -236,9 +236,9 @@ class _CrashTest:
         self._life.store.mkdir()
         _make_durable(parent)
 
-    def _started(self, point: Point | None = None) -> Run:
+    def _started(self, point: Point | None = None) -> ProgramRun:
         self._count["restarts"] += self._life.was_killed
-        self._run = Run(
+        self._run = ProgramRun(
             self._program.command(self._life.store, point),
             env=self._program.environment(self._life.store),
             cwd=self._program.cwd,
@@ -247,12 +247,12 @@ class _CrashTest:
         )
         return self._run
 
-    def _run_to_the_end(self) -> Run:
+    def _run_to_the_end(self) -> ProgramRun:
         with self._started() as run:
             self._require_good_end(run)
         return run
 
-    def _require_good_end(self, run: Run) -> None:
+    def _require_good_end(self, run: ProgramRun) -> None:
         code = self._end_of(run)
         if code < 0:
             self._fail("exit", f"the program was ended by signal {-code}")
@@ -262,7 +262,7 @@ class _CrashTest:
         self._count["acknowledged"] += len(run.acknowledged)
         self._judge("at the end of the program")
 
-    def _end_of(self, run: Run) -> int:
+    def _end_of(self, run: ProgramRun) -> int:
         with self._hangs_reported():
             return run.await_end(self._program.timeout_s)
 
@@ -275,7 +275,7 @@ class _CrashTest:
 
     # --- judging ---------------------------------------------------------------------------------------------
 
-    def _judge_what_is_left(self, run: Run, acknowledged: int, at: str) -> None:
+    def _judge_what_is_left(self, run: ProgramRun, acknowledged: int, at: str) -> None:
         self._at = f"after {at}"
         self._life.was_killed = True
         self._life.acknowledged += run.acknowledged[:acknowledged]

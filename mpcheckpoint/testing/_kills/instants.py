@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import random
     from pathlib import Path
 
-    from mpcheckpoint.testing._kills.run import Run
+    from mpcheckpoint.testing._kills.run import ProgramRun
 
 _MOST_CHANGES = 4
 _SHORTEST_SPAN_S = 0.002
@@ -46,7 +46,7 @@ class Pace:
     end_s: float
 
     @classmethod
-    def of(cls, run: Run) -> Pace:
+    def of(cls, run: ProgramRun) -> Pace:
         came_s = run.came_s
         gaps_s = [later - earlier for earlier, later in pairwise(came_s)]
         typical_s = statistics.median(gaps_s) if gaps_s else 0.0
@@ -71,7 +71,7 @@ class Instant:
             return cls(count, span_s, chance.randint(1, _MOST_CHANGES))
         return cls(count, chance.uniform(0, span_s), 0)
 
-    def await_in(self, run: Run, store: Path, timeout_s: float) -> None:
+    def await_in(self, run: ProgramRun, store: Path, timeout_s: float) -> None:
         """Return at the instant, or when the run has ended before it."""
         run.await_acknowledgements(self.acknowledgements, timeout_s)
         if self.changes == 0:

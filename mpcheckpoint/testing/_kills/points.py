@@ -15,7 +15,7 @@ from mpcheckpoint.testing._simulation.seam import CALLS, Seam
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mpcheckpoint.testing._simulation.seam import Call
+    from mpcheckpoint.testing._simulation.seam import SeamCall
 
 _TEXT = re.compile(r"(?P<when>\w+) (?P<name>\w+)(?: (?P<number>[1-9][0-9]*))?(?: on (?P<on>.+))?")
 _MOMENTS = ("before", "in", "after")
@@ -99,7 +99,7 @@ class _Killer:
         self._die = die
         self._numbers = itertools.count(1)
 
-    def __call__(self, call: Call) -> Any:
+    def __call__(self, call: SeamCall) -> Any:
         if not re.search(self._point.on, call.path) or next(self._numbers) != self._point.number:
             return call.proceed()
         if self._point.when == "in":

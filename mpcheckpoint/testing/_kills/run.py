@@ -27,7 +27,7 @@ class HangError(TimeoutError):
     """The program went on without acknowledging anything, or cannot be got rid of."""
 
 
-class Run:
+class ProgramRun:
     """A program that runs, in a session of its own, inside the ``with`` block. For one thread.
 
     Attributes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mpcheckpoint.testing._simulation.images import Choices, DiskImage, images, keep_identities
 from mpcheckpoint.testing._simulation.medium import DirectoryOnDisk, EntryChange, FileOnDisk
-from mpcheckpoint.testing._simulation.seam import CALLS, Call, Seam
+from mpcheckpoint.testing._simulation.seam import CALLS, Seam, SeamCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,17 +32,17 @@ class SimulatedCrash(BaseException):
 
 
 @dataclass
-class _Plan:
+class _PlannedFault:
     """Something that is to happen at certain calls."""
 
     at: int
     times: int
     name: str | None
     on: re.Pattern[str]
-    act: Callable[[Call], Any]
+    act: Callable[[SeamCall], Any]
     seen: int = 0
 
-    def is_due(self, call: Call, path: str) -> bool:
+    def is_due(self, call: SeamCall, path: str) -> bool:
         if self.name not in (None, call.name) or not self.on.search(path):
             return False
         self.seen += 1
@@ -69,7 +69,7 @@ class SimulatedDisk:
         self.calls: list[str] = []
         self.changing: list[int] = []
         self._changed = False
-        self._plans: list[_Plan] = []
+        self._plans: list[_PlannedFault] = []
         self._seam = Seam(self._handle)
         self._next_inode = itertools.count(1)
         self._start()
@@ -95,7 +95,7 @@ class SimulatedDisk:
             on: count only calls on files in whose path this regular expression is found.
         """
 
-        def die(call: Call) -> Any:
+        def die(call: SeamCall) -> Any:
             if when == "after":
                 self._do(call)
             elif when == "in" and call.name == "write_at":
@@ -120,7 +120,7 @@ class SimulatedDisk:
         as Linux does, and the next sync through any other descriptor that was open then fails once, too.
         """
 
-        def refuse(call: Call) -> Any:
+        def refuse(call: SeamCall) -> Any:
             if not isinstance(error, int):
                 raise error  # a Ctrl-C, or no memory: the system was not asked
             if call.name == "sync_data":
@@ -132,7 +132,7 @@ class SimulatedDisk:
     def write_short(self, taken_bytes: int, *, at: int = 1, times: int = 1, on: str = "") -> None:
         """Let the ``at``-th call from now on, and ``times`` calls in all, take only so many bytes if it is a write."""
 
-        def take_less(call: Call) -> Any:
+        def take_less(call: SeamCall) -> Any:
             return self._do(_shortened(call, taken_bytes) if call.name == "write_at" else call)
 
         self._plan(take_less, at=at, times=times, name=None, on=on)
@@ -141,7 +141,7 @@ class SimulatedDisk:
         """Let writes take only ``free_bytes`` more bytes in all, and then fail with ENOSPC, until ``clear``."""
         left = free_bytes
 
-        def take(call: Call) -> Any:
+        def take(call: SeamCall) -> Any:
             nonlocal left
             if left <= 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -159,7 +159,7 @@ class SimulatedDisk:
         Let a ``SimulatedProcess`` do it. It must not wait for a lock that is held here: give it a ``lock_timeout_s``.
         """
 
-        def interrupt(call: Call) -> Any:
+        def interrupt(call: SeamCall) -> Any:
             action()
             return self._do(call)
 
@@ -169,12 +169,14 @@ class SimulatedDisk:
         """Plan no more faults; what has happened stays."""
         self._plans = []
 
-    def _plan(self, act: Callable[[Call], Any], *, at: int, times: int, name: str | None, on: str) -> None:
+    def _plan(
+        self, act: Callable[[SeamCall], Any], *, at: int, times: int, name: str | None, on: str
+    ) -> None:
         if at < 1 or times < 1:
             raise ValueError(f"calls are counted from 1, not {min(at, times)}")
         if name is not None and name not in CALLS:
             raise ValueError(f"no function of the seam: {name!r}; there are {list(CALLS)}")
-        self._plans.append(_Plan(at, times, name, re.compile(on), act))
+        self._plans.append(_PlannedFault(at, times, name, re.compile(on), act))
 
     # --- loss of power ----------------------------------------------------------------------------------------
 
@@ -226,7 +228,7 @@ class SimulatedDisk:
             for name in file_names:
                 self._files[entries[name]] = FileOnDisk.durable(_content(os.path.join(directory, name)))
 
-    def _handle(self, call: Call) -> Any:
+    def _handle(self, call: SeamCall) -> Any:
         if self.is_crashed:
             raise SimulatedCrash("this process is dead")
         path = call.path
@@ -240,7 +242,7 @@ class SimulatedDisk:
     def _is_below(self, path: str) -> bool:
         return path.startswith(self._prefix) or path == str(self.root)
 
-    def _do(self, call: Call) -> Any:
+    def _do(self, call: SeamCall) -> Any:
         """Do what is called for, in the model too."""
         modelled = getattr(self, f"_on_{call.name}", None)
         if modelled is None:
@@ -251,28 +253,28 @@ class SimulatedDisk:
             self.changing.append(len(self.calls))
         return result
 
-    def _on_prove_locking(self, call: Call) -> Any:
+    def _on_prove_locking(self, call: SeamCall) -> Any:
         call.options["with_child"] = False  # starting an interpreter proves nothing about a disk
         return call.proceed()
 
-    def _on_network_file_system(self, call: Call) -> None:
+    def _on_network_file_system(self, call: SeamCall) -> None:
         """Return None: this disk is a local one."""
 
     _on_unknown_file_system = _on_network_file_system
 
-    def _on_write_at(self, call: Call) -> Any:
+    def _on_write_at(self, call: SeamCall) -> Any:
         fd, _, offset = call.arguments
         file = self._file_of(fd)
         written = call.proceed()
         file.write(_content(fd), offset, offset + written)
         return written
 
-    def _on_truncate(self, call: Call) -> Any:
+    def _on_truncate(self, call: SeamCall) -> Any:
         file = self._file_of(call.arguments[0])
         call.proceed()
         file.write(_content(call.arguments[0]), 0, 0)
 
-    def _on_sync_data(self, call: Call) -> Any:
+    def _on_sync_data(self, call: SeamCall) -> Any:
         fd = call.arguments[0]
         file = self._file_of(fd)
         if self._errors_seen.get(fd, 0) < file.errors:
@@ -287,18 +289,18 @@ class SimulatedDisk:
         file.fail_to_sync()
         self._errors_seen[fd] = file.errors
 
-    def _on_sync_directory(self, call: Call) -> Any:
+    def _on_sync_directory(self, call: SeamCall) -> Any:
         path = call.arguments[0]
         self._directory(path).sync(self._live_entries(path))
 
-    def _on_make_directory(self, call: Call) -> Any:
+    def _on_make_directory(self, call: SeamCall) -> Any:
         path = call.arguments[0]
         is_made = call.proceed()
         if is_made:
             self._change(path, self._inode(os.lstat(path)))
         return is_made
 
-    def _on_open_file(self, call: Call) -> Any:
+    def _on_open_file(self, call: SeamCall) -> Any:
         path = call.arguments[0]
         was_there = os.path.lexists(path)
         opened = call.proceed()
@@ -311,7 +313,7 @@ class SimulatedDisk:
 
     _on_create_locked = _on_open_file
 
-    def _on_publish(self, call: Call) -> Any:
+    def _on_publish(self, call: SeamCall) -> Any:
         temporary, path = call.arguments
         inode = self._inode(os.lstat(temporary))
         is_published = call.proceed()
@@ -320,14 +322,14 @@ class SimulatedDisk:
         self._change(temporary, None)
         return is_published
 
-    def _on_replace(self, call: Call) -> Any:
+    def _on_replace(self, call: SeamCall) -> Any:
         temporary, path = call.arguments
         inode = self._inode(os.lstat(temporary))
         self._forget(path)
         call.proceed()
         self._change(path, inode, gone=os.path.basename(temporary))
 
-    def _on_remove(self, call: Call) -> Any:
+    def _on_remove(self, call: SeamCall) -> Any:
         path = call.arguments[0]
         was_there = os.path.lexists(path)
         self._forget(path)
@@ -388,9 +390,9 @@ class SimulatedDisk:
                 self._files[self._inode(os.lstat(path))].see(_content(path))
 
 
-def _shortened(call: Call, taken_bytes: int) -> Call:
+def _shortened(call: SeamCall, taken_bytes: int) -> SeamCall:
     fd, data, offset = call.arguments
-    return Call(call.number, call.name, (fd, data[:taken_bytes], offset), call.options)
+    return SeamCall(call.number, call.name, (fd, data[:taken_bytes], offset), call.options)
 
 
 def _content(file: int | str) -> bytes:

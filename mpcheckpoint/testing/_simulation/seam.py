@@ -27,7 +27,7 @@ CHANGING = (
 # Not I/O calls: the clock, types, what looks only at the kernel's tables, and what only judges.
 _NOT_CALLS = frozenset(
     [
-        *("Access", "Descriptor", "FileStatus", "Holder", "LockProof", "LockState", "LockStatus"),
+        *("Access", "Descriptor", "FileStatus", "LockHolder", "LockProof", "LockState", "LockStatus"),
         *("account_name", "everybody_may_write", "file_system_kind", "group_may_write", "lock_status"),
         *("may_write", "named_writers", "naming_all", "now_us", "user_id", "without_execute"),
     ]
@@ -41,7 +41,7 @@ _REAL: dict[str, Callable[..., Any]] = {name: getattr(system, name) for name in 
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class SeamCall:
     """One call of a function of the seam, about to be done.
 
     Attributes:
@@ -76,7 +76,7 @@ class Seam:
     what stands in already when this one enters is left out until it leaves.
     """
 
-    def __init__(self, handler: Callable[[Call], Any], *, names: Collection[str] = CALLS) -> None:
+    def __init__(self, handler: Callable[[SeamCall], Any], *, names: Collection[str] = CALLS) -> None:
         unknown = set(names) - set(CALLS)
         if unknown:
             raise ValueError(f"no functions of the seam: {sorted(unknown)}; there are {list(CALLS)}")
@@ -103,7 +103,7 @@ class Seam:
     def _stand_in(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             self.count = number = next(self._numbers)
-            return self._handler(Call(number, name, arguments, options))
+            return self._handler(SeamCall(number, name, arguments, options))
 
         return call
 
