@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,6 +11,7 @@ from mpcheckpoint._format.frame import (
     MAX_DEPTH,
     MAX_DIGITS,
     MAX_LINE_BYTES,
+    NO_META,
     Payload,
     line_bytes_bound,
     may_hold_long_integer,
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 
 _INTEGER_LIMIT = 10**MAX_DIGITS
 
-# Nothing changes these in silence: a float that is not finite decodes to another value.
+# Of these types, a value that does not decode to itself is the only one that JSON changes: a float that is not finite.
 _ATOMS = frozenset({str, bool, type(None), int, float})
 _STRINGS = frozenset({str})
 _KEPT_ALWAYS = frozenset({str, bool, type(None)})
-# If all keys and events together are no longer, no line is too long.
+# Keys and events that are no longer than this together make no line too long.
 _PLAINLY_SMALL_BYTES = MAX_LINE_BYTES // 2
-# As many steps into an event as a message shows; of more only the first and the last.
+# A message shows so many steps into an event; of a longer way the first and the last.
 _MOST_PLACES = 8
 _SURROGATE = "the text holds a lone surrogate, which UTF-8 cannot hold: the name of a file, maybe"
 _FOR_SURROGATE = 'x.encode("utf-8", "backslashreplace").decode()'
@@ -45,12 +46,12 @@ def encode_event(event: object, *, named: str = "event") -> bytes:
 
     Args:
         event: the value.
-        named: what a message calls it.
+        named: what messages call it.
 
     Raises:
-        InvalidEventError: if ``event`` is no JSON value: NaN, a tuple, a set, bytes, a key that is no string, a
+        InvalidEventError: ``event`` is no JSON value: NaN, a tuple, a set, bytes, a key that is no string, a
             subclass of a JSON type, a lone surrogate, nesting deeper than 128, or a structure that contains itself.
-            The message names the place in it, the type, and what to use instead.
+            The message names the place in the event, the type, and what to use instead.
     """
     kind = type(event)
     if kind is str or kind is bool or event is None:
@@ -83,9 +84,13 @@ def _encoded(event: object, named: str) -> bytes:
 
 
 class _UnfitError(Exception):
-    """Why a value is refused, what to use instead, and where it is: the indexes and names, innermost first.
+    """A value is refused.
 
-    ``kind`` is the type that JSON does not have, if that is the reason.
+    Attributes:
+        why: the reason.
+        instead: what to use instead.
+        kind: the type that JSON does not have, if that is the reason.
+        place: the indexes and names that lead to the value, innermost first.
     """
 
     def __init__(self, why: str, instead: str, *, kind: type | None = None) -> None:
@@ -96,14 +101,17 @@ class _UnfitError(Exception):
         self.place: list[object] = []
 
 
-def _require_json(value: object, depth: int) -> None:
-    """Refuse what JSON would change silently. Types are compared exactly: IntEnum or a NumPy float would come back as
-    something else. What is no error costs nothing here: a place is put together on the way out only."""
+def _require_json(value: Any, depth: int) -> None:
+    """Refuse what JSON would change silently.
+
+    Types are compared exactly: an IntEnum or a NumPy float would come back as something else. The place of a refused
+    value is put together on the way out, so that sound values do not pay for it.
+    """
     kind = type(value)
     if value is None or kind is str or kind is bool:
         return
     if kind is int:
-        if not -_INTEGER_LIMIT < cast("int", value) < _INTEGER_LIMIT:
+        if not -_INTEGER_LIMIT < value < _INTEGER_LIMIT:
             raise _UnfitError(
                 f"an integer of more than {MAX_DIGITS} digits, which not every process can read", "hex(x)"
             )
@@ -111,12 +119,11 @@ def _require_json(value: object, depth: int) -> None:
         if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - the test for NaN
             raise _UnfitError(f"{value!r} has no JSON form", "None, or str(x),")
     elif kind is list:
-        _require_members(enumerate(cast("list[object]", value)), depth)
+        _require_members(enumerate(value), depth)
     elif kind is dict:
-        members = cast("dict[object, object]", value)
-        if not _STRINGS.issuperset(map(type, members)):
-            raise _unfit_name(members)
-        _require_members(members.items(), depth)
+        if not _STRINGS.issuperset(map(type, value)):
+            raise _unfit_name(value)
+        _require_members(value.items(), depth)
     else:
         raise _UnfitError(f"{a(kind)} would not come back as one", json_for(kind), kind=kind)
 
@@ -126,7 +133,7 @@ def _require_members(members: Iterable[tuple[object, object]], depth: int) -> No
         raise _UnfitError(f"nested deeper than {MAX_DEPTH}", "something flatter")
     place: object = None
     try:
-        for place, item in members:  # noqa: B007 - said of the one that is refused
+        for place, item in members:  # noqa: B007 - used where an item is refused
             _require_json(item, depth - 1)
     except _UnfitError as unfit:
         unfit.place.append(place)
@@ -140,7 +147,7 @@ def _unfit_name(members: dict[object, object]) -> _UnfitError:
 
 
 def _place_of_surrogate(value: object) -> list[object]:
-    """Return where in a value the text is that UTF-8 cannot hold, innermost first."""
+    """Return where in a value the text with a surrogate is, innermost first."""
     pairs: Iterable[tuple[object, object]] = ()
     if isinstance(value, dict):
         pairs = value.items()
@@ -188,15 +195,22 @@ def encode_payload(object_key: object, event: object, record_id: object = None) 
     Raises:
         InvalidKeyError, InvalidEventError, LimitExceededError: nothing was written.
     """
-    if record_id is None and type(event) is str and type(object_key) is str:
+    kind = type(event)
+    has_texts = type(object_key) is str and (record_id is None or type(record_id) is str)
+    if has_texts and (kind in _ATOMS or _is_simple(event)):
         try:
-            payload = Payload(_encode(object_key), _encode(event))
-        except UnicodeEncodeError:
-            pass  # said below, and of which of them
-        else:
-            if len(payload.object_key) + len(payload.event) < _PLAINLY_SMALL_BYTES:
-                return payload
-    meta = b"null" if record_id is None else _encode({"id": _checked_id(record_id)})
+            key_json, event_json = _encode(object_key), _encode(event)
+            meta = NO_META if record_id is None else _encode({"id": record_id})
+            is_kept = kind is str or (
+                decode_event(event_json) == event
+                and (len(event_json) <= MAX_DIGITS or not may_hold_long_integer(event_json))
+            )
+            if is_kept and len(key_json) + len(event_json) + len(meta) <= _PLAINLY_SMALL_BYTES:
+                return Payload(key_json, event_json, meta)
+        except (msgspec.MsgspecError, ValueError):
+            pass
+    # Not simple, or refused: what follows says why.
+    meta = NO_META if record_id is None else _encode({"id": _checked_id(record_id)})
     payload = Payload(encode_key(object_key), encode_event(event), meta)
     if line_bytes_bound(payload) > MAX_LINE_BYTES:
         raise LimitExceededError(
@@ -208,7 +222,7 @@ def encode_payload(object_key: object, event: object, record_id: object = None) 
 
 
 def encode_payloads(records: Iterable[tuple[object, object]]) -> list[Payload]:
-    """Return what pairs of object key and event say, as ``encode_payload`` does, quicker where there are many.
+    """Return what ``encode_payload`` returns for each pair of object key and event, quicker where there are many.
 
     Raises:
         InvalidKeyError, InvalidEventError, LimitExceededError: nothing was written.
@@ -221,20 +235,24 @@ def encode_payloads(records: Iterable[tuple[object, object]]) -> list[Payload]:
     return [encode_payload(object_key, event) for object_key, event in pairs]
 
 
-def _is_simple(event: object) -> bool:
-    """Return whether an event is an atom, or a dict of atoms: what needs no walk."""
+def _is_simple(event: Any) -> bool:
+    """Return whether an event is an atom, or a dict or list of atoms.
+
+    Such an event is kept if it equals its decoded self. Others need the walk of ``_require_json`` as well: an IntEnum
+    equals the int that it decodes to.
+    """
     kind = type(event)
-    if kind is not dict:
-        return kind in _ATOMS
-    members = cast("dict[object, object]", event)
-    return _ATOMS.issuperset(map(type, members.values())) and _STRINGS.issuperset(map(type, members))
+    if kind is dict:
+        return _ATOMS.issuperset(map(type, event.values())) and _STRINGS.issuperset(map(type, event))
+    if kind is list:
+        return _ATOMS.issuperset(map(type, event))
+    return kind in _ATOMS
 
 
 def _encode_simple(pairs: list[tuple[object, object]]) -> list[Payload] | None:
     """Return the payloads of simple events by one encode and one decode of all of them, or None if any is refused.
 
-    The encoder writes no newline but those between the lines. Which event is refused, and why, is for
-    ``encode_payload`` to say.
+    The encoder writes newlines only between the lines. ``encode_payload`` says which event is refused, and why.
     """
     object_keys = [object_key for object_key, _ in pairs]
     events = [event for _, event in pairs]
@@ -269,7 +287,7 @@ def _checked_id(record_id: object) -> str:
 
 def record_id_of(meta: bytes) -> str | None:
     """Return the record id that a line's meta holds, or None."""
-    if meta == b"null":
+    if meta == NO_META:
         return None
     fields = _decode_meta(meta) or {}
     record_id = fields.get("id")

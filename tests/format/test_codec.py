@@ -286,6 +286,29 @@ def test_event_of_any_kind_comes_back_the_same_or_is_refused(event: object) -> N
     assert same(decode_event(encoded), event)
 
 
+@given(event=json_values, record_id=st.none() | st.text())
+def test_payload_of_any_json_is_what_encode_event_gives(event: object, record_id: str | None) -> None:
+    payload = encode_payload("k", event, record_id)
+
+    assert payload.event == encode_event(event)
+    assert record_id_of(payload.meta) == record_id
+
+
+@given(event=odd_values)
+def test_payload_of_any_kind_comes_back_the_same_or_is_refused(event: object) -> None:
+    try:
+        encoded = encode_payload("k", event).event
+    except InvalidEventError:
+        return
+    assert same(decode_event(encoded), event)
+
+
+@pytest.mark.parametrize("event", REFUSED, ids=described)
+def test_payload_of_an_event_that_json_would_change_is_refused(event: object) -> None:
+    with pytest.raises(InvalidEventError):
+        encode_payload("k", event)
+
+
 @given(value=st.floats(allow_nan=False, allow_infinity=False))
 def test_event_of_any_float_comes_back_bit_for_bit(value: float) -> None:
     assert same(decode_event(encode_event(value)), value)
