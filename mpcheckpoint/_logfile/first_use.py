@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import CLOSING_BYTES, MAX_LINE_BYTES, EndState
 from mpcheckpoint._format.resync import last_line
+from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.page import stated_durable
-from mpcheckpoint._logfile.quarantine import write_whole
 from mpcheckpoint._logfile.replay import is_chain
 
 if TYPE_CHECKING:

@@ -22,10 +22,11 @@ from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, control_paylo
 from mpcheckpoint._format.frame import EndState, Line, Payload, encode_line, running_crc
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated, typed
+from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.header import known_control
 from mpcheckpoint._logfile.ownership import create_successor, temporary_name
 from mpcheckpoint._logfile.page import vouched_durable
-from mpcheckpoint._logfile.quarantine import keep_bytes, write_whole
+from mpcheckpoint._logfile.quarantine import keep_bytes
 from mpcheckpoint._logfile.replay import replay
 from mpcheckpoint._logfile.torn_or_corrupt import Broken, refuse_shortened, require_torn
 from mpcheckpoint.errors import CheckpointError

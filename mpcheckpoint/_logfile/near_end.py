@@ -8,7 +8,7 @@ from zlib import crc32
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import CLOSING_BYTES, MAX_LINE_BYTES, PADDING
 from mpcheckpoint._format.resync import first_end
-from mpcheckpoint._logfile.replay import CHUNK_BYTES
+from mpcheckpoint._logfile.file_bytes import chunks_of, reading
 
 if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Line
@@ -77,7 +77,7 @@ def behind_last_byte(fd: int, size: int) -> int:
 def length_and_crc(fd: int, offset: int) -> tuple[int, int]:
     """Return how many bytes stand behind ``offset``, and their CRC."""
     length = crc = 0
-    while data := system.read_at(fd, CHUNK_BYTES, offset + length):
+    for data in chunks_of(reading(fd), offset):
         crc = crc32(data, crc)
         length += len(data)
     return length, crc

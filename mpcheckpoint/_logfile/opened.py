@@ -14,6 +14,7 @@ from mpcheckpoint._format.control import control_payload
 from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, Payload, closing, encode_batch
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import typed
+from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.first_use import trusted_start, write_again
 from mpcheckpoint._logfile.header import known_control, read_header
 from mpcheckpoint._logfile.log_file import LogFile
@@ -21,7 +22,7 @@ from mpcheckpoint._logfile.notices import repaired
 from mpcheckpoint._logfile.padding import Padding
 from mpcheckpoint._logfile.page import FOLLOWED_PART, NOBODY, Page, vouched_durable
 from mpcheckpoint._logfile.places import places
-from mpcheckpoint._logfile.quarantine import keep_bytes, write_whole
+from mpcheckpoint._logfile.quarantine import keep_bytes
 from mpcheckpoint._logfile.replay import replay
 from mpcheckpoint._logfile.torn_or_corrupt import Broken, refuse_shortened, require_torn
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, FormatVersionError, WrongLogError

@@ -20,8 +20,8 @@ import msgspec
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import EndState
+from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.ownership import open_beside_log
-from mpcheckpoint._logfile.quarantine import write_whole
 
 if TYPE_CHECKING:
     from mpcheckpoint._system import FileStatus

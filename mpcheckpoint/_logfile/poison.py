@@ -13,10 +13,10 @@ import msgspec
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.header import read_header
 from mpcheckpoint._logfile.ownership import create_copy, temporary_name
 from mpcheckpoint._logfile.page import stated_poison
-from mpcheckpoint._logfile.quarantine import write_whole
 from mpcheckpoint.errors import CheckpointError, PoisonedLogError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.frame import PADDING
+from mpcheckpoint._logfile.file_bytes import chunks_of, is_padding_from, reading, write_whole
 from mpcheckpoint._logfile.ownership import create_copy, make_directory_inside
 from mpcheckpoint._types import Repair
 from mpcheckpoint.errors import StoreAccessError
@@ -18,7 +18,6 @@ from mpcheckpoint.errors import StoreAccessError
 if TYPE_CHECKING:
     from mpcheckpoint._logfile.paths import LogPaths
 
-_CHUNK_BYTES = 1024 * 1024
 _NAME = re.compile(r"(?P<gen>[0-9a-f]{32})\.(?P<offset>\d+)\.[0-9a-f]+")
 
 
@@ -33,7 +32,7 @@ def keep_bytes(
     Raises:
         OSError: if the bytes could not be kept.
     """
-    if stop is None and _is_padding(fd, offset):
+    if stop is None and is_padding_from(reading(fd), offset):
         return None
     if not make_directory_inside(paths.quarantine) and not system.is_directory(paths.quarantine):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), paths.quarantine)
@@ -69,42 +68,12 @@ def _created(path: str, paths: LogPaths) -> system.Descriptor:
         ) from error
 
 
-def _is_padding(fd: int, offset: int) -> bool:
-    while data := system.read_at(fd, _CHUNK_BYTES, offset):
-        if data.count(PADDING) != len(data):
-            return False
-        offset += len(data)
-    return True
-
-
 def _copy(source: int, offset: int, target: int, stop: int | None) -> int:
     length = 0
-    while data := system.read_at(source, _left_bytes(offset + length, stop), offset + length):
+    for data in chunks_of(reading(source), offset, stop):
         write_whole(target, data, length)
         length += len(data)
     return length
-
-
-def _left_bytes(offset: int, stop: int | None) -> int:
-    return _CHUNK_BYTES if stop is None else min(_CHUNK_BYTES, stop - offset)
-
-
-def write_whole(fd: int, data: bytes, offset: int) -> None:
-    """Write all of ``data`` at ``offset``, going on after short writes.
-
-    Raises:
-        OSError: and some of it may have been written.
-    """
-    written = system.write_at(fd, data, offset)
-    if written == len(data):
-        return
-    view = memoryview(data)
-    count = written
-    while written < len(view):
-        if count <= 0:
-            raise OSError(errno.EIO, "a write took no bytes")
-        count = system.write_at(fd, view[written:], offset + written)
-        written += count
 
 
 def list_repairs(paths: LogPaths) -> list[Repair]:

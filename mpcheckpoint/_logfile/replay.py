@@ -5,27 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import (
     CLOSING_BYTES,
     MAX_BATCH_BYTES,
     MAX_LINE_BYTES,
-    PADDING,
     Damage,
     EndState,
     running_crc,
 )
 from mpcheckpoint._format.scan import Scan, Stop, scan
+from mpcheckpoint._logfile.file_bytes import CHUNK_BYTES, chunks_of, is_padding_from, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mpcheckpoint._logfile.file_bytes import Read
+
 FIRST_READ_BYTES = 4096
-CHUNK_BYTES = 1024 * 1024
 _LARGEST_READ_BYTES = MAX_BATCH_BYTES + MAX_LINE_BYTES
 
 
-def replay(fd: int, end: EndState, data: bytes | None = None, *, padded_to: int = 0) -> Iterator[Scan]:
+def replay(
+    fd: int, end: EndState, data: bytes | None = None, *, padded_to: int = 0, read: Read | None = None
+) -> Iterator[Scan]:
     """Yield what follows ``end``, a chunk a scan; the last one tells what the log ends with.
 
     The last scan has a ``damage`` wherever something other than padding follows its ``end``: a line that is cut off is
@@ -35,15 +37,17 @@ def replay(fd: int, end: EndState, data: bytes | None = None, *, padded_to: int 
         fd: the open log.
         end: where to begin.
         data: what a read of FIRST_READ_BYTES at ``end.offset`` gave, if that was done already.
-        padded_to: an offset up to which everything behind the last line was seen to be padding before.
+        padded_to: an offset up to which everything after the last line was seen to be padding before.
+        read: reads the log, in place of what reads ``fd``.
     """
+    read = read or reading(fd)
     size = FIRST_READ_BYTES
     if data is None:
-        data = system.read_at(fd, size, end.offset)
+        data = read(size, end.offset)
     while True:
         result = scan(data, end)
         if len(data) < size or result.stop in (Stop.DAMAGED, Stop.PADDING):
-            yield _settled(fd, result, max(end.offset + len(data), padded_to))
+            yield _settled(read, result, max(end.offset + len(data), padded_to))
             return
         if result.end.offset > end.offset:
             yield result
@@ -55,7 +59,7 @@ def replay(fd: int, end: EndState, data: bytes | None = None, *, padded_to: int 
             return
         else:
             size = min(size * 8, _LARGEST_READ_BYTES)
-        data = system.read_at(fd, size, end.offset)
+        data = read(size, end.offset)
 
 
 def is_chain(fd: int, start: EndState, end: EndState) -> bool:
@@ -65,25 +69,17 @@ def is_chain(fd: int, start: EndState, end: EndState) -> bool:
     between. It tells that something is wrong, not what, or where.
     """
     crc, offset, stop = running_crc(start.stored_crc), start.offset, end.offset - CLOSING_BYTES
-    while offset < stop and (data := system.read_at(fd, min(CHUNK_BYTES, stop - offset), offset)):
+    for data in chunks_of(reading(fd), offset, stop):
         crc = crc32(data, crc)
         offset += len(data)
     return offset == stop and crc == end.stored_crc
 
 
-def _settled(fd: int, result: Scan, read_to: int) -> Scan:
+def _settled(read: Read, result: Scan, read_to: int) -> Scan:
     if result.stop is Stop.INCOMPLETE:
         damage = Damage(result.end.offset, "a whole line or batch", "the end of the file")
         return result._replace(damage=damage)
-    if result.stop is Stop.PADDING and not _only_padding_from(fd, read_to):
+    if result.stop is Stop.PADDING and not is_padding_from(read, read_to):
         damage = Damage(result.end.offset, "padding to the end of the file", "newlines, then other bytes")
         return result._replace(stop=Stop.DAMAGED, damage=damage)
     return result
-
-
-def _only_padding_from(fd: int, offset: int) -> bool:
-    while data := system.read_at(fd, CHUNK_BYTES, offset):
-        if data.count(PADDING) != len(data):
-            return False
-        offset += len(data)
-    return True

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import MAX_LINE_BYTES, Damage
 from mpcheckpoint._format.resync import lines_behind
+from mpcheckpoint._logfile.file_bytes import CHUNK_BYTES
 from mpcheckpoint.errors import CorruptLogError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Line
 
-_CHUNK_BYTES = 1024 * 1024
 # Behind a damage bytes may have been removed, so that a line calls durable what lies above its own offset now. Taken to
 # stand so much further on, none does.
 SHIFT_BYTES = 1 << 50
@@ -62,7 +62,7 @@ def provable_lines(fd: int, broken: Broken, *, shift_bytes: int = 0) -> Iterator
     crc: int | None = broken.crc
     file_bytes = system.size_of(fd)  # now: without the append lock it may grow faster than this reads
     while True:
-        size = max(_CHUNK_BYTES, len(data))  # doubling: a long line costs time in proportion to its bytes
+        size = max(CHUNK_BYTES, len(data))  # doubling: a long line costs time in proportion to its bytes
         news = system.read_at(fd, size, offset + len(data))
         data += news
         is_last = len(news) < size or offset + len(data) >= file_bytes

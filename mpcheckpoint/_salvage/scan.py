@@ -20,7 +20,6 @@ from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.control import MAX_HEADER_BYTES, Header, UnknownVersion, parse_header
 from mpcheckpoint._format.frame import (
     CLOSING_BYTES,
-    MAX_BATCH_BYTES,
     MAX_LINE_BYTES,
     PADDING,
     Damage,
@@ -32,14 +31,15 @@ from mpcheckpoint._format.frame import (
     stated_length,
     stored_crc_before,
 )
-from mpcheckpoint._format.scan import Scan, Stop, scan
+from mpcheckpoint._logfile.file_bytes import CHUNK_BYTES
+from mpcheckpoint._logfile.replay import replay
 from mpcheckpoint._logfile.torn_or_corrupt import SHIFT_BYTES, Broken, provable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CHUNK_BYTES = 1024 * 1024
-_LARGEST_READ_BYTES = MAX_BATCH_BYTES + MAX_LINE_BYTES
+    from mpcheckpoint._format.scan import Scan
+
 _OPENING = re.compile(rb'\["[0-9a-f]{8}"')
 _CLOSING = re.compile(rb'"[0-9a-f]{8}"\]\n')
 _OPENING_FIELDS = re.compile(rb'\["[0-9a-f]{8}",(?P<stamp>\d{1,16}),\d{1,18},(?P<more>\d{1,16}),')
@@ -198,48 +198,18 @@ class Walk:
 
     def _batches(self) -> Iterator[Batches]:
         """Yield the whole batches of this run that are still to come; keep what stopped them in ``_last``."""
-        size = _CHUNK_BYTES
-        while True:
-            at = self._end.offset - self._shift
-            data = self._read(size, at)
-            result = scan(data, self._end)
+        for result in replay(self._fd, self._end, read=self._read_shifted):
+            self._last = result
             if result.lines:
                 yield self._piece(result)
-            moved = result.end.offset > self._end.offset
             self._end = result.end
             self.read_to = max(self.read_to, self._end.offset - self._shift)
             if self.read_to >= self._until:
                 self._last = result._replace(damage=None)
                 return
-            if len(data) < size or result.stop in (Stop.DAMAGED, Stop.PADDING):
-                self._last = self._settled(result, at + len(data))
-                return
-            if moved:
-                size = _CHUNK_BYTES
-            elif size >= _LARGEST_READ_BYTES:
-                damage = Damage(
-                    self._end.offset, f"a batch of at most {MAX_BATCH_BYTES} bytes", "no end of it"
-                )
-                self._last = result._replace(stop=Stop.DAMAGED, damage=damage)
-                return
-            else:
-                size = min(size * 8, _LARGEST_READ_BYTES)
 
-    def _settled(self, result: Scan, read_to: int) -> Scan:
-        if result.stop is Stop.INCOMPLETE:
-            damage = Damage(result.end.offset, "a whole line or batch", "the end of the file")
-            return result._replace(damage=damage)
-        if result.stop is Stop.PADDING and not self._is_padding_from(read_to):
-            damage = Damage(result.end.offset, "padding to the end of the file", "newlines, then other bytes")
-            return result._replace(stop=Stop.DAMAGED, damage=damage)
-        return result
-
-    def _is_padding_from(self, offset: int) -> bool:
-        while data := self._read(_CHUNK_BYTES, offset):
-            if data.count(PADDING) != len(data):
-                return False
-            offset += len(data)
-        return True
+    def _read_shifted(self, size: int, offset: int) -> bytes:
+        return self._read(size, offset - self._shift)
 
     def _piece(self, result: Scan) -> Batches:
         lines = Lines.of(result.lines)
@@ -319,7 +289,7 @@ class Walk:
         here = stored_crc_before(self._read(CLOSING_BYTES, broken.at - CLOSING_BYTES), CLOSING_BYTES)
         ends = self._ends if here is None else [*self._ends, _End(here, self._run, broken.at != start)]
         base = broken.at if before is None else max(broken.at, before - MAX_LINE_BYTES)
-        data = system.read_at(self._fd, _CHUNK_BYTES if before is None else before - base, base)
+        data = system.read_at(self._fd, CHUNK_BYTES if before is None else before - base, base)
         stops = [match.end() for match in _CLOSING.finditer(data)] if before is None else [len(data)]
         for stop in stops:
             line_start = data.rfind(PADDING, 0, stop - 1) + 1

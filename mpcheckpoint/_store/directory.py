@@ -19,6 +19,7 @@ from mpcheckpoint._format.control import encode_header
 from mpcheckpoint._format.names import LOG_SUFFIX, older_name
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.header import read_header, wrong_log
 from mpcheckpoint._logfile.ownership import (
     create_log,
@@ -35,7 +36,6 @@ from mpcheckpoint._logfile.paths import (
     store_directory,
 )
 from mpcheckpoint._logfile.places import places
-from mpcheckpoint._logfile.quarantine import write_whole
 from mpcheckpoint.errors import (
     CheckpointError,
     LockTimeoutError,

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._logfile.quarantine import write_whole
+from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._maintenance.places.append_rate import NoWriterError, append_rates
 from mpcheckpoint._maintenance.places.findings import BAD, OK, WARN, Finding
 from mpcheckpoint._system.words import PolledWord
