@@ -6,7 +6,7 @@ import os
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from mpcheckpoint._cli.record_lines import one_line
+from mpcheckpoint._cli.terminal import one_line
 from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint.errors import CheckpointError
 

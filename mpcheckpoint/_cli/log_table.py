@@ -1,4 +1,4 @@
-"""The table of logs on a terminal: one line a log, however narrow the terminal is."""
+"""The table of ``ls`` on a terminal: one line a log, however narrow the terminal is."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mpcheckpoint._cli.times import TimeForm
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mpcheckpoint._cli.ls_command import Column
+    from mpcheckpoint._cli.ls_columns import Column
     from mpcheckpoint.maintenance import LogSurvey
 
 _STYLES = {"corrupt": "bold red", "unreadable": "bold red", "poisoned": "red", "torn": "yellow"}
-# A name is not cut to less, as long as there is anything else that can be left out.
+# Names keep this width while columns can still be left out.
 _LEAST_NAME = 12
 _LEAST_WHEN_NARROW = 6
-# What is left out first where nothing else helps: the rest tells more.
+# The columns that go first: the others tell more.
 _DISPENSABLE = ("FIRST", "SYNCS", "APPENDS", "OBJECTS", "REPAIRS", "WAITERS", "HOLDER")
 
 
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
 
 
 def layouts() -> Iterator[Layout]:
-    """Yield the ways to print it: first the times get shorter, then names, then headings; then columns go."""
+    """Yield the ways to print the table: times get shorter first, then names, then headings; then columns go."""
     for form in TimeForm:
         yield Layout(form)
     yield Layout(TimeForm.AGE, least_name=_LEAST_NAME)
@@ -57,14 +57,14 @@ class Table:
         self.widths = [max(map(cell_len, cells)) for cells in zip(*self.rows, strict=True)]
 
     def fits(self, width: int) -> bool:
-        """Return whether it takes no more than so many columns, after names were cut where the layout has that."""
+        """Cut names if the layout allows it, and return whether the table fits into the width."""
         over = sum(self.widths) + self.gap * (len(self.widths) - 1) - width
         if self.least_name is not None:
             over = self._cut(over)
         return over <= 0
 
     def _cut(self, over: int) -> int:
-        """Make the widest names narrower by ``over`` columns in all; return by how many that failed."""
+        """Cut the widest names by ``over`` columns in all; return how many columns are still too many."""
         names = [number for number, column in enumerate(self.columns) if column.is_name]
         while over > 0:
             widest = max(names, key=lambda number: self.widths[number])
@@ -75,7 +75,7 @@ class Table:
         return over
 
     def lines(self) -> Iterator[Text]:
-        """Yield the lines, without their ends."""
+        """Yield the lines, without newlines."""
         for number, row in enumerate(self.rows):
             line = Text(no_wrap=True, overflow="crop", end="", style="bold" if number == 0 else "")
             for column, cell, width in zip(self.columns, row, self.widths, strict=True):
@@ -87,7 +87,7 @@ class Table:
 
 
 def fitting_table(columns: Sequence[Column], logs: Sequence[LogSurvey], width: int) -> Table:
-    """Return the roomiest table that takes at most so many columns; the narrowest, where none does."""
+    """Return the roomiest table that fits into the width; the narrowest if none fits."""
     tables = (Table(columns, logs, layout) for layout in layouts())
     table = next(tables)
     while not table.fits(width):

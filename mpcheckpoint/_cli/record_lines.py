@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from mpcheckpoint import Record
 
 
-def one_line(text: str) -> str:
-    """Return a name that may hold anything as it is shown in a line."""
-    return safe(text.replace("\n", "\\n").replace("\t", "\\t"))
-
-
 def event_text(event: Any) -> str:
     """Return an event as it is shown in a line: JSON."""
     return safe(msgspec.json.encode(event).decode())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
-from mpcheckpoint._cli.record_lines import event_text, one_line, record_fields
+from mpcheckpoint._cli.record_lines import event_text, record_fields
 from mpcheckpoint._cli.show_lines import PIPED, Shape, terminal_shape
 from mpcheckpoint._cli.terminal import (
     EXIT_FAILED,
@@ -16,6 +16,7 @@ from mpcheckpoint._cli.terminal import (
     EXIT_USAGE,
     flush_out,
     json_line,
+    one_line,
     say,
     say_error,
     write_out,

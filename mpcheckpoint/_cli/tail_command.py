@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
-from mpcheckpoint._cli.record_lines import event_text, one_line, record_fields
+from mpcheckpoint._cli.record_lines import event_text, record_fields
 from mpcheckpoint._cli.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -17,6 +17,7 @@ from mpcheckpoint._cli.terminal import (
     end_by_broken_pipe,
     flush_out,
     json_line,
+    one_line,
     say_error,
     write_out,
 )

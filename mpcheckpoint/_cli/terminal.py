@@ -1,4 +1,4 @@
-"""What people see: lines on standard error, names made safe to show, and the exit codes."""
+"""What people see: lines on standard error, text that is safe to show, and the exit codes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import msgspec
 from mpcheckpoint.errors import shell_text
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from mpcheckpoint.errors import CheckpointError
 
 EXIT_OK = 0
@@ -22,16 +24,21 @@ EXIT_USAGE = 2
 EXIT_SHORTAGE = os.EX_TEMPFAIL
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
-# What could move the cursor, colour or rename a terminal: everything below the blank but newline and tab, and C1. And
-# what no terminal can show: the bytes of a path that are no UTF-8, as Python stands them in for.
+# Control characters could move the cursor or change colours and titles: all below the blank but newline and tab, and
+# C1. Surrogates stand for bytes of a path that are no UTF-8; no terminal can show them.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-_STAND_INS = re.compile(r"[\ud800-\udfff]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PASSWORD = re.compile(r"(:/[^\s:@]*):\S*@")
 _PASSWORD_FIELD = re.compile(r"(?i)([?&](?:password|passwd|pwd|secret|token)=)[^&\s'\")]*")
 
 
+def is_screen(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def say(line: str) -> None:
-    """Print a line on standard error, made safe; where nobody reads it any more, that is no reason to stop."""
+    """Print a line on standard error, made safe. If nobody reads it any more, go on all the same."""
     try:
         print(safe(line), file=sys.stderr, flush=True)  # noqa: T201 - this is what prints
     except OSError:
@@ -49,12 +56,12 @@ def counted(number: int, noun: str) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """Return the word for so many of them."""
+    """Return the noun in the form that fits the number."""
     return noun if number == 1 else f"{noun}s"
 
 
 def items_done(done: int, total: int | None) -> str:
-    """Return how many items are done, and of how many, where that is known."""
+    """Return how many items are done, and of how many if that is known."""
     if total is None:
         return f"{done} {plural(done, 'item')} done"
     return f"{done} of {total} {plural(total, 'item')} done"
@@ -65,23 +72,28 @@ def safe(text: str) -> str:
     return _UNSAFE.sub(_escaped, text)
 
 
+def one_line(text: str) -> str:
+    """Return a text, which may hold anything, as one line that is safe to show."""
+    return safe(text.replace("\n", "\\n").replace("\t", "\\t"))
+
+
 def _escaped(match: re.Match[str]) -> str:
-    # Of a byte that stands for itself Python makes U+DC80 to U+DCFF.
+    # Python turns a byte that is no UTF-8 into U+DC80 to U+DCFF.
     return f"\\x{ord(match[0]) & 0xFF:02x}"
 
 
 def without_passwords(text: str) -> str:
-    """Return a message about what was given, without the passwords of URLs in it: click repeats what it refuses."""
+    """Return a message without the passwords of URLs: click repeats what it refuses."""
     return _PASSWORD_FIELD.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
 
 
 def json_line(value: object) -> bytes:
-    """Return a value as one line of JSON; bytes of paths that are no UTF-8 as ``\\xNN``."""
+    """Return a value as one line of JSON. Bytes of paths that are no UTF-8 become ``\\xNN``."""
     try:
         return msgspec.json.encode(value) + b"\n"
     except UnicodeEncodeError:
         text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False, separators=(",", ":"))
-        return _STAND_INS.sub(lambda match: "\\" + _escaped(match), text).encode() + b"\n"
+        return _SURROGATE.sub(lambda match: "\\" + _escaped(match), text).encode() + b"\n"
 
 
 def write_out(data: bytes) -> None:
@@ -97,7 +109,7 @@ def write_out(data: bytes) -> None:
 
 
 def flush_out() -> None:
-    """See to it that standard output has all that was written.
+    """Flush standard output.
 
     Raises:
         OutputError: it cannot be written.
@@ -109,7 +121,7 @@ def flush_out() -> None:
 
 
 def end_by_broken_pipe() -> NoReturn:
-    """Die quietly, as others do when the reader of their output has gone."""
+    """Die quietly, as other programs do when the reader of their output has gone."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGPIPE)
     os._exit(128 + signal.SIGPIPE)  # where the signal is blocked

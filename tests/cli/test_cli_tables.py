@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.fitting import cut_end, cut_middle, fitted
 from mpcheckpoint._cli.log_table import fitting_table
-from mpcheckpoint._cli.ls_command import _COLUMNS, _MORE_COLUMNS
+from mpcheckpoint._cli.ls_columns import LONG_COLUMNS
 from mpcheckpoint._cli.times import TimeForm, age, in_form, parse_time
 from mpcheckpoint.maintenance import LogSurvey
 from support.capabilities import require
@@ -138,7 +138,7 @@ def test_layout_shortens_times_first_then_names_then_headings_then_leaves_out() 
     log = LogSurvey(LONG, "path", ("whole",), records=1234567, first_us=1, last_us=1, size_bytes=10**9)
     headings, times, names = [], [], []
     for width in range(250, 39, -1):
-        table = fitting_table((*_COLUMNS, *_MORE_COLUMNS), [log], width)
+        table = fitting_table(LONG_COLUMNS, [log], width)
         assert sum(cell_len(line.plain) > width for line in table.lines()) == 0
         heads, row = table.rows
         cells = dict(zip(heads, row, strict=True))
