@@ -104,14 +104,14 @@ class LogWriter:
             found = guard() if guard is not None else None
             # A record that was found may be visible and not yet durable: what the log holds now is to be covered.
             try:
-                end = log.end if found is not None else log.append(payloads)
+                end = log.end.state if found is not None else log.append(payloads)
             except OSError as error:
                 if not log.file.is_lost_by(error):
                     raise
                 self.establish(log)
                 end = log.append(payloads)
             self.appends += 1
-            return Appended(log, end, log.beginning, found)
+            return Appended(log, end, log.end.beginning, found)
 
         return self.exclusive(timeout_s, under_lock)
 
@@ -149,9 +149,7 @@ class LogWriter:
     def position_of(self, appended: Appended) -> Position:
         """Return the position right after the record that was appended, or found."""
         offset, _, stamp_us = appended.end
-        return appended.found or Position(
-            self.paths.log_key, appended.log.header.generation, offset, stamp_us
-        )
+        return appended.found or Position(self.paths.log_key, appended.log.generation, offset, stamp_us)
 
     # --- the lock, and the log that stands there under it -----------------------------------------------------
 
@@ -260,7 +258,7 @@ class LogWriter:
             if log.file.is_intact():
                 raise
         else:
-            if status[:2] == log.file.identity and log.beginning is appended.beginning:
+            if status[:2] == log.file.identity and log.end.beginning is appended.beginning:
                 return status.links == 0
         # Somebody closed the descriptor, and other threads or processes have synced the log.
         return self._is_replaced_by_now(appended, position)
@@ -280,10 +278,10 @@ class LogWriter:
             raise
         except CheckpointError as failure:
             raise outcome_unknown(self.paths, f"{cause} ({failure.message})", position) from failure
-        if there.log.header.generation != position.generation:
+        if there.log.generation != position.generation:
             return True
         # Closed before it was written, it went into whatever file had got the number.
-        if there.end.offset < appended.end.offset or not there.log.bears_out(appended.end):
+        if there.end.offset < appended.end.offset or not there.log.end.bears_out(appended.end):
             raise outcome_unknown(self.paths, f"{cause}, and the record is not in it", position)
         return False
 
@@ -346,7 +344,7 @@ class LogWriter:
     def known_durable(self, generation: str) -> int:
         """Return the offset below which this process knows that generation to be durable; 0 if it knows nothing."""
         log = self.log
-        return log.known_durable if log is not None and log.header.generation == generation else 0
+        return log.end.known_durable if log is not None and log.generation == generation else 0
 
     @property
     def syncs(self) -> int:
@@ -356,7 +354,7 @@ class LogWriter:
     def _as_it_is(self, log: OpenLog | None) -> Appended:
         log = log or self.opened()
         self.establish(log)
-        return Appended(log, log.end, log.beginning)
+        return Appended(log, log.end.state, log.end.beginning)
 
     # --- fork -------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ def switch_generation(paths: LogPaths, old: OpenLog) -> None:
     """
     temporary = temporary_name(paths.log)
     try:
-        copy = GenerationCopy(paths, temporary, old.header)
+        copy = GenerationCopy(paths, temporary, old.end.header)
         _take(copy, paths, old)
         system.sync_data(copy.fd)
         old.require_lock()  # else others have appended to what was copied, and had it acknowledged
@@ -77,15 +77,15 @@ def switch_generation(paths: LogPaths, old: OpenLog) -> None:
 
 def _take(copy: GenerationCopy, paths: LogPaths, old: OpenLog) -> None:
     """Copy the records of ``old``, and move ``old.end`` to where they end."""
-    for result in replay(old.file.fd, old.header.end):
+    for result in replay(old.file.fd, old.end.header.end):
         copy.add(result.lines)
-        old.end = result.end
+        old.end.move_to(result.end)
         if result.damage is not None:
             _keep_torn_end(paths, old, result)
     refuse_shortened(
         old.file.fd,
-        old.end.offset,
-        known_durable=old.known_durable,
+        old.end.state.offset,
+        known_durable=old.end.known_durable,
         path=paths.log,
         log_key=paths.log_key,
     )
@@ -95,9 +95,9 @@ def _take(copy: GenerationCopy, paths: LogPaths, old: OpenLog) -> None:
 def _keep_torn_end(paths: LogPaths, old: OpenLog, result: Scan) -> None:
     assert result.damage is not None
     broken = Broken(result.damage, result.broken_at, result.broken_crc)
-    known = max(old.known_durable, vouched_durable(paths.page, old.header.generation, old.file.fd))
+    known = max(old.end.known_durable, vouched_durable(paths.page, old.end.header.generation, old.file.fd))
     require_torn(old.file.fd, broken, known_durable=known, path=paths.log, log_key=paths.log_key)
-    repair = keep_bytes(old.file.fd, paths, old.header.generation, result.damage.offset)
+    repair = keep_bytes(old.file.fd, paths, old.end.header.generation, result.damage.offset)
     if repair is not None:
         old.file.notices.append(
             f"kept {repair.length_bytes} torn byte{'' if repair.length_bytes == 1 else 's'} of log "

@@ -97,7 +97,7 @@ class GroupCommit:
         turn = self.turn.lock
         if turn._is_owned():  # in a signal handler of the thread that is syncing
             return self._make_durable(log, offset)
-        while log.durable < offset or log.file.is_poisoned:
+        while log.end.durable < offset or log.file.is_poisoned:
             try:
                 if turn.acquire(blocking=False):
                     return self._make_durable(log, offset)
@@ -116,13 +116,13 @@ class GroupCommit:
     def _make_durable(self, log: OpenLog, offset: int) -> FileStatus | None:
         if log.file.is_poisoned:
             raise sync_failed()
-        if log.durable >= offset:
+        if log.end.durable >= offset:
             return None
         page = log.page
         if page is None or log.is_alone:
             # Nobody wrote between our last two appends: nobody waits for us, and a process that comes now leads a
             # group. Its sync and ours may run side by side. Without a page everybody syncs alone.
-            return log.sync(log.end.offset)
+            return log.sync(log.end.state.offset)
         return self._sync_together(log, page, offset)
 
     # --- in a group -------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class GroupCommit:
             page.words[group % 2].wait(known.words[group % 2], _LOOK_AGAIN_S)
         # A stopped leader must stop nobody. Nothing is published: the next leader does.
         self._is_patient = False
-        return log.sync(log.end.offset)
+        return log.sync(log.end.state.offset)
 
     def _is_covered(self, log: OpenLog, known: Known, offset: int) -> bool:
         """Return whether somebody's sync has covered ``offset``.
@@ -155,7 +155,7 @@ class GroupCommit:
             raise sync_failed()
         if known.durable < offset:
             return False
-        log.durable = max(log.durable, known.durable)
+        log.end.note_durable(known.durable)
         self._is_patient = True
         return True
 
@@ -199,16 +199,16 @@ class GroupCommit:
             return False
 
     def _lead(self, log: OpenLog, page: Page, known: Known, group: int) -> None:
-        end = log.end.offset  # read before the sync begins, as is what others left
+        end = log.end.state.offset  # read before the sync begins, as is what others left
         left = page.read().end
         # A power cut, or a backup, can leave an end in the page that the log has not reached: the log bears it out.
-        if left is not None and left.offset > end and log.bears_out(left):
+        if left is not None and left.offset > end and log.end.bears_out(left):
             end = left.offset
         page.begin_group(group, end)
         try:
             log.sync(end)
         finally:
-            page.publish_group(max(log.durable, known.durable), known, group)
+            page.publish_group(max(log.end.durable, known.durable), known, group)
 
     # --- fork -------------------------------------------------------------------------------------------------
 

@@ -13,25 +13,18 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import control_payload
 from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, Payload, closing, encode_batch
 from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.end import LogEnd
 from mpcheckpoint._logfile.faults import typed
 from mpcheckpoint._logfile.file_bytes import write_whole
-from mpcheckpoint._logfile.first_use import trusted_start, write_again
-from mpcheckpoint._logfile.header import known_control, read_header
 from mpcheckpoint._logfile.log_file import LogFile
-from mpcheckpoint._logfile.notices import repaired
 from mpcheckpoint._logfile.padding import Padding
-from mpcheckpoint._logfile.page import FOLLOWED_PART, NOBODY, Page, vouched_durable
-from mpcheckpoint._logfile.places import places
-from mpcheckpoint._logfile.quarantine import keep_bytes
-from mpcheckpoint._logfile.replay import replay
-from mpcheckpoint._logfile.torn_or_corrupt import Broken, refuse_shortened, require_torn
+from mpcheckpoint._logfile.page import FOLLOWED_PART, NOBODY, Page
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, FormatVersionError, WrongLogError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from mpcheckpoint._format.frame import Line
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._logfile.poison import Poison
     from mpcheckpoint._system import FileStatus
@@ -44,13 +37,7 @@ _MOST_UNPUBLISHED = 15
 class OpenLog:
     """One generation of a log, as this process appends to it.
 
-    Invariant: every byte below ``durable`` is on disk: a sync covered it that returned, in this process or in one that
-    said so, in a line that this process validated or in the page. A whole batch ends at ``durable``.
-
-    Invariant: a whole batch ends at ``end``. Every byte between ``durable`` at the first use and ``end`` was validated:
-    by this process, or by the writer that left the end in the page, where the log's own bytes bear that out.
-
-    Concurrency: under the append lock, but for ``sync``, ``bears_out`` and reading attributes.
+    Concurrency: under the append lock, but for ``sync`` and reading attributes.
     """
 
     def __init__(
@@ -79,57 +66,46 @@ class OpenLog:
         self.require_lock = require_lock
         self._writer_id = writer_id
         self.file = LogFile(paths)
-        self.header = read_header(self.file.fd, paths.log, log_key=paths.log_key)
-        self.end = self.header.end
-        self.durable = self.header.end.offset
+        self.end = LogEnd(paths, self.file, require_lock)
         self.page: Page | None = None
-        # Another object whenever the end was found from the header on: the file was opened, or read, anew.
-        self.beginning = object()
         # Whether nobody else wrote between the last two appends of this process.
         self.is_alone = False
         # Whether a follower waits to be woken by the next append.
         self.is_followed = False
-        # What was known to be durable before the file was found changed.
-        self._floor = 0
-        self._is_used = False
-        self._is_sealed = False
-        # Up to where there is padding, for all we know, and up to where this process has seen it.
-        self._allocated = 0
-        self._seen_padding = 0
         self._padding = Padding()
         # What this process left in the page, and how often it has appended since without publishing.
         self._left = b""
         self._unpublished = 0
 
     @property
-    def known_durable(self) -> int:
-        """The offset below which this process knows the bytes to be durable, also while it begins anew."""
-        return max(self.durable, self._floor)
+    def generation(self) -> str:
+        """Which generation of the log this is."""
+        return self.end.header.generation
 
     @property
     def has_padding(self) -> bool:
         """Whether there is padding after the end, as far as this process knows."""
-        return self._allocated > self.end.offset
+        return self.end.allocated > self.end.state.offset
 
     # --- where it ends ----------------------------------------------------------------------------------------
 
     def find_end(self) -> Repair | None:
-        """Bring ``end`` up to date, repairing a torn end.
+        """Bring ``end`` up to date, repairing a torn end; return what was cut off, if anything.
 
         Raises:
             CorruptLogError, PoisonedLogError: nothing was changed.
             OSError: nothing was cut.
         """
-        page, file = self.page, self.file
-        if page is not None and self._is_used and not (file.is_poisoned or file.is_lost):
+        page, file, end = self.page, self.file, self.end
+        if page is not None and end.is_used and not (file.is_poisoned or file.is_lost):
             look = page.look()
             # If the page is as this process left it, nobody wrote since.
             self.is_alone = look.startswith(self._left) and self._left != b"" and not page.is_poisoned(look)
             if self.is_alone or self._takes_over(page, look):
                 self.is_followed = look[FOLLOWED_PART] != NOBODY and page.is_followed(look)
                 # A write begins right after the end. If there is no byte, or padding, nothing was written.
-                closes = closing(self.end.stored_crc)
-                data = self._bytes_at(self.end.offset - CLOSING_BYTES, CLOSING_BYTES + 1)
+                closes = closing(end.state.stored_crc)
+                data = end.bytes_at(end.state.offset - CLOSING_BYTES, CLOSING_BYTES + 1)
                 if data == closes + PADDING or data == closes:
                     return None
         self.is_alone = False
@@ -144,161 +120,42 @@ class OpenLog:
         return repair
 
     def _takes_over(self, page: Page, look: bytes) -> bool:
-        """Take over what another writer left in the page, if the log's own bytes bear it out.
-
-        Return False if it has to be read from the last end that this process is sure of.
-        """
+        """Take over what another writer left in the page; return False if the log has to be read instead."""
         hints = page.hints_in(look)
-        end = hints.end
         # An end before ours: an old page, or somebody changed the log by hand.
-        if end is None or hints.is_poisoned or end.offset < self.end.offset:
+        if hints.end is None or hints.is_poisoned or hints.end.offset < self.end.state.offset:
             return False
-        if end != self.end:
-            if end.offset == self.end.offset or not self.bears_out(end):
-                return False
-            self._is_sealed = False  # a writer that seals a generation leaves no end in the page
-            self.end = end
-        self._allocated = hints.allocated
-        if hints.durable > end.offset:
+        if not self.end.take_over(hints.end, hints.allocated, hints.durable):
+            return False
+        if hints.durable > hints.end.offset:
             self._reset_page()
-        else:
-            self.durable = max(self.durable, hints.durable)
         self.is_alone = hints.writer == self._writer_id
         return True
 
-    def bears_out(self, end: EndState) -> bool:
-        """Return whether a line of the log ends there, with that crc."""
-        return self._bytes_at(end.offset - CLOSING_BYTES, CLOSING_BYTES) == closing(end.stored_crc)
-
-    def _bytes_at(self, offset: int, length: int) -> bytes:
-        """Return bytes of the log; none where they cannot be read, be it that somebody closed the file."""
-        try:
-            return system.read_at(self.file.fd, length, offset)
-        except OSError:
-            return b""
-
     def _find_end_in_log(self) -> Repair | None:
         """Bring ``end`` up to date from the log's own bytes alone."""
+        end = self.end
         if self.file.is_poisoned:
             raise self._poison.refusal("an earlier sync by this process failed")
-        if not self.file.is_intact():
+        is_another = not self.file.is_intact()
+        if is_another:
             self.require_lock()
             self.file.reopen()
-            return self._start_again()
-        self._poison.refuse(self.header.generation)
+        if is_another or (end.is_used and not end.bears_out(end.state)):
+            end.begin_again()
+            self.page = None  # it may be about another generation
+        self._poison.refuse(self.generation)
         self._open_page()
-        if not self._is_used:
-            return self._first_use()
-        repair = self._catch_up()
+        repair = (end.catch_up if end.is_used else end.first_use)(self._sync_in_turn)
         self._reset_page()
         return repair
-
-    def _catch_up(self) -> Repair | None:
-        """Validate what others wrote after ``end``."""
-        fd = self.file.fd
-        data = system.read_at(fd, CLOSING_BYTES + 1, self.end.offset - CLOSING_BYTES)
-        if data[:CLOSING_BYTES] != closing(self.end.stored_crc):
-            return self._start_again()
-        rest = data[CLOSING_BYTES:]
-        # A write begins right after the end. So if there is still padding of which all was seen, nothing was written.
-        if not rest or (rest == PADDING and self.end.offset < self._seen_padding):
-            return None
-        for result in replay(fd, self.end):
-            self._take_note(result.lines)
-            self.end = result.end
-            if result.damage is not None:
-                return self._cut_torn_end(Broken(result.damage, result.broken_at, result.broken_crc))
-        self._allocated = self._seen_padding = system.size_of(fd)
-        return None
-
-    def _take_note(self, lines: Sequence[Line]) -> None:
-        for line in lines:
-            self._is_sealed = False
-            if line.object_key is None:
-                self._is_sealed = known_control(line, self._paths.log) == "sealed"
-        if lines:
-            clock.observe(lines[-1].stamp_us)
-
-    def _first_use(self) -> Repair | None:
-        """Prove and make durable what this process finds before it appends for the first time.
-
-        What reads well need not be on disk: its writer may have died before its sync, and pages that a failed sync
-        marked clean read well, sync "successfully", and are lost with the power. So every byte of which no valid line
-        says that it is durable is validated, written once more in place, and synced. On ext4 a sync into preallocated
-        space does not carry the log's name with it, so the directories come first.
-
-        The cost is the unsynced part of the log; without a page that vouches for it, one pass over its bytes.
-        """
-        fd = self.file.fd
-        system.sync_directory(self._paths.directory)
-        places.make_names_durable(self._paths.directory)
-        start, notices = trusted_start(fd, self.header, self._paths)
-        self.file.notices += notices
-        self.durable, self.end = start.offset, start
-        repair = self._catch_up()
-        refuse_shortened(
-            fd,
-            self.end.offset,
-            known_durable=self._floor,
-            path=self._paths.log,
-            log_key=self._paths.log_key,
-        )
-        if start.offset < self.end.offset:
-            write_again(fd, start.offset, self.end.offset)
-            self._sync_in_turn()
-        self.durable = self.end.offset
-        self._reset_page()
-        self._is_used = True
-        return repair
-
-    def _start_again(self) -> Repair | None:
-        """Find the end from the header on: other bytes stand before it than this process validated.
-
-        Somebody changed the file by hand. To append at the old end would leave a hole, or lines that nothing leads to.
-        """
-        header = read_header(self.file.fd, self._paths.log, log_key=self._paths.log_key)
-        self._is_used = False  # a first use that fails is to be done again, floor and all
-        self._poison.refuse(header.generation)
-        is_same = header.generation == self.header.generation  # of another one nothing is known
-        self._floor = max(self._floor, self.durable) if is_same else 0
-        self.header = header
-        self.beginning = object()
-        self.page = None  # it may be about another generation
-        self._open_page()
-        return self._first_use()
 
     def reopen_if_lost(self) -> None:
         """See to it that the descriptor is that of the log, for a recovery, which takes the log as it is."""
         if not self.file.is_intact():
             self.require_lock()
             self.file.reopen()
-            self._is_used = False
-
-    def _cut_torn_end(self, broken: Broken) -> Repair | None:
-        """Cut a torn end off, and keep the bytes.
-
-        Why this loses nothing: we hold the append lock, so no write is in progress; the bytes are judged torn, so no
-        one was ever told that they are safe; and they are durable in quarantine before they leave the log.
-        """
-        fd, offset = self.file.fd, broken.damage.offset
-        vouched = vouched_durable(self._paths.page, self.header.generation, fd)
-        require_torn(
-            fd,
-            broken,
-            known_durable=max(self.durable, self._floor, vouched),
-            path=self._paths.log,
-            log_key=self._paths.log_key,
-        )
-        repair = keep_bytes(fd, self._paths, self.header.generation, offset)
-        # Crash: before the truncation both copies exist, and the next writer repairs again; after it,
-        # unsynced, the torn bytes may come back with the power, and the next writer repairs again.
-        self.require_lock()
-        system.truncate(fd, offset)
-        self._allocated = self._seen_padding = offset
-        self._sync_in_turn()
-        if repair is not None:
-            self.file.notices.append(repaired(repair))
-        return repair
+            self.end.distrust()
 
     # --- the page ---------------------------------------------------------------------------------------------
 
@@ -307,22 +164,23 @@ class OpenLog:
         if self.page is not None and self.page.is_at(self._paths.page):
             return
         try:
-            self.page = Page(self._paths.page, self.header.generation, self.file.status)
+            self.page = Page(self._paths.page, self.generation, self.file.status)
         except OSError:
             self.page = None
 
     def _reset_page(self) -> None:
         """See to it that no stale word, or end, stands in the page when the log grows past it: it would be believed."""
         if self.page is not None:
-            self.page.publish_end(self.end, self._allocated, NOBODY, self.durable)
+            self.page.publish_end(self.end.state, self.end.allocated, NOBODY, self.end.durable)
 
     def _publish_end(self) -> None:
         if self.is_alone and self._unpublished < _MOST_UNPUBLISHED:
             self._unpublished += 1
         elif self.page is not None:
+            end = self.end
             # A sole writer publishes its durable offset with its next record, which saves a write.
-            durable = self.durable if self.is_alone else None
-            self._left = self.page.publish_end(self.end, self._allocated, self._writer_id, durable)
+            durable = end.durable if self.is_alone else None
+            self._left = self.page.publish_end(end.state, end.allocated, self._writer_id, durable)
             self._unpublished = 0
 
     # --- write ------------------------------------------------------------------------------------------------
@@ -335,53 +193,53 @@ class OpenLog:
         Raises:
             WriteFailedError: nothing was appended.
         """
-        if self._is_sealed:
+        if self.end.is_sealed:
             # The process that sealed this generation died before it put the next one in its place: we hold the append
             # lock, which a switch holds throughout, and this file is still the log.
             self._write([control_payload("unsealed")])
-            self._is_sealed = False
-        end = self._write(payloads)
+        state = self._write(payloads)
         self._publish_end()
-        return end
+        return state
 
     def _write(self, payloads: list[Payload]) -> EndState:
-        before = self.end
-        data, end = encode_batch(
+        end, before = self.end, self.end.state
+        data, after = encode_batch(
             payloads,
             end=before,
             stamp_us=clock.next(before.stamp_us),
-            durable=min(self.durable, before.offset),
+            durable=min(end.durable, before.offset),
         )
-        if end.offset <= self._allocated or not self._is_written_with_padding(data, end):
-            try:
-                if system.write_at(self.file.fd, data, before.offset) != len(data):
-                    # From the start: the same bytes in the same place.
-                    write_whole(self.file.fd, data, before.offset)
-            except BaseException as error:
-                self._settle_interrupted(data, end, error)
-                if isinstance(error, OSError) and not isinstance(error, CheckpointError):
-                    raise typed(error, doing="appending to", path=self._paths.log) from error
-                raise
-        self.end = end
-        return end
+        if after.offset > end.allocated and self._is_written_with_padding(data, after):
+            return after
+        try:
+            if system.write_at(self.file.fd, data, before.offset) != len(data):
+                # From the start: the same bytes in the same place.
+                write_whole(self.file.fd, data, before.offset)
+        except BaseException as error:
+            self._settle_interrupted(data, after, error)
+            if isinstance(error, OSError) and not isinstance(error, CheckpointError):
+                raise typed(error, doing="appending to", path=self._paths.log) from error
+            raise
+        end.move_to(after)
+        return after
 
-    def _is_written_with_padding(self, data: bytes, end: EndState) -> bool:
+    def _is_written_with_padding(self, data: bytes, after: EndState) -> bool:
         """Write a batch and padding after it; return False if that is not wanted, or there is no room for both, and
         neither is there."""
         padding_bytes = self._padding.wanted_bytes(self.file.fd)
         if not padding_bytes:
             return False
         try:
-            write_whole(self.file.fd, data + PADDING * padding_bytes, self.end.offset)
+            write_whole(self.file.fd, data + PADDING * padding_bytes, self.end.state.offset)
         except BaseException as error:
-            self._settle_interrupted(data, end, error)
+            self._settle_interrupted(data, after, error)
             if isinstance(error, OSError):
-                return self.end is end  # to have no padding is no error
+                return self.end.state is after  # to have no padding is no error
             raise
-        self._allocated = self._seen_padding = end.offset + padding_bytes
+        self.end.move_to(after, after.offset + padding_bytes)
         return True
 
-    def _settle_interrupted(self, data: bytes, end: EndState, error: BaseException) -> None:
+    def _settle_interrupted(self, data: bytes, after: EndState, error: BaseException) -> None:
         """Truncate back an incomplete write; leave a complete one, which others may have seen already.
 
         Rejected: quarantine for these bytes. They are our own, nobody was told of them, and on a full disk there would
@@ -389,16 +247,16 @@ class OpenLog:
         """
         if isinstance(error, OSError) and error.errno == errno.EBADF:
             return  # somebody closed the file: nothing was written, and nothing can be undone
-        fd, offset = self.file.fd, self.end.offset
+        fd, before = self.file.fd, self.end.state
         try:
-            if system.read_at(fd, len(data), offset) == data:
-                self.end = end
+            if system.read_at(fd, len(data), before.offset) == data:
+                self.end.move_to(after)
                 error.add_note(
-                    f"mpcheckpoint: the record was written; it ends at {end.offset} in {self._paths.log}"
+                    f"mpcheckpoint: the record was written; it ends at {after.offset} in {self._paths.log}"
                 )
             elif self.file.is_intact():  # else it is not our file that would be cut
-                system.truncate(fd, offset)
-                self._allocated = self._seen_padding = offset
+                system.truncate(fd, before.offset)
+                self.end.move_to(before, before.offset)
         except OSError as undo_error:
             self.file.notices.append(f"could not undo a partial write to {self._paths.log}: {undo_error}")
 
@@ -408,31 +266,32 @@ class OpenLog:
         The page is not told: should we die now, the next writer has to read the seal.
         """
         self._write([control_payload("sealed", next=successor)])
-        self._is_sealed = True
+        self.end.seal()
 
     def cut_padding(self) -> None:
         """Cut off the padding after the end. Requires: ``find_end`` since the append lock was taken."""
-        if system.size_of(self.file.fd) > self.end.offset:
+        end = self.end.state
+        if system.size_of(self.file.fd) > end.offset:
             # Crash: the padding is back, or zeros in its place, which the next writer takes for a torn end.
-            system.truncate(self.file.fd, self.end.offset)
-        self._allocated = self._seen_padding = self.end.offset
+            system.truncate(self.file.fd, end.offset)
+        self.end.move_to(end, end.offset)
         if self.page is not None:
-            self._left = self.page.publish_end(self.end, self._allocated, self._writer_id, None)
+            self._left = self.page.publish_end(end, end.offset, self._writer_id, None)
 
     # --- the one place where bytes become durable ---------------------------------------------------------------
 
-    def sync(self, end: int) -> FileStatus:
-        """Make all below ``end`` durable; return what the file is then.
+    def sync(self, offset: int) -> FileStatus:
+        """Make all below ``offset`` durable; return what the file is then.
 
         A failed sync is final. So the poison is there before any other process can lead a sync; a process that has the
         log open gets the error from its own next sync, too.
 
-        Requires: it was written, and ``end`` read, before this is called.
+        Requires: it was written, and the end found, before this is called.
 
         Raises:
             OSError: a sync failed, and the log is poisoned; or, EBADF, somebody had closed the file.
         """
-        beginning = self.beginning
+        beginning = self.end.beginning
         try:
             status = self.file.sync()
         except OSError as error:
@@ -441,8 +300,8 @@ class OpenLog:
             raise
         if self.file.is_poisoned:  # a sync nested in this one failed, and took the error with it
             raise sync_failed()
-        if self.beginning is beginning:  # else somebody put other bytes into the file meanwhile
-            self.durable = max(self.durable, end)
+        if self.end.beginning is beginning:  # else somebody put other bytes into the file meanwhile
+            self.end.note_durable(offset)
         return status
 
     def _sync_in_turn(self) -> None:
@@ -453,7 +312,7 @@ class OpenLog:
         """Tell every process that a sync failed: beside the log, and in the page as a shortcut."""
         if self.page is not None:
             self.page.publish_poison()
-        notice = self._poison.mark(self.header.generation, error)
+        notice = self._poison.mark(self.generation, error)
         if notice is not None:
             self.file.notices.append(notice)
 

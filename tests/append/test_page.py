@@ -70,7 +70,7 @@ def append_by(player: SimulatedProcess, store: Path, event: object, durability: 
 def page_of(store: Path) -> Page:
     """The page, as a process that knows nothing of it opens it."""
     generation = generation_of(store)
-    return Page(str(page_file(store)), generation.header.generation, generation.file.status)
+    return Page(str(page_file(store)), generation.end.header.generation, generation.file.status)
 
 
 def state_as_durable(store: Path, offset: int) -> None:
@@ -84,7 +84,7 @@ def state_as_durable(store: Path, offset: int) -> None:
 def damage_the_last_record(store: Path) -> bytes:
     """Flip a bit in a record that no later line vouches for, but the page does; return what the log is then."""
     generation = generation_of(store)
-    state_as_durable(store, generation.durable)
+    state_as_durable(store, generation.end.durable)
     content = bytearray(log_file(store).read_bytes())
     content[-20] ^= 1
     log_file(store).write_bytes(content)
@@ -212,7 +212,7 @@ def test_page_of_a_longer_log_that_was_restored_from_a_backup_is_not_believed(st
         log.append("x", number)
         # Else the log, grown again, would be taken for durable up to where the old one was.
         hints = page_of(store).read()
-        assert hints.durable <= generation_of(store).end.offset
+        assert hints.durable <= generation_of(store).end.state.offset
 
     assert_goes_on(log, [*range(6)])
 
@@ -222,7 +222,7 @@ def test_durable_word_above_the_end_is_reset_before_the_log_grows_past_it(
 ) -> None:
     generation = generation_of(store)
     syncs = generation.file.syncs
-    state_as_durable(store, generation.end.offset + 10_000)
+    state_as_durable(store, generation.end.state.offset + 10_000)
 
     append_by(other, store, "x" * 20_000)  # grown past it, in one step
     assert log.append("x", "mine").offset > 20_000
@@ -252,9 +252,11 @@ def test_page_names_an_end_inside_the_log_where_no_line_ends_and_is_not_believed
     page = generation.page
     assert page is not None
     for end in (
-        EndState(generation.end.offset + 13, 0x12345678, generation.end.stamp_us + 5),
-        EndState(generation.end.offset, 0x12345678, generation.end.stamp_us + 5),
-        EndState(generation.end.offset - 1, generation.end.stored_crc, generation.end.stamp_us),
+        EndState(generation.end.state.offset + 13, 0x12345678, generation.end.state.stamp_us + 5),
+        EndState(generation.end.state.offset, 0x12345678, generation.end.state.stamp_us + 5),
+        EndState(
+            generation.end.state.offset - 1, generation.end.state.stored_crc, generation.end.state.stamp_us
+        ),
         EndState((1 << 63) + 5, 0, 1),
     ):
         page.publish_end(end, end.offset, b"somebody", None)
@@ -581,7 +583,7 @@ def test_stale_end_is_not_synced_for_when_the_page_cannot_be_written(
         stale_end.append("x", number)
 
     generation = generation_of(store)
-    assert generation.durable <= generation.end.offset
+    assert generation.end.durable <= generation.end.state.offset
 
 
 @pytest.mark.parametrize("size", [0, 30, 56, 64, 80, 90, 96, 130, 159, 4000])
@@ -616,7 +618,7 @@ def test_recovery_of_a_log_whose_last_record_is_damaged_below_the_durable_word_i
 def test_late_marks_of_a_generation_that_was_recovered_do_not_poison_its_successor(
     store: Path, log: Log
 ) -> None:
-    old = generation_of(store).header.generation
+    old = generation_of(store).end.header.generation
     poison = generation_of(store)._poison
     log.recover()
 

@@ -313,10 +313,10 @@ def test_page_does_not_vouch_for_another_file_with_the_same_inode(store: Path, l
     assert own.born_ns, "this file system does not tell when a file was made"
 
     def durable_of(log: FileStatus) -> int:
-        return stated_durable(str(page_file(store)), generation.header.generation, log)
+        return stated_durable(str(page_file(store)), generation.end.header.generation, log)
 
     known = durable_of(own)
-    assert known > generation.header.end.offset
+    assert known > generation.end.header.end.offset
     assert durable_of(own._replace(born_ns=own.born_ns + 1)) == 0
     assert durable_of(own._replace(inode=own.inode + 1)) == 0
     assert durable_of(own._replace(born_ns=0)) == known  # not known: it fits any
@@ -325,11 +325,14 @@ def test_page_does_not_vouch_for_another_file_with_the_same_inode(store: Path, l
 def test_page_of_a_writer_that_could_not_tell_when_its_log_was_made_fits_any(store: Path, log: Log) -> None:
     generation = generation_of(store)
     path = str(page_file(store))
-    Page(path, generation.header.generation, generation.file.status._replace(born_ns=0)).publish_end(
-        generation.end, 0, b"somebody", durable=generation.durable
+    Page(path, generation.end.header.generation, generation.file.status._replace(born_ns=0)).publish_end(
+        generation.end, 0, b"somebody", durable=generation.end.durable
     )
 
-    assert stated_durable(path, generation.header.generation, generation.file.status) == generation.durable
+    assert (
+        stated_durable(path, generation.end.header.generation, generation.file.status)
+        == generation.end.durable
+    )
     assert_goes_on(log, [0])
 
 

@@ -455,7 +455,7 @@ def test_append_whose_file_is_closed_before_its_sync_is_not_acknowledged_by_that
 
     assert synced[-1:] == [str(log_file(store))]  # once more, through a descriptor of its own
     assert not inside(store, "a.poison").exists()  # no sync of it has failed
-    assert generation_of(store).durable == generation_of(store).end.offset
+    assert generation_of(store).end.durable == generation_of(store).end.state.offset
     assert_goes_on(log, [0, *(["other"] if is_shared else []), 1])
 
 
@@ -470,7 +470,7 @@ def test_append_whose_file_is_closed_again_and_again_is_said_to_be_of_unknown_ou
     assert fault.hits == 2
 
     log.append("x", 1, record_id="one")
-    assert generation_of(store).durable == generation_of(store).end.offset
+    assert generation_of(store).end.durable == generation_of(store).end.state.offset
     assert_goes_on(log, [0, 1])
 
 
@@ -482,7 +482,10 @@ def test_background_sync_whose_file_was_closed_is_done_all_the_same(
     log.append("x", 1, durability="interval:1")
     wait_until(lambda: fault.hits, "the background sync")
 
-    wait_until(lambda: generation_of(store).durable == generation_of(store).end.offset, "a sync that counts")
+    wait_until(
+        lambda: generation_of(store).end.durable == generation_of(store).end.state.offset,
+        "a sync that counts",
+    )
     assert_goes_on(log, [0, 1])
 
 
@@ -545,7 +548,7 @@ def test_flush_opens_a_file_that_was_closed_under_its_sync_once_more(
     log.flush()
 
     assert fault.hits == 1
-    assert generation_of(store).durable == generation_of(store).end.offset
+    assert generation_of(store).end.durable == generation_of(store).end.state.offset
     assert_goes_on(log, [0, 1])
 
 
