@@ -14,6 +14,7 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint.errors import LockTimeoutError, ReentrancyError
 from support.processes import call
 from support.verbs import (
+    LOG,
     Faults,
     assert_goes_on,
     bounded,
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
     from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal
     from support.processes import Child, Children
-
-LOG = r"a\.jsonl$"
 
 
 @pytest.fixture

@@ -9,20 +9,11 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint.errors import ConflictError
 from support.processes import in_a_child
-from support.verbs import Faults
+from support.verbs import LOCK, LOG, Faults, append_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-LOG = r"a\.jsonl$"
-LOCK = r"a\.lock$"
-
-
-def append_elsewhere(store: Path, object_key: str, event: Any, record_id: str | None = None) -> None:
-    """Append as another process would."""
-    Checkpoint(store).log("a").append(object_key, event, record_id=record_id)
 
 
 @pytest.mark.guarantee(1)

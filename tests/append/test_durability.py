@@ -12,14 +12,13 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._store.process import process
 from mpcheckpoint.errors import OutcomeUnknownError, PoisonedLogError
 from support.processes import in_a_child
-from support.verbs import Faults, wait_until
+from support.verbs import LOG, Faults, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 
-LOG = r"a\.jsonl$"
 NEVER_DUE = "interval:600000"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mpcheckpoint import Checkpoint, Log, Position
+from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError, PoisonedLogError
 from mpcheckpoint.testing._simulation.seam import path_of
@@ -16,11 +16,14 @@ from support.fuzz_bench import MARKER, Bench, Reading
 from support.log_bytes import forged_log
 from support.processes import call
 from support.verbs import (
+    LOG,
     Faults,
+    append_and_tell,
     assert_goes_on,
     become_a_new_process,
     inside,
     log_file,
+    poison,
     seen_anew,
     tear,
 )
@@ -32,28 +35,6 @@ if TYPE_CHECKING:
     from support.processes import Children
 
 pytestmark = pytest.mark.guarantee(9)
-
-LOG = r"a\.jsonl$"
-
-
-def poison(log: Log, faults: Faults, event: object = 1) -> Position:
-    """Let the sync of an append fail; return the position that its record has if it is there."""
-    fault = faults.fail("sync_data", errno.EIO, on=LOG)
-    with pytest.raises(OutcomeUnknownError, match="not known whether it is durable") as caught:
-        log.append("x", event)
-    fault.clear()
-    assert caught.value.position is not None
-    return caught.value.position
-
-
-def append_and_tell(store: Path) -> str:
-    """Append as a process that has just been started; return the name of the error, if there is one."""
-    become_a_new_process()
-    try:
-        Checkpoint(store).log("a").append("x", "by another")
-    except CheckpointError as error:
-        return type(error).__name__
-    return "appended"
 
 
 def test_append_whose_sync_fails_says_where_the_record_would_be(log: Log, faults: Faults) -> None:

@@ -13,6 +13,7 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint.errors import WriteFailedError
 from support.processes import call
 from support.verbs import (
+    LOG,
     Faults,
     assert_goes_on,
     become_a_new_process,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.guarantee(9)
 
 REFUSALS = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EINTR]
-LOG = r"a\.jsonl$"
 
 
 # --- a write that is refused -------------------------------------------------------------------------------

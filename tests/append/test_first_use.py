@@ -13,10 +13,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, OutcomeUnknownError, WriteFailedError
 from mpcheckpoint.testing import SimulatedDisk
 from mpcheckpoint.testing._simulation.seam import path_of
-from support.verbs import Faults, assert_goes_on, become_a_new_process, inside, log_file, seen_anew
-
-LOG = r"a\.jsonl$"
-
+from support.verbs import LOG, Faults, assert_goes_on, become_a_new_process, inside, log_file, seen_anew
 
 # --- bytes ---------------------------------------------------------------------------------------------------
 

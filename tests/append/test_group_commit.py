@@ -21,6 +21,7 @@ from mpcheckpoint._system.words import PolledWord
 from mpcheckpoint.errors import OutcomeUnknownError, PoisonedLogError
 from mpcheckpoint.testing import SimulatedProcess
 from support.verbs import (
+    LOG,
     Faults,
     assert_goes_on,
     become_a_new_process,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.guarantee(1), pytest.mark.guarantee(8)]
 
-LOG = r"a\.jsonl$"
 # A wait for a leader that is dead or stopped, and then some: the machine may be busy.
 SOON_S = 5.0
 

@@ -12,14 +12,12 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint.errors import LockTimeoutError
 from support.processes import call
-from support.verbs import Faults, assert_goes_on, bounded, is_locked, lock_file, tear
+from support.verbs import LOG, Faults, assert_goes_on, bounded, is_locked, lock_file, tear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.guarantee(8)
-
-LOG = r"a\.jsonl$"
 
 
 @pytest.mark.guarantee(8)

@@ -13,7 +13,7 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile import padding
 from mpcheckpoint.testing import SimulatedProcess
-from support.verbs import Faults, assert_goes_on, become_a_new_process, inside, log_file, seen_anew, tear
+from support.verbs import LOG, Faults, assert_goes_on, become_a_new_process, inside, log_file, seen_anew, tear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from support.processes import Children
 
 pytestmark = [pytest.mark.guarantee(1), pytest.mark.guarantee(6)]
-
-LOG = r"a\.jsonl$"
 
 
 @pytest.fixture(autouse=True)

@@ -17,12 +17,14 @@ from mpcheckpoint._system import FileStatus
 from mpcheckpoint.errors import CorruptLogError, PoisonedLogError
 from mpcheckpoint.testing import SimulatedProcess
 from support.verbs import (
+    LOG,
     Faults,
     assert_goes_on,
     become_a_new_process,
     generation_of,
     inside,
     log_file,
+    page_file,
     seeded,
     seen_anew,
     tear,
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.guarantee(1), pytest.mark.guarantee(3)]
 
-LOG = r"a\.jsonl$"
 PAGE = r"a\.page$"
 GENERATION = "0123456789abcdef" * 2
 A_FILE = FileStatus(device=1, inode=2, links=1, size_bytes=0, born_ns=3)
@@ -56,10 +57,6 @@ def log(store: Path) -> Log:
 def other() -> SimulatedProcess:
     """Another process."""
     return SimulatedProcess()
-
-
-def page_file(store: Path) -> Path:
-    return inside(store, "a.page")
 
 
 def append_by(player: SimulatedProcess, store: Path, event: object, durability: str = "always") -> None:

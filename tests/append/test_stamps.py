@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,17 +13,19 @@ from mpcheckpoint._format.frame import MAX_STAMP_US
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint.errors import ClockError
 from support.processes import in_a_child
-from support.verbs import append_crafted_line, assert_goes_on, become_a_new_process, log_file, seen_anew
+from support.verbs import (
+    append_crafted_line,
+    append_elsewhere,
+    assert_goes_on,
+    become_a_new_process,
+    log_file,
+    seen_anew,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.guarantee(3)
-
-
-def append_elsewhere(store: Path, object_key: str, event: Any, record_id: str | None = None) -> None:
-    """Append as another process would."""
-    Checkpoint(store).log("a").append(object_key, event, record_id=record_id)
 
 
 @pytest.mark.guarantee(3)

@@ -11,14 +11,11 @@ import pytest
 from mpcheckpoint import Checkpoint
 from mpcheckpoint.errors import OutcomeUnknownError, PoisonedLogError
 from mpcheckpoint.testing import SimulatedDisk
-from support.verbs import Faults, assert_goes_on, become_a_new_process, log_file
+from support.verbs import LOG, Faults, assert_goes_on, become_a_new_process, log_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-
-LOG = r"a\.jsonl$"
 
 
 def stores_after_a_loss_of_power(disk: SimulatedDisk) -> Iterator[Path]:

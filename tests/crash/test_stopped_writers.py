@@ -14,6 +14,7 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint.errors import LockTimeoutError
 from mpcheckpoint.testing._simulation.seam import Seam, SeamCall
 from support.verbs import (
+    LOG,
     Faults,
     assert_goes_on,
     bounded,
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
     from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
     from support.processes import Child, Children
-
-
-LOG = r"a\.jsonl$"
 
 
 TIMEOUT_S = 0.3

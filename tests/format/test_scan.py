@@ -24,6 +24,7 @@ from mpcheckpoint._format.frame import (
     running_crc,
 )
 from mpcheckpoint._format.scan import Scan, Stop, scan
+from support.log_bytes import common_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,13 +209,6 @@ def test_scan_of_any_bytes_put_anywhere_never_gives_a_wrong_record(
     same = len(flat(batches[: log.whole_batches_below(common_prefix(changed, log.data))]))
 
     assert events_of(found.lines) == flat(batches)[:same]
-
-
-def common_prefix(one: bytes, other: bytes) -> int:
-    for index, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return index
-    return min(len(one), len(other))
 
 
 @pytest.mark.parametrize("limit", [300, 700, 1500])

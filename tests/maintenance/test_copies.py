@@ -24,6 +24,7 @@ from support.verbs import (
     generation_of,
     inside,
     log_file,
+    page_file,
 )
 
 if TYPE_CHECKING:
@@ -38,10 +39,6 @@ pytestmark = [pytest.mark.guarantee(6), pytest.mark.guarantee(11)]
 def elsewhere(tmp_path: Path) -> Path:
     """Where a copy of the store is to stand."""
     return tmp_path / "copy"
-
-
-def page_file(store: Path) -> Path:
-    return inside(store, "a.page")
 
 
 def copy_of(store: Path, elsewhere: Path, log_bytes: bytes | None = None) -> Log:

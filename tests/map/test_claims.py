@@ -31,11 +31,6 @@ if TYPE_CHECKING:
 EACH = 25
 
 
-@pytest.fixture
-def log(store: Path) -> Log:
-    return Checkpoint(store).log("a")
-
-
 def is_free(store: Path, object_key: str = "x") -> bool:
     """Return whether a claim would be given to somebody who has just opened the store."""
     with Checkpoint(store) as checkpoint, checkpoint.log("a").claim(object_key) as claim:

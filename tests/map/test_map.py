@@ -44,18 +44,6 @@ START_METHODS = multiprocessing.get_all_start_methods()
 NAMES = [f"item{number}" for number in range(12)]
 
 
-@pytest.fixture
-def log(store: Path) -> Log:
-    return Checkpoint(store).log("a")
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    """Four threads: where the test is not about processes they are quicker to start."""
-    with ThreadPoolExecutor(4) as executor:
-        yield executor
-
-
 class Runs:
     """Counts how often each item was run, in a file that any number of processes append to."""
 

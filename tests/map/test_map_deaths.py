@@ -66,11 +66,6 @@ def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path)
 
 
-@pytest.fixture
-def log(store: Path) -> Log:
-    return Checkpoint(store).log("a")
-
-
 def kind_of(event: Any) -> str | None:
     """Return what an event tells of the first run of a map."""
     told = tell_decoded(event)

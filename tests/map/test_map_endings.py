@@ -42,11 +42,6 @@ PACKAGE = str(Path(processes.__file__).parents[1])
 MOST_STEPS = 2000
 
 
-@pytest.fixture
-def log(store: Path) -> Log:
-    return Checkpoint(store).log("a")
-
-
 # --- an interrupt at every step of a close -----------------------------------------------------------------
 
 

@@ -31,11 +31,6 @@ START_METHODS = multiprocessing.get_all_start_methods()
 
 
 @pytest.fixture
-def log(store: Path) -> Log:
-    return Checkpoint(store).log("a")
-
-
-@pytest.fixture
 def one() -> Iterator[ThreadPoolExecutor]:
     """Yield an executor of one thread."""
     with ThreadPoolExecutor(1) as executor:

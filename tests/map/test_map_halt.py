@@ -7,43 +7,24 @@ import multiprocessing
 import os
 import signal
 import time
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint.errors import CheckpointError, WriteFailedError
+from support.executors import workers
 from support.shell import CommandLine
 from support.verbs import Faults, inside, log_file, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 NAMES = [f"item{number}" for number in range(12)]
 KINDS = [*multiprocessing.get_all_start_methods(), "threads", "pool"]
-
-
-@pytest.fixture
-def log(store: Path) -> Log:
-    return Checkpoint(store).log("a")
-
-
-@contextmanager
-def workers(kind: str, jobs: int) -> Iterator[dict[str, Any]]:
-    """Yield the options of ``map`` for so many workers of some kind."""
-    executor: Executor
-    if kind == "threads":
-        with ThreadPoolExecutor(jobs) as executor:
-            yield {"executor": executor, "jobs": jobs}
-    elif kind == "pool":
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as executor:
-            yield {"executor": executor, "jobs": jobs}
-    else:
-        yield {"mp_context": multiprocessing.get_context(kind), "jobs": jobs}
 
 
 def claims_after_the_failure(store: Path, log_key: str = "a") -> list[str]:

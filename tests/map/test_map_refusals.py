@@ -35,11 +35,6 @@ SENDING = [method for method in multiprocessing.get_all_start_methods() if metho
 
 
 @pytest.fixture
-def log(store: Path) -> Log:
-    return Checkpoint(store).log("a")
-
-
-@pytest.fixture
 def one_thread() -> Iterator[ThreadPoolExecutor]:
     """One thread, so that items run in their order."""
     with ThreadPoolExecutor(1) as executor:

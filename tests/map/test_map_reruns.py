@@ -27,23 +27,10 @@ from support.shell import MPCHECKPOINT, CommandLine, Ended
 from support.verbs import inside, seeded, tree, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from support.processes import Child, Children
 
 NAMES = [f"item{number}" for number in range(6)]
 OF_K = ("--store", "store", "--key", "k")
-
-
-@pytest.fixture
-def log(store: Path) -> Log:
-    return Checkpoint(store).log("a")
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as executor:
-        yield executor
 
 
 class Ran:

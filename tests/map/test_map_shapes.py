@@ -22,21 +22,13 @@ from mpcheckpoint._work.presence import Presence, map_starts
 from mpcheckpoint.errors import ChangedVersionError, WorkerDiedError
 from support.executors import Late
 from support.processes import call, in_a_child
-from support.verbs import Faults, inside, tree, wait_until
+from support.verbs import LOCK, Faults, inside, tree, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from support.processes import Children
-
-
-LOCK = r"a\.lock$"
-
-
-@pytest.fixture
-def log(store: Path) -> Log:
-    return Checkpoint(store).log("a")
 
 
 class InThisThread(Executor):

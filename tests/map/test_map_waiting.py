@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import multiprocessing
 import os
 import signal
 import subprocess
 import threading
 import time
 from collections import deque
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,6 +20,7 @@ from mpcheckpoint import Checkpoint, Log, MapRun
 from mpcheckpoint import _system as system
 from mpcheckpoint._work.waiting import Wait, sentence, waits_for
 from mpcheckpoint.errors import ReentrancyError
+from support.executors import workers
 from support.shell import MPCHECKPOINT
 from support.verbs import bounded, wait_until
 
@@ -31,25 +30,6 @@ if TYPE_CHECKING:
     from support.processes import Child, Children
 
 pytestmark = pytest.mark.guarantee(11)
-
-
-@pytest.fixture
-def log(store: Path) -> Log:
-    return Checkpoint(store).log("a")
-
-
-@contextmanager
-def workers(kind: str, jobs: int) -> Iterator[dict[str, Any]]:
-    """Yield the options of ``map`` for so many workers of some kind."""
-    executor: Executor
-    if kind == "threads":
-        with ThreadPoolExecutor(jobs) as executor:
-            yield {"executor": executor, "jobs": jobs}
-    elif kind == "pool":
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as executor:
-            yield {"executor": executor, "jobs": jobs}
-    else:
-        yield {"mp_context": multiprocessing.get_context(kind), "jobs": jobs}
 
 
 def names_of_children(item: str) -> list[str]:

@@ -18,6 +18,7 @@ from mpcheckpoint.errors import OutcomeUnknownError, WriteFailedError
 from mpcheckpoint.maintenance import repair
 from mpcheckpoint.testing import SimulatedProcess
 from support.verbs import (
+    LOG,
     Faults,
     assert_goes_on,
     become_a_new_process,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from support.processes import Children
 
 pytestmark = [pytest.mark.guarantee(11)]
-
-LOG = r"a\.jsonl$"
 
 
 def numbers_of(path: Path) -> list[int]:

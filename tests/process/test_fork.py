@@ -22,6 +22,7 @@ from mpcheckpoint.log import handle_of
 from support import tally
 from support.processes import call, in_a_child
 from support.verbs import (
+    LOG,
     Faults,
     assert_goes_on,
     become_a_new_process,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.guarantee(7)
 
 START_METHODS = multiprocessing.get_all_start_methods()
-LOG = r"a\.jsonl$"
 
 
 # --- threads and forks -------------------------------------------------------------------------------------

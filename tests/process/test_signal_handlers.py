@@ -19,7 +19,7 @@ from mpcheckpoint._store.process import process
 from mpcheckpoint._view.view import LogView
 from mpcheckpoint.errors import ReentrancyError
 from support.processes import in_a_child
-from support.verbs import Faults, assert_goes_on, is_locked, lock_file, seen_anew, store_of
+from support.verbs import LOG, Faults, assert_goes_on, is_locked, lock_file, seen_anew, store_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-LOG = r"a\.jsonl$"
 SHARED_BY_ALL_LOGS = {"clock": clock, "pool": pool, "registry": process}
 
 

@@ -10,9 +10,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint.errors import CheckpointError, ReadFailedError
-from support.verbs import Faults, assert_goes_on, log_file
-
-LOG = r"a\.jsonl$"
+from support.verbs import LOG, Faults, assert_goes_on, log_file
 
 
 @pytest.mark.guarantee(9)

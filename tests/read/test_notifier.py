@@ -29,13 +29,6 @@ needs_wake = pytest.mark.skipif(system.shared_word is PolledWord, reason="nobody
 
 
 @pytest.fixture
-def log(store: Path) -> Log:
-    log = Checkpoint(store).log("a")
-    log.append("x", 0)
-    return log
-
-
-@pytest.fixture
 def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Followers that hear nothing look again only after longer than this test waits."""
     monkeypatch.setattr(follower_module, "_SHORTEST_PAUSE_S", 6 * SOON_S)

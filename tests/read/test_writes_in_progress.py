@@ -10,13 +10,10 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._logfile import read as reader_module
-from support.verbs import Faults, become_a_new_process, inside, log_file, tear, tree
+from support.verbs import LOG, Faults, become_a_new_process, inside, log_file, tear, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-LOG = r"a\.jsonl$"
 
 
 @pytest.mark.guarantee(6)

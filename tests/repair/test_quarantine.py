@@ -19,15 +19,12 @@ from mpcheckpoint.testing._simulation.seam import Seam, SeamCall
 from support import tally
 from support.processes import call
 from support.unsynced import done_without_syncs
-from support.verbs import TORN, Faults, assert_goes_on, log_file, seen_anew, tear
+from support.verbs import LOG, TORN, Faults, assert_goes_on, log_file, seen_anew, tear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from support.tmpfs import TmpFileSystem
-
-
-LOG = r"a\.jsonl$"
 
 
 @pytest.mark.guarantee(6)

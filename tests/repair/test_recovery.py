@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mpcheckpoint import Checkpoint, Log, Position
+from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint.errors import (
-    CheckpointError,
     LockTimeoutError,
     OutcomeUnknownError,
     PoisonedLogError,
@@ -21,13 +20,15 @@ from mpcheckpoint.errors import (
 from support import tally
 from support.processes import call
 from support.verbs import (
+    LOG,
     TORN,
     Faults,
+    append_and_tell,
     assert_goes_on,
-    become_a_new_process,
     hold_store_lock,
     inside,
     log_file,
+    poison,
     seen_anew,
     tear,
 )
@@ -40,18 +41,7 @@ if TYPE_CHECKING:
     from support.processes import Children
 
 
-LOG = r"a\.jsonl$"
 NEW_GENERATION = r"a\.jsonl\..*tmp$"
-
-
-def poison(log: Log, faults: Faults, event: object = 1) -> Position:
-    """Let the sync of an append fail; return the position that its record has if it is there."""
-    fault = faults.fail("sync_data", errno.EIO, on=LOG)
-    with pytest.raises(OutcomeUnknownError, match="not known whether it is durable") as caught:
-        log.append("x", event)
-    fault.clear()
-    assert caught.value.position is not None
-    return caught.value.position
 
 
 @pytest.mark.guarantee(9)
@@ -244,16 +234,6 @@ def test_log_named_like_the_store_s_own_lock_can_be_recovered(store: Path) -> No
 
 
 # --- dying inside a recovery ---------------------------------------------------------------------------------
-
-
-def append_and_tell(store: Path) -> str:
-    """Append as a process that has just been started; return the name of the error, if there is one."""
-    become_a_new_process()
-    try:
-        Checkpoint(store).log("a").append("x", "by another")
-    except CheckpointError as error:
-        return type(error).__name__
-    return "appended"
 
 
 @pytest.mark.guarantee(9)

@@ -15,6 +15,7 @@ from mpcheckpoint._logfile import read as reader_module
 from mpcheckpoint._logfile.torn_or_corrupt import Broken, vouched_offset
 from mpcheckpoint.errors import CorruptLogError
 from support.verbs import (
+    LOG,
     Faults,
     append_crafted_line,
     assert_goes_on,
@@ -26,9 +27,6 @@ from support.verbs import (
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-LOG = r"a\.jsonl$"
 
 
 # --- what a line states as durable ---------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, Future
+import multiprocessing
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 class Late(Executor):
@@ -23,3 +25,17 @@ class Late(Executor):
         future = Future[Any]()
         future.set_result(fn(*args, **named))
         return future
+
+
+@contextmanager
+def workers(kind: str, jobs: int) -> Iterator[dict[str, Any]]:
+    """Yield the options of ``map`` for so many workers of some kind."""
+    executor: Executor
+    if kind == "threads":
+        with ThreadPoolExecutor(jobs) as executor:
+            yield {"executor": executor, "jobs": jobs}
+    elif kind == "pool":
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as executor:
+            yield {"executor": executor, "jobs": jobs}
+    else:
+        yield {"mp_context": multiprocessing.get_context(kind), "jobs": jobs}

@@ -6,6 +6,7 @@ attributes, so a replaced one is met wherever it is used.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -17,21 +18,22 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import Payload, encode_line, running_crc
 from mpcheckpoint._format.names import file_name
 from mpcheckpoint._logfile import padding
 from mpcheckpoint._store.process import process
+from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError
 from mpcheckpoint.log import handle_of
 from mpcheckpoint.testing._simulation.processes import restart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
-
-    from mpcheckpoint import Log
+    from mpcheckpoint import Log, Position
     from mpcheckpoint._logfile.append import LogWriter
     from mpcheckpoint._logfile.opened import OpenLog
     from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementWriter
@@ -62,6 +64,13 @@ def lock_file(store: Path, log_key: str = "a") -> Path:
     return inside(store, f"{file_name(log_key)}.lock")
 
 
+def page_file(store: Path) -> Path:
+    return inside(store, "a.page")
+
+
+# Paths of the files of log "a", as patterns for faults.
+LOG = r"a\.jsonl$"
+LOCK = r"a\.lock$"
 TORN = b'["000000ff",17'
 
 
@@ -205,6 +214,21 @@ def store_of(log: Log) -> Path:
     return Path(handle_of(log).store.settings.path)
 
 
+def append_elsewhere(store: Path, object_key: str, event: Any, record_id: str | None = None) -> None:
+    """Append as another process would."""
+    Checkpoint(store).log("a").append(object_key, event, record_id=record_id)
+
+
+def append_and_tell(store: Path) -> str:
+    """Append as a process that has just been started; return the name of the error, if there is one."""
+    become_a_new_process()
+    try:
+        Checkpoint(store).log("a").append("x", "by another")
+    except CheckpointError as error:
+        return type(error).__name__
+    return "appended"
+
+
 def seen_anew(log: Log, object_key: str = "x") -> list[Any]:
     """Return an object's events as somebody finds them who has just opened the store."""
     with Checkpoint(store_of(log), read_only=True, log_keys=[log.log_key]) as checkpoint:
@@ -345,3 +369,13 @@ def _error(error: int | BaseException) -> BaseException:
 
 def _path_of(file: int | str) -> str:
     return os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else file
+
+
+def poison(log: Log, faults: Faults, event: object = 1) -> Position:
+    """Let the sync of an append fail; return the position that its record has if it is there."""
+    fault = faults.fail("sync_data", errno.EIO, on=LOG)
+    with pytest.raises(OutcomeUnknownError, match="not known whether it is durable") as caught:
+        log.append("x", event)
+    fault.clear()
+    assert caught.value.position is not None
+    return caught.value.position
