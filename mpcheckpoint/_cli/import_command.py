@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._cli.byte_progress import ByteProgress
+from mpcheckpoint._cli.interrupts import Interrupts, exit_code_of
 from mpcheckpoint._cli.known_keys import shown_keys
-from mpcheckpoint._cli.maps.interrupts import Interrupts, Stopped
 from mpcheckpoint._cli.options import LocalPath, json_option, store_option
+from mpcheckpoint._cli.progress import ByteProgress
 from mpcheckpoint._cli.terminal import (
     EXIT_FAILED,
     EXIT_OK,
@@ -27,16 +27,16 @@ from mpcheckpoint._cli.terminal import (
     write_out,
 )
 from mpcheckpoint.errors import CheckpointError, LogNotFoundError, StoreNotFoundError, shell_text
-from mpcheckpoint.maintenance import import_lines, import_older_file, older_files
+from mpcheckpoint.maintenance import OlderFile, import_lines, import_older_file, older_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mpcheckpoint import Log
     from mpcheckpoint.errors import BadLineError
-    from mpcheckpoint.maintenance import Imported, OlderFile
+    from mpcheckpoint.maintenance import Imported
 
-STANDARD_INPUT = "-"
+_STDIN = "-"
 
 
 class _Options(NamedTuple):
@@ -51,15 +51,13 @@ class _Options(NamedTuple):
     is_json: bool
 
 
-class _Job(NamedTuple):
-    """One source: the log it goes to, what it is called to people, its size if that is known, and how to import it."""
+class _Import(NamedTuple):
+    """One source, the log it goes to, its name for people, and its size if that is known."""
 
+    source: str | OlderFile
     log_key: str
     shown: str
     size_bytes: int | None
-    run: Callable[
-        [Log | None, Callable[[Imported], object], Callable[[BadLineError], object] | None], Imported
-    ]
 
 
 @click.command("import", short_help="Import JSON Lines, or files of the older tool.")
@@ -82,9 +80,9 @@ class _Job(NamedTuple):
     metavar="FIELD",
     help="The field that is the event. [default: event; with --object, the whole line]",
 )
-@click.option("--as", "name", metavar="NAME", help="What the source is called. [default: its path]")
+@click.option("--as", "name", metavar="NAME", help="The name of the source. [default: its path]")
 @click.option("--skip-bad", "is_skipping", is_flag=True, help="Report lines that are no records, and go on.")
-@click.option("--dry-run", "is_dry_run", is_flag=True, help="Read and judge everything, import nothing.")
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Read and check everything, import nothing.")
 @json_option
 @click.argument(
     "sources",
@@ -113,16 +111,16 @@ def import_command(  # noqa: PLR0913 - the options
       zcat photos.jsonl.gz | mpcheckpoint import --store run-42 --key photos --as photos.jsonl -
       mpcheckpoint import --store run-42 old-run/.checkpoint
 
-    Of a directory, the files of the older checkpoint tool are imported (KEY and unix seconds as their name, one object
-    {object key: event} a line), each into the log of its key. Of anything else, each line is an object; --object and
-    --event say which of its fields count. The lines of a log of mpcheckpoint are imported as the records they are.
+    Of a directory, the files of the older checkpoint tool are imported (their name is KEY and unix seconds, each line
+    an object {object key: event}), each into the log of its key. In any other source each line is an object; --object
+    and --event name its fields. The lines of a log of mpcheckpoint are imported as the records they are.
 
-    Killed at any instant, by whatever, start the same line again: it carries on, and no record is there twice. What a
-    source has grown by since is imported, too. A source that has changed before that place is refused. Nothing of a
-    source is changed or removed.
+    If it is killed, at any instant, start the same line again: it carries on, and no record comes twice. What a source
+    has grown by is imported, too. A source that has changed in the imported part is refused. A source is never changed
+    or removed.
 
-    A line that is no record ends the import; what stands before it is imported. --skip-bad reports it and goes on. What
-    stands behind the last newline and is no JSON is left for the next time: somebody may be writing it.
+    A line that is no record ends the import; the lines before it are imported. --skip-bad reports it and goes on. Bytes
+    after the last newline that are no JSON are left for the next import: a writer may not be done with them.
 
     With --json there is an object for each source, with source, key, records, records_before, known (records whose
     record ids the log had), skipped, skipped_before, offset_bytes and left_bytes.
@@ -140,15 +138,15 @@ def import_command(  # noqa: PLR0913 - the options
         is_dry_run,
         is_json,
     )
-    jobs = _jobs(options, log_key, sources)
-    if STANDARD_INPUT in sources and sys.stdin is not None and sys.stdin.isatty():
+    imports = _imports(options, log_key, sources)
+    if _STDIN in sources and sys.stdin is not None and sys.stdin.isatty():
         say("mpcheckpoint: reading records from the terminal, one a line; end with Ctrl-D")
     try:
         with Interrupts(), _without_advice():
-            return _run(options, jobs)
+            return _run(options, imports)
     except KeyboardInterrupt as error:
         say("mpcheckpoint: interrupted; what was imported stays. Start the same line again to carry on")
-        return 128 + (error.signal_number if isinstance(error, Stopped) else signal.SIGINT)
+        return exit_code_of(error)
     except ValueError as error:
         if isinstance(error, CheckpointError):
             raise
@@ -157,7 +155,7 @@ def import_command(  # noqa: PLR0913 - the options
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Let nobody be told how to import the older tool's files: that is what is done here."""
+    """Silence the advice to import the older tool's files: this does it."""
     logger = logging.getLogger("mpcheckpoint.older_files")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -167,86 +165,56 @@ def _without_advice() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _jobs(options: _Options, log_key: str | None, sources: tuple[str, ...]) -> list[_Job]:
-    """Return what is to be done, and refuse what cannot be before anything is."""
+def _imports(options: _Options, log_key: str | None, sources: tuple[str, ...]) -> list[_Import]:
+    """Return what is to be imported. Refuse what cannot be, before anything is done."""
     if options.name is not None and (len(sources) > 1 or os.path.isdir(sources[0])):
         raise click.UsageError("--as is the name of one file, or of standard input; import one at a time")
-    if sources.count(STANDARD_INPUT) and (options.name is None or sys.stdin is None):
+    if _STDIN in sources and sys.stdin is None:
+        raise click.UsageError("cannot read the records: standard input is closed")
+    if _STDIN in sources and options.name is None:
         raise click.UsageError(
-            "standard input has no name by which an import of it that was killed could be carried on: give it one, "
-            "with --as NAME"
-            if sys.stdin is not None
-            else "cannot read the records: standard input is closed"
+            "standard input has no name, and an import of it that is killed could not carry on: give it one, with "
+            "--as NAME"
         )
-    jobs: list[_Job] = []
+    imports: list[_Import] = []
     for source in sources:
-        if source != STANDARD_INPUT and os.path.isdir(source):
-            jobs += _jobs_of_directory(options, log_key, source)
+        if source != _STDIN and os.path.isdir(source):
+            imports += _of_directory(log_key, source)
         elif log_key is None:
             raise click.UsageError(f"--key is missing: the log to import {safe(source)} into")
         else:
-            jobs.append(_job_of_file(options, log_key, source))
-    return jobs
+            size_bytes = os.path.getsize(source) if source != _STDIN and os.path.isfile(source) else None
+            shown = safe(options.name or source) if source == _STDIN else safe(source)
+            imports.append(_Import(source, log_key, shown, size_bytes))
+    return imports
 
 
-def _jobs_of_directory(options: _Options, log_key: str | None, directory: str) -> Iterator[_Job]:
+def _of_directory(log_key: str | None, directory: str) -> list[_Import]:
     files = older_files(directory)
     wanted = [file for file in files if log_key is None or file.log_key == log_key]
+    if not wanted and files and log_key is not None:
+        raise click.UsageError(
+            f"{safe(directory)} has no files of the older checkpoint tool for the key {log_key!r}; it has "
+            f"{shown_keys({file.log_key for file in files}, log_key)}"
+        )
     if not wanted:
-        if files and log_key is not None:
-            there_are = shown_keys({file.log_key for file in files}, log_key)
-            raise click.UsageError(
-                f"{safe(directory)} has no files of the older checkpoint tool for the key {log_key!r}; it has "
-                f"{there_are}"
-            )
         raise click.UsageError(
             f"there are no files of the older checkpoint tool in {safe(directory)}: their names are a key and "
             "the unix seconds of their creation, such as photos1612345678. To import other files, name them"
         )
-    for file in wanted:
-        yield _job_of_older_file(options, file)
+    return [_Import(file, file.log_key, safe(file.path), file.size_bytes) for file in wanted]
 
 
-def _job_of_older_file(options: _Options, file: OlderFile) -> _Job:
-    return _Job(
-        file.log_key,
-        safe(file.path),
-        file.size_bytes,
-        lambda log, on_batch, on_bad: import_older_file(
-            log, file, is_dry_run=options.is_dry_run, on_batch=on_batch, on_bad=on_bad
-        ),
-    )
-
-
-def _job_of_file(options: _Options, log_key: str, source: str) -> _Job:
-    is_input = source == STANDARD_INPUT
-    return _Job(
-        log_key,
-        safe(options.name or source) if is_input else safe(source),
-        os.path.getsize(source) if not is_input and os.path.isfile(source) else None,
-        lambda log, on_batch, on_bad: import_lines(
-            log,
-            0 if is_input else source,
-            name=options.name,
-            object_field=options.object_field,
-            event_field=options.event_field,
-            is_dry_run=options.is_dry_run,
-            on_batch=on_batch,
-            on_bad=on_bad,
-        ),
-    )
-
-
-def _run(options: _Options, jobs: list[_Job]) -> int:
-    sizes = [job.size_bytes for job in jobs]
+def _run(options: _Options, imports: list[_Import]) -> int:
+    sizes = [each.size_bytes for each in imports]
     total_bytes = None if None in sizes else sum(size or 0 for size in sizes)
     is_clean = True
     with ExitStack() as opened, ByteProgress("import", total_bytes) as progress:
         checkpoint = _checkpoint(options, opened)
-        for job in jobs:
-            done = _imported(options, job, _log(options, checkpoint, job.log_key), progress)
+        for each in imports:
+            done = _imported(options, each, _log(options, checkpoint, each.log_key), progress)
             is_clean = is_clean and not (done.skipped or done.skipped_before or done.left_bytes)
-            write_out(_json(job, done) if options.is_json else _text(options, job, done))
+            write_out(_json(each, done) if options.is_json else _text(options, each, done))
     flush_out()
     return EXIT_OK if is_clean else EXIT_FAILED
 
@@ -270,7 +238,7 @@ def _log(options: _Options, checkpoint: Checkpoint | None, log_key: str) -> Log 
         return None
 
 
-def _imported(options: _Options, job: _Job, log: Log | None, progress: ByteProgress) -> Imported:
+def _imported(options: _Options, each: _Import, log: Log | None, progress: ByteProgress) -> Imported:
     shown_bytes = 0
 
     def on_batch(done: Imported) -> None:
@@ -281,32 +249,38 @@ def _imported(options: _Options, job: _Job, log: Log | None, progress: ByteProgr
     def on_bad(error: BadLineError) -> None:
         say(f"mpcheckpoint: skipped {safe(' '.join(shell_text(error).split()))}")
 
-    done = job.run(log, on_batch, on_bad if options.is_skipping else None)
+    report = on_bad if options.is_skipping else None
+    if isinstance(each.source, OlderFile):
+        done = import_older_file(
+            log, each.source, is_dry_run=options.is_dry_run, on_bad=report, on_batch=on_batch
+        )
+    else:
+        done = import_lines(
+            log,
+            0 if each.source == _STDIN else each.source,
+            name=options.name,
+            object_field=options.object_field,
+            event_field=options.event_field,
+            is_dry_run=options.is_dry_run,
+            on_bad=report,
+            on_batch=on_batch,
+        )
     if done.left_bytes:
+        verb, past = ("is", "was") if done.left_bytes == 1 else ("are", "were")
         say(
-            f"mpcheckpoint: {job.shown}: {counted(done.left_bytes, 'byte')} at its end, from offset "
-            f"{done.offset_bytes}, {'is' if done.left_bytes == 1 else 'are'} no whole line, and "
-            f"{'was' if done.left_bytes == 1 else 'were'} left: a writer may have been killed in it, or be in it now"
+            f"mpcheckpoint: {each.shown}: {counted(done.left_bytes, 'byte')} at its end, from offset "
+            f"{done.offset_bytes}, {verb} no whole line, and {past} left: a writer may have been killed in it, or be "
+            "in it now"
         )
     return done
 
 
-def _json(job: _Job, done: Imported) -> bytes:
-    fields = {
-        "source": done.source,
-        "key": job.log_key,
-        "records": done.records,
-        "records_before": done.records_before,
-        "known": done.known,
-        "skipped": done.skipped,
-        "skipped_before": done.skipped_before,
-        "offset_bytes": done.offset_bytes,
-        "left_bytes": done.left_bytes,
-    }
-    return json_line(fields)
+def _json(each: _Import, done: Imported) -> bytes:
+    fields = asdict(done)
+    return json_line({"source": fields.pop("source"), "key": each.log_key} | fields)
 
 
-def _text(options: _Options, job: _Job, done: Imported) -> bytes:
+def _text(options: _Options, each: _Import, done: Imported) -> bytes:
     parts = [f"{counted(done.records, 'record')} {'would be ' if options.is_dry_run else ''}imported"]
     if done.records_before:
         parts.append(f"{done.records_before:,} before")
@@ -316,4 +290,4 @@ def _text(options: _Options, job: _Job, done: Imported) -> bytes:
         parts.append(f"{counted(done.skipped, 'line')} skipped")
     if done.skipped_before:
         parts.append(f"{done.skipped_before:,} skipped before")
-    return f"{job.shown} -> {safe(job.log_key)}: {', '.join(parts)}\n".encode()
+    return f"{each.shown} -> {safe(each.log_key)}: {', '.join(parts)}\n".encode()

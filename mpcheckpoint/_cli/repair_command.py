@@ -1,4 +1,4 @@
-"""``mpcheckpoint repair``: show what can be done about damage, and do it when told to."""
+"""``mpcheckpoint repair``: show what can be done about damage, and do it if told to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpcheckpoint._cli.checks import LongPass, check_fields, shown_name, shown_path
+from mpcheckpoint._cli.checks import MOST_SHOWN, check_fields, check_progress, shown_name, write_lines
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.terminal import (
     EXIT_FAILED,
@@ -21,15 +21,12 @@ from mpcheckpoint._cli.terminal import (
 )
 from mpcheckpoint._cli.times import Duration, iso
 from mpcheckpoint.errors import shell_text
-from mpcheckpoint.maintenance import plan_repairs, repair, size_in_bytes
+from mpcheckpoint.maintenance import plan_repairs, repair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mpcheckpoint.errors import shell_text
-from mpcheckpoint.maintenance import Damage, LeftOut, LogRepair
-
-_MOST_TOLD = 20
+    from mpcheckpoint.maintenance import Damage, LeftOut, LogRepair
 
 
 @click.command("repair", short_help="Repair damaged logs, keeping every byte that is taken out.")
@@ -57,35 +54,36 @@ def repair_command(
       mpcheckpoint repair --store run-42 --yes
 
     A torn end is cut off, as the next append would do. A log that takes no appends since a sync failed is copied into a
-    new generation. Of a corrupt log all that can be proven is copied into a new generation: what precedes the damage,
-    and behind it each batch of which every line fits the checksum of the one before. Those records are right, and in
-    order; whether records are missing where the damage was nobody can say, and the places are listed.
+    new generation. A corrupt log is copied as far as it can be proven: what precedes the damage, and after it each
+    batch whose lines all fit the checksum of the line before. These records are right and in order. Nobody can say
+    whether records are missing where the damage was; those places are listed.
 
-    Every byte that is taken out is kept in .checkpoint/quarantine. Killed at any instant, it leaves each log as it was
-    or as it is to be: run it again. It waits for writers, and they go on afterwards. A copy needs room for it.
+    Every byte that is taken out is kept in .checkpoint/quarantine. If it is killed, each log is as it was or as it is
+    to be: run it again. It waits for writers, and they go on afterwards. A copy needs free space.
 
     Exit codes: 0 nothing to do, or all done; 1 there is something to do and --yes was not given; 2 a log cannot be
     repaired, or there is no such store or log.
     """
     keys = log_keys or None
     todo = failed = done = 0
-    with LongPass("repair", size_in_bytes(store, log_keys=keys)) as bar:
+    with check_progress("repair", store, keys) as progress:
         repairs = (
-            repair(store, log_keys=keys, lock_timeout_s=lock_timeout_s, on_progress=bar.advance)
+            repair(store, log_keys=keys, lock_timeout_s=lock_timeout_s, on_progress=progress.advance)
             if is_yes
-            else plan_repairs(store, log_keys=keys, on_progress=bar.advance)
+            else plan_repairs(store, log_keys=keys, on_progress=progress.advance)
         )
         for each in repairs:
-            bar.pause()
+            progress.pause()
             failed += each.action == "impossible" or each.error is not None
             done += each.is_done
             todo += each.action not in ("nothing", "impossible") and not each.is_done and each.error is None
-            lines = _told(each)
-            text = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
-            write_out(_json(each) if is_json else text)
+            if is_json:
+                write_out(json_line(_fields(each)))
+            else:
+                write_lines(_lines(each))
             flush_out()
     if not is_json:
-        write_out(_summary(store, keys, todo, done, failed).encode(errors="backslashreplace"))
+        write_lines([_summary(store, keys, todo, done, failed)])
     flush_out()
     if failed:
         return EXIT_USAGE
@@ -94,15 +92,15 @@ def repair_command(
 
 def _summary(store: str, keys: tuple[str, ...] | None, todo: int, done: int, failed: int) -> str:
     if done or (failed and not todo):
-        return f"{counted(done, 'log')} repaired{f', {failed} could not be' if failed else ''}\n"
+        return f"{counted(done, 'log')} repaired{f', {failed} could not be' if failed else ''}"
     if not todo:
-        return "nothing to repair\n"
+        return "nothing to repair"
     options = "".join(f" --key {shlex.quote(key)}" for key in keys or ())
     command = f"mpcheckpoint repair --store {shlex.quote(store)}{options} --yes"
-    return f"nothing was changed; to repair {counted(todo, 'log')}: {safe(command)}\n"
+    return f"nothing was changed; to repair {counted(todo, 'log')}: {safe(command)}"
 
 
-def _told(each: LogRepair) -> Iterator[str]:
+def _lines(each: LogRepair) -> Iterator[str]:
     check = each.check
     if each.action == "nothing":
         return
@@ -113,29 +111,30 @@ def _told(each: LogRepair) -> Iterator[str]:
     yield f"{name}: {check.state}; {_deed(each)}"
     if each.action == "salvage":
         gaps = [damage for damage in check.damages if not damage.is_mended and damage.length_bytes]
-        yield from (_gap(damage) for damage in gaps[:_MOST_TOLD])
-        if len(gaps) > _MOST_TOLD:
-            yield f"  and at {counted(len(gaps) - _MOST_TOLD, 'place')} more (--json has up to 1,000)"
-        yield from (_left_out(left) for left in each.left_out[:_MOST_TOLD])
-        if len(each.left_out) > _MOST_TOLD:
-            yield f"  and at {counted(len(each.left_out) - _MOST_TOLD, 'place')} more (--json has all)"
-    for kept in each.repairs[:_MOST_TOLD]:
-        yield f"  kept {counted(kept.length_bytes, 'byte')} in {safe(shown_path(kept.path))}"
+        yield from map(_gap, gaps[:MOST_SHOWN])
+        if len(gaps) > MOST_SHOWN:
+            yield f"  and at {counted(len(gaps) - MOST_SHOWN, 'place')} more (--json has up to 1,000)"
+        yield from map(_left_out, each.left_out[:MOST_SHOWN])
+        if len(each.left_out) > MOST_SHOWN:
+            yield f"  and at {counted(len(each.left_out) - MOST_SHOWN, 'place')} more (--json has all)"
+    for kept in each.repairs[:MOST_SHOWN]:
+        yield f"  kept {counted(kept.length_bytes, 'byte')} in {safe(kept.path)}"
     if each.error is not None:
         yield f"  not done: {safe(shell_text(each.error))}"
 
 
 def _deed(each: LogRepair) -> str:
-    taken = f"{counted(each.removed_bytes, 'byte')} at offset {each.removed[0][0]}" if each.removed else ""
     kept = counted(each.records_kept, "record")
-    if each.action == "cut":
-        verb = "was" if each.is_done else "is to be"
-        return f"the torn end ({taken}) {verb} cut off and kept in quarantine; the log keeps {kept}"
     verb = "was" if each.is_done else "is to be"
+    if each.action == "cut":
+        taken = (
+            f"{counted(each.removed_bytes, 'byte')} at offset {each.removed[0][0]}" if each.removed else ""
+        )
+        return f"the torn end ({taken}) {verb} cut off and kept in quarantine; the log keeps {kept}"
     if each.action == "recover":
         return f"{verb} recovered: a new generation with the same {kept}, which takes appends again"
-    count = f"{counted(each.removed_bytes, 'byte')} in {counted(len(each.removed), 'place')}"
-    return f"{verb} salvaged: a new generation with {kept}; {count} {'went' if each.is_done else 'go'} to quarantine"
+    taken = f"{counted(each.removed_bytes, 'byte')} in {counted(len(each.removed), 'place')}"
+    return f"{verb} salvaged: a new generation with {kept}; {taken} {'went' if each.is_done else 'go'} to quarantine"
 
 
 def _gap(damage: Damage) -> str:
@@ -150,35 +149,24 @@ def _gap(damage: Damage) -> str:
 
 
 def _left_out(left: LeftOut) -> str:
-    keys = ", ".join(repr(key) for key in left.object_keys[:3])
+    keys = ", ".join(map(repr, left.object_keys[:3]))
     more = ", ..." if len(left.object_keys) > 3 else ""
     of = f" of {keys}{more}" if keys else ""
     return safe(f"  left out: {counted(left.records, 'record')}{of} at offset {left.offset}: {left.why}")
 
 
-def _json(each: LogRepair) -> bytes:
-    fields: dict[str, Any] = {
-        **check_fields(each.check),
+def _fields(each: LogRepair) -> dict[str, Any]:
+    return check_fields(each.check) | {
         "action": each.action,
         "is_done": each.is_done,
         "records_kept": each.records_kept,
         "removed": [{"offset": offset, "length_bytes": length} for offset, length in each.removed],
         "removed_bytes": each.removed_bytes,
-        "left_out": [
-            {
-                "offset": left.offset,
-                "length_bytes": left.length_bytes,
-                "records": left.records,
-                "object_keys": list(left.object_keys),
-                "why": left.why,
-            }
-            for left in each.left_out
-        ],
+        "left_out": each.left_out,
         "repairs": [
-            {"offset": kept.offset, "length_bytes": kept.length_bytes, "path": shown_path(kept.path)}
+            {"offset": kept.offset, "length_bytes": kept.length_bytes, "path": kept.path}
             for kept in each.repairs
         ],
         "new_generation": each.generation,
         "error": None if each.error is None else shell_text(each.error),
     }
-    return json_line(fields)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpcheckpoint._cli.checks import LongPass, check_fields, damage_lines, shown_name
+from mpcheckpoint._cli.checks import check_fields, check_progress, damage_lines, shown_name, write_lines
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.terminal import (
     EXIT_FAILED,
@@ -16,15 +16,18 @@ from mpcheckpoint._cli.terminal import (
     counted,
     flush_out,
     json_line,
+    one_line,
     safe,
     write_out,
 )
-from mpcheckpoint.maintenance import size_in_bytes, stray_files, verify
+from mpcheckpoint.maintenance import stray_files, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpcheckpoint.maintenance import LogCheck
+
+_MOST_STRAYS = 5
 
 
 @click.command("verify", short_help="Read every byte, and say what is damaged.")
@@ -43,32 +46,30 @@ def verify_command(store: str, log_keys: tuple[str, ...], is_json: bool) -> int:
 
     \b
       whole     all of it reads well;
-      pending   so it does, and a write is in progress behind it;
-      poisoned  a sync of it has failed, so it takes no appends until it is repaired;
-      torn      a writer died in mid-write: the next one cuts that off, or repair does;
+      pending   all of it reads well, and a write is in progress at its end;
+      poisoned  a sync of it failed, so it takes no appends until it is repaired;
+      torn      a writer died in the middle of a write: the next writer cuts that off, or repair does;
       corrupt   bytes that were once on disk do not read as they were written.
 
-    Behind a damage it goes on at the next line that can be proven, so that all damages are found. With --json there is
-    one object a log, with its state and its damages: offset, length_bytes, verdict (torn or corrupt), expected, found,
-    and records_behind, which can be proven behind it.
+    After a damage it goes on at the next line that can be proven, so it finds all damages. With --json there is one
+    object a log, with its state and its damages: offset, length_bytes, verdict (torn or corrupt), expected, found, and
+    records_behind: how many records after it can be proven.
 
     Exit codes: 0 all logs are whole or pending; 1 one is damaged or poisoned; 2 one could not be checked, or there is
     no such store or log.
     """
     keys = log_keys or None
     counts = {"logs": 0, "records": 0, "bytes": 0, "damaged": 0, "unreadable": 0}
-    with LongPass("verify", size_in_bytes(store, log_keys=keys)) as bar:
-        for check in verify(store, log_keys=keys, on_progress=bar.advance):
-            bar.pause()
+    with check_progress("verify", store, keys) as progress:
+        for check in verify(store, log_keys=keys, on_progress=progress.advance):
+            progress.pause()
             _count(check, counts)
             if is_json:
                 write_out(json_line(check_fields(check)))
             else:
-                write_out("".join(f"{line}\n" for line in _told(check)).encode(errors="backslashreplace"))
+                write_lines(_lines(check))
     if not is_json:
-        write_out(
-            "".join(f"{line}\n" for line in _summary(store, keys, counts)).encode(errors="backslashreplace")
-        )
+        write_lines(_summary(store, keys, counts))
     flush_out()
     if counts["unreadable"]:
         return EXIT_USAGE
@@ -83,7 +84,7 @@ def _count(check: LogCheck, counts: dict[str, int]) -> None:
     counts["damaged"] += not check.is_whole and check.state != "unreadable"
 
 
-def _told(check: LogCheck) -> Iterator[str]:
+def _lines(check: LogCheck) -> Iterator[str]:
     name = shown_name(check)
     if check.state == "unreadable":
         yield f"{name}: could not be checked: {safe(check.problem or '')}"
@@ -100,14 +101,13 @@ def _told(check: LogCheck) -> Iterator[str]:
 
 
 def _summary(store: str, log_keys: tuple[str, ...] | None, counts: dict[str, int]) -> Iterator[str]:
-    if log_keys is None:
-        strays = stray_files(store)
-        if strays:
-            shown = ", ".join(safe(name.replace("\n", "\\n")) for name in strays[:5])
-            more = f" and {len(strays) - 5} more" if len(strays) > 5 else ""
-            yield f"note: not part of the store, and left alone: {shown}{more}"
+    strays = stray_files(store) if log_keys is None else []
+    if strays:
+        shown = ", ".join(map(one_line, strays[:_MOST_STRAYS]))
+        more = f" and {len(strays) - _MOST_STRAYS} more" if len(strays) > _MOST_STRAYS else ""
+        yield f"note: not part of the store, and left alone: {shown}{more}"
     damaged, unreadable = counts["damaged"], counts["unreadable"]
-    outcome = "all whole" if not damaged and not unreadable else f"{damaged} damaged"
+    outcome = f"{damaged} damaged" if damaged or unreadable else "all whole"
     if unreadable:
         outcome += f", {unreadable} could not be checked"
     yield (

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpcheckpoint import Checkpoint, __version__
-from mpcheckpoint._cli.maps.lines import Lines
-from mpcheckpoint._cli.maps.output import KeptOutput
+from mpcheckpoint._cli.maps.child import KeptOutput
+from mpcheckpoint._cli.maps.items import ItemReader
 from mpcheckpoint._format.codec import encode_payload
 from mpcheckpoint._work.inputs import Input, NotYet
 from mpcheckpoint._work.text import to_bytes, to_text
@@ -709,7 +709,7 @@ def test_progress_on_a_terminal_is_a_bar(shell: Shell) -> None:
 
 def test_items_are_read_ahead_in_bounded_memory_and_never_waited_for(tmp_path: Path) -> None:
     reading, writing = os.pipe()
-    lines = Lines(reading, is_null_separated=False)
+    lines = ItemReader(reading, is_null_separated=False)
     source = iter(lines)
     assert isinstance(next(source), NotYet)
     os.write(writing, b"a\nb\nhalf")
@@ -730,7 +730,7 @@ def test_items_are_read_ahead_in_bounded_memory_and_never_waited_for(tmp_path: P
     large = tmp_path / "items"
     large.write_bytes(b"a" * 99 + b"\n" + (b"b" * 99 + b"\n") * 200_000)
     with large.open("rb") as file:
-        lines = Lines(file.fileno(), is_null_separated=False)
+        lines = ItemReader(file.fileno(), is_null_separated=False)
         next(iter(lines))
         assert lines.count < 50_000
 

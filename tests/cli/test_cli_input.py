@@ -10,7 +10,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.known_keys import shown_keys
-from mpcheckpoint._cli.maps.lines import Lines
+from mpcheckpoint._cli.maps.items import ItemReader
 from mpcheckpoint._cli.maps.template import Template
 from mpcheckpoint._cli.terminal import items_done
 from mpcheckpoint._cli.times import parse_duration, parse_time
@@ -195,7 +195,7 @@ def test_mark_is_dropped_at_the_start_only_however_it_arrives(
     pieces: list[bytes], items: list[bytes]
 ) -> None:
     reading, writing = os.pipe()
-    lines = Lines(reading, is_null_separated=False)
+    lines = ItemReader(reading, is_null_separated=False)
     found = iter(lines)
     given: list[object] = []
     for piece in pieces:
@@ -214,7 +214,7 @@ def test_first_item_does_not_wait_for_the_bytes_of_a_mark() -> None:
     reading, writing = os.pipe()
     os.write(writing, b"a\n")
 
-    entry = next(iter(Lines(reading, is_null_separated=False)))
+    entry = next(iter(ItemReader(reading, is_null_separated=False)))
 
     assert not isinstance(entry, NotYet)
     os.close(reading)

@@ -14,8 +14,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._cli import main
-from mpcheckpoint._cli.maps.json_items import json_reader
-from mpcheckpoint._cli.maps.lines import BadItemError
+from mpcheckpoint._cli.maps.items import BadItemError, json_input
 from mpcheckpoint._cli.maps.template import JsonItem, MissingFieldError, Template
 from support import process_tree
 from support.shell import MPCHECKPOINT, CommandLine, Ended
@@ -436,10 +435,10 @@ def test_broken_line_is_named_and_what_comes_before_it_is_done(shell: Shell) -> 
     ],
 )
 def test_line_that_is_no_item_is_refused_with_what_it_lacks(line: bytes, complaint: str) -> None:
-    read = json_reader(Template((b"echo", b"{name}"), is_json=True), "id")
+    template = Template((b"echo", b"{name}"), is_json=True)
 
     with pytest.raises(BadItemError) as caught:
-        read(0, line)
+        json_input(template, "id", 0, line)
 
     assert str(caught.value).startswith(complaint)
 

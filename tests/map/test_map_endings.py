@@ -23,7 +23,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log, MapRun
 from mpcheckpoint._cli import main
-from mpcheckpoint._cli.maps.interrupts import Interrupts, Stopped
+from mpcheckpoint._cli.interrupts import Interrupts, Stopped
 from mpcheckpoint._work import processes
 from support import process_tree
 from support.capabilities import has_command, require

@@ -12,7 +12,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
-from mpcheckpoint._cli import checks
+from mpcheckpoint._cli import progress
 from mpcheckpoint._format.control import control_payload
 from mpcheckpoint._format.frame import EndState, encode_batch
 from mpcheckpoint._format.resync import last_line
@@ -418,7 +418,7 @@ def test_verify_command_prints_a_line_a_log_and_each_damage(store: Path, filled:
     assert (bad.code, rows.code) == (1, 1)
     assert "a: corrupt, 2 records before the damage" in bad.out
     assert f"  corrupt at offset {starts[3]}, {starts[4] - starts[3]} bytes: expected" in bad.out
-    assert "8 records can be proven behind it" in bad.out
+    assert "8 records after it can be proven" in bad.out
     assert "left alone: stray" in bad.out
     assert bad.out.endswith("see what can be done: mpcheckpoint repair --store store\n")
     (row,) = rows.rows
@@ -461,25 +461,23 @@ def test_verify_bar_appears_when_a_log_takes_long_and_is_gone_before_a_result(
 ) -> None:
     shown: list[object] = []
 
-    class Bar:
-        def __init__(self, what: str, total_bytes: int) -> None:
+    class Display:
+        def __init__(self, what: str, total_bytes: int | None) -> None:
             shown.append((what, total_bytes))
 
-        def __enter__(self) -> Bar:
-            return self
+        def show(self, done: int, total: int | None, failed: int = 0) -> None:
+            shown.append((done, total))
 
-        def __exit__(self, *error: object) -> None:
+        def close(self) -> None:
             shown.append("gone")
 
-        def advance(self, done_bytes: int) -> None:
-            shown.append(done_bytes)
-
-    monkeypatch.setattr(checks, "ByteProgress", Bar)
-    with checks.LongPass("verify", 100) as bar:
-        bar.advance(10)
-        assert shown == []
-        monkeypatch.setattr(checks, "_QUICK_S", -1.0)
-        bar.advance(20)
-        bar.advance(30)
-        bar.pause()
-        assert shown == [("verify", 100), 30, 30, "gone"]
+    monkeypatch.setattr(progress, "_byte_display", Display)
+    monkeypatch.setattr(progress, "_SHOW_EVERY_S", 3600.0)
+    bar = progress.ByteProgress("verify", 100, quiet_s=3600.0)
+    bar.advance(10)
+    assert shown == []
+    monkeypatch.setattr(bar, "_quiet_until_s", 0.0)
+    bar.advance(20)
+    bar.advance(30)
+    bar.pause()
+    assert shown == [("verify", 100), (30, 100), (60, 100), "gone"]

@@ -1,4 +1,4 @@
-"""One command under way: what it writes, how it ends, and how it is made to."""
+"""One command that runs: its output, how it ends, and how it is made to end."""
 
 from __future__ import annotations
 
@@ -10,39 +10,77 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from mpcheckpoint import _system as system
+from mpcheckpoint._work.text import to_text
 
-    from mpcheckpoint._cli.maps.output import KeptOutput
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 _READ_BYTES = 64 * 1024
 _LOOK_S = 0.1
 _DRAIN_S = 1.0
 _PEEK_S = 0.02
+_LEFTOVERS_S = 0.05
+# Leftovers get so long to end by themselves, then to obey SIGTERM, then to be gone after SIGKILL.
+_LEFTOVER_STAGES = ((0.5, signal.SIGTERM), (1.5, signal.SIGKILL), (1.0, signal.SIGKILL))
+
+
+class KeptOutput:
+    """The beginning and the end of what a command writes, in bounded memory."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._most_head = (limit_bytes + 1) // 2
+        self._most_end = limit_bytes // 2
+        self._head = bytearray()
+        self._end = bytearray()
+        self._total = 0
+
+    def add(self, data: bytes) -> None:
+        """Add what the command wrote next."""
+        self._total += len(data)
+        room = self._most_head - len(self._head)
+        self._head += data[:room]
+        self._end += data[room:]
+        if len(self._end) > 2 * self._most_end:  # not at each call: that would copy all of it each time
+            self._trim()
+
+    def fields(self) -> dict[str, object]:
+        """Return what is recorded: ``output``; if some was left out, also ``output_end`` and ``left_out_bytes``."""
+        self._trim()
+        left_out = self._total - len(self._head) - len(self._end)
+        if left_out == 0:
+            return {"output": to_text(bytes(self._head + self._end))}
+        return {
+            "output": to_text(bytes(self._head)),
+            "output_end": to_text(bytes(self._end)),
+            "left_out_bytes": left_out,
+        }
+
+    def _trim(self) -> None:
+        del self._end[: max(0, len(self._end) - self._most_end)]
 
 
 class _Stop(Enum):
     """Why nothing more is read."""
 
-    CLOSED = "all who could write have closed their end"
-    ENDED = "the command has ended; a daemon of its may hold the other end"
+    CLOSED = "all writers have closed their end"
+    ENDED = "the command has ended; a daemon that it started may hold the other end"
     LATE = "its time is up"
 
 
 class Child:
     """A command that was started.
 
-    It belongs to our process group, so that a Ctrl-C reaches it as it reaches us; or, where its time is limited, it
-    leads one of its own: only a group can be ended whole, with all that the command has started.
+    It belongs to our process group, so that a Ctrl-C reaches it too. If its time is limited, it leads a group of its
+    own: only a group can be ended with all that the command has started.
 
-    Invariant: a group's leader is not reaped before the group got its last signal; else its number might be that of
-    strangers by then (held by ``reap`` alone reaping, and by whoever calls it holding the lock that signals are sent
-    under).
+    Invariant: the leader of a group is not reaped before the group got its last signal; else its number might belong to
+    strangers by then. Only ``reap`` reaps, and its callers hold the lock under which signals are sent.
     """
 
     def __init__(self, argv: Sequence[bytes], worker_fd: int, *, leads_group: bool) -> None:
         self._leads_group = leads_group
-        # Rejected: stdout=PIPE. Python 3.11.3 forgets /dev/null where it can open that, and no pipe any more.
+        # Rejected: stdout=PIPE. Python 3.11.3 leaks /dev/null if it can open that and then gets no pipe.
         reading, writing = os.pipe()
         self._pipe = os.fdopen(reading, "rb", buffering=0)
         try:
@@ -66,7 +104,7 @@ class Child:
         return self._process.pid if self._leads_group else os.getpgrp()
 
     def finish(self, kept: KeptOutput, timeout_s: float | None) -> bool:
-        """Read all it writes, and wait for its end; return whether it came in time. It is still to be reaped."""
+        """Read all its output and wait for its end; return whether it ended in time. It is still to be reaped."""
         due_s = None if timeout_s is None else time.monotonic() + timeout_s
         stop = self._read(kept, due_s)
         if stop is _Stop.LATE:
@@ -81,12 +119,12 @@ class Child:
         return True
 
     def end(self, kept: KeptOutput, patience_s: float) -> None:
-        """End a group: ask it to, read what it still writes, and after a while, or as soon as all of it closed their
-        output, end what is left. The command is still to be reaped."""
+        """End a group: send SIGTERM and read on until all of it closed their output or ``patience_s`` is over. Then
+        send SIGKILL to the rest. The command is still to be reaped."""
         self.signal(signal.SIGTERM)
         due_s = time.monotonic() + patience_s
         while self._read(kept, due_s) is _Stop.ENDED and time.monotonic() < due_s:
-            time.sleep(_PEEK_S)  # the command itself was quick; others of its group may still be at it
+            time.sleep(_PEEK_S)  # the command has ended; others of its group may still run
         self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> None:
@@ -100,7 +138,7 @@ class Child:
             pass
 
     def reap(self) -> int:
-        """Return its exit code, minus the signal if that ended it."""
+        """Return its exit code; minus the signal if one ended it."""
         self._pipe.close()
         return self._process.wait()
 
@@ -128,6 +166,38 @@ class Child:
                     return _Stop.CLOSED
                 kept.add(data)
             elif drained_s is not None:
-                return _Stop.ENDED  # what it had written was read
+                return _Stop.ENDED  # all that it had written was read
             elif self._has_ended():
                 drained_s = now_s + _DRAIN_S
+
+
+def end_leftovers(worker_path: str, group: int, is_urgent: Callable[[], bool]) -> None:
+    """End the processes in ``group`` that still hold the descriptor of an item's worker; return when that is done.
+
+    A shell that is ended does not take along the command it waits for, which would go on beside the item's rerun. A
+    process that left the group has chosen to live on. One that closed the descriptor is not known to be the command's.
+    Both are left alone. Only Linux tells the holders; elsewhere this does nothing.
+    """
+    for patience_s, number in _LEFTOVER_STAGES:
+        deadline = time.monotonic() + patience_s
+        while (left := _leftovers(worker_path, group)) and time.monotonic() < deadline and not is_urgent():
+            time.sleep(_LEFTOVERS_S)
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL if is_urgent() else number)
+            except (ProcessLookupError, PermissionError):
+                pass  # it has ended, or its number is another user's by now
+        if not left:
+            return
+
+
+def _leftovers(worker_path: str, group: int) -> list[int]:
+    holders = system.openers([worker_path])[worker_path]
+    return [each.pid for each in holders if each.pid != os.getpid() and _group_of(each.pid) == group]
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None

@@ -1,4 +1,4 @@
-"""A command run for an item, without a shell in between."""
+"""Run the command for an item, without a shell in between."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
-from mpcheckpoint._cli.maps.child import Child
-from mpcheckpoint._cli.maps.leftovers import end_leftovers
-from mpcheckpoint._cli.maps.output import KeptOutput
+from mpcheckpoint._cli.maps.child import Child, KeptOutput, end_leftovers
 from mpcheckpoint._cli.terminal import say
 from mpcheckpoint._work.deaths import HELD_S, is_kill, is_told_to_end
 from mpcheckpoint._work.outcomes import Result
@@ -17,9 +15,8 @@ from mpcheckpoint._work.shortage import shortage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
-    from mpcheckpoint._cli.maps.interrupts import Interrupts
+    from mpcheckpoint._cli.interrupts import Interrupts
     from mpcheckpoint._cli.maps.template import Item, Template
     from mpcheckpoint._work.workers import Worker
 
@@ -27,8 +24,8 @@ _FAILED_S = 0.02
 _POLL_S = 0.02
 # A command whose time is up gets so long to obey SIGTERM.
 _GRACE_S = 5.0
-# At the end commands get so long to stop by themselves, in the middle of which that is said; then to obey SIGTERM,
-# then to be gone after SIGKILL.
+# When the map ends, commands get so long to end by themselves (with a message in between), then to obey SIGTERM, then
+# to be gone after SIGKILL.
 _STOP_S = ((0.5, None), (1.5, signal.SIGTERM), (5.0, signal.SIGKILL))
 _KILLED_S = 5.0
 
@@ -36,11 +33,11 @@ _KILLED_S = 5.0
 class RunCommand:
     """Run one command line for each item, in any number of threads.
 
-    Each command inherits the descriptor of its worker, so that one that outlives this process keeps its item claimed,
-    and is not overlapped by its rerun. See ``Child`` for the process group it belongs to.
+    Each command inherits the descriptor of its worker. So a command that outlives this process keeps its item claimed,
+    and its rerun does not overlap it. ``Child`` says which process group it belongs to.
 
-    Locking: ``_lock`` guards ``_running`` and is held while a command is started, so that ``stop`` misses none; and
-    while one is reaped or signalled, so that no signal goes to whoever got its number.
+    Locking: ``_lock`` guards ``_running``. It is held while a command is started, so that ``stop`` misses none; and
+    while one is reaped or signalled, so that no signal goes to a stranger with the same number.
     """
 
     def __init__(
@@ -58,7 +55,8 @@ class RunCommand:
         """Run the command; return its exit code and output, or None if it was interrupted.
 
         Raises:
-            OSError: it could not be started for want of processes, descriptors or memory. Any other reason is its own.
+            OSError: it could not be started for want of processes, descriptors or memory. Any other reason to fail is
+                in the result.
         """
         try:
             child = self._started(item, worker)
@@ -89,16 +87,14 @@ class RunCommand:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        # What was to stop us may have been interrupted before it began.
+    def __exit__(self, *_: object) -> None:
+        # A Ctrl-C may have kept an earlier call from beginning.
         self.stop()
 
     def stop(self) -> None:
-        """Start no more commands, and end those that run: first by themselves, then by signals. Return when they have.
+        """Start no more commands. Wait for those that run, then end them by signals; return when they have ended.
 
-        A Ctrl-C meanwhile makes short work of them. Stopping twice is fine.
+        A Ctrl-C meanwhile kills them at once. Stopping twice is fine.
         """
         self._stopping.set()
         self._interrupts.obey()
@@ -145,9 +141,8 @@ class RunCommand:
     def _was_interrupted(self, is_suspect: bool) -> bool:
         """Return whether a command ended because of us, or of a signal to the whole job that is about to end us.
 
-        A signal reaches the processes of a job one after the other, and the command may be done with it first. So one
-        that failed waits a moment, and one that such a signal has ended a second, before it is believed to have failed
-        by itself.
+        A signal reaches the processes of a job one after the other, and may end the command before it reaches us. So we
+        wait for it before we call the command failed: a moment, or a second if such a signal ended the command.
         """
         return self._stopping.is_set() or self._interrupts.have_come(HELD_S if is_suspect else _FAILED_S)
 

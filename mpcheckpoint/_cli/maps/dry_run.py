@@ -18,20 +18,20 @@ from mpcheckpoint.log import handle_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpcheckpoint._cli.maps.items import ItemReader
     from mpcheckpoint._cli.maps.job import Job
-    from mpcheckpoint._cli.maps.lines import Lines
 
 _PAUSE_S = 0.02
 
 
-def dry_run(job: Job, lines: Lines) -> int:
+def dry_run(job: Job, items: ItemReader) -> int:
     """Print the items that ``map`` would run now, as they were read; return the exit code."""
     separator = b"\0" if job.is_null_separated else b"\n"
-    seen: set[str] = set()  # what would run once is printed once
+    seen: set[str] = set()  # an item that is given twice would run once
     would_run = 0
     with ExitStack() as opened:
-        is_pending = _judge(job, opened)
-        for entry in lines:
+        is_pending = _pending_rule(job, opened)
+        for entry in items:
             if isinstance(entry, NotYet):
                 time.sleep(_PAUSE_S)
             elif entry.object_key not in seen:
@@ -41,14 +41,14 @@ def dry_run(job: Job, lines: Lines) -> int:
                     line = entry.item if isinstance(entry.item, bytes) else entry.item.line
                     write_out(line + separator)
     flush_out()
-    if lines.problem is not None:
-        raise click.ClickException(lines.problem)
+    if items.problem is not None:
+        raise click.ClickException(items.problem)
     say(f"mpcheckpoint: {would_run} of {len(seen)} {plural(len(seen), 'item')} would run; this was a dry run")
     return EXIT_OK
 
 
-def _judge(job: Job, opened: ExitStack) -> Callable[[str], bool]:
-    """Return what tells whether an item is not done. What runs elsewhere at this moment counts as not done."""
+def _pending_rule(job: Job, opened: ExitStack) -> Callable[[str], bool]:
+    """Return a function that tells whether an item is not done. One that runs elsewhere now counts as not done."""
     try:
         checkpoint = opened.enter_context(Checkpoint(job.store, read_only=True))
         log = handle_of(checkpoint.log(job.log_key, create=False))

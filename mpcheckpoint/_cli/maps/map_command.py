@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli.interrupts import Interrupts, exit_code_of
 from mpcheckpoint._cli.maps.command import RunCommand
 from mpcheckpoint._cli.maps.dry_run import dry_run
-from mpcheckpoint._cli.maps.interrupts import Interrupts, Stopped
-from mpcheckpoint._cli.maps.job import Job
-from mpcheckpoint._cli.maps.map_options import map_options
-from mpcheckpoint._cli.maps.printer import Printer
-from mpcheckpoint._cli.maps.progress import Reporter
-from mpcheckpoint._cli.maps.tally import Tally
+from mpcheckpoint._cli.maps.job import Job, map_options
+from mpcheckpoint._cli.maps.outcome_text import print_output
+from mpcheckpoint._cli.maps.reporter import Reporter, Tally
 from mpcheckpoint._cli.maps.threads import BusyThreads
 from mpcheckpoint._cli.terminal import (
     EXIT_FAILED,
@@ -42,7 +39,7 @@ from mpcheckpoint.errors import ShortageError
 from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
-    from mpcheckpoint._cli.maps.lines import Lines
+    from mpcheckpoint._cli.maps.items import ItemReader
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._work.runs import Run
     from mpcheckpoint._work.shortage import ShortageEvent
@@ -56,7 +53,7 @@ if TYPE_CHECKING:
 @map_options
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None, **options: Any) -> int:
-    """Run COMMAND for every item read from standard input, and record what became of each.
+    """Run COMMAND for every item read from standard input, and record the outcome of each.
 
     \b
     Example:
@@ -68,35 +65,35 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     \b
       mpcheckpoint map --store run-42 --key fetch -a urls.txt --rerun monday -- curl -fsS {}
 
-    Each line is an item; blank lines are skipped. {} in COMMAND is replaced by the item; without {} the item is put at
-    the end. There is no shell in between; standard input is empty. Exit code, duration and output (standard output and
-    standard error together) are recorded before the next item is run.
+    Each line is an item; blank lines are skipped. The item replaces {} in COMMAND; without {} it goes to the end. There
+    is no shell in between; standard input is empty. Exit code, duration and output (standard output and standard error
+    together) are recorded before the next item runs.
 
     \b
-    For a pipe or a redirection call a shell, and hand it the item as an argument:
+    For a pipe or a redirection, call a shell and give it the item as an argument:
       mpcheckpoint map --store run-42 --key sizes -- sh -c 'wc -c < "$1"' sh {}
-    Never as sh -c 'wc -c < {}': the shell would run what stands in the item, as in "x; rm -r .".
+    Never as sh -c 'wc -c < {}': the shell would run the text of the item, as in "x; rm -r .".
 
-    An item counts by its name: a file that has changed since it was done is not run again. To have that seen, put a
+    Only the name of an item counts: a file that has changed since it was done is not run again. To run it again, put a
     date or a checksum into the item (with --jsonl beside the path), or use another key.
 
-    With --jsonl each line is a JSON value. {name} is replaced by the field of that name, {} by the whole value; strings
+    With --jsonl each line is a JSON value. {name} is replaced by the field of that name, {} by the whole value. Strings
     stand for themselves, anything else for its JSON; {{name}} is {name}. A DURATION is seconds, or like 90s, 5m,
     1h30m, 2d.
 
-    Killed at any instant, by whatever, start the same line again: it runs only what is missing. Start it several times
-    at once, on one store: they share the items, and no item runs twice while none of them dies. At least once: an item
-    whose command was killed with it, or whose outcome could not be recorded, runs again. See how far they are from
-    elsewhere: mpcheckpoint results --watch.
+    If it is killed, at any instant, start the same line again: it runs only what is missing. Started several times at
+    once on one store, they share the items, and no item runs twice while none of them dies. Each item runs at least
+    once: it runs again if its command was killed with the map, or its outcome could not be recorded. To see the
+    progress from elsewhere: mpcheckpoint results --watch.
 
     An item that failed, all its --retries included, counts as done, until --retry-failed. With --rerun NAME an item
     counts as done once it has an outcome under that name; items that are not given keep what they have. A changed
     COMMAND is refused: say what to keep with --if-changed, or use another key, or --rerun with a new name.
 
-    A shortage is nobody's failure: what cannot be started for want of processes, threads, open files or memory waits,
-    and starts pause. A command that is killed (SIGKILL, or exit code 137 of a shell) runs again, and has failed after
-    its third death, over all starts. One that SIGTERM, SIGHUP or SIGINT has ended is given back if the map is told to
-    end within a second.
+    A shortage fails no item: what cannot be started for want of processes, threads, open files or memory waits, and
+    starts pause. A command that is killed (SIGKILL, or exit code 137 of a shell) runs again; after its third death,
+    over all starts, it has failed. One that SIGTERM, SIGHUP or SIGINT has ended is given back if the map is told to end
+    within a second.
 
     Exit codes: 0 all items are done and well, 1 some failed (now or before), 2 bad usage, a line that is no item, or a
     store that cannot be used, 75 stopped by a shortage (of processes, open files, memory) in which nothing ran for a
@@ -112,11 +109,11 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     field = job.template.unfilled_field()
     if field is not None:
         say(f"mpcheckpoint map: {field} is passed as it stands; with --jsonl it would be a field of the item")
-    lines = job.lines()
-    return dry_run(job, lines) if is_dry_run else _run(job, lines)
+    items = job.open_items()
+    return dry_run(job, items) if is_dry_run else _run(job, items)
 
 
-def _run(job: Job, lines: Lines) -> int:
+def _run(job: Job, items: ItemReader) -> int:
     started_s = time.monotonic()
     tally = Tally()
     try:
@@ -125,34 +122,39 @@ def _run(job: Job, lines: Lines) -> int:
             begun(lambda: Checkpoint(job.store), _say_shortage) as checkpoint,
             BusyThreads(job.jobs) as executor,
             RunCommand(job.template, job.output_limit_bytes, job.timeout_s, interrupts) as command,
-            Reporter(lines, tally, job) as reporter,
-            _started(job, checkpoint, lines, executor, command, reporter) as map_run,
+            Reporter(items, tally, job) as reporter,
+            _started(job, checkpoint, items, executor, command, reporter) as map_run,
         ):
-            printer = Printer() if job.is_printing else None
             for outcome in map_run:
-                if printer is not None:
-                    printer.print(outcome)
+                if job.is_printing:
+                    print_output(outcome)
                 reporter.take(outcome)
     except BrokenPipeError:
         end_by_broken_pipe()  # now that what ran was given back
     except KeyboardInterrupt as error:
-        _say_interrupted()
-        return 128 + (error.signal_number if isinstance(error, Stopped) else signal.SIGINT)
+        say(
+            "mpcheckpoint: interrupted; what is done is recorded, what was running was given back. "
+            "Start the same line again to carry on"
+        )
+        return exit_code_of(error)
     except ShortageError as error:
         if tally.done:
             _say_summary(job, tally, time.monotonic() - started_s)
         say(f"mpcheckpoint: {error}")
         return EXIT_SHORTAGE
-    if lines.problem is not None and not lines.count:
-        say(f"mpcheckpoint map: {lines.problem}; nothing was run")
+    if items.problem is not None and not items.count:
+        say(f"mpcheckpoint map: {items.problem}; nothing was run")
         return EXIT_USAGE
     _say_summary(job, tally, time.monotonic() - started_s)
     if map_run.is_halted:
-        _say_halted(job)
-    if lines.problem is not None:
         say(
-            f"mpcheckpoint map: {lines.problem}; the {lines.count} {plural(lines.count, 'item')} before it "
-            f"{'is' if lines.count == 1 else 'are'} done and recorded. Mend it and start the same line again to "
+            "mpcheckpoint: halted by a failure; what ran is recorded. Start the same line again to run the others, "
+            "with --retry-failed to run it again, too"
+        )
+    if items.problem is not None:
+        say(
+            f"mpcheckpoint map: {items.problem}; the {items.count} {plural(items.count, 'item')} before it "
+            f"{'is' if items.count == 1 else 'are'} done and recorded. Mend it and start the same line again to "
             "carry on"
         )
         return EXIT_USAGE
@@ -162,7 +164,7 @@ def _run(job: Job, lines: Lines) -> int:
 def _started(
     job: Job,
     checkpoint: Checkpoint,
-    lines: Lines,
+    items: ItemReader,
     executor: BusyThreads,
     command: RunCommand,
     reporter: Reporter,
@@ -182,16 +184,16 @@ def _started(
         job.is_ordered,
         on_error,
         on_retry=reporter.take_retry,
-        total=lines.total,
+        total=items.total,
         on_wait=reporter.take_wait,
         on_death=reporter.take_death,
         on_shortage=reporter.take_shortage,
     )
-    return MapRun(plan, iter(lines), crew, options)
+    return MapRun(plan, iter(items), crew, options)
 
 
 def _say_shortage(event: ShortageEvent) -> None:
-    """Tell news of a shortage before there is anything to show progress on."""
+    """Tell of a shortage before there is a display."""
     say(f"mpcheckpoint: {event}")
 
 
@@ -208,17 +210,3 @@ def _say_summary(job: Job, tally: Tally, duration_s: float) -> None:
         say(f"mpcheckpoint: why they failed: {job.results_line} --failed; --retry-failed runs them again")
     else:
         say(f"mpcheckpoint: their output: {job.results_line}")
-
-
-def _say_halted(job: Job) -> None:
-    again = "Start the same line again to run the others"
-    say(
-        f"mpcheckpoint: halted by a failure; what ran is recorded. {again}, with --retry-failed to run it again, too"
-    )
-
-
-def _say_interrupted() -> None:
-    say(
-        "mpcheckpoint: interrupted; what is done is recorded, what was running was given back. "
-        "Start the same line again to carry on"
-    )

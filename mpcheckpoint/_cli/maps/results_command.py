@@ -1,8 +1,7 @@
-"""``mpcheckpoint results``: what a map has recorded, and how far it is."""
+"""``mpcheckpoint results``: the outcomes that a map has recorded, and its progress."""
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -11,14 +10,23 @@ import click
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.known_keys import keys_in, shown_keys
-from mpcheckpoint._cli.maps.results_text import json_row, text_of
-from mpcheckpoint._cli.maps.watch import JsonRows, Lines, watch
+from mpcheckpoint._cli.maps.outcome_text import json_row, text_of
+from mpcheckpoint._cli.maps.watch import JsonRows, PlainLines, watch
 from mpcheckpoint._cli.options import json_option, key_option, rerun_option, store_option
-from mpcheckpoint._cli.terminal import EXIT_FAILED, EXIT_OK, flush_out, json_line, safe, write_out
+from mpcheckpoint._cli.terminal import (
+    EXIT_FAILED,
+    EXIT_OK,
+    flush_out,
+    is_screen,
+    json_line,
+    one_line,
+    safe,
+    write_out,
+)
 
 if TYPE_CHECKING:
     from mpcheckpoint import Log, MapStatus
-    from mpcheckpoint._cli.maps.watch import Display
+    from mpcheckpoint._cli.maps.watch import WatchDisplay
 
 _MOST_RERUNS = 5
 
@@ -26,10 +34,10 @@ _MOST_RERUNS = 5
 @click.command("results", short_help="Print what a map has recorded, or watch it.")
 @store_option
 @key_option
-@rerun_option("Only the outcomes under that name. [default: each item's last one]")
+@rerun_option("Only the outcomes under that name. [default: the last one of each item]")
 @click.option("--failed", "only_failed", is_flag=True, help="Only items that failed.")
-@click.option("--summary", "is_summary", is_flag=True, help="Only how many there are, and what runs now.")
-@click.option("--watch", "is_watching", is_flag=True, help="Show how the map goes on, until it has ended.")
+@click.option("--summary", "is_summary", is_flag=True, help="Only the counts, and what runs now.")
+@click.option("--watch", "is_watching", is_flag=True, help="Show the progress of the map until it ends.")
 @json_option
 def results_command(
     *,
@@ -49,21 +57,21 @@ def results_command(
       mpcheckpoint results --store run-42 --key lines --json | jq -r 'select(.ok) | .item'
       mpcheckpoint results --store run-42 --key lines --watch
 
-    Works while the map runs, and disturbs it in no way. Bytes that are not UTF-8 are written \\xNN.
+    Works while the map runs, and does not disturb it. Bytes that are not UTF-8 are written \\xNN.
 
     With --json each object has item, object_key, ok, error, duration_s, attempts, rerun (null for none), version (what
-    was run) and value; of a command the value has exit_code and output and, if that was cut, output_end and
+    was run) and value. The value of a command has exit_code and output and, if that was cut, output_end and
     left_out_bytes.
 
-    --summary counts what is done, and says what runs now, and in which processes. With --json one object: run, version,
-    items (null if not known yet), done, ok, failed, to_retry, running (object_key, elapsed_s), starts (pid, items,
-    rerun), rerun.
+    --summary counts what is done, and says what runs now and in which processes. With --json it is one object: run,
+    version, items (null if not known yet), done, ok, failed, to_retry, running (object_key, elapsed_s), starts (pid,
+    items, rerun), rerun.
 
-    --watch shows the same, and the last failures, as they change: on a terminal as a screen, elsewhere a line for each
-    failure and a count every 10 seconds; with --json every outcome, those before included. It ends when no process
+    --watch shows the same and the last failures as they change: a screen on a terminal; elsewhere a line for each
+    failure and the counts every 10 seconds; with --json every outcome, also the earlier ones. It ends when no process
     works on the map any more.
 
-    While all that is under way is one rerun, --summary and --watch count what is done under its name, as with --rerun.
+    While only one rerun is under way, --summary and --watch count what is done under its name, as with --rerun.
 
     Exit codes: 0, or 2 for a store or log that cannot be read or that no map has run on, or no such rerun; with
     --summary and --watch 1 if items have failed; 130 interrupted.
@@ -102,11 +110,11 @@ def _print_outcomes(log: Log, rerun: str | None, *, only_failed: bool, is_json: 
             write_out(json_row(outcome) if is_json else text_of(outcome).encode())
 
 
-def _display(*, is_json: bool, only_failed: bool) -> Display:
+def _display(*, is_json: bool, only_failed: bool) -> WatchDisplay:
     if is_json:
         return JsonRows(only_failed=only_failed)
-    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
-        return Lines()
+    if not is_screen(sys.stdout):
+        return PlainLines()
     from mpcheckpoint._cli.maps.watch_screen import Screen  # noqa: PLC0415 - rich takes a while to import
 
     return Screen()
@@ -139,10 +147,7 @@ def _summary(status: MapStatus, reruns: tuple[str, ...]) -> str:
         lines.append(f"to retry  {status.to_retry}")
     if status.running:
         lines.append(f"running   {len(status.running)}")
-        lines += [
-            f"{each.elapsed_s:12.1f} s  {safe(each.object_key)}".replace("\n", "\\n")
-            for each in status.running
-        ]
+        lines += [f"{each.elapsed_s:12.1f} s  {one_line(each.object_key)}" for each in status.running]
     processes = ", ".join(str(start.pid) for start in status.starts)
     lines.append(f"under way in process {processes}" if processes else _standstill(status))
     return "".join(f"{line}\n" for line in lines)

@@ -1,4 +1,4 @@
-"""The command line of ``map``: which words it has, and what an item puts in their places."""
+"""The command line of ``map``: its words, and what an item puts into them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class JsonItem(NamedTuple):
 
     Attributes:
         line: the line it came in.
-        text: what {} stands for: a string as it is, anything else as its line has it.
-        fields: what the fields of an object stand for, likewise; None of any other value.
+        text: what {} stands for: a string as it is, anything else as the line has it.
+        fields: what {name} stands for, for each field of an object; None if the value is no object.
     """
 
     line: bytes
@@ -38,7 +38,7 @@ class MissingFieldError(Exception):
 
 
 class Template:
-    """A command line with places for an item. Without any, the item is put at the end."""
+    """A command line with places for an item. Without any, the item goes to the end."""
 
     def __init__(self, words: tuple[bytes, ...], *, is_json: bool) -> None:
         self.words = words
@@ -47,14 +47,14 @@ class Template:
         self._has_place = any(map(self._places_in, words))
 
     def is_command(self) -> bool:
-        """Return whether the first word can be run; true as well where that depends on the item."""
+        """Return whether the first word can be run. True as well if that depends on the item."""
         first = self.words[0]
         return self._places_in(first) or shutil.which(os.fsdecode(first)) is not None
 
     def unfilled_field(self) -> str | None:
-        """Return a word's ``{name}`` that stands for itself, because items are not JSON; None if there is none.
+        """Return a ``{name}`` that stands for itself because items are not JSON; None if there is none.
 
-        A word with blanks is a script more likely, and ``${name}`` is a variable of a shell.
+        A word with blanks is more likely a script, and ``${name}`` is a variable of a shell.
         """
         if self._is_json:
             return None
@@ -71,7 +71,7 @@ class Template:
             MissingFieldError: the item has no such field.
         """
         if isinstance(item, bytes):
-            # Rejected: the pattern's substitution, four times as slow for what is nearly always done.
+            # Rejected: substitution by the pattern, four times as slow in the most frequent case.
             words = [word.replace(PLACE, item) for word in self.words]
             return words if self._has_place else [*words, item]
         words = [self._pattern.sub(lambda match: _filled(match, item), word) for word in self.words]

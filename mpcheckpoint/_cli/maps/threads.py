@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 class BusyThreads(Executor):
-    """Run calls in up to ``most`` threads, each of which ends when there is nothing left to do.
+    """Run calls in up to ``most`` threads. A thread ends when there is nothing left to do.
 
-    Rejected: ThreadPoolExecutor. Its idle threads stay, and where processes are short they take the places that the
+    Rejected: ThreadPoolExecutor. Its idle threads stay. Where processes are short, they take the places that the
     commands need: with a limit of three it starts two threads, and then no command, ever.
 
-    Invariant: there is a thread for each call that is queued, up to ``most``: a new one, or one that is done and about
-    to look for more. ``_lock`` guards all fields.
+    Invariant: each queued call has a thread, up to ``most``: a new one, or one that is done and about to look for more.
+    ``_lock`` guards all fields.
     """
 
     def __init__(self, most: int) -> None:
@@ -45,7 +45,7 @@ class BusyThreads(Executor):
                 return
             try:
                 result = fn(*args, **kwargs)
-            except BaseException as error:  # noqa: BLE001 - it belongs to those who ask the future
+            except BaseException as error:  # noqa: BLE001 - the caller gets it from the future
                 self._set_free()
                 future.set_exception(error)
             else:
@@ -60,7 +60,7 @@ class BusyThreads(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Return when all that was queued is done."""
-        del cancel_futures  # whoever submitted holds the futures
+        del cancel_futures  # the caller holds the futures
         while wait:
             with self._lock:
                 thread = next(iter(self._threads), None)
@@ -80,7 +80,7 @@ class BusyThreads(Executor):
             raise
 
     def _set_free(self) -> None:
-        """Take note that a thread is done with a call, before anybody hears of it and submits the next."""
+        """Count a thread as free before the future tells anybody, who may submit the next call."""
         with self._lock:
             self._free += 1
 
@@ -93,4 +93,4 @@ class BusyThreads(Executor):
                     return
                 call = self._queue.popleft()
             call()
-            del call  # the item is let go before the next one comes
+            del call  # let go of the item before the next one comes

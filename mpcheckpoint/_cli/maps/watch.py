@@ -1,4 +1,4 @@
-"""``mpcheckpoint results --watch``: how a map goes on, seen from elsewhere."""
+"""``mpcheckpoint results --watch``: the progress of a map, seen from elsewhere."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from mpcheckpoint._cli.maps.results_text import json_row
-from mpcheckpoint._cli.terminal import flush_out, items_done, safe, write_out
+from mpcheckpoint._cli.maps.outcome_text import failure_line, json_row
+from mpcheckpoint._cli.progress import LINE_EVERY_S, Pace
+from mpcheckpoint._cli.terminal import flush_out, items_done, write_out
 from mpcheckpoint._work.outcomes import outcome_in
 from mpcheckpoint._work.presence import map_starts
 from mpcheckpoint._work.reruns import History, history_of, tell_decoded
@@ -22,14 +23,13 @@ if TYPE_CHECKING:
 _LOOK_EVERY_S = 0.5
 _RATE_OVER_S = 30.0
 _MOST_RECENT = 100_000
-_LINE_EVERY_S = 10.0
 _MOST_FAILURES = 5
 
 
 class Watched:
-    """A map, or a rerun of it, as it is known by following its log.
+    """What is known of a map, or of a rerun of it, by following its log.
 
-    Takes about a hundred bytes an item: one that is recorded again is to be counted once.
+    Takes about a hundred bytes an item, so that an item that is recorded again is counted once.
     """
 
     def __init__(self, version: str, rerun: str | None, history: History) -> None:
@@ -52,17 +52,17 @@ class Watched:
 
     @property
     def items(self) -> int | None:
-        """How many there are, if the map knows; it may not count all that others have done."""
+        """How many items there are; None if the map does not know. It may not count all that others have done."""
         known = [start.items for start in self.starts if start.items is not None]
         return max(*known, self.done) if known else None
 
     def is_of_new_run(self, record: Record) -> bool:
-        """Return whether a record is of a run that was begun after the last look."""
+        """Return whether a record belongs to a run that began after the last look."""
         told = tell_decoded(record.event)
         return told is not None and int(told.run) not in self._history.by_number
 
     def take(self, record: Record) -> Outcome | None:
-        """Take note of a record; return the outcome that it holds, if it does."""
+        """Count a record; return the outcome in it, if there is one."""
         told = tell_decoded(record.event)
         if told is None:
             return None
@@ -79,21 +79,21 @@ class Watched:
         return outcome
 
     def look(self, log: LogHandle) -> None:
-        """See who is at work, and at what."""
+        """Find out which processes work on the map, and on which items."""
         self.running = running_items(log)
         starts = map_starts(log.workers_directory, log.log_key)
         self.starts = tuple(start for start in starts if self.rerun in (None, start.rerun))
         self.learn(log)
 
     def learn(self, log: LogHandle) -> None:
-        """See which runs were begun meanwhile."""
+        """Find out which runs began meanwhile."""
         history = log.query(history_of)
         if history is not self._history:
             self._history, self._rule = history, history.rule(self.rerun)
             self._recount(log)
 
     def _recount(self, log: LogHandle) -> None:
-        """Count anew by another rule. What is counted here and followed afterwards is counted once all the same."""
+        """Count anew by another rule. A record that is followed afterwards is still counted once."""
         self.is_ok, self.failed, self.to_retry = {}, 0, set()
         for object_key, _, told, is_to_retry in standings(log, self._rule):
             if told is not None:
@@ -115,20 +115,20 @@ class Watched:
         return len(self._recent_us) * 1e6 / max(1e6, now_us - self._recent_us[0])
 
 
-class Display(Protocol):
-    """Where the progress is shown, for as long as a ``with`` block lasts."""
+class WatchDisplay(Protocol):
+    """Where a watched map is shown."""
 
     def take(self, outcome: Outcome) -> None:
-        """Take note of an outcome."""
+        """Show an outcome."""
 
     def show(self, watched: Watched) -> None:
-        """Show how far the map is."""
+        """Show the progress of the map."""
 
     def close(self) -> None:
         """Show nothing more."""
 
 
-def watch(log: Log, status: MapStatus, display: Display) -> None:
+def watch(log: Log, status: MapStatus, display: WatchDisplay) -> None:
     """Follow a map until no process works on it any more."""
     watched = Watched(status.version, status.rerun, handle_of(log).query(history_of))
     try:
@@ -137,7 +137,7 @@ def watch(log: Log, status: MapStatus, display: Display) -> None:
         display.close()
 
 
-def _follow(log: Log, watched: Watched, display: Display) -> None:
+def _follow(log: Log, watched: Watched, display: WatchDisplay) -> None:
     position: Position | None = None
     with log.follow(after="start", idle_timeout_s=_LOOK_EVERY_S) as follower:
         while True:
@@ -151,13 +151,13 @@ def _follow(log: Log, watched: Watched, display: Display) -> None:
                 _take(log, watched, display, record)
                 if time.monotonic() >= due_s:
                     break
-    # Who has ended has recorded before that, and it may not have come to us yet.
+    # A process that has ended recorded its last outcome before that, and the follower may not have given it yet.
     for record in log.read(after=position):
         _take(log, watched, display, record)
     display.show(watched)
 
 
-def _take(log: Log, watched: Watched, display: Display, record: Record) -> None:
+def _take(log: Log, watched: Watched, display: WatchDisplay, record: Record) -> None:
     if watched.is_of_new_run(record):
         watched.learn(handle_of(log))
     outcome = watched.take(record)
@@ -166,7 +166,7 @@ def _take(log: Log, watched: Watched, display: Display, record: Record) -> None:
 
 
 class JsonRows:
-    """Every outcome, as it comes."""
+    """A line of JSON for every outcome, as it comes."""
 
     def __init__(self, *, only_failed: bool) -> None:
         self._only_failed = only_failed
@@ -177,40 +177,31 @@ class JsonRows:
             write_out(json_row(outcome))
 
     def show(self, watched: Watched) -> None:
-        """Let what was printed be read."""
+        """Flush what was printed."""
         del watched
         flush_out()
 
     def close(self) -> None:
-        """Leave it as it is."""
+        """Do nothing: what was printed stays."""
 
 
-class Lines:
-    """A line for each failure, and one now and then for the counts."""
+class PlainLines:
+    """A line for each failure, and one every ten seconds for the counts."""
 
     def __init__(self) -> None:
-        self._due_s = time.monotonic() + _LINE_EVERY_S
+        self._pace = Pace(LINE_EVERY_S)
 
     def take(self, outcome: Outcome) -> None:
         """Print a failure."""
         if not outcome.ok:
-            write_out(f"failed: {one_line(outcome)}\n".encode())
+            write_out(f"failed: {failure_line(outcome)}\n".encode())
 
     def show(self, watched: Watched) -> None:
-        """Print the counts, if it is time to."""
-        if time.monotonic() >= self._due_s:
-            self._due_s = time.monotonic() + _LINE_EVERY_S
-            rate = f"{watched.rate():.1f} items/s"
-            write_out(
-                f"{items_done(watched.done, watched.items)}, {watched.failed} failed, {rate}\n".encode()
-            )
+        """Print the counts, if that is due."""
+        if self._pace.is_due():
+            done = items_done(watched.done, watched.items)
+            write_out(f"{done}, {watched.failed} failed, {watched.rate():.1f} items/s\n".encode())
         flush_out()
 
     def close(self) -> None:
-        """Leave it as it is."""
-
-
-def one_line(outcome: Outcome) -> str:
-    """Return which item failed, and why."""
-    cause = (outcome.error or "").partition("\n")[0]
-    return safe(f"{outcome.object_key}: {cause}".replace("\n", "\\n"))
+        """Do nothing: what was printed stays."""

@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from mpcheckpoint._cli.live_console import LiveConsole
-from mpcheckpoint._cli.maps.watch import one_line
+from mpcheckpoint._cli.bars import LiveConsole
+from mpcheckpoint._cli.maps.outcome_text import failure_line
 from mpcheckpoint._cli.terminal import safe
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _REDRAWS_A_SECOND = 4
 
 
 class Screen:
-    """What is done, what runs, and what failed last; it goes when the watch ends."""
+    """What is done, what runs, and what failed last. It disappears when the watch ends."""
 
     def __init__(self) -> None:
         self._live = Live(
@@ -39,10 +39,10 @@ class Screen:
         self._live.start()
 
     def take(self, outcome: Outcome) -> None:
-        """Wait for the next look."""
+        """Do nothing: the next look shows it."""
 
     def show(self, watched: Watched) -> None:
-        """Draw it anew."""
+        """Draw the screen anew."""
         self._live.update(Group(*_parts(watched)))
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ def _parts(watched: Watched) -> Iterator[RenderableType]:
         yield _line(f"rerun {safe(watched.rerun)}")
     yield _line(_counts(watched))
     if watched.items is not None:
-        # Padded with nothing: a bar alone does not end its line.
+        # Padding, of width 0, because a bar alone does not end its line.
         yield Padding(ProgressBar(total=max(1, watched.items), completed=watched.done), 0)
     if watched.running:
         yield _line(f"running: {len(watched.running)}")
@@ -65,7 +65,7 @@ def _parts(watched: Watched) -> Iterator[RenderableType]:
     if watched.failures:
         yield _line("last failures:")
     for outcome in watched.failures:
-        yield _line(f"    {one_line(outcome)}")
+        yield _line(f"    {failure_line(outcome)}")
 
 
 def _counts(watched: Watched) -> str:

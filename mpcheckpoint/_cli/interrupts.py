@@ -1,4 +1,4 @@
-"""Signals that end a map: Ctrl-C, SIGTERM, SIGHUP."""
+"""Signals that end a long command: Ctrl-C, SIGTERM, SIGHUP."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import select
 import signal
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from typing import Any, Self
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MOST_BYTES = 4096
@@ -25,15 +22,20 @@ class Stopped(KeyboardInterrupt):
         self.signal_number = signal_number
 
 
+def exit_code_of(error: KeyboardInterrupt) -> int:
+    """Return the exit code of a command that a signal ended."""
+    return 128 + (error.signal_number if isinstance(error, Stopped) else signal.SIGINT)
+
+
 class Interrupts:
-    """Raise in the main thread what the first signal asks for, and let every thread know at once of any.
+    """Raise the first signal as an exception in the main thread, and let every thread know of any signal at once.
 
-    Invariant: one signal raises, later ones are counted; unless the end has not begun a second later, as where the
-    exception was lost in a finalizer. So what ends a map runs to its end, at whatever instant the second Ctrl-C comes,
-    and hurries if it did (held by tests/map/test_map_endings.py).
+    Invariant: one signal raises, later ones are only counted. So the end of a map runs through, at whatever instant the
+    second Ctrl-C comes, and hurries after it (held by tests/map/test_map_endings.py). If the end has not begun after a
+    second, because the exception was lost in a finalizer, the next signal raises again.
 
-    The interpreter raises in the main thread, when that gets to run. A pipe that its handler writes to, in whatever
-    thread the signal arrives, tells sooner: a command interrupted with us must not be taken for one that failed.
+    The interpreter raises once the main thread gets to run. Its handler also writes to a pipe, in whatever thread the
+    signal arrives, and that tells sooner: a command that was interrupted with us must not be taken for a failed one.
     """
 
     def __init__(self) -> None:
@@ -53,9 +55,7 @@ class Interrupts:
                 self._before[number] = signal.signal(number, self._take)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
@@ -64,29 +64,29 @@ class Interrupts:
 
     @property
     def are_urgent(self) -> bool:
-        """Whether another signal has come while the first one was obeyed. For any thread."""
+        """Whether another signal has come since the first one. For any thread."""
         return self._calls > 1 or self._bytes > 1
 
     def obey(self) -> None:
-        """Take note that the end has begun, if a signal has come: from now on others are counted only."""
+        """Say that the end has begun, if a signal has come: from now on signals are only counted."""
         self._is_obeyed = self._calls > 0
 
     def let_end(self) -> None:
-        """Have any further signal end this process at once, if one has come: all that is left to do is ours alone."""
+        """Let any further signal end this process at once, if one has come: nothing is left that must not be cut."""
         if self._calls:
             for number in self._before:
                 signal.signal(number, signal.SIG_DFL)
 
     def have_come(self, timeout_s: float) -> bool:
-        """Return whether a signal has come, or comes within so long. For any thread."""
+        """Return whether a signal has come, or comes within ``timeout_s``. For any thread."""
         poll = select.poll()
         poll.register(self._reading, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))
 
     def _take(self, signal_number: int, frame: object) -> None:
         del frame
-        # One call of this may stand for several signals, if another thread received them; the pipe has a byte of each,
-        # or will have: it may be written a moment after.
+        # If other threads received signals, one call may stand for several. The pipe has a byte for each, or will have
+        # a moment later.
         signals = 0
         with suppress(BlockingIOError):
             signals = sum(byte in _ENDING for byte in os.read(self._reading, _MOST_BYTES))

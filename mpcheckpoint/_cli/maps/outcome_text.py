@@ -1,0 +1,87 @@
+"""Outcomes as text: for people, for programs, and the bare output for ``map --print``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mpcheckpoint._cli.terminal import json_line, one_line, plural, safe
+from mpcheckpoint._work.text import to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpcheckpoint import Outcome
+
+_INDENT = "    "
+_FIELDS = (
+    *("item", "object_key", "ok", "error", "duration_s", "attempts"),
+    *("rerun", "version", "value"),
+)
+
+
+def json_row(outcome: Outcome) -> bytes:
+    """Return an outcome as a line of JSON."""
+    return json_line({name: getattr(outcome, name) for name in _FIELDS})
+
+
+def failure_line(outcome: Outcome) -> str:
+    """Return which item failed, and why, in one line."""
+    cause = (outcome.error or "").partition("\n")[0]
+    return one_line(f"{outcome.object_key}: {cause}")
+
+
+def text_of(outcome: Outcome) -> str:
+    """Return an outcome as lines for people."""
+    return "".join(_parts(outcome))
+
+
+def print_output(outcome: Outcome) -> None:
+    """Print an item's output byte by byte, whole, and flush it.
+
+    An item that was done before is printed from its record. So the same line, started again after a kill, prints all.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+    """
+    value = outcome.value
+    if not isinstance(value, dict):
+        return
+    text = to_bytes(str(value.get("output", "")))
+    if "left_out_bytes" in value:
+        text += f"\n{_left_out_note(value)}\n".encode() + to_bytes(str(value.get("output_end", "")))
+    # Not `write_out`, which ends the process at a broken pipe: what runs is to be given back first.
+    sys.stdout.buffer.write(text)
+    sys.stdout.buffer.flush()
+
+
+def _parts(outcome: Outcome) -> Iterator[str]:
+    cause, _, where = (outcome.error or "").partition("\n")
+    yield f"{'ok    ' if outcome.ok else 'failed'} {outcome.duration_s:9.3f} s  {one_line(outcome.object_key)}"
+    facts = [cause] if cause else []
+    if outcome.attempts > 1:
+        facts.append(f"{outcome.attempts} attempts")
+    if outcome.rerun is not None:
+        facts.append(f"rerun {outcome.rerun}")
+    yield f"  ({safe(', '.join(facts))})\n" if facts else "\n"
+    yield from _indented(where)
+    value = outcome.value
+    if isinstance(value, dict) and "exit_code" in value:
+        yield from _indented(str(value.get("output", "")))
+        if "left_out_bytes" in value:
+            yield f"{_INDENT}{_left_out_note(value)}\n"
+            yield from _indented(str(value.get("output_end", "")))
+    elif outcome.ok:
+        yield from _indented(msgspec.json.encode(value).decode())
+
+
+def _left_out_note(value: dict[str, Any]) -> str:
+    left_out = value["left_out_bytes"]
+    return f"[{left_out} {plural(left_out, 'byte')} {'was' if left_out == 1 else 'were'} not kept]"
+
+
+def _indented(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        yield f"{_INDENT}{safe(line)}\n"
