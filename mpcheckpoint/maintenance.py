@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from mpcheckpoint._maintenance.imports.import_task import Imported
-from mpcheckpoint._maintenance.imports.importing import import_lines
-from mpcheckpoint._maintenance.imports.older_tool import OlderFile, import_older_file, older_files
+from mpcheckpoint._maintenance.imports.importing import (
+    OlderFile,
+    import_lines,
+    import_older_file,
+    older_files,
+)
 from mpcheckpoint._maintenance.places.examination import examine
 from mpcheckpoint._maintenance.places.findings import Examination, Finding
 from mpcheckpoint._maintenance.repairs.damage import Damage, LeftOut, LogCheck, LogRepair

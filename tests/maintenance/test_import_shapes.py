@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mpcheckpoint._maintenance.imports.intake import Intake, Mark
-from mpcheckpoint._maintenance.imports.shapes import Fields, Found, NotARecordError
-from mpcheckpoint._maintenance.imports.sources import Piece
+from mpcheckpoint._maintenance.imports.shapes import Fields, FoundRecord, NotARecordError
+from mpcheckpoint._maintenance.imports.sources import SourcePiece
 
 if TYPE_CHECKING:
     from mpcheckpoint.errors import BadLineError
@@ -31,9 +31,9 @@ LINE = st.one_of(
 )
 
 
-def found_one_by_one(shape: Fields, data: bytes) -> list[Found] | None:
+def found_one_by_one(shape: Fields, data: bytes) -> list[FoundRecord] | None:
     """Return the records where each line holds exactly one; else None."""
-    found: list[Found] = []
+    found: list[FoundRecord] = []
     for line in data.split(b"\n")[:-1]:
         try:
             here = shape.find(line, 1) if line.strip() else []
@@ -70,7 +70,7 @@ def test_pieces_of_any_size_give_the_same_records(parts: list[bytes], data: st.D
             bad.append((error.line, error.offset or 0))
 
         intake = Intake("source", Fields("object_key", "event"), Mark(0, 0, 0), note)
-        batches = [intake.take(Piece(piece)) for piece in pieces if piece]
+        batches = [intake.take(SourcePiece(piece)) for piece in pieces if piece]
         payloads = [payload for batch in batches for payload in batch.payloads]
         return payloads, batches[-1].end, sorted(bad), intake.skipped
 

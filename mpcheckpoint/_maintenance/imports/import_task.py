@@ -1,8 +1,8 @@
 """One import of one source into one log: each record once, however often it is killed and started again.
 
-The place in the source is noted in the same batch as the records that came before it, so one is never there without the
-other. Rejected: record ids made of source and offset. They cost some fifty bytes a record for ever, and an index of all
-of them in memory.
+A batch holds records and a note of the place in the source that they end at, so neither is there without the other.
+Rejected: record ids made of source and offset. They cost some fifty bytes a record for ever, and an index of all of
+them in memory.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 from mpcheckpoint._format.frame import CLOSING_BYTES
 from mpcheckpoint._maintenance.imports.intake import Intake, Mark
 from mpcheckpoint._maintenance.imports.shapes import WholeLog
-from mpcheckpoint._maintenance.imports.targets import Identity, KnownIdError, Place, Target
+from mpcheckpoint._maintenance.imports.targets import Identity, ImportProgress, ImportTarget, KnownIdError
 from mpcheckpoint.errors import BadLineError, SourceChangedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._maintenance.imports.intake import Batch
-    from mpcheckpoint._maintenance.imports.shapes import Found, Shape
+    from mpcheckpoint._maintenance.imports.shapes import FoundRecord, Shape
     from mpcheckpoint._maintenance.imports.sources import Source
     from mpcheckpoint._view.log_handle import LogHandle
 
-_ANEW = "give it another name to import it anew, from its start (--as NAME, in Python name=...)"
+_ANEW = "give it another name to import it from its start (--as NAME, in Python name=...)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class Imported:
         source: the name of the source.
         records: how many records this import appended, or would have in a dry run.
         records_before: how many earlier imports of this source appended.
-        known: how many records this import met whose record ids the log held already.
-        skipped: how many lines this import passed over that are no records.
-        skipped_before: how many earlier imports of this source did.
-        offset_bytes: all before this place of the source is done with.
-        left_bytes: how many bytes behind it are part of a line whose end is missing: left for the next import.
+        known: how many records this import left out because the log had their record ids.
+        skipped: how many lines this import skipped because they are no records.
+        skipped_before: how many lines earlier imports of this source skipped.
+        offset_bytes: the import is done with all bytes before this offset of the source.
+        left_bytes: how many bytes after it are part of a line without an end. They are left for the next import.
     """
 
     source: str
@@ -55,17 +55,17 @@ class Imported:
 class ImportTask:
     """One import of one source into one log. For one thread.
 
-    Invariant: ``_place`` is what the log says of the source, or would say if this were no dry run. What was read behind
-    it is lost when the process dies, and read again.
+    Invariant: ``_place`` is what the log says of the source, or would say if this were no dry run. What was read after
+    it is read again if the process dies.
     """
 
     def __init__(
         self, log: LogHandle | None, source: Source, name: str, shape: Shape, *, is_dry_run: bool = False
     ) -> None:
         self._source, self._name, self._shape = source, name, shape
-        self._target = Target(log) if log is not None else None
+        self._target = ImportTarget(log) if log is not None else None
         self._is_dry_run = is_dry_run
-        self._place: Place | None = None
+        self._place: ImportProgress | None = None
         self._done = Imported(name)
         self._would_be_known: set[Identity] = set()
 
@@ -76,7 +76,7 @@ class ImportTask:
         on_bad: Callable[[BadLineError], object] | None = None,
         on_batch: Callable[[Imported], object] | None = None,
     ) -> Imported:
-        """Import what is left of the source. ``refuse_renamed``: but not if another name of it was imported."""
+        """Import the rest of the source. ``refuse_renamed``: refuse it if it was imported under another name."""
         start = self._start(refuse_renamed=refuse_renamed)
         intake = Intake(self._name, self._shape, start, on_bad)
         for piece in self._source.pieces():
@@ -89,7 +89,7 @@ class ImportTask:
         return replace(self._done, left_bytes=intake.left_bytes)
 
     def _start(self, *, refuse_renamed: bool) -> Mark:
-        """Return the place to begin at, behind all that earlier imports have done, and go there."""
+        """Return the place to begin at, after all that earlier imports have done, and go there."""
         places = self._target.places() if self._target is not None else {}
         place = self._place = places.get(self._name)
         if place is None:
@@ -113,8 +113,8 @@ class ImportTask:
         )
         return Mark(place.offset, place.crc, place.lines)
 
-    def _refuse_renamed(self, places: list[Place]) -> None:
-        """Raise if the source begins with all that was imported under another name."""
+    def _refuse_renamed(self, places: list[ImportProgress]) -> None:
+        """Raise if the source begins with bytes that were imported under another name."""
         size = self._source.size_bytes
         if size is None:
             return
@@ -147,7 +147,7 @@ class ImportTask:
                 skipped=skipped,
                 offset_bytes=batch.end.offset,
             )
-            after = Place(
+            after = ImportProgress(
                 self._name,
                 self._shape.name,
                 *batch.end,
@@ -156,26 +156,24 @@ class ImportTask:
             )
             if self._is_dry_run or self._target is None or after.offset == (before.offset if before else 0):
                 return
-            identities = [
-                each for each in map(_identity, map(batch.found.__getitem__, kept)) if each is not None
-            ]
+            identities = {each for index in kept if (each := _identity(batch.found[index])) is not None}
             try:
                 self._target.land([batch.payloads[index] for index in kept], identities, before, after)
             except KnownIdError:
-                self._done = done  # somebody else appended it a moment ago: it is left out now
+                self._done = done  # another process has just appended one: leave it out now
             else:
                 self._place = after
                 return
 
     def _unknown(self, batch: Batch) -> list[int]:
-        """Return which records of a batch the log does not hold: by their record ids, where they have one."""
+        """Return which records of a batch the log does not hold, by their record ids."""
         identities = list(map(_identity, batch.found))
         given = {each for each in identities if each is not None}
         if not given:
             return list(range(len(identities)))
-        met = (self._target.known(given) if self._target is not None else set()) | (
-            given & self._would_be_known
-        )
+        met = given & self._would_be_known
+        if self._target is not None:
+            met |= self._target.known(given)
         kept = []
         for index, identity in enumerate(identities):
             if identity is None or identity not in met:
@@ -187,5 +185,5 @@ class ImportTask:
         return kept
 
 
-def _identity(found: Found) -> Identity | None:
+def _identity(found: FoundRecord) -> Identity | None:
     return None if found.record_id is None else Identity(found.object_key, found.record_id)

@@ -1,4 +1,4 @@
-"""Pieces of a source to encoded records, and to the place up to which the source is done with them."""
+"""Turn the pieces of a source into batches of encoded records, each with the place in the source it ends at."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from mpcheckpoint._format.codec import encode_payload, encode_payloads
-from mpcheckpoint._maintenance.imports.shapes import BYTE_ORDER_MARK, Found, NotARecordError, WholeLog
+from mpcheckpoint._maintenance.imports.shapes import BYTE_ORDER_MARK, FoundRecord, NotARecordError, WholeLog
 from mpcheckpoint._maintenance.imports.sources import MOST_LINE_BYTES
 from mpcheckpoint.errors import BadLineError, InvalidEventError, InvalidKeyError, LimitExceededError
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._maintenance.imports.shapes import Shape
-    from mpcheckpoint._maintenance.imports.sources import Piece
+    from mpcheckpoint._maintenance.imports.sources import SourcePiece
 
 _REFUSED = (InvalidKeyError, InvalidEventError, LimitExceededError)
 
 
 class Mark(NamedTuple):
-    """A place in a source, the CRC-32 of all bytes before it, and how many lines they are."""
+    """A place in a source, the CRC-32 of all bytes before it, and how many lines these are."""
 
     offset: int
     crc: int
@@ -33,18 +33,18 @@ class Batch(NamedTuple):
 
     Attributes:
         found: the records; payloads: the same, encoded.
-        end: the place up to which the source is done with them.
-        error: the line behind ``end`` that ends the import.
+        end: after this batch, all before this place in the source is done with.
+        error: the bad line after ``end`` that ends the import; None if there is none.
     """
 
-    found: list[Found]
+    found: list[FoundRecord]
     payloads: list[Payload]
     end: Mark
     error: BadLineError | None
 
 
 class _Line(NamedTuple):
-    """Where a record was found: the number of its line, and the offset at which that starts."""
+    """The line that a record was found in: its number, and the offset it starts at."""
 
     number: int
     offset: int
@@ -53,11 +53,11 @@ class _Line(NamedTuple):
 class Intake:
     """The lines of one source, in order. For one thread.
 
-    Invariant: ``_end`` lies behind a line that is done with, never behind blank ones at the end: what looks like one
-    may be padding, which the next record of a log overwrites (held by tests/maintenance/test_import.py).
+    Invariant: ``_end`` is the end of a line that is done with, never of blank lines at the end of the source: they may
+    be padding, which the next record of a log overwrites (held by tests/maintenance/test_import.py).
 
     Attributes:
-        skipped: how many lines were passed over that are no records.
+        skipped: how many lines were skipped because they are no records.
     """
 
     def __init__(
@@ -65,24 +65,24 @@ class Intake:
     ) -> None:
         self.skipped = 0
         self._name, self._shape, self._on_bad = name, shape, on_bad
-        # Behind all that was read; behind all that is done with.
+        # The end of all that was read, and of all that is done with.
         self._read = self._end = start
-        # Records that are not given out yet, of which so many are done with: the rest are of a batch that is not whole.
-        self._found: list[Found] = []
+        # Records that are not given out yet. The first `_done` are done with; the rest are of a batch without an end.
+        self._found: list[FoundRecord] = []
         self._lines: list[_Line] = []
         self._done = 0
-        # What may be the half-written end of the source, until something stands behind it.
+        # A line that may be the half-written end of the source, until another line comes after it.
         self._suspect: BadLineError | None = None
         self._is_in_long_line = False
 
     @property
     def left_bytes(self) -> int:
-        """How many bytes at the end are part of a line, or of a batch, whose end is missing."""
+        """How many bytes at the end belong to a line or a batch without an end."""
         is_left = self._suspect is not None or self._is_in_long_line or not self._shape.is_at_end_of_batch
         return self._read.offset - self._end.offset if is_left else 0
 
-    def take(self, piece: Piece) -> Batch:
-        """Return what a piece gives. Requires: no earlier one gave an error."""
+    def take(self, piece: SourcePiece) -> Batch:
+        """Return the batch in a piece. Requires: no earlier batch had an error."""
         if piece.is_of_long_line:
             return self._take_long(piece.data)
         found = self._shape.find_in_all(piece.data) if self._suspect is None else None
@@ -95,8 +95,8 @@ class Intake:
         self._close(before, piece.data)
         return self._encoded(before, piece.data, error)
 
-    def _take_all(self, found: list[Found], data: bytes) -> Batch | None:
-        """Take a piece that is one record a line; None if some record is refused: that takes a look at each line."""
+    def _take_all(self, found: list[FoundRecord], data: bytes) -> Batch | None:
+        """Take a piece of one record a line; None if a record is refused, which takes a look at each line."""
         try:
             payloads = encode_payloads((each.object_key, each.event) for each in found)
         except _REFUSED:
@@ -106,7 +106,7 @@ class Intake:
         return Batch(found, payloads, self._end, None)
 
     def _take_lines(self, before: Mark, data: bytes) -> BadLineError | None:
-        """Take a piece line by line; return what ends the import."""
+        """Take a piece line by line; return the error that ends the import."""
         error = None
         start, number = 0, before.lines
         while start < len(data) and error is None:
@@ -125,7 +125,7 @@ class Intake:
         return error
 
     def _take_line(self, text: bytes, line: _Line) -> BadLineError | None:
-        """Find the records of a line that is not blank; return what ends the import."""
+        """Take the records of a line that is not blank; return the error that ends the import."""
         if self._suspect is not None:
             suspect, self._suspect = self._suspect, None
             if not self._is_passed_over(suspect):
@@ -134,7 +134,7 @@ class Intake:
             found = self._shape.find(text, line.offset)
         except NotARecordError as error:
             bad = BadLineError(self._name, line.number, line.offset, str(error))
-            # Behind a line that a writer of a log has not finished there may be padding: it has newlines.
+            # After a line of a log that its writer has not finished there may be padding, which is newlines.
             if error.may_be_cut and (text[-1:] != b"\n" or isinstance(self._shape, WholeLog)):
                 self._suspect = bad
                 return None
@@ -146,7 +146,7 @@ class Intake:
     def _is_passed_over(self, bad: BadLineError) -> bool:
         if self._on_bad is None:
             return False
-        # With a line of it, a batch is lost.
+        # A batch that loses a line is lost.
         self.skipped += 1 + len(self._found) - self._done
         del self._found[self._done :], self._lines[self._done :]
         self._on_bad(bad)
@@ -166,7 +166,7 @@ class Intake:
         return Batch([], [], self._end, error)
 
     def _close(self, before: Mark, data: bytes) -> None:
-        """Give the end that was found in a piece its CRC: computed once, not line by line."""
+        """Give the end that was found in a piece its CRC: computed once a piece, not once a line."""
         if self._end.offset == self._read.offset:
             self._end = self._end._replace(crc=self._read.crc)
         elif self._end.offset > before.offset:
@@ -186,16 +186,21 @@ class Intake:
         return Batch(found, payloads, self._end, error)
 
     def _encoded_singly(
-        self, found: list[Found], lines: list[_Line], before: Mark, data: bytes, error: BadLineError | None
+        self,
+        found: list[FoundRecord],
+        lines: list[_Line],
+        before: Mark,
+        data: bytes,
+        error: BadLineError | None,
     ) -> Batch:
-        """Encode records of which at least one is refused, and say which."""
-        kept: list[Found] = []
+        """Encode records one by one, and say which one is refused."""
+        kept: list[FoundRecord] = []
         payloads: list[Payload] = []
         for each, line in zip(found, lines, strict=True):
             try:
                 payload = encode_payload(*each)
             except _REFUSED as refusal:
-                # Of an event the cause alone: what it is to be in Python helps nobody who wrote JSON.
+                # Only the cause: which Python values an event takes is no help for JSON.
                 said = (
                     f"the event is refused: {refusal.reason}"
                     if isinstance(refusal, InvalidEventError)
@@ -204,7 +209,7 @@ class Intake:
                 bad = BadLineError(self._name, line.number, line.offset, said)
                 if self._is_passed_over(bad):
                     continue
-                # All records of its line wait until it is mended.
+                # No record of this line lands until the line is mended.
                 earlier = sum(other.number < line.number for other in lines[: len(kept)])
                 crc = crc32(data[: line.offset - before.offset], before.crc)
                 self._end = Mark(line.offset, crc, line.number - 1)

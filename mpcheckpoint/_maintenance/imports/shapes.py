@@ -1,4 +1,4 @@
-"""What a line of a source says: JSON Lines of any fields, lines of a log of ours, lines of the older tool."""
+"""The shapes of a source: JSON Lines of any fields, a log of ours, a file of the older tool."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _HINTS = (
 _NOT_LINES = "JSON over several lines, or an array; make it one object a line first: jq -c '.[]' FILE"
 
 
-class Found(NamedTuple):
-    """One record that a line holds. What it says is not checked yet."""
+class FoundRecord(NamedTuple):
+    """One record that a line holds. Its values are not checked yet."""
 
     object_key: str
     event: Any
@@ -43,10 +43,10 @@ class Found(NamedTuple):
 
 
 class NotARecordError(Exception):
-    """A line is no record; why.
+    """A line is no record; the text says why.
 
     Attributes:
-        may_be_cut: whether it would be no record either if only its end were missing.
+        may_be_cut: whether the end of the line may only be missing yet.
     """
 
     def __init__(self, reason: str, *, may_be_cut: bool = False) -> None:
@@ -55,35 +55,35 @@ class NotARecordError(Exception):
 
 
 class Shape(Protocol):
-    """How the lines of a source are to be understood.
+    """How to read the lines of a source.
 
     Attributes:
-        name: says so in a few words. An import is carried on only by the same.
-        is_at_end_of_batch: whether what was found so far may be imported without what follows.
+        name: what it is, in a few words. Only an import of the same shape carries on.
+        is_at_end_of_batch: whether the records so far may be imported without the next ones.
     """
 
     name: str
     is_at_end_of_batch: bool
 
-    def find(self, line: bytes, offset: int) -> list[Found]:
-        """Return what the line at ``offset`` records; nothing, where it says something else and may be passed over.
+    def find(self, line: bytes, offset: int) -> list[FoundRecord]:
+        """Return the records in the line at ``offset``; none if the line says something else and may be skipped.
 
         Raises:
-            NotARecordError: it is no such line.
+            NotARecordError: it is no line of this shape.
         """
 
-    def find_in_all(self, lines: bytes) -> list[Found] | None:
-        """Return what ``find`` finds in whole lines, one record in each; None where that is for ``find`` to say.
+    def find_in_all(self, lines: bytes) -> list[FoundRecord] | None:
+        """Return the records in whole lines with one record each; None if only ``find`` can tell.
 
-        Invariant: what this finds is what ``find`` finds (held by tests/maintenance/test_import_shapes.py).
+        Invariant: it finds what ``find`` finds (held by tests/maintenance/test_import_shapes.py).
         """
 
 
 class Fields:
-    """One object a line, of which two fields count. Single lines of a log of ours are understood, too.
+    """One object a line, of which two fields count. Single lines of a log of ours are read, too.
 
     Args:
-        object_field: the field that holds the object key: a string, or an integer, whose digits are the key then.
+        object_field: the field that holds the object key: a string, or an integer, whose digits are then the key.
         event_field: the field that holds the event; None if the whole object is the event.
     """
 
@@ -91,13 +91,10 @@ class Fields:
 
     def __init__(self, object_field: str, event_field: str | None) -> None:
         self._object_field, self._event_field = object_field, event_field
-        self.name = (
-            f"object {object_field!r}, event {event_field!r}"
-            if event_field is not None
-            else (f"object {object_field!r}, the whole as event")
-        )
+        event = "the whole as event" if event_field is None else f"event {event_field!r}"
+        self.name = f"object {object_field!r}, {event}"
 
-    def find(self, line: bytes, offset: int) -> list[Found]:
+    def find(self, line: bytes, offset: int) -> list[FoundRecord]:
         """Return the record that the line holds."""
         value: Any = _decoded(line)
         if type(value) is not dict:
@@ -111,10 +108,10 @@ class Fields:
             object_key = str(object_key)
         if type(object_key) is not str:
             raise NotARecordError(f"the field {self._object_field!r} is neither a string nor an integer")
-        return [Found(object_key, event)]
+        return [FoundRecord(object_key, event)]
 
-    def find_in_all(self, lines: bytes) -> list[Found] | None:
-        """Return the records of whole lines, if each is an object with both fields: quicker than one by one."""
+    def find_in_all(self, lines: bytes) -> list[FoundRecord] | None:
+        """Return the records if each line is an object with both fields: quicker than one by one."""
         field = self._event_field
         try:
             values = _decode_lines(lines)
@@ -129,32 +126,30 @@ class Fields:
             or set(map(type, object_keys)) != {str}
         ):
             return None
-        return list(map(Found, object_keys, events))
+        return list(map(FoundRecord, object_keys, events))
 
 
 class OlderTool:
-    """One object a line, each member of which is an object key and its event."""
+    """One object a line. Each member of it is an object key and its event."""
 
     name = "older tool"
     is_at_end_of_batch = True
 
-    def find(self, line: bytes, offset: int) -> list[Found]:
-        """Return the records that the line holds: one, as the older tool wrote it, or more."""
+    def find(self, line: bytes, offset: int) -> list[FoundRecord]:
+        """Return the records in the line: one, as the older tool wrote it, or more."""
         value: Any = _decoded(line)
         if type(value) is not dict or not value:
-            raise NotARecordError(
-                "not an object of an object key and its event, as the older tool wrote them"
-            )
-        return [Found(object_key, event) for object_key, event in value.items()]
+            raise NotARecordError("not an object {object key: event}, as the older tool wrote them")
+        return [FoundRecord(object_key, event) for object_key, event in value.items()]
 
-    def find_in_all(self, lines: bytes) -> list[Found] | None:
-        """Return None: these files are not so large."""
+    def find_in_all(self, lines: bytes) -> list[FoundRecord] | None:
+        """Return None: these files are small."""
         del lines
         return None
 
 
 class WholeLog:
-    """A log of ours, from its header on: what its checksums vouch for, whole batches only.
+    """A log of ours, from its header on: only what its checksums prove, and only whole batches.
 
     Attributes:
         is_at_end_of_batch: whether the last line was the last one of its batch.
@@ -167,12 +162,12 @@ class WholeLog:
         self._crc = 0
 
     def resume(self, before: bytes) -> None:
-        """Go on behind a line that ends with these bytes."""
+        """Go on after a line that ends with these bytes."""
         stored_crc = stored_crc_before(before, len(before))
         self._crc = 0 if stored_crc is None else running_crc(stored_crc)
 
-    def find(self, line: bytes, offset: int) -> list[Found]:
-        """Return the record that the line holds, nothing for a control line."""
+    def find(self, line: bytes, offset: int) -> list[FoundRecord]:
+        """Return the record in the line; none if it is a control line."""
         parsed = parse_line(line, 0, len(line), base=offset, crc=self._crc)
         stored_crc = stored_crc_before(line, len(line))
         if stored_crc is not None:
@@ -182,15 +177,15 @@ class WholeLog:
             raise NotARecordError(f"damage in a log: {parsed}", may_be_cut=True)
         self.is_at_end_of_batch = parsed.more == 0
         if parsed.object_key is not None:
-            return [Found(parsed.object_key, decode_event(parsed.event), record_id_of(parsed.meta))]
+            return [FoundRecord(parsed.object_key, decode_event(parsed.event), record_id_of(parsed.meta))]
         try:
             control_name(parsed)
         except UnknownControlError as error:
             raise NotARecordError(f"{error}, which this release does not know") from None
         return []
 
-    def find_in_all(self, lines: bytes) -> list[Found] | None:
-        """Return None: each line is verified."""
+    def find_in_all(self, lines: bytes) -> list[FoundRecord] | None:
+        """Return None: each line is verified by itself."""
         del lines
         return None
 
@@ -199,7 +194,7 @@ def is_whole_log(head: bytes) -> bool:
     """Return whether bytes are the beginning of a log of ours.
 
     Raises:
-        NotARecordError: of one in a newer format.
+        NotARecordError: of a log in a newer format.
     """
     header = parse_header(head)
     if isinstance(header, UnknownVersion):
@@ -220,8 +215,8 @@ def _decoded(line: bytes) -> object:
         raise NotARecordError("nested too deep") from None
 
 
-def _found_in_line_of_log(value: object) -> list[Found]:
-    """Return what a line of a log holds that came alone, through grep or jq: then no checksum vouches for it."""
+def _found_in_line_of_log(value: object) -> list[FoundRecord]:
+    """Return the record in a line of a log that came alone, through grep or jq: no checksum proves it then."""
     if not isinstance(value, list):
         raise NotARecordError(f"not an object but {_kind(value)}")
     if not _looks_like_line(value):
@@ -229,7 +224,7 @@ def _found_in_line_of_log(value: object) -> list[Found]:
     object_key, event, meta = value[4:7]
     if object_key is not None:
         record_id = meta.get("id") if meta is not None else None
-        return [Found(object_key, event, record_id if isinstance(record_id, str) else None)]
+        return [FoundRecord(object_key, event, record_id if isinstance(record_id, str) else None)]
     control = event.get("control") if isinstance(event, dict) else None
     if control in CONTROLS_OF_A_GENERATION or (isinstance(event, dict) and event.get("ignorable") is True):
         return []
@@ -249,9 +244,9 @@ def _looks_like_line(value: list[Any]) -> bool:
 
 
 def _are_objects(lines: bytes) -> bool:
-    """Return whether each of some whole lines begins and ends as an object does.
+    """Return whether each line begins and ends as an object does.
 
-    Of so many values as there are lines each stands on its own then: none goes on over ``}``, newline, ``{``.
+    Then as many values as lines means one value a line: none can go on across ``}``, newline, ``{``.
     """
     count = lines.count(b"\n")
     begin = lines.startswith(b"{") and lines.count(b"\n{") == count - 1

@@ -1,4 +1,4 @@
-"""What an import reads: a file, a pipe, standard input; forward, in pieces of whole lines, in bounded memory."""
+"""What an import reads: a file, a pipe or standard input, in pieces of whole lines and bounded memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 PIECE_BYTES = 1024 * 1024
-# What is longer is no record. It is passed over without being held.
+# A longer line is no record. It is passed over without being held in memory.
 MOST_LINE_BYTES = MAX_LINE_BYTES
 _READ_BYTES = 256 * 1024
 
 
-class Piece(NamedTuple):
-    """Bytes of a source: whole lines, or what stands behind the last newline, or a part of a line that is too long."""
+class SourcePiece(NamedTuple):
+    """Bytes of a source: whole lines, or the rest after the last newline, or a part of a line that is too long."""
 
     data: bytes
     is_of_long_line: bool = False
@@ -32,15 +32,15 @@ class Source:
     """One source, open for reading. For one thread.
 
     Attributes:
-        size_bytes: how many bytes there are in all; None where that cannot be known.
-        offset: how many were given out so far.
+        size_bytes: how many bytes there are in all; None if that cannot be known.
+        offset: how many were read so far.
     """
 
     def __init__(self, source: str | os.PathLike[str] | int) -> None:
         """Open a source.
 
         Args:
-            source: a path, or an open descriptor, which is read from where it stands and not closed.
+            source: a path, or an open descriptor, which is read from its current place and not closed.
 
         Raises:
             OSError: it cannot be read.
@@ -51,9 +51,9 @@ class Source:
         self._fd = source if isinstance(source, int) else self._opened.fd if self._opened else -1
         status = system.stat_fd(self._fd)
         self.identity = status.st_dev, status.st_ino
-        # A descriptor handed in may stand anywhere in its file: it has no beginning that could be found again.
+        # A given descriptor may stand anywhere in its file: the next import would not find the same beginning.
         self._is_file = self._opened is not None and stat.S_ISREG(status.st_mode)
-        # What is appended while we read is for the next time; the source may be a log that we write to.
+        # What is appended while we read is for the next import. The source may be a log that we write to.
         self.size_bytes = status.st_size if self._is_file else None
         self.offset = 0
 
@@ -63,16 +63,16 @@ class Source:
         return self._is_file
 
     def head(self, size: int) -> bytes:
-        """Return the first bytes of a file; none of anything else."""
+        """Return the first bytes of a file; nothing of a pipe."""
         return system.read_at(self._fd, size, 0) if self._is_file else b""
 
     def bytes_before(self, offset: int, size: int) -> bytes:
-        """Return so many bytes of a file that end at ``offset``, or all there are; none of anything else."""
+        """Return up to ``size`` bytes of a file that end at ``offset``; nothing of a pipe."""
         start = max(0, offset - size)
         return system.read_at(self._fd, offset - start, start) if self._is_file else b""
 
     def crc_below(self, offset: int) -> int | None:
-        """Pass over the bytes up to ``offset`` and return their CRC-32; None if there are not so many."""
+        """Skip the bytes up to ``offset`` and return their CRC-32; None if there are fewer bytes."""
         crc = 0
         while self.offset < offset:
             data = self._read(min(_READ_BYTES, offset - self.offset))
@@ -82,7 +82,7 @@ class Source:
         return crc
 
     def crcs_below(self, offsets: Sequence[int]) -> list[int]:
-        """Return the CRC-32 of a file's bytes below each of these offsets, which rise and are within it."""
+        """Return the CRC-32 of a file's bytes below each offset. Requires: the offsets rise and are in the file."""
         crcs, crc, at = [], 0, 0
         for offset in offsets:
             while at < offset and (data := system.read_at(self._fd, min(_READ_BYTES, offset - at), at)):
@@ -91,18 +91,18 @@ class Source:
             crcs.append(crc)
         return crcs
 
-    def pieces(self) -> Iterator[Piece]:
-        """Yield what follows, whole lines at a time: about ``PIECE_BYTES``, or what a pipe has at this moment.
+    def pieces(self) -> Iterator[SourcePiece]:
+        """Yield the rest in whole lines: about ``PIECE_BYTES`` at a time, or what a pipe has at this moment.
 
-        Bytes behind the last newline are a piece of their own, the last one.
+        Bytes after the last newline are the last piece.
         """
-        lines = _Lines()
+        splitter = _LineSplitter()
         while data := self._read(_READ_BYTES):
-            yield from lines.add(data)
-            if lines.held_bytes >= PIECE_BYTES or not self._has_more_now():
-                yield from lines.take_whole()
-        yield from lines.take_whole()
-        yield from lines.take_rest()
+            yield from splitter.add(data)
+            if splitter.held_bytes >= PIECE_BYTES or not self._has_more_now():
+                yield from splitter.take_whole()
+        yield from splitter.take_whole()
+        yield from splitter.take_rest()
 
     def close(self) -> None:
         """Close what was opened here."""
@@ -121,11 +121,11 @@ class Source:
         return self._is_file or bool(select.select([self._fd], [], [], 0)[0])
 
 
-class _Lines:
-    """What was read and not given out yet.
+class _LineSplitter:
+    """Cut what is read after newlines.
 
     Attributes:
-        held_bytes: how much that is.
+        held_bytes: how many bytes were read and not given out yet.
     """
 
     def __init__(self) -> None:
@@ -134,34 +134,34 @@ class _Lines:
         self._has_whole_line = False
         self._is_in_long_line = False
 
-    def add(self, data: bytes) -> Iterator[Piece]:
-        """Take in what was read next; yield what of it belongs to a line that is too long."""
+    def add(self, data: bytes) -> Iterator[SourcePiece]:
+        """Add what was read next; yield the part that belongs to a line that is too long."""
         if self._is_in_long_line:
             newline = data.find(b"\n")
             end = newline + 1 if newline >= 0 else len(data)
             self._is_in_long_line = newline < 0
-            yield Piece(data[:end], is_of_long_line=True)
+            yield SourcePiece(data[:end], is_of_long_line=True)
             data = data[end:]
         self._parts.append(data)
         self.held_bytes += len(data)
         self._has_whole_line = self._has_whole_line or b"\n" in data
 
-    def take_whole(self) -> Iterator[Piece]:
+    def take_whole(self) -> Iterator[SourcePiece]:
         """Yield the whole lines, and the first part of a line that is too long."""
         if not self._has_whole_line and self.held_bytes <= MOST_LINE_BYTES:
-            return  # to join the parts each time would take quadratic time
+            return  # joining the parts each time would take quadratic time
         data = b"".join(self._parts)
         end = data.rfind(b"\n") + 1
         rest = data[end:]
         if end:
-            yield Piece(data[:end])
+            yield SourcePiece(data[:end])
         if len(rest) > MOST_LINE_BYTES:
-            yield Piece(rest, is_of_long_line=True)
+            yield SourcePiece(rest, is_of_long_line=True)
             rest, self._is_in_long_line = b"", True
         self._parts, self.held_bytes, self._has_whole_line = [rest], len(rest), False
 
-    def take_rest(self) -> Iterator[Piece]:
-        """Yield what stands behind the last newline, if anything does."""
+    def take_rest(self) -> Iterator[SourcePiece]:
+        """Yield the bytes after the last newline, if there are any."""
         rest = b"".join(self._parts)
         if rest:
-            yield Piece(rest)
+            yield SourcePiece(rest)

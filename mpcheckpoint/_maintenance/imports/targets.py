@@ -1,4 +1,4 @@
-"""The log that an import appends to: what it says of imports, and how the next part lands, once."""
+"""The log that an import appends to: its notes of earlier imports, and how the next batch lands once."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 IMPORT = "import"
 
 
-class Place(msgspec.Struct, frozen=True):
-    """How far a source was imported into a log.
+class ImportProgress(msgspec.Struct, frozen=True):
+    """How far a source was imported into a log: the fields of a note in that log.
 
     Attributes:
         source: its name.
         shape: how its lines were understood.
-        offset, crc, lines: the bytes below which all was imported, their CRC-32, and how many lines they are.
-        records: how many records came of them.
-        skipped: how many of the lines were none, and passed over.
+        offset, crc, lines: all bytes below this offset were imported; their CRC-32, and how many lines they are.
+        records: how many records they gave.
+        skipped: how many of the lines were no records and were skipped.
     """
 
     source: str
@@ -43,35 +43,35 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Identity(NamedTuple):
-    """What makes a record one that is there already: its object key and its record id."""
+    """What a record is known by: its object key and its record id."""
 
     object_key: str
     record_id: str
 
 
 class KnownIdError(Exception):
-    """A record of the batch came to be in the log when the batch was about to be appended."""
+    """Another process appended a record of the batch just before the batch."""
 
 
-class Target:
-    """One log, read apart from its handle's view: in memory that grows with the sources, not with the records.
+class ImportTarget:
+    """One log, read without the view of its handle: the memory grows with the sources, not with the records.
 
-    Record ids are held from the first time that somebody asks for one.
+    Record ids are held from the first question for one.
     """
 
     def __init__(self, log: LogHandle) -> None:
         self._log = log
         self._reader: Reader = log.reader()
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, ImportProgress] = {}
         self._identities: set[Identity] | None = None
 
-    def places(self) -> dict[str, Place]:
+    def places(self) -> dict[str, ImportProgress]:
         """Return how far each source was imported, as the log says now."""
         self._catch_up()
         return self._places
 
     def known(self, identities: Collection[Identity]) -> set[Identity]:
-        """Return which of these records the log holds."""
+        """Return which of these the log holds."""
         if not identities:
             return set()
         if self._identities is None:
@@ -81,19 +81,23 @@ class Target:
         return self._identities.intersection(identities)
 
     def land(
-        self, payloads: list[Payload], identities: Collection[Identity], before: Place | None, after: Place
+        self,
+        payloads: list[Payload],
+        identities: Collection[Identity],
+        before: ImportProgress | None,
+        after: ImportProgress,
     ) -> None:
-        """Append records, and the place that the import has come to with them, as one batch.
+        """Append records and the note of the place that they end at, as one batch.
 
         Args:
             payloads: the records.
-            identities: those of them that have record ids.
-            before: what the log says of that source if nobody else has imported it meanwhile.
+            identities: those of the records that have record ids.
+            before: what the log says of the source unless another import got on meanwhile.
             after: what it is to say.
 
         Raises:
-            SourceBusyError: somebody else has. Nothing was written.
-            KnownIdError: one of ``identities`` has come to be there. Nothing was written.
+            SourceBusyError: another import got on. Nothing was written.
+            KnownIdError: the log holds one of ``identities`` by now. Nothing was written.
             LimitExceededError, WriteFailedError, LockTimeoutError, ...: as of ``Log.append_many``.
         """
 
@@ -102,14 +106,14 @@ class Target:
             if self._places.get(after.source) != before:
                 raise SourceBusyError(
                     f"another import of {after.source} into the log {self._log.log_key!r} got on meanwhile; nothing "
-                    "is imported twice. Start this one again when that one is done, if anything is left then",
+                    "is imported twice. Start this one again when that one is done",
                     reason="another import",
                 )
             if self._identities is not None and not self._identities.isdisjoint(identities):
                 raise KnownIdError
 
-        self._catch_up()  # outside the lock, so that only the rest is read inside
-        # The place goes last: who reads the log by other means sees the records first.
+        self._catch_up()  # outside the lock, so that little is left to read inside
+        # The note goes last: another reader of the log sees the records first.
         note = note_payload(Note(IMPORT, msgspec.to_builtins(after)))
         self._log.append_guarded([*payloads, note], guard)
 
@@ -123,9 +127,9 @@ class Target:
 
     def _take_note(self, note: Note) -> None:
         try:
-            place = msgspec.convert(note.fields, Place)
+            place = msgspec.convert(note.fields, ImportProgress)
         except msgspec.ValidationError:
-            return  # a note of that name from elsewhere
+            return  # another program's note of that name
         self._places[place.source] = place
 
     @staticmethod
