@@ -1,4 +1,4 @@
-"""Read all of a store that can be read, and tell what cannot: for people who look. A handle is strict instead."""
+"""Read what can be read of a store, and report the rest: for people who look. A handle is strict instead."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 class ReadableLogs:
     """The logs of a store, without those that cannot be read: of another user, damaged in the header, or misplaced.
 
-    Writes nothing and takes no lock. A log that cannot be read, or not to its end, is told of once, and what stands
-    before the damage is given out.
+    Writes nothing and takes no lock. A log that cannot be read, or not to its end, is reported once. What precedes the
+    damage is read.
 
     Attributes:
-        failures: what was met so far, in the order in which it was told.
+        failures: the errors so far, in the order in which they were reported.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class ReadableLogs:
 
         Args:
             log_keys: only these; None for all, new ones included.
-            on_failure: called with what keeps a log from being read: after all that could be read of the others.
+            on_failure: called with the error of a log that cannot be read, after all that can be read.
 
         Raises:
-            StoreNotFoundError, NotAStoreError, StoreAccessError: there is no store that can be looked at.
-            LogNotFoundError, InvalidKeyError: one of ``log_keys`` is none.
+            StoreNotFoundError, NotAStoreError, StoreAccessError: there is no store that can be read.
+            LogNotFoundError, InvalidKeyError: one of ``log_keys`` does not exist, or cannot.
         """
         self.failures: list[CheckpointError] = []
         self._store = DirectoryStore(path, create=False, read_only=True)
         self._on_failure = on_failure
         self._logs: dict[str, DirectoryLog] = {}
-        # What cannot be read: by path where a header does not tell the key, else by key.
+        # The logs that cannot be read: by path if a header does not tell the key, else by key.
         self._failed: set[str] = set()
         self._untold: list[CheckpointError] = []
         self._token: object | None = None
@@ -61,21 +61,21 @@ class ReadableLogs:
             self._find(log_key, must_exist=True)
 
     def read(self, choice: Choice, *, last: int | None = None) -> Reading:
-        """Return what ``Checkpoint.read`` returns, which does not raise: what cannot be read is told at its end.
+        """Return what ``Checkpoint.read`` returns, but without raising: ``tell`` reports what cannot be read.
 
         Raises:
-            InvalidKeyError: the object key is none.
+            InvalidKeyError: the object key is invalid.
         """
         if choice.object_key is not None:
             encode_key(choice.object_key)
         return Reading(self._readable(), choice, last, on_failure=self._fail)
 
     def objects(self, choice: Choice, match: str | None) -> Iterator[ObjectSummary]:
-        """Yield what ``Checkpoint.objects`` yields; what cannot be read is told at the end."""
+        """Yield what ``Checkpoint.objects`` yields; ``tell`` reports what cannot be read."""
         return list_objects(self._readable(), choice, match, on_failure=self._fail)
 
     def follow(self, cursor: Cursor, *, idle_timeout_s: float) -> Follower:
-        """Return a follower of what can be read, which goes on behind ``cursor``, of a reading that has ended."""
+        """Return a follower of the readable logs that goes on after ``cursor``, the end of a reading."""
 
         def discover() -> list[DirectoryLog]:
             logs = self._readable()
@@ -86,7 +86,7 @@ class ReadableLogs:
         return Follower(discover, after=after, idle_timeout_s=idle_timeout_s)
 
     def tell(self) -> None:
-        """Tell of the logs that could not be opened. What was met in reading others was told before."""
+        """Report the logs that could not be read since the last call."""
         untold, self._untold = self._untold, []
         for error in untold:
             self.failures.append(error)

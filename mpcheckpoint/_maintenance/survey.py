@@ -1,4 +1,4 @@
-"""The state of each log of a store: what can be read of it, what is wrong with it, who writes to it."""
+"""The state of each log of a store: its figures, what is wrong with it, and which process holds its lock."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class LogSurvey:
     Attributes:
         log_key: its key; None if its header cannot be read.
         path: its file.
-        states: what holds of it, the worst first. "whole": nothing else. "pending": bytes behind the end may be a write
-            in progress. "torn": they are what a dying writer left, which the next one cuts off. "poisoned": a sync
+        states: all that is true of it, the worst first. "whole": nothing else. "pending": bytes after the end may be a
+            write in progress. "torn": a dying writer left them, and the next one cuts them off. "poisoned": a sync
             failed, so it takes no appends until ``Log.recover()``. "corrupt": bytes that were durable are damaged.
             "unreadable": of a newer version, of another key, closed to us, or on a failing disk.
-        error: what was met where it is corrupt or unreadable. The figures are of what stands before that.
+        error: the error, if it is corrupt or unreadable. The figures count what precedes it.
         records, objects, first_us, last_us, batches, stated_syncs, size_bytes, repairs, lock, waiters, holder_pid,
-        holder_command, is_holder_stopped: as for ``Log.stats``; 0 or None where it cannot be told.
+        holder_command, is_holder_stopped: as for ``Log.stats``; 0 or None if it cannot be told.
     """
 
     log_key: str | None
@@ -66,16 +66,16 @@ class LogSurvey:
 def survey(path: str | os.PathLike[str], *, log_keys: Iterable[str] | None = None) -> Iterator[LogSurvey]:
     """Yield the state of each log of the store in the directory ``path``, in the order of their file names.
 
-    Reads each log, in memory that is bounded apart from the keys of its objects. Writes nothing and takes no lock that
-    anybody else could meet.
+    Reads each log, in memory that is bounded but for the keys of its objects. Writes nothing and takes no lock that
+    another process could meet.
 
     Args:
         path: the directory, as for ``Checkpoint``.
         log_keys: only these, in this order; None for all.
 
     Raises:
-        StoreNotFoundError, NotAStoreError, StoreAccessError: there is no store that can be looked at.
-        LogNotFoundError, InvalidKeyError: one of ``log_keys`` is none; raised when its turn comes.
+        StoreNotFoundError, NotAStoreError, StoreAccessError: there is no store that can be read.
+        LogNotFoundError, InvalidKeyError: one of ``log_keys`` does not exist, or cannot; raised when its turn comes.
     """
     store = DirectoryStore(path, create=False, read_only=True)
     if log_keys is None:
@@ -96,7 +96,7 @@ def _surveyed(store: DirectoryStore, path: str, found: str | CheckpointError) ->
 
 
 def _counted(stored: DirectoryLog, path: str) -> LogSurvey:
-    """Return what is found by reading a log whose header is sound."""
+    """Return the state of a log whose header is sound, by reading it."""
     failure: CheckpointError | None = None
     states: tuple[str, ...] = ()
     of_process: dict[str, Any] = {}

@@ -224,7 +224,7 @@ def test_verify_of_a_cut_below_what_the_page_calls_durable_is_corrupt(store: Pat
     log_file(store).write_bytes(log_file(store).read_bytes()[: line_starts(store)[3]])
     cut = check(store)
     assert cut.state == "whole"
-    assert any("cut off, or put back from a copy" in note for note in cut.notes)
+    assert any("cut off, or restored from a copy" in note for note in cut.notes)
 
 
 def test_verify_of_a_log_of_which_a_line_was_removed_is_corrupt_and_an_append_refuses(

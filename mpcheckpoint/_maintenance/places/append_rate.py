@@ -1,4 +1,4 @@
-"""How many durable appends a second processes get done here: measured with processes, since that is what is shared."""
+"""Measure how many durable appends a second several processes do here together."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def append_rates(directory: str, counts: tuple[int, ...], seconds: float) -> lis
         NoWriterError: processes cannot be started.
         OSError: a process did not get there.
     """
-    # Whoever measures has tried the locks, and told of the file system.
+    # The examination has tried the locks, and has judged the file system.
     places.locking.add(StoreDirectory(directory, create=True, read_only=False).identity)
     with Checkpoint(directory) as checkpoint:
-        checkpoint.log(_LOG_KEY)  # here, so that a writer that outlives us makes nothing anew
+        checkpoint.log(_LOG_KEY)  # here, so that a writer that outlives us creates nothing
     with ExitStack() as ended:
         writers = [ended.enter_context(_Writer(directory, seconds)) for _ in range(max(counts))]
         for writer in writers:
@@ -42,11 +42,11 @@ def append_rates(directory: str, counts: tuple[int, ...], seconds: float) -> lis
 
 
 class NoWriterError(OSError):
-    """The processes that should append cannot be started, which says nothing about the place."""
+    """The processes that should append cannot be started. That says nothing about the place."""
 
 
 class _Writer:
-    """A process that appends for a while each time that it is told to. It ends with the ``with`` block."""
+    """A process that appends for a while each time it is told to. It ends with the ``with`` block."""
 
     def __init__(self, directory: str, seconds: float) -> None:
         package = str(Path(__file__).parents[2])
@@ -70,7 +70,7 @@ class _Writer:
             self._process.stdin.write(b"go\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it says why in its answer
+            pass  # its answer says why
 
     def answer(self) -> str:
         """Return the next line that it prints."""
@@ -81,7 +81,7 @@ class _Writer:
         line = self._process.stdout.readline()
         if not line:
             errors = self._process.stderr.read().decode(errors="replace").splitlines()
-            raise OSError(f"a process that appends failed: {errors[-1] if errors else 'it says not why'}")
+            raise OSError(f"a process that appends failed: {errors[-1] if errors else 'it does not say why'}")
         return line.decode()
 
     def __enter__(self) -> _Writer:
@@ -93,7 +93,7 @@ class _Writer:
 
 
 def write() -> None:
-    """Append for so many seconds whenever a line comes, and say how many appends a second that were."""
+    """Append for so many seconds whenever a line comes, and print how many appends a second that were."""
     directory, seconds = sys.argv[1], float(sys.argv[2])
     with Checkpoint(directory, create=False) as checkpoint:
         log = checkpoint.log(_LOG_KEY)

@@ -1,4 +1,4 @@
-"""Can this place hold a store? Look, try, measure, and leave nothing behind."""
+"""Find out whether a place can hold a store: look, try, measure, and leave nothing in it."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def examine(
 ) -> Examination:
     """Find out whether a directory can hold a store: by looking, trying and measuring, in about two seconds.
 
-    Whatever is written goes to a temporary directory inside, which is removed in the end, or named where it cannot be;
-    one that a killed process left is removed, too. Where the directory does not exist, the one that it would be made in
-    is examined, and nothing is made. A store that stands there is only read, and may be in use.
+    It writes only to a temporary directory inside, which it removes in the end, or names if it cannot. It also removes
+    those that killed processes left. If the directory does not exist, the one that it would be created in is examined,
+    and the directory is not created. A store that is there is only read, and may be in use.
 
     Args:
         directory: the place, as given to ``Checkpoint``.
-        append_s: for how long appends are measured, twice, in seconds; 0 leaves that out.
-        on_finding: called with each finding at once.
+        append_s: how long to measure appends, twice, in seconds; 0 leaves that out.
+        on_finding: called with each finding as soon as it is there.
 
     Returns:
-        The findings. The figures are of this moment: other work on the machine makes them worse.
+        The findings. Other work on the machine at the same time makes the figures worse.
 
     Raises:
         UnknownSchemeError: ``directory`` is a URL.
     """
     path = store_directory(directory)
     findings: list[Finding] = []
-    # Closed at once when ``on_finding`` raises: what was made to try things in is removed by that.
+    # If ``on_finding`` raises, closing removes the temporary directory.
     with closing(_findings(path, append_s, findings)) as found:
         for finding in found:
             findings.append(finding)
@@ -56,7 +56,7 @@ def examine(
 
 
 class _Place(NamedTuple):
-    """Where things are tried: the directory, or the nearest one above it that exists."""
+    """The directory to try things in: the given one, or the nearest one above it that exists."""
 
     directory: str
     finding: Finding
@@ -73,8 +73,8 @@ def _findings(path: str, append_s: float, so_far: list[Finding]) -> Generator[Fi
     try:
         stale = remove_stale(place.directory)
         with Scratch(place.directory) as scratch:
-            removed = f"; what {stale} killed examinations had left was removed" if stale > 1 else ""
-            removed = "; what a killed examination had left was removed" if stale == 1 else removed
+            by = "a killed examination" if stale == 1 else f"{stale} killed examinations"
+            removed = f"; what {by} had left was removed" if stale else ""
             yield Finding("place", OK, place.finding.text + removed, {"removed": stale})
             yield surroundings.file_system(mount)
             yield from _tried(scratch.path, append_s, so_far, is_memory=is_memory)
@@ -100,7 +100,7 @@ def _place(path: str) -> _Place:
         directory = os.path.dirname(directory)
     try:
         is_directory = stat.S_ISDIR(os.stat(directory).st_mode)
-    except OSError:  # a link to nothing, or one that we may not follow
+    except OSError:  # a link to nothing, or to something we may not see
         is_directory = False
     if not is_directory:
         text = f"{directory} is no directory: choose another place, or move it away"
@@ -108,7 +108,7 @@ def _place(path: str) -> _Place:
     text = (
         f"{path} can be written"
         if directory == path
-        else f"{path} is not there; it can be made in {directory}"
+        else f"{path} does not exist; it can be made in {directory}"
     )
     return _Place(directory, Finding("place", OK, text))
 
@@ -118,6 +118,6 @@ def _tried(scratch: str, append_s: float, so_far: list[Finding], *, is_memory: b
     yield probes.guarded("sync", partial(probes.sync, scratch, is_memory=is_memory))
     yield probes.guarded("names", partial(probes.names, scratch))
     yield probes.guarded("wake-ups", partial(probes.wake_ups, scratch))
-    # Where no store can stand, none is made to measure it.
+    # In a bad place no store is created to measure appends.
     if append_s > 0 and worst(tuple(so_far)) != BAD:
         yield probes.guarded("appends", partial(probes.appends, scratch, append_s))

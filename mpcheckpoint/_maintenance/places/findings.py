@@ -1,4 +1,4 @@
-"""What an examination of a place finds."""
+"""The findings of an examination of a place."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Finding:
     """What one check found.
 
     Attributes:
-        check: which one: "place", "file system", "locks", "sync", "names", "wake-ups", "appends", "clean-up" (only
-            where something could not be removed), "space", "open files", "clock" or "store".
-        verdict: "ok"; "warn": a store can stand here, but; "bad": none can, or the one that does cannot be used.
+        check: "place", "file system", "locks", "sync", "names", "wake-ups", "appends", "clean-up" (only if something
+            could not be removed), "space", "open files", "clock" or "store".
+        verdict: "ok"; "warn": a store can be here, with this in mind; "bad": none can, or the one here cannot be used.
         text: what was found, and what to do about it.
-        figures: what was measured or looked up, by names with units.
+        figures: what was measured or looked up. The names have units.
     """
 
     check: str
@@ -32,11 +32,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """All that was found about a place.
+    """All findings about a place.
 
     Attributes:
         directory: the place.
-        findings: what each check found, in the order of the checks.
+        findings: the findings, in the order of the checks.
     """
 
     directory: str

@@ -1,4 +1,4 @@
-"""What is tried out in a place: locks, syncs, names, wake-ups. Each gives a finding and leaves nothing behind."""
+"""What is tried in a place: locks, syncs, names, wake-ups, appends. The caller removes the files of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BLOCK_BYTES = 4096
-# No disk takes a block, and tells, in less: the quickest with memory of their own take a little more.
+# No disk writes a block and says so in less. The quickest ones, with memory of their own, take a little more.
 _INCREDIBLE_S = 20e-6
 _SLOW_S = 0.1
 _SYNCS, _LONGEST_SYNCS_S = 50, 2.0
@@ -26,7 +26,7 @@ _US = 1e6
 
 
 def locks(directory: str) -> Finding:
-    """Whether files can be locked: two descriptors must exclude each other, and another process be refused."""
+    """Try whether files can be locked: against another descriptor, and against another process."""
     path = os.path.join(directory, "locks")
     descriptor = system.open_file(path, write=True, create=True)
     proof = system.prove_locking(path, with_child=True)
@@ -46,7 +46,7 @@ def locks(directory: str) -> Finding:
 
 
 def sync(directory: str, *, is_memory: bool) -> Finding:
-    """What it costs to make a block durable, and whether that can be true."""
+    """Measure how long a block takes to become durable, and judge whether that can be true."""
     descriptor = system.open_file(os.path.join(directory, "sync"), write=True, create=True)
     durations_s: list[float] = []
     while len(durations_s) < _SYNCS and sum(durations_s) < _LONGEST_SYNCS_S:
@@ -64,11 +64,11 @@ def sync(directory: str, *, is_memory: bool) -> Finding:
     of = f"{len(durations_s)} syncs of {BLOCK_BYTES} bytes"
     text = f"{_duration(median_s)} median, {_duration(worst_s)} worst of {of}"
     if is_memory:
-        return Finding("sync", OK, f"{text}, in memory: there is nothing to be made durable", figures)
+        return Finding("sync", OK, f"{text}, in memory: nothing can become durable here", figures)
     if median_s < _INCREDIBLE_S:
         lie = (
-            "no disk is that quick. Something between here and the medium says done without doing it: a virtual "
-            "machine that ignores flushes, libeatmydata, an unprotected disk cache. A loss of power can cost records"
+            "no disk is that quick. Something on the way to the disk says done and does nothing: a virtual machine "
+            "that ignores flushes, libeatmydata, an unprotected disk cache. A loss of power can cost records"
         )
         return Finding("sync", WARN, f"{text}: {lie}", figures)
     if median_s > _SLOW_S:
@@ -78,14 +78,14 @@ def sync(directory: str, *, is_memory: bool) -> Finding:
 
 
 def names(directory: str) -> Finding:
-    """Whether files can be given names, and those be made durable."""
+    """Try whether files can be renamed, and their names become durable."""
     durations_s = []
     for number in range(_NAMES):
         temporary, path = (os.path.join(directory, f"name{number}{end}") for end in (".new", ""))
         system.open_file(temporary, write=True, create=True, exclusive=True).close()
         began_s = time.perf_counter()
         if not system.publish(temporary, path):
-            return Finding("names", BAD, f"{path} could not be made: a file of that name is said to be there")
+            return Finding("names", BAD, f"{path} could not be created: the system says that it exists")
         system.open_file(temporary, write=True, create=True, exclusive=True).close()
         system.replace(temporary, path)
         system.sync_directory(directory)
@@ -96,27 +96,23 @@ def names(directory: str) -> Finding:
 
 
 def wake_ups(directory: str) -> Finding:
-    """Whether those who wait for a sync, or follow a log, are woken or have to look again and again."""
+    """Try whether processes that wait for a sync, or follow a log, are woken or have to poll."""
     descriptor = system.open_file(os.path.join(directory, "page"), write=True, create=True)
     write_whole(descriptor.fd, bytes(BLOCK_BYTES), 0)
     try:
         word = system.shared_word(descriptor.fd, 0)
     except OSError as error:
         cause = error.strerror or error
-        text = f"files cannot be mapped here ({cause}), so processes wait by looking again: slower, not less safe"
+        text = f"files cannot be mapped here ({cause}), so processes that wait poll: slower, not less safe"
         return Finding("wake-ups", WARN, text, {"is_woken": False})
     word.close()
     is_woken = not isinstance(word, PolledWord)
-    how = (
-        "processes that wait are woken"
-        if is_woken
-        else "processes that wait look again every half millisecond"
-    )
-    return Finding("wake-ups", OK, how, {"is_woken": is_woken})
+    how = "are woken" if is_woken else "look again every half millisecond"
+    return Finding("wake-ups", OK, f"processes that wait {how}", {"is_woken": is_woken})
 
 
 def appends(directory: str, seconds: float) -> Finding:
-    """How many durable appends a second one process does, and several on one log."""
+    """Measure how many durable appends a second one process does, and several on one log."""
     several = max(2, min(_MOST_PROCESSES, os.cpu_count() or 2))
     try:
         one_rate, several_rate = append_rates(os.path.join(directory, "rate"), (1, several), seconds)
@@ -128,7 +124,7 @@ def appends(directory: str, seconds: float) -> Finding:
 
 
 def guarded(check: str, probe: Callable[[], Finding]) -> Finding:
-    """Return what a probe finds; what the system refuses is bad."""
+    """Return what a probe finds. If the system refuses something, that is bad."""
     try:
         return probe()
     except OSError as error:

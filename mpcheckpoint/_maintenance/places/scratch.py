@@ -1,4 +1,4 @@
-"""A directory to try things in, of which nothing is left behind, whatever happens."""
+"""A directory to try things in. It is removed, also if its process is killed: by the next examination."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import errno
 import os
 import time
 import uuid
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.paths import TEMPORARY_SUFFIX
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _PREFIX = ".mpcheckpoint-doctor-"
 _IN_USE = "in-use"
@@ -23,13 +20,13 @@ _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 
 
 class Scratch:
-    """A new directory inside ``directory``, inside the ``with`` block. It is removed with all that is in it.
+    """A new directory inside ``directory``, for the time of a ``with`` block. Its contents are removed with it.
 
-    Crash: it stays, and its lock is free then: ``remove_stale`` knows it by that.
+    Crash: it stays, and its lock is free. By that ``remove_stale`` knows it.
 
     Attributes:
         path: the directory.
-        left: why it could not be removed, after the block; None if it was.
+        left: after the block, why it could not be removed; None if it was.
     """
 
     def __init__(self, directory: str) -> None:
@@ -46,10 +43,10 @@ class Scratch:
             try:
                 self._lock = system.create_locked(os.path.join(self.path, _IN_USE))
             except FileNotFoundError:
-                continue  # another one took it, new and not yet locked, for a stale one
+                continue  # another examination took it for a stale one before it was locked
             except BaseException as error:
                 if isinstance(error, OSError) and error.errno in _NO_LOCKS:
-                    return self  # that is for whoever tries locks in here to say
+                    return self  # the probe of locks will say so
                 _remove_tree(self.path)
                 raise
             if self._lock is not None:
@@ -57,18 +54,16 @@ class Scratch:
             _remove_tree(self.path)
         raise OSError(f"the temporary directories made in {self._directory} are removed again and again")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        # First: FUSE and NFS keep a file that is open under another name in its directory when it is removed.
+    def __exit__(self, *_: object) -> None:
+        # First: if an open file is removed, FUSE and NFS keep it in its directory under another name.
         if self._lock is not None:
             self._lock.close()
         deadline_s = time.monotonic() + _LONGEST_REMOVAL_S
         while True:
             try:
                 _remove_tree(self.path)
-            except OSError as refusal:  # what was measured is not to be lost for that
-                # They let go of it a moment after it was closed, by us or by a process that has ended.
+            except OSError as refusal:  # no reason to lose the findings
+                # They let go of such a file a moment after we, or a process that ended, closed it.
                 if refusal.errno in _STILL_OPEN and time.monotonic() < deadline_s:
                     time.sleep(_PAUSE_S)
                     continue
@@ -77,7 +72,7 @@ class Scratch:
 
 
 def remove_stale(directory: str) -> int:
-    """Remove what killed processes left of theirs in a directory; return how many there were."""
+    """Remove the directories that killed examinations left in a directory; return how many there were."""
     stale = 0
     for name in system.list_directory(directory):
         path = os.path.join(directory, name)
@@ -87,7 +82,7 @@ def remove_stale(directory: str) -> int:
                     _remove_tree(path)
                     stale += 1
             except OSError:
-                continue  # somebody else removes it, or it is not ours to remove
+                continue  # another process removes it, or we may not
     return stale
 
 

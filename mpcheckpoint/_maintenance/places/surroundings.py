@@ -1,4 +1,4 @@
-"""What is looked up about a place: its file system, room, limits, the clock, and the store that stands there."""
+"""What is looked up about a place: its file system, free space, limits, the clock, and the store there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LITTLE_BYTES, _NOTHING_BYTES, _FEW_FILES, _NO_FILES = 64 << 20, 1 << 20, 1000, 
 _FEW_OPEN_FILES = 256
 _YEAR_2024_US = 1_704_067_200_000_000
 _JUMP_S = 0.1
-# A stamp may be ahead of the wall clock by as much as clocks are set back now and then.
+# A stamp may be this far ahead of the wall clock: clocks are set back a little now and then.
 _AHEAD_S = 60.0
 _LAST_BYTES = 256 * 1024
 _US = 1e6
@@ -40,7 +40,7 @@ _MB = 1e6
 
 
 def file_system(mount: Mount | None) -> Finding:
-    """What holds the place, and what that means for locks and for durability."""
+    """Judge what the file system of the place means for locks and durability."""
     if mount is None:
         return Finding("file system", OK, "not known: this system does not tell")
     text = f"{mount.kind} on {mount.mount_point} ({mount.source}; {','.join(mount.options)})"
@@ -58,12 +58,12 @@ def file_system(mount: Mount | None) -> Finding:
 def _judged(mount: Mount) -> tuple[str, str]:
     kind = system.file_system_kind(mount)
     if kind == "remote":
-        remark = "of a network, a cluster or another system, where locks and appends cannot be relied on"
+        remark = "of a network, a cluster or another system, where locks and appends are not reliable"
         if os.environ.get(ALLOW_NETWORK):
-            return WARN, f"{remark}; {ALLOW_NETWORK} is set, so it is taken all the same"
+            return WARN, f"{remark}; {ALLOW_NETWORK} is set, so it is used all the same"
         return BAD, f"{remark}; keep the store on a local one, or set {ALLOW_NETWORK}=1 to take the risk"
     if kind == "unknown":
-        remark = "of a type that is not known to this release; what is tried here is all that can be said"
+        remark = "of a type that is not known to this release; only what is tried here can be said"
         return WARN, f"{remark}. It is {_OF_PROGRAM}" if mount.kind.startswith("fuse") else remark
     return _judged_local(mount)
 
@@ -78,8 +78,8 @@ def _judged_local(mount: Mount) -> tuple[str, str]:
         return WARN, f"mounted with {unsafe[0]}: a loss of power can cost records that were acknowledged"
     if "data=writeback" in mount.options:
         return WARN, (
-            "mounted with data=writeback: after a loss of power, stale bytes may stand where no sync had come to; "
-            "they are told from records, and what was acknowledged is not touched"
+            "mounted with data=writeback: after a loss of power, stale bytes may stand where nothing was synced; they "
+            "are told from records, and acknowledged records are safe"
         )
     if mount.kind.startswith("fuse"):
         return WARN, _OF_PROGRAM
@@ -87,7 +87,7 @@ def _judged_local(mount: Mount) -> tuple[str, str]:
 
 
 def space(directory: str) -> Finding:
-    """What room is left, in bytes and in files."""
+    """Look how many bytes and files are free."""
     left = system.space_at(directory)
     figures = {"free_bytes": left.free_bytes, "free_files": left.free_files}
     files = "" if left.free_files is None else f", {left.free_files:,} files"
@@ -97,13 +97,13 @@ def space(directory: str) -> Finding:
         return Finding("space", BAD, f"{text}: the disk is full; free some space", figures)
     if left.free_bytes < _LITTLE_BYTES or few_files < _FEW_FILES:
         return Finding(
-            "space", WARN, f"{text}: that is little; appends fail, and say so, when it is used up", figures
+            "space", WARN, f"{text}: that is little; when it is used up, appends fail and say so", figures
         )
     return Finding("space", OK, text, figures)
 
 
 def open_files() -> Finding:
-    """How many files a process may have open."""
+    """Look how many files a process may have open."""
     limit = system.open_files_limit()
     figures = {"limit": limit}
     if limit is None:
@@ -116,7 +116,7 @@ def open_files() -> Finding:
 
 
 def clock(began_wall_us: int, took_s: float) -> Finding:
-    """Whether the wall clock makes sense, and whether it ran as time did while we looked."""
+    """Judge the wall clock: whether it makes sense, and whether it was set during the examination."""
     now_us = system.now_us()
     jump_s = (now_us - began_wall_us) / _US - took_s
     figures = {"now_us": now_us, "jump_s": round(jump_s, 6)}
@@ -127,16 +127,16 @@ def clock(began_wall_us: int, took_s: float) -> Finding:
     if now_us < _YEAR_2024_US:
         return Finding("clock", WARN, f"{shown}: that is past; set it right, since records carry it", figures)
     if abs(jump_s) > _JUMP_S:
-        text = f"{shown}: it was set by {jump_s:+.1f} s during these checks; the order of records does not suffer"
+        text = f"{shown}: it was set by {jump_s:+.1f} s during these checks; the order of records is safe"
         return Finding("clock", WARN, text, figures)
     return Finding("clock", OK, shown, figures)
 
 
-# --- the store that stands there -------------------------------------------------------------------------------
+# --- the store that is there -----------------------------------------------------------------------------------
 
 
 def store(base: str, directory: str) -> Iterator[Finding]:
-    """What stands in a store's directory, from the headers and ends of its logs: ``verify`` reads all. Only reads."""
+    """Look at a store, at the headers and ends of its logs only: ``verify`` reads all of them."""
     if not system.exists(directory):
         yield Finding("store", OK, "none here yet", {"logs": 0})
         return
@@ -153,21 +153,25 @@ def store(base: str, directory: str) -> Iterator[Finding]:
     older = [name for name in found if older_name(name) is not None]
     if older:
         at = shlex.quote(base)
-        files = f"{len(older)} file{'' if len(older) == 1 else 's'}"
-        text = f"{files} of the older checkpoint tool: mpcheckpoint import --store {at} {at}"
+        text = (
+            f"{_counted(older, 'file')} of the older checkpoint tool: mpcheckpoint import --store {at} {at}"
+        )
         yield Finding("store", WARN, text, {"older_files": len(older)})
     stale = [name for name in found if name.endswith(TEMPORARY_SUFFIX)]
     if stale:
-        files = f"{len(stale)} temporary file{'' if len(stale) == 1 else 's'}"
-        text = f"{files}, of processes that run or were killed: the next new log removes the stale"
+        files = _counted(stale, "temporary file")
+        text = f"{files}, of processes that run or were killed: the next new log removes those of killed ones"
         yield Finding("store", OK, text, {"temporary_files": len(stale)})
     if not any(finding.verdict == BAD for finding in damage):
-        count = f"{len(logs)} log{'' if len(logs) == 1 else 's'}"
-        yield Finding("store", OK, f"{count}, each with a sound header", {"logs": len(logs)})
+        yield Finding("store", OK, f"{_counted(logs, 'log')}, each with a sound header", {"logs": len(logs)})
+
+
+def _counted(names: list[str], noun: str) -> str:
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'}"
 
 
 def _about_log(path: str) -> Iterator[Finding]:
-    """Yield what there is to tell of a log: damage of its header, a failed sync, a stamp in the future."""
+    """Yield what is wrong with a log: damage of its header, a failed sync, a stamp in the future."""
     try:
         file = system.open_file(path)
         header = read_header(file.fd, path, log_key=None)

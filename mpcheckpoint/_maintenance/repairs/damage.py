@@ -1,4 +1,4 @@
-"""What `verify` tells of a log, and `repair` of what it does to one."""
+"""What `verify` yields for a log, and `repair` for what it does to one."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Damage:
         path: the file.
         offset: where they start: at the first line of a batch, which is there whole or not at all.
         length_bytes: up to the next line that can be proven, or the end of the file.
-        expected, found: what should have stood there, and what does.
-        verdict: "corrupt" if those bytes were once durable; "torn" if nobody was ever told so, and a crash explains it.
-        records_behind: how many records can be proven behind it, up to the next damage.
-        is_mended: whether only the end of a line was hit, which follows from what stands around it: nothing is lost.
-        after_us, before_us: the stamps of the records around it, in microseconds since 1970; None at either end.
+        expected, found: what should be there, and what is.
+        verdict: "corrupt" if those bytes were once durable; "torn" if nobody was told so, and a crash explains it.
+        records_behind: how many records after it can be proven, up to the next damage.
+        is_mended: whether only the end of a line was hit, and the bytes around it tell what it was: nothing is lost.
+        after_us, before_us: the stamps of the records before and after it, in microseconds since 1970; None if none is.
     """
 
     path: str
@@ -48,18 +48,18 @@ class LogCheck:
     Attributes:
         path: the file.
         log_key: its log key; None if it cannot be told.
-        generation: the generation it is in; None if it cannot be told.
-        state: the worst that is true of it. "whole": all of it reads well. "pending": so it does, and a write is in
-            progress behind it. "poisoned": a sync has failed, so it takes no appends. "torn": a writer died in
-            mid-write, and the next one cuts that off. "corrupt": bytes that were once durable do not read as they were
-            written. "unreadable": it could not be checked, and ``problem`` says why.
-        records: how many records a reader is given: those before the first damage.
+        generation: its generation; None if it cannot be told.
+        state: the worst that is true of it. "whole": all of it reads well. "pending": all of it reads well, and a write
+            is in progress at its end. "poisoned": a sync failed, so it takes no appends. "torn": a writer died in the
+            middle of a write, and the next writer cuts that off. "corrupt": bytes that were once durable do not read
+            as they were written. "unreadable": it could not be checked, and ``problem`` says why.
+        records: how many records a reader gets: those before the first damage.
         size_bytes: the size of the file.
-        durable_bytes: the offset below which all was once durable, as far as anything says so.
-        damages: where it is damaged, in file order, up to 1,000; damage_count: how often, in all.
-        problem: what keeps it from being checked or repaired; None if nothing does.
+        durable_bytes: all below this offset was once durable, as far as anything says so.
+        damages: the damages in file order, up to 1,000; damage_count: how many there are in all.
+        problem: why it cannot be checked or repaired; None if it can.
         poison: why it takes no appends; None if it does.
-        notes: what is worth knowing and no damage.
+        notes: what is worth knowing and is no damage.
     """
 
     path: str
@@ -83,12 +83,12 @@ class LogCheck:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Records that read well and that a repair takes out of a log nevertheless; their bytes go to quarantine.
+    """Records that read well and that a repair takes out of a log all the same. Their bytes go to quarantine.
 
     Attributes:
-        offset, length_bytes: where they stand.
-        records: how many; object_keys: of the first twenty.
-        why: in words.
+        offset, length_bytes: where they are.
+        records: how many there are; object_keys: the keys of the first twenty.
+        why: why they are taken out, in words.
     """
 
     offset: int
@@ -104,16 +104,16 @@ class LogRepair:
 
     Attributes:
         check: what was found.
-        action: "nothing"; "cut": the torn end, as the next writer would; "recover": a new generation with the same
-            records, after a failed sync; "salvage": a new generation with what can be proven; "impossible": see
-            ``check.problem``.
+        action: "nothing"; "cut": cut off the torn end, as the next writer would; "recover": make a new generation with
+            the same records, after a failed sync; "salvage": make a new generation with what can be proven;
+            "impossible": see ``check.problem``.
         is_done: whether it was done.
         records_kept: how many records the log holds after it.
         removed: offset and length of the bytes that go to quarantine, up to 1,000; removed_bytes: how many in all.
         left_out: records that read well and are taken out.
         repairs: the quarantine files that were written.
-        generation: the generation that the log is in now.
-        error: why it was not done, though it was to be: the log was not changed. None if nothing went wrong.
+        generation: the generation of the log now.
+        error: why it failed, and the log was not changed; None if it did not fail.
     """
 
     check: LogCheck

@@ -1,4 +1,4 @@
-"""Plan the repair of a store, and do it. What is done is judged anew, under the locks of the log."""
+"""Plan the repair of a store, and do it. The repair itself judges anew, under the locks of the log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.recovery import recover, repair_end, replace_damaged
 from mpcheckpoint._maintenance.repairs.damage import Action, LeftOut, LogCheck, LogRepair
-from mpcheckpoint._maintenance.repairs.verification import Target, check_found, check_log, targets_in
+from mpcheckpoint._maintenance.repairs.verification import CheckTarget, check_found, check_log, targets_in
 from mpcheckpoint._salvage.inspection import Inspection, removed_spans, selected
 from mpcheckpoint._salvage.salvage import salvage_log
 from mpcheckpoint._salvage.scan import Doubt
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._types import Repair
 
 _MOST_SPANS = 1000
-_REST_OF_BATCH = "the rest of a batch that lost lines, or not to be told from one"
+_REST_OF_BATCH = "the rest of a batch that lost lines, or may be"
 _OUT_OF_PLACE = "not in its place: a copy, or a piece of another log"
 
 
@@ -51,38 +51,37 @@ def repair(
     lock_timeout_s: float | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[LogRepair]:
-    """Repair the logs of a store that need it, one at a time, as the iterator is advanced; yield what became of each.
+    """Repair the logs of a store that need it, one at a time as the iterator advances; yield the outcome of each.
 
-    A torn end is cut off, as the next append would do. A log that takes no appends since a sync failed is given another
-    generation with the same records. A corrupt log is given another generation with all that can be proven: what stands
-    before the damage, and each whole batch behind it of which every line fits the one before. No other bytes are
-    taken out than a plan shows, and all of them go to quarantine first.
+    A torn end is cut off, as the next append would do. A log that takes no appends since a sync failed gets another
+    generation with the same records. A corrupt log gets another generation with all that can be proven: what precedes
+    the damage, and after it each whole batch whose lines all fit the line before. It takes out only the bytes that a
+    plan shows, and all of them go to quarantine first.
 
-    Durability: when it has yielded a log, what that holds is durable. Killed at any instant, it leaves each log as it
-    was or as it is to be; the next repair goes on from there.
+    Durability: a log that it has yielded is durable. If it is killed, each log is as it was or as it is to be; the next
+    repair goes on from there.
 
-    Concurrency: waits for the store's lock and the log's append lock, and breaks neither. Handles that have it open go
-    on with the new generation, and nothing they were acknowledged is lost but what was hit. Positions and cursors
-    stay valid.
+    Concurrency: waits for the store's lock and the log's append lock, and breaks neither. Handles that have the log
+    open go on with the new generation. Of acknowledged records only damaged ones are lost. Positions and cursors stay
+    valid.
 
     Args:
         path: the directory of the store.
         log_keys: only these logs; None for all.
         lock_timeout_s: how long to wait for other writers, in seconds; None waits for ever.
-        on_progress: called with the number of bytes that were read since it was called last.
+        on_progress: called with the number of bytes that were read since the last call.
 
     Raises:
         StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError,
         LogNotFoundError: nothing was changed.
-        What concerns one log only (LockTimeoutError, WriteFailedError, ReadFailedError, ...) is told of that log, in
-        ``LogRepair.error``.
+        An error of one log (LockTimeoutError, WriteFailedError, ReadFailedError, ...) is in its ``LogRepair.error``.
     """
     directory = StoreDirectory(path, create=False, read_only=False)
     targets = targets_in(directory, log_keys)
     return (_repaired(directory, target, lock_timeout_s, on_progress) for target in targets)
 
 
-def _planned(target: Target, on_progress: Callable[[int], None] | None) -> LogRepair:
+def _planned(target: CheckTarget, on_progress: Callable[[int], None] | None) -> LogRepair:
     check, found = check_found(target, on_progress)
     action = _action_for(check, target)
     if found is None or action in ("nothing", "impossible"):
@@ -93,7 +92,7 @@ def _planned(target: Target, on_progress: Callable[[int], None] | None) -> LogRe
     return _with_spans(LogRepair(check, action, records_kept=check.records), spans)
 
 
-def _action_for(check: LogCheck, target: Target) -> Action:
+def _action_for(check: LogCheck, target: CheckTarget) -> Action:
     if check.problem is not None or target.paths is None:
         return "nothing" if check.is_whole else "impossible"
     if check.state == "corrupt":
@@ -104,7 +103,7 @@ def _action_for(check: LogCheck, target: Target) -> Action:
 
 
 def _salvaged(check: LogCheck, found: Inspection) -> LogRepair:
-    """Return what a salvage of what was found does."""
+    """Return what a salvage does after this check."""
     kept = selected(found)
     chosen = {each.start for each in kept}
     left_out = [
@@ -135,7 +134,7 @@ def _with_spans(planned: LogRepair, spans: list[tuple[int, int]]) -> LogRepair:
 
 def _repaired(
     directory: StoreDirectory,
-    target: Target,
+    target: CheckTarget,
     timeout_s: float | None,
     on_progress: Callable[[int], None] | None,
 ) -> LogRepair:
@@ -149,7 +148,7 @@ def _repaired(
 
 
 def _carried_out(
-    directory: StoreDirectory, target: Target, planned: LogRepair, timeout_s: float | None
+    directory: StoreDirectory, target: CheckTarget, planned: LogRepair, timeout_s: float | None
 ) -> LogRepair:
     assert target.paths is not None
     with translated("repairing", target.path):
@@ -171,7 +170,7 @@ def _cut(
 
 
 def _recover(
-    directory: StoreDirectory, target: Target, planned: LogRepair, timeout_s: float | None
+    directory: StoreDirectory, target: CheckTarget, planned: LogRepair, timeout_s: float | None
 ) -> LogRepair:
     assert target.paths is not None
     recover(process.writer(directory.identity, target.paths), timeout_s)
@@ -184,7 +183,7 @@ def _salvage(
 ) -> LogRepair:
     writer = process.writer(directory.identity, paths)
     salvage = replace_damaged(writer, timeout_s, lambda require_lock: salvage_log(paths, require_lock))
-    if salvage is None:  # somebody repaired it meanwhile
+    if salvage is None:  # another process repaired it meanwhile
         return LogRepair(planned.check, "nothing", records_kept=planned.check.records)
     return _done(_salvaged(planned.check, salvage.found), salvage.repairs, salvage.generation)
 

@@ -1,4 +1,4 @@
-"""Read every byte of every log, and tell what is wrong with each. Nothing is written, and no lock is taken."""
+"""Read every byte of every log, and say what is wrong with each. Writes nothing and takes no lock."""
 
 from __future__ import annotations
 
@@ -39,12 +39,17 @@ _OF_A_LOG = (LOG_SUFFIX, ".lock", ".sync", ".page", ".poison")
 _OF_THE_STORE = frozenset({"store.lock", "logs", "bell", QUARANTINE, WORKERS})
 
 
-class Target(NamedTuple):
-    """One log to be looked at: its file's name without suffix, and its paths, None where the key cannot be told."""
+class CheckTarget(NamedTuple):
+    """One log to check: the name of its file without suffix, and its paths, None if its key cannot be told."""
 
     name: str
     path: str
     paths: LogPaths | None
+
+    @property
+    def log_key(self) -> str | None:
+        """The log's key; None if it cannot be told."""
+        return None if self.paths is None else self.paths.log_key
 
 
 def verify(
@@ -55,18 +60,18 @@ def verify(
 ) -> Iterator[LogCheck]:
     """Read every byte of a store's logs and yield what is found, a log at a time.
 
-    Behind a damage it goes on at the next line that can be proven, so that several damages of a log are all told.
-    Writes nothing, takes no lock, and works while others write: what is being written is no damage. Bounded memory.
+    After a damage it goes on at the next line that can be proven, so it finds all damages of a log. Writes nothing,
+    takes no lock, and works while others write: a write in progress is no damage. Bounded memory.
 
     Args:
         path: the directory of the store.
         log_keys: only these logs; None for all.
-        on_progress: called with the number of bytes that were read since it was called last.
+        on_progress: called with the number of bytes that were read since the last call.
 
     Raises:
         StoreNotFoundError, NotAStoreError, StoreAccessError: there is no store that can be read.
         LogNotFoundError: one of ``log_keys`` does not exist.
-        ReadFailedError: the store cannot be listed. What concerns one log only is told of that log.
+        ReadFailedError: the store cannot be listed. An error of one log is in its ``LogCheck``.
     """
     directory = StoreDirectory(path, create=False, read_only=True)
     targets = targets_in(directory, log_keys)
@@ -74,7 +79,7 @@ def verify(
 
 
 def size_in_bytes(path: str | os.PathLike[str], *, log_keys: Iterable[str] | None = None) -> int:
-    """Return how many bytes `verify` is going to read.
+    """Return how many bytes `verify` will read.
 
     Raises:
         As `verify`.
@@ -85,12 +90,12 @@ def size_in_bytes(path: str | os.PathLike[str], *, log_keys: Iterable[str] | Non
         try:
             size += system.stat_path(target.path).st_size
         except OSError:
-            continue  # the check will tell
+            continue  # the check will say so
     return size
 
 
 def stray_files(path: str | os.PathLike[str]) -> list[str]:
-    """Return the names in a store's directory that are none of its own, sorted. They are left alone.
+    """Return the names in a store's directory that do not belong to it, sorted. They are left alone.
 
     Raises:
         StoreNotFoundError, NotAStoreError, StoreAccessError, ReadFailedError: there is no store that can be read.
@@ -103,11 +108,11 @@ def stray_files(path: str | os.PathLike[str]) -> list[str]:
     return sorted(set(names) - own)
 
 
-def targets_in(directory: StoreDirectory, log_keys: Iterable[str] | None) -> list[Target]:
-    """Return the logs to look at, sorted by file name.
+def targets_in(directory: StoreDirectory, log_keys: Iterable[str] | None) -> list[CheckTarget]:
+    """Return the logs to check, sorted by file name.
 
     Raises:
-        LogNotFoundError, InvalidKeyError: a log is asked for that cannot be.
+        LogNotFoundError, InvalidKeyError: one of ``log_keys`` does not exist, or cannot.
         ReadFailedError: the store cannot be listed.
     """
     with translated("listing", directory.path, is_read=True):
@@ -125,26 +130,26 @@ def targets_in(directory: StoreDirectory, log_keys: Iterable[str] | None) -> lis
                 reason="no such log",
                 log_key=log_key,
             )
-        targets.append(Target(paths.name, paths.log, paths))
+        targets.append(CheckTarget(paths.name, paths.log, paths))
     return targets
 
 
-def _target(directory: str, name: str) -> Target:
+def _target(directory: str, name: str) -> CheckTarget:
     path = os.path.join(directory, name + LOG_SUFFIX)
     log_key = _key_of(path, name)
-    return Target(name, path, None if log_key is None else LogPaths.of(directory, log_key))
+    return CheckTarget(name, path, None if log_key is None else LogPaths.of(directory, log_key))
 
 
 def _key_of(path: str, name: str) -> str | None:
     """Return the log key that has this file name; None if it cannot be told.
 
-    A short name says it by itself. A long one ends in a hash, and a key that has that hash is proven by it, wherever it
-    stands: also in a header that is damaged.
+    A short name tells it by itself. A long name ends in a hash of the key. That proves a key wherever it is found, also
+    in a damaged header.
     """
     candidates = []
     try:
         candidates.append("" if name == "%" else unquote_to_bytes(name).decode())
-    except UnicodeError:  # also where the name of a file holds bytes that are no UTF-8
+    except UnicodeError:  # also if the file's name holds bytes that are no UTF-8
         pass
     try:
         descriptor = system.open_file(path)
@@ -164,15 +169,15 @@ def _key_of(path: str, name: str) -> str | None:
 # --- one log -------------------------------------------------------------------------------------------------
 
 
-def check_log(target: Target, on_progress: Callable[[int], None] | None = None) -> LogCheck:
-    """Return what is found in one log."""
+def check_log(target: CheckTarget, on_progress: Callable[[int], None] | None = None) -> LogCheck:
+    """Return the check of one log."""
     return check_found(target, on_progress)[0]
 
 
 def check_found(
-    target: Target, on_progress: Callable[[int], None] | None = None
+    target: CheckTarget, on_progress: Callable[[int], None] | None = None
 ) -> tuple[LogCheck, Inspection | None]:
-    """Return what is found in one log, as it is told and as it is; None if it could not be read."""
+    """Return the check of one log, and the inspection that it comes from; None if it could not be read."""
     try:
         with translated("reading", target.path, is_read=True):
             return _checked(target, on_progress)
@@ -182,7 +187,9 @@ def check_found(
         return _unreadable(target, shell_text(error)), None
 
 
-def _checked(target: Target, on_progress: Callable[[int], None] | None) -> tuple[LogCheck, Inspection | None]:
+def _checked(
+    target: CheckTarget, on_progress: Callable[[int], None] | None
+) -> tuple[LogCheck, Inspection | None]:
     descriptor = system.open_file(target.path)
     fd = descriptor.fd
     found_size = system.size_of(fd)
@@ -193,11 +200,11 @@ def _checked(target: Target, on_progress: Callable[[int], None] | None) -> tuple
     found = inspect(fd, target.path, page, on_progress)
     if found.refusal is not None:
         return _unreadable(target, shell_text(found.refusal)), None
-    return _told(target, found, is_pending=_is_pending(fd, target, found, found_size)), found
+    return _check_of(target, found, is_pending=_is_pending(fd, target, found, found_size)), found
 
 
-def _problem_with_header(fd: int, target: Target) -> str | None:
-    """Return what keeps the log from being read at all; damage is for the inspection to find."""
+def _problem_with_header(fd: int, target: CheckTarget) -> str | None:
+    """Return why the log cannot be read at all. The inspection finds damage."""
     try:
         header = read_header(fd, target.path, log_key=None)
     except FormatVersionError as error:
@@ -205,24 +212,21 @@ def _problem_with_header(fd: int, target: Target) -> str | None:
     except CorruptLogError:
         return None
     if file_name(header.log_key) != target.name:
-        expected = target.paths.log_key if target.paths is not None else None
-        wanted = (
-            repr(expected) if expected is not None else f"one whose file name is {target.name}{LOG_SUFFIX}"
-        )
+        by_name = f"one whose file name is {target.name}{LOG_SUFFIX}"
+        wanted = by_name if target.log_key is None else repr(target.log_key)
         return shell_text(wrong_log(target.path, header.log_key, wanted))
     return None
 
 
-def _unreadable(target: Target, problem: str) -> LogCheck:
-    log_key = target.paths.log_key if target.paths is not None else None
-    return LogCheck(target.path, log_key, None, "unreadable", problem=problem)
+def _unreadable(target: CheckTarget, problem: str) -> LogCheck:
+    return LogCheck(target.path, target.log_key, None, "unreadable", problem=problem)
 
 
-def _is_pending(fd: int, target: Target, found: Inspection, size_before: int) -> bool:
+def _is_pending(fd: int, target: CheckTarget, found: Inspection, size_before: int) -> bool:
     """Return whether the last damage is a write in progress, and no torn end.
 
-    It is if it began behind what was there at first, if it changes, or if somebody holds the append lock. Who died in
-    mid-write holds none.
+    It is if it began after the first look's end of the file, if it changes, or if a process holds the append lock. A
+    writer that died holds none.
     """
     if not found.breaks or not found.breaks[-1].gap.is_last or found.is_corrupt(found.breaks[-1]):
         return False
@@ -236,16 +240,16 @@ def _is_pending(fd: int, target: Target, found: Inspection, size_before: int) ->
     if lock.state is system.LockState.HELD:
         return True
     if lock.state is system.LockState.UNKNOWN:
-        time.sleep(_PAUSE_S)  # whoever writes gets on meanwhile
+        time.sleep(_PAUSE_S)  # a writer gets on meanwhile
     return _bytes_from(fd, gap.damage.offset) != before
 
 
 def _bytes_from(fd: int, offset: int) -> tuple[int, bytes]:
-    """Return what tells a write that goes on from one that does not: the size, and the first bytes."""
+    """Return what changes while a write goes on: the size, and the first bytes."""
     return system.size_of(fd), system.read_at(fd, 1024 * 1024, offset)
 
 
-def _told(target: Target, found: Inspection, *, is_pending: bool) -> LogCheck:
+def _check_of(target: CheckTarget, found: Inspection, *, is_pending: bool) -> LogCheck:
     poison = _poison(target, found)
     breaks = found.breaks[:-1] if is_pending else found.breaks
     state: State = "whole"
@@ -259,7 +263,7 @@ def _told(target: Target, found: Inspection, *, is_pending: bool) -> LogCheck:
         state = "pending"
     return LogCheck(
         target.path,
-        target.paths.log_key if target.paths is not None else None,
+        target.log_key,
         found.header.generation if found.header is not None else None,
         state,
         found.records,
@@ -269,7 +273,7 @@ def _told(target: Target, found: Inspection, *, is_pending: bool) -> LogCheck:
         len(breaks),
         None
         if target.paths is not None
-        else "which log it is cannot be told: its header is damaged, and its name a hash",
+        else "its log key cannot be told: its header is damaged, and its name is a hash",
         poison,
         tuple(_notes(target, found)),
     )
@@ -292,13 +296,13 @@ def _damages(path: str, found: Inspection, count: int) -> Iterator[Damage]:
         )
 
 
-def _poison(target: Target, found: Inspection) -> str | None:
+def _poison(target: CheckTarget, found: Inspection) -> str | None:
     if target.paths is None or found.header is None:
         return None
     return Poison(target.paths).reason(found.header.generation)
 
 
-def _notes(target: Target, found: Inspection) -> Iterator[str]:
+def _notes(target: CheckTarget, found: Inspection) -> Iterator[str]:
     if target.paths is None:
         return
     if found.header is not None:
@@ -307,7 +311,7 @@ def _notes(target: Target, found: Inspection) -> Iterator[str]:
         if stated > found.size:
             yield (
                 f"{stated} bytes of it were once durable, and it has {found.size}: "
-                "it was cut off, or put back from a copy"
+                "it was cut off, or restored from a copy"
             )
     for note in found.salvages:
         gaps = note.fields.get("gaps")
@@ -317,7 +321,7 @@ def _notes(target: Target, found: Inspection) -> Iterator[str]:
     try:
         repairs = list_repairs(target.paths)
     except OSError as error:
-        yield f"what is in quarantine cannot be told: {error.strerror or error}"
+        yield f"the quarantine cannot be listed: {error.strerror or error}"
         return
     if repairs:
         kept_bytes = sum(repair.length_bytes for repair in repairs)
