@@ -1,7 +1,7 @@
-"""The command line. The only part that imports click and rich.
+"""The command line. Only this package imports click and rich.
 
-``main`` is the entry; each command has a module of its name. Exit codes: 0 all is well, 1 an item failed, 2 bad usage
-or a store that cannot be used, 128 and the signal's number if a signal ended it (130: Ctrl-C).
+``main`` is the entry; each command has a module of its name. Exit codes: 0 all is well; 1 an item failed; 2 bad usage,
+or a store that cannot be used; 128 plus the number of the signal that ended it (130: Ctrl-C).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     try:
-        # Not at the top: a Ctrl-C while click and rich are being imported is no reason for a traceback.
+        # Not at the top: a Ctrl-C during the import of click and rich is no reason for a traceback.
         from mpcheckpoint._cli.commands import run  # noqa: PLC0415
     except KeyboardInterrupt:
         return 130

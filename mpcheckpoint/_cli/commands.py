@@ -1,4 +1,4 @@
-"""The entry, and what becomes of errors: one line on standard error, never a traceback."""
+"""The entry. It turns errors into one line on standard error, never a traceback."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         end_by_broken_pipe()
     except OutputError:
-        return EXIT_USAGE  # it is told of in the end, also where somebody caught it
+        return EXIT_USAGE  # `run` prints it, also if a command caught it
     except LogNotFoundError as error:
         say_error(error, logs_there_are(error))
         return EXIT_USAGE
@@ -101,7 +101,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except OSError as error:
         say(f"mpcheckpoint: {_one_line(error)}")
         return EXIT_USAGE
-    except SystemExit as error:  # of click, and of others who want to hear no more of a broken pipe
+    except SystemExit as error:  # click raises it, and others at a broken pipe
         code = error.code
     except (click.Abort, KeyboardInterrupt):
         say("mpcheckpoint: interrupted")

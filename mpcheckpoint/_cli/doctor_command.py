@@ -31,26 +31,26 @@ _VERDICTS = {
 @json_option
 @click.argument("directory", metavar="DIR", envvar="MPCHECKPOINT_STORE", type=STORE_PATH)
 def doctor_command(directory: str, is_json: bool) -> int:
-    """Find out whether DIR can hold a store: locks, syncs, file system, room, limits, clock, and the store there.
+    """Find out whether DIR can hold a store: locks, syncs, file system, space, limits, clock, and the store there.
 
     \b
     Example:
       mpcheckpoint doctor run-42
       mpcheckpoint doctor /mnt/data --json | jq -r 'select(.verdict != "ok") | .text'
 
-    Takes about two seconds. Tries things in a temporary directory in DIR, which is removed; a store that stands there
-    is only read, and may be in use. Where DIR does not exist, the directory above it is tried, and DIR is not made. DIR
-    is taken from MPCHECKPOINT_STORE if it is not given.
+    Takes about two seconds. Tries things in a temporary directory in DIR, and removes it. A store that is there is only
+    read, and may be in use. If DIR does not exist, the directory above it is tried, and DIR is not created. If DIR is
+    not given, it is taken from MPCHECKPOINT_STORE.
 
-    With --json each check is an object with check, verdict (ok, warn, bad), text and figures, which have their units in
-    their names.
+    With --json each check is an object with check, verdict (ok, warn, bad), text and figures; the names of the figures
+    have units.
 
-    Exit codes: 0 all is well, 1 a store can stand there, with warnings, 2 none can, or the one there cannot be used as
+    Exit codes: 0 all is well, 1 a store can be there, with warnings, 2 none can, or the one there cannot be used as
     it is, or bad usage.
     """
 
     def show(finding: Finding) -> None:
-        # Not by `write_out`, which ends the process where nobody reads on: what is tried out is to be removed first.
+        # Not `write_out`, which ends the process at a broken pipe: the temporary directory is to be removed first.
         sys.stdout.buffer.write(json_line(finding) if is_json else _text(finding))
         sys.stdout.buffer.flush()
 

@@ -1,5 +1,7 @@
-"""Text that fits into the columns of a terminal. Names are cut in the middle: the end of a path tells as much as its
-beginning. Only for terminals, since what knows the widths of characters takes a while to import."""
+"""Fit text into the columns of a terminal. Names are cut in the middle: the end of a path tells as much as its start.
+
+Only for terminals: rich, which knows the widths of characters, takes a while to import.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ def width_of(text: str) -> int:
 
 
 def cut_middle(text: str, width: int) -> str:
-    """Return a text that takes at most so many columns, without its middle if it was longer."""
+    """Return a text of at most so many columns; if it is longer, its middle is cut out."""
     if cell_len(text) <= width:
         return text
     end = ""
@@ -27,11 +29,11 @@ def cut_middle(text: str, width: int) -> str:
 
 
 def cut_end(text: str, width: int) -> str:
-    """Return a text that takes at most so many columns, without its end if it was longer."""
+    """Return a text of at most so many columns; if it is longer, its end is cut off."""
     return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + CUT[: max(0, width)]
 
 
 def fitted(text: str, width: int, *, is_right: bool = False) -> str:
-    """Return a text that takes exactly so many columns, by blanks, or cut off."""
+    """Return a text of exactly so many columns: padded with blanks, or cut off."""
     blanks = " " * max(0, width - cell_len(text))
     return set_cell_size(blanks + text if is_right else text + blanks, max(0, width))

@@ -1,4 +1,4 @@
-"""The log keys that there are, for somebody who gave one that there is not."""
+"""The keys of a store's logs, to show when a key does not exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONGEST_SHOWN = 60
 
 
 def logs_there_are(error: LogNotFoundError) -> str:
-    """Return what logs the store has in which one was not found; "" where that cannot be told."""
+    """Return which logs the store has in which one was not found; "" if that cannot be told."""
     if error.path is None or error.log_key is None:
         return ""
     keys = keys_in(os.path.dirname(os.path.dirname(error.path)))
@@ -38,7 +38,7 @@ def keys_in(store: str) -> list[str]:
 
 
 def shown_keys(log_keys: Collection[str], wanted: str) -> str:
-    """Return some of these keys, those like the wanted one first, and how many there are beside them."""
+    """Return some of these keys, those like the wanted one first, and how many more there are."""
     of_folded = {log_key.casefold(): log_key for log_key in sorted(log_keys, reverse=True)}
     close = get_close_matches(wanted.casefold(), of_folded, n=_MOST_CLOSE, cutoff=0.5)
     first = [of_folded[folded] for folded in close]

@@ -1,4 +1,4 @@
-"""The options that commands share, so that a store is given the same way everywhere."""
+"""The options that several commands have, so that a store is given the same way everywhere."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mpcheckpoint._work.reruns import require_rerun_name
 from mpcheckpoint.errors import UnknownSchemeError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-# What click passes on where the option stands without a name: at the end, or in front of another option.
+# What click passes on if the option comes without a name: at the end, or before another option.
 _NO_NAME = ""
 
 
 class LocalPath(click.Path):
-    """A path, and no URL: click's own messages about one that does not exist would show a password."""
+    """A path, but no URL: click's message that it does not exist would show a password."""
 
     def __init__(self, what: str, advice: str, **options: Any) -> None:
         super().__init__(**options)
@@ -41,10 +41,10 @@ STORE_PATH = LocalPath("store", "a store is a directory: give its path")
 
 
 def _named(context: click.Context, parameter: click.Parameter, store: str) -> str:
-    """Refuse what can be no store.
+    """Refuse what cannot be a store.
 
-    An empty name: an unset variable of a shell would make a store of the current directory. A file, and the inside of a
-    store: people see these when they look.
+    An empty name is an unset variable of a shell, and would turn the current directory into a store. A file, or the
+    inside of a store, is what people see when they look.
     """
     problem = None
     if not store:
@@ -53,9 +53,9 @@ def _named(context: click.Context, parameter: click.Parameter, store: str) -> st
         problem = f"{safe(store)} is a file; a store is a directory"
         around, inside, _ = os.path.abspath(store).rpartition(f"/{STORE_DIRECTORY}/")
         if inside:
-            problem += f", and this one's is {safe(around)}"
+            problem += f", here {safe(around)}"
     elif os.path.basename(os.path.abspath(store)) == STORE_DIRECTORY and os.path.isdir(store):
-        problem = f"{safe(store)} is the inside of a store; give the directory that it lies in"
+        problem = f"{safe(store)} is the inside of a store; give the directory around it"
     if problem is not None:
         raise click.BadParameter(problem, context, parameter)
     return store
@@ -90,7 +90,7 @@ def _rerun(context: click.Context, parameter: click.Parameter, name: str | None)
 
 
 def rerun_option(help_text: str) -> Callable[[Command], Command]:
-    """Return the option that names a rerun."""
+    """Return the option ``--rerun NAME``."""
     return click.option(
         "--rerun", metavar="NAME", is_flag=False, flag_value=_NO_NAME, callback=_rerun, help=help_text
     )

@@ -1,4 +1,4 @@
-"""Records, as commands print them."""
+"""Records as commands print them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def event_text(event: Any) -> str:
-    """Return an event as it is shown in a line: JSON."""
+    """Return an event as JSON that is safe to show."""
     return safe(msgspec.json.encode(event).decode())
 
 
 def record_fields(record: Record) -> dict[str, Any]:
-    """Return what is printed of a record with --json."""
+    """Return the fields of a record for JSON."""
     return {
         "time": iso(record.stamp_us),
         "stamp_us": record.stamp_us,

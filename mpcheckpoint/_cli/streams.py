@@ -1,4 +1,4 @@
-"""Standard output and error as commands write to them: all of it, or with a reason why not."""
+"""Standard output and error that write everything, or say why they cannot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sys
 from typing import IO, TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import TextIO
 
     from _typeshed import ReadableBuffer
@@ -27,11 +26,11 @@ class OutputError(OSError):
 class _Descriptor(io.RawIOBase):
     """A descriptor that is written to until it has taken everything.
 
-    One that is non-blocking (any program that shares the terminal or pipe can make it so) is waited for while it is
-    full. Rejected: Python's own streams, which drop what such a descriptor does not take at once.
+    Any program that shares the terminal or pipe can make it non-blocking. Then this waits while it is full. Rejected:
+    Python's own streams, which drop what such a descriptor does not take at once.
 
     Attributes:
-        failure: why nothing more is written; None while it is. What is written after that is dropped: it was told once.
+        failure: why nothing more is written; None while it works. Later writes are dropped: the failure is told once.
     """
 
     def __init__(self, fd: int, name: str, failure_at_once: OSError | None = None) -> None:
@@ -51,7 +50,7 @@ class _Descriptor(io.RawIOBase):
             self.failure = error
             raise
         except BaseException:
-            # A Ctrl-C. How much the system has taken cannot be known: what came after it might come twice.
+            # A Ctrl-C. How much was written is not known, and to go on could write it twice.
             self._is_cut = True
             raise
 
@@ -77,7 +76,7 @@ class _Descriptor(io.RawIOBase):
 
 
 class _Output(_Descriptor):
-    """Standard output: of what is wrong with it everybody is told in the same words."""
+    """Standard output. Every command tells its failure in the same words."""
 
     def _write(self, data: ReadableBuffer) -> int:
         try:
@@ -91,7 +90,7 @@ class _Output(_Descriptor):
 
 
 class _Errors(_Descriptor):
-    """Standard error: should it fail, it may work again, and nobody could be told."""
+    """Standard error. After a failure it may work again, and there is no other place to tell it."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         self.failure = None
@@ -99,10 +98,10 @@ class _Errors(_Descriptor):
 
 
 class StandardStreams:
-    """Give the standard streams these properties while a ``with`` block lasts.
+    """Replace the standard streams while a ``with`` block lasts.
 
-    A stream that is closed leads nowhere: else the next file that is opened, a log or a lock, would get its number, and
-    what is printed. What is written to a closed standard output fails: it would be lost.
+    Closed streams are reopened on /dev/null. Else the next file that is opened, a log or a lock, would get their number
+    and what is printed. To write to a closed standard output still fails: it would be lost.
     """
 
     def __init__(self) -> None:
@@ -111,7 +110,7 @@ class StandardStreams:
 
     def __enter__(self) -> Self:
         closed = _open_closed()
-        # What a program has put in the place of a stream is its own affair.
+        # A stream that a program has replaced is left alone.
         if 1 in closed or _leads_to(sys.stdout, 1):
             is_closed = OSError(errno.EBADF, "it is closed") if 1 in closed else None
             self._output = _Output(1, "<stdout>", is_closed)
@@ -121,10 +120,10 @@ class StandardStreams:
         return self
 
     def finish(self) -> OSError | None:
-        """Write out what is still held, and return what kept something from being written.
+        """Flush standard output; return the error that kept something from being written.
 
         Raises:
-            KeyboardInterrupt: a Ctrl-C came while it waited; what was held is dropped.
+            KeyboardInterrupt: a Ctrl-C came while it waited; the rest is dropped.
         """
         try:
             sys.stdout.flush()
@@ -132,9 +131,7 @@ class StandardStreams:
             return error
         return None if self._output is None else self._output.failure
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         sys.stdout, sys.stderr = self._before
 
 
@@ -142,14 +139,14 @@ _kept: list[IO[Any]] = []
 
 
 def _open_closed() -> set[int]:
-    """Have closed standard streams lead nowhere; return which these are."""
+    """Reopen closed standard streams on /dev/null; return their numbers."""
     closed = set()
     for fd, (_, mode) in enumerate(_STREAMS):
         try:
             os.fstat(fd)
         except OSError:
-            # It gets the lowest number, this one, and keeps it. That there is no input is to be seen by those who want
-            # some: it is not an empty one.
+            # The file gets the lowest free number, which is this one. `sys.stdin` stays None, so that commands can tell
+            # a closed input from an empty one.
             _kept.append(open(os.devnull, mode))  # noqa: SIM115
             os.set_inheritable(fd, True)
             closed.add(fd)
@@ -168,7 +165,7 @@ def _text(raw: _Descriptor, like: Any) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=getattr(like, "encoding", None) or "utf-8",
-        errors="backslashreplace" if errors == "strict" else errors,  # to show is better than to end
+        errors="backslashreplace" if errors == "strict" else errors,  # better shown escaped than not at all
         line_buffering=getattr(like, "line_buffering", False) or raw.isatty(),
         write_through=getattr(like, "write_through", False),
     )

@@ -1,4 +1,4 @@
-"""``mpcheckpoint tail``: the last records, and those to come."""
+"""``mpcheckpoint tail``: the last records, and the next ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mpcheckpoint import Cursor, Record
 
 _USUAL_LINES = 10
-# How often is looked whether the reader of our output has gone, while nothing comes that would tell.
+# While no record comes, look this often whether the reader of our output has gone.
 _LOOK_EVERY_S = 1.0
 
 
@@ -39,11 +39,14 @@ _LOOK_EVERY_S = 1.0
 @store_option
 @keys_option
 @click.option(
-    "-n", "--lines", type=click.IntRange(min=0), default=None, metavar="N", help="So many. [default: 10]"
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=None,
+    metavar="N",
+    help="How many records. [default: 10]",
 )
-@click.option(
-    "-f", "--follow", "is_following", is_flag=True, help="Go on with what is appended, until Ctrl-C."
-)
+@click.option("-f", "--follow", "is_following", is_flag=True, help="Go on with new records, until Ctrl-C.")
 @since_option
 @json_option
 def tail_command(
@@ -54,7 +57,7 @@ def tail_command(
     since_us: int | None,
     is_json: bool,
 ) -> int:
-    """Print the last records over all logs, in the merged order: time, log, object, event.
+    """Print the last records of all logs, in the merged order: time, log, object, event.
 
     \b
     Example:
@@ -62,16 +65,16 @@ def tail_command(
       mpcheckpoint tail --store run-42 --key lines --since 5m --json | jq .event
 
     TIME is ISO 8601 (local if it names no zone), @ and unix seconds, or an age: 10s, 5m, 1h30m, 3d, 1w. With --since
-    all records from then on are printed, or with -n the last of these.
+    all records from that time on are printed, or with -n the last of these.
 
-    With -f it goes on with what any process appends to any log, new ones included: in the order of each log, and
-    between logs as it is found. It waits even if the store has no log yet.
+    With -f it goes on with the records that any process appends to any log, new logs included: in the order of each
+    log, and between logs as it finds them. It waits even if the store has no log yet.
 
     With --json each object has time, stamp_us, log_key, object_key, event, record_id and position.
 
-    Reads the end of each log only, where that will do. Writes nothing, and disturbs nobody who writes. Of a log that
-    cannot be read (damaged, of another user) what can be read is printed, after that what is wrong with it; -f goes on
-    with the others.
+    Reads only the end of each log, if that will do. Writes nothing, and disturbs no writer. If a log cannot be read
+    (damaged, of another user), what can be read of it is printed, then what is wrong with it; -f goes on with the
+    others.
 
     Exit codes: 0; 2 if something cannot be read, after all that can; 130 if Ctrl-C ended -f.
     """
@@ -103,7 +106,7 @@ def _follow(logs: ReadableLogs, cursor: Cursor, is_json: bool) -> None:
 
 
 def _records_to_come(logs: ReadableLogs, cursor: Cursor) -> Iterator[Record]:
-    """Yield records for ever. While none come, see whether somebody still reads what we print."""
+    """Yield records for ever. While none come, look whether our output still has a reader."""
     with logs.follow(cursor, idle_timeout_s=_LOOK_EVERY_S) as follower:
         while True:
             yield from follower
@@ -113,7 +116,7 @@ def _records_to_come(logs: ReadableLogs, cursor: Cursor) -> Iterator[Record]:
 
 def _is_output_broken() -> bool:
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)  # an error is told of unasked
+    poll.register(sys.stdout.fileno(), 0)  # errors are reported unasked
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 

@@ -1,4 +1,4 @@
-"""Times and durations, as people give and read them: ISO 8601 in local time, unix time, ages; 90, 90s, 1h30m."""
+"""Times and durations as people write them: ISO 8601 in local time, unix time, ages; 90, 90s, 1h30m."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Moment(click.ParamType[int]):
 
 
 def parse_time(text: str, now_us: int) -> int | None:
-    """Return the time that ``text`` names, in microseconds since 1970; 0 for one before that, None if it names none."""
+    """Return the time in ``text``, in microseconds since 1970; 0 if it is earlier, None if it is no time."""
     text = text.strip()
     unix = _UNIX.fullmatch(text)
     if unix is not None:
@@ -45,7 +45,7 @@ def parse_time(text: str, now_us: int) -> int | None:
     age_us = parse_span(text)
     if age_us is not None:
         return max(0, now_us - age_us)
-    if not re.match(r"\d{4}-", text):  # what else Python takes for a date is more likely a slip
+    if not re.match(r"\d{4}-", text):  # Python takes more for a date, most likely slips
         return None
     try:
         moment = datetime.fromisoformat(text).astimezone()
@@ -63,7 +63,7 @@ class Duration(click.ParamType[float]):
         self._is_above_0 = is_above_0
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the duration that was given, in seconds, which are finite and not negative."""
+        """Return the duration that was given, in seconds: finite and not negative."""
         seconds = parse_duration(str(value))
         if seconds is None:
             self.fail(
@@ -77,7 +77,7 @@ class Duration(click.ParamType[float]):
 
 
 def parse_duration(text: str) -> float | None:
-    """Return the seconds that ``text`` gives, as a number or with units; None if it gives none."""
+    """Return the duration in ``text``, a number or with units, in seconds; None if it is none."""
     span_us = parse_span(text.strip())
     if span_us is not None:
         return span_us / _US
@@ -89,7 +89,7 @@ def parse_duration(text: str) -> float | None:
 
 
 def parse_span(text: str) -> int | None:
-    """Return the microseconds of ``text`` like 90s or 1h30m, the longest unit first; None if it is none."""
+    """Return the duration in ``text``, like 90s or 1h30m, in microseconds; None if it is none."""
     match = _SPAN.fullmatch(text)
     if not text or match is None:
         return None
@@ -113,7 +113,7 @@ def iso(stamp_us: int, *, timespec: str = "microseconds") -> str:
 
 
 class TimeForm(Enum):
-    """How a time is shown where there is little room, from the usual form to the shortest."""
+    """The forms of a time, from the usual one to the shortest for little room."""
 
     FULL = "2026-11-01T12:30:00+01:00"
     LOCAL = "2026-11-01T12:30:00"
@@ -123,7 +123,7 @@ class TimeForm(Enum):
 
 
 def in_form(stamp_us: int, form: TimeForm) -> str:
-    """Return a time, local, to the second or shorter."""
+    """Return a time in a form, local, to the second at most."""
     if form is TimeForm.AGE:
         return age(stamp_us, time.time_ns() // 1000)
     start = 5 if form is TimeForm.NO_YEAR else 0
@@ -131,18 +131,23 @@ def in_form(stamp_us: int, form: TimeForm) -> str:
 
 
 def age(stamp_us: int, now_us: int) -> str:
-    """Return how long ago a time was, as one number and a unit; it can be given where an age is taken."""
+    """Return how long ago a time was, as one number and a unit. Options that take an age understand it."""
     seconds = max(0, now_us - stamp_us) // _US
     for unit in ("w", "d", "h", "m"):
-        # Not 1d for 47 hours: so coarse a number says little below 2.
+        # Not 1d for 47 hours: below 2 the number is too coarse.
         if seconds >= 2 * _UNIT_S[unit]:
             return f"{seconds // _UNIT_S[unit]}{unit}"
     return f"{seconds}s"
 
 
 since_option = click.option(
-    "--since", "since_us", type=Moment(), default=None, metavar="TIME", help="Only from then on: see TIME."
+    "--since",
+    "since_us",
+    type=Moment(),
+    default=None,
+    metavar="TIME",
+    help="Only from this time on: see TIME.",
 )
 until_option = click.option(
-    "--until", "until_us", type=Moment(), default=None, metavar="TIME", help="Only up to then: see TIME."
+    "--until", "until_us", type=Moment(), default=None, metavar="TIME", help="Only up to this time: see TIME."
 )

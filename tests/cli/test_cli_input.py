@@ -81,8 +81,8 @@ def test_keys_are_shown_close_ones_first_and_never_too_many() -> None:
     ("place", "told"),
     [
         ("file", "file is a file; a store is a directory"),
-        ("store/.checkpoint/photos.jsonl", "is a file; a store is a directory, and this one's is {}/store"),
-        ("store/.checkpoint", "is the inside of a store; give the directory that it lies in"),
+        ("store/.checkpoint/photos.jsonl", "is a file; a store is a directory, here {}/store"),
+        ("store/.checkpoint", "is the inside of a store; give the directory around it"),
         ("file/sub", "{}/file is no directory: a store is one"),
     ],
 )
