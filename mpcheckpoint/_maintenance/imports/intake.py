@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from mpcheckpoint._format.codec import encode_payload, encode_payloads
-from mpcheckpoint._maintenance.imports.shapes import BYTE_ORDER_MARK, FoundRecord, NotARecordError, WholeLog
+from mpcheckpoint._maintenance.imports.shapes import (
+    BYTE_ORDER_MARK,
+    Fields,
+    FoundRecord,
+    NotARecordError,
+    WholeLog,
+)
 from mpcheckpoint._maintenance.imports.sources import MOST_LINE_BYTES
 from mpcheckpoint.errors import BadLineError, InvalidEventError, InvalidKeyError, LimitExceededError
 
@@ -85,9 +91,9 @@ class Intake:
         """Return the batch in a piece. Requires: no earlier batch had an error."""
         if piece.is_of_long_line:
             return self._take_long(piece.data)
-        found = self._shape.find_in_all(piece.data) if self._suspect is None else None
-        if found is not None:
-            batch = self._take_all(found, piece.data)
+        if isinstance(self._shape, Fields) and self._suspect is None:
+            found = self._shape.find_in_all(piece.data)
+            batch = None if found is None else self._take_all(found, piece.data)
             if batch is not None:
                 return batch
         before = self._read

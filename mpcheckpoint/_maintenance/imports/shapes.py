@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -54,31 +54,6 @@ class NotARecordError(Exception):
         self.may_be_cut = may_be_cut
 
 
-class Shape(Protocol):
-    """How to read the lines of a source.
-
-    Attributes:
-        name: what it is, in a few words. Only an import of the same shape carries on.
-        is_at_end_of_batch: whether the records so far may be imported without the next ones.
-    """
-
-    name: str
-    is_at_end_of_batch: bool
-
-    def find(self, line: bytes, offset: int) -> list[FoundRecord]:
-        """Return the records in the line at ``offset``; none if the line says something else and may be skipped.
-
-        Raises:
-            NotARecordError: it is no line of this shape.
-        """
-
-    def find_in_all(self, lines: bytes) -> list[FoundRecord] | None:
-        """Return the records in whole lines with one record each; None if only ``find`` can tell.
-
-        Invariant: it finds what ``find`` finds (held by tests/maintenance/test_import_shapes.py).
-        """
-
-
 class Fields:
     """One object a line, of which two fields count. Single lines of a log of ours are read, too.
 
@@ -111,7 +86,10 @@ class Fields:
         return [FoundRecord(object_key, event)]
 
     def find_in_all(self, lines: bytes) -> list[FoundRecord] | None:
-        """Return the records if each line is an object with both fields: quicker than one by one."""
+        """Return the records in whole lines, quicker than one by one; None if only ``find`` can tell.
+
+        Invariant: it finds what ``find`` finds (held by tests/maintenance/test_import_shapes.py).
+        """
         field = self._event_field
         try:
             values = _decode_lines(lines)
@@ -141,11 +119,6 @@ class OlderTool:
         if type(value) is not dict or not value:
             raise NotARecordError("not an object {object key: event}, as the older tool wrote them")
         return [FoundRecord(object_key, event) for object_key, event in value.items()]
-
-    def find_in_all(self, lines: bytes) -> list[FoundRecord] | None:
-        """Return None: these files are small."""
-        del lines
-        return None
 
 
 class WholeLog:
@@ -184,10 +157,11 @@ class WholeLog:
             raise NotARecordError(f"{error}, which this release does not know") from None
         return []
 
-    def find_in_all(self, lines: bytes) -> list[FoundRecord] | None:
-        """Return None: each line is verified by itself."""
-        del lines
-        return None
+
+# How to read the lines of a source. `find` returns the records in the line at an offset, none if the line may be
+# skipped, and raises NotARecordError. Only an import of the same `name` carries on. Unless `is_at_end_of_batch`, the
+# records so far may not be imported without the next ones.
+Shape = Fields | OlderTool | WholeLog
 
 
 def is_whole_log(head: bytes) -> bool:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator
 
-    from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._types import Repair
 
 _MOST_SPANS = 1000
@@ -150,39 +149,22 @@ def _repaired(
 def _carried_out(
     directory: StoreDirectory, target: CheckTarget, planned: LogRepair, timeout_s: float | None
 ) -> LogRepair:
-    assert target.paths is not None
+    paths = target.paths
+    assert paths is not None
     with translated("repairing", target.path):
         directory.require_locking()
+        writer = process.writer(directory.identity, paths)
         if planned.action == "cut":
-            return _cut(directory, target.paths, planned, timeout_s)
+            cut = repair_end(writer, timeout_s)
+            return _done(planned, [] if cut is None else [cut], planned.check.generation)
         with directory.locked(timeout_s):
             directory.remove_stale_files()
             if planned.action == "recover":
-                return _recover(directory, target, planned, timeout_s)
-            return _salvage(directory, target.paths, planned, timeout_s)
-
-
-def _cut(
-    directory: StoreDirectory, paths: LogPaths, planned: LogRepair, timeout_s: float | None
-) -> LogRepair:
-    cut = repair_end(process.writer(directory.identity, paths), timeout_s)
-    return _done(planned, [] if cut is None else [cut], planned.check.generation)
-
-
-def _recover(
-    directory: StoreDirectory, target: CheckTarget, planned: LogRepair, timeout_s: float | None
-) -> LogRepair:
-    assert target.paths is not None
-    recover(process.writer(directory.identity, target.paths), timeout_s)
-    after = check_log(target)
-    return _done(planned, [], after.generation)
-
-
-def _salvage(
-    directory: StoreDirectory, paths: LogPaths, planned: LogRepair, timeout_s: float | None
-) -> LogRepair:
-    writer = process.writer(directory.identity, paths)
-    salvage = replace_damaged(writer, timeout_s, lambda require_lock: salvage_log(paths, require_lock))
+                recover(writer, timeout_s)
+                return _done(planned, [], check_log(target).generation)
+            salvage = replace_damaged(
+                writer, timeout_s, lambda require_lock: salvage_log(paths, require_lock)
+            )
     if salvage is None:  # another process repaired it meanwhile
         return LogRepair(planned.check, "nothing", records_kept=planned.check.records)
     return _done(_salvaged(planned.check, salvage.found), salvage.repairs, salvage.generation)
