@@ -29,7 +29,7 @@ class ProgressDisplay(Protocol):
         """Show nothing more."""
 
 
-class Pace:
+class Ticker:
     """Something that is due every so many seconds."""
 
     def __init__(self, every_s: float) -> None:
@@ -50,11 +50,11 @@ class PlainProgress:
 
     def __init__(self, text: Callable[[int, int | None, int], str]) -> None:
         self._text = text
-        self._pace = Pace(LINE_EVERY_S)
+        self._ticker = Ticker(LINE_EVERY_S)
 
     def show(self, done: int, total: int | None, failed: int = 0) -> None:
         """Print how much is done, if that is due."""
-        if self._pace.is_due():
+        if self._ticker.is_due():
             self.print(self._text(done, total, failed))
 
     def print(self, line: str) -> None:
@@ -79,12 +79,12 @@ class ByteProgress:
         self._done_bytes = 0
         self._display: ProgressDisplay | None = None
         self._quiet_until_s = time.monotonic() + quiet_s
-        self._pace = Pace(_SHOW_EVERY_S)
+        self._ticker = Ticker(_SHOW_EVERY_S)
 
     def advance(self, done_bytes: int) -> None:
         """Add so many bytes to those that are done."""
         self._done_bytes += done_bytes
-        is_due = self._pace.is_due()
+        is_due = self._ticker.is_due()
         if self._display is None and time.monotonic() >= self._quiet_until_s:
             self._display = _byte_display(self._what, self._total_bytes)
             is_due = True

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from mpcheckpoint._cli.maps.outcome_text import failure_line, json_row
-from mpcheckpoint._cli.progress import LINE_EVERY_S, Pace
+from mpcheckpoint._cli.progress import LINE_EVERY_S, Ticker
 from mpcheckpoint._cli.terminal import flush_out, items_done, write_out
 from mpcheckpoint._work.outcomes import outcome_in
 from mpcheckpoint._work.presence import map_starts
@@ -189,7 +189,7 @@ class PlainLines:
     """A line for each failure, and one every ten seconds for the counts."""
 
     def __init__(self) -> None:
-        self._pace = Pace(LINE_EVERY_S)
+        self._ticker = Ticker(LINE_EVERY_S)
 
     def take(self, outcome: Outcome) -> None:
         """Print a failure."""
@@ -198,7 +198,7 @@ class PlainLines:
 
     def show(self, watched: Watched) -> None:
         """Print the counts, if that is due."""
-        if self._pace.is_due():
+        if self._ticker.is_due():
             done = items_done(watched.done, watched.items)
             write_out(f"{done}, {watched.failed} failed, {watched.rate():.1f} items/s\n".encode())
         flush_out()
