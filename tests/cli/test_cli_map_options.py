@@ -211,7 +211,7 @@ def test_command_that_ignores_its_end_is_killed_and_one_that_closed_its_output_i
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (shell.directory / "sitecustomize.py").write_text(
-        "import mpcheckpoint._cli.maps.command\nmpcheckpoint._cli.maps.command._GRACE_S = 0.2\n"
+        "import mpcheckpoint._cli.maps.run_command\nmpcheckpoint._cli.maps.run_command._GRACE_S = 0.2\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(shell.directory), prepend=os.pathsep)
     command = "trap '' TERM; [ $1 = quiet ] && exec >/dev/null 2>&1; while true; do sleep 0.1; done"

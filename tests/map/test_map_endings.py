@@ -217,11 +217,11 @@ def test_second_ctrl_c_at_any_step_of_the_end_of_commands_ends_them_and_the_map(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "mpcheckpoint._cli.maps.command._STOP_S", ((30, None),)
+        "mpcheckpoint._cli.maps.run_command._STOP_S", ((30, None),)
     )  # without it they would go on
     (tmp_path / "items").write_text("a\nb\n")
     earlier = process_tree.living_descendants()
-    modules = ("_work/map.py", "_work/crew.py", "_cli/maps/command.py")
+    modules = ("_work/map.py", "_work/crew.py", "_cli/maps/run_command.py")
     real = MapRun._close
     for step in range(1, 30):  # the last ones are in the middle of the wait
         (tmp_path / "runs").unlink(missing_ok=True)

@@ -10,11 +10,11 @@ import click
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.interrupts import Interrupts, exit_code_of
-from mpcheckpoint._cli.maps.command import RunCommand
 from mpcheckpoint._cli.maps.dry_run import dry_run
 from mpcheckpoint._cli.maps.job import Job, map_options
 from mpcheckpoint._cli.maps.outcome_text import print_output
 from mpcheckpoint._cli.maps.reporter import Reporter, Tally
+from mpcheckpoint._cli.maps.run_command import RunCommand
 from mpcheckpoint._cli.maps.threads import BusyThreads
 from mpcheckpoint._cli.terminal import (
     EXIT_FAILED,

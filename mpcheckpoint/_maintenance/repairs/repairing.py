@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.recovery import recover, repair_end, replace_damaged
-from mpcheckpoint._maintenance.repairs.damage import Action, LeftOut, LogCheck, LogRepair
+from mpcheckpoint._maintenance.repairs.reports import Action, LeftOut, LogCheck, LogRepair
 from mpcheckpoint._maintenance.repairs.verification import CheckTarget, check_found, check_log, targets_in
 from mpcheckpoint._salvage.inspection import Inspection, removed_spans, selected
 from mpcheckpoint._salvage.salvage import salvage_log

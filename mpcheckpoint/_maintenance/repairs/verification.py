@@ -17,7 +17,7 @@ from mpcheckpoint._logfile.page import stated_durable
 from mpcheckpoint._logfile.paths import QUARANTINE, WORKERS, LogPaths
 from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._logfile.quarantine import list_repairs
-from mpcheckpoint._maintenance.repairs.damage import Damage, LogCheck, State
+from mpcheckpoint._maintenance.repairs.reports import Damage, LogCheck, State
 from mpcheckpoint._salvage.inspection import Inspection, inspect
 from mpcheckpoint._salvage.salvage import is_corrupt, log_key_in
 from mpcheckpoint._store.directory import StoreDirectory
