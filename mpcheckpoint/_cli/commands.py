@@ -40,7 +40,7 @@ def cli() -> None:
 
     \b
     Example:
-      find . -name '*.py' | mpcheckpoint map --store run-42 --key lines -- wc -l {}
+      ls *.py | mpcheckpoint map --store run-42 --key lines -- wc -l {}
       mpcheckpoint results --store run-42 --key lines
 
     A store is a directory; a key names one log in it. Any number of processes may use one store.

@@ -36,7 +36,7 @@ def doctor_command(directory: str, is_json: bool) -> int:
     \b
     Example:
       mpcheckpoint doctor run-42
-      mpcheckpoint doctor /mnt/data --json | jq -r 'select(.verdict != "ok") | .text'
+      mpcheckpoint doctor /mnt --json | jq -r 'select(.verdict != "ok") | .text'
 
     Takes about two seconds. Tries things in a temporary directory in DIR, and removes it. A store that is there is only
     read, and may be in use. If DIR does not exist, the directory above it is tried, and DIR is not created. If DIR is

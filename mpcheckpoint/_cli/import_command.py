@@ -107,15 +107,17 @@ def import_command(  # noqa: PLR0913 - the options
 
     \b
     Example:
-      mpcheckpoint import --store run-42 --key photos --object id --event status photos.jsonl
-      zcat photos.jsonl.gz | mpcheckpoint import --store run-42 --key photos --as photos.jsonl -
+      mpcheckpoint import --store run-42 --key photos \\
+        --object id --event status photos.jsonl
+      zcat photos.jsonl.gz |
+        mpcheckpoint import --store run-42 --key photos --as photos.jsonl -
       mpcheckpoint import --store run-42 old-run/.checkpoint
 
     Of a directory, the files of the older checkpoint tool are imported (their name is KEY and unix seconds, each line
     an object {object key: event}), each into the log of its key. In any other source each line is an object; --object
     and --event name its fields. The lines of a log of mpcheckpoint are imported as the records they are.
 
-    If it is killed, at any instant, start the same line again: it carries on, and no record comes twice. What a source
+    If it is killed at any instant, start the same line again: it carries on, and no record comes twice. What a source
     has grown by is imported, too. A source that has changed in the imported part is refused. A source is never changed
     or removed.
 

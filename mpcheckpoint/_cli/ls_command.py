@@ -51,16 +51,21 @@ def ls_command(store: str, log_keys: tuple[str, ...], is_long: bool, is_json: bo
     Example:
       mpcheckpoint ls --store run-42
       mpcheckpoint ls -l --store run-42 --key lines
-      mpcheckpoint ls --store run-42 --json | jq -r 'select(.state != "whole") | .log_key'
+      mpcheckpoint ls --store run-42 --json |
+        jq -r 'select(.state != "whole") | .log_key'
 
     \b
     States, the worst one shown:
       whole       all is well
       pending     bytes after the end, perhaps of a write in progress
-      torn        a dying writer left bytes, never acknowledged; the next writer cuts them off and keeps them
-      poisoned    a sync failed; no appends until it is recovered (mpcheckpoint repair)
-      corrupt     bytes are damaged; see mpcheckpoint verify; the figures count what precedes the damage
-      unreadable  a newer version, a file of another name, no permission, a failing disk
+      torn        a dying writer left bytes, never acknowledged; the next
+                  writer cuts them off and keeps them
+      poisoned    a sync failed; no appends until it is repaired (mpcheckpoint
+                  repair)
+      corrupt     bytes are damaged (mpcheckpoint verify); the figures count
+                  what precedes the damage
+      unreadable  a newer version, a file of another name, no permission, or a
+                  failing disk
 
     -l adds what the log itself tells of all processes: appends (a batch is one), syncs and repairs of torn ends. It
     also adds how many processes wait for the append lock and which one holds it ("?" if that cannot be told).

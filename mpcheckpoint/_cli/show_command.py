@@ -63,7 +63,8 @@ def show_command(
     Example:
       mpcheckpoint show --store run-42
       mpcheckpoint show photo123 --store run-42 --since 2h
-      mpcheckpoint show --store run-42 --match 'photo1*' --json | jq -r 'select(.count > 1) | .object_key'
+      mpcheckpoint show --store run-42 --match 'photo1*' --json |
+        jq -r 'select(.count > 1) | .object_key'
 
     TIME is ISO 8601 (local if it names no zone), @ and unix seconds, or an age: 10s, 5m, 1h30m, 3d, 1w. An OBJECT that
     begins with a dash comes after --.

@@ -40,7 +40,8 @@ def verify_command(store: str, log_keys: tuple[str, ...], is_json: bool) -> int:
     \b
     Example:
       mpcheckpoint verify --store run-42
-      mpcheckpoint verify --store run-42 --json | jq -r 'select(.state == "corrupt") | .path'
+      mpcheckpoint verify --store run-42 --json |
+        jq -r 'select(.state == "corrupt") | .path'
 
     Writes nothing, takes no lock, and works while others write. A log is
 
@@ -48,7 +49,8 @@ def verify_command(store: str, log_keys: tuple[str, ...], is_json: bool) -> int:
       whole     all of it reads well;
       pending   all of it reads well, and a write is in progress at its end;
       poisoned  a sync of it failed, so it takes no appends until it is repaired;
-      torn      a writer died in the middle of a write: the next writer cuts that off, or repair does;
+      torn      a writer died in the middle of a write: the next writer cuts
+                that off, or repair does;
       corrupt   bytes that were once on disk do not read as they were written.
 
     After a damage it goes on at the next line that can be proven, so it finds all damages. With --json there is one

@@ -12,6 +12,7 @@ import pytest
 from rich.cells import cell_len
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli import commands
 from mpcheckpoint._cli.fitting import cut_end, cut_middle, fitted
 from mpcheckpoint._cli.log_table import fitting_table
 from mpcheckpoint._cli.ls_columns import LONG_COLUMNS
@@ -52,6 +53,11 @@ def lines_of(cli: CommandLine, columns: int, *arguments: str) -> list[str]:
     lines = shown.out.splitlines()
     assert max(map(cell_len, lines)) <= columns, shown.out
     return lines
+
+
+@pytest.mark.parametrize("arguments", [(), *((name,) for name in commands.cli.commands)])
+def test_help_fits_a_terminal_of_80_columns(cli: CommandLine, arguments: tuple[str, ...]) -> None:
+    lines_of(cli, 80, *arguments, "--help")
 
 
 @pytest.mark.parametrize("columns", WIDTHS)

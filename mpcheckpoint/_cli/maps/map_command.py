@@ -57,13 +57,16 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
 
     \b
     Example:
-      find . -name '*.py' | mpcheckpoint map --store run-42 --key lines --jobs 4 -- wc -l {}
+      ls *.py | mpcheckpoint map --store run-42 --key lines --jobs 4 -- wc -l {}
       mpcheckpoint results --store run-42 --key lines
     \b
-      mpcheckpoint map --store run-42 --key fetch -a urls.txt --retries 3 --timeout 60 -- curl -fsS {}
-      mpcheckpoint map --store run-42 --key cut --jsonl -a clips.jsonl --item-key id -- cut.sh {path} {start}
+      mpcheckpoint map --store run-42 --key fetch -a urls.txt \\
+        --retries 3 --timeout 60 -- curl -fsS {}
+      mpcheckpoint map --store run-42 --key cut -a clips.jsonl \\
+        --jsonl --item-key id -- cut.sh {path} {start}
     \b
-      mpcheckpoint map --store run-42 --key fetch -a urls.txt --rerun monday -- curl -fsS {}
+      mpcheckpoint map --store run-42 --key fetch -a urls.txt \\
+        --rerun monday -- curl -fsS {}
 
     Each line is an item; blank lines are skipped. The item replaces {} in COMMAND; without {} it goes to the end. There
     is no shell in between; standard input is empty. Exit code, duration and output (standard output and standard error
@@ -72,7 +75,8 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     \b
     For a pipe or a redirection, call a shell and give it the item as an argument:
       mpcheckpoint map --store run-42 --key sizes -- sh -c 'wc -c < "$1"' sh {}
-    Never as sh -c 'wc -c < {}': the shell would run the text of the item, as in "x; rm -r .".
+    Never as sh -c 'wc -c < {}': the shell would run the text of the item,
+    as in "x; rm -r .".
 
     Only the name of an item counts: a file that has changed since it was done is not run again. To run it again, put a
     date or a checksum into the item (with --jsonl beside the path), or use another key.
@@ -81,10 +85,10 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     stand for themselves, anything else for its JSON; {{name}} is {name}. A DURATION is seconds, or like 90s, 5m,
     1h30m, 2d.
 
-    If it is killed, at any instant, start the same line again: it runs only what is missing. Started several times at
-    once on one store, they share the items, and no item runs twice while none of them dies. Each item runs at least
-    once: it runs again if its command was killed with the map, or its outcome could not be recorded. To see the
-    progress from elsewhere: mpcheckpoint results --watch.
+    If it is killed at any instant, start the same line again: it runs only what is missing. Start it several times at
+    once on one store, and they share the items; no item runs twice while none of them dies. At least once: an item runs
+    again if its command was killed with the map, or if its outcome could not be recorded. To see the progress from
+    elsewhere: mpcheckpoint results --watch.
 
     An item that failed, all its --retries included, counts as done, until --retry-failed. With --rerun NAME an item
     counts as done once it has an outcome under that name; items that are not given keep what they have. A changed

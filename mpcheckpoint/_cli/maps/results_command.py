@@ -54,7 +54,8 @@ def results_command(
     \b
     Example:
       mpcheckpoint results --store run-42 --key lines --failed
-      mpcheckpoint results --store run-42 --key lines --json | jq -r 'select(.ok) | .item'
+      mpcheckpoint results --store run-42 --key lines --json |
+        jq -r 'select(.ok) | .item'
       mpcheckpoint results --store run-42 --key lines --watch
 
     Works while the map runs, and does not disturb it. Bytes that are not UTF-8 are written \\xNN.
