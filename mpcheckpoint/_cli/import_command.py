@@ -201,8 +201,8 @@ def _of_directory(log_key: str | None, directory: str) -> list[_Import]:
         )
     if not wanted:
         raise click.UsageError(
-            f"there are no files of the older checkpoint tool in {safe(directory)}: their names are a key and "
-            "the unix seconds of their creation, such as photos1612345678. To import other files, name them"
+            f"there are no files of the older checkpoint tool in {safe(directory)}, named like photos1612345678 (key "
+            "and unix seconds). To import other files, name them"
         )
     return [_Import(file, file.log_key, safe(file.path), file.size_bytes) for file in wanted]
 
@@ -271,8 +271,7 @@ def _imported(options: _Options, each: _Import, log: Log | None, progress: ByteP
         verb, past = ("is", "was") if done.left_bytes == 1 else ("are", "were")
         say(
             f"mpcheckpoint: {each.shown}: {counted(done.left_bytes, 'byte')} at its end, from offset "
-            f"{done.offset_bytes}, {verb} no whole line, and {past} left: a writer may have been killed in it, or be "
-            "in it now"
+            f"{done.offset_bytes}, {verb} no whole line, and {past} left: a writer may be in it, or was killed in it"
         )
     return done
 

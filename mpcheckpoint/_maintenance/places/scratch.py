@@ -52,7 +52,9 @@ class Scratch:
             if self._lock is not None:
                 return self
             _remove_tree(self.path)
-        raise OSError(f"the temporary directories made in {self._directory} are removed again and again")
+        raise OSError(
+            f"another process removes the temporary directories in {self._directory} again and again"
+        )
 
     def __exit__(self, *_: object) -> None:
         # First: if an open file is removed, FUSE and NFS keep it in its directory under another name.

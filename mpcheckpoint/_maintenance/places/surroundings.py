@@ -63,7 +63,7 @@ def _judged(mount: Mount) -> tuple[str, str]:
             return WARN, f"{remark}; {ALLOW_NETWORK} is set, so it is used all the same"
         return BAD, f"{remark}; keep the store on a local one, or set {ALLOW_NETWORK}=1 to take the risk"
     if kind == "unknown":
-        remark = "of a type that is not known to this release; only what is tried here can be said"
+        remark = "of a type that is not known to this release: trust only what is tried here"
         return WARN, f"{remark}. It is {_OF_PROGRAM}" if mount.kind.startswith("fuse") else remark
     return _judged_local(mount)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._types import Repair
 
 _MOST_SPANS = 1000
-_REST_OF_BATCH = "the rest of a batch that lost lines, or may be"
+_REST_OF_BATCH = "the rest of a batch that lost lines, or perhaps of one"
 _OUT_OF_PLACE = "not in its place: a copy, or a piece of another log"
 
 
