@@ -1,11 +1,11 @@
-"""Who may use what is made in a store: those who may use what it stands beside, or takes the place of.
+"""Who may use a new file of a store: the users of the log that it belongs to or replaces.
 
-A store may be used by several users, and be looked after by one who is none of them. So what is made here gets owner,
-group, permission bits and ACL of the log that it belongs to, or of the store's directory, as far as the system lets us;
-the umask of whoever happened to make it has no say. Where that cannot be, and somebody who may write the log could not
-use the file, it is not made.
+Several users may share a store, and another one, root for example, may look after it. So a new file gets owner, group,
+permission bits and ACL of its log, or of the store's directory, as far as the system lets us; the umask of the process
+that makes it does not matter. If a user who may write the log could not use the file, it is not made.
 
-Crash: what others may have to write gets its name when it is theirs. A kill before leaves a temporary file, no more.
+Crash: a file that other users may have to write gets its name once it is theirs. A kill before that leaves a temporary
+file, no more.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _TRIES = 100
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
-# Mine alone, until it is known whose it is to be: no moment in which somebody else could open it.
+# For this user alone until its owner is set: nobody else can open it in between.
 _PRIVATE = 0o600
 _SHARED_DIRECTORY, _SHARED_FILE = 0o070, 0o060
 _OTHERS_WRITE = 0o022
@@ -39,30 +39,30 @@ _PROBE = "probe"
 
 
 def temporary_name(path: str) -> str:
-    """Return a name for what is to be ``path`` when it is finished."""
+    """Return a name for the file that becomes ``path`` when it is finished."""
     return f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether a file is one that a killed process has left unfinished, or that somebody is just making."""
+    """Return whether a file of this name is unfinished: left by a killed process, or just being made."""
     match = _TEMPORARY.fullmatch(name)
     return match is not None and match[1] != _PROBE
 
 
-# --- files that are there for as long as the store is --------------------------------------------------------
+# --- files that stay as long as the store --------------------------------------------------------------------
 
 
 def open_beside_log(path: str) -> system.Descriptor:
-    """Open the file beside a log that is named like it, making it if there is none: for all who may use the log.
+    """Open a file that is named like its log, making it for the users of the log if there is none.
 
     Raises:
-        StoreAccessError: those who may write the log could not use the file. It was not made.
+        StoreAccessError: a user who may write the log could not use the file. It was not made.
     """
     return _opened(path, lambda: _access_beside(f"{os.path.splitext(path)[0]}{LOG_SUFFIX}"))
 
 
 def open_in_store(path: str) -> system.Descriptor:
-    """Open a file of a store's directory, making it if there is none: for all who may make files there."""
+    """Open a file of a store's directory, making it for all who may make files there if there is none."""
     return _opened(path, lambda: _access_inside(os.path.dirname(path)))
 
 
@@ -79,7 +79,7 @@ def _opened(path: str, wanted: Callable[[], Access]) -> system.Descriptor:
 
 
 def _access_beside(log: str) -> Access:
-    """Return who is to use a file that goes with a log."""
+    """Return the access for a file that belongs to a log."""
     try:
         access = system.access_of(log)
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def _access_beside(log: str) -> Access:
 
 
 def _access_inside(directory: str) -> Access:
-    """Return who is to use a file that goes with a directory: read it or write it, as they may the directory."""
+    """Return the access for a file in a directory: its users may read and write it as they may the directory."""
     access = system.access_of(directory)
     return system.Access(
         access.uid, access.gid, access.mode & 0o666 | _PRIVATE, system.without_execute(access.acl), None
@@ -96,14 +96,14 @@ def _access_inside(directory: str) -> Access:
 
 
 def _made(path: str, access: Access) -> system.Descriptor | None:
-    """Return a new file that these may use; None if somebody else has made one."""
+    """Return a new file with this access; None if another process made one meanwhile."""
     if not _is_mine_alone(access):
         try:
             return _published(path, access)
         except OSError as error:
             if isinstance(error, StoreAccessError) or error.errno not in _NO_LINKS:
                 raise
-            # A file system without hard links: none that knows several users.
+            # A file system without hard links has no several users either.
     try:
         made = system.open_file(path, write=True, create=True, exclusive=True, mode=access.mode & 0o777)
     except FileExistsError:
@@ -119,25 +119,25 @@ def _published(path: str, access: Access) -> system.Descriptor | None:
         _give(made.fd, access, path)
         return made if system.publish(temporary, path, is_alone=False) else None
     except FileNotFoundError:
-        return None  # taken for one that a killed process has left
+        return None  # another process took it for what a killed one left, and removed it
     except BaseException:
         system.remove(temporary)
         raise
 
 
 def _is_mine_alone(access: Access) -> bool:
-    """Return whether nobody but this user may write there: then nobody can be locked out."""
+    """Return whether only this user may write there: then nobody can be locked out."""
     return access.uid == system.user_id() and not access.mode & _OTHERS_WRITE and access.acl is None
 
 
-# --- what takes the place of a log, or has its bytes ---------------------------------------------------------
+# --- files that replace a log, or keep bytes of it -----------------------------------------------------------
 
 
 def create_successor(temporary: str, log: str) -> system.Descriptor:
-    """Create the file that is to take the place of a log, for those who may use that.
+    """Create the file that is to replace a log, for the users of the log.
 
     Raises:
-        StoreAccessError: somebody who may write the log could not write it. Nothing was made.
+        StoreAccessError: a user who may write the log could not write the file. Nothing was made.
     """
     made = system.open_file(temporary, write=True, create=True, exclusive=True, mode=_PRIVATE)
     try:
@@ -149,7 +149,7 @@ def create_successor(temporary: str, log: str) -> system.Descriptor:
 
 
 def create_copy(path: str, log: str) -> system.Descriptor:
-    """Create a file for bytes of a log, or about it, for those who may read that, as far as the system lets us."""
+    """Create a file for bytes of a log, or about it, for the users of the log, as far as the system lets us."""
     made = system.open_file(path, write=True, create=True, exclusive=True, mode=_PRIVATE)
     try:
         system.give_access(made.fd, _access_beside(log))
@@ -160,15 +160,15 @@ def create_copy(path: str, log: str) -> system.Descriptor:
 
 
 def _give(file: int | str, access: Access, path: str, *, is_log: bool = False) -> None:
-    """Have a file used by those who may use another; where it cannot be theirs, have it name owner and group.
+    """Give a file this access; where its owner cannot be changed, let an ACL name the wanted owner and group.
 
-    Not what takes a log's place: its owner would be another one from then on, who may close it to the first.
+    The ACL will not do for a file that replaces a log: the new owner could lock the first one out.
     """
     given = system.give_access(file, access)
-    lost = _locked_out(access, given)
+    lost = system.locked_out(access, given)
     if lost is not None and not is_log:
         given = system.give_access(file, system.naming_all(access))
-        lost = _locked_out(access, given)
+        lost = system.locked_out(access, given)
     if lost is None:
         return
     is_other = given.uid != access.uid
@@ -182,34 +182,20 @@ def _give(file: int | str, access: Access, path: str, *, is_log: bool = False) -
     )
 
 
-def _locked_out(before: Access, after: Access) -> str | None:
-    """Return who may write ``before`` and could not write ``after``; None if nobody."""
-    is_other = before.uid != after.uid
-    if is_other and system.may_write(before.uid, before) and not system.may_write(before.uid, after):
-        return system.account_name(before.uid)
-    if system.everybody_may_write(after):
-        return None
-    if system.group_may_write(before, before.gid) and not system.group_may_write(after, before.gid):
-        return f"the group {before.gid}"
-    if not system.named_writers(before) <= system.named_writers(after):
-        return "somebody in its access control list"
-    return None
-
-
-# --- what is new ---------------------------------------------------------------------------------------------
+# --- new logs and directories --------------------------------------------------------------------------------
 
 
 def create_log(temporary: str, directory: str) -> system.Descriptor:
-    """Create the file of a new log, for whoever makes it, and for the owner and the group of the store's directory.
+    """Create the file of a new log, for the user who makes it and for owner and group of the store's directory.
 
-    As any new file, but where the directory lets its group make files: then the group may write the log, whatever the
-    umask. What root makes belongs to the owner of the directory.
+    If the directory lets its group make files, the group may write the log, whatever the umask. A log that root makes
+    belongs to the owner of the directory.
     """
     made = system.open_file(temporary, write=True, create=True, exclusive=True)
     try:
         has, of = system.access_of(made.fd), system.access_of(directory)
         wanted = _access_of_new(has, of, _SHARED_FILE)
-        if _locked_out(wanted, system.give_access(made.fd, wanted)) is not None:
+        if system.locked_out(wanted, system.give_access(made.fd, wanted)) is not None:
             system.give_access(made.fd, system.naming_all(wanted))
     except BaseException:
         system.remove(temporary)
@@ -218,10 +204,10 @@ def create_log(temporary: str, directory: str) -> system.Descriptor:
 
 
 def _access_of_new(has: Access, of: Access, shared: int) -> Access:
-    """Return who is to use something new, made by us in a directory that those ``of`` may use."""
+    """Return the access for a new file that ``has`` an access now and lies in a directory with the access ``of``."""
     is_shared = of.mode & _SHARED_DIRECTORY == _SHARED_DIRECTORY
     gid = of.gid if is_shared or of.uid != has.uid else has.gid
-    if of.default_acl is not None:  # the system has given it what those who share want
+    if of.default_acl is not None:  # the system has applied it already
         return has._replace(uid=of.uid, gid=gid)
     acl, mode = has.acl, has.mode | (shared if is_shared else 0)
     if of.acl is not None:
@@ -231,31 +217,31 @@ def _access_of_new(has: Access, of: Access, shared: int) -> Access:
 
 
 def leave_to_store(fd: int, directory: str) -> None:
-    """Leave an open file that nobody else has to write to those who may make files in ``directory``."""
+    """Give an open file that no other user has to write to those who may make files in ``directory``."""
     system.give_access(fd, _access_inside(directory))
 
 
 def make_store_directory(path: str) -> bool:
-    """Make the directory of a new store, as `create_log` does a log; return False if something stands there."""
+    """Make the directory of a new store, as `create_log` makes a log; return False if something stands there."""
     of = system.access_of(os.path.dirname(path))
-    # What is made in /tmp, and its like, is its maker's.
+    # In /tmp and its like, what a user makes belongs to that user.
     if _is_mine_alone(of) or of.mode & stat.S_ISVTX:
         return system.make_directory(path)
 
     def prepare(temporary: str) -> None:
         has = system.access_of(temporary)
         system.give_access(temporary, _access_of_new(has, of, _SHARED_DIRECTORY))
-        # A rename replaces an empty directory: one that another process has made meanwhile, and knows by its inode.
+        # No store directory is ever empty: a rename would replace an empty one, which another process may know by inode.
         open_in_store(os.path.join(temporary, STORE_LOCK)).close()
 
     return _moved_in(path, prepare)
 
 
 def make_directory_inside(path: str) -> bool:
-    """Make a directory in a store's, for the same users; return False if something stands there.
+    """Make a directory in that of a store, for the same users; return False if something stands there.
 
     Raises:
-        StoreAccessError: those who may make files in the store's could not do so in this. It was not made.
+        StoreAccessError: a user who may make files in the store's directory could not in this one. It was not made.
     """
     if system.exists(path):
         return False
@@ -268,7 +254,7 @@ def make_directory_inside(path: str) -> bool:
 
     def prepare(temporary: str) -> None:
         has = system.access_of(temporary)
-        is_given = of.default_acl is not None  # then the system has done it, but for the owner
+        is_given = of.default_acl is not None  # the system has done all but the owner
         _give(temporary, has._replace(uid=of.uid, gid=of.gid) if is_given else of, path)
 
     return _moved_in(path, prepare)
@@ -285,7 +271,7 @@ def _moved_in(path: str, prepare: Callable[[str], None]) -> bool:
             prepare(temporary)
             system.replace(temporary, path)
         except FileNotFoundError:
-            continue  # taken for one that a killed process has left
+            continue  # another process took it for what a killed one left, and removed it
         except BaseException as error:
             system.remove(os.path.join(temporary, STORE_LOCK))
             system.remove_directory(temporary)

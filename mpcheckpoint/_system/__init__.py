@@ -1,16 +1,26 @@
 """The only place that knows the operating system: descriptors, positioned I/O, syncs, directories, locks, time.
 
-One module per system, each with the same few functions. Callers go through this module's attributes
-(``system.sync_data(fd)``), so that a test can put a fault in the place of any of them. Functions raise plain OSError;
-what that means for a store is decided above.
+One module per system, each with the same few functions. Callers go through the attributes of this module
+(``system.sync_data(fd)``), so that a test can replace any of them by a fault. Functions raise plain OSError; the layers
+above decide what that means for a store.
 """
 
 from __future__ import annotations
 
 import sys
 
+from mpcheckpoint._system.access import (
+    Access,
+    access_of,
+    account_name,
+    give_access,
+    locked_out,
+    naming_all,
+    user_id,
+    without_execute,
+)
 from mpcheckpoint._system.clock import now_us
-from mpcheckpoint._system.file_systems import file_system_kind
+from mpcheckpoint._system.file_systems import file_system_kind, network_file_system, unknown_file_system
 from mpcheckpoint._system.files import (
     Descriptor,
     exists,
@@ -37,41 +47,14 @@ from mpcheckpoint._system.files import (
 )
 from mpcheckpoint._system.holders import LockHolder, LockState, LockStatus, lock_status, openers
 from mpcheckpoint._system.locks import LockProof, is_locked, lock, prove_locking, store_lock, try_lock, unlock
-from mpcheckpoint._system.ownership import (
-    Access,
-    access_of,
-    account_name,
-    everybody_may_write,
-    give_access,
-    group_may_write,
-    may_write,
-    named_writers,
-    naming_all,
-    user_id,
-    without_execute,
-)
 from mpcheckpoint._system.statx import FileStatus, file_status, path_status
 from mpcheckpoint._system.workers import create_locked, remove_unlocked
 from mpcheckpoint.errors import UnsupportedPlatformError
 
 if sys.platform == "linux":
-    from mpcheckpoint._system.linux import (
-        mount_of,
-        network_file_system,
-        shared_word,
-        sync_data,
-        sync_directory,
-        unknown_file_system,
-    )
+    from mpcheckpoint._system.linux import mount_of, shared_word, sync_data, sync_directory
 elif sys.platform == "darwin":
-    from mpcheckpoint._system.macos import (
-        mount_of,
-        network_file_system,
-        shared_word,
-        sync_data,
-        sync_directory,
-        unknown_file_system,
-    )
+    from mpcheckpoint._system.macos import mount_of, shared_word, sync_data, sync_directory
 else:
     raise UnsupportedPlatformError(
         f"mpcheckpoint does not run on {sys.platform}: its locks and syncs are tested on Linux and written for "
@@ -90,23 +73,20 @@ __all__ = [
     "access_of",
     "account_name",
     "create_locked",
-    "everybody_may_write",
     "exists",
     "file_status",
     "file_system_kind",
     "free_bytes",
     "give_access",
-    "group_may_write",
     "is_directory",
     "is_locked",
     "list_directory",
     "lock",
     "lock_status",
+    "locked_out",
     "make_directory",
-    "may_write",
     "most_open_files",
     "mount_of",
-    "named_writers",
     "naming_all",
     "network_file_system",
     "now_us",

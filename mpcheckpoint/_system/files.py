@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _MANY_FILES = 4096
-_FIRST_FD = 3  # behind standard input, output and error
-# O_NONBLOCK: a pipe that stands where a file should is not waited on until somebody writes to it.
+_FIRST_FD = 3  # after standard input, output and error
+# O_NONBLOCK: opening a pipe that stands where a file should does not wait for its writer.
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Descriptor:
-    """An open file that is closed when nobody uses it any more.
+    """An open file that is closed when nothing refers to it any more.
 
     Invariant: a descriptor that a thread is syncing is not closed under it, since that thread holds a reference; else
     the number could be given to another file in mid-sync (held by tests/process/test_descriptors.py).
 
-    Somebody else may close it, as programs do that become daemons, and the number then stands for another file: before
-    a write, and before what was read is believed, ``is_intact`` tells.
+    The program may close the number, as programs do that become daemons, and another file may get it. ``is_intact``
+    tells; ask it before a write, and before a verdict on what was read.
 
-    Invariant: of two objects with one number the younger one owns it. The system has given the number out anew, so
-    somebody had closed it for the older one, which must not close it once more.
+    Invariant: of two objects with one number the younger one owns it. The system has given the number out anew, so it
+    had been closed, and the older object must not close it once more.
     """
 
     __slots__ = ("__weakref__", "fd", "identity")
@@ -65,14 +65,14 @@ class Descriptor:
     def close(self) -> None:
         """Close the file without unlocking: an unlock would free a lock shared with a parent process.
 
-        Where the number stands for another file by now, that is left alone: it is somebody else's.
+        If the number stands for another file by now, that one stays open.
         """
         fd, self.fd = self.fd, -1
         if self._is_at(fd):
             os.close(fd)
 
     def abandon(self) -> None:
-        """Leave the number to whoever has it now: what stands there is not the file that was opened."""
+        """Give up the number: it stands for another file now."""
         self.fd = -1
 
     def __del__(self) -> None:
@@ -86,9 +86,9 @@ _owners: WeakValueDictionary[int, Descriptor] = WeakValueDictionary()
 def open_file(
     path: str, *, write: bool = False, create: bool = False, exclusive: bool = False, mode: int = 0o666
 ) -> Descriptor:
-    """Open a file; never with O_APPEND, on which Linux ignores the offset of a positioned write.
+    """Open a file; never with O_APPEND, with which Linux ignores the offset of a positioned write.
 
-    A file that this creates has the permission bits ``mode``, less the umask.
+    A new file gets the permission bits ``mode``, less the umask.
     """
     flags = _FLAGS | (os.O_RDWR if write else os.O_RDONLY)
     if create:
@@ -101,7 +101,7 @@ def open_file(
 def open_above_streams(path: str, flags: int, mode: int = 0o666) -> int:
     """Open a file; return a descriptor above 2, also where standard streams are closed.
 
-    On the number of one of those, whatever the process or a C library prints would be written into the file.
+    With the number of a standard stream, the file would get what the process or a C library prints.
     """
     fd = os.open(path, flags, mode)
     if fd >= _FIRST_FD:
@@ -114,7 +114,7 @@ def open_above_streams(path: str, flags: int, mode: int = 0o666) -> int:
 
 @contextmanager
 def filled_streams() -> Iterator[None]:
-    """Have what is opened in the block get no number of a closed standard stream."""
+    """Keep the numbers of closed standard streams in use during the block, so that nothing opened there gets them."""
     fillers = []
     try:
         while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) < _FIRST_FD:
@@ -127,11 +127,11 @@ def filled_streams() -> Iterator[None]:
 
 
 def open_source(path: str) -> Descriptor:
-    """Open a file that is none of a store's, to read it: through links, and waiting for the writer of a pipe."""
+    """Open a file outside of any store, to read it: through links, and waiting for the writer of a pipe."""
     return Descriptor(open_above_streams(path, os.O_RDONLY | os.O_CLOEXEC))
 
 
-# Return the next bytes of an open file or pipe, as many as there are; none at its end.
+# Return the next bytes of an open file or pipe, as many as are ready; none at its end.
 read_next = os.read
 
 
@@ -148,20 +148,20 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
     return b"".join(parts)
 
 
-# Write bytes once at an offset of an open file; return how many were taken, which may be fewer than given.
+# Write bytes once at an offset of an open file; return how many were written, which may be fewer.
 write_at = os.pwrite
 
 
-def most_open_files() -> int:
-    """Return how many files this process may have open at once."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft if 0 <= soft < _MANY_FILES else _MANY_FILES
-
-
 def open_files_limit() -> int | None:
-    """Return how many files this process may have open at once, as it was told; None for any number."""
+    """Return how many files this process may have open at once; None for any number."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def most_open_files() -> int:
+    """Return how many files this process should have open at most: what it may, but no more than a few thousand."""
+    limit = open_files_limit()
+    return _MANY_FILES if limit is None else min(limit, _MANY_FILES)
 
 
 def size_of(fd: int) -> int:
@@ -170,39 +170,42 @@ def size_of(fd: int) -> int:
 
 
 def free_bytes(fd: int) -> int:
-    """Return how much room is left for this user on the file system of an open file, in bytes."""
+    """Return how many bytes this user may still write to the file system of an open file."""
     status = os.fstatvfs(fd)
     return status.f_bavail * status.f_frsize
 
 
 class Space(NamedTuple):
-    """What room is left for this user on a file system: bytes, and files; None where it does not count files."""
+    """What room a file system has left for this user: bytes, and files; None where it does not count files."""
 
     free_bytes: int
     free_files: int | None
 
 
 def space_at(path: str) -> Space:
-    """Return what room is left on the file system that holds ``path``."""
+    """Return what room the file system that holds ``path`` has left."""
     status = os.statvfs(path)
     return Space(status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None)
 
 
-# Return what the system knows of an open file.
+# Return the status of an open file.
 stat_fd = os.fstat
 
-
-# Return what the system knows of a path; of a symbolic link, the link itself.
+# Return the status of what stands at a path; of a symbolic link, of the link itself.
 stat_path = os.lstat
 
+# Cut an open file to a number of bytes.
+truncate = os.ftruncate
 
-def truncate(fd: int, size: int) -> None:
-    """Cut an open file to ``size`` bytes."""
-    os.ftruncate(fd, size)
+# Put a finished file in the place of another, atomically.
+replace = os.replace
+
+# Return the names in a directory, in no order.
+list_directory = os.listdir
 
 
 def make_directory(path: str) -> bool:
-    """Create a directory; return False if one (or a link to one, or anything else) is there already."""
+    """Create a directory; return False if anything, a link included, stands there already."""
     try:
         os.mkdir(path, 0o777)
     except FileExistsError:
@@ -213,8 +216,8 @@ def make_directory(path: str) -> bool:
 def publish(temporary: str, path: str, *, is_alone: bool = True) -> bool:
     """Give a finished file its name without replacing anything; return False if the name is taken.
 
-    Requires: the store lock is held, so that on file systems without hard links looking first is enough; unless
-    ``is_alone`` is False. Then there the system's refusal is raised, and the file keeps its temporary name.
+    Requires: the store lock is held, so that on file systems without hard links looking first is enough. Where it is
+    not, pass ``is_alone=False``: on those the system's refusal is raised, and the file keeps its temporary name.
     """
     try:
         os.link(temporary, path, follow_symlinks=False)
@@ -228,11 +231,6 @@ def publish(temporary: str, path: str, *, is_alone: bool = True) -> bool:
         return True
     os.unlink(temporary)
     return True
-
-
-def replace(temporary: str, path: str) -> None:
-    """Put a finished file in the place of another, atomically."""
-    os.replace(temporary, path)
 
 
 def remove(path: str) -> None:
@@ -251,13 +249,8 @@ def remove_directory(path: str) -> None:
         return
 
 
-def list_directory(path: str) -> list[str]:
-    """Return the names in a directory, in no order."""
-    return os.listdir(path)
-
-
 def exists(path: str) -> bool:
-    """Return whether anything, a dangling link included, stands at ``path``; cheaper than an exception for each no."""
+    """Return whether anything stands at ``path``, a dangling link included; cheaper than an exception for each no."""
     return os.access(path, os.F_OK, follow_symlinks=False)
 
 

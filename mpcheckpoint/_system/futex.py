@@ -1,4 +1,4 @@
-"""A 32-bit word in a file that processes wait on: futex(2), for which Python has no function of its own."""
+"""A 32-bit word in a file that processes wait on: futex(2), for which Python has no function."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from contextlib import suppress
 
 _PAGE_BYTES = mmap.PAGESIZE
 _FUTEX_WAIT, _FUTEX_WAKE = 0, 1
-_EVERYBODY = 0x7FFFFFFF
+_ALL_WAITERS = 0x7FFFFFFF
 _KEPT_TIMEOUTS = 8
 _NO_ERRORS = frozenset({errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT})
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _ONLY_READ, _SHARED = 1, 1
-# The same kernel may run programs of several architectures, each with numbers of its own. Unknown: no futex.
+# A kernel may run programs of several architectures, each with numbers of its own. Where unknown: no futex.
 _NUMBERS = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}
 _NUMBER = _NUMBERS.get(platform.machine()) if ctypes.sizeof(ctypes.c_void_p) == 8 else None
 
 
 class _Timespec(ctypes.Structure):
-    """A number of seconds and nanoseconds, as the kernel takes it on 64-bit systems."""
+    """Seconds and nanoseconds, as the kernel takes them on 64-bit systems."""
 
     _fields_ = (("seconds", ctypes.c_int64), ("nanoseconds", ctypes.c_int64))
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# Every type is given: a pointer passed as a bare int is cut to 32 bits, the call returns at once, and everybody spins.
+# Every type is given: a pointer passed as a bare int is cut to 32 bits, the call returns at once, and waiters spin.
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (
     *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int),
@@ -49,10 +49,10 @@ def has_futex() -> bool:
 
 
 class FutexWord:
-    """A word of a file, mapped for reading, so that the kernel knows by its page who waits for it to change.
+    """A word of a file, mapped for reading: the kernel knows the waiters by its page.
 
-    The map is never looked at by this process: if somebody truncated the file, that would kill us with SIGBUS, and the
-    kernel answers EFAULT instead. It is changed by positioned writes, never through the map, for the same reason.
+    This process never reads through the map, and changes the word by positioned writes: if the file were truncated,
+    an access would kill us with SIGBUS. The kernel answers EFAULT instead.
 
     Rejected: the module ``mmap``. It keeps a duplicate of the descriptor, and gives no address of a read-only map.
     """
@@ -66,7 +66,7 @@ class FutexWord:
         self._start: int | None = None
         try:
             start = _libc.mmap(None, _PAGE_BYTES, _ONLY_READ, _SHARED, fd, 0)
-        except ctypes.ArgumentError as error:  # so it calls a deep stack, or no memory
+        except ctypes.ArgumentError as error:  # raised on a deep stack, and without memory
             raise OSError(errno.ENOMEM, str(error)) from error
         if start == _MAP_FAILED:
             code = ctypes.get_errno()
@@ -76,9 +76,9 @@ class FutexWord:
         self._address = start + offset
 
     def wait(self, value: int, timeout_s: float) -> None:
-        """Return when somebody wakes, or ``timeout_s`` seconds are over; at once if the word is not ``value``.
+        """Return when woken, or after ``timeout_s`` seconds; at once if the word is not ``value``.
 
-        It may return earlier for no reason: who calls looks whether what it waits for is there.
+        It may return earlier for no reason: the caller checks whether what it waits for is there.
         """
         timeout = self._timeouts.get(timeout_s)
         if timeout is None:
@@ -93,16 +93,16 @@ class FutexWord:
             time.sleep(timeout_s)
             return
         if result == -1 and ctypes.get_errno() not in _NO_ERRORS:
-            # Nobody can wait here, be it that the file was cut off: who calls must not spin.
+            # Waiting is impossible, perhaps because the file was cut off: the caller must not spin.
             time.sleep(timeout_s)
 
-    def wake(self, most: int = _EVERYBODY) -> None:
-        """Wake so many of those who wait on this word, in any process."""
-        with suppress(ctypes.ArgumentError):  # those who wait look again by themselves
+    def wake(self, most: int = _ALL_WAITERS) -> None:
+        """Wake so many waiters of this word, in any process."""
+        with suppress(ctypes.ArgumentError):  # waiters look again by themselves
             _libc.syscall(_NUMBER, self._address, _FUTEX_WAKE, most, None, None, 0)
 
     def close(self) -> None:
-        """Give the map back. Requires: no other thread waits on it, nor will."""
+        """Unmap the word. Requires: no other thread waits on it, nor will."""
         start, self._start = self._start, None
         if start is not None:
             _libc.munmap(start, _PAGE_BYTES)

@@ -1,7 +1,7 @@
-"""Who holds a lock: told by the kernel's own table, without taking any lock.
+"""Who holds a lock: read from the kernel's table, without taking any lock.
 
-Linux shows it in /proc. Elsewhere, or where that may not show everybody, the answer is that it cannot be told: never
-that a lock is free which somebody may hold.
+Linux shows the table in /proc. Elsewhere, or where it may leave out processes, the answer is "unknown". A lock that may
+be held is never called free.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _READ_BYTES = 1 << 20
-# The number by which the kernel knows the first name space of processes (PROC_PID_INIT_INO). In any other the table
-# leaves out what processes outside of it hold.
+# The first name space of processes (PROC_PID_INIT_INO). In any other the table leaves out locks of processes outside.
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 _STOPPED = "tT"
 _LONGEST_COMMAND_BYTES = 4096
@@ -35,9 +34,9 @@ class LockHolder(NamedTuple):
 
     Attributes:
         pid: its id.
-        command: its command line; None if it is gone, or hidden from us. If it is gone, a process that it forked has
-            the lock.
-        is_stopped: whether it was stopped, as by SIGSTOP or Ctrl-Z.
+        command: its command line; None if the process is gone, or hidden from us. If it is gone, a process that it
+            forked has the lock.
+        is_stopped: whether it is stopped, as by SIGSTOP or Ctrl-Z.
     """
 
     pid: int
@@ -50,8 +49,8 @@ class LockStatus(NamedTuple):
 
     Attributes:
         state: whether it is held.
-        holder: who holds it; None if nobody does, or it cannot be told who.
-        waiters: how many processes and threads wait for it in the kernel; None if that cannot be told.
+        holder: who holds it; None if nobody does, or that is unknown.
+        waiters: how many processes and threads wait for it in the kernel; None if unknown.
     """
 
     state: LockState
@@ -68,12 +67,12 @@ def lock_status(path: str) -> LockStatus:
     try:
         fd = os.open(path, _FLAGS)
     except FileNotFoundError:
-        return _FREE  # who locks a file without a name locks out nobody
+        return _FREE  # a lock on an unlinked file locks out nobody
     except OSError:
         return _UNKNOWN
     try:
         name = _name_in_table(fd)
-        # The kernel hands the table out in pieces, between which it changes: a line can be missed, not twice in a row.
+        # The table may change between the pieces in which the kernel hands it out: one look can miss a line, not two.
         status = _found(name) if name else None
         if name and status is None:
             status = _found(name)
@@ -87,10 +86,10 @@ def lock_status(path: str) -> LockStatus:
 
 
 def openers(paths: Collection[str]) -> dict[str, list[LockHolder]]:
-    """Return of each of these files which processes have it open, as far as we may see that; the oldest first.
+    """Return which processes have each of these files open, as far as we may see that; the oldest first.
 
-    A lock belongs to an open file, and so to all who inherited that. The table of locks names only who took it.
-    Raises nothing. Told by the names that the descriptors lead to: nothing is opened or asked about any file.
+    A lock belongs to an open file, and so to all processes that inherited it; the table of locks names only the one
+    that took it. Read from the links of descriptors in /proc: no file is opened or looked at. Raises nothing.
     """
     found: dict[str, list[LockHolder]] = {path: [] for path in paths}
     names = {os.path.realpath(path): path for path in paths}
@@ -118,14 +117,14 @@ def _open_files(pid: int) -> set[str]:
         try:
             found.add(os.readlink(f"{directory}/{name}"))
         except OSError:
-            continue  # it has just closed that one
+            continue  # just closed
     return found
 
 
 def _name_in_table(fd: int) -> str | None:
-    """Return what stands for an open file in the table; None if that cannot be told.
+    """Return what stands for an open file in the table; None if unknown.
 
-    Not made of what stat says: on btrfs and overlayfs that has other numbers of device, or of inode, than the table.
+    Rejected: what stat says. On btrfs and overlayfs it has other device or inode numbers than the table.
     """
     fields = dict(line.split(":", 1) for line in _read(f"/proc/self/fdinfo/{fd}").splitlines() if ":" in line)
     inode = int(fields["ino"]) if "ino" in fields else os.fstat(fd).st_ino  # not told before Linux 5.14
@@ -158,7 +157,7 @@ def _found(name: str) -> LockStatus | None:
 def _process(pid: int) -> LockHolder:
     try:
         command = " ".join(_read(f"/proc/{pid}/cmdline", _LONGEST_COMMAND_BYTES).split("\0")).strip()
-        # Its name, which may hold anything, stands in brackets before the state.
+        # The state follows the name, which stands in brackets and may hold anything.
         name, _, rest = _read(f"/proc/{pid}/stat").partition("(")[2].rpartition(")")
     except OSError:
         return LockHolder(pid, None, is_stopped=False)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mpcheckpoint._system.file_systems import file_system_kind, named
 from mpcheckpoint._system.futex import FutexWord, has_futex
 from mpcheckpoint._system.mount import Mount
 from mpcheckpoint._system.words import PolledWord
 
 _MOUNTS = Path("/proc/self/mountinfo")
-
 
 # Make a file's bytes and size durable.
 sync_data = os.fdatasync
@@ -35,21 +33,8 @@ def shared_word(fd: int, offset: int) -> FutexWord | PolledWord:
     return FutexWord(fd, offset) if has_futex() else PolledWord(fd, offset)
 
 
-def network_file_system(path: str) -> str | None:
-    """Return what the file system that holds ``path`` is called if it is known for locks that cannot be relied on."""
-    mount = mount_of(path)
-    return named(mount) if mount is not None and file_system_kind(mount) == "remote" else None
-
-
-def unknown_file_system(path: str) -> str | None:
-    """Return what the file system that holds ``path`` is called if nothing is known of its type; None also if the
-    system does not tell which it is."""
-    mount = mount_of(path)
-    return named(mount) if mount is not None and file_system_kind(mount) == "unknown" else None
-
-
 def mount_of(path: str) -> Mount | None:
-    """Return the mount that holds ``path``, or None if that is not known."""
+    """Return the mount that holds ``path``; None if the system does not tell."""
     try:
         table = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -58,7 +43,7 @@ def mount_of(path: str) -> Mount | None:
 
 
 def _mount_in(table: str, path: str) -> Mount | None:
-    """Return the mount that ``path`` lies under: that of the longest mount point, of equal ones the last."""
+    """Return the mount above ``path``: the one of the longest mount point, and of equal ones the last."""
     best, found = -1, None
     for line in table.splitlines():
         fields, _, kind = line.partition(" - ")

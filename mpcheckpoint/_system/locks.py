@@ -1,7 +1,7 @@
-"""Kernel locks: two functions on a descriptor the caller owns, the store lock, and the proof that locks work.
+"""Kernel locks: on a descriptor that the caller owns, of a whole store, and the proof that locks work.
 
-All are flock locks: they die with the process that took them, they keep threads with different descriptors apart, and
-closing another descriptor of the file does not drop them (POSIX record locks fail the last two).
+All are flock locks. They die with the process that took them, they exclude threads that have different descriptors, and
+closing another descriptor of the file does not drop them. POSIX record locks fail the last two.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from mpcheckpoint._system.files import filled_streams, open_above_streams
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# flock whatever ``portalocker.LOCKER`` is set to elsewhere in the process: a POSIX record lock would not exclude
-# threads, and two kinds of lock on one file ignore each other. What the locker calls is called without its checks of
-# flags, which cost more than the lock, most of all in a process that has just been woken.
+# flock, whatever ``portalocker.LOCKER`` is set to elsewhere in the process: a POSIX record lock would not exclude
+# threads, and two kinds of lock on one file ignore each other. Called without the locker's checks of flags: they cost
+# more than the lock, most of all in a process that has just been woken.
 _flock = FlockLocker().locker
 _EXCLUSIVE = int(portalocker.LockFlags.EXCLUSIVE)
 _TRY = _EXCLUSIVE | int(portalocker.LockFlags.NON_BLOCKING)
@@ -36,7 +36,7 @@ _LONGEST_PAUSE_S = 0.02
 _STORE_LOCK_POLL_S = 0.01
 _CHILD_TIMEOUT_S = 30
 _LONGEST_PROBE_S = 2.0
-# The child takes the lock by name: it must be refused while this process holds it.
+# The child opens the file by its name. It must be refused the lock while this process holds it.
 _CHILD = """
 import fcntl, os, sys
 fd = os.open(sys.argv[1], os.O_RDWR)
@@ -50,7 +50,7 @@ else:
 
 
 def lock(fd: int, timeout_s: float | None = None) -> bool:
-    """Wait for the exclusive lock of an open file; return False if ``timeout_s`` seconds did not suffice."""
+    """Wait for the exclusive lock of an open file; return False if it was not free for ``timeout_s`` seconds."""
     if timeout_s is None:
         _flock(fd, _EXCLUSIVE)
         return True
@@ -74,17 +74,26 @@ def try_lock(fd: int) -> bool:
     return True
 
 
+def try_shared_lock(fd: int) -> bool:
+    """Take a shared lock of an open file unless the exclusive one is held; return whether it was taken."""
+    try:
+        _flock(fd, _SHARED_TRY)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def unlock(fd: int) -> None:
-    """Give the lock of an open file back."""
+    """Release the lock of an open file."""
     _flock(fd, _UNLOCK)
 
 
 @contextmanager
 def store_lock(path: str, timeout_s: float | None) -> Iterator[None]:
-    """Hold the lock of a whole store: for rare, long sections. It polls.
+    """Hold the lock of a whole store, for rare, long sections. Waiting for it polls.
 
     Raises:
-        TimeoutError: if it was held elsewhere for ``timeout_s`` seconds.
+        TimeoutError: it was held elsewhere for ``timeout_s`` seconds.
     """
     guard = filelock.FileLock(
         path,
@@ -93,18 +102,18 @@ def store_lock(path: str, timeout_s: float | None) -> Iterator[None]:
         fallback_to_soft=False,
     )
     with ExitStack() as held:
-        with filled_streams():  # it opens the file by itself
+        with filled_streams():  # filelock opens the file itself
             held.enter_context(guard)
         yield
 
 
 class LockProof(NamedTuple):
-    """What was found out about the locks of a file system.
+    """What is known of the locks of a file system.
 
     Attributes:
-        works: True: a second lock was refused, to another descriptor and to another process if one was to be asked.
-            False: a second lock was granted. None: refused to another descriptor, and no process could be asked.
-        cause: what was granted, or why nobody could be asked; "" where locks work.
+        works: True: a second lock was refused to another descriptor, and to another process if one was to be asked.
+            False: a second lock was granted. None: refused to another descriptor; no process could be asked.
+        cause: which lock was granted, or why no process could be asked; "" where locks work.
     """
 
     works: bool | None
@@ -112,25 +121,25 @@ class LockProof(NamedTuple):
 
 
 class _NotAskedError(Exception):
-    """No other process could be asked whether it gets a lock, which says nothing about the lock."""
+    """No other process could be asked whether it gets the lock. That is no evidence against the lock."""
 
 
 def prove_locking(path: str, *, with_child: bool) -> LockProof:
-    """Find out whether the file at ``path``, which nobody else uses, can really be locked.
+    """Try whether the file at ``path``, which nobody else uses, can really be locked.
 
-    Two descriptors of one process must exclude each other; ``with_child`` proves the same of another process, which
-    costs starting one. Only a second lock that was granted is evidence that locks do not work.
+    Two descriptors of one process must exclude each other. ``with_child`` starts another process and proves the same of
+    that. Only a second lock that was granted is evidence that locks do not work.
 
     Raises:
-        OSError: two descriptors could not be tried: too few of them, no memory, an I/O error; or the file system says
-            that it does not lock files (ENOSYS, ENOLCK, EOPNOTSUPP).
+        OSError: two descriptors could not be tried (none left, no memory, an I/O error), or the file system says that
+            it does not lock files (ENOSYS, ENOLCK, EOPNOTSUPP).
     """
     first = second = -1
     try:
         first = open_above_streams(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         second = open_above_streams(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         if not lock(first, _LONGEST_PROBE_S):
-            raise OSError(errno.EBUSY, "a file that was just made is locked by somebody", path)
+            raise OSError(errno.EBUSY, "a file that was just made is already locked", path)
         if try_lock(second):
             return LockProof(False, "two descriptors of one file were locked at the same time")
         proof = _proof_by_child(path) if with_child else LockProof(True)
@@ -138,7 +147,7 @@ def prove_locking(path: str, *, with_child: bool) -> LockProof:
             return proof
         unlock(first)
         if not lock(second, _LONGEST_PROBE_S):
-            raise OSError(errno.EBUSY, "a lock that was given back is still held", path)
+            raise OSError(errno.EBUSY, "a lock that was released is still held", path)
         return proof
     finally:
         for fd in (first, second):
@@ -156,13 +165,13 @@ def _proof_by_child(path: str) -> LockProof:
 
 
 def _child_is_refused(path: str) -> bool:
-    """Return whether another process is refused the lock of a file, which this process holds.
+    """Return whether another process is refused the lock of a file that this process holds.
 
     Raises:
-        _NotAskedError: there is no such process, or it gave no answer.
+        _NotAskedError: no process could be started, or it gave no answer.
     """
     if not sys.executable or getattr(sys, "frozen", False):
-        return True  # no interpreter to start: the proof by two descriptors has to do
+        return True  # no interpreter to start: two descriptors have to do as a proof
     try:
         answer = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _CHILD, path],
@@ -185,18 +194,15 @@ def _child_is_refused(path: str) -> bool:
 
 
 def is_locked(path: str) -> bool:
-    """Return whether somebody holds the exclusive lock of the file at ``path``; False if there is no such file.
+    """Return whether the exclusive lock of the file at ``path`` is held; False if there is no such file.
 
-    Looks through a shared lock, so that any number of processes can look at once without taking each other for holders.
+    Asked by a shared lock, so that any number of processes can ask at once without taking each other for the holder.
     """
     try:
         fd = open_above_streams(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
     try:
-        _flock(fd, _SHARED_TRY)
-    except BlockingIOError:
-        return True
+        return not try_shared_lock(fd)
     finally:
         os.close(fd)
-    return False

@@ -1,4 +1,4 @@
-"""macOS: written for, and not tested. fsync there does not reach the medium; F_FULLFSYNC does."""
+"""macOS. Written for it, and never run there. fsync does not reach the medium; F_FULLFSYNC does."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import os
 import struct
 import sys
 
-from mpcheckpoint._system.file_systems import file_system_kind
 from mpcheckpoint._system.mount import Mount
 from mpcheckpoint._system.words import PolledWord
 
-# sys/mount.h, with 64-bit inodes: flags, then the names of the type, of the place and of the device.
+# sys/mount.h, with 64-bit inodes: flags, then the names of type, mount point and device.
 _STATFS = struct.Struct("=64x I 4x 16s 1024s 1024s 32x")
 _IS_LOCAL = "local"
 _FLAGS = ((0x00000001, "ro"), (0x00001000, _IS_LOCAL), (0x00000002, "sync"), (0x00000040, "async"))
@@ -40,26 +39,12 @@ def shared_word(fd: int, offset: int) -> PolledWord:
     return PolledWord(fd, offset)
 
 
-def network_file_system(path: str) -> str | None:
-    """Return the type of the file system that holds ``path`` if it is remote, by its name or as the system says."""
-    mount = mount_of(path)
-    if mount is None or (file_system_kind(mount) != "remote" and _IS_LOCAL in mount.options):
-        return None
-    return mount.kind
-
-
-def unknown_file_system(path: str) -> str | None:
-    """Return the type of the file system that holds ``path`` if nothing is known of it."""
-    mount = mount_of(path)
-    return mount.kind if mount is not None and file_system_kind(mount) == "unknown" else None
-
-
 def mount_of(path: str) -> Mount | None:
-    """Return the mount that holds ``path``, or None if that is not known."""
+    """Return the mount that holds ``path``; None if the system does not tell."""
     buffer = ctypes.create_string_buffer(_STATFS.size)
     try:
         library = ctypes.CDLL(None)
-        # Of the two layouts of Intel machines the later one; others have had only that.
+        # Intel machines have two layouts; this is the later one, and the only one of other machines.
         statfs = getattr(library, "statfs$INODE64", None) or library.statfs
         failed = statfs(os.fsencode(os.path.realpath(path)), buffer)
     except (OSError, AttributeError):
@@ -68,10 +53,11 @@ def mount_of(path: str) -> Mount | None:
 
 
 def mount_in(data: bytes) -> Mount:
-    """Return what a ``struct statfs`` says."""
+    """Return the mount that a ``struct statfs`` describes."""
     flags, kind, mount_point, source = _STATFS.unpack(data)
     options = [name for bit, name in _FLAGS if flags & bit]
-    return Mount(_text(mount_point), _text(kind), _text(source), tuple(options))
+    is_called_remote = _IS_LOCAL not in options
+    return Mount(_text(mount_point), _text(kind), _text(source), tuple(options), is_called_remote)
 
 
 def _text(field: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What a system says of the file system that holds a path."""
+"""What the operating system says of the file system that holds a path."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 
 class Mount(NamedTuple):
-    """One line of the table of mounts: where, of what type, from what device, and with what options."""
+    """A mount: where, of what type, from what device, with what options; and whether the system calls it remote."""
 
     mount_point: str
     kind: str
     source: str
     options: tuple[str, ...]
+    is_called_remote: bool = False

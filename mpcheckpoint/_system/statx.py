@@ -1,9 +1,9 @@
-"""What a file is, without its times.
+"""Which file this is and how long, without asking for its times.
 
-Linux 6.13 and later mark a file's times as seen by whoever asks for them, and the next append then costs a second write
-of the inode: 126 us instead of 90 for a durable append on ext4. statx(2) asks for single facts, and Python has no
-function for it before 3.15, so it is called through the C library. Where that has none, or a filter of system calls
-forbids it, fstat has to do.
+Linux 6.13 and later mark a file's times as seen when a process asks for them, and the next append then writes the inode
+as well: 126 us instead of 90 for a durable append on ext4. statx(2) asks for single facts. Python has no function for
+it before 3.15, so it is called through the C library. Where that has none, or a filter of system calls forbids it,
+fstat has to do.
 
 Source: statx(2), and struct statx in the kernel's include/uapi/linux/stat.h.
 """
@@ -20,7 +20,7 @@ from typing import NamedTuple
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = -100, 0x100, 0x1000
 _NLINK, _INO, _SIZE, _BTIME = 0x4, 0x100, 0x200, 0x800
 _WANTED = _NLINK | _INO | _SIZE | _BTIME
-# Of the fields: which are there, links, inode, size, time of birth in seconds and nanoseconds, device in two parts.
+# Mask of the fields that are there, links, inode, size, birth in seconds and nanoseconds, device in two parts.
 _STATX = struct.Struct("<I12xI12xQQ32xqI44xII112x")
 _unpack = _STATX.unpack
 _Buffer = ctypes.c_char * _STATX.size
@@ -29,14 +29,14 @@ _NS = 1_000_000_000
 
 
 class FileStatus(NamedTuple):
-    """What a file is.
+    """Which file this is, and how long.
 
     Attributes:
-        device, inode: which file it is, for as long as it exists.
+        device, inode: which file, for as long as it exists.
         links: how many names it has.
-        size_bytes: how long it is.
+        size_bytes: its length.
         born_ns: when it was made, in nanoseconds since 1970; 0 where the file system or the kernel does not tell.
-            Together with the inode it tells a file from every other one, removed ones included.
+            With the inode it tells a file from every other one, removed ones included.
     """
 
     device: int
@@ -68,19 +68,19 @@ _idle: list[tuple[ctypes.Array[ctypes.c_char], object]] = []
 
 
 def file_status(fd: int) -> FileStatus:
-    """Return what an open file is."""
+    """Return the status of an open file."""
     return _ask(fd, b"", _AT_EMPTY_PATH) or _of(os.fstat(fd))
 
 
 def path_status(path: str) -> FileStatus:
-    """Return what stands at a path; of a symbolic link, the link itself."""
+    """Return the status of what stands at a path; of a symbolic link, of the link itself."""
     return _ask(_AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW) or _of(os.lstat(path))
 
 
 def _ask(directory_fd: int, path: bytes, flags: int) -> FileStatus | None:
-    """Return what statx says; None where it may not be called, or cannot be from a stack as deep as this."""
-    global _statx  # noqa: PLW0603 - what is forbidden once stays so, and each try costs a call
-    statx = _statx  # another thread may just be learning that it is forbidden
+    """Return what statx says; None where it is forbidden, or the stack is too deep to call it."""
+    global _statx  # noqa: PLW0603 - once forbidden it stays so, and each try costs a call
+    statx = _statx  # another thread may just be finding out that it is forbidden
     if statx is None:
         return None
     try:
@@ -90,7 +90,7 @@ def _ask(directory_fd: int, path: bytes, flags: int) -> FileStatus | None:
         reference = ctypes.byref(buffer)
     try:
         result = statx(directory_fd, path, flags, _WANTED, reference)
-    except ctypes.ArgumentError:  # so ctypes calls a deep stack, which os.stat can do with
+    except ctypes.ArgumentError:  # raised on a deep stack, where os.stat still works
         return None
     if result != 0:
         code = ctypes.get_errno()

@@ -1,4 +1,4 @@
-"""A 32-bit word in a file that processes wait on: where the system has nothing for that, by looking again and again."""
+"""A 32-bit word in a file that processes wait on: where the system cannot wake them, by looking again and again."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ _PAUSE_S = 0.0005
 
 
 class PolledWord:
-    """Stands in for a word that wakes those who wait on it; they look again by themselves, after a short pause."""
+    """A word whose waiters look again by themselves after a short pause."""
 
     def __init__(self, fd: int, offset: int) -> None:
         """Take the word at ``offset`` of an open file."""
         del fd, offset
 
     def wait(self, value: int, timeout_s: float) -> None:
-        """Return after a moment: who calls looks again, whether or not the word has changed."""
+        """Return after a moment, whether or not the word has changed: the caller looks again."""
         del value
         time.sleep(min(_PAUSE_S, timeout_s))
 
     def wake(self, most: int = 0) -> None:
-        """Do nothing: those who wait look again by themselves."""
+        """Do nothing: waiters look again by themselves."""
 
     def close(self) -> None:
-        """Do nothing: there is nothing to give back."""
+        """Do nothing: nothing is held."""

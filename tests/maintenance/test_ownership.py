@@ -380,7 +380,7 @@ def test_what_a_member_of_the_group_makes_is_for_an_owner_who_is_not_in_it(owned
 def test_side_file_that_would_lock_the_owner_out_is_not_made(
     owned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(system.ownership, "_set_acl", lambda *_: None)  # a file system without lists
+    monkeypatch.setattr(system.access, "_set_acl", lambda *_: None)  # a file system without lists
     before = contents(owned)
 
     with pytest.raises(StoreAccessError, match=rf"would be a new file.*as .*\(uid {NOBODY}\), or as root"):

@@ -299,7 +299,7 @@ def test_clean_up_in_progress_does_not_make_a_dead_worker_seem_alive(store: Path
         dead = inside(store, "workers") / ("0" * 32)
         dead.touch()
         with dead.open("rb") as file:
-            system_workers._flock.lock(file.fileno(), system_workers._SHARED_TRY)
+            assert system.locks.try_shared_lock(file.fileno())
 
             assert not workers.is_live(str(dead.parent), dead.name)
 

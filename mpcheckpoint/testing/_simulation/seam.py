@@ -28,8 +28,8 @@ CHANGING = (
 _NOT_CALLS = frozenset(
     [
         *("Access", "Descriptor", "FileStatus", "LockHolder", "LockProof", "LockState", "LockStatus"),
-        *("account_name", "everybody_may_write", "file_system_kind", "group_may_write", "lock_status"),
-        *("may_write", "named_writers", "naming_all", "now_us", "user_id", "without_execute"),
+        *("account_name", "file_system_kind", "lock_status", "locked_out", "naming_all", "now_us", "user_id"),
+        "without_execute",
     ]
 )
 CALLS = tuple(name for name in system.__all__ if name not in _NOT_CALLS)

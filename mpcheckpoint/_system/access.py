@@ -1,7 +1,6 @@
 """Who may use a file or directory: its owner, group, permission bits and access control lists (POSIX ACLs).
 
-Looked up, and given to another file. Linux keeps ACLs in extended attributes; where a file system, or a system, has
-none, there is nothing to copy.
+Linux keeps ACLs in extended attributes. Where a file system, or the operating system, has none, there are none to copy.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What a file system, a kernel or a name space answers that does not let us: then it stays as it is.
+# How a file system, a kernel or a name space refuses a change: then the file stays as it is.
 _REFUSED = frozenset(
     {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EDQUOT, errno.ENODATA}
 )
 _ACL, _DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
-# linux/posix_acl_xattr.h: a version, then an entry after the other: what it is about, what is allowed, to whom.
+# linux/posix_acl_xattr.h: a version, then the entries: what each is about, what it allows, to whom.
 _ACL_VERSION, _ACL_ENTRY, _VERSION = struct.Struct("<I"), struct.Struct("<HHI"), 2
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 _WRITE, _EXECUTE = 2, 1
 _GROUP_CLASS = frozenset({_USER, _GROUP_OBJ, _GROUP})
-# Of entries about nobody by number.
+# The number in entries that name no user or group.
 _UNNAMED = 0xFFFFFFFF
 
 
@@ -36,8 +35,7 @@ class Access(NamedTuple):
 
     Attributes:
         uid, gid: its owner and its group.
-        mode: its permission bits, with setuid, setgid and sticky. Where there is an ACL, the bits of the group are
-            the mask of that.
+        mode: its permission bits, with setuid, setgid and sticky. With an ACL, the bits of the group are its mask.
         acl: its access control list, as the system keeps it; None if there are only permission bits.
         default_acl: of a directory, the list that new files in it begin with.
     """
@@ -50,7 +48,7 @@ class Access(NamedTuple):
 
 
 class AclEntry(NamedTuple):
-    """One line of a list of who may do what: ``tag`` says what ``whom`` is; ``allowed`` is 4 read, 2 write, 1 run."""
+    """One entry of an ACL: ``tag`` says what ``whom`` is; ``allowed`` is 4 for read, 2 for write, 1 for run."""
 
     tag: int
     allowed: int
@@ -60,21 +58,16 @@ class AclEntry(NamedTuple):
 def access_of(file: int | str) -> Access:
     """Return who may use an open file, or what stands at a path; of a symbolic link, the link itself."""
     status = os.fstat(file) if isinstance(file, int) else os.lstat(file)
-    is_directory = stat.S_ISDIR(status.st_mode)
+    default_acl = _acl_of(file, _DEFAULT_ACL) if stat.S_ISDIR(status.st_mode) else None
     return Access(
-        status.st_uid,
-        status.st_gid,
-        stat.S_IMODE(status.st_mode),
-        _acl_of(file, _ACL),
-        _acl_of(file, _DEFAULT_ACL) if is_directory else None,
+        status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), _acl_of(file, _ACL), default_acl
     )
 
 
 def give_access(file: int | str, access: Access) -> Access:
-    """Have an open file, or a directory, used by those who may use another one; return who may use it then.
+    """Give an open file, or a directory, this access as far as we may; return the access it then has.
 
-    What this user may not give stays as it was: only root gives files away, and only to a group of one's own does
-    anybody else give them.
+    Only root may give a file to another user; other users may give it only to a group that they are in.
 
     Raises:
         OSError: the system fails, which is no refusal.
@@ -114,20 +107,34 @@ def user_id() -> int:
 
 
 def account_name(uid: int) -> str:
-    """Return what people call a user: its name, if the system knows one, and its number."""
+    """Return how messages call a user: by its name, if the system knows one, and its number."""
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except (KeyError, OverflowError):
         return f"uid {uid}"
 
 
-def may_write(uid: int, access: Access) -> bool:
-    """Return whether a user may write a file that these may use.
+def locked_out(before: Access, after: Access) -> str | None:
+    """Return who may write ``before`` and could not write ``after``, in words; None if nobody."""
+    is_other = before.uid != after.uid
+    if is_other and _user_may_write(before.uid, before) and not _user_may_write(before.uid, after):
+        return account_name(before.uid)
+    if after.mode & 0o002:
+        return None  # everybody may write it
+    if _group_may_write(before, before.gid) and not _group_may_write(after, before.gid):
+        return f"the group {before.gid}"
+    if not _named_writers(before) <= _named_writers(after):
+        return "somebody in its access control list"
+    return None
 
-    Of a user without an account here, as in many containers, the groups are not known: it counts as one of the file's.
+
+def _user_may_write(uid: int, access: Access) -> bool:
+    """Return whether a user may write.
+
+    The groups of a user without an account here, as in many containers, are unknown: it counts as one of the file's.
     """
-    entries = entries_of(access)
-    mask = next((entry.allowed for entry in entries if entry.tag == _MASK), _WRITE)
+    entries = _entries_of(access)
+    mask = _mask_of(entries)
     if uid == 0:
         return True
     if uid == access.uid:
@@ -147,33 +154,35 @@ def may_write(uid: int, access: Access) -> bool:
     return bool(_first(entries, _OTHER) & _WRITE)
 
 
-def group_may_write(access: Access, gid: int) -> bool:
-    """Return whether a group may write a file: as its own, or as one that its ACL names."""
-    if (_GROUP, gid) in named_writers(access):
+def _group_may_write(access: Access, gid: int) -> bool:
+    """Return whether a group may write: as the file's own, or because the ACL names it."""
+    if (_GROUP, gid) in _named_writers(access):
         return True
-    entries = entries_of(access) if gid == access.gid else []
-    mask = next((entry.allowed for entry in entries if entry.tag == _MASK), _WRITE)
-    return bool(_first(entries, _GROUP_OBJ) & mask & _WRITE)
+    entries = _entries_of(access) if gid == access.gid else []
+    return bool(_first(entries, _GROUP_OBJ) & _mask_of(entries) & _WRITE)
 
 
-def named_writers(access: Access) -> frozenset[tuple[int, int]]:
-    """Return which users and groups an ACL names that may write, each as what it is and its number."""
-    entries = entries_of(access)
-    mask = next((entry.allowed for entry in entries if entry.tag == _MASK), _WRITE)
-    named = [entry for entry in entries if entry.tag in (_USER, _GROUP) and entry.allowed & mask & _WRITE]
-    return frozenset((entry.tag, entry.whom) for entry in named)
+def _named_writers(access: Access) -> frozenset[tuple[int, int]]:
+    """Return the users and groups that an ACL names and that may write, each as tag and number."""
+    entries = _entries_of(access)
+    allowed = _mask_of(entries) & _WRITE
+    return frozenset(
+        (entry.tag, entry.whom)
+        for entry in entries
+        if entry.tag in (_USER, _GROUP) and entry.allowed & allowed
+    )
 
 
 def naming_all(access: Access) -> Access:
     """Return the same access with entries that name the owner and the group, for a file that cannot be theirs."""
-    entries = entries_of(access)
-    mask = next((entry.allowed for entry in entries if entry.tag == _MASK), 7)
+    entries = _entries_of(access)
+    mask = _mask_of(entries)
     named = {
         (_USER, access.uid): AclEntry(_USER, _first(entries, _USER_OBJ), access.uid),
         (_GROUP, access.gid): AclEntry(_GROUP, _first(entries, _GROUP_OBJ) & mask, access.gid),
     }
-    # What the mask forbade stays forbidden, whatever the new one has to let through. The group of the new file is
-    # another one, to which nobody has given anything.
+    # What the mask forbade stays forbidden, whatever the new mask has to allow. The new file has another group, to
+    # which nobody has given anything.
     others = [
         entry._replace(allowed=0 if entry.tag == _GROUP_OBJ else entry.allowed & mask)
         if entry.tag in _GROUP_CLASS
@@ -181,26 +190,19 @@ def naming_all(access: Access) -> Access:
         for entry in entries
         if entry.tag != _MASK and (entry.tag, entry.whom) not in named
     ]
-    lets_through = 0
-    for entry in (*others, *named.values()):
-        lets_through |= entry.allowed if entry.tag in _GROUP_CLASS else 0
+    wanted = [*others, *named.values()]
+    new_mask = 0
+    for entry in wanted:
+        new_mask |= entry.allowed if entry.tag in _GROUP_CLASS else 0
+    wanted.append(AclEntry(_MASK, new_mask, _UNNAMED))
     acl = _ACL_VERSION.pack(_VERSION)
-    for entry in sorted([*others, *named.values(), AclEntry(_MASK, lets_through, _UNNAMED)], key=_place):
+    for entry in sorted(wanted, key=lambda entry: (entry.tag, entry.whom)):
         acl += _ACL_ENTRY.pack(entry.tag, entry.allowed, entry.whom)
-    return access._replace(acl=acl, mode=access.mode & ~0o070 | lets_through << 3)
-
-
-def _place(entry: AclEntry) -> tuple[int, int]:
-    return entry.tag, entry.whom
-
-
-def everybody_may_write(access: Access) -> bool:
-    """Return whether those may write a file who neither own it nor are of its group."""
-    return bool(access.mode & 0o002)
+    return access._replace(acl=acl, mode=access.mode & ~0o070 | new_mask << 3)
 
 
 def without_execute(acl: bytes | None) -> bytes | None:
-    """Return the ACL of a directory as one for files in it."""
+    """Return the ACL of a directory as an ACL for files in it."""
     if acl is None:
         return None
     entries = _entries_in(acl)
@@ -208,8 +210,8 @@ def without_execute(acl: bytes | None) -> bytes | None:
     return acl[: _ACL_VERSION.size] + data
 
 
-def entries_of(access: Access) -> list[AclEntry]:
-    """Return who may do what with a file, from its ACL or from its permission bits."""
+def _entries_of(access: Access) -> list[AclEntry]:
+    """Return the entries of an ACL, or those that say the same as the permission bits."""
     if access.acl is not None:
         return _entries_in(access.acl)
     tags = ((_USER_OBJ, 6), (_GROUP_OBJ, 3), (_OTHER, 0))
@@ -220,6 +222,10 @@ def _entries_in(acl: bytes) -> list[AclEntry]:
     body = acl[_ACL_VERSION.size :]
     whole = len(body) - len(body) % _ACL_ENTRY.size
     return [AclEntry(*each) for each in _ACL_ENTRY.iter_unpack(body[:whole])]
+
+
+def _mask_of(entries: list[AclEntry]) -> int:
+    return next((entry.allowed for entry in entries if entry.tag == _MASK), 7)
 
 
 def _first(entries: list[AclEntry], tag: int) -> int:
