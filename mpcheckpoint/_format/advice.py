@@ -1,7 +1,7 @@
-"""What to use instead of a value that JSON cannot hold: asked only once a value was refused.
+"""What to use instead of a value that JSON cannot hold. Needed only once a value was refused.
 
-Types are known by the names of their bases and by their methods: their libraries are no dependencies, and a value's own
-attributes are not looked at, since that may run code of the user's.
+Types are recognized by the names of their bases and by their methods: their libraries are no dependencies, and to look
+at the attributes of a value may run the user's code.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 _MOST_SHOWN_CHARS = 60
 
-# The first that fits, so what is special stands before what it is a kind of.
+# The first that fits counts, so a type stands before its bases.
 _BY_BASE = (
     ("numpy.bool", "bool(x)"),
     ("numpy.bool_", "bool(x)"),  # its name before numpy 2
@@ -80,12 +80,12 @@ _TEXTS = {
 
 
 def name_of(kind: type) -> str:
-    """Return the name that users know a type by: bare for a builtin, else with the package it is imported from."""
+    """Return the name by which users know a type: bare for a builtin, else with the package it is imported from."""
     module, name = kind.__module__, kind.__qualname__
     if module == "builtins":
         return name
     parts = module.split(".")
-    for length in range(1, len(parts)):  # to its users pathlib._local.PosixPath is pathlib.PosixPath
+    for length in range(1, len(parts)):  # users know pathlib._local.PosixPath as pathlib.PosixPath
         package = ".".join(parts[:length])
         if package in sys.modules and vars(sys.modules[package]).get(name) is kind:
             return f"{package}.{name}"
@@ -99,16 +99,16 @@ def a(kind: type) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it: short, and whatever its ``repr`` does."""
+    """Return a value as messages show it: short, and also if its ``repr`` fails."""
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - the user's code, or an integer of too many digits
+    except Exception:  # noqa: BLE001 - the user's code failed, or an integer has too many digits
         return f"<{name_of(type(value))}>"
     return text if len(text) <= _MOST_SHOWN_CHARS else f"{text[: _MOST_SHOWN_CHARS - 3]}..."
 
 
 def json_for(kind: type) -> str:
-    """Return what to use instead of ``x``, a value of a type that JSON does not have: mostly an expression."""
+    """Return what to use, mostly an expression, instead of ``x``, a value of a type that JSON does not have."""
     if kind.__name__ in ("NaTType", "NAType"):  # a missing value of pandas
         return "None"
     bases = _bases(kind)
@@ -126,7 +126,7 @@ def json_for(kind: type) -> str:
 
 
 def text_for(kind: type) -> str | None:
-    """Return what to use where a string is wanted, instead of ``x``; None where nothing is right for sure."""
+    """Return what to use where a string is wanted, instead of ``x``; None where nothing is surely right."""
     bases = _bases(kind)
     if "enum.Enum" in bases:
         return "x.name"
@@ -140,7 +140,7 @@ def text_for(kind: type) -> str | None:
 
 
 def no_text(what: str, value: object) -> str:
-    """Return the message for a value that is no string where one is wanted."""
+    """Return the message for a value that should be a string and is not."""
     advice = text_for(type(value))
     instead = f"; use {advice} instead" if advice else ""
     return f"{what} is a str, not {a(type(value))}: {shown(value)}{instead}"

@@ -1,15 +1,15 @@
-"""Many lines at once: one decode for all of them, and each check made for a whole column at a time.
+"""Many lines at once, as columns: one decode for all of them, and each check made for a whole column.
 
-What ``parse_line`` proves of a line is proven here of thousands, by few operations of Python a line. It is for speed
-and nothing else: what is taken here, ``parse_line`` takes too, with the same result (held by
-tests/format/test_columns.py and tests/format/test_scan.py). What is not taken is for ``parse_line`` to judge.
+This proves of thousands of lines what ``parse_line`` proves of one, in few steps of Python a line. It is here for speed
+alone: ``parse_line`` takes every line that is taken here, with the same result (held by tests/format/test_columns.py
+and tests/format/test_scan.py), and it judges the lines that are not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, compress, pairwise
-from operator import le, sub
+from operator import itemgetter, le, sub
 from struct import unpack
 from typing import TYPE_CHECKING, Annotated, Any, overload
 from zlib import crc32
@@ -35,7 +35,7 @@ from mpcheckpoint._format.frame import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _Stamp = Annotated[int, msgspec.Meta(ge=0, le=MAX_STAMP_US)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -70,39 +70,29 @@ class _Row(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False
 _decode_plain = msgspec.json.Decoder(_PlainRow).decode_lines
 _decode_any = msgspec.json.Decoder(_Row).decode_lines
 
-# What stands around the place where one line ends and the next begins, its hexadecimal digits all alike.
+# The bytes from the end of one line into the next, with x for each hexadecimal digit.
 _SEAM = b'"xxxxxxxx"]\n["xxxxxxxx"'
 _SEAM_BYTES = CLOSING_BYTES + LENGTH_END + 1
 _DIGITS_ALIKE = bytes.maketrans(b"x0123456789abcdef", b"\0" + b"x" * 16)
 _NO_DIGITS = b'"]\n['
-# So few bytes are taken apart at a time that what is made of them stays in a processor's cache: twice as fast.
+# Parsed so few bytes at a time that the results stay in the processor's cache: twice as fast.
 _SLICE_BYTES = 64 * 1024
+# What has one item a line.
+_COLUMNS = ("offsets", "ends", "stamps_us", "durables", "mores", "object_keys", "crcs")
 
 
 class Lines(Sequence[Line]):
-    """Lines that were proven in bulk, a column a field. A Line is made where one is asked for.
+    """Proven lines as columns, one for each field. A Line is made where one is asked for.
 
     Attributes:
-        offsets, ends, stamps_us, durables, mores, object_keys, crcs: of each line. None is the key of a control line.
-        events: the events of all lines, one behind the other.
+        offsets, ends, stamps_us, durables, mores, object_keys, crcs: of each line. The key of a control line is None.
+        events: the events of all lines, one after the other.
         event_ends: where each ends in ``events``.
         metas: of each line; None if all are null.
-        is_plain: whether there is certainly neither a control line nor a meta among them.
+        is_plain: whether there is surely neither a control line nor a meta among them.
     """
 
-    __slots__ = (
-        "crcs",
-        "durables",
-        "ends",
-        "event_ends",
-        "events",
-        "is_plain",
-        "metas",
-        "mores",
-        "object_keys",
-        "offsets",
-        "stamps_us",
-    )
+    __slots__ = (*_COLUMNS, "event_ends", "events", "is_plain", "metas")
 
     def __init__(self) -> None:
         self.offsets: list[int] = []
@@ -123,18 +113,12 @@ class Lines(Sequence[Line]):
         if isinstance(lines, cls):
             return lines
         made = cls()
-        all_lines = list(lines)
-        made.offsets = [line.offset for line in all_lines]
-        made.ends = [line.end for line in all_lines]
-        made.stamps_us = [line.stamp_us for line in all_lines]
-        made.durables = [line.durable for line in all_lines]
-        made.mores = [line.more for line in all_lines]
-        made.object_keys = [line.object_key for line in all_lines]
-        made.events = b"".join([line.event for line in all_lines])
-        made.event_ends = list(accumulate([len(line.event) for line in all_lines]))
-        made.metas = [line.meta for line in all_lines]
-        made.crcs = [line.stored_crc for line in all_lines]
         made.is_plain = False
+        columns = [list(column) for column in zip(*lines, strict=True)] or [[] for _ in Line._fields]
+        made.offsets, made.ends, made.stamps_us, made.durables, made.mores = columns[:5]
+        made.object_keys, events, made.metas, made.crcs = columns[5:]
+        made.events = b"".join(events)
+        made.event_ends = list(accumulate(map(len, events)))
         return made
 
     def __len__(self) -> int:
@@ -167,12 +151,8 @@ class Lines(Sequence[Line]):
             return Lines.of([self[index] for index in range(start, stop, step)])
         if (start, stop) == (0, len(self)):
             return self
-        part = Lines()
-        part.offsets, part.ends = self.offsets[where], self.ends[where]
-        part.stamps_us, part.durables = self.stamps_us[where], self.durables[where]
-        part.mores, part.object_keys = self.mores[where], self.object_keys[where]
-        part.metas = None if self.metas is None else self.metas[where]
-        part.crcs, part.is_plain = self.crcs[where], self.is_plain
+        part = self._taking(itemgetter(where))
+        part.is_plain = self.is_plain
         first = self.event_ends[start - 1] if start else 0
         part.event_ends = self.event_ends[where]
         last = part.event_ends[-1] if part.event_ends else first
@@ -181,31 +161,34 @@ class Lines(Sequence[Line]):
             part.event_ends = [place - first for place in part.event_ends]
         return part
 
+    def _taking(self, take: Callable[[list[Any]], list[Any]]) -> Lines:
+        """Return some of the lines, without their events: ``take`` chooses the same ones of each column."""
+        part = Lines()
+        for name in _COLUMNS:
+            setattr(part, name, take(getattr(self, name)))
+        part.metas = None if self.metas is None else take(self.metas)
+        return part
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]  # as a list's
 
     def records(self) -> Lines:
-        """Return the lines that are no control lines."""
+        """Return all lines but the control lines."""
         if self.is_plain or None not in self.object_keys:
             return self
         kept = [object_key is not None for object_key in self.object_keys]
-        part = Lines()
-        part.offsets, part.ends = list(compress(self.offsets, kept)), list(compress(self.ends, kept))
-        part.stamps_us, part.mores = list(compress(self.stamps_us, kept)), list(compress(self.mores, kept))
-        part.durables, part.crcs = list(compress(self.durables, kept)), list(compress(self.crcs, kept))
-        part.object_keys = list(compress(self.object_keys, kept))
-        part.metas = None if self.metas is None else list(compress(self.metas, kept))
+        part = self._taking(lambda column: list(compress(column, kept)))
+        part.is_plain = False
         starts = [0, *self.event_ends[:-1]]
         part.event_ends = list(accumulate(compress(map(sub, self.event_ends, starts), kept)))
-        # Control lines are few: what stands between them is copied at once.
-        pieces, behind = [], 0
+        # Control lines are few: the events between two of them are copied at once.
+        pieces, after = [], 0
         for index in [index for index, is_kept in enumerate(kept) if not is_kept]:
-            pieces.append(self.events[behind : starts[index]])
-            behind = self.event_ends[index]
-        part.events = b"".join([*pieces, self.events[behind:]])
-        part.is_plain = False
+            pieces.append(self.events[after : starts[index]])
+            after = self.event_ends[index]
+        part.events = b"".join([*pieces, self.events[after:]])
         return part
 
     def controls(self) -> Iterator[tuple[int, Line]]:
@@ -216,21 +199,16 @@ class Lines(Sequence[Line]):
                     yield index, self[index]
 
     def _add(self, other: Lines) -> None:
-        """Take in lines that follow."""
+        """Add the lines that follow."""
         if self.metas is None and other.metas is not None:
             self.metas = [NO_META] * len(self)
         if self.metas is not None:
             self.metas += [NO_META] * len(other) if other.metas is None else other.metas
-        behind = len(self.events)
-        self.event_ends += [place + behind for place in other.event_ends] if behind else other.event_ends
+        before = len(self.events)
+        self.event_ends += [place + before for place in other.event_ends] if before else other.event_ends
         self.events += other.events
-        self.offsets += other.offsets
-        self.ends += other.ends
-        self.stamps_us += other.stamps_us
-        self.durables += other.durables
-        self.mores += other.mores
-        self.object_keys += other.object_keys
-        self.crcs += other.crcs
+        for name in _COLUMNS:
+            getattr(self, name).extend(getattr(other, name))
         self.is_plain = self.is_plain and other.is_plain
 
 
@@ -238,7 +216,7 @@ def parse_lines(data: bytes, *, base: int, crc: int) -> Lines:
     """Return all lines of ``data``, or none if anything about them is not as it should be.
 
     Args:
-        data: bytes that begin with a line, at file offset ``base``, and end behind one.
+        data: bytes that begin with a line, at file offset ``base``, and end after one.
         crc: the running CRC of every byte before them.
     """
     lines = Lines()
@@ -290,8 +268,7 @@ def _parse_slice(data: bytes, *, base: int, crc: int) -> Lines | None:
 
 
 def _decoded(data: bytes) -> tuple[Sequence[Any], bool]:
-    """Return the fields of each line, and whether no line is a control line or has a meta; nothing if some line is
-    no line."""
+    """Return the fields of each line, and whether none is a control line or has a meta; no fields if some are no line."""
     for decode, is_plain in ((_decode_plain, True), (_decode_any, False)):
         try:
             return decode(data), is_plain
@@ -301,15 +278,15 @@ def _decoded(data: bytes) -> tuple[Sequence[Any], bool]:
 
 
 def _proven_crcs(data: bytes, lengths: list[int], crc: int) -> list[int] | None:
-    """Return the crc field of each line, or None if one is wrong, or a length is, or stands in another place.
+    """Return the crc field of each line, or None if a crc or a length is wrong or stands in another place.
 
     Requires: ``lengths`` are those of the pieces between newlines, and as many JSON values were decoded.
 
-    Invariant: each piece is then one of these values. Where two meet stands ``"]``, a newline and ``["`` outside of any
-    string (in one there is no newline): there a value ends and another begins.
+    Invariant: each piece is then one of these values. Between two of them stand ``"]``, a newline and ``["``, outside of
+    any string, since strings hold no newline: there one value ends and the next begins.
     """
-    # Cut right before each closing instead of behind it: a piece is all that lies between two crc fields, and begins
-    # with the first of them, which stands for every byte before. Only the first piece has none.
+    # Cut right before each closing instead of after it. A piece then reaches from one crc field to the next and begins
+    # with the first, which stands for every byte before it. Only the first piece has none.
     shifted = closing(0) + data[:-CLOSING_BYTES]
     pieces = [shifted[start:stop] for start, stop in pairwise(accumulate(lengths, initial=0))]
     seams = b"".join([piece[:_SEAM_BYTES] for piece in pieces])
@@ -334,11 +311,11 @@ def _is_text(data: bytes) -> bool:
 
 
 def _has_faulty_event(events: list[msgspec.Raw], joined: bytes, longest_line_bytes: int) -> bool:
-    """Return whether an event may be one that ``fault_in`` finds a fault in.
+    """Return whether ``fault_in`` may find a fault in an event.
 
-    Requires: the lines were decoded and are UTF-8. A short event can then only hold a number beyond a double.
+    Requires: the lines were decoded and are UTF-8. The only fault of a short event is then a number beyond a double.
     """
-    # Digits of two neighbours may look like one number; only then is it worth to keep them apart.
+    # Digits of two neighbours may look like one number; only then they are looked at with a comma between them.
     if may_exceed_a_double(joined) and may_exceed_a_double(b",".join(events)):
         return any(fault_in(bytes(event)) for event in events)
     if longest_line_bytes <= SHORT_EVENT_BYTES:

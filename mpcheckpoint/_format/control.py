@@ -1,4 +1,4 @@
-"""Control lines: what a log says about itself, and what a reader does with the ones it does not know."""
+"""Control lines: what a log says about itself, and what a reader does with one that it does not know."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from mpcheckpoint._format.frame import (
 )
 from mpcheckpoint.errors import LimitExceededError
 
-# The header must be readable in one small read.
+# The header must be readable in one small read,
 MAX_HEADER_BYTES = 64 * 1024
-# So it stays, however often the log gets another generation.
+# and must stay so however often the log gets another generation.
 MAX_LOG_KEY_BYTES = 32 * 1024
 MAX_PREVIOUS = 500
 
@@ -35,7 +35,7 @@ class _Control(msgspec.Struct):
 
 
 class Note(msgspec.Struct, frozen=True):
-    """A control line that may be ignored by readers that do not know it, and what it says."""
+    """A control line that readers may ignore if they do not know it, and what it says."""
 
     name: str
     fields: dict[str, Any]
@@ -62,7 +62,7 @@ class Header(NamedTuple):
 
 
 class UnknownVersion(NamedTuple):
-    """The first line names a format version this code does not read."""
+    """The first line states a format version that this release does not read."""
 
     version: object
 
@@ -71,7 +71,7 @@ class UnknownControlError(Exception):
     """A control line that is not known and not marked ignorable."""
 
 
-# What only says something about one generation: not carried into the next.
+# These say something about one generation only: they are not copied into the next.
 CONTROLS_OF_A_GENERATION = frozenset({"header", "sealed", "unsealed", "copied"})
 
 _GENERATION = re.compile("[0-9a-f]{32}")
@@ -84,10 +84,10 @@ _encode = msgspec.json.encode
 def encode_header(
     log_key: str, generation: str, created_us: int, *, stamp_us: int, previous: tuple[str, ...] = ()
 ) -> tuple[bytes, EndState]:
-    """Return the first line of a new log and the end state behind it.
+    """Return the first line of a new log and the end state after it.
 
-    ``previous`` names the generations this one continues, newest last: positions of theirs are positions of this one.
-    ``stamp_us`` is below the stamps of the records, which a continuing generation carries over.
+    ``previous`` names the generations that this one continues, newest last: their positions are positions of this one.
+    ``stamp_us`` is below the stamps of the records, which a new generation keeps.
 
     Raises:
         LimitExceededError: the log key is too long for a header.
@@ -113,15 +113,15 @@ def control_payload(control: str, **fields: object) -> Payload:
 
 
 def note_payload(note: Note) -> Payload:
-    """Return the payload of a control line that other readers may ignore."""
+    """Return the payload of a control line that readers may ignore if they do not know it."""
     return control_payload(note.name, ignorable=True, **note.fields)
 
 
 def control_name(line: Line) -> str:
-    """Return what kind of control line this is: one of a generation's own, or one that may be ignored.
+    """Return the name of a control line: one about its generation, or one that may be ignored.
 
     Raises:
-        UnknownControlError: if the line is of a kind this version does not know and must not ignore.
+        UnknownControlError: this release does not know the line, and must not ignore it.
     """
     try:
         control = _decode_control(line.event)
@@ -133,7 +133,7 @@ def control_name(line: Line) -> str:
 
 
 def note_of(line: Line) -> Note:
-    """Return what an ignorable control line says."""
+    """Return what a control line that may be ignored says."""
     fields = _decode_fields(line.event)
     return Note(fields.pop("control"), {name: value for name, value in fields.items() if name != "ignorable"})
 
@@ -141,8 +141,7 @@ def note_of(line: Line) -> Note:
 def parse_header(data: bytes) -> Header | UnknownVersion | Damage:
     """Return the header of the log that begins with ``data``.
 
-    The version is looked at first and by JSON alone, so that a newer format is named as such even if its framing
-    differs.
+    The version is read first, by JSON alone, so that a newer format is recognized even if its framing differs.
     """
     newline = data.find(b"\n", 0, MAX_HEADER_BYTES)
     version = _stated_version(data[:newline]) if newline >= 0 else None
@@ -160,7 +159,7 @@ def parse_header(data: bytes) -> Header | UnknownVersion | Damage:
         return Damage(0, "the header of a log", str(error))
     if line.object_key is not None or line.more or event.control != "header" or event.format != FORMAT_NAME:
         return Damage(0, f"the header of a log of format {FORMAT_NAME}", f"a line of {event.format!r}")
-    # Names of quarantine files are made of them, and positions.
+    # They become parts of positions and of the names of quarantine files.
     for generation in (event.generation, *event.previous):
         if not _GENERATION.fullmatch(generation):
             return Damage(0, "generations of 32 hex digits", repr(generation[:40]))

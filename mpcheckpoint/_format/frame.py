@@ -1,6 +1,6 @@
 """One line of a log: how its fields become bytes, and how bytes are proven to be a line.
 
-docs/format.md is the specification; nothing of it is restated here. What reader and writer share is this module.
+docs/format.md is the specification, and nothing of it is said again here. Reader and writer share this module.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ NO_META = b"null"
 LENGTH_END = 10  # the opening and eight hex digits
 CLOSING_BYTES = 12  # '"', eight hex digits, '"]' and a newline
 MIN_LINE_BYTES = 40
-# A damaged length must neither allocate gigabytes nor make a reader wait for bytes that never come.
+# So that a damaged length neither takes gigabytes of memory nor makes a reader wait for bytes that never come.
 MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 MAX_STAMP_US = 2**53 - 1
-# Far below the depth at which any JSON reader gives up, so that what one process could write every other can read.
+# Far below the depth at which a JSON reader gives up: what one process could write, every other can read.
 MAX_DEPTH = 128
-# A process may lower its limit on the digits of an integer to this, and no further.
+# No process can lower its limit on the digits of an integer below this.
 MAX_DIGITS = 640
 
 _HEX = frozenset(b"0123456789abcdef")
@@ -35,7 +35,7 @@ _QUOTE = 34
 _NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'"[]{}'))
 _STRING = re.compile(rb'"[^"]*"')
 _STRING_OR_NUMBER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9]++(?:\.[0-9]++)?(?:[eE][-+]?[0-9]++)?')
-# Everything of a line but what its payload says.
+# All of a line but its payload.
 _NUMBERS_BOUND_BYTES = 100
 # Too short to nest too deep, or for an integer of too many digits.
 SHORT_EVENT_BYTES = 2 * MAX_DEPTH
@@ -80,7 +80,7 @@ class Line(NamedTuple):
 class EndState(NamedTuple):
     """What an append needs to know of everything before it.
 
-    Invariant: ``offset`` lies behind a line with ``more`` 0 whose whole batch is valid, and ``stored_crc`` is the crc
+    Invariant: ``offset`` is the end of a line with ``more`` 0 whose whole batch is valid, and ``stored_crc`` is the crc
     field of that line (held by tests/format/test_scan.py).
     """
 
@@ -90,7 +90,7 @@ class EndState(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Where bytes stop being lines, and why; whether that is torn or corrupt is for the caller to judge."""
+    """Where bytes stop being lines, and why. The caller judges whether that is torn or corrupt."""
 
     offset: int
     expected: str
@@ -106,12 +106,12 @@ class Payload(NamedTuple):
 
 
 def closing(stored_crc: int) -> bytes:
-    """Return the last twelve bytes of the line whose crc field is ``stored_crc``."""
+    """Return the last twelve bytes of a line whose crc field is ``stored_crc``."""
     return b'"%08x"]\n' % stored_crc
 
 
 def running_crc(stored_crc: int) -> int:
-    """Return the running CRC right behind the line whose crc field is ``stored_crc``."""
+    """Return the running CRC after a line whose crc field is ``stored_crc``."""
     return crc32(closing(stored_crc), stored_crc)
 
 
@@ -126,7 +126,7 @@ def encode_line(payload: Payload, *, stamp_us: int, durable: int, more: int, crc
 def encode_batch(
     payloads: list[Payload], *, end: EndState, stamp_us: int, durable: int
 ) -> tuple[bytes, EndState]:
-    """Return the bytes of one batch that follows ``end``, and the end state behind it.
+    """Return the bytes of one batch that follows ``end``, and the end state after it.
 
     Requires: ``payloads`` is not empty, ``stamp_us`` is above ``end.stamp_us``, ``durable`` at most ``end.offset``.
     """
@@ -134,7 +134,7 @@ def encode_batch(
     assert end.stamp_us < stamp_us <= MAX_STAMP_US
     assert durable <= end.offset
     crc, closed = end.stored_crc, b'"%08x"]\n' % end.stored_crc
-    if len(payloads) == 1:  # what an append mostly is: the same bytes in few steps
+    if len(payloads) == 1:  # the usual append: the same bytes in fewer steps
         object_key, event, meta = payloads[0]
         rest = b'",%d,%d,0,%b,%b,%b,' % (stamp_us, durable, object_key, event, meta)
         body = b'["%08x%b' % (LENGTH_END + len(rest) + CLOSING_BYTES, rest)
@@ -148,7 +148,7 @@ def encode_batch(
         left = b"%d" % more
         length = same_bytes + len(left) + len(object_key) + len(event) + len(meta)
         body = b",".join((b'["%08x"' % length, numbers, left, object_key, event, meta, b""))
-        # From one crc field to the next: the field before stands for every byte before it.
+        # From one crc field to the next: the earlier one stands for every byte before it.
         crc = crc32(closed + body, crc)
         closed = b'"%08x"]\n' % crc
         parts += (body, closed)
@@ -202,7 +202,7 @@ def _nesting(text: bytes) -> int:
 def fault_in(value: bytes) -> str | None:
     """Return what is wrong with a JSON value of which only the grammar was checked, or None.
 
-    What passes here every process can decode, at any time. A long value is decoded only if it looks suspicious.
+    Every process can decode a value that passes, at any time. A long value is decoded only if it looks suspicious.
     """
     try:
         if value[0] == _QUOTE:
@@ -218,7 +218,7 @@ def fault_in(value: bytes) -> str | None:
 
 
 def fault_in_meta(meta: bytes) -> str | None:
-    """Return what is wrong with a meta that is not null, as ``fault_in`` does, or None."""
+    """Return what is wrong with a meta that is not null, or None."""
     return fault_in(meta) if meta[:1] == b"{" else "meta that is neither null nor an object"
 
 
@@ -255,7 +255,7 @@ def parse_line(data: bytes, start: int, end: int, *, base: int, crc: int) -> Lin
 
     Args:
         data: bytes that begin at file offset ``base``.
-        start, end: the line's place in ``data``, ``end`` behind its newline.
+        start, end: the line's place in ``data``, ``end`` after its newline.
         base: the file offset of ``data[0]``.
         crc: the running CRC of every byte before the line.
     """
@@ -270,7 +270,7 @@ def parse_line(data: bytes, start: int, end: int, *, base: int, crc: int) -> Lin
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return f"a crc that fits, but fields that do not: {error}"
     except RecursionError:
-        # Our caller's stack may be deep; that is no damage. No writer nests deeper than MAX_DEPTH, though.
+        # The caller's stack may be deep; that is no damage. But no writer nests deeper than MAX_DEPTH.
         if _nesting(data[start:end]) <= MAX_DEPTH + 1:
             raise
         return f"a crc that fits, but events nested deeper than {MAX_DEPTH}"
@@ -283,14 +283,5 @@ def parse_line(data: bytes, start: int, end: int, *, base: int, crc: int) -> Lin
     fault = fault_in(event) or (fault_in_meta(meta) if meta != NO_META else None)
     if fault is not None:
         return f"a crc that fits, but an event or meta that no writer wrote: {fault}"
-    return Line(
-        offset,
-        base + end,
-        fields.stamp_us,
-        fields.durable,
-        fields.more,
-        fields.object_key,
-        event,
-        meta,
-        stored_crc,
-    )
+    numbers = fields.stamp_us, fields.durable, fields.more
+    return Line(offset, base + end, *numbers, fields.object_key, event, meta, stored_crc)

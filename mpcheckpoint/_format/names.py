@@ -21,7 +21,7 @@ _OLDER_TOOL = re.compile(r"(?P<log_key>.*)(?P<created_s>1[0-9]{9})", re.DOTALL)
 
 
 class OlderName(NamedTuple):
-    """What the name of a file of the older checkpoint tool says: the log key, and when it was made in unix seconds."""
+    """The log key, and the time of creation in unix seconds, that the older checkpoint tool put into a file's name."""
 
     log_key: str
     created_s: int
@@ -31,7 +31,7 @@ def file_name(log_key: object) -> str:
     """Return the file name of a log, without suffix.
 
     Raises:
-        InvalidKeyError: if ``log_key`` is not a ``str``, or holds a lone surrogate.
+        InvalidKeyError: ``log_key`` is not a ``str``, or holds a lone surrogate.
     """
     if type(log_key) is not str:
         raise InvalidKeyError(no_text("a log key", log_key), reason="not a string")
@@ -53,9 +53,9 @@ def file_name(log_key: object) -> str:
 
 
 def older_name(name: str) -> OlderName | None:
-    """Return what a file name of the older checkpoint tool says, or None if it is none.
+    """Return what a file name of the older checkpoint tool says, or None if it is not such a name.
 
-    That tool, which this library descends from, named its files by a key and the seconds of their creation, no suffix.
+    That tool, the predecessor of this library, named its files by a key and the seconds of their creation, no suffix.
     """
     match = _OLDER_TOOL.fullmatch(name)
     return OlderName(match["log_key"], int(match["created_s"])) if match is not None else None

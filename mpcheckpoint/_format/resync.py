@@ -1,10 +1,10 @@
-"""Lines where the chain is broken: behind damage, and at the end of a log whose start was not read.
+"""Find lines again where the chain is broken: after damage, and near the end of a log whose start was not read.
 
-A crc runs over the whole file, so any single line can be proven from the crc field of the line before it. What makes
-bytes a candidate is strict on purpose (docs/format.md, "Lines behind damage").
+A crc runs over the whole file, so any single line can be proven from the crc field of the line before it. Few bytes
+count as the start of a line (docs/format.md, "Lines behind damage").
 
-Rejected: taking every '["' for a start. An event may itself contain the text of log lines, and each false start
-would cost a pass over the rest of the file while the append lock is held.
+Rejected: taking every '["' for a start. An event may contain the text of log lines, and each false start would cost a
+pass over the rest of the file while the append lock is held.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from mpcheckpoint._format.frame import (
 )
 
 # Found by one pass of compiled code, whatever the bytes are: the append lock may be held meanwhile.
-_LINE_BEHIND_CRC = re.compile(rb'"[0-9a-f]{8}"\]\n(?=\["[0-9a-f]{8}")')
+_LINE_AFTER_CRC = re.compile(rb'"[0-9a-f]{8}"\]\n(?=\["[0-9a-f]{8}")')
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def lines_behind(data: bytes, *, base: int, crc: int | None) -> Iterator[Line]:
-    """Yield the lines that can be proven behind the damaged line at ``data[0]``, in file order.
+def lines_after_damage(data: bytes, *, base: int, crc: int | None) -> Iterator[Line]:
+    """Yield the lines that can be proven after the damaged line at ``data[0]``, in file order.
 
     Args:
-        data: bytes from the damage to the end of the file, or a part of them that ends behind a newline.
+        data: bytes from the damage to the end of the file, or a part of them that ends after a newline.
         base: the file offset of the damage.
-        crc: the running CRC of every byte before the damage; None if ``data`` begins with a line behind it.
+        crc: the running CRC of every byte before the damage; None if ``data`` begins with a line after it.
     """
     extra = stated_length(data, 0)
     newline = data.find(b"\n")
     for start in _starts(data, newline, extra):
-        # The crc field of the damaged line may itself be what was hit: what it should have been follows from the
-        # bytes before it, computed once for each place where that line may end.
+        # The damage may have hit the crc field of that line. What it should be follows from the bytes before it,
+        # computed once for each place where the line may end.
         computed = None
         if crc is not None and start in (extra, newline + 1) and start >= CLOSING_BYTES:
             computed = crc32(memoryview(data)[: start - CLOSING_BYTES], crc)
@@ -51,12 +51,12 @@ def lines_behind(data: bytes, *, base: int, crc: int | None) -> Iterator[Line]:
 
 
 def _starts(data: bytes, newline: int, extra: int | None) -> Iterator[int]:
-    """Yield, in order, where a line may start: behind a closed crc field, and where the damaged line may end."""
+    """Yield, in order, where a line may start: after a closed crc field, and where the damaged line may end."""
     special = {newline + 1} if newline >= 0 else set()
     if extra is not None:
         special.add(extra)
     waiting = sorted(start for start in special if start < len(data))
-    for match in _LINE_BEHIND_CRC.finditer(data):
+    for match in _LINE_AFTER_CRC.finditer(data):
         while waiting and waiting[0] < match.end():
             yield waiting.pop(0)
         if match.end() not in special:
@@ -68,8 +68,7 @@ def _candidate(data: bytes, start: int, base: int, computed_crc: int | None) -> 
     length = stated_length(data, start)
     if length is None or data.find(b"\n", start, start + length) != start + length - 1:
         return None
-    seeds = [stored_crc_before(data, start), computed_crc]
-    for stored_crc in seeds:
+    for stored_crc in (stored_crc_before(data, start), computed_crc):
         if stored_crc is not None:
             line = parse_line(data, start, start + length, base=base, crc=running_crc(stored_crc))
             if isinstance(line, Line):
@@ -84,7 +83,7 @@ def first_end(data: bytes, *, base: int) -> Line | None:
         data: any bytes of a log; the line and the crc field before it must both lie within.
         base: the file offset of ``data[0]``.
     """
-    for match in _LINE_BEHIND_CRC.finditer(data):
+    for match in _LINE_AFTER_CRC.finditer(data):
         line = _candidate(data, match.end(), base, None)
         if line is not None and line.more == 0:
             return line
@@ -98,7 +97,7 @@ def last_line(data: bytes, *, base: int) -> Line | None:
         data: bytes up to the end of the file; the line and the crc field before it must both lie within.
         base: the file offset of ``data[0]``.
     """
-    for start in reversed([match.end() for match in _LINE_BEHIND_CRC.finditer(data)]):
+    for start in reversed([match.end() for match in _LINE_AFTER_CRC.finditer(data)]):
         line = _candidate(data, start, base, None)
         if line is not None:
             return line

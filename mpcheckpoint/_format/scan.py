@@ -22,26 +22,26 @@ from mpcheckpoint._format.frame import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Below this, lines are few and looking at each costs no more.
-_WORTH_A_BULK_LOOK = 512
+# For fewer bytes, parsing line by line costs no more.
+_WORTH_COLUMNS_BYTES = 512
 
 
 class Stop(Enum):
     """Why a scan went no further."""
 
-    END = "the bytes end behind a whole batch"
+    END = "the bytes end after a whole batch"
     PADDING = "only newlines follow"
     INCOMPLETE = "the bytes end inside a line or batch"
-    DAMAGED = "what follows is no line"
+    DAMAGED = "the bytes that follow are no line"
 
 
 class Scan(NamedTuple):
     """The whole batches found, where they end, and what stopped the scan.
 
-    Invariant: ``lines`` holds whole batches only, and ``end`` lies behind the last of them.
+    Invariant: ``lines`` holds whole batches only, and ``end`` follows the last of them.
 
-    ``broken_at`` and ``broken_crc`` give the place behind the last valid line and the running CRC there. Inside a
-    batch that is behind ``end``: it is where a search for lines behind the damage has to begin.
+    ``broken_at`` and ``broken_crc`` are the place after the last valid line and the running CRC there. If damage hit
+    the inside of a batch, that place is after ``end``: a search for lines after the damage has to begin there.
     """
 
     lines: Sequence[Line]
@@ -55,10 +55,10 @@ class Scan(NamedTuple):
 def scan(data: bytes, end: EndState) -> Scan:
     """Return the whole batches in ``data``, which must begin at ``end.offset``.
 
-    Damage inside a batch is placed at the batch's first line: a batch is there whole or not at all.
+    Damage inside a batch is said to be at its first line: a batch is there whole or not at all.
     """
     state = _State(end)
-    state.take_all(data)
+    state.take_columns(data)
     size = len(data)
     while state.position < size:
         found = _next_line(data, state.position, base=end.offset, crc=state.crc)
@@ -71,36 +71,36 @@ def scan(data: bytes, end: EndState) -> Scan:
 class _State:
     """How far a scan has come.
 
-    Invariant: ``in_bulk`` and then ``applied`` are the whole batches up to ``end``; ``batch`` are the lines from there
+    Invariant: ``columns`` and then ``applied`` are the whole batches up to ``end``; ``batch`` are the lines from there
     to ``position``, all of one batch that is not whole yet.
     """
 
-    __slots__ = ("applied", "base", "batch", "crc", "end", "in_bulk", "position", "stamp_us")
+    __slots__ = ("applied", "base", "batch", "columns", "crc", "end", "position", "stamp_us")
 
     def __init__(self, end: EndState) -> None:
         self.base = end.offset
         self.end = end
-        self.in_bulk: Sequence[Line] = []
+        self.columns: Sequence[Line] = []
         self.applied: list[Line] = []
         self.batch: Sequence[Line] = []
         self.position = 0
         self.crc = running_crc(end.stored_crc)
         self.stamp_us = end.stamp_us
 
-    def take_all(self, data: bytes) -> None:
-        """Go on behind the last whole line in ``data``, if one look at all its lines finds nothing wrong; else stay.
+    def take_columns(self, data: bytes) -> None:
+        """Take all whole lines in ``data`` as columns, if nothing is wrong with any; else none.
 
-        Invariant: what this takes is what taking line by line would have taken (held by tests/format/test_scan.py).
+        Invariant: this takes what taking line by line would have taken (held by tests/format/test_scan.py).
         """
         lines_end = len(data.rstrip(PADDING)) + 1  # padding would be no line
         cut = lines_end if lines_end <= len(data) else data.rfind(PADDING) + 1
-        if cut < _WORTH_A_BULK_LOOK:
+        if cut < _WORTH_COLUMNS_BYTES:
             return
         lines = parse_lines(data[:cut], base=self.base, crc=self.crc)
         whole = _whole_batches(lines, self.stamp_us)
         if not lines or whole is None:
             return
-        self.in_bulk, self.batch = lines[:whole], lines[whole:]
+        self.columns, self.batch = lines[:whole], lines[whole:]
         if whole:
             last = lines[whole - 1]
             self.end = EndState(last.end, last.stored_crc, last.stamp_us)
@@ -109,11 +109,11 @@ class _State:
         self.crc, self.stamp_us = running_crc(last.stored_crc), last.stamp_us
 
     def take(self, line: Line) -> Damage | None:
-        """Go on behind ``line``, or return why it cannot stand here."""
+        """Take ``line``, or return why it cannot stand here."""
         damage = _out_of_order(line, self.batch, self.stamp_us)
         if damage is not None:
             return damage
-        assert isinstance(self.batch, list)  # what was taken in bulk has no whole line behind it
+        assert isinstance(self.batch, list)  # no whole line follows what was taken as columns
         self.batch.append(line)
         self.position = line.end - self.base
         self.crc, self.stamp_us = running_crc(line.stored_crc), line.stamp_us
@@ -125,12 +125,12 @@ class _State:
 
     def result(self, stop: Stop, damage: Damage | None) -> Scan:
         """Return what was found."""
-        lines = [*self.in_bulk, *self.applied] if self.applied else self.in_bulk
+        lines = [*self.columns, *self.applied] if self.applied else self.columns
         return Scan(lines, self.end, stop, damage, self.base + self.position, self.crc)
 
 
 def _whole_batches(lines: Lines, stamp_us: int) -> int | None:
-    """Return how many lines, from the first, make whole batches; None if some line cannot stand where it does."""
+    """Return how many lines, from the first, make whole batches; None if one cannot stand where it does."""
     stamps, mores = lines.stamps_us, lines.mores
     if not any(mores):
         rises = stamps[:1] > [stamp_us] and all(map(lt, stamps, islice(stamps, 1, None)))

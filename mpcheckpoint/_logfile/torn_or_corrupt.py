@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import MAX_LINE_BYTES, Damage
-from mpcheckpoint._format.resync import lines_behind
+from mpcheckpoint._format.resync import lines_after_damage
 from mpcheckpoint._logfile.file_bytes import CHUNK_BYTES
 from mpcheckpoint.errors import CorruptLogError
 
@@ -68,7 +68,7 @@ def provable_lines(fd: int, broken: Broken, *, shift_bytes: int = 0) -> Iterator
         is_last = len(news) < size or offset + len(data) >= file_bytes
         cut = len(data) if is_last else data.rfind(b"\n") + 1
         if cut:
-            yield from lines_behind(data[:cut], base=offset + shift_bytes, crc=crc)
+            yield from lines_after_damage(data[:cut], base=offset + shift_bytes, crc=crc)
         if is_last:
             return
         # The next chunk begins with the last whole line of this one, whose crc field seeds what follows. Of

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpcheckpoint._format import columns as bulk
+from mpcheckpoint._format import columns
 from mpcheckpoint._format.columns import Lines, parse_lines
 from mpcheckpoint._format.frame import (
     EndState,
@@ -264,7 +264,7 @@ def lines_of(*events: bytes, metas: Sequence[bytes] = (), size: int = 64 * 1024)
     ]
     data, _ = encode_batch(payloads, end=EndState(BASE, 1, 1), stamp_us=9, durable=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bulk, "_SLICE_BYTES", size)
+        patch.setattr(columns, "_SLICE_BYTES", size)
         return parse_lines(data, base=BASE, crc=running_crc(1))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._format import resync as salvage
+from mpcheckpoint._format import resync
 from mpcheckpoint._format.frame import Payload, encode_batch, stated_length
 from mpcheckpoint.errors import CheckpointError
 from support import log_bytes
@@ -166,7 +166,7 @@ def test_bounds_find_out_what_is_quadratic(bench: Bench, monkeypatch: pytest.Mon
         data.upper()
         return stated_length(data, start)
 
-    monkeypatch.setattr(salvage, "stated_length", slow)
+    monkeypatch.setattr(resync, "stated_length", slow)
     quarter, whole = (
         costs_s(bench, HOSTILE["lines-with-wrong-crcs"](size)) for size in (MIB // 16, MIB // 4)
     )

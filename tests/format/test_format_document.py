@@ -16,7 +16,7 @@ from mpcheckpoint import Checkpoint
 from mpcheckpoint._format import codec, control, frame, names
 from mpcheckpoint._format.control import Header, parse_header
 from mpcheckpoint._format.frame import CLOSING_BYTES
-from mpcheckpoint._format.resync import lines_behind
+from mpcheckpoint._format.resync import lines_after_damage
 from mpcheckpoint._format.scan import Scan, Stop, scan
 from mpcheckpoint._logfile import paths
 from mpcheckpoint.errors import CorruptLogError
@@ -194,7 +194,7 @@ def test_corrupt_log_of_the_document_is_vouched_for_by_the_lines_behind() -> Non
     assert sum(a != b for a, b in zip(data, example_log("small-log"), strict=True)) == 1
     assert found.damage is not None
     assert found.damage.offset == 223
-    behind = list(lines_behind(data[223:], base=223, crc=found.broken_crc))
+    behind = list(lines_after_damage(data[223:], base=223, crc=found.broken_crc))
     assert [(line.offset, line.durable) for line in behind] == [(297, 297), (389, 297)]
 
 

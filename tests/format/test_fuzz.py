@@ -216,7 +216,7 @@ def test_scan_in_bulk_of_forged_lines_finds_what_a_look_at_each_finds(data: byte
 def scanned(data: bytes, start: Any, *, worth: int) -> Scan:
     """Scan with a bulk look at what has at least ``worth`` bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan_module, "_WORTH_A_BULK_LOOK", worth)
+        patch.setattr(scan_module, "_WORTH_COLUMNS_BYTES", worth)
         return scan(data, start)
 
 

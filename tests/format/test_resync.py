@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_scan import BOUND_S, HUGE, PLAIN, START, SmallLog, write
 
 from mpcheckpoint._format.frame import CLOSING_BYTES, Line, Payload, closing, encode_line, running_crc
-from mpcheckpoint._format.resync import last_line, lines_behind
+from mpcheckpoint._format.resync import last_line, lines_after_damage
 from mpcheckpoint._format.scan import Stop, scan
 
 HOSTILE = [
@@ -35,7 +35,7 @@ def behind(data: bytes, log: SmallLog) -> list[Line]:
     found = scan(data, log.start)
     assert found.stop is not Stop.END
     start = found.broken_at - log.start.offset
-    return list(lines_behind(data[start:], base=found.broken_at, crc=found.broken_crc))
+    return list(lines_after_damage(data[start:], base=found.broken_at, crc=found.broken_crc))
 
 
 # --- one wrong bit -----------------------------------------------------------------------------------------
