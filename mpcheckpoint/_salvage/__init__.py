@@ -1,1 +1,1 @@
-"""What can be proven of a corrupt log, and a new generation made of it."""
+"""Prove what can be proven of a corrupt log, and make a new generation of it."""

@@ -1,8 +1,9 @@
-"""What a log holds, all of it: what reads well, each damage, and what of the lines behind damage belongs to the log."""
+"""All that a log holds: what reads well, each damage, and which lines after damage belong to the log."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,22 +21,22 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.columns import Lines
     from mpcheckpoint._format.control import Header, Note
 
-# More than any log has records: what hangs on the header goes before everything else.
+# Weights. More than any log has records: the run that starts at the header comes before everything else.
 _CERTAIN = 1 << 60
-# What certainly stands where it was written, before what may have got there.
+# Batches that surely stand where they were written come before those that may have been moved there.
 _IN_PLACE = 1 << 20
-# So many lines of a run are asked where they were written.
+# So many lines of a run are checked for where they were written.
 _MOST_ASKED = 64
 _MOST_KEYS = 20
 SALVAGED = "salvaged"
 
 
 class Candidate(NamedTuple):
-    """Batches of one run, one behind the other, that are kept or left out together.
+    """Adjoining batches of one run, which are kept or left out together.
 
-    ``is_in_place`` tells whether they stand where they were written (what they call durable ends where a batch ends),
-    or, False, further on or back; None if they do not say. ``doubt`` tells whether they are the rest of a batch of
-    which lines are missing; then ``object_keys`` has some of theirs.
+    ``is_in_place`` tells whether they stand where they were written (the offsets that they call durable are ends of
+    batches), or, if False, further on or back; None if they do not tell. ``doubt`` tells whether they are the rest of a
+    batch that misses lines; then ``object_keys`` has some of theirs.
     """
 
     start: int
@@ -58,38 +59,40 @@ class Break(NamedTuple):
     before_us: int
 
 
-class Inspection(NamedTuple):
+@dataclass(slots=True)
+class Inspection:
     """What one pass over a log found.
 
     Attributes:
+        size: of the file when the pass began, in bytes.
         header: None if it cannot be told.
-        stated_version: of a log of a later version, of which nothing else is known.
-        size: of the file when it was begun, in bytes; end: behind the last batch.
+        stated_version: the version of a log of a later format, of which nothing else is known.
+        end: of the last batch.
         records: how many a reader is given: those before the first damage.
         batches_end: the end of those.
-        durable: the offset below which all was once durable, by whatever says so.
+        durable: the offset below which everything was durable once, by the highest statement found.
         breaks: the damages, in file order.
         candidates: what reads well.
         has_batches: whether any batch was seen of more lines than one.
-        refusal: about a control line that is not known, or None.
-        salvages: notes of earlier salvages.
+        refusal: the error about a control line that is not known, or None.
+        salvages: the notes of earlier salvages.
     """
 
-    header: Header | None
-    stated_version: object
     size: int
-    end: int
-    records: int
-    batches_end: int
-    durable: int
-    breaks: list[Break]
-    candidates: list[Candidate]
-    has_batches: bool
-    refusal: FormatVersionError | None
-    salvages: list[Note]
+    header: Header | None = None
+    stated_version: object = None
+    end: int = 0
+    records: int = 0
+    batches_end: int = 0
+    durable: int = 0
+    breaks: list[Break] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    has_batches: bool = False
+    refusal: FormatVersionError | None = None
+    salvages: list[Note] = field(default_factory=list)
 
     def is_corrupt(self, each: Break) -> bool:
-        """Return whether a damage hit bytes that were once durable. That of a header always did."""
+        """Return whether a damage hit bytes that were durable once. Damage of a header always did."""
         return each.gap.damage.offset < self.durable or not each.gap.damage.offset
 
 
@@ -97,163 +100,150 @@ def inspect(fd: int, path: str, page: str, on_progress: Callable[[int], None] | 
     """Read an open log whole.
 
     Args:
-        path: the file, for messages; page: that of its page of hints.
+        path: the file, for messages.
+        page: the file of its page of hints.
         on_progress: called with the number of bytes read since the last call.
 
     Raises:
         OSError: the file cannot be read.
     """
-    size = system.size_of(fd)
-    walk = Walk(fd, size)
-    found = _Findings(fd, path)
+    found = Inspection(system.size_of(fd))
+    walk = Walk(fd, found.size)
+    inspector = _Inspector(fd, path, found)
     told = 0
     for each in walk.pieces():
         if isinstance(each, Batches):
-            found.take(each)
+            inspector.take(each)
         else:
-            found.take_gap(each)
-        if on_progress is not None and told < min(walk.read_to, size):
-            on_progress(min(walk.read_to, size) - told)
-            told = min(walk.read_to, size)
-    if on_progress is not None and size > told:
-        on_progress(size - told)
-    return found.inspection(walk, size, page)
+            inspector.take_gap(each)
+        read_to = min(walk.read_to, found.size)
+        if on_progress is not None and told < read_to:
+            on_progress(read_to - told)
+            told = read_to
+    if on_progress is not None and found.size > told:
+        on_progress(found.size - told)
+    found.header, found.stated_version = walk.header, walk.stated_version
+    if walk.header is not None:
+        first = walk.header.end.offset
+        found.end, found.batches_end = max(found.end, first), max(found.batches_end, first)
+        found.durable = max(found.durable, first, vouched_durable(page, walk.header.generation, fd))
+    return found
 
 
-class _Findings:
-    """What was found so far."""
+class _Inspector:
+    """Puts what a walk meets into an `Inspection`."""
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, found: Inspection) -> None:
         self._fd = fd
         self._path = path
-        self._breaks: list[Break] = []
-        self._candidates: list[Candidate] = []
-        self._has_batches = False
-        self._salvages: list[Note] = []
-        self._refusal: FormatVersionError | None = None
-        self._records = self._end = self._batches_end = self._durable = 0
+        self._found = found
         self._run = 0
         self._last_us = -1
-        # The highest stamp of the runs before this one: what does not exceed it repeats them, or one of both is not in
-        # its place.
+        # The highest stamp of the runs before this one. Lines that do not exceed it repeat those runs, or one of the
+        # two is not in its place.
         self._high_us = -1
 
     def take(self, piece: Batches) -> None:
         """Take note of batches."""
-        lines = piece.lines
+        found, lines = self._found, piece.lines
         if piece.run != self._run:
             self._run = piece.run
-            self._high_us = max([self._high_us, *(each.last_us for each in self._candidates)])
+            self._high_us = max([self._high_us, *(each.last_us for each in found.candidates)])
         self._take_controls(lines)
-        self._durable = max([self._durable, *lines.durables])
-        self._has_batches = self._has_batches or any(lines.mores)
+        found.durable = max([found.durable, *lines.durables])
+        found.has_batches = found.has_batches or any(lines.mores)
         records = _records_in(lines)
-        if not self._breaks:
-            self._records += records
-            self._batches_end = lines.ends[-1]
-        if self._breaks:
-            last = self._breaks[-1]
+        if found.breaks:
+            last = found.breaks[-1]
             before_us = last.before_us if last.before_us >= 0 else lines.stamps_us[0]
-            self._breaks[-1] = last._replace(
+            found.breaks[-1] = last._replace(
                 records_behind=last.records_behind + records, before_us=before_us
             )
-        self._end, self._last_us = lines.ends[-1], lines.stamps_us[-1]
+        else:
+            found.records += records
+            found.batches_end = lines.ends[-1]
+        found.end, self._last_us = lines.ends[-1], lines.stamps_us[-1]
         if piece.doubt is not Doubt.NONE:
             count = lines.mores[0] + 1
             self._add(lines[:count], piece.doubt)
             lines = lines[count:]
         at = bisect_right(lines.stamps_us, self._high_us)
-        if at:
-            self._add(lines[:at])
-            lines = lines[at:]
-        self._add(lines)
+        self._add(lines[:at])
+        self._add(lines[at:])
 
     def take_gap(self, gap: Gap) -> None:
         """Take note of a damage."""
-        self._breaks.append(Break(gap, 0, self._last_us, -1))
-        self._has_batches = self._has_batches or gap.is_in_batch
+        self._found.breaks.append(Break(gap, 0, self._last_us, -1))
+        self._found.has_batches = self._found.has_batches or gap.is_in_batch
 
     def _add(self, lines: Lines, doubt: Doubt = Doubt.NONE) -> None:
         if not lines:
             return
-        records = _records_in(lines)
+        candidates = self._found.candidates
+        object_keys: tuple[str, ...] = ()
+        if doubt is not Doubt.NONE:
+            object_keys = tuple(key for key in lines.object_keys if key is not None)[:_MOST_KEYS]
         new = Candidate(
             lines.offsets[0],
             lines.ends[-1],
             lines.stamps_us[0],
             lines.stamps_us[-1],
-            records,
+            _records_in(lines),
             self._run,
-            _is_in_place(self._fd, lines, self._breaks[0].gap.damage.offset) if self._run else True,
+            self._is_in_place(lines) if self._run else True,
             doubt,
-            tuple(key for key in lines.object_keys if key is not None)[:_MOST_KEYS]
-            if doubt is not Doubt.NONE
-            else (),
+            object_keys,
         )
-        last = self._candidates[-1] if self._candidates else None
-        is_next = last is not None and last.run == new.run and last.stop == new.start
-        is_apart = last is None or {doubt, last.doubt} != {Doubt.NONE}
-        if last is None or is_apart or not is_next or last.last_us <= self._high_us < new.first_us:
-            self._candidates.append(new)
+        last = candidates[-1] if candidates else None
+        if last is None or not self._belong_together(last, new):
+            candidates.append(new)
             return
-        place = new.is_in_place if last.is_in_place is None else last.is_in_place
-        self._candidates[-1] = last._replace(
-            stop=new.stop, last_us=new.last_us, records=last.records + records, is_in_place=place
+        candidates[-1] = last._replace(
+            stop=new.stop,
+            last_us=new.last_us,
+            records=last.records + new.records,
+            is_in_place=new.is_in_place if last.is_in_place is None else last.is_in_place,
         )
+
+    def _belong_together(self, last: Candidate, new: Candidate) -> bool:
+        if last.doubt is not Doubt.NONE or new.doubt is not Doubt.NONE:
+            return False
+        is_next = last.run == new.run and last.stop == new.start
+        return is_next and not last.last_us <= self._high_us < new.first_us
+
+    def _is_in_place(self, lines: Lines) -> bool | None:
+        """Return whether what these lines call durable shows that they stand where they were written; None if unknown.
+
+        A durable offset is the end of a batch: of one of these lines, or below the first damage, where the log is
+        sound.
+        """
+        first = lines.offsets[0]
+        ends = {first, *(end for end, more in zip(lines.ends, lines.mores, strict=True) if not more)}
+        sound_below = self._found.breaks[0].gap.damage.offset
+        is_moved = False
+        for durable, offset in islice(zip(lines.durables, lines.offsets, strict=True), _MOST_ASKED):
+            if durable in ends and durable <= offset:
+                return True
+            if durable > offset or durable >= first:
+                is_moved = True
+            elif durable <= sound_below:
+                before = system.read_at(self._fd, CLOSING_BYTES, max(0, durable - CLOSING_BYTES))
+                is_moved = is_moved or stored_crc_before(before, len(before)) is None
+        return False if is_moved else None
 
     def _take_controls(self, lines: Lines) -> None:
         for _, line in lines.controls():
             try:
                 control = known_control(line, self._path)
             except FormatVersionError as refusal:
-                self._refusal = self._refusal or refusal
+                self._found.refusal = self._found.refusal or refusal
                 continue
             if control == SALVAGED:
-                self._salvages.append(note_of(line))
-
-    def inspection(self, walk: Walk, size: int, page: str) -> Inspection:
-        """Return what was found."""
-        header = walk.header
-        durable = self._durable
-        if header is not None:
-            durable = max(durable, header.end.offset, vouched_durable(page, header.generation, self._fd))
-        return Inspection(
-            header,
-            walk.stated_version,
-            size,
-            max(self._end, header.end.offset if header else 0),
-            self._records,
-            max(self._batches_end, header.end.offset if header else 0),
-            durable,
-            self._breaks,
-            self._candidates,
-            self._has_batches,
-            self._refusal,
-            self._salvages,
-        )
+                self._found.salvages.append(note_of(line))
 
 
 def _records_in(lines: Lines) -> int:
     return len(lines.object_keys) - lines.object_keys.count(None)
-
-
-def _is_in_place(fd: int, lines: Lines, sound_below: int) -> bool | None:
-    """Return whether what these lines call durable says that they stand where they were written; None if nothing does.
-
-    What is durable ends where a batch ends: among these lines, or below an offset up to which the log is sound.
-    """
-    first = lines.offsets[0]
-    ends = {first, *(end for end, more in zip(lines.ends, lines.mores, strict=True) if not more)}
-    is_moved = False
-    for durable, offset in islice(zip(lines.durables, lines.offsets, strict=True), _MOST_ASKED):
-        if durable in ends and durable <= offset:
-            return True
-        if durable > offset or durable >= first:
-            is_moved = True
-        elif durable <= sound_below:
-            before = system.read_at(fd, CLOSING_BYTES, max(0, durable - CLOSING_BYTES))
-            is_moved = is_moved or stored_crc_before(before, len(before)) is None
-    return False if is_moved else None
 
 
 # --- what belongs to the log ---------------------------------------------------------------------------------
@@ -262,13 +252,13 @@ def _is_in_place(fd: int, lines: Lines, sound_below: int) -> bool | None:
 def selected(found: Inspection) -> list[Candidate]:
     """Return what is kept of a damaged log: of what reads well, the most records whose stamps rise along the file.
 
-    A block may hold a copy of another part of this log, or a piece of another one, each line of which is proven by the
-    one before. So three things decide. What hangs on the header is certain. What does not stand where it was written
-    was moved by bytes that came or went before it, and then all that follows was, too: it is no part of this
-    log if something that was not moved follows. And stamps rise along a log.
+    A block of the disk may hold a copy of another part of this log, or a part of another log, in which each line is
+    proven by the one before. So three things decide. The run that starts at the header is certain. Batches that do not
+    stand where they were written were moved by bytes that came or went before them, and that moves all that follows
+    too: if something that was not moved follows, they are no part of this log. And stamps rise along a log.
 
-    The rest of a batch is left out, for a batch is there whole or not at all. So is what may be one, unless the log
-    shows no batch of more lines than one anywhere: then a record behind damage is taken for what all others are.
+    The rest of a batch is left out, for a batch is there whole or not at all. So is what may be such a rest, unless the
+    log shows no batch of more lines than one anywhere: then a record after damage counts as a batch of its own.
     """
     unwanted = {Doubt.CERTAIN, Doubt.POSSIBLE} if found.has_batches else {Doubt.CERTAIN}
     candidates = [each for each in found.candidates if each.doubt not in unwanted]
@@ -319,9 +309,9 @@ def _along(way: _Way | None) -> Iterator[Candidate]:
 
 
 def removed_spans(found: Inspection, kept: list[Candidate]) -> list[tuple[int, int]]:
-    """Return what of the file is not carried over, as starts and stops: all that no kept candidate holds.
+    """Return what of the file is not copied, as starts and stops: all that no kept candidate holds.
 
-    The header and padding are not among them, if they are whole.
+    A whole header and padding are not among them.
     """
     spans = []
     at = found.header.end.offset if found.header is not None else 0
@@ -333,7 +323,7 @@ def removed_spans(found: Inspection, kept: list[Candidate]) -> list[tuple[int, i
     stop = found.size if found.breaks and found.breaks[-1].gap.is_last else found.end
     if stop > at:
         spans.append((at, stop))
-    # What is carried over with other closing bytes than it had: those are kept, too.
+    # Lines that are copied with other closing bytes than they had: the old bytes are kept as well.
     return _united(sorted([*spans, *mended]))
 
 

@@ -1,20 +1,20 @@
-"""Put what can be proven of a corrupt log into a new generation: all before the damage, and what is proven behind it.
+"""Put what can be proven of a corrupt log into a new generation: all before the damage, and what is proven after it.
 
-Whole batches only, with their stamps, so that positions and cursors from before go on to work. Order, and what is on
-disk if we die:
-1. store lock and append lock, held throughout; the log is judged again.
-2. the bytes that are not carried over, to quarantine, synced.     Crash: the log is as it was; the next repair keeps
+Whole batches only, with their stamps, so that older positions and cursors still work. The steps, and what is on disk if
+we die:
+1. Take the store lock and the append lock, held throughout; judge the log again.
+2. Copy the bytes that are not kept to quarantine, and sync them.  Crash: the log is as it was; the next repair copies
                                                                    them once more.
-3. the copy, under a temporary name, synced.                       Crash: a stale temporary file, removed by the next
-                                                                   who creates a log or repairs one.
-4. rename over the damaged file, directory synced.                 Crash: one or the other, each whole.
+3. Write the copy under a temporary name, and sync it.             Crash: a stale temporary file, which the next process
+                                                                   that makes or repairs a log removes.
+4. Rename it over the damaged file, and sync the directory.        Crash: one or the other, each whole.
 
-The damaged file is not sealed: nobody can say where it ends. Whoever has it open finds another file at the path, as
-after every switch of generations.
+The damaged file is not sealed, since its end cannot be told. A process that has it open finds another file at the path,
+as after every new generation.
 
-Rejected: to keep the damaged file itself in quarantine. A copy of it takes its whole size again, where there is often
-little room; and with a hard link to it, an append whose sync returns at that moment would not notice that its log has
-been replaced, and acknowledge a record that is in quarantine only.
+Rejected: to keep the damaged file itself in quarantine. A copy takes its whole size again, where there is often little
+room. With a hard link to it, an append whose sync returns at that moment would not notice that its log was replaced,
+and would acknowledge a record that is in quarantine only.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 UNKNOWN_GENERATION = "0" * 32
 _GENERATION = re.compile(rb'"([0-9a-f]{32})"')
 _LOG_KEY = re.compile(rb'"log_key":("(?:[^"\\]|\\.)*")')
-# One quarantine file a damage, up to so many; else one for all from the first on.
+# One quarantine file for each damage, up to so many; of more damages, one file from the first to the last.
 _MOST_FILES = 64
 _MOST_GAPS_TOLD = 100
 _SPARE_BYTES = 1024 * 1024
@@ -64,14 +64,14 @@ class Salvage(NamedTuple):
 def salvage_log(paths: LogPaths, require_lock: Callable[[], None]) -> Salvage | None:
     """Replace a corrupt log by what can be proven of it; return None if it is not corrupt.
 
-    Requires: the store lock and the append lock, of which ``require_lock`` raises an OSError if it was lost meanwhile.
+    Requires: the store lock and the append lock; ``require_lock`` raises an OSError if the latter was lost meanwhile.
 
     Raises:
-        FormatVersionError: the log holds what this release does not know. Nothing was changed.
-        StoreAccessError: somebody who may write the log could not write the copy, or no quarantine can be made or
+        FormatVersionError: the log holds something that this release does not know. Nothing was changed.
+        StoreAccessError: a user who may write the log could not write the copy, or no quarantine can be made or
             written. Nothing was changed.
-        WriteFailedError, ReadFailedError: nothing was changed but, at most, quarantine; or the log was replaced, and it
-            is not known whether that survives a loss of power. Either way a second call completes it.
+        WriteFailedError, ReadFailedError: at most quarantine was changed; or the log was replaced, and that may not
+            survive a loss of power. Either way a second call completes it.
     """
     with translated("repairing", paths.log):
         descriptor = system.open_file(paths.log)
@@ -92,15 +92,15 @@ def salvage_log(paths: LogPaths, require_lock: Callable[[], None]) -> Salvage | 
             _copy_kept(descriptor.fd, copy, kept)
             copy.finish(note_payload(_note(old.generation, found)))
             system.sync_data(copy.fd)
-            require_lock()  # else others may have appended to what was copied, and had it acknowledged
+            require_lock()  # else another process may have appended to the copied log, and had it acknowledged
         except BaseException:
             _undo(temporary, repairs)
             raise
         try:
             system.replace(temporary, paths.log)
         except OSError:
-            # Only where the copy still has its own name: else the log is replaced, be it that a Ctrl-C or an error came
-            # behind that, and what is in quarantine is nowhere else.
+            # Only while the copy still has its own name. Else the log is replaced, whatever failed after that, and the
+            # bytes in quarantine are nowhere else.
             if system.exists(temporary):
                 _undo(temporary, repairs)
             raise
@@ -109,12 +109,12 @@ def salvage_log(paths: LogPaths, require_lock: Callable[[], None]) -> Salvage | 
 
 
 def is_corrupt(found: Inspection) -> bool:
-    """Return whether any damage hit bytes that were once durable."""
+    """Return whether any damage hit bytes that were durable once."""
     return any(found.is_corrupt(each) for each in found.breaks)
 
 
 def _require_room(fd: int, found: Inspection, spans: list[tuple[int, int]]) -> None:
-    """Refuse before anything is written what would fill the disk: others write there, too."""
+    """Refuse to fill the disk, where others write too, before anything is written."""
     needed = found.size + sum(stop - start for start, stop in spans) + _SPARE_BYTES
     free = system.free_bytes(fd)
     if free < needed:
@@ -135,16 +135,16 @@ def _quarantine(
 
 
 def _undo(temporary: str, repairs: list[Repair]) -> None:
-    """Remove what was written: the bytes are in the log still, and on a full disk the room is needed."""
+    """Remove what was written: the log still has the bytes, and on a full disk the room is needed."""
     for path in (temporary, *(repair.path for repair in repairs)):
         try:
             system.remove(path)
         except OSError:
-            continue  # they stay; that harms nobody, and what failed first is what is to be told
+            continue  # it stays, which does no harm; the first error is the one to report
 
 
 def _copy_kept(fd: int, copy: GenerationCopy, kept: list[Candidate]) -> None:
-    """Copy what the candidates hold, found once more in the same walk. Only whoever holds the locks finds the same."""
+    """Copy what the candidates hold, found again by the same walk. Requires: the locks, or it finds something else."""
     stops = [each.stop for each in kept]
     for piece in Walk(fd, system.size_of(fd)).pieces():
         if not isinstance(piece, Batches):
@@ -157,7 +157,7 @@ def _copy_kept(fd: int, copy: GenerationCopy, kept: list[Candidate]) -> None:
 
 
 def _note(generation: str, found: Inspection) -> Note:
-    """Return the note of what cannot be vouched for: where records may be missing, and between which stamps."""
+    """Return the note that says where records may be missing, and between which stamps."""
     lost = [each for each in found.breaks if not each.gap.is_mended]
     gaps = [
         {
@@ -171,14 +171,14 @@ def _note(generation: str, found: Inspection) -> Note:
     return Note(SALVAGED, {"from": generation, "damages": len(found.breaks), "gaps": gaps})
 
 
-# --- a header that is lost -----------------------------------------------------------------------------------
+# --- a lost header -------------------------------------------------------------------------------------------
 
 
 def _old_header(fd: int, paths: LogPaths, found: Inspection, kept: list[Candidate]) -> Header:
-    """Return the header of the log, or what can be said of one that is damaged.
+    """Return the header of the log, or what is left of a damaged one.
 
-    Names of generations in it are taken as they stand: a wrong one is that of no log, and a right one keeps positions
-    valid. The page names the last one, too.
+    Generations in it are taken as they stand: a wrong one belongs to no log, and a right one keeps positions valid. The
+    page names the last one too.
     """
     if found.header is not None:
         return found.header
@@ -194,6 +194,6 @@ def _old_header(fd: int, paths: LogPaths, found: Inspection, kept: list[Candidat
 
 
 def log_key_in(fd: int) -> bytes | None:
-    """Return what a damaged first line says of the log key, as JSON; None if it says nothing."""
+    """Return the log key in a damaged first line, as JSON; None if there is none."""
     match = _LOG_KEY.search(system.read_at(fd, MAX_HEADER_BYTES, 0).partition(b"\n")[0])
     return match[1] if match else None

@@ -1,11 +1,11 @@
-"""Read a log from its first byte to its last, going on behind every damage at the next line that can be proven.
+"""Read a log from its first byte to its last, and after every damage go on at the next line that can be proven.
 
-A log falls into *runs*: lines each of which fits the crc field of the one before. The first run hangs on the header,
-and so on the generation id; what a later run proves is itself, not what is missing before it. Nothing is written, no
-lock is taken, and memory is bounded by the longest batch.
+A log falls into *runs*: lines each of which fits the crc field of the one before. The first run starts at the header,
+and so at the generation id; a later run proves itself, not what is missing before it. Nothing is written, no lock is
+taken, and memory is bounded by the longest batch.
 
-On a log in use, bytes that are being written look like damage. So each damage is looked at again, after the
-search for lines behind it: whatever those lines vouch for had been written whole before they were.
+On a log in use, bytes that are just being written look like damage. So each damage is read again after the search for
+lines after it: everything that those lines vouch for had been written whole before them.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ _OPENING = re.compile(rb'\["[0-9a-f]{8}"')
 _CLOSING = re.compile(rb'"[0-9a-f]{8}"\]\n')
 _OPENING_FIELDS = re.compile(rb'\["[0-9a-f]{8}",(?P<stamp>\d{1,16}),\d{1,18},(?P<more>\d{1,16}),')
 _LOOK_BACK_BYTES = 64 * 1024
-# Of so many runs that broke off it is known how they would go on.
+# The ends of so many runs that broke off are remembered, to recognize where one goes on.
 _MOST_ENDS = 8
 
 
 class Doubt(Enum):
-    """Whether lines begin with the rest of a batch of which lines are missing."""
+    """Whether lines begin with the rest of a batch that misses lines."""
 
     NONE = "they do not"
-    POSSIBLE = "it cannot be told"
+    POSSIBLE = "unknown"
     CERTAIN = "they do"
 
 
 class Batches(NamedTuple):
-    """Whole batches, one behind the other.
+    """Whole batches, one after the other.
 
     Attributes:
-        lines: their lines, control lines included, offsets as they are in the file.
-        run: the number of the run they are of; 0 hangs on the header. A run goes on where a line fits its last one.
-        doubt: whether the first batch is the rest of one of which lines are missing.
+        lines: their lines, control lines included, with their offsets in the file.
+        run: the number of their run; run 0 starts at the header. A run goes on where a line fits its last one.
+        doubt: whether the first batch is the rest of a batch that misses lines.
     """
 
     lines: Lines
@@ -76,10 +76,10 @@ class Gap(NamedTuple):
     Attributes:
         damage: where it starts, at a batch's first line; what was expected, and what is there.
         stop: where the next run starts; the end of the file if there is none.
-        is_last: whether no line can be proven behind it.
-        is_in_batch: whether lines of its batch stand before the first that is damaged.
-        is_mended: whether it is a line of which only the end was hit, which follows from what stands around it:
-            that line comes as part of the next piece.
+        is_last: whether no line can be proven after it.
+        is_in_batch: whether sound lines of its batch precede the first damaged one.
+        is_mended: whether only the end of one line was hit. The bytes around it tell what that was, and the line comes
+            with the next batches.
     """
 
     damage: Damage
@@ -98,16 +98,16 @@ class _End(NamedTuple):
 
 
 class _Resumption(NamedTuple):
-    """Where reading goes on behind a damage: as what the lines from there are taken, and why they are believed.
+    """Where reading goes on after a damage, what the lines from there are, and what proves them.
 
-    ``run`` is the run that goes on, bytes having come between its lines; None for a new one.
+    ``run`` is the run that goes on, if bytes came between its lines; None for a new run.
     """
 
     at: int
     stored_crc: int
     doubt: Doubt
     run: int | None = None
-    # The closing bytes that the line before should have; none, unless that is how it is proven.
+    # The closing bytes that the line before should have, if they are the proof.
     closing: bytes = b""
 
 
@@ -116,16 +116,16 @@ class Walk:
 
     Attributes:
         header: what the first line says, or should say; None if it cannot be told.
-        stated_version: the version that the first line states, if it is one that this release does not read: then there
-            are no pieces.
-        read_to: up to where all was read, in bytes.
+        stated_version: the version that the first line states, if this release does not read that; then there are no
+            pieces.
+        read_to: the offset up to which everything was read.
     """
 
     def __init__(self, fd: int, until: int) -> None:
         """Walk over the log as it is now.
 
         Args:
-            until: its size. What is appended meanwhile is read no further: it could go on for ever.
+            until: its size. Nothing that is appended meanwhile is read: there could always be more.
         """
         self._fd = fd
         self._until = until
@@ -141,12 +141,12 @@ class Walk:
         self._end = EndState(0, 0, -1)
 
     def pieces(self) -> Iterator[Batches | Gap]:
-        """Yield everything, in file order; last a Gap if the log ends in anything but a whole batch or padding."""
+        """Yield everything, in file order; a Gap at last if the log does not end in a whole batch or padding."""
         yield from self._first_line()
         if self.stated_version is not None or self._end.offset == 0:
             return
         seen = None
-        behind: _Resumption | None = None
+        resumption: _Resumption | None = None
         while True:
             yield from self._batches()
             last = self._last
@@ -156,13 +156,13 @@ class Walk:
             start, broken_at = last.damage.offset - self._shift, last.broken_at - self._shift
             if seen != (start, broken_at):
                 seen = start, broken_at
-                behind = self._behind(Broken(last.damage, broken_at, last.broken_crc), start)
-                continue  # and look again
-            yield self._gap(last.damage._replace(offset=start), behind, is_in_batch=broken_at != start)
-            if behind is None:
+                resumption = self._resumption(Broken(last.damage, broken_at, last.broken_crc), start)
+                continue  # and read it again
+            yield self._gap(last.damage._replace(offset=start), resumption, is_in_batch=broken_at != start)
+            if resumption is None:
                 return
             self._note_end(broken_at, start)
-            self._resume(behind)
+            self._resume(resumption)
             seen = None
 
     def _note_end(self, broken_at: int, start: int) -> None:
@@ -173,22 +173,22 @@ class Walk:
     # --- the first line ---------------------------------------------------------------------------------------
 
     def _first_line(self) -> Iterator[Gap]:
-        """Read the header, or find where the lines behind it begin."""
+        """Read the header, or find where the lines after it begin."""
         data = system.read_at(self._fd, MAX_HEADER_BYTES, 0)
         header = parse_header(data)
         if isinstance(header, Damage):
-            behind = self._behind(Broken(header, 0, 0), 0)
-            if behind is not None and behind.closing:
-                whole = data[: behind.at - CLOSING_BYTES] + behind.closing
+            resumption = self._resumption(Broken(header, 0, 0), 0)
+            if resumption is not None and resumption.closing:
+                whole = data[: resumption.at - CLOSING_BYTES] + resumption.closing
                 mended = parse_header(whole)
                 if isinstance(mended, Header):
-                    yield Gap(header, behind.at, is_last=False, is_in_batch=False, is_mended=True)
+                    yield Gap(header, resumption.at, is_last=False, is_in_batch=False, is_mended=True)
                     self.header, self._end = mended, mended.end
                     return
-                behind = behind._replace(closing=b"")
-            yield self._gap(header, behind, is_in_batch=False)
-            if behind is not None:
-                self._resume(behind)
+                resumption = resumption._replace(closing=b"")
+            yield self._gap(header, resumption, is_in_batch=False)
+            if resumption is not None:
+                self._resume(resumption)
         elif isinstance(header, UnknownVersion):
             self.stated_version = header.version
         else:
@@ -232,30 +232,30 @@ class Walk:
 
     # --- damage -------------------------------------------------------------------------------------------------
 
-    def _gap(self, damage: Damage, behind: _Resumption | None, *, is_in_batch: bool) -> Gap:
-        if behind is None:
+    def _gap(self, damage: Damage, resumption: _Resumption | None, *, is_in_batch: bool) -> Gap:
+        if resumption is None:
             size = system.size_of(self._fd)
             self.read_to = max(self.read_to, size)
             return Gap(damage, max(damage.offset, size), is_last=True, is_in_batch=is_in_batch)
-        is_mended = bool(behind.closing)
-        return Gap(damage, behind.at, is_last=False, is_in_batch=is_in_batch, is_mended=is_mended)
+        is_mended = bool(resumption.closing)
+        return Gap(damage, resumption.at, is_last=False, is_in_batch=is_in_batch, is_mended=is_mended)
 
-    def _resume(self, behind: _Resumption) -> None:
-        if behind.closing:
-            # The same run, from the same place: with that line whole it goes on.
+    def _resume(self, resumption: _Resumption) -> None:
+        if resumption.closing:
+            # The same run goes on from the same place, with that line made whole.
             place = self._end.offset - self._shift
             self._patches = {at: patch for at, patch in self._patches.items() if at >= place}
-            self._patches[behind.at - CLOSING_BYTES] = behind.closing
+            self._patches[resumption.at - CLOSING_BYTES] = resumption.closing
             return
-        self._runs += behind.run is None
-        self._run = self._runs if behind.run is None else behind.run
+        self._runs += resumption.run is None
+        self._run = self._runs if resumption.run is None else resumption.run
         self._shift = SHIFT_BYTES
-        self._doubt = behind.doubt
+        self._doubt = resumption.doubt
         self._patches = {}
-        self._end = EndState(behind.at + self._shift, behind.stored_crc, -1)
+        self._end = EndState(resumption.at + self._shift, resumption.stored_crc, -1)
 
-    def _behind(self, broken: Broken, start: int) -> _Resumption | None:
-        """Return where lines that can be proven begin behind a damage, or None."""
+    def _resumption(self, broken: Broken, start: int) -> _Resumption | None:
+        """Return where lines that can be proven begin after a damage, or None."""
         line = next(provable_lines(self._fd, broken, shift_bytes=SHIFT_BYTES), None)
         at = None if line is None else line.offset - SHIFT_BYTES
         rejoining = self._rejoining(broken, start, at)
@@ -280,9 +280,9 @@ class Walk:
         return isinstance(parsed, Line)
 
     def _rejoining(self, broken: Broken, start: int, before: int | None) -> _Resumption | None:
-        """Return where a line stands that follows the last one of a run, if bytes came between them.
+        """Return where the line is that follows the last line of a run, if bytes came between the two.
 
-        It ends where the lines begin that were proven otherwise, or, if there are none, behind any closed crc field.
+        It ends where other proven lines begin, or, if there are none, after any closed crc field.
         """
         if not broken.at:
             return None
@@ -306,15 +306,15 @@ class Walk:
         return None
 
     def _doubt_of(self, line: Line, broken: Broken, start: int, at: int) -> Doubt:
-        """Return whether the line is one of a batch of which lines are missing before it.
+        """Return whether the line belongs to a batch that misses lines before it.
 
-        It is if lines before the damage, or the one before it, have its stamp. It begins a batch if
+        It does if lines before the damage, or the line right before it, have its stamp. It begins a batch if
 
-        - it calls everything before itself durable, for what is durable ends behind a whole batch;
-        - the one line before it is the header, or was written where the damage begins, and the line calls some of
-          that durable;
-        - the line before it, damaged as that is, still reads as the last of another batch: two of its fields would have
-          to be hit to say so wrongly.
+        - it calls everything before itself durable, since a durable offset is the end of a whole batch;
+        - the only line before it is the header, or was written where the damage begins, and the line calls some of that
+          durable;
+        - the line before it, though damaged, still reads as the last of another batch: to say so wrongly, two of its
+          fields would have to be hit.
         """
         look_back = max(broken.at, at - _LOOK_BACK_BYTES)
         data = system.read_at(self._fd, at - look_back, look_back)
@@ -332,5 +332,5 @@ class Walk:
 
 
 def _is_followed_by(opening: re.Match[bytes], line: Line) -> bool:
-    """Return whether a line is of the batch of an earlier one, of which the opening fields are given."""
+    """Return whether a line is of the same batch as an earlier one with these opening fields."""
     return int(opening["stamp"]) == line.stamp_us and int(opening["more"]) > line.more
