@@ -1,4 +1,4 @@
-"""The hybrid logical clock of a process: a stamp is never below one that this process has seen.
+"""The hybrid logical clock of a process: each stamp is above all that this process has seen.
 
 Source: Kulkarni, Demirbas, Madappa, Avva, Leone, "Logical Physical Clocks", OPODIS 2014, with the physical and the
 logical part in one integer of microseconds.
@@ -16,15 +16,15 @@ YEAR_2200_US = 7_258_118_400_000_000
 
 
 class HybridClock:
-    """Give out stamps and take note of those that were read.
+    """Give out stamps, and take note of those that were read.
 
-    Invariant: ``_highest_us`` is at least every stamp this process gave out or observed; an event written after its
-    writer saw another one therefore sorts after it (G3).
+    Invariant: ``_highest_us`` is at least every stamp that this process gave out or observed. So an event that is
+    written after its writer saw another one sorts after that (G3).
     """
 
     def __init__(self) -> None:
         self._highest_us = 0
-        # An RLock: a signal handler that writes to another log may run inside.
+        # An RLock: a signal handler that appends to another log may run inside.
         self._mutex = threading.RLock()
 
     def observe(self, stamp_us: int) -> None:
@@ -37,12 +37,12 @@ class HybridClock:
         """Return a stamp above ``after_us`` and above every stamp seen.
 
         Raises:
-            ClockError: if the wall clock, or the logs, are beyond what stamps can hold. Nothing was written.
+            ClockError: the wall clock, or a log, is beyond what stamps can hold. Nothing was written.
         """
         wall_us = system.now_us()
         if not 0 <= wall_us < YEAR_2200_US:
             raise ClockError(
-                f"the wall clock stands at {wall_us} us since 1970, outside the years 1970 to 2200; set it right",
+                f"the wall clock says {wall_us} us since 1970, outside the years 1970 to 2200; set it right",
                 reason="wall clock out of range",
             )
         with self._mutex:

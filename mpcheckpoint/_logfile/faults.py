@@ -1,4 +1,4 @@
-"""What the operating system's refusals mean: errno to typed error."""
+"""What errors of the operating system mean: errno to typed error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ADVICE: dict[int | None, str] = {
 
 
 def typed(error: OSError, *, doing: str, path: str, is_read: bool = False) -> CheckpointError:
-    """Return the typed error for a refusal met while ``doing`` something to ``path``. Nothing was written."""
+    """Return the typed error for an OSError raised while ``doing`` something to ``path``. Nothing was written."""
     if isinstance(error.filename, str):
         path = error.filename
     what = f"{doing} {path}: {error.strerror or error}"
@@ -73,7 +73,7 @@ def _access_refused(error: OSError, what: str, path: str, *, is_read: bool) -> S
 
 
 def _in_the_way(path: str) -> str:
-    """Return what stands where a directory should."""
+    """Return, in words, what stands where a directory should."""
     parent = path
     while (parent := os.path.dirname(parent)) not in ("", os.path.dirname(parent)):
         if os.path.lexists(parent) and not os.path.isdir(parent):
@@ -82,7 +82,7 @@ def _in_the_way(path: str) -> str:
 
 
 class translated:  # noqa: N801 - reads as a verb in a with statement
-    """Raise the operating system's refusals inside the block as typed errors."""
+    """Raise an OSError of the block as a typed error."""
 
     __slots__ = ("_doing", "_is_read", "_path")
 

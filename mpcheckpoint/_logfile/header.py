@@ -1,4 +1,4 @@
-"""Open a log file and prove from its first line that it is the log it should be."""
+"""Read the first line of a log file, and prove by it that this is the right log."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _USUAL_HEADER_BYTES = 1024
 def read_header(fd: int, path: str, *, log_key: str | None) -> Header:
     """Return the header of an open log.
 
-    Damage in it is always corruption: it was durable before the log had a name.
+    Damage of it is always corruption: it was durable before the log had a name.
 
     Args:
         log_key: the key the log must have; None accepts any.
 
     Raises:
-        FormatVersionError, WrongLogError, CorruptLogError: and nothing was changed.
+        FormatVersionError, WrongLogError, CorruptLogError: nothing was changed.
     """
     data = system.read_at(fd, _USUAL_HEADER_BYTES, 0)
     if len(data) == _USUAL_HEADER_BYTES and b"\n" not in data:
@@ -49,7 +49,7 @@ def read_header(fd: int, path: str, *, log_key: str | None) -> Header:
 
 
 def wrong_log(path: str, found: str, expected: str) -> WrongLogError:
-    """Return the error for a log file whose header and name disagree."""
+    """Return the error for a log file whose header and name contradict each other."""
     return WrongLogError(
         f"{path} holds the log {found!r}, not {expected}; was a file renamed or copied? Give it its name back.",
         path=path,
@@ -58,10 +58,10 @@ def wrong_log(path: str, found: str, expected: str) -> WrongLogError:
 
 
 def known_control(line: Line, path: str) -> str:
-    """Return what kind of control line this is.
+    """Return the name of a control line.
 
     Raises:
-        FormatVersionError: if it is unknown and must not be ignored.
+        FormatVersionError: it is unknown and must not be ignored.
     """
     try:
         return control_name(line)

@@ -1,8 +1,8 @@
-"""Who waits long for an append lock, and behind whom: told while it waits, for the wait may have no end.
+"""Log a warning while this process waits long for an append lock, and name the holder: the wait may never end.
 
-Told by a thread of its own. Whoever waits sleeps in the kernel, and holds the mutex of its log, under which no handler
-of log messages may run. The thread is there only while this process meets others at its locks, and a lock that is free
-costs nothing: it is not even noticed here.
+A thread of its own logs it. The waiting thread sleeps in the kernel and holds the mutex of its log, under which no
+handler of log messages may run. The watching thread exists only while this process has to wait for locks now and then;
+a lock that is free costs nothing.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ logger = logging.getLogger("mpcheckpoint")
 
 
 class LockWait:
-    """One append lock, as this process waits for it. Hold it in a ``with`` statement meanwhile.
+    """The waits of this process for one append lock: a ``with`` block is one of them.
 
-    Concurrency: for one thread at a time, like the lock file it is about.
+    Concurrency: for one thread at a time, like the lock file.
     """
 
     __slots__ = ("log_key", "path", "since_s", "told_s")
@@ -44,7 +44,7 @@ class LockWait:
         self.since_s = time.monotonic()
         try:
             waits.begin(self)
-        except BaseException:  # a Ctrl-C in there: nobody would end a wait that was never entered
+        except BaseException:  # a Ctrl-C in there: no __exit__ follows
             waits.end(self)
             raise
 
@@ -57,8 +57,8 @@ class LockWait:
 class LockWaits:
     """All waits of this process for append locks, and the thread that watches them.
 
-    Invariant: while there is a wait, there is a thread, unless none can be started. Whoever begins a wait
-    adds it before it looks for the thread; the thread takes its leave before it looks for waits once more.
+    Invariant: while there is a wait, there is a thread, unless none can be started. A wait is added before the thread
+    is looked for; the thread takes itself out before it looks for waits once more.
     """
 
     def __init__(self) -> None:
@@ -66,17 +66,17 @@ class LockWaits:
         self._thread: threading.Thread | None = None
 
     def begin(self, wait: LockWait) -> None:
-        """Watch a wait. In few steps: whoever has to wait for a lock comes here."""
+        """Watch a wait. In few steps: every contended append comes here."""
         self._waiting.add(wait)
         if self._thread is None:
             self._start()
 
     def end(self, wait: LockWait) -> None:
-        """Watch it no more."""
+        """Stop watching a wait."""
         self._waiting.discard(wait)
 
     def reset_after_fork(self) -> None:
-        """Forget the parent's waits, and its thread, which does not exist here."""
+        """Forget the waits of the parent, and its thread, which does not exist here."""
         self._waiting = set()
         self._thread = None
 
@@ -85,7 +85,7 @@ class LockWaits:
         self._thread = thread
         try:
             thread.start()
-        except RuntimeError:  # no more threads are to be had: then nobody is told
+        except RuntimeError:  # no more threads: nothing is logged then
             self._thread = None
 
     def _run(self) -> None:
@@ -106,9 +106,8 @@ class LockWaits:
         self._thread = None
         if not self._waiting:
             return True
-        self._thread = (
-            threading.current_thread()
-        )  # somebody came in between; at worst there are two of us for a while
+        # A wait began in between; at worst two threads watch for a while.
+        self._thread = threading.current_thread()
         return False
 
     def _tell(self, wait: LockWait, now_s: float) -> None:
@@ -128,7 +127,7 @@ class LockWaits:
 
 def _told_of(holder: system.LockHolder | None) -> str:
     if holder is None:
-        return "it cannot be told who holds it"
+        return "it is unknown who holds it"
     if holder.command is None:
         return f"it was taken by process {holder.pid}, which is gone or hidden; one forked from it may still hold it"
     command = " ".join(holder.command.split())[:_MOST_SHOWN]  # a script given by -c has lines

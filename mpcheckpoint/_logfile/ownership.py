@@ -231,7 +231,8 @@ def make_store_directory(path: str) -> bool:
     def prepare(temporary: str) -> None:
         has = system.access_of(temporary)
         system.give_access(temporary, _access_of_new(has, of, _SHARED_DIRECTORY))
-        # No store directory is ever empty: a rename would replace an empty one, which another process may know by inode.
+        # No store directory is ever empty: a rename would replace an empty one, which another process may know by
+        # inode.
         open_in_store(os.path.join(temporary, STORE_LOCK)).close()
 
     return _moved_in(path, prepare)

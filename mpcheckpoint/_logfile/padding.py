@@ -1,7 +1,7 @@
-"""Newlines behind the last line, written ahead of need: an append that overwrites them leaves the file's size alone.
+"""Newlines after the last line, written ahead of need: an append that overwrites them does not change the file's size.
 
-A sync then has no change of the size to write down, which on file systems with a journal is a commit less: 1.0 to 1.4
-times the rate of appends (docs/decisions.md). The log stays valid JSON Lines; whoever releases it cuts them off.
+Its sync then has no new size to write, which saves a commit on file systems with a journal: 1.0 to 1.4 times the rate
+of appends (docs/decisions.md). The log stays valid JSON Lines; a writer that releases it cuts the padding off.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from mpcheckpoint import _system as system
 
 _FIRST_BYTES = 4 * 1024
 _MOST_BYTES = 256 * 1024
-# A process that appends a few records leaves no padding behind, however it ends.
+# A process that appends only a few records leaves no padding, however it ends.
 _EXTENSIONS_BEFORE = 64
-# On a file system with less room than so many times what is asked for, none is made.
+# None is made on a file system with less room than so many times the padding.
 _ROOM_FACTOR = 256
 
 
@@ -24,7 +24,7 @@ class Padding:
         self._size_bytes = _FIRST_BYTES
 
     def wanted_bytes(self, fd: int) -> int:
-        """Return how much padding to write behind a line that makes the open log ``fd`` longer; 0 for none."""
+        """Return how much padding to write after a line that makes the open log ``fd`` longer; 0 for none."""
         self._extensions += 1
         if self._extensions <= _EXTENSIONS_BEFORE:
             return 0

@@ -15,16 +15,15 @@ STORE_LOCK = "store.lock"
 QUARANTINE = "quarantine"
 WORKERS = "workers"
 
-
-# One slash will do: ``pathlib`` makes one of two. Two letters at least: C:/ is a drive of another system.
+# One slash is enough: ``pathlib`` makes one of two. At least two letters: C:/ is a drive of another system.
 _SCHEME = re.compile(r"\s*((?:[A-Za-z][A-Za-z0-9+.-]+:)+)/")
 
 
 def store_directory(path: str | os.PathLike[str]) -> str:
-    """Return the absolute path of the directory that a store was given as.
+    """Return the absolute path of the directory that was given as a store.
 
     Raises:
-        UnknownSchemeError: it is a URL. It would be made into directories of that name, password and all.
+        UnknownSchemeError: it is a URL. Directories of that name, with its password, would be made of it.
     """
     refuse_url(path, what="store", advice="a store is a directory: give its path")
     return os.path.abspath(os.fspath(path))
@@ -34,7 +33,7 @@ def refuse_url(path: str | os.PathLike[str], *, what: str, advice: str) -> None:
     """Return if this is a path.
 
     Raises:
-        UnknownSchemeError: it is a URL, ``file:`` included: what that leaves open (a host, escapes) a path does not.
+        UnknownSchemeError: it is a URL. Also one of ``file:``: it may have a host and escapes, which a path has not.
     """
     match = _SCHEME.match(os.fsdecode(path))
     if match is not None:

@@ -1,4 +1,4 @@
-"""What this process has established of the places where stores stand: each once, for it does not change."""
+"""What this process knows of the directories that hold stores. It does not change, so it is found out once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mpcheckpoint import _system as system
 
 
 class Places:
-    """Which directories are known for what, by device and inode.
+    """What is known of directories, by device and inode.
 
     Invariant: if ``.checkpoint`` at a path is in ``_named``, a completed sync covers every name that leads to it.
     """
@@ -19,16 +19,18 @@ class Places:
         self._named: set[tuple[str, int, int]] = set()
 
     def make_names_durable(self, directory: str) -> None:
-        """Sync the directories that hold the names which lead to a store's ``directory``, up to the mount point.
+        """Sync every directory above a store's ``directory``, up to the mount point: they hold the names leading to it.
 
-        All of them: whoever made one of them may have died, or failed, before it was durable, and then nobody else
-        would sync it. A store below it would be gone after a loss of power, with all it had acknowledged.
+        The process that made one of them may have died, or failed, before its name was durable, and no other process
+        would sync it. A loss of power would then take the store with all that it had acknowledged.
 
         Raises:
-            OSError: a sync failed; it is tried again by the next call.
+            OSError: a sync failed; the next call tries again.
         """
         status = system.stat_path(directory)
-        path = os.path.realpath(directory)  # the name of a link is not ours, the directory behind it may be
+        path = os.path.realpath(
+            directory
+        )  # a link was there before us, the directory that it leads to maybe not
         key = (path, status.st_dev, status.st_ino)
         if key in self._named:
             return
@@ -36,7 +38,7 @@ class Places:
             try:
                 system.sync_directory(parent)
             except PermissionError:
-                pass  # one that we may not even list holds a name that was there before us
+                pass  # we may not list it, so the name in it was there before us
             path = parent
         self._named.add(key)
 

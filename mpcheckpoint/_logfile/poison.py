@@ -1,6 +1,6 @@
 """The mark that a failed sync leaves beside a log: a file, and a few bytes of the page of hints.
 
-Either of them counts. The file may not be written where the disk is full or failing; the page may be lost.
+Either of them counts. On a full or failing disk the file may not be written; the page may get lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.paths import LogPaths
 
 _LARGEST_NOTE_BYTES = 4096
-_ANY = ""  # a note that cannot be read concerns whatever generation is there
+_ANY = ""  # a note that cannot be read concerns every generation
 
 
 class _Note(msgspec.Struct):
@@ -38,69 +38,65 @@ class _Note(msgspec.Struct):
 class Poison:
     """The ``.poison`` file of one log, and what its page says of poison.
 
-    Invariant: it concerns the generation it names and no other, so one that survives a recovery is void. Only a
-    recovery, which makes another generation, clears it.
+    Invariant: a mark concerns the generation that it names and no other, so it is void after a recovery, which makes a
+    new generation. Only a recovery clears it.
     """
 
     def __init__(self, paths: LogPaths) -> None:
-        self._path = paths.poison
-        self._page = paths.page
-        self._directory = paths.directory
-        self._log = paths.log
-        self._log_key = paths.log_key
+        self._paths = paths
 
     def mark(self, generation: str, error: OSError) -> str | None:
-        """Tell every process that a sync of ``generation`` failed; return why that could not be told, or None.
+        """Tell every process that a sync of ``generation`` failed; return why that was not possible, or None.
 
-        Best effort, for the disk is failing. Crash, or no room for the file: processes that had the log open get
-        the error from their own next sync, and whoever opens it later writes the unsynced part once more before
-        calling it durable.
+        Best effort, for the disk is failing. Crash, or no room for the file: processes that had the log open get the
+        error from their own next sync, and a process that opens it later writes the unsynced part once more before it
+        calls that durable.
         """
         if self._is_succeeded(generation):
-            return None  # recovered meanwhile: the successor is sound
+            return None  # recovered meanwhile: the new generation is sound
         note = msgspec.json.encode(_Note(generation, error.strerror or str(error)))
-        temporary = temporary_name(self._log)
+        temporary = temporary_name(self._paths.log)
         try:
-            file = create_copy(temporary, self._log)
+            file = create_copy(temporary, self._paths.log)
         except OSError as failure:
-            return f"could not write {self._path}: {failure}"
-        # Never in place: half a note would count for any generation. And seen by everybody before it is synced: where
-        # a sync has failed for want of room, the next one will, too.
+            return f"could not write {self._paths.poison}: {failure}"
+        # Never in place: half a note would concern every generation. And visible before it is synced: where a sync
+        # failed for want of room, the next one will too.
         steps: tuple[Callable[[], object], ...] = (
             lambda: write_whole(file.fd, note, 0),
-            lambda: system.replace(temporary, self._path),
+            lambda: system.replace(temporary, self._paths.poison),
             lambda: system.sync_data(file.fd),
-            lambda: system.sync_directory(self._directory),
+            lambda: system.sync_directory(self._paths.directory),
         )
         failures = [each for each in map(_failure_of, steps) if each is not None]
-        return f"could not write {self._path}: {failures[0]}" if failures else None
+        return f"could not write {self._paths.poison}: {failures[0]}" if failures else None
 
     def _is_succeeded(self, generation: str) -> bool:
         try:
-            log = system.open_file(self._log)
-            return read_header(log.fd, self._log, log_key=self._log_key).generation != generation
+            log = system.open_file(self._paths.log)
+            return read_header(log.fd, self._paths.log, log_key=self._paths.log_key).generation != generation
         except (CheckpointError, OSError):
-            return False  # it cannot be told: the mark says whom it concerns
+            return False  # unknown: the mark names the generation that it concerns
 
     def refuse(self, generation: str) -> None:
         """Return if no sync of ``generation`` has failed.
 
         Raises:
             PoisonedLogError: one has. Nothing was written.
-            ReadFailedError: the file is there and cannot be read.
+            ReadFailedError: the file exists and cannot be read.
         """
-        with translated("reading", self._path):
+        with translated("reading", self._paths.poison):
             reason = self.reason(generation)
         if reason is not None:
             raise self.refusal(reason)
 
     def refusal(self, reason: str) -> PoisonedLogError:
         """Return the error for an append to a log of which a sync failed."""
-        repair = f"mpcheckpoint repair --store {shlex.quote(os.path.dirname(self._directory))} --yes"
+        repair = f"mpcheckpoint repair --store {shlex.quote(os.path.dirname(self._paths.directory))} --yes"
         return PoisonedLogError(
-            f"a sync of the log {self._log_key!r} failed ({reason}), so what was written last may not be on disk "
-            f"({self._log}). Nothing was written",
-            path=self._log,
+            f"a sync of the log {self._paths.log_key!r} failed ({reason}), so what was written last may not be on disk "
+            f"({self._paths.log}). Nothing was written",
+            path=self._paths.log,
             reason=reason,
             advice=f"when the disk is sound, call Log.recover(), or run {repair}",
             shell_advice=f"when the disk is sound, run {repair}",
@@ -110,20 +106,20 @@ class Poison:
         """Return why ``generation`` takes no appends, or None if it does.
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: the file exists and cannot be read.
         """
-        note = self._note() if system.exists(self._path) else None
+        note = self._note() if system.exists(self._paths.poison) else None
         if note is not None and note.generation in (generation, _ANY):
             return note.reason
-        if stated_poison(self._page, generation):
+        if stated_poison(self._paths.page, generation):
             return "a sync failed, and the note about it is not there"
         return None
 
     def _note(self) -> _Note | None:
         try:
-            file = system.open_file(self._path)
+            file = system.open_file(self._paths.poison)
         except FileNotFoundError:
-            return None  # recovered between the two looks
+            return None  # recovered meanwhile
         data = system.read_at(file.fd, _LARGEST_NOTE_BYTES, 0)
         try:
             return msgspec.json.decode(data, type=_Note)
@@ -131,9 +127,9 @@ class Poison:
             return _Note(_ANY, "a sync failed, and then the note about it")
 
     def clear(self) -> None:
-        """Forget that a sync failed. Requires: the append lock, and a durable successor at the log's path."""
-        system.remove(self._path)
-        system.sync_directory(self._directory)
+        """Forget that a sync failed. Requires: the append lock, and a durable new generation at the log's path."""
+        system.remove(self._paths.poison)
+        system.sync_directory(self._paths.directory)
 
 
 def _failure_of(step: Callable[[], object]) -> OSError | None:

@@ -24,19 +24,19 @@ _NAME = re.compile(r"(?P<gen>[0-9a-f]{32})\.(?P<offset>\d+)\.[0-9a-f]+")
 def keep_bytes(
     fd: int, paths: LogPaths, generation: str, offset: int, *, stop: int | None = None
 ) -> Repair | None:
-    """Copy what stands behind ``offset`` to quarantine, durably; None if that is only padding.
+    """Copy the bytes after ``offset`` to quarantine, durably; return None if they are only padding.
 
     Args:
-        stop: the offset behind the last byte to keep; None for the end of the file.
+        stop: the offset after the last byte to keep; None for the end of the file.
 
     Raises:
-        OSError: if the bytes could not be kept.
+        OSError: the bytes could not be kept.
     """
     if stop is None and is_padding_from(reading(fd), offset):
         return None
     if not make_directory_inside(paths.quarantine) and not system.is_directory(paths.quarantine):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), paths.quarantine)
-    # Also when it was there: whoever made it may have died, or failed, before it was durable.
+    # Also if it was there: the process that made it may have died, or failed, before it was durable.
     system.sync_directory(paths.directory)
     path = os.path.join(paths.quarantine, f"{paths.name}.{generation}.{offset}.{uuid.uuid4().hex[:12]}")
     copy = _created(path, paths)
@@ -77,7 +77,7 @@ def _copy(source: int, offset: int, target: int, stop: int | None) -> int:
 
 
 def list_repairs(paths: LogPaths) -> list[Repair]:
-    """Return what repairs have cut off a log so far, in order of generation and offset."""
+    """Return what repairs have cut off a log, in order of generation and offset."""
     try:
         names = sorted(system.list_directory(paths.quarantine))
     except FileNotFoundError:

@@ -1,13 +1,12 @@
 """Torn or corrupt: one rule, for readers and writers alike.
 
-Let S be the highest offset that anything trustworthy calls durable. Damage below S hit bytes that were once durable, so
-no crash of a correct writer explains it: corrupt. Damage at or above S hit bytes of which nobody was ever
-told that they are safe: torn. ``durable`` is stated by every line and never above the line's own offset, so
-a line behind the damage vouches for what lies before it. (One that states more was written further on: somebody removed
-bytes before it, which no crash does.)
+Let S be the highest offset that anything trustworthy calls durable. Damage below S hit bytes that were durable once, so
+no crash of a correct writer explains it: corrupt. Damage at or above S hit bytes that were never acknowledged as safe:
+torn. Every line states a ``durable``, never above its own offset, so a line after the damage vouches for the bytes
+before it. (A line that states more was written further on: bytes before it were removed, which no crash does.)
 
-The verdict needs no lock. A line states an offset as durable only after a sync of the bytes below it has returned, so
-whoever has read that line and then still finds the damage is not looking at a write in progress.
+The verdict needs no lock. A line states an offset as durable only after a sync of the bytes below it has returned. A
+process that has read the line and then still finds the damage does not see a write in progress.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Line
 
-# Behind a damage bytes may have been removed, so that a line calls durable what lies above its own offset now. Taken to
-# stand so much further on, none does.
+# If bytes were removed, a line after them may call an offset durable that is above its own now. Lines after damage are
+# read as if they were so much further on, where none does.
 SHIFT_BYTES = 1 << 50
 
 
 class Broken(NamedTuple):
-    """Where the chain of lines breaks: the damage, and the place and running CRC behind the last valid line."""
+    """Where the chain of lines breaks: the damage, and the place and running CRC after the last valid line."""
 
     damage: Damage
     at: int
@@ -39,10 +38,7 @@ class Broken(NamedTuple):
 
 
 def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
-    """Return the highest ``durable`` that the lines behind the damage state, or the first one found above ``above``.
-
-    Reads at most to the end of the file, in bounded memory.
-    """
+    """Return the highest ``durable`` that the lines after the damage state, or the first one found above ``above``."""
     highest = 0
     for line in provable_lines(fd, broken, shift_bytes=SHIFT_BYTES):
         highest = max(highest, line.durable)
@@ -52,11 +48,10 @@ def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
 
 
 def provable_lines(fd: int, broken: Broken, *, shift_bytes: int = 0) -> Iterator[Line]:
-    """Yield the lines that can be proven behind the damage, in file order, in bounded memory.
+    """Yield the lines that can be proven after the damage, in file order, in bounded memory.
 
     Args:
-        shift_bytes: how much further on the lines are taken to stand than they do, in the offsets that they are given
-            and in what they may call durable: bytes before them may have been removed.
+        shift_bytes: added to the offsets of the lines, and so to what they may call durable: see SHIFT_BYTES.
     """
     offset, data = broken.at, b""
     crc: int | None = broken.crc
@@ -71,8 +66,8 @@ def provable_lines(fd: int, broken: Broken, *, shift_bytes: int = 0) -> Iterator
             yield from lines_after_damage(data[:cut], base=offset + shift_bytes, crc=crc)
         if is_last:
             return
-        # The next chunk begins with the last whole line of this one, whose crc field seeds what follows. Of
-        # a line longer than any line can be, nothing is kept, nor is what would seed it.
+        # The next chunk begins with the last whole line of this one: its crc field proves the lines that follow. Of
+        # bytes longer than any line, nothing is kept, nor the line before them.
         keep = data.rfind(b"\n", 0, cut - 1) + 1
         if len(data) - cut > MAX_LINE_BYTES:
             keep = cut or len(data)
@@ -84,7 +79,7 @@ def require_torn(fd: int, broken: Broken, *, known_durable: int, path: str, log_
     """Return if the damage is what a dying writer leaves at the end of a log.
 
     Raises:
-        CorruptLogError: if it hit bytes that were once durable. Nothing was changed.
+        CorruptLogError: it hit bytes that were durable once. Nothing was changed.
     """
     damage = broken.damage
     if known_durable <= damage.offset:
@@ -96,10 +91,10 @@ def require_torn(fd: int, broken: Broken, *, known_durable: int, path: str, log_
 
 
 def refuse_shortened(fd: int, end_offset: int, *, known_durable: int, path: str, log_key: str) -> None:
-    """Return if the log ends no earlier than this process knows it to be durable.
+    """Return if the log does not end before what this process knows to be durable.
 
     Raises:
-        CorruptLogError: it was cut off at the end of a batch, by hand. Nothing was changed.
+        CorruptLogError: it was cut off at the end of a batch, not by a crash. Nothing was changed.
     """
     if end_offset < known_durable:
         raise CorruptLogError(

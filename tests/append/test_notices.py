@@ -101,7 +101,7 @@ def test_append_that_waits_long_is_told_of_while_it_waits_and_names_who_holds_th
 @pytest.mark.parametrize(
     ("holder", "told"),
     [
-        (None, "it cannot be told who holds it"),
+        (None, "it is unknown who holds it"),
         (LockHolder(4711, None, is_stopped=False), "it was taken by process 4711, which is gone or hidden"),
         (LockHolder(4711, "python job.py", is_stopped=False), "process 4711 holds it: python job.py"),
     ],
