@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import EndState, Payload
     from mpcheckpoint._logfile.paths import LogPaths
-    from mpcheckpoint._system import FileStatus
     from mpcheckpoint._types import Repair
 
 _REOPEN_LIMIT = 100
@@ -121,17 +120,18 @@ class LogWriter:
         Raises:
             OutcomeUnknownError: the sync failed, or the log was replaced and the record is not in its successor.
         """
-        log, end = appended.log, appended.end
+        log = appended.log
         position = self.position_of(appended)
         try:
             try:
-                status = self._commit.wait_durable(log, end.offset)
+                status = self._commit.wait_durable(log, appended.end.offset)
             except OSError as error:
                 if log.file.is_poisoned:
                     raise self._not_covered(position, error) from error
                 is_replaced = self._is_replaced_by_now(appended, position)
             else:
-                is_replaced = self._is_replaced(appended, position, status)
+                is_same = status is not None and status.links > 0 and log.end.beginning is appended.beginning
+                is_replaced = not is_same and self._is_replaced(appended, position)
             if log.file.notices:
                 tell(log.file)
         except CheckpointError:
@@ -162,7 +162,7 @@ class LogWriter:
             LockTimeoutError, WriteFailedError: before ``act``. And what that raises.
         """
         lock = self.lock
-        lock.refuse_reentry()
+        lock.refuse_reentry()  # before the try: its finally would give back what the outer call holds
         try:
             return act(self._locked(timeout_s))
         finally:
@@ -184,8 +184,9 @@ class LogWriter:
         try:
             for _ in range(_REOPEN_LIMIT):
                 lock.take(timeout_s, began_s)
-                if self.log is not None and self.is_current(self.log):
-                    return self.log
+                log = self.log
+                if log is not None and self.is_current(log):
+                    return log
                 # Whoever replaced the log by hand may have replaced its lock file, too: then others lock another one.
                 if lock.is_at_path():
                     return None
@@ -245,15 +246,11 @@ class LogWriter:
 
     # --- durable ----------------------------------------------------------------------------------------------
 
-    def _is_replaced(self, appended: Appended, position: Position, status: FileStatus | None) -> bool:
-        """Return whether another file has taken the place of the one that was appended to.
-
-        Args:
-            status: what that file was after the sync; None to look now.
-        """
+    def _is_replaced(self, appended: Appended, position: Position) -> bool:
+        """Return whether another file has taken the place of the one that was appended to."""
         log = appended.log
         try:
-            status = status or system.file_status(log.file.fd)
+            status = system.file_status(log.file.fd)
         except OSError:
             if log.file.is_intact():
                 raise

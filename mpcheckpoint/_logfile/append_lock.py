@@ -61,7 +61,10 @@ class AppendLock:
             OSError: the lock file cannot be used.
         """
         left_s = None
-        if not self._mutex.lock._is_owned() and not self._mutex.acquire(timeout_s):
+        mutex = self._mutex.lock
+        if not mutex._is_owned() and not mutex.acquire(
+            timeout=-1 if timeout_s is None else max(0.0, timeout_s)
+        ):
             raise timed_out(self._paths, timeout_s)
         if timeout_s is not None:
             left_s = max(0.0, began_s + timeout_s - time.monotonic())

@@ -69,20 +69,13 @@ class LogEnd:
 
     # --- what becomes of it --------------------------------------------------------------------------------------
 
-    def take_over(self, state: EndState, allocated: int, durable: int) -> bool:
-        """Take over what another writer left in the page, if the log's own bytes bear it out.
-
-        Return False if the log has to be read from the last end that this process is sure of.
-        """
+    def take_over(self, state: EndState, allocated: int, durable: int) -> None:
+        """Take over what another writer left in the page. Requires: the log bears it out."""
         if state != self.state:
-            if state.offset <= self.state.offset or not self.bears_out(state):
-                return False
             self.is_sealed = False  # a writer that seals a generation leaves no end in the page
-            self.state = state
-        self.allocated = allocated
+        self.state, self.allocated = state, allocated
         if durable <= state.offset:
             self.durable = max(self.durable, durable)
-        return True
 
     def move_to(self, state: EndState, allocated: int | None = None) -> None:
         """Take note of a batch that this process wrote, with padding up to ``allocated``."""

@@ -200,7 +200,7 @@ class GroupCommit:
 
     def _lead(self, log: OpenLog, page: Page, known: Known, group: int) -> None:
         end = log.end.state.offset  # read before the sync begins, as is what others left
-        left = page.read().end
+        left = page.hints_in(known.look).end
         # A power cut, or a backup, can leave an end in the page that the log has not reached: the log bears it out.
         if left is not None and left.offset > end and log.end.bears_out(left):
             end = left.offset

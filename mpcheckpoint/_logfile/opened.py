@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import control_payload
-from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, Payload, closing, encode_batch
+from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, Payload, encode_batch
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.end import LogEnd
 from mpcheckpoint._logfile.faults import typed
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.log_file import LogFile
 from mpcheckpoint._logfile.padding import Padding
-from mpcheckpoint._logfile.page import FOLLOWED_PART, NOBODY, Page
+from mpcheckpoint._logfile.page import FOLLOWED_PART, NO_POISON, NOBODY, POISON_PART, Page
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, FormatVersionError, WrongLogError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from mpcheckpoint._logfile.page import Hints
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._logfile.poison import Poison
     from mpcheckpoint._system import FileStatus
@@ -100,13 +101,19 @@ class OpenLog:
         if page is not None and end.is_used and not (file.is_poisoned or file.is_lost):
             look = page.look()
             # If the page is as this process left it, nobody wrote since.
-            self.is_alone = look.startswith(self._left) and self._left != b"" and not page.is_poisoned(look)
-            if self.is_alone or self._takes_over(page, look):
-                self.is_followed = look[FOLLOWED_PART] != NOBODY and page.is_followed(look)
+            is_as_left = look.startswith(self._left) and self._left != b""
+            self.is_alone = is_as_left and (look[POISON_PART] == NO_POISON or not page.is_poisoned(look))
+            hints = None if self.is_alone else page.hints_in(look)
+            state = end.state if hints is None else self._end_in(hints)
+            if state is not None:
+                # Believed only where a line of the log ends there, with that crc.
+                closes = b'"%08x"]\n' % state.stored_crc
+                data = end.bytes_at(state.offset - CLOSING_BYTES, CLOSING_BYTES + 1)
+                if hints is not None and data[:CLOSING_BYTES] == closes:
+                    self._take_over(state, hints)
                 # A write begins right after the end. If there is no byte, or padding, nothing was written.
-                closes = closing(end.state.stored_crc)
-                data = end.bytes_at(end.state.offset - CLOSING_BYTES, CLOSING_BYTES + 1)
                 if data == closes + PADDING or data == closes:
+                    self.is_followed = look[FOLLOWED_PART] != NOBODY and page.is_followed(look)
                     return None
         self.is_alone = False
         try:
@@ -119,18 +126,19 @@ class OpenLog:
         self.is_followed = self.page is not None and self.page.is_followed(self.page.look())
         return repair
 
-    def _takes_over(self, page: Page, look: bytes) -> bool:
-        """Take over what another writer left in the page; return False if the log has to be read instead."""
-        hints = page.hints_in(look)
+    def _end_in(self, hints: Hints) -> EndState | None:
+        """Return the end that another writer left in the page; None if the log has to be read instead."""
+        state, own = hints.end, self.end.state
         # An end before ours: an old page, or somebody changed the log by hand.
-        if hints.end is None or hints.is_poisoned or hints.end.offset < self.end.state.offset:
-            return False
-        if not self.end.take_over(hints.end, hints.allocated, hints.durable):
-            return False
-        if hints.durable > hints.end.offset:
+        if state is None or hints.is_poisoned or state.offset < own.offset:
+            return None
+        return state if state.offset > own.offset or state == own else None
+
+    def _take_over(self, state: EndState, hints: Hints) -> None:
+        self.end.take_over(state, hints.allocated, hints.durable)
+        if hints.durable > state.offset:
             self._reset_page()
         self.is_alone = hints.writer == self._writer_id
-        return True
 
     def _find_end_in_log(self) -> Repair | None:
         """Bring ``end`` up to date from the log's own bytes alone."""

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 PAGE_BYTES = 4096
 _MOST_OFFSET = 1 << 62  # no file is so long; the system refuses to read there
 _READ_BYTES = 184
-_KNOWN_BYTES = 120
 _END_AT, _KNOWN_AT, _WORDS_AT, _GROUP_AT, FOLLOWED_AT, _POISON_AT = 0, 64, 128, 136, 152, 160
 FOLLOWED_PART = slice(FOLLOWED_AT, _POISON_AT)
+POISON_PART = slice(_POISON_AT, None)
 # What their checks are of.
 _END_PART, _KNOWN_PART = slice(0, 52), slice(64, 104)
-_KNOWN_BODY_PART, _POISON_AFTER_KNOWN_PART = slice(0, 40), slice(96, 120)
+
 _GAP_TO_KNOWN, _GAP_TO_WORDS = bytes(8), bytes(20)
 _ALL = struct.Struct("<16s8sQQQII 8x 32sQI 76x")
 _END_BODY, _KNOWN_BODY, _WORD = struct.Struct("<16s8sQQQI"), struct.Struct("<32sQ"), struct.Struct("<I")
@@ -46,7 +46,7 @@ _NUMBER, _WORDS, _GROUP = struct.Struct("<Q"), struct.Struct("<II"), struct.Stru
 _POISONED = 1
 _WORD_MASK = 0xFFFFFFFF
 NOBODY = bytes(8)
-_NO_POISON = bytes(_POISON.size)
+NO_POISON = bytes(_POISON.size)
 _LONGEST_FOLLOWED_NS = 60 * 10**9
 _MOST_NUMBER = (1 << 64) - 1
 
@@ -78,6 +78,7 @@ class Known(msgspec.Struct, gc=False):
         words: the values of the two words to wait on.
         group: the number of the sync that began last. Not checked: it only says who wakes whom.
         target: the offset that it will cover; 0 if it has ended. Not checked either.
+        look: the bytes that it was read from.
     """
 
     durable: int
@@ -85,6 +86,7 @@ class Known(msgspec.Struct, gc=False):
     words: tuple[int, int]
     group: int
     target: int
+    look: bytes = b""
 
 
 _NO_HINTS = Hints(None, 0, b"", 0, False)
@@ -141,10 +143,6 @@ class Page:
         # From another boot, or rubbish, is what lies too far ahead.
         return bool(0 < until_ns - time.monotonic_ns() < _LONGEST_FOLLOWED_NS)
 
-    def read(self) -> Hints:
-        """Return what the page says now."""
-        return self.hints_in(self.look())
-
     def hints_in(self, look: bytes) -> Hints:
         """Return what the page said when these bytes were read. What is void is read once more."""
         hints = self._decoded(look)
@@ -169,27 +167,25 @@ class Page:
 
     def is_poisoned(self, look: bytes) -> bool:
         """Return whether a sync of this generation had failed when these bytes were read."""
-        return look[_POISON_AT:] != _NO_POISON and self._poisons(look[_POISON_AT:])
+        return look[_POISON_AT:] != NO_POISON and self._poisons(look[_POISON_AT:])
 
     def _poisons(self, data: bytes) -> bool:
-        return data != _NO_POISON and is_poison(data, self._generation)
+        return data != NO_POISON and is_poison(data, self._generation)
 
     def _is_about_us(self, bound: bytes) -> bool:
         return bound == self._bound or _is_same_file(bound, self._bound)
 
     def known(self) -> Known:
         """Return what the page says now to those who sync."""
-        try:
-            data = system.read_at(self._fd, _KNOWN_BYTES, _KNOWN_AT)
-        except OSError:
+        look = self.look()
+        if not look:
             return _NOTHING_KNOWN
-        if len(data) < _KNOWN_BYTES:
-            return _NOTHING_KNOWN
-        bound, durable, check, even, odd, group, target = _KNOWN_AND_WORDS.unpack(data)
-        self._is_proven = self._is_about_us(bound) and check == crc32(data[_KNOWN_BODY_PART])
+        bound, durable, check, even, odd, group, target = _KNOWN_AND_WORDS.unpack_from(look, _KNOWN_AT)
+        self._is_proven = self._is_about_us(bound) and check == crc32(look[_KNOWN_PART])
         if not self._is_proven:
             durable = 0  # void, or just being written: then we look again soon
-        return Known(durable, self._poisons(data[_POISON_AFTER_KNOWN_PART]), (even, odd), group, target)
+        is_poisoned = look[_POISON_AT:] != NO_POISON and self._poisons(look[_POISON_AT:])
+        return Known(durable, is_poisoned, (even, odd), group, target, look)
 
     # --- what writers leave -----------------------------------------------------------------------------------
 

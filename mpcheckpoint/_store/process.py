@@ -60,7 +60,7 @@ class Process:
         self._notifiers: OrderedDict[tuple[int, int], StoreNotifier] = OrderedDict()
         # What each thread that is forking has to do afterwards.
         self._resumes: dict[int, list[Callable[[], None]]] = {}
-        self._flushes_at_exit = False
+        self.flushes_at_exit = False
         self.interval = IntervalSyncer()
         # Another object whenever a writer was forgotten: for as long as it is the same, every writer is valid.
         self.writers_epoch = object()
@@ -120,9 +120,9 @@ class Process:
 
         Also if it is a multiprocessing child, which skips atexit.
         """
-        if self._flushes_at_exit:
+        if self.flushes_at_exit:
             return
-        self._flushes_at_exit = True
+        self.flushes_at_exit = True
         atexit.register(self._flush)
         # Not imported for this: in a multiprocessing child it is loaded, and elsewhere atexit does.
         multiprocessing_util = sys.modules.get("multiprocessing.util")
@@ -157,7 +157,7 @@ class Process:
         self._pid = os.getpid()
         self._mutex = threading.RLock()
         self._resumes = {}
-        self._flushes_at_exit = False
+        self.flushes_at_exit = False
         clock.reset_after_fork()
         pool.reset_after_fork()
         waits.reset_after_fork()

@@ -55,7 +55,7 @@ class DirectoryLog:
             notifier = process.notifier(self._directory.identity, self._directory.path)
             if notifier is not None:
                 notifier.notify()
-        if appended.log.has_padding:
+        if not process.flushes_at_exit and appended.log.has_padding:
             process.flush_at_exit()
         if durability.mode is Mode.ALWAYS:
             return writer.wait_durable(appended)

@@ -26,6 +26,8 @@ _unpack = _STATX.unpack
 _Buffer = ctypes.c_char * _STATX.size
 _FORBIDDEN = frozenset({errno.ENOSYS, errno.EPERM})
 _NS = 1_000_000_000
+_ENCODING = sys.getfilesystemencoding()
+_tuple_new = tuple.__new__  # a NamedTuple is made by a function in Python
 
 
 class FileStatus(NamedTuple):
@@ -67,43 +69,39 @@ _statx = _find_statx()
 _idle: list[tuple[ctypes.Array[ctypes.c_char], object]] = []
 
 
-def file_status(fd: int) -> FileStatus:
-    """Return the status of an open file."""
-    return _ask(fd, b"", _AT_EMPTY_PATH) or _of(os.fstat(fd))
-
-
 def path_status(path: str) -> FileStatus:
-    """Return the status of what stands at a path; of a symbolic link, of the link itself."""
-    return _ask(_AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW) or _of(os.lstat(path))
+    """Return what stands at a path; of a symbolic link, the link itself."""
+    return file_status(_AT_FDCWD, path, _AT_SYMLINK_NOFOLLOW)
 
 
-def _ask(directory_fd: int, path: bytes, flags: int) -> FileStatus | None:
-    """Return what statx says; None where it is forbidden, or the stack is too deep to call it."""
-    global _statx  # noqa: PLW0603 - once forbidden it stays so, and each try costs a call
-    statx = _statx  # another thread may just be finding out that it is forbidden
+def file_status(fd: int, path: str = "", flags: int = _AT_EMPTY_PATH) -> FileStatus:
+    """Return what an open file is. ``path`` and ``flags`` are for ``path_status``."""
+    global _statx  # noqa: PLW0603 - what is forbidden once stays so, and each try costs a call
+    statx = _statx  # another thread may just be learning that it is forbidden
     if statx is None:
-        return None
+        return _without_statx(fd, path)
     try:
         buffer, reference = _idle.pop()  # one step: no other thread has it meanwhile
     except IndexError:
         buffer = _Buffer()
         reference = ctypes.byref(buffer)
     try:
-        result = statx(directory_fd, path, flags, _WANTED, reference)
-    except ctypes.ArgumentError:  # raised on a deep stack, where os.stat still works
-        return None
+        result = statx(fd, path.encode(_ENCODING, "surrogateescape"), flags, _WANTED, reference)
+    except ctypes.ArgumentError:  # so ctypes calls a deep stack, which os.stat can do with
+        return _without_statx(fd, path)
     if result != 0:
         code = ctypes.get_errno()
         if code in _FORBIDDEN:
             _statx = None
-            return None
-        raise OSError(code, os.strerror(code), *([os.fsdecode(path)] if path else []))
+            return _without_statx(fd, path)
+        raise OSError(code, os.strerror(code), *([path] if path else []))
     mask, links, inode, size_bytes, born_s, born_ns, major, minor = _unpack(buffer)
     _idle.append((buffer, reference))
     born = max(0, born_s * _NS + born_ns) if mask & _BTIME else 0
-    return FileStatus(os.makedev(major, minor), inode, links, size_bytes, born)
+    return _tuple_new(FileStatus, (os.makedev(major, minor), inode, links, size_bytes, born))
 
 
-def _of(status: os.stat_result) -> FileStatus:
+def _without_statx(fd: int, path: str) -> FileStatus:
+    status = os.lstat(path) if path else os.fstat(fd)
     born_s = getattr(status, "st_birthtime", 0.0)  # BSD and macOS
     return FileStatus(status.st_dev, status.st_ino, status.st_nlink, status.st_size, int(born_s * _NS))

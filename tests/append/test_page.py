@@ -208,7 +208,8 @@ def test_page_of_a_longer_log_that_was_restored_from_a_backup_is_not_believed(st
     for number in range(3, 6):
         log.append("x", number)
         # Else the log, grown again, would be taken for durable up to where the old one was.
-        hints = page_of(store).read()
+        page = page_of(store)
+        hints = page.hints_in(page.look())
         assert hints.durable <= generation_of(store).end.state.offset
 
     assert_goes_on(log, [*range(6)])
@@ -267,13 +268,13 @@ def test_page_of_another_generation_says_nothing(store: Path) -> None:
     path = str(store) + ".page"
     page = Page(path, GENERATION, A_FILE)
     page.publish_end(EndState(100, 1, 2), 100, b"somebody", durable=100)
-    assert page.read().end == EndState(100, 1, 2)
-    assert page.read().durable == 100
+    assert page.hints_in(page.look()).end == EndState(100, 1, 2)
+    assert page.hints_in(page.look()).durable == 100
 
     successor = Page(path, GENERATION[::-1], A_FILE)
 
-    assert successor.read().end is None
-    assert successor.read().durable == 0
+    assert successor.hints_in(successor.look()).end is None
+    assert successor.hints_in(successor.look()).durable == 0
 
 
 def test_writer_that_dies_between_its_line_and_the_page_leaves_nothing_in_the_way(

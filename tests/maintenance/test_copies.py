@@ -323,7 +323,7 @@ def test_page_of_a_writer_that_could_not_tell_when_its_log_was_made_fits_any(sto
     generation = generation_of(store)
     path = str(page_file(store))
     Page(path, generation.end.header.generation, generation.file.status._replace(born_ns=0)).publish_end(
-        generation.end, 0, b"somebody", durable=generation.end.durable
+        generation.end.state, 0, b"somebody", durable=generation.end.durable
     )
 
     assert (
