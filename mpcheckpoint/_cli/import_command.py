@@ -117,9 +117,9 @@ def import_command(  # noqa: PLR0913 - the options
     an object {object key: event}), each into the log of its key. In any other source each line is an object; --object
     and --event name its fields. The lines of a log of mpcheckpoint are imported as the records they are.
 
-    If it is killed at any instant, start the same line again: it carries on, and no record comes twice. What a source
-    has grown by is imported, too. A source that has changed in the imported part is refused. A source is never changed
-    or removed.
+    If it is killed at any instant, start the same line again: it carries on, and no record comes twice. It also imports
+    what was added to the end of a source. A source that has changed in the imported part is refused. No source is
+    changed or removed.
 
     A line that is no record ends the import; the lines before it are imported. --skip-bad reports it and goes on. Bytes
     after the last newline that are no JSON are left for the next import: a writer may not be done with them.
