@@ -10,11 +10,10 @@ from mpcheckpoint._work.claims import claimed
 from mpcheckpoint._work.inputs import object_key_of
 from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS
 from mpcheckpoint._work.reruns import history_of, require_rerun_name
-from mpcheckpoint._work.results import outcomes_of
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S
 from mpcheckpoint._work.runs import is_done
 from mpcheckpoint._work.start_map import start_map
-from mpcheckpoint._work.status import status_of
+from mpcheckpoint._work.status import outcomes_of, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

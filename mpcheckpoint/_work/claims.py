@@ -1,4 +1,4 @@
-"""Who has taken which object: a note in the log that names a worker, and counts while that worker lives."""
+"""Claims on objects: a note in the log names the worker that has the object. It counts while that worker lives."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.view import LogView
 
-# A claim needs no sync: after a loss of power no worker lives that could hold one.
+# A claim needs no sync: no worker outlives a loss of power.
 _DURABILITY = "never"
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The sole right to work on one object, until the end of the block it was taken for, or of this process.
+    """The sole right to work on one object, until its block or this process ends.
 
     Attributes:
         object_key: the object.
-        worker: the name of the worker that has it.
+        worker: the id of the worker that has it.
     """
 
     object_key: str
@@ -41,12 +41,12 @@ class TakenError(Exception):
 
 
 def claim_payload(object_key: str, worker_id: str | None) -> Payload:
-    """Return the note by which a worker takes an object; None gives it back."""
+    """Return the note that gives an object to a worker; None gives it back."""
     return note_payload(Note(CLAIM, {"object_key": object_key, "worker": worker_id}))
 
 
 def is_taken(view: LogView, object_key: str, directory: str, worker_id: str | None = None) -> bool:
-    """Return whether a live worker, other than ``worker_id``, has the object. A dead one's claim is void at once."""
+    """Return whether a live worker other than ``worker_id`` has the object. The claim of a dead worker is void."""
     holder = view.claim_of(object_key)
     if holder is None or holder == worker_id:
         return False
@@ -56,7 +56,7 @@ def is_taken(view: LogView, object_key: str, directory: str, worker_id: str | No
 def take(
     log: LogHandle, object_key: str, worker: Worker, judge: Callable[[LogView], None] | None = None
 ) -> None:
-    """Take an object for ``worker``, unless ``judge`` raises when shown the view under the append lock.
+    """Claim an object for ``worker``, unless ``judge``, called with the view under the append lock, raises.
 
     Raises:
         TakenError: another live worker has it.
@@ -73,7 +73,7 @@ def take(
 
 
 def give_back(log: LogHandle, object_key: str, worker: Worker) -> None:
-    """Say in the log that the object is free again. Best effort: it is free as soon as the worker has retired."""
+    """Note in the log that the object is free. Best effort: it is free anyway as soon as the worker has retired."""
     if not worker.is_mine:
         return
 
@@ -84,14 +84,14 @@ def give_back(log: LogHandle, object_key: str, worker: Worker) -> None:
     try:
         log.append_if([claim_payload(object_key, None)], held, durability=_DURABILITY)
     except (CheckpointError, TakenError):
-        pass  # a full disk, a closed handle: what the block did is what its caller should hear of
+        pass  # a full disk, a closed handle: the caller should hear of what its block did, not of this
 
 
 @contextmanager
 def claimed(log: LogHandle, object_key: str) -> Iterator[Claim | None]:
     """Hold an object for the block; None if another live worker has it. See ``Log.claim``."""
     encode_key(object_key)
-    log.append_many(())  # refuses a handle that may not write before any file is made
+    log.append_many(())  # refuses a handle that may not write, before a file is made
     with Worker(log.workers_directory) as worker:
         try:
             take(log, object_key, worker)

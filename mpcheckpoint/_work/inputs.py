@@ -12,21 +12,21 @@ from mpcheckpoint.errors import ChangedItemError, InvalidEventError, LimitExceed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-# An item larger than this is not copied into its outcome.
+# A larger item is not copied into its outcome.
 _MOST_ITEM_BYTES = 1024 * 1024
 _MOST_COMPARED = 10_000
 
 
 class Input(NamedTuple):
-    """One input of a map.
+    """One item that was handed in to a map.
 
     Attributes:
         place: how many inputs came before it.
         item: what was handed in.
         object_key: the object that stands for it.
-        recorded: what its outcome says of it: nothing if it is its own key, else the item if it is a JSON value, else
-            that it is none.
-        attempts: how many attempts at it have failed, as far as was known when it was given out.
+        recorded: what its outcome says of it: nothing if it is its own key; the item, if it is a JSON value; else that
+            it is none.
+        attempts: how many attempts had failed when it was given to a worker.
     """
 
     place: int
@@ -37,7 +37,7 @@ class Input(NamedTuple):
 
 
 class NotYet:
-    """What a source yields when there is no item now, and there may be one later."""
+    """What a source yields when it has no item now, but may have one later."""
 
 
 NOT_YET: Final = NotYet()
@@ -48,7 +48,7 @@ def inputs_of(items: Iterable[Any], key: Callable[[Any], str] | None) -> Iterato
 
     Raises:
         TypeError: an item is no string, and there is no ``key``.
-        InvalidKeyError: ``key`` gave something that is no object key.
+        InvalidKeyError: ``key`` returned something that is no object key.
     """
     for place, item in enumerate(items):
         object_key = object_key_of(item, key)
@@ -80,9 +80,9 @@ def recorded_of(item: Any, object_key: str) -> dict[str, Any]:
 
 
 class LatestItems:
-    """Tell whether a key came with another item before, for items that no record can hold.
+    """Finds keys that come with another item than before, for items that no record can hold.
 
-    Items are compared with ==, among the latest 10,000 of a run: memory is bounded, however many there are.
+    Compares with ==, among the latest 10,000 items of a run, so that memory is bounded.
     """
 
     def __init__(self) -> None:
@@ -118,5 +118,5 @@ def changed_item(entry: Input) -> ChangedItemError:
 def _is_equal(first: Any, second: Any) -> bool:
     try:
         return bool(first == second)
-    except Exception:  # noqa: BLE001 - arrays and others that do not compare to a truth value: nothing can be told
+    except Exception:  # noqa: BLE001 - arrays and others whose == gives no truth value: it cannot be told
         return True

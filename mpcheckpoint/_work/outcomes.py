@@ -1,10 +1,9 @@
-"""What is recorded of an item: one event for its object, in one shape for functions and for commands."""
+"""What is recorded of an item: one event for its object, of one shape for functions and for commands."""
 
 from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.reruns import RunNote
-    from mpcheckpoint._work.runs import Run
+    from mpcheckpoint._work.runs import JoinedRun
 
 _MOST_ERROR_CHARS = 8000
 _canonical = msgspec.json.Encoder(order="sorted").encode
@@ -27,18 +26,18 @@ _canonical = msgspec.json.Encoder(order="sorted").encode
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one item of a map. It was durable before anybody was given it.
+    """What became of one item of a map. It is durable before it is given out.
 
     Attributes:
         item: the item as it was handed in; from ``Log.results``, as it was recorded.
         object_key: the object that stands for it in the log.
         ok: whether the function returned a JSON value (in the shell: whether the command exited with 0).
         value: what it returned; for a command a dict of ``exit_code``, ``output`` and what was left out of that.
-        error: None, or what went wrong: in the first line the cause, then where.
+        error: None, or what went wrong: the cause in the first line, then where.
         duration_s: how long it took, in seconds.
-        repeated: whether nothing was run for this input here, since its outcome was there already: of an earlier start,
-            of another process, or of the same input earlier on.
-        attempts: how many attempts it took, the last one included; more than 1 only where failures are retried.
+        repeated: whether nothing was run for this input here, because its outcome was there already: from an earlier
+            start, from another process, or because the same input came before.
+        attempts: how many attempts it took, the last one included; more than 1 only if failures are retried.
         rerun: the rerun it was made under; None if under none.
         version: the version of the map that made it.
     """
@@ -59,9 +58,9 @@ class Result(NamedTuple):
     """What a call made of an item.
 
     Attributes:
-        is_final: whether a failure is not to be retried.
-        is_death: whether what ran was killed from elsewhere, so that the item is to run again: see ``deaths``.
-        duration_s: how long it took, where whoever called it cannot know.
+        is_final: whether a failure is not retried.
+        is_death: whether what ran was killed from elsewhere, so that the item runs again: see ``deaths``.
+        duration_s: how long it took, if the caller cannot know.
     """
 
     ok: bool
@@ -72,9 +71,14 @@ class Result(NamedTuple):
     duration_s: float | None = None
     is_death: bool = False
 
+    @property
+    def cause(self) -> str:
+        """The first line of ``error``."""
+        return (self.error or "").partition("\n")[0]
+
     @classmethod
     def of_exception(cls, error: BaseException) -> Result:
-        """Return the failure that an exception is: its type and message, then where it came from."""
+        """Return the failure that an exception is: its type and message, then where it was raised."""
         found = traceback.TracebackException.from_exception(error)
         cause = "".join(found.format_exception_only()).strip()
         where = "".join(found.stack.format()[1:])  # without the frame of the call itself
@@ -88,11 +92,13 @@ def _clean(cause: str, where: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate has no JSON form
 
 
-def outcome_payload(run: Run, entry: Input, result: Result, duration_s: float) -> tuple[Payload, Result]:
-    """Return the record of a result, and the result as recorded: what has no JSON form is a failure that says so.
+def outcome_payload(
+    run: JoinedRun, entry: Input, result: Result, duration_s: float
+) -> tuple[Payload, Result]:
+    """Return the record of a result, and the result as recorded: what is no JSON value is a failure that says so.
 
-    It is final: a function that returns another type the next time is rare, and one that always returns the wrong one
-    would run as often as retries are allowed.
+    That failure is final: retries seldom return another type, and a function that always returns the wrong one would
+    run as often as retries are allowed.
     """
     try:
         return _payload(run, entry, result, duration_s), result
@@ -105,48 +111,48 @@ def outcome_payload(run: Run, entry: Input, result: Result, duration_s: float) -
     return _payload(run, entry, result, duration_s), result
 
 
-def _payload(run: Run, entry: Input, result: Result, duration_s: float) -> Payload:
-    event = beginning_of(run, "ok", result.ok) | {"error": result.error}
+def _payload(run: JoinedRun, entry: Input, result: Result, duration_s: float) -> Payload:
+    event = _event(run, "ok", result.ok, result, duration_s)
+    if entry.attempts:
+        event["attempts"] = entry.attempts + 1
+    return encode_payload(entry.object_key, event | entry.recorded)
+
+
+def attempt_payload(
+    run: JoinedRun, entry: Input, result: Result, duration_s: float, pause_s: float
+) -> Payload:
+    """Return the record of a failed attempt that another one follows, ``pause_s`` later."""
+    event = _event(run, "attempt", entry.attempts + 1, result, duration_s)
+    return encode_payload(entry.object_key, event | {"pause_s": round(pause_s, 6)})
+
+
+def death_payload(run: JoinedRun, entry: Input, number: int, result: Result, duration_s: float) -> Payload:
+    """Return the record of a death after which the item runs again."""
+    return encode_payload(entry.object_key, _event(run, "death", number, result, duration_s))
+
+
+def _event(run: JoinedRun, name: str, value: object, result: Result, duration_s: float) -> dict[str, object]:
+    """Return what every record of a run has in common. Its first bytes tell what it is: see ``reruns``.
+
+    The version is not in each record: it may be a script of kilobytes, and ``run`` names the note that has it.
+    """
+    event: dict[str, object] = {"run": run.number, name: value}
+    if run.rerun is not None:
+        event["rerun"] = run.rerun
+    event["error"] = result.error
     if result.ok or result.value is not None:
         event["value"] = result.value
     event["duration_s"] = round(duration_s, 6)
-    if entry.attempts:
-        event["attempts"] = entry.attempts + 1
-    event |= entry.recorded
-    return encode_payload(entry.object_key, event)
+    return event
 
 
-def attempt_payload(run: Run, entry: Input, result: Result, duration_s: float, pause_s: float) -> Payload:
-    """Return the record of an attempt that failed and is to be followed by another, after so many seconds."""
-    event = beginning_of(run, "attempt", entry.attempts + 1) | {"error": result.error}
-    if result.value is not None:
-        event["value"] = result.value
-    event |= {"duration_s": round(duration_s, 6), "pause_s": round(pause_s, 6)}
-    return encode_payload(entry.object_key, event)
-
-
-def beginning_of(run: Run, name: str, value: object) -> dict[str, object]:
-    """Return how every record of a run begins, so that it is known from its first bytes: see ``reruns``.
-
-    The version is not repeated in each record: it may be a script of kilobytes, and ``run`` names the note that has it.
-    """
-    event: dict[str, object] = {"run": run.number, name: value}
-    return event if run.rerun is None else event | {"rerun": run.rerun}
-
-
-def outcome_of(
-    event: bytes, object_key: str, *, repeated: bool, runs: Mapping[int, RunNote] = MappingProxyType({})
-) -> Outcome:
-    """Return the outcome that a record holds, with the item as recorded. ``runs`` tell of which version it is."""
+def outcome_of(event: bytes, object_key: str, *, repeated: bool, runs: Mapping[int, RunNote]) -> Outcome:
+    """Return the outcome that a record holds, with the item as recorded. ``runs`` have the versions."""
     return outcome_in(decode_event(event), object_key, repeated=repeated, runs=runs)
 
 
 def outcome_in(
-    fields: dict[str, Any],
-    object_key: str,
-    *,
-    repeated: bool,
-    runs: Mapping[int, RunNote] = MappingProxyType({}),
+    fields: dict[str, Any], object_key: str, *, repeated: bool, runs: Mapping[int, RunNote]
 ) -> Outcome:
     """Return the outcome that a decoded event is."""
     run = runs.get(fields["run"])
@@ -165,11 +171,11 @@ def outcome_in(
 
 
 def is_same_input(event: bytes, entry: Input) -> bool:
-    """Return whether a record is about this input, as far as can be told."""
+    """Return whether a record may be about this input."""
     fields: dict[str, Any] = decode_event(event)
     return is_same({name: fields[name] for name in ("item", "opaque") if name in fields}, entry.recorded)
 
 
 def is_same(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Return whether two inputs are recorded alike: 1 and True differ, the order of a dict's keys does not matter."""
+    """Return whether two inputs are recorded alike. 1 and True differ; the order of a dict's keys does not matter."""
     return _canonical(first) == _canonical(second)

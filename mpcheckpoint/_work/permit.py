@@ -1,4 +1,4 @@
-"""Whether a map that stops at the first failure may still begin items: a file, seen by its workers in any process."""
+"""Whether a map that the first failure ends may still start items: a file that its workers in all processes see."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mpcheckpoint.errors import CheckpointError
 
 
 class Permit:
-    """The permit to begin items. It stands until the first failure is recorded, or the map is over.
+    """The permit to start items. It stands until the first failure is recorded, or the map is over.
 
-    A worker that takes an item asks for it, and one that records a failure revokes it, both under the append lock of
-    the log that holds claims and outcomes. So no claim of this map comes after the failure in the log, however many
+    A worker that claims an item checks it, and one that records a failure revokes it. Both happen under the append lock
+    of the log that holds claims and outcomes. So in the log no claim of this map comes after the failure, however many
     items are queued, and in whatever processes.
 
-    Rejected: to ask the process that started the map. It hears of a failure after its workers have begun others.
+    Rejected: to ask the process that started the map. It hears of a failure after its workers have started other items.
 
-    Pickles, to a copy for a worker process; the file belongs to the process that made it.
+    Pickles, to a copy for a worker process. The file belongs to the process that made it.
     """
 
     def __init__(self, path: str, owner: Worker | None = None) -> None:
@@ -28,7 +28,7 @@ class Permit:
 
     @classmethod
     def given(cls, directory: str) -> Permit:
-        """Make one, in the directory of the store's workers: it is void as soon as this process dies."""
+        """Make a permit in the directory of the store's workers. It is void as soon as this process dies."""
         owner = Worker(directory)
         return cls(owner.path, owner)
 
@@ -37,20 +37,20 @@ class Permit:
 
     @property
     def loss(self) -> CheckpointError:
-        """The error for a map whose permit was taken away though no item of it has failed."""
+        """The error for a map whose permit was removed although no item of it failed."""
         return CheckpointError(
-            f"the map has stopped, though none of its items has failed: {self._path} was removed, by which its workers "
-            "know that. What ran is recorded; start the map again to carry on",
+            f"the map stopped although none of its items failed: somebody removed {self._path}, the file that lets its "
+            "workers start items. What ran is recorded; start the map again to carry on",
             path=self._path,
             reason="permit removed",
         )
 
     def is_valid(self) -> bool:
-        """Return whether items may be begun."""
+        """Return whether items may be started."""
         return system.exists(self._path)
 
     def revoke(self) -> None:
-        """Have nothing more begun. Twice is fine.
+        """Let no more items be started. Revoking twice is fine.
 
         Raises:
             StoreAccessError, WriteFailedError: it could not be revoked.
@@ -59,6 +59,6 @@ class Permit:
             system.remove(self._path)
 
     def retire(self) -> None:
-        """Let go of the file: the map is over. Twice is fine."""
+        """Remove the file: the map is over. Twice is fine."""
         if self._owner is not None:
             self._owner.retire()

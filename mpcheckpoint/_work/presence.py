@@ -1,6 +1,6 @@
-"""Who runs a map at this moment: every start of one keeps a file of its own in ``workers/``, locked while it lives.
+"""Which processes run a map now: each start of a map keeps a file in ``workers/``, locked while it lives.
 
-The file says what the start is about, for those who watch. Nothing depends on what it says, or on its being there.
+The file describes the start, for those who watch. Nothing else depends on it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MOST_BYTES = 256 * 1024  # the log key is the longest part
-_ROOM = 24  # for a number where there was none
+_ROOM = 24  # for the number of items, which comes later
 
 
-class _Said(msgspec.Struct):
-    """What stands in the file."""
+class _Content(msgspec.Struct):
+    """The content of the file."""
 
     log_key: str
     run: int
@@ -37,7 +37,7 @@ class MapStart:
 
     Attributes:
         pid: the process.
-        items: how many items it was given; None while it has not seen the end of them.
+        items: how many items it was given; None until it has seen the last one.
         rerun: the rerun that it works on; None if it was started without a name.
     """
 
@@ -47,30 +47,30 @@ class MapStart:
 
 
 class Presence:
-    """Shows that a map is under way here, until it is retired or this process dies."""
+    """Shows that a map is under way in this process, until ``retire`` or the end of the process."""
 
     def __init__(self, directory: str, log_key: str, run: int, rerun: str | None = None) -> None:
         self._worker = Worker(directory)
-        self._said = _Said(log_key, run, os.getpid(), rerun=rerun)
+        self._content = _Content(log_key, run, os.getpid(), rerun=rerun)
         self._width = 0
-        self._say()
+        self._write()
 
     def has_items(self, count: int | None) -> None:
-        """Say how many items there are, once that is known."""
-        if count != self._said.items:
-            self._said.items = count
-            self._say()
+        """Show how many items there are, once that is known."""
+        if count != self._content.items:
+            self._content.items = count
+            self._write()
 
     def retire(self) -> None:
         """Show that the map is over. Twice is fine."""
         self._worker.retire()
 
-    def _say(self) -> None:
+    def _write(self) -> None:
         if not self._worker.is_mine or self._worker.fd < 0:
             return
         try:
-            # In one write, and as wide as any that came before it: nobody reads half of it, or what is behind it.
-            data = msgspec.json.encode(self._said)
+            # In one write, at least as long as those before: no reader sees half of it, or the end of an earlier one.
+            data = msgspec.json.encode(self._content)
             self._width = max(self._width, len(data) + _ROOM)
             system.write_at(self._worker.fd, data.ljust(self._width), 0)
         except OSError:
@@ -78,20 +78,20 @@ class Presence:
 
 
 def map_starts(directory: str, log_key: str) -> Iterator[MapStart]:
-    """Yield the processes in which a map runs on a log now, under whatever name."""
+    """Yield the processes that run a map on a log now, under any name."""
     for worker_id in worker_ids(directory):
         path = os.path.join(directory, worker_id)
-        said = _read(path)
-        if said is not None and said.log_key == log_key and system.is_locked(path):
-            yield MapStart(said.pid, said.items, said.rerun)
+        content = _read(path)
+        if content is not None and content.log_key == log_key and system.is_locked(path):
+            yield MapStart(content.pid, content.items, content.rerun)
 
 
-def _read(path: str) -> _Said | None:
+def _read(path: str) -> _Content | None:
     try:
         descriptor = system.open_file(path)
         try:
-            return msgspec.json.decode(system.read_at(descriptor.fd, _MOST_BYTES, 0), type=_Said)
+            return msgspec.json.decode(system.read_at(descriptor.fd, _MOST_BYTES, 0), type=_Content)
         finally:
             descriptor.close()
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return None  # gone meanwhile; or the worker of one object, which says nothing; or half written
+        return None  # removed meanwhile; or the empty file of an item's worker; or half written

@@ -1,4 +1,4 @@
-"""What a map cannot run, said at once and with what helps: functions, items, and results that no JSON can hold."""
+"""What a map refuses, at once and with advice: functions and items that cannot run, and results that are no JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_INVALID_RESULTS = 3
 _MAIN = "__main__"
-# What was typed at the prompt of a program that has a file all the same: python -i program.py.
+# Code typed at a prompt, also at that of a program that has a file: python -i program.py.
 _PROMPTS = ("<stdin>", "<python-input-", "<ipython-input-")
 _NOTHING_RUN = "Nothing was run or recorded"
 _TO_MODULE = "Put it at the top level of a module, a .py file that is imported"
@@ -36,10 +36,13 @@ _NO_EXECUTOR = f"leave out executor= and {_FORK}"
 
 
 def require_function(fn: object, context: BaseContext | None, executor: Executor | None) -> None:
-    """Refuse a function that can run for no item, before anything is run or recorded. It runs in one of the two.
+    """Refuse a function that cannot run for any item, before anything is run or recorded.
+
+    Args:
+        context: it runs in worker processes that this starts; None if it runs in ``executor``.
 
     Raises:
-        InvalidFunctionError: it is none, its call runs nothing, or it cannot be sent to where it is to run.
+        InvalidFunctionError: it is no function, its call runs nothing, or it cannot be sent to where it would run.
     """
     if not callable(fn):
         raise InvalidFunctionError(
@@ -58,8 +61,8 @@ def require_function(fn: object, context: BaseContext | None, executor: Executor
 
 
 def _sends(executor: Executor) -> bool:
-    """Return whether an executor pickles what it is given, so that nothing else can be handed to it."""
-    # A program that has one has loaded its module; to import it here would make our import a twentieth longer for all.
+    """Return whether an executor pickles what it is given."""
+    # A program that has one has loaded its module. Importing it here would make our import a twentieth longer.
     module = sys.modules.get("concurrent.futures.process")
     return module is not None and isinstance(executor, module.ProcessPoolExecutor)
 
@@ -105,20 +108,20 @@ class Obstacle(NamedTuple):
 
 
 def obstacle_to_sending(value: object, *, is_fork: bool) -> Obstacle | None:
-    """Return why another process could not be sent a value, or could not find what it is made of; None if it can.
+    """Return why a value cannot be sent to another process, or not be read there; None if it can.
 
-    ``is_fork`` says that the process is a fork of this one, which has the names that this one has.
+    ``is_fork``: the process is a fork of this one, and has the same names.
     """
     scout = _Scout()
     try:
         scout.dump(value)
-    except Exception as error:  # noqa: BLE001 - whatever pickling raises: it is the user's code, too
+    except Exception as error:  # noqa: BLE001 - pickling runs the user's code
         return _obstacle_in(value, error)
     if is_fork:
         return None
     if _has_no_program():
         return Obstacle(
-            "they begin by running the program anew, which was read from no file",
+            "they begin by running the program again, which was read from no file",
             "Put the program into a file",
         )
     lost = next((each for each in scout.of_main if _is_lost(each)), None)
@@ -131,7 +134,7 @@ def obstacle_to_sending(value: object, *, is_fork: bool) -> Obstacle | None:
 
 
 def _obstacle_in(value: object, error: Exception) -> Obstacle:
-    """Return which part of a value it is that cannot be pickled."""
+    """Return which part of a value cannot be pickled."""
     for name, part in _parts(value):
         try:
             _Scout().dump(part)
@@ -165,20 +168,20 @@ class _Nowhere:
 
 
 class _Scout(ForkingPickler):
-    """Pickles to see whether that can be done, and which names of the main module are needed to read it."""
+    """Pickles a value to see whether it can be pickled, and which names of the main module it needs."""
 
     def __init__(self) -> None:
         super().__init__(_Nowhere())
         self.of_main: list[Any] = []
 
     def persistent_id(self, value: Any) -> None:
-        """Take note of functions and classes, which are sent as names."""
+        """Note functions and classes, which are sent as names."""
         if (type(value) is FunctionType or issubclass(type(value), type)) and value.__module__ == _MAIN:
             self.of_main.append(value)
 
 
 def _has_no_program() -> bool:
-    """Return whether this process has a main module that a new process would fail to run: one from standard input."""
+    """Return whether a new process would fail to run the main module, because it came from standard input."""
     main = sys.modules.get(_MAIN)
     file = getattr(main, "__file__", None)
     return getattr(main, "__spec__", None) is None and file is not None and not os.path.exists(file)
@@ -194,7 +197,7 @@ def _is_lost(value: Any) -> bool:
 
 
 def _called(fn: object) -> str:
-    """Return how a message calls what was handed in as a function."""
+    """Return how a message names what was handed in as a function."""
     if isinstance(fn, functools.partial):
         return f"functools.partial({_called(fn.func)}, ...)"
     if getattr(fn, "__name__", "") == "<lambda>":
@@ -219,10 +222,10 @@ def item_message(entry: Input, context: Any) -> bytes:
 
     Raises:
         InvalidItemError: it cannot be sent.
-        MemoryError, OSError: the machine is short of what it takes to send it.
+        MemoryError, OSError: the machine is short of something.
     """
     try:
-        # No view of the buffer: collected in one cycle with it, Python 3.13 prints that it is still in use.
+        # No view of the buffer: if both are collected in one cycle, Python 3.13 prints that it is still in use.
         message = bytes(ForkingPickler.dumps(entry))
     except Exception as error:
         if shortage_of(error) is not None:
@@ -240,7 +243,7 @@ def _is_interactive() -> bool:
 
 
 def refused_item(entry: Input, executor: Executor) -> InvalidItemError | None:
-    """Return why an executor could not run an input at all; None if it is not the input that is to blame."""
+    """Return why an executor could not run an input at all; None if the input is not the cause."""
     if not _sends(executor):
         return None
     obstacle = obstacle_to_sending(entry.item, is_fork=True)
@@ -261,32 +264,19 @@ def invalid_item(entry: Input, cause: str) -> InvalidItemError:
 
 
 def invalid_result(value: object, error: InvalidEventError) -> InvalidResultError:
-    """Return the error for a result that no record can hold; ``error`` is what encoding its record raised."""
+    """Return the error for a result that no record can hold. ``error`` came from encoding its record."""
     try:
         encode_event(value, named="result")
     except InvalidEventError as own:
-        error = own  # it speaks of the result, not of the record it was to be in
+        error = own  # this one names the result, not the record that was to hold it
     return InvalidResultError(str(error), reason=error.reason, type_name=error.type_name)
 
 
-def require_limit(max_invalid_results: object) -> None:
-    """Refuse a limit that is none.
-
-    Raises:
-        ValueError
-    """
-    if max_invalid_results is None or (type(max_invalid_results) is int and max_invalid_results >= 1):
-        return
-    raise ValueError(
-        f"max_invalid_results is a number of items, at least 1, or None, not {max_invalid_results!r}"
-    )
-
-
 class InvalidResults:
-    """Ends a map whose function returns what no JSON can hold, time after time, instead of burning a night.
+    """Ends a map whose function keeps returning what is no JSON value, so that it does not run for a night in vain.
 
-    Items in a row count: a map whose function mostly returns what can be recorded goes on. NaN and the like, values of
-    a type that JSON has, count only while the function has returned nothing better: later they are that item's matter.
+    Items in a row count: a map whose function mostly returns JSON values goes on. NaN and infinity, of a type that JSON
+    has, count only while the function has returned nothing that can be recorded; later they are that item's failure.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -298,7 +288,7 @@ class InvalidResults:
         """Take note of what became of an item that ran here.
 
         Raises:
-            InvalidResultError: that was one too many.
+            InvalidResultError: it was one too many.
         """
         if is_ok:
             self._in_a_row, self._has_valid = 0, True
@@ -309,7 +299,7 @@ class InvalidResults:
             return
         raise InvalidResultError(
             f"the map was stopped: no JSON can hold what the function returned for {self._count()}, the last of them "
-            f"{object_key!r:.200}. {raised}. What ran is recorded, these as failed: mend the function and start the "
+            f"{object_key!r:.200}. {raised}. What ran is recorded, these as failed: correct the function and start the "
             "map again with retry_failed=True. max_invalid_results sets how often this may be, None lets a map go on",
             reason=raised.reason,
             type_name=raised.type_name,

@@ -1,14 +1,14 @@
-"""Whose outcomes count: the one rule by which everybody judges what is done.
+"""Which outcomes count: the one rule by which everything judges what is done.
 
-A run is what one version of a map does under one name, or under none. It is begun by a note in the log, which gives it
-a number; its outcomes, failed attempts and deaths begin with that number. So the first bytes of an event tell whether
-it counts, and what a start still records under another name, or with another version, is not mistaken for an outcome of
+A run is what one version of a map does under one name, or without a name. A note in the log begins it and gives it a
+number, and its outcomes, failed attempts and deaths begin with that number. So the first bytes of an event tell whether
+it counts. What another start still records, under another name or with another version, is not taken for an outcome of
 this run.
 
-- For a rerun, a named one, the outcomes of its own runs count: an item is done if it has one of them.
-- Without a name the outcomes of all runs count, whatever name they were made under; the last one is the item's.
-- A run that goes on with another version says what it keeps of those before it: all, or only what is ok. Runs of before
-  there were names kept nothing.
+- For a rerun, a run with a name, the outcomes of its own runs count: an item is done if it has one of them.
+- Without a name the outcomes of all runs count, and the last one is the item's.
+- A run that goes on with another version says what it keeps of those before it: all, or only what is ok. Runs from
+  before there were names kept nothing.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ from mpcheckpoint._view.view import MAP
 from mpcheckpoint.errors import ChangedVersionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from mpcheckpoint._view.records import RawEvent
     from mpcheckpoint._view.view import LogView
 
 _MOST_NAME_BYTES = 200
 _ADVICE = (
-    ": one of your own choice, such as today's date. Each item given is to have an outcome under it; started again "
+    ": any name you choose, such as today's date. Each item given is to have an outcome under it; started again "
     "with the same name a map carries on, another name begins anew"
 )
 _LARGEST_NUMBER = 10**18 - 1
-# How the record of an outcome begins, and that of an attempt that failed: the first two members, in this order.
+# Every record of a map begins with two members in this order: of an outcome, a failed attempt, or a death.
 _BEGINNING = b'{"run":'
 _HEAD_BYTES = 24
 _LONGEST_HEAD_BYTES = 48
-_TOLD = re.compile(rb'\{"run":(0|[1-9][0-9]{0,17}),"(?:ok":(true|false)|(attempt|death)":)').match
+_HEAD = re.compile(rb'\{"run":(0|[1-9][0-9]{0,17}),"(?:ok":(true|false)|(attempt|death)":)').match
 
 
 class Keeps(Enum):
@@ -49,7 +50,7 @@ class Keeps(Enum):
 
 
 class IfChanged(Enum):
-    """What becomes of that which is done where a map comes with another version."""
+    """What becomes of finished items if a map comes with another version."""
 
     REFUSE = "refuse"
     KEEP = "keep"
@@ -57,7 +58,7 @@ class IfChanged(Enum):
 
 
 class RunNote(NamedTuple):
-    """What the log says of a run. ``rerun`` is its name, None if it has none."""
+    """What the log says of a run. ``rerun`` is its name, or None."""
 
     number: int
     version: str
@@ -66,7 +67,7 @@ class RunNote(NamedTuple):
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> RunNote | None:
-        """Return what a note says; None for what a writer of another kind noted under that name."""
+        """Return what a note says; None if another kind of writer left it."""
         number, version, rerun = fields.get("run"), fields.get("version"), fields.get("rerun")
         if type(number) is not int or not _is_number(number):
             return None
@@ -86,14 +87,14 @@ class RunNote(NamedTuple):
         return Note(MAP, fields)
 
 
-class Told(NamedTuple):
+class RecordHead(NamedTuple):
     """What the first bytes of a map's record tell.
 
     Attributes:
         run: the number of its run, as it is written.
-        is_outcome: whether it is an outcome; else it is an attempt that failed, or a death.
+        is_outcome: whether it is an outcome; else it is a failed attempt, or a death.
         is_ok: whether it is an outcome that is no failure.
-        is_death: whether it is a death: what ran was killed from elsewhere, and is to run again.
+        is_death: whether it is a death: what ran was killed from elsewhere, and runs again.
     """
 
     run: bytes
@@ -106,53 +107,61 @@ class Rule:
     """Which outcomes count.
 
     Attributes:
-        counting: by number of the run, whether its failures count, too.
-        latest: the latest run of each name: only attempts of these are followed by others.
+        counting: by the number of a run, whether its failures count too.
+        latest: the latest run of each name: only its attempts are followed by others.
     """
 
     def __init__(self, counting: dict[bytes, bool], latest: Iterable[bytes]) -> None:
         self.counting = counting
         self.latest = frozenset(latest)
 
-    def counts(self, told: Told) -> bool:
-        """Return whether what was told is an outcome that counts."""
-        if not told.is_outcome:
+    def counts(self, head: RecordHead) -> bool:
+        """Return whether a record is an outcome that counts."""
+        if not head.is_outcome:
             return False
-        do_failures_count = self.counting.get(told.run)
-        return do_failures_count or (do_failures_count is not None and told.is_ok)
+        do_failures_count = self.counting.get(head.run)
+        return do_failures_count or (do_failures_count is not None and head.is_ok)
 
-    def is_to_retry(self, told: Told) -> bool:
-        """Return whether what was told is an attempt, or a death, that is to be followed by another."""
-        return not told.is_outcome and told.run in self.latest
+    def is_to_retry(self, head: RecordHead) -> bool:
+        """Return whether a record is an attempt, or a death, that another attempt follows."""
+        return not head.is_outcome and head.run in self.latest
 
 
-def tell(event: bytes) -> Told | None:
-    """Return what the first bytes of an event tell of a map; None if it is no record of one."""
-    # Of these heads there are few different ones, however many records.
-    told = _told_by(event[:_HEAD_BYTES])
-    if told is None and event.startswith(_BEGINNING):
-        return _told_by.__wrapped__(event[:_LONGEST_HEAD_BYTES])  # a run's number of many digits
-    return told
+def head_of(event: bytes) -> RecordHead | None:
+    """Return what the first bytes of an event tell; None if no map recorded it."""
+    # There are few different heads, however many records.
+    head = _parsed(event[:_HEAD_BYTES])
+    if head is None and event.startswith(_BEGINNING):
+        return _parsed.__wrapped__(event[:_LONGEST_HEAD_BYTES])  # the number of the run has many digits
+    return head
+
+
+def records_of(view: LogView, object_key: str) -> Iterator[tuple[RawEvent, RecordHead]]:
+    """Yield what maps recorded of an object, the latest first."""
+    for entry in reversed(view.entries(object_key)):
+        head = head_of(entry.event)
+        if head is not None:
+            yield entry, head
 
 
 @lru_cache(maxsize=4096)
-def _told_by(head: bytes) -> Told | None:
-    found = _TOLD(head)
+def _parsed(beginning: bytes) -> RecordHead | None:
+    found = _HEAD(beginning)
     if found is None:
         return None
-    return Told(found[1], found[3] is None, found[2] == b"true", found[3] == b"death")
+    return RecordHead(found[1], found[3] is None, found[2] == b"true", found[3] == b"death")
 
 
-def tell_decoded(event: Any) -> Told | None:
-    """Return the same of a decoded event."""
+def head_of_decoded(event: Any) -> RecordHead | None:
+    """Return the same for a decoded event."""
     if not isinstance(event, dict) or not _is_number(event.get("run")):
         return None
     names, number = list(event)[:2], b"%d" % event["run"]
     if names == ["run", "ok"] and isinstance(event["ok"], bool):
-        return Told(number, is_outcome=True, is_ok=event["ok"])
+        return RecordHead(number, is_outcome=True, is_ok=event["ok"])
     if names not in (["run", "attempt"], ["run", "death"]):
         return None
-    return Told(number, is_outcome=False, is_ok=False, is_death=names[1] == "death")
+    return RecordHead(number, is_outcome=False, is_ok=False, is_death=names[1] == "death")
 
 
 def _is_number(value: object) -> bool:
@@ -160,7 +169,7 @@ def _is_number(value: object) -> bool:
 
 
 class History:
-    """All runs of a log, in the order in which they were begun. Not changed once it is made."""
+    """All runs of a log, in the order in which they began. Immutable."""
 
     def __init__(self, notes: Iterable[RunNote]) -> None:
         self.notes = tuple(notes)
@@ -169,10 +178,10 @@ class History:
         self._rules: dict[object, Rule] = {}
 
     def rule(self, rerun: str | None, planned: RunNote | None = None) -> Rule:
-        """Return which outcomes count for that rerun; for None, without one.
+        """Return which outcomes count for a rerun; for None, without a name.
 
         Args:
-            planned: a run of it that may not have been begun yet.
+            planned: a run of it that may not have begun yet.
         """
         asked = (rerun, planned)
         if asked not in self._rules:
@@ -182,17 +191,17 @@ class History:
         return self._rules[asked]
 
     def join(self, log_key: str, version: str, rerun: str | None, if_changed: IfChanged) -> RunNote:
-        """Return the run that a start belongs to: one that was begun, or one that it is to begin.
+        """Return the run that a start belongs to: one that has begun, or one that the start will begin.
 
         Raises:
-            ChangedVersionError: it has another version, and was not told what to keep.
+            ChangedVersionError: the start has another version, and ``if_changed`` does not say what to keep.
         """
         known = self.latest.get(rerun)
         if known is not None and known.version == version:
             return known
         number = 1 + max(self.by_number, default=0)
-        # Outcomes that nobody has said to keep must not count for another version: those of its own name, and
-        # without a name, where none has come before, those of all.
+        # Without the word to keep them, outcomes must not count for another version: those of its own name or, for the
+        # first run without a name, those of all runs.
         if known is None and rerun is None:
             known = next((note for note in reversed(self.notes) if note.version != version), None)
         if known is not None and if_changed is IfChanged.REFUSE:
@@ -204,7 +213,7 @@ class History:
 
 
 def history_of(view: LogView) -> History:
-    """Return all runs of a log. What others noted under that name is no run."""
+    """Return all runs of a log."""
     history: History | None = view.memo.get(History)
     if history is None:
         notes = (RunNote.of(fields) for fields in view.map_notes)
@@ -216,7 +225,7 @@ def require_rerun_name(rerun: object) -> str | None:
     """Return the name of a rerun, or None.
 
     Raises:
-        ValueError: it is none, with what to do.
+        ValueError: it is no name.
     """
     if rerun is None:
         return None
@@ -229,9 +238,7 @@ def require_rerun_name(rerun: object) -> str | None:
             f"the name of a rerun is printable and does not begin with '-', unlike {rerun!r}{_ADVICE}"
         )
     if len(rerun.encode()) > _MOST_NAME_BYTES:
-        raise ValueError(
-            f"the name of a rerun takes at most {_MOST_NAME_BYTES} bytes: it stands in each outcome"
-        )
+        raise ValueError(f"the name of a rerun takes at most {_MOST_NAME_BYTES} bytes: it is in each outcome")
     return rerun
 
 
@@ -241,7 +248,7 @@ def _rule(notes: tuple[RunNote, ...], rerun: str | None) -> Rule:
     for note in notes:
         if rerun is not None and note.rerun != rerun:
             continue
-        # What a named run keeps or not is about that name: items that it is not given keep what they have.
+        # What a run keeps is about its name: items that it is not given keep what they have.
         if note.rerun == rerun:
             if note.keeps is Keeps.NOTHING:
                 counting, latest = {}, {}

@@ -1,5 +1,4 @@
-"""Which run a start works on, and how it stands with an object: judgements on the log's view, by the rule of
-``reruns``."""
+"""Which run a start of a map works on, and what state an item is in: judged on the view, by the rule of ``reruns``."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from mpcheckpoint._format.control import note_payload
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._salvage.inspection import SALVAGED
 from mpcheckpoint._work.claims import is_taken
-from mpcheckpoint._work.reruns import IfChanged, Keeps, RunNote, Told, history_of, tell
+from mpcheckpoint._work.reruns import IfChanged, Keeps, RecordHead, RunNote, head_of, history_of, records_of
 from mpcheckpoint.errors import ChangedVersionError
 
 if TYPE_CHECKING:
@@ -25,11 +24,11 @@ _START_LIMIT = 100
 _KEYS_A_LOOK = 500
 
 
-class Run(NamedTuple):
-    """One run of a map: its number in the log, what is mapped, under which name, and when this process joined it.
+class JoinedRun(NamedTuple):
+    """A run of a map, as this process joined it: its number in the log, the version of the work, and its name.
 
-    Failures recorded before ``joined_us`` are run again if ``retry_failed``; later ones were made by this very start,
-    or beside it.
+    With ``retry_failed``, failures recorded before ``joined_us`` run again. Later ones are of this very start, or of
+    one beside it.
     """
 
     number: int
@@ -41,20 +40,21 @@ class Run(NamedTuple):
 
     @property
     def note(self) -> RunNote:
-        """What the log says of it, or would, were it begun."""
+        """What the log says of it, or would say once it has begun."""
         return RunNote(self.number, self.version, self.rerun, self.keeps)
 
 
 class Attempts(NamedTuple):
-    """How many attempts at an object have failed since it last had an outcome, and how long it is to rest now."""
+    """What was tried since an object's last outcome: failed attempts, the last one's stamp and pause, and deaths."""
 
     failed: int = 0
     stamp_us: int = 0
     pause_s: float = 0.0
+    deaths: int = 0
 
 
-class State(NamedTuple):
-    """How it stands with an object: done, with its outcome; or taken by a live worker; or neither."""
+class ItemState(NamedTuple):
+    """The state of an object: done, with its outcome; or taken by a live worker; or neither."""
 
     outcome: bytes | None
     is_taken: bool
@@ -62,7 +62,7 @@ class State(NamedTuple):
 
 
 class MovedError(Exception):
-    """The run that a judgement was based on is not the current one any more."""
+    """Other runs began since the view was judged."""
 
 
 def join_run(
@@ -72,33 +72,24 @@ def join_run(
     rerun: str | None = None,
     if_changed: IfChanged = IfChanged.REFUSE,
     retry_failed: bool = False,
-) -> Run:
-    """Return the run to work on, beginning it if need be. All who start at once agree on one.
+    is_dry_run: bool = False,
+) -> JoinedRun:
+    """Return the run to work on; begin it if it is new, except in a dry run. Starts at the same time agree on one run.
 
     Raises:
-        ChangedVersionError: the log's map, or that rerun of it, is another one, and it was not said what to keep.
+        ChangedVersionError: the log's map, or that rerun of it, has another version, and ``if_changed`` refuses it.
     """
-    log.append_many(())  # refuses a handle that may not write, also where nothing is left to be written
+    if not is_dry_run:
+        log.append_many(())  # refuses a handle that may not write, even if nothing is left to write
     for _ in range(_START_LIMIT):
         known, note = log.query(lambda view: _joined(view, version, rerun, if_changed))
-        if note in known or _is_begun(log, note, known):
-            return _run_of(note, retry_failed=retry_failed)
+        if is_dry_run or note in known or _is_begun(log, note, known):
+            joined_us = clock.next(0)
+            return JoinedRun(note.number, note.version, joined_us, retry_failed, note.rerun, note.keeps)
     raise ChangedVersionError(
-        f"the map on the log {log.log_key!r} is started anew again and again", reason="many starts"
+        f"other starts begin new runs of the map on the log {log.log_key!r} all the time",
+        reason="many starts",
     )
-
-
-def peek_run(
-    log: LogHandle,
-    version: str,
-    *,
-    rerun: str | None = None,
-    if_changed: IfChanged = IfChanged.REFUSE,
-    retry_failed: bool = False,
-) -> Run:
-    """Return the run that ``join_run`` would work on, without starting anything."""
-    _, note = log.query(lambda view: _joined(view, version, rerun, if_changed))
-    return _run_of(note, retry_failed=retry_failed)
 
 
 def _joined(
@@ -107,24 +98,20 @@ def _joined(
     history = history_of(view)
     note = history.join(view.log_key, version, rerun, if_changed)
     if note not in history.notes and view.note(SALVAGED) is not None:
-        # The note of a run may be lost, and its outcomes there: its number must not be given to another.
+        # A salvage may have lost the note of a run but not its outcomes, so its number must not be given again.
         note = note._replace(number=max(note.number, 1 + _highest_recorded(view)))
     return history.notes, note
 
 
 def _highest_recorded(view: LogView) -> int:
-    told = (tell(event) for key in view.object_keys() for event in view.held.events_of(key))
-    return max((int(each.run) for each in told if each is not None), default=0)
+    heads = (head_of(event) for key in view.object_keys() for event in view.held.events_of(key))
+    return max((int(head.run) for head in heads if head is not None), default=0)
 
 
-def _run_of(note: RunNote, *, retry_failed: bool) -> Run:
-    return Run(note.number, note.version, clock.next(0), retry_failed, note.rerun, note.keeps)
-
-
-def state_of(view: LogView, run: Run, object_key: str, directory: str, worker_id: str | None = None) -> State:
-    """Return how it stands with an object: whether it has an outcome that counts for this run, and else who has it.
-
-    To ``worker_id`` it is not taken by that worker itself.
+def state_of(
+    view: LogView, run: JoinedRun, object_key: str, directory: str, worker_id: str | None = None
+) -> ItemState:
+    """Return the state of an object in a run. A claim of ``worker_id`` itself does not count.
 
     Raises:
         ChangedVersionError: another start has gone on with another version.
@@ -135,55 +122,53 @@ def state_of(view: LogView, run: Run, object_key: str, directory: str, worker_id
         raise _moved_on(view.log_key, run, latest)
     found, attempts = _latest(view, history.rule(run.rerun, run.note), run, object_key)
     if found is not None and not (run.retry_failed and _is_old_failure(found, run)):
-        return State(found.event, is_taken=False)
-    return State(None, is_taken(view, object_key, directory, worker_id), attempts)
+        return ItemState(found.event, is_taken=False)
+    return ItemState(None, is_taken(view, object_key, directory, worker_id), attempts)
 
 
-def own_outcome(view: LogView, run: Run, object_key: str) -> RawEvent | None:
-    """Return the last outcome of an object that this very run recorded, whether it counts still or not."""
+def own_outcome(view: LogView, run: JoinedRun, object_key: str) -> RawEvent | None:
+    """Return the last outcome of an object that this very run recorded, whether or not it still counts."""
     number = b"%d" % run.number
-    for entry in reversed(view.entries(object_key)):
-        told = tell(entry.event)
-        if told is not None and told.is_outcome and told.run == number:
+    for entry, head in records_of(view, object_key):
+        if head.is_outcome and head.run == number:
             return entry
     return None
 
 
-def _latest(view: LogView, rule: Rule, run: Run, object_key: str) -> tuple[RawEvent | None, Attempts]:
+def _latest(view: LogView, rule: Rule, run: JoinedRun, object_key: str) -> tuple[RawEvent | None, Attempts]:
     """Return an object's last outcome that counts, and the attempts of this run after it."""
-    number, count, newest = b"%d" % run.number, 0, None
-    for entry in reversed(view.entries(object_key)):
-        told = tell(entry.event)
-        if told is None:
-            continue
-        if rule.counts(told):
-            return entry, _attempts(count, newest)
-        if not (told.is_outcome or told.is_death) and told.run == number:
-            count, newest = count + 1, newest or entry
-    return None, _attempts(count, newest)
-
-
-def _attempts(count: int, newest: RawEvent | None) -> Attempts:
-    if newest is None:
-        return Attempts()
-    pause_s = decode_event(newest.event).get("pause_s")
-    # What a writer of another kind recorded under these names may be anything.
-    return Attempts(count, newest.stamp_us, pause_s if isinstance(pause_s, int | float) else 0.0)
+    number, failed, deaths = b"%d" % run.number, 0, 0
+    found: RawEvent | None = None
+    last: RawEvent | None = None
+    for entry, head in records_of(view, object_key):
+        if rule.counts(head):
+            found = entry
+            break
+        if head.run == number and head.is_death:
+            deaths += 1
+        elif head.run == number and not head.is_outcome:
+            failed, last = failed + 1, last or entry
+    if last is None:
+        return found, Attempts(deaths=deaths)
+    pause_s = decode_event(last.event).get("pause_s")
+    # Another kind of writer may have recorded anything under this name.
+    return found, Attempts(
+        failed, last.stamp_us, pause_s if isinstance(pause_s, int | float) else 0.0, deaths
+    )
 
 
 def is_done(view: LogView, object_key: str, rerun: str | None) -> bool:
-    """Return whether nothing is left to do for an object: it has an outcome that counts; or, where no map ran, any
-    event."""
+    """Return whether an object is done: it has an outcome that counts; or any event, if no map ran on the log."""
     history = history_of(view)
     if not history.notes:
         return rerun is None and bool(view.entries(object_key))
     rule = history.rule(rerun)
-    told = map(tell, view.held.events_of(object_key))
-    return any(each is not None and rule.counts(each) for each in told)
+    heads = map(head_of, view.held.events_of(object_key))
+    return any(head is not None and rule.counts(head) for head in heads)
 
 
 def _is_begun(log: LogHandle, note: RunNote, known: tuple[RunNote, ...]) -> bool:
-    """Begin a run, unless others were begun since these were known; return whether it was."""
+    """Begin a run, unless there are others than ``known``; return whether it began."""
 
     def unmoved(view: LogView) -> None:
         if history_of(view).notes != known:
@@ -196,44 +181,48 @@ def _is_begun(log: LogHandle, note: RunNote, known: tuple[RunNote, ...]) -> bool
     return True
 
 
-def _is_old_failure(entry: RawEvent, run: Run) -> bool:
-    told = tell(entry.event)
-    has_failed = told is not None and not told.is_ok
+def _is_old_failure(entry: RawEvent, run: JoinedRun) -> bool:
+    head = head_of(entry.event)
+    has_failed = head is not None and not head.is_ok
     return has_failed and entry.stamp_us < run.joined_us
 
 
-def _moved_on(log_key: str, run: Run, latest: RunNote) -> ChangedVersionError:
+def _moved_on(log_key: str, run: JoinedRun, latest: RunNote) -> ChangedVersionError:
     what = "map" if run.rerun is None else f"rerun {run.rerun!r}"
     return ChangedVersionError(
-        f"the {what} on the log {log_key!r} went on as {latest.version!r} while it was under way here as "
-        f"{run.version!r}, which stops; what it recorded stays in the log",
+        f"the {what} on the log {log_key!r} went on as {latest.version!r} while it ran here as {run.version!r}, "
+        "which stops; what it recorded stays in the log",
         reason="started anew",
     )
 
 
-def standings(log: LogHandle, rule: Rule) -> Iterator[tuple[str, bytes | None, Told | None, bool]]:
-    """Yield every object, its last outcome that counts, what that one tells, and whether attempts have failed after it.
+def latest_outcomes(
+    log: LogHandle, rule: Rule
+) -> Iterator[tuple[str, bytes | None, RecordHead | None, bool]]:
+    """Yield each object with its last outcome that counts, the head of that, and whether attempts failed after it.
 
-    A few at a look. Rejected: a class for the four, which takes a tenth of the pass.
+    Looks at a few objects at a time. Rejected: a class for the four, which takes a tenth of the time.
     """
 
-    def standing(object_key: str, events: list[bytes]) -> tuple[str, bytes | None, Told | None, bool]:
+    def latest(object_key: str, events: list[bytes]) -> tuple[str, bytes | None, RecordHead | None, bool]:
         is_to_retry = False
         for event in reversed(events):
-            told = tell(event)
-            if told is None:
+            head = head_of(event)
+            if head is None:
                 continue
-            if rule.counts(told):
-                return object_key, event, told, is_to_retry
-            is_to_retry |= rule.is_to_retry(told)
+            if rule.counts(head):
+                return object_key, event, head, is_to_retry
+            is_to_retry |= rule.is_to_retry(head)
         return object_key, None, None, is_to_retry
 
     object_keys = log.query(lambda view: list(view.object_keys()))
     for start in range(0, len(object_keys), _KEYS_A_LOOK):
         some = object_keys[start : start + _KEYS_A_LOOK]
 
-        def look(view: LogView, some: list[str] = some) -> list[tuple[str, bytes | None, Told | None, bool]]:
+        def look(
+            view: LogView, some: list[str] = some
+        ) -> list[tuple[str, bytes | None, RecordHead | None, bool]]:
             events_of = view.held.events_of
-            return [standing(object_key, events_of(object_key)) for object_key in some]
+            return [latest(object_key, events_of(object_key)) for object_key in some]
 
         yield from log.query(look)

@@ -1,8 +1,9 @@
-"""What a machine can be short of at a start, and how a map goes on with what there is.
+"""What a machine can be short of when an item starts, and how a map goes on with what there is.
 
-A shortage is nobody's failure: the item is given back, and starts pause. What may run at a time falls to what runs, and
-grows again in steps, each after a pause; a step that meets the shortage again doubles the pause. So a map whose limit
-is five processes goes on with five, asks seldom for a sixth, and is back to full width soon after it is allowed to.
+No item fails because of a shortage: it is given back, and starts pause. The number of items that may run at a time
+falls to the number that run now. It grows again in steps, each after a pause, and a step that meets the shortage again
+doubles the pause. So a map that may have five processes goes on with five, seldom tries a sixth, and is back to its
+full width soon after the shortage ends.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mpcheckpoint.errors import OutcomeUnknownError, ShortageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A map that nothing moves for so long stops.
+# A map that makes no progress for so long stops.
 STANDSTILL_S = 60.0
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 10.0
@@ -30,13 +31,13 @@ logger = logging.getLogger("mpcheckpoint")
 
 
 class Shortage(NamedTuple):
-    """What there is too little of.
+    """What the machine is short of.
 
     Attributes:
-        what: of what, as one says "short of ...".
-        cause: the words of the operating system.
+        what: as in "short of ...".
+        cause: the operating system's message.
         advice: what to do about it.
-        number: its errno.
+        number: the errno.
     """
 
     what: str
@@ -63,9 +64,9 @@ _KINDS = {
 
 
 def shortage_of(error: BaseException) -> Shortage | None:
-    """Return what an error that came up at a start says there is too little of; None if it is another error.
+    """Return the shortage that an error at a start tells of; None if it is another error.
 
-    Rejected: to take "outcome unknown" for one, whatever its errno: what may have been written is not tried again.
+    Rejected: to take OutcomeUnknownError for one, whatever its errno. What may have been written is not tried again.
     """
     if isinstance(error, OutcomeUnknownError):
         return None
@@ -94,7 +95,7 @@ def shortage_error(shortage: Shortage) -> ShortageError:
 
 
 class ShortageEvent(NamedTuple):
-    """News of a shortage: it has begun, or, with ``is_over``, it is over. ``lasted_s`` is how long ago it began."""
+    """A shortage began, or ended (``is_over``) after ``lasted_s``."""
 
     shortage: Shortage
     is_over: bool = False
@@ -114,41 +115,41 @@ def log_shortage(event: ShortageEvent) -> None:
     logger.warning("%s", event)
 
 
-def patiently(
-    action: Callable[[], T], patience_s: float, tell: Callable[[ShortageEvent], None] | None = None
+def retry_while_short(
+    action: Callable[[], T], patience_s: float, notify: Callable[[ShortageEvent], None] = lambda _: None
 ) -> T:
-    """Return what ``action`` returns; where a shortage keeps it from that, try again, ever further apart.
+    """Return what ``action`` returns; on a shortage try again, after ever longer pauses.
 
-    Raises: what ``action`` raised, where it met a shortage for so long.
+    Raises: what ``action`` raised, if the shortage lasts for ``patience_s``.
     """
-    begun_s, pause_s = time.monotonic(), FIRST_PAUSE_S
-    short: Shortage | None = None
+    started_s, pause_s = time.monotonic(), FIRST_PAUSE_S
+    met: Shortage | None = None
     while True:
         try:
             found = action()
         except Exception as error:
-            shortage, is_news = shortage_of(error), short is None
-            if shortage is None or time.monotonic() - begun_s >= patience_s:
+            shortage = shortage_of(error)
+            if shortage is None or time.monotonic() - started_s >= patience_s:
                 raise
-            short = shortage
+            if met is None:
+                notify(ShortageEvent(shortage))
+            met = shortage
         else:
-            if short is not None and tell is not None:
-                tell(ShortageEvent(short, is_over=True, lasted_s=time.monotonic() - begun_s))
+            if met is not None:
+                notify(ShortageEvent(met, is_over=True, lasted_s=time.monotonic() - started_s))
             return found
-        if is_news and tell is not None:
-            tell(ShortageEvent(short))
         time.sleep(_jittered(pause_s))
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def begun(action: Callable[[], T], tell: Callable[[ShortageEvent], None] = log_shortage) -> T:
-    """Return what ``action`` returns, which a map needs to go on; wait where the machine is short of what it takes.
+def outlast_shortage(action: Callable[[], T], notify: Callable[[ShortageEvent], None] = log_shortage) -> T:
+    """Return what ``action`` returns, without which a map cannot go on; wait while the machine is short of something.
 
     Raises:
-        ShortageError: it was of no use for a minute.
+        ShortageError: the shortage lasted for a minute.
     """
     try:
-        return patiently(action, STANDSTILL_S, tell)
+        return retry_while_short(action, STANDSTILL_S, notify)
     except Exception as error:
         shortage = shortage_of(error)
         if shortage is None:
@@ -156,65 +157,69 @@ def begun(action: Callable[[], T], tell: Callable[[ShortageEvent], None] = log_s
         raise shortage_error(shortage) from error
 
 
-class Starts:
-    """How many items of a map may be under way, while the machine is short of something.
+class StartThrottle:
+    """Limits how many items of a map run at a time while the machine is short of something.
 
     Invariant: ``_limit`` is None exactly while there is no shortage (held by tests/map/test_map_shortage.py).
     """
 
-    def __init__(self, most: int, tell: Callable[[ShortageEvent], None] = log_shortage) -> None:
-        """Judge for workers that take ``most`` items at a time."""
+    def __init__(self, most: int, notify: Callable[[ShortageEvent], None] = log_shortage) -> None:
+        """Begin without a limit, for workers that take ``most`` items at a time."""
         self._most = most
-        self._tell = tell
+        self._notify = notify
         self._limit: int | None = None
         self._shortage: Shortage | None = None
         self._pause_s = FIRST_PAUSE_S
-        self._due_s = 0.0
-        self._steps = 0  # since the last item that could not be started
-        self._begun_s = 0.0
+        self._due_s = 0.0  # when the limit may grow
+        self._steps = 0  # since the last failed start
+        self._started_s = 0.0  # when the shortage began
         self._still_since_s: float | None = None
         self._has_moved = False  # since the last step
-        self._is_getting_on = False  # since the last item that could not be started
+        self._is_getting_on = False  # since the last failed start
 
-    def has_room(self, under_way: int) -> bool:
-        """Return whether another item may be started beside those that are under way."""
+    def has_room(self, running: int) -> bool:
+        """Return whether another item may start while ``running`` others run."""
         if self._limit is not None and time.monotonic() >= self._due_s:
-            self._step(under_way)
-        return self._limit is None or under_way < self._limit
+            self._step(running)
+        return self._limit is None or running < self._limit
 
-    def patience_s(self, patience_s: float | None, under_way: int) -> float | None:
-        """Return how long to wait for a report, given how long one would without a shortage."""
-        self.has_room(under_way)  # what is due now is not waited for
+    def patience_s(self, patience_s: float | None, running: int, *, is_wanted: bool) -> float | None:
+        """Return how long to wait for a report, given how long one would wait without a shortage.
+
+        Not at all if an item waits to start (``is_wanted``) and there is room for it now.
+        """
+        if self.has_room(running) and is_wanted:
+            return 0.0
         if self._limit is None:
             return patience_s
         left_s = max(0.0, self._due_s - time.monotonic())
         return left_s if patience_s is None else min(patience_s, left_s)
 
-    def has_failed(self, shortage: Shortage, under_way: int, moves: Callable[[], bool]) -> None:
-        """Take note of an item that could not be started, while so many others are under way.
+    def has_failed(self, shortage: Shortage, running: int, moves: Callable[[], bool]) -> None:
+        """Take note that an item could not start while ``running`` others run.
 
-        ``moves`` tells whether anything has got on elsewhere since it was asked last; asked only where nothing is
-        under way.
+        ``moves`` returns whether other processes made progress since it was last called. It is called only if nothing
+        runs here.
 
         Raises:
-            ShortageError: for a minute nothing was under way and nothing moved.
+            ShortageError: for a minute nothing ran and nothing moved.
         """
         now_s = time.monotonic()
         is_news = self._limit is None
         if is_news:
-            self._begun_s, self._pause_s = now_s, FIRST_PAUSE_S
-        elif not under_way and self._is_getting_on:
-            self._pause_s = FIRST_PAUSE_S  # a coincidence: nothing is to stand still for long
+            self._started_s, self._pause_s = now_s, FIRST_PAUSE_S
+        elif not running and self._is_getting_on:
+            self._pause_s = FIRST_PAUSE_S  # a coincidence: the map must not stand still for long
         elif self._steps:
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-        if is_news or self._steps or not under_way:  # else one of several that were started at once
+        if is_news or self._steps or not running:  # else it is one of several that started together
             self._due_s = now_s + _jittered(self._pause_s)
         self._is_getting_on = False
         self._shortage, self._steps = shortage, 0
-        self._limit = under_way if self._limit is None else min(self._limit, under_way)
+        self._limit = running if self._limit is None else min(self._limit, running)
         if is_news:
-            self._tell(ShortageEvent(shortage))
-        is_moving = bool(under_way) or moves()
+            self._notify(ShortageEvent(shortage))
+        is_moving = bool(running) or moves()
         if is_moving:
             self._still_since_s = None
         elif self._still_since_s is None:
@@ -223,22 +228,23 @@ class Starts:
             raise shortage_error(shortage)
 
     def has_moved(self) -> None:
-        """Take note that something has got on."""
+        """Take note of progress."""
         self._still_since_s = None
         self._has_moved = self._is_getting_on = True
 
-    def _step(self, under_way: int) -> None:
-        """Allow some more, if what was allowed last was made use of and has met no shortage."""
+    def _step(self, running: int) -> None:
+        """Allow some more, if the last step was used and met no shortage."""
         assert self._limit is not None
         assert self._shortage is not None
         now_s = time.monotonic()
-        if self._steps and (under_way or self._has_moved):
+        if self._steps and (running or self._has_moved):
             self._pause_s = FIRST_PAUSE_S
             if self._limit >= self._most:
                 self._limit = self._still_since_s = None
-                self._tell(ShortageEvent(self._shortage, is_over=True, lasted_s=now_s - self._begun_s))
+                lasted_s = now_s - self._started_s
+                self._notify(ShortageEvent(self._shortage, is_over=True, lasted_s=lasted_s))
                 return
-        if not self._steps or under_way >= self._limit or self._has_moved:
+        if not self._steps or running >= self._limit or self._has_moved:
             self._limit = min(self._limit + max(1, self._limit // 2), self._most)
         self._steps += 1
         self._has_moved = False
@@ -246,5 +252,5 @@ class Starts:
 
 
 def _jittered(pause_s: float) -> float:
-    """Return a pause shortened at random: maps that ran short together do not ask again together."""
+    """Return a pause shortened at random, so that maps that ran short together do not try again together."""
     return pause_s * (1 - random.uniform(0, _JITTER))

@@ -1,4 +1,4 @@
-"""Starting a worker process where that may fail: nothing is left behind then, and the reason is told alike."""
+"""The start of a worker process. If it fails, it leaves nothing open, and the error is the same for all methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import TracebackType
 
-# What ``multiprocessing`` opens in these frames, and leaves open when the next call in them fails.
+# ``multiprocessing`` opens these pipes in these frames, and leaves them open if the next call fails.
 _FRAMES = {"_launch", "connect_to_new_process"}
 _PIPES = (("parent_r", "child_w"), ("child_r", "parent_w"))
 
@@ -19,8 +19,7 @@ def start_process(process: Any) -> None:
     """Start a ``multiprocessing`` process.
 
     Raises:
-        OSError: it cannot be started. With forkserver, whose server ends when it cannot fork and has no word to say,
-            EAGAIN stands for that.
+        OSError: it cannot be started. A fork server that cannot fork ends without a word; that is told as EAGAIN.
     """
     try:
         process.start()
@@ -32,9 +31,9 @@ def start_process(process: Any) -> None:
 
 
 def _close_forgotten(traceback: TracebackType | None) -> None:
-    """Close the pipes that a failed start has forgotten: four descriptors each time where the kernel refuses a fork.
+    """Close the pipes that a failed start has left open: four descriptors for each fork that the kernel refuses.
 
-    A map that tries again and again would run out of them: a shortage of processes would become one of descriptors.
+    Otherwise a map that tries again and again would run out of descriptors as well.
     """
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
@@ -45,7 +44,7 @@ def _close_forgotten(traceback: TracebackType | None) -> None:
 
 
 def _close_pipe(reading: object, writing: object) -> None:
-    """Close both ends of a pipe, unless they were closed: then these numbers are free, or another's."""
+    """Close both ends of a pipe, unless they were closed: then the numbers are free, or of another file."""
     if not (isinstance(reading, int) and isinstance(writing, int)):
         return
     try:

@@ -1,4 +1,4 @@
-"""How far a map is, as anybody can see it: from the log, and from which workers live."""
+"""What a map has recorded, and how far it is: read from the log, and from which workers live."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._work.outcomes import outcome_of
 from mpcheckpoint._work.presence import MapStart, map_starts
 from mpcheckpoint._work.reruns import history_of
-from mpcheckpoint._work.runs import standings
+from mpcheckpoint._work.runs import latest_outcomes
 from mpcheckpoint._work.workers import is_live
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mpcheckpoint._view.log_handle import LogHandle
+    from mpcheckpoint._work.outcomes import Outcome
 
 _MOMENT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class RunningItem:
-    """An item that a live worker works on now.
+    """An item that a live worker runs now.
 
     Attributes:
         object_key: the object that stands for it.
-        elapsed_s: for how long, in seconds.
+        elapsed_s: for how many seconds.
     """
 
     object_key: str
@@ -36,14 +40,14 @@ class MapStatus:
     """How far a map is, or one rerun of it.
 
     Attributes:
-        run: the number in the log of the run that was begun last.
-        version: what is run; of a command its line.
-        ok: how many items are done and well.
+        run: the number in the log of the run that began last.
+        version: of the work; for a command, its line.
+        ok: how many items are done and did not fail.
         failed: how many are done and failed.
-        to_retry: how many have failed, or were killed, and are to be tried again, now at rest.
-        running: the items that run, those that have run longest first.
-        starts: the processes in which it is under way; none: it is finished, or was killed.
-        rerun: the rerun whose outcomes were counted; None if each item's last outcome was, whatever it came from.
+        to_retry: how many failed, or were killed, and rest before they run again.
+        running: the items that run, the longest running first.
+        starts: the processes in which it is under way; none if it is finished, or was killed.
+        rerun: the rerun whose outcomes were counted; None if the last outcome of each item was.
     """
 
     run: int
@@ -57,7 +61,7 @@ class MapStatus:
 
     @property
     def items(self) -> int | None:
-        """How many items there are, at least: as the starts under way know it; None if none of them does yet."""
+        """How many items there are at least, as far as the processes under way know; None if none of them knows."""
         known = [start.items for start in self.starts if start.items is not None]
         return max(*known, self.ok + self.failed) if known else None
 
@@ -74,9 +78,9 @@ def status_of(log: LogHandle, rerun: str | None) -> MapStatus | None:
     running = running_items(log)
     at_work = {item.object_key for item in running}
     ok = failed = to_retry = 0
-    for object_key, _, told, is_to_retry in standings(log, history.rule(rerun)):
-        if told is not None:
-            ok, failed = ok + told.is_ok, failed + (not told.is_ok)
+    for object_key, _, head, is_to_retry in latest_outcomes(log, history.rule(rerun)):
+        if head is not None:
+            ok, failed = ok + head.is_ok, failed + (not head.is_ok)
         to_retry += is_to_retry and object_key not in at_work
     return MapStatus(
         notes[-1].number,
@@ -91,13 +95,13 @@ def status_of(log: LogHandle, rerun: str | None) -> MapStatus | None:
 
 
 def common_rerun(starts: tuple[MapStart, ...]) -> str | None:
-    """Return the rerun that is under way, if all starts work on the same one."""
+    """Return the rerun that is under way, if all starts work on one."""
     reruns = {start.rerun for start in starts}
     return next(iter(reruns)) if len(reruns) == 1 else None
 
 
 def running_items(log: LogHandle) -> tuple[RunningItem, ...]:
-    """Return what live workers work on, those that have run longest first."""
+    """Return what live workers run, the longest running first."""
     directory = log.workers_directory
     claims = log.query(lambda view: view.claims())
     found = []
@@ -112,9 +116,17 @@ def running_items(log: LogHandle) -> tuple[RunningItem, ...]:
 
 
 def has_moved_since(log: LogHandle, records: int) -> tuple[bool, int]:
-    """Return whether the log has more records than so many, or live workers run something; and how many it has.
+    """Return whether the log has more than ``records`` records, or live workers run something; and how many it has.
 
-    What is claimed for less than a moment does not count: somebody may fail to start it again and again.
+    An item claimed less than a second ago does not count: another map may fail to start it, again and again.
     """
     count = log.query(lambda view: view.held.count)
     return count > records or any(item.elapsed_s > _MOMENT_S for item in running_items(log)), count
+
+
+def outcomes_of(log: LogHandle, rerun: str | None) -> Iterator[Outcome]:
+    """Yield each object's last outcome that counts for that rerun, or without one."""
+    history = log.query(history_of)
+    for object_key, outcome, _, _ in latest_outcomes(log, history.rule(rerun)):
+        if outcome is not None:
+            yield outcome_of(outcome, object_key, repeated=True, runs=history.by_number)

@@ -1,4 +1,4 @@
-"""A worker process of a map, from within: what it does, and what it tells the process that started it."""
+"""What runs inside a worker process of a map, and what it sends to the process that started it."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._store.process import process
-from mpcheckpoint._work.perform import Carried, Kind, Report, perform
+from mpcheckpoint._work.report import ItemReport, Kind, SentError
+from mpcheckpoint._work.run_item import run_item
 from mpcheckpoint._work.shortage import shortage_of
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from mpcheckpoint._work.outcomes import Result
-    from mpcheckpoint._work.perform import Call, Plan
+    from mpcheckpoint._work.plan import ItemCall, Plan
     from mpcheckpoint._work.workers import Worker
 
 
 class Hello(NamedTuple):
-    """The first message of a worker process: it has been able to start."""
+    """The first message of a worker process: it could start."""
 
 
 class Clock(NamedTuple):
-    """Whether an item's function runs now; said only where its time is limited.
+    """Whether an item's function runs now; sent only if its time is limited.
 
-    Not the whole of an item is limited: a process that is ended while it records what the function made of the item
-    would leave a failure where there was none.
+    Only the function's time is limited: ending a process while it records the result would make a failure of an item
+    that did not fail.
     """
 
     is_running: bool
 
 
 class Unreadable(NamedTuple):
-    """Why a worker process cannot make an item of what it was sent."""
+    """Why a worker process cannot read the item that it was sent."""
 
     text: str
 
@@ -43,34 +44,17 @@ class Unreadable(NamedTuple):
 class Trouble(NamedTuple):
     """What kept a worker process from recording an outcome."""
 
-    carried: Carried
+    raised: SentError
     text: str
 
 
-class _Timed:
-    """A call that says when it begins and when it is over."""
-
-    def __init__(self, call: Call, pipe: Connection) -> None:
-        self._call = call
-        self._pipe = pipe
-
-    def __call__(self, item: Any, worker: Worker) -> Result | None:
-        self._pipe.send(Clock(is_running=True))
-        try:
-            return self._call(item, worker)
-        finally:
-            # Where the other side is gone, what was done is recorded all the same.
-            with suppress(BrokenPipeError, ConnectionResetError):
-                self._pipe.send(Clock(is_running=False))
-
-
 class _Interrupts:
-    """Lets signals end this worker while an item's function runs, or while there is nothing to do; not in between.
+    """Lets signals end this worker while an item's function runs, or while it is idle; not in between.
 
-    What a function has made of its item is recorded first, and no item is begun that is given back at once.
+    So the result of a function is recorded first, and no item starts that is given back at once.
 
-    A Ctrl-C is kept for later by its handler, since it may arrive in a thread that the function has started; SIGTERM,
-    which has no handler so that it ends any function, by the mask of this thread, as well as that can be.
+    The handler keeps a Ctrl-C for later, since it may arrive in a thread that the function has started. SIGTERM has no
+    handler, so that it ends any function; the mask of this thread keeps it for later, as well as that can be done.
     """
 
     def __init__(self) -> None:
@@ -78,7 +62,7 @@ class _Interrupts:
         self.has_come = False
 
     def install(self) -> None:
-        """Take the place of what the parent did with these signals; what it ignored stays ignored."""
+        """Replace the parent's handlers of these signals; what it ignored stays ignored."""
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self._take)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -92,7 +76,7 @@ class _Interrupts:
         """Let signals come.
 
         Raises:
-            KeyboardInterrupt: one has come before.
+            KeyboardInterrupt: a Ctrl-C was kept.
         """
         self._is_exposed = True
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -106,41 +90,42 @@ class _Interrupts:
         self.has_come = True
 
 
-class _Exposed:
-    """A call that signals may interrupt."""
+class _Call:
+    """A call that signals may interrupt. If its time is limited, it sends when it begins and when it ends.
 
-    def __init__(self, call: Call, interrupts: _Interrupts) -> None:
+    A process that the call forks has no part in our end of the pipe: it is closed there.
+    """
+
+    def __init__(self, call: ItemCall, interrupts: _Interrupts, pipe: Connection, *, is_timed: bool) -> None:
         self._call = call
         self._interrupts = interrupts
+        self._pipe = pipe
+        self._is_timed = is_timed
+        process.register(self)
 
     def __call__(self, item: Any, worker: Worker) -> Result | None:
+        if self._is_timed:
+            self._pipe.send(Clock(is_running=True))
         try:
             self._interrupts.expose()
             return self._call(item, worker)
         finally:
             self._interrupts.hold()
-
-
-class _OurEnd:
-    """Our end of the pipe. A process that a function forks has no part in it: it is closed there."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-        process.register(self)
+            if self._is_timed:
+                # Even if the other side is gone, the result is recorded.
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    self._pipe.send(Clock(is_running=False))
 
     def reset_after_fork(self) -> None:
-        """In a forked child: let go."""
+        """In a forked child: close the pipe."""
         self._pipe.close()
 
 
 def serve(pipe: Connection, plan: Plan, is_timed: bool) -> None:
-    """Work, in a process of its own, until there is nobody to work for."""
+    """Run items, in a process of its own, until the other side is gone."""
     interrupts = _Interrupts()
     interrupts.install()
-    end = _OurEnd(pipe)
-    plan = plan._replace(call=_Exposed(plan.call, interrupts))
-    if is_timed:
-        plan = plan._replace(call=_Timed(plan.call, pipe))
+    plan = plan._replace(call=_Call(plan.call, interrupts, pipe, is_timed=is_timed))
     try:
         pipe.send(Hello())
         while True:
@@ -151,20 +136,18 @@ def serve(pipe: Connection, plan: Plan, is_timed: bool) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the other side is gone
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)  # the other side was interrupted as we were, or is told so
-    finally:
-        del end
+        sys.exit(128 + signal.SIGINT)  # the other side was interrupted too, or learns of it by this
 
 
-def _reported(plan: Plan, message: bytes) -> Report | Trouble | Unreadable:
+def _reported(plan: Plan, message: bytes) -> ItemReport | Trouble | Unreadable:
     try:
         entry = pickle.loads(message)
-    except Exception as error:  # noqa: BLE001 - what it is made of is the user's
+    except Exception as error:  # noqa: BLE001 - unpickling runs the user's code
         shortage = shortage_of(error)
         if shortage is not None:
-            return Report(Kind.SHORT, shortage=shortage)
+            return ItemReport(Kind.SHORT, shortage=shortage)
         return Unreadable(f"it cannot be read there: {type(error).__name__}: {error}")
     try:
-        return perform(plan, entry)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who gave us the item
-        return Trouble(Carried(error), f"{type(error).__name__}: {error}")
+        return run_item(plan, entry)
+    except Exception as error:  # noqa: BLE001 - the other side raises it
+        return Trouble(SentError(error), f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""A worker lives as long as the kernel holds the lock on its file: nobody waits for anything to age."""
+"""Workers: each lives as long as the kernel holds the lock on its file, so no lock is ever judged by its age."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mpcheckpoint.errors import NotAStoreError, WriteFailedError
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _CREATE_LIMIT = 100
-# Directories that this process has cleared of what killed workers left.
+# Directories in which this process has removed the files of killed workers.
 _cleared: set[str] = set()
 
 
 class Worker:
-    """Whoever works on one object, from the claim to the outcome. Use it in a ``with`` statement.
+    """Stands for the work on one object, from the claim to the outcome. Use it in a ``with`` statement.
 
-    Invariant: one worker takes one object. A command that inherits the lock and outlives us blocks that object only,
-    and one that leaves a daemon behind blocks nothing: the file is gone when its object is done (held by
-    tests/map/test_claims.py).
+    Invariant: one worker claims one object (held by tests/map/test_claims.py). A command that inherits the lock and
+    outlives us blocks that object only. A daemon that a command leaves blocks nothing, since the file is removed when
+    the object is done.
 
     In a forked child the descriptor is closed, never unlocked: an unlock would free the parent's lock, and an open
-    descriptor would keep a dead parent alive.
+    descriptor would keep a dead parent's claim alive.
     """
 
     def __init__(self, directory: str) -> None:
@@ -43,28 +43,28 @@ class Worker:
 
     @property
     def fd(self) -> int:
-        """The descriptor that holds the lock: a command that inherits it is this worker, too."""
+        """The descriptor that holds the lock; a command that inherits it keeps this worker alive."""
         return self._descriptor.fd
 
     @property
     def path(self) -> str:
-        """The file that shows that it lives."""
+        """The locked file."""
         return os.path.join(self._directory, self.id)
 
     @property
     def is_mine(self) -> bool:
-        """Whether this is the process that the worker was started in, not a fork of it."""
+        """Whether this process made the worker, and is no fork of that one."""
         return self._pid == os.getpid()
 
     def retire(self) -> None:
-        """Die, as far as claims are concerned. The name goes first: what inherited the lock has no say any more."""
+        """End the worker and its claim. The file goes first: a process that inherited the lock then holds no claim."""
         if self.is_mine and self._descriptor.fd >= 0:
             with translated("removing a worker from", self._directory):
                 system.remove(self.path)
         self._descriptor.close()
 
     def reset_after_fork(self) -> None:
-        """In a forked child: let go."""
+        """In a forked child: close the descriptor."""
         self._descriptor.close()
 
     def __enter__(self) -> Worker:
@@ -77,14 +77,14 @@ class Worker:
 def is_live(directory: str, worker_id: str) -> bool:
     """Return whether that worker lives."""
     if not _ID.fullmatch(worker_id):
-        return False  # none of ours, and nothing that should become part of a path
+        return False  # not one of ours, and it must not become part of a path
     path = os.path.join(directory, worker_id)
     with translated("looking at the worker", path, is_read=True):
         return system.is_locked(path)
 
 
 def worker_ids(directory: str) -> list[str]:
-    """Return the names of all workers whose files are there, dead or alive; none where they cannot be listed."""
+    """Return the ids of all workers that have a file, dead or alive; none if they cannot be listed."""
     try:
         return [name for name in system.list_directory(directory) if _ID.fullmatch(name)]
     except OSError:
@@ -92,7 +92,7 @@ def worker_ids(directory: str) -> list[str]:
 
 
 def remove_dead_workers(directory: str) -> None:
-    """Remove the files that killed workers left. Best effort: they are in nobody's way."""
+    """Remove the files that killed workers left. Best effort: they do no harm."""
     for name in worker_ids(directory):
         try:
             system.remove_unlocked(os.path.join(directory, name))
@@ -115,10 +115,10 @@ def _create(directory: str) -> tuple[str, system.Descriptor]:
         worker_id = uuid.uuid4().hex
         descriptor = system.create_locked(os.path.join(directory, worker_id))
         if descriptor is not None:
-            leave_to_store(descriptor.fd, directory)  # others look whether it is locked
+            leave_to_store(descriptor.fd, directory)  # other users' processes check the lock
             return worker_id, descriptor
     raise WriteFailedError(
-        f"files in {directory} are removed again and again as soon as they are made",
+        f"files in {directory} keep being removed as soon as they are made",
         path=directory,
         reason="worker files vanish",
     )

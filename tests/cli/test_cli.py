@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from mpcheckpoint import Checkpoint, __version__
 from mpcheckpoint._cli.maps.child import KeptOutput
 from mpcheckpoint._cli.maps.items import ItemReader
+from mpcheckpoint._format.byte_text import to_bytes, to_text
 from mpcheckpoint._format.codec import encode_payload
 from mpcheckpoint._work.inputs import Input, NotYet
-from mpcheckpoint._work.text import to_bytes, to_text
 from mpcheckpoint.maintenance import verify
 from support.verbs import inside, log_file, tree, wait_until
 

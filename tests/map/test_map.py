@@ -240,7 +240,7 @@ def test_ordered_outcomes_come_in_the_order_of_the_items(log: Log, threads: Thre
 def test_ordered_outcomes_that_wait_for_a_slow_one_are_bounded(
     log: Log, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpcheckpoint._work.outlet._MOST_HELD", 10)
+    monkeypatch.setattr("mpcheckpoint._work.output_queue._MOST_HELD", 10)
     gate = threading.Event()
     ran: list[int] = []
 
@@ -360,7 +360,7 @@ def test_map_that_goes_on_elsewhere_with_another_version_ends_with_an_error(
 
     done(Checkpoint(store).log("a").map(len, ["y"], version="2", if_changed="keep", executor=threads))
 
-    with pytest.raises(ChangedVersionError, match="went on as '2' while it was under way here as '1'"):
+    with pytest.raises(ChangedVersionError, match="went on as '2' while it ran here as '1'"):
         list(run)
 
 

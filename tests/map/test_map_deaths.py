@@ -17,9 +17,9 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._cli.maps.watch import Watched
 from mpcheckpoint._work import deaths
-from mpcheckpoint._work.deaths import deaths_of, is_kill, is_told_to_end
-from mpcheckpoint._work.reruns import history_of, tell_decoded
-from mpcheckpoint._work.runs import join_run
+from mpcheckpoint._work.deaths import is_kill, is_told_to_end
+from mpcheckpoint._work.reruns import head_of_decoded, history_of
+from mpcheckpoint._work.runs import join_run, state_of
 from mpcheckpoint.log import handle_of
 from support.shell import MPCHECKPOINT, CommandLine
 from support.verbs import wait_until
@@ -68,7 +68,7 @@ def shell(tmp_path: Path) -> Shell:
 
 def kind_of(event: Any) -> str | None:
     """Return what an event tells of the first run of a map."""
-    told = tell_decoded(event)
+    told = head_of_decoded(event)
     if told is None or told.run != b"1":
         return None
     return "ok" if told.is_outcome else "death" if told.is_death else "attempt"
@@ -313,7 +313,12 @@ def test_outcome_of_a_rerun_ends_the_count_of_deaths_without_a_name_and_not_the_
         log.append("x", {"run": run.number, "death": 1, "error": "killed"})
 
     def counts() -> list[int]:
-        return [handle_of(log).query(partial(deaths_of, run=run, object_key="x")) for run in (plain, named)]
+        directory = handle_of(log).workers_directory
+        states = [
+            handle_of(log).query(partial(state_of, run=run, object_key="x", directory=directory))
+            for run in (plain, named)
+        ]
+        return [each.attempts.deaths for each in states]
 
     assert counts() == [1, 1]
 
@@ -352,6 +357,6 @@ def test_map_of_before_deaths_were_recorded_takes_them_for_none_of_its_own(log: 
     (outcome,) = log.map(str, ["x"], jobs=1, mp_context=multiprocessing.get_context("fork"))
 
     assert outcome.ok
-    told = tell_decoded({"run": 2, "death": 1})
+    told = head_of_decoded({"run": 2, "death": 1})
     assert told is not None
     assert (told.run, told.is_death, told.is_outcome) == (b"2", True, False)

@@ -24,7 +24,7 @@ import pytest
 from mpcheckpoint import Checkpoint, Log, MapRun
 from mpcheckpoint._cli import main
 from mpcheckpoint._cli.interrupts import Interrupts, Stopped
-from mpcheckpoint._work import processes
+from mpcheckpoint._work import process_pool
 from support import process_tree
 from support.capabilities import has_command, require
 from support.shell import MPCHECKPOINT
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.guarantee(11)
 
-PACKAGE = str(Path(processes.__file__).parents[1])
+PACKAGE = str(Path(process_pool.__file__).parents[1])
 MOST_STEPS = 2000
 
 
@@ -102,9 +102,15 @@ def staying(log: Log, directory: Path) -> MapRun:
 def test_close_of_worker_processes_that_is_interrupted_at_any_step_is_made_up_for_by_the_next(
     is_interrupted: bool, log: Log, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_UNWIND_S", 0.01)
+    monkeypatch.setattr(process_pool, "_UNWIND_S", 0.01)
     earlier = process_tree.living_descendants()
-    modules = ("_work/map.py", "_work/processes.py", "_work/crew.py", "_work/presence.py", "_work/workers.py")
+    modules = (
+        "_work/map.py",
+        "_work/process_pool.py",
+        "_work/pool.py",
+        "_work/presence.py",
+        "_work/workers.py",
+    )
     for step in range(1, MOST_STEPS):
         run = staying(log, tmp_path)
         interruption = Interruption(step, interrupt, *modules)
@@ -141,7 +147,7 @@ def test_close_of_an_executor_that_is_interrupted_at_any_step_is_made_up_for_by_
                 lambda item, goes_on=goes_on: goes_on.wait(30), [f"item{step}", "never"], executor=one
             )
             wait_until(lambda: len(list(inside(store, "workers").iterdir())) == 2, "the item runs")
-            interruption = Interruption(step, interrupt, "_work/map.py", "_work/crew.py", "_work/presence.py")
+            interruption = Interruption(step, interrupt, "_work/map.py", "_work/pool.py", "_work/presence.py")
             threading.Timer(0.02, goes_on.set).start()
             try:
                 with interruption:
@@ -164,13 +170,13 @@ def test_close_of_an_executor_that_is_interrupted_at_any_step_is_made_up_for_by_
 def be_interrupted_twice(store: Path, directory: Path, number: int) -> None:
     """Map without a ``with`` statement; be interrupted, and once more at a step of the end of the workers."""
     run = staying(Checkpoint(store).log("a"), directory)
-    real = run._crew.stop
+    real = run._pool.stop
 
     def stop(*, is_interrupted: bool) -> None:
-        with Interruption(number, interrupt, "_work/processes.py"):
+        with Interruption(number, interrupt, "_work/process_pool.py"):
             real(is_interrupted=is_interrupted)
 
-    run._crew.stop = stop  # type: ignore[method-assign]
+    run._pool.stop = stop  # type: ignore[method-assign]
     threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     list(run)
 
@@ -221,7 +227,7 @@ def test_second_ctrl_c_at_any_step_of_the_end_of_commands_ends_them_and_the_map(
     )  # without it they would go on
     (tmp_path / "items").write_text("a\nb\n")
     earlier = process_tree.living_descendants()
-    modules = ("_work/map.py", "_work/crew.py", "_cli/maps/run_command.py")
+    modules = ("_work/map.py", "_work/pool.py", "_cli/maps/run_command.py")
     real = MapRun._close
     for step in range(1, 30):  # the last ones are in the middle of the wait
         (tmp_path / "runs").unlink(missing_ok=True)

@@ -120,7 +120,7 @@ def test_outcome_of_a_worker_whose_item_another_holds_is_not_recorded_and_the_ot
         with working(store, "second") as second:
             gone_on = threading.Thread(target=first.go_on)
             gone_on.start()
-            wait_until(lambda: first.run._waiting, "the first knows that it has lost the item")
+            wait_until(lambda: first.run._dispatcher.waiting, "the first knows that it has lost the item")
             with Checkpoint(store).log("a").claim("x") as claim:
                 assert claim is None  # the first has not given back what the second holds
 

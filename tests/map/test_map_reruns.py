@@ -18,8 +18,17 @@ import pytest
 from mpcheckpoint import Checkpoint, Log, Outcome
 from mpcheckpoint._format.codec import encode_payload
 from mpcheckpoint._format.control import Note, note_payload
-from mpcheckpoint._work.reruns import History, IfChanged, Keeps, RunNote, Told, history_of, tell, tell_decoded
-from mpcheckpoint._work.runs import Run, State, join_run, peek_run, state_of
+from mpcheckpoint._work.reruns import (
+    History,
+    IfChanged,
+    Keeps,
+    RecordHead,
+    RunNote,
+    head_of,
+    head_of_decoded,
+    history_of,
+)
+from mpcheckpoint._work.runs import ItemState, JoinedRun, join_run, state_of
 from mpcheckpoint.errors import ChangedItemError, ChangedVersionError
 from mpcheckpoint.log import handle_of
 from support.checkout import GOLDEN
@@ -60,7 +69,7 @@ def mapped(log: Log, fn: Any, items: list[str] = NAMES, **options: Any) -> dict[
         return {outcome.object_key: outcome for outcome in run}
 
 
-def state(log: Log, run: Run, item: str) -> State:
+def state(log: Log, run: JoinedRun, item: str) -> ItemState:
     return handle_of(log).query(lambda view: state_of(view, run, item, handle_of(log).workers_directory))
 
 
@@ -318,7 +327,7 @@ def test_all_who_change_the_version_at_once_agree(log: Log, store: Path) -> None
 # --- the rule ----------------------------------------------------------------------------------------------
 
 
-OK, FAILED = Told(b"1", is_outcome=True, is_ok=True), Told(b"1", is_outcome=True, is_ok=False)
+OK, FAILED = RecordHead(b"1", is_outcome=True, is_ok=True), RecordHead(b"1", is_outcome=True, is_ok=False)
 
 
 @pytest.mark.parametrize(
@@ -347,18 +356,18 @@ def test_what_counts_follows_from_what_each_run_keeps(
         tuple("all" if rule.counts(FAILED) else "ok" if rule.counts(OK) else None for rule in rules)
         == expected
     )
-    assert not any(rule.counts(Told(b"1", is_outcome=False, is_ok=False)) for rule in rules)
+    assert not any(rule.counts(RecordHead(b"1", is_outcome=False, is_ok=False)) for rule in rules)
     assert not any(rule.counts(OK._replace(run=b"9")) for rule in rules)
 
 
 @pytest.mark.parametrize(
     ("event", "expected"),
     [
-        ({"run": 1, "ok": True, "error": None}, Told(b"1", is_outcome=True, is_ok=True)),
-        ({"run": 12345678, "ok": False, "rerun": "x"}, Told(b"12345678", is_outcome=True, is_ok=False)),
-        ({"run": 10**18 - 1, "ok": False}, Told(b"9" * 18, is_outcome=True, is_ok=False)),
-        ({"run": 123456789, "attempt": 2}, Told(b"123456789", is_outcome=False, is_ok=False)),
-        ({"run": 0, "attempt": "x"}, Told(b"0", is_outcome=False, is_ok=False)),
+        ({"run": 1, "ok": True, "error": None}, RecordHead(b"1", is_outcome=True, is_ok=True)),
+        ({"run": 12345678, "ok": False, "rerun": "x"}, RecordHead(b"12345678", is_outcome=True, is_ok=False)),
+        ({"run": 10**18 - 1, "ok": False}, RecordHead(b"9" * 18, is_outcome=True, is_ok=False)),
+        ({"run": 123456789, "attempt": 2}, RecordHead(b"123456789", is_outcome=False, is_ok=False)),
+        ({"run": 0, "attempt": "x"}, RecordHead(b"0", is_outcome=False, is_ok=False)),
         ({"ok": True, "run": 1}, None),
         ({"run": 1}, None),
         ({"run": -1, "ok": True}, None),
@@ -374,9 +383,9 @@ def test_what_counts_follows_from_what_each_run_keeps(
     ],
 )
 def test_record_of_a_map_is_told_from_its_first_bytes_as_from_the_whole(
-    event: Any, expected: Told | None
+    event: Any, expected: RecordHead | None
 ) -> None:
-    assert tell(encode_payload("a", event).event) == tell_decoded(event) == expected
+    assert head_of(encode_payload("a", event).event) == head_of_decoded(event) == expected
 
 
 @pytest.mark.parametrize(
@@ -426,7 +435,7 @@ def test_look_ahead_agrees_with_what_then_runs_and_writes_nothing(log: Log, stor
         fn = Ran(*chance.sample(NAMES, 2))
         before = tree(store)
         try:
-            run = peek_run(handle_of(log), if_changed=if_changed, **options)
+            run = join_run(handle_of(log), if_changed=if_changed, **options, is_dry_run=True)
         except ChangedVersionError:
             with pytest.raises(ChangedVersionError):
                 mapped(log, fn, items, if_changed=if_changed.value, **options)

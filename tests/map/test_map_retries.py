@@ -15,11 +15,14 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log, Outcome
 from mpcheckpoint import _system as system
-from mpcheckpoint._work import processes
+from mpcheckpoint._work import process_pool
 from mpcheckpoint._work.inputs import Input
 from mpcheckpoint._work.outcomes import outcome_of
-from mpcheckpoint._work.perform import CallFunction, Kind, LogRef, Plan, perform
-from mpcheckpoint._work.retries import LONGEST_PAUSE_S, Pauses, Retries
+from mpcheckpoint._work.plan import LogRef, Plan
+from mpcheckpoint._work.report import Kind
+from mpcheckpoint._work.rests import Rests
+from mpcheckpoint._work.retries import LONGEST_PAUSE_S, Retries
+from mpcheckpoint._work.run_item import FunctionCall, run_item
 from mpcheckpoint._work.runs import Attempts, join_run
 from mpcheckpoint.errors import ItemFailedError
 from mpcheckpoint.log import handle_of
@@ -148,13 +151,17 @@ def test_two_that_share_the_items_share_the_limit(store: Path) -> None:
 
 def test_item_that_somebody_has_tried_since_it_was_given_out_is_left_alone(log: Log) -> None:
     fn = Flaky(x=99)
-    run = join_run(handle_of(log), "", rerun=None, retry_failed=False)
-    plan = Plan(LogRef(handle_of(log)), run, CallFunction(fn), Retries(5, 60))
+    plan = Plan(
+        LogRef(handle_of(log)),
+        join_run(handle_of(log), "", rerun=None, retry_failed=False),
+        FunctionCall(fn),
+        Retries(5, 60),
+    )
     entry = Input(0, "x", "x", {})
 
-    assert perform(plan, entry).kind is Kind.TO_RETRY
-    assert perform(plan, entry).kind is Kind.TAKEN
-    assert perform(plan, entry._replace(attempts=1)).kind is Kind.TO_RETRY
+    assert run_item(plan, entry).kind is Kind.TO_RETRY
+    assert run_item(plan, entry).kind is Kind.TAKEN
+    assert run_item(plan, entry._replace(attempts=1)).kind is Kind.TO_RETRY
     assert fn.calls == ["x"] * 2
 
 
@@ -202,7 +209,9 @@ def test_attempt_recorded_by_a_writer_of_another_kind_is_no_obstacle(
 
 
 def test_outcome_recorded_before_there_were_attempts_took_one() -> None:
-    outcome = outcome_of(b'{"run":1,"ok":true,"error":null,"value":1,"duration_s":0.5}', "x", repeated=True)
+    outcome = outcome_of(
+        b'{"run":1,"ok":true,"error":null,"value":1,"duration_s":0.5}', "x", repeated=True, runs={}
+    )
 
     assert outcome.attempts == 1
 
@@ -223,17 +232,20 @@ def test_pauses_double_up_to_a_minute_and_vary_by_a_quarter() -> None:
 
 
 def test_pause_is_counted_from_the_failure_and_never_longer_than_it_is() -> None:
-    pauses, now_us = Pauses(), system.now_us()
+    rests, now_us = Rests(), system.now_us()
 
-    assert pauses.is_over("never failed", Attempts())
-    assert pauses.is_over("long ago", Attempts(1, now_us - 61_000_000, 60.0))
-    assert not pauses.is_over("just now", Attempts(1, now_us - 1_000_000, 60.0))
-    assert pauses.is_resting("just now")
+    def is_resting(object_key: str, attempts: Attempts) -> bool:
+        rests.rest_after(object_key, attempts)
+        return rests.is_resting(object_key)
+
+    assert not is_resting("never failed", Attempts())
+    assert not is_resting("long ago", Attempts(1, now_us - 61_000_000, 60.0))
+    assert is_resting("just now", Attempts(1, now_us - 1_000_000, 60.0))
     # The wall clock was set back by an hour since.
-    assert not pauses.is_over("from the future", Attempts(1, now_us + 3_600_000_000, 0.05))
-    wait_until(lambda: not pauses.is_resting("from the future"), "the pause is over", timeout_s=5)
-    assert pauses.is_over("from the future", Attempts(1, now_us + 3_600_000_000, 0.05))
-    assert not pauses.is_over("from the future", Attempts(2, now_us, 60.0))
+    assert is_resting("from the future", Attempts(1, now_us + 3_600_000_000, 0.05))
+    wait_until(lambda: not rests.is_resting("from the future"), "the pause is over", timeout_s=5)
+    assert not is_resting("from the future", Attempts(1, now_us + 3_600_000_000, 0.05))
+    assert is_resting("from the future", Attempts(2, now_us, 60.0))
 
 
 # --- a limit to the time -----------------------------------------------------------------------------------
@@ -272,7 +284,7 @@ def test_item_whose_time_is_up_has_failed_and_its_worker_is_replaced(
 def test_time_out_counts_as_a_failed_attempt(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_TERMINATE_S", 0.2)
+    monkeypatch.setattr(process_pool, "_TERMINATE_S", 0.2)
     context = multiprocessing.get_context("fork")
 
     outcomes = mapped(

@@ -29,14 +29,15 @@ from mpcheckpoint._cli import main
 from mpcheckpoint._cli.maps import child
 from mpcheckpoint._cli.maps.threads import BusyThreads
 from mpcheckpoint._view.log_handle import LogHandle
-from mpcheckpoint._work import processes, shortage, waiting
-from mpcheckpoint._work.crew import ExecutorCrew
+from mpcheckpoint._work import held_items, process_pool, shortage
+from mpcheckpoint._work.held_items import HeldItemNotices
 from mpcheckpoint._work.inputs import Input
-from mpcheckpoint._work.perform import CallFunction, LogRef, Plan
+from mpcheckpoint._work.plan import LogRef, Plan
+from mpcheckpoint._work.pool import ExecutorPool
+from mpcheckpoint._work.run_item import FunctionCall
 from mpcheckpoint._work.runs import join_run
-from mpcheckpoint._work.shortage import Shortage, ShortageEvent, Starts, shortage_of
+from mpcheckpoint._work.shortage import Shortage, ShortageEvent, StartThrottle, shortage_of
 from mpcheckpoint._work.start_process import start_process
-from mpcheckpoint._work.waiting import Waits
 from mpcheckpoint.errors import OutcomeUnknownError, ShortageError, WriteFailedError
 from mpcheckpoint.log import handle_of
 from support.shell import MPCHECKPOINT, CommandLine
@@ -302,7 +303,7 @@ def test_worker_process_that_cannot_be_started_is_started_later(
     number: int, log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = Failing(start_process, os_error(number), range(2, 9))
-    monkeypatch.setattr(processes, "start_process", start)
+    monkeypatch.setattr(process_pool, "start_process", start)
     caplog.set_level(logging.WARNING, "mpcheckpoint")
 
     context = multiprocessing.get_context("fork")
@@ -366,9 +367,9 @@ def test_outcome_that_a_shortage_keeps_from_being_read_back_is_waited_for_and_th
 def test_what_is_waited_for_is_not_told_while_a_shortage_keeps_it_from_being_seen(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "_AFTER_S", 0)
+    monkeypatch.setattr(held_items, "_AFTER_S", 0)
     told: list[str] = []
-    waits = Waits(handle_of(log), lambda text, is_left: told.append(text))
+    waits = HeldItemNotices(handle_of(log), lambda text, is_left: told.append(text))
     look = Failing(handle_of(log).query, os_error(errno.EMFILE), range(1, 2))
     with log.claim("x"), monkeypatch.context() as patched:
         patched.setattr(handle_of(log), "query", look)
@@ -458,7 +459,7 @@ def test_map_of_functions_that_nothing_can_start_stops_with_a_typed_error_that_p
     method: str, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shortage, "STANDSTILL_S", 0.3)
-    monkeypatch.setattr(processes, "start_process", Failing(well, os_error(errno.EAGAIN), range(1, 10**6)))
+    monkeypatch.setattr(process_pool, "start_process", Failing(well, os_error(errno.EAGAIN), range(1, 10**6)))
 
     with pytest.raises(
         ShortageError, match=r"short of processes or threads .* in which nothing ran"
@@ -501,17 +502,17 @@ def test_item_that_an_executor_queued_and_could_start_no_thread_for_does_not_run
 ) -> None:
     start = Failing(threading.Thread.start, lambda: NO_THREAD, range(1, 2))
     ran: list[str] = []
-    plan = Plan(LogRef(handle_of(log)), join_run(handle_of(log), ""), CallFunction(ran.append))
+    plan = Plan(LogRef(handle_of(log)), join_run(handle_of(log), ""), FunctionCall(ran.append))
 
     with ThreadPoolExecutor(2) as two:
-        crew = ExecutorCrew(plan, two, 2)
+        pool = ExecutorPool(plan, two, 2)
         with monkeypatch.context() as patched:
             patched.setattr(threading.Thread, "start", lambda thread: start(thread))  # noqa: PLW0108 - binds self
             with pytest.raises(RuntimeError, match="new thread"):
-                crew.submit(Input(0, "a", "a", {}))
-        crew.submit(Input(1, "b", "b", {}))
+                pool.submit(Input(0, "a", "a", {}))
+        pool.submit(Input(1, "b", "b", {}))
         wait_until(lambda: ran == ["b"], "the other one has run")
-        crew.stop(is_interrupted=False)
+        pool.stop(is_interrupted=False)
 
     assert ran == ["b"]
 
@@ -582,7 +583,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def work(starts: Starts, clock: Clock, limit: int, seconds: float) -> tuple[list[float], int]:
+def work(starts: StartThrottle, clock: Clock, limit: int, seconds: float) -> tuple[list[float], int]:
     """Start what may be started where ``limit`` can run at a time, for ever; return when starts failed, and how many
     run at the end."""
     failed, running = [], 0
@@ -600,7 +601,7 @@ def work(starts: Starts, clock: Clock, limit: int, seconds: float) -> tuple[list
 
 def test_starts_grow_apart_and_what_there_is_is_used(clock: Clock) -> None:
     told: list[ShortageEvent] = []
-    starts = Starts(20, told.append)
+    starts = StartThrottle(20, told.append)
 
     failed, running = work(starts, clock, 5, 120)
 
@@ -614,7 +615,7 @@ def test_starts_grow_apart_and_what_there_is_is_used(clock: Clock) -> None:
 
 def test_starts_go_on_as_before_when_the_shortage_is_over_and_that_is_told_once(clock: Clock) -> None:
     told: list[ShortageEvent] = []
-    starts = Starts(20, told.append)
+    starts = StartThrottle(20, told.append)
     work(starts, clock, 5, 5)
 
     _, running = work(starts, clock, 10**6, 0.01)
@@ -629,7 +630,7 @@ def test_starts_go_on_as_before_when_the_shortage_is_over_and_that_is_told_once(
 
 
 def test_nothing_that_moves_for_a_minute_stops_the_map(clock: Clock) -> None:
-    starts = Starts(20, lambda _: None)
+    starts = StartThrottle(20, lambda _: None)
     begun_s = clock.now_s
 
     with pytest.raises(ShortageError):
@@ -639,7 +640,7 @@ def test_nothing_that_moves_for_a_minute_stops_the_map(clock: Clock) -> None:
 
 
 def test_progress_of_others_counts_as_progress(clock: Clock) -> None:
-    starts = Starts(20, lambda _: None)
+    starts = StartThrottle(20, lambda _: None)
     for _ in range(100):  # a thousand seconds
         starts.has_failed(SHORT, 0, lambda: True)
         clock.now_s += 10
@@ -651,7 +652,7 @@ def test_map_whose_neighbour_runs_something_waits_for_it(
     monkeypatch.setattr(shortage, "STANDSTILL_S", 0.2)
     monkeypatch.setattr("mpcheckpoint._work.status._MOMENT_S", 0.0)
     is_over = threading.Event()
-    monkeypatch.setattr(processes, "start_process", Failing(well, os_error(errno.EAGAIN), range(1, 10**6)))
+    monkeypatch.setattr(process_pool, "start_process", Failing(well, os_error(errno.EAGAIN), range(1, 10**6)))
     fork = multiprocessing.get_context("fork")
 
     with (

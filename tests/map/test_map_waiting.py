@@ -18,7 +18,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log, MapRun
 from mpcheckpoint import _system as system
-from mpcheckpoint._work.waiting import Wait, sentence, waits_for
+from mpcheckpoint._work.held_items import HeldItem, held_items, sentence
 from mpcheckpoint.errors import ReentrancyError
 from support.executors import workers
 from support.shell import MPCHECKPOINT
@@ -280,7 +280,9 @@ def test_restart_says_what_it_waits_for_with_the_process_and_once(tmp_path: Path
     (tmp_path / "go").touch()
 
     assert second.wait() == 0
-    assert "waiting for 3 items: what a start that was killed has left still runs; end it, or wait" in text
+    assert (
+        "waiting for 3 items: a map that was killed left processes that still run; end them, or wait" in text
+    )
     for pid in runs(tmp_path)[:3]:
         assert f"process {pid} (sh -c echo" in text
     assert said.read_text().count("waiting for") == 1
@@ -302,7 +304,7 @@ def test_restart_names_who_holds_the_item_if_the_command_itself_has_ended(
     wait_until(lambda: "waiting for a: process" in said.read_text(), "it says what it waits for")
     text = said.read_text()
     pid = int(text.partition("waiting for a: process ")[2].split()[0])
-    assert f"process {pid} (sleep 1000) still runs, left by a start that was killed; end it" in text
+    assert f"process {pid} (sleep 1000) still runs, left by a map that was killed; end it" in text
 
     os.kill(pid, signal.SIGKILL)
 
@@ -322,7 +324,7 @@ def test_start_that_shares_the_items_says_who_works_on_the_last_ones(
     (tmp_path / "go").touch()
 
     assert (first.wait(), second.wait()) == (0, 0)
-    assert f"waiting for 3 items that others work on: a: process {first.pid} (" in said.read_text()
+    assert f"waiting for 3 items that other processes work on: a: process {first.pid} (" in said.read_text()
     assert "killed" not in said.read_text()
 
 
@@ -363,41 +365,41 @@ GONE = system.LockHolder(4711, None, is_stopped=False)
     ("taker", "openers", "wait"),
     [
         # Of a user whose descriptors we may not see: who took the lock is gone, or is not.
-        (GONE, [], Wait("x", None, is_left=True)),
-        (GONE._replace(command="map"), [], Wait("x", GONE._replace(command="map"), is_left=False)),
+        (GONE, [], HeldItem("x", None, is_left=True)),
+        (GONE._replace(command="map"), [], HeldItem("x", GONE._replace(command="map"), is_left=False)),
         # A system that tells nothing.
-        (None, [], Wait("x", None, is_left=False)),
+        (None, [], HeldItem("x", None, is_left=False)),
         # The number of the dead map is somebody else's by now.
         (
             GONE._replace(command="other"),
             [GONE._replace(pid=12)],
-            Wait("x", GONE._replace(pid=12), is_left=True),
+            HeldItem("x", GONE._replace(pid=12), is_left=True),
         ),
     ],
 )
 def test_who_holds_an_item_is_told_as_far_as_it_can_be(
     taker: system.LockHolder | None,
     openers: list[system.LockHolder],
-    wait: Wait,
+    wait: HeldItem,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     status = system.LockStatus(system.LockState.HELD, taker, None)
     monkeypatch.setattr(system, "lock_status", lambda path: status)
     monkeypatch.setattr(system, "openers", lambda paths: dict.fromkeys(paths, openers))
 
-    assert waits_for("/workers", [("x", "w")]) == [wait]
+    assert held_items("/workers", [("x", "w")]) == [wait]
 
 
 def test_of_many_items_some_are_named_and_long_commands_are_cut() -> None:
     holder = system.LockHolder(1, "c" * 100, is_stopped=False)
-    waits = [Wait(f"item{number}", holder, is_left=False) for number in range(5)]
+    waits = [HeldItem(f"item{number}", holder, is_left=False) for number in range(5)]
 
     text = sentence(waits, is_left=False)
 
     who = f"process 1 ({'c' * 57}...)"
     assert text == (
-        f"waiting for 5 items that others work on: item0: {who}, item1: {who}, item2: {who} and 2 more"
+        f"waiting for 5 items that other processes work on: item0: {who}, item1: {who}, item2: {who} and 2 more"
     )
-    assert sentence([Wait("x", None, is_left=True)], is_left=True).startswith(
+    assert sentence([HeldItem("x", None, is_left=True)], is_left=True).startswith(
         "waiting for x: another process still runs, left by"
     )

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._work.text import to_text
+from mpcheckpoint._format.byte_text import to_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,7 +11,7 @@ import click
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.terminal import EXIT_OK, flush_out, plural, say, write_out
 from mpcheckpoint._work.inputs import NotYet
-from mpcheckpoint._work.runs import peek_run, state_of
+from mpcheckpoint._work.runs import join_run, state_of
 from mpcheckpoint.errors import LogNotFoundError, StoreNotFoundError
 from mpcheckpoint.log import handle_of
 
@@ -54,7 +54,7 @@ def _pending_rule(job: Job, opened: ExitStack) -> Callable[[str], bool]:
         log = handle_of(checkpoint.log(job.log_key, create=False))
     except (StoreNotFoundError, LogNotFoundError):
         return lambda object_key: True
-    run = peek_run(log, job.version, **job.choice)
+    run = join_run(log, job.version, **job.choice, is_dry_run=True)
     directory = log.workers_directory
     return lambda object_key: (
         log.query(lambda view: state_of(view, run, object_key, directory)).outcome is None

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mpcheckpoint._cli.maps.template import JsonItem, MissingFieldError, Template
+from mpcheckpoint._format.byte_text import to_text
 from mpcheckpoint._maintenance.imports.shapes import BYTE_ORDER_MARK
 from mpcheckpoint._work.inputs import NOT_YET, Input, NotYet, recorded_of
-from mpcheckpoint._work.text import to_text
 from mpcheckpoint.errors import CheckpointError, shell_text
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from mpcheckpoint._cli.maps.template import Template
 from mpcheckpoint._cli.options import LocalPath, key_option, rerun_option, store_option
 from mpcheckpoint._cli.terminal import safe, say
 from mpcheckpoint._cli.times import Duration
+from mpcheckpoint._format.byte_text import to_text
 from mpcheckpoint._work.reruns import IfChanged
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S
-from mpcheckpoint._work.text import to_text
 
 _STDIN = "-"
 _DEFAULT_OUTPUT_BYTES = 64 * 1024
@@ -164,7 +164,7 @@ class Job(NamedTuple):
 
     @property
     def choice(self) -> dict[str, Any]:
-        """Which run of the log's map it belongs to, for ``join_run`` and ``peek_run``."""
+        """Which run of the log's map it belongs to, for ``join_run``."""
         return {
             "rerun": self.rerun,
             "if_changed": IfChanged(self.if_changed),

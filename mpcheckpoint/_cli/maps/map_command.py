@@ -26,22 +26,21 @@ from mpcheckpoint._cli.terminal import (
     safe,
     say,
 )
-from mpcheckpoint._work.crew import ExecutorCrew, default_jobs
+from mpcheckpoint._format.byte_text import to_text
 from mpcheckpoint._work.map import MapRun
-from mpcheckpoint._work.outlet import OnError, Options
-from mpcheckpoint._work.perform import LogRef, Plan
 from mpcheckpoint._work.permit import Permit
+from mpcheckpoint._work.plan import LogRef, OnError, Options, Plan
+from mpcheckpoint._work.pool import ExecutorPool, default_jobs
 from mpcheckpoint._work.retries import Retries
 from mpcheckpoint._work.runs import join_run
-from mpcheckpoint._work.shortage import begun
-from mpcheckpoint._work.text import to_text
+from mpcheckpoint._work.shortage import outlast_shortage
 from mpcheckpoint.errors import ShortageError
 from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
     from mpcheckpoint._cli.maps.items import ItemReader
     from mpcheckpoint._view.log_handle import LogHandle
-    from mpcheckpoint._work.runs import Run
+    from mpcheckpoint._work.runs import JoinedRun
     from mpcheckpoint._work.shortage import ShortageEvent
 
 
@@ -122,8 +121,8 @@ def _run(job: Job, items: ItemReader) -> int:
     tally = Tally()
     try:
         with (
-            begun(Interrupts, _say_shortage) as interrupts,
-            begun(lambda: Checkpoint(job.store), _say_shortage) as checkpoint,
+            outlast_shortage(Interrupts, _say_shortage) as interrupts,
+            outlast_shortage(lambda: Checkpoint(job.store), _say_shortage) as checkpoint,
             BusyThreads(job.jobs) as executor,
             RunCommand(job.template, job.output_limit_bytes, job.timeout_s, interrupts) as command,
             Reporter(items, tally, job) as reporter,
@@ -173,16 +172,16 @@ def _started(
     command: RunCommand,
     reporter: Reporter,
 ) -> MapRun:
-    def joined() -> tuple[LogHandle, Run]:
+    def joined() -> tuple[LogHandle, JoinedRun]:
         log = handle_of(checkpoint.log(job.log_key))
         return log, join_run(log, job.version, **job.choice)
 
-    log, run = begun(joined, reporter.take_shortage)
+    log, run = outlast_shortage(joined, reporter.take_shortage)
     permit = None
     if job.halts_on_error:
-        permit = begun(lambda: Permit.given(log.workers_directory), reporter.take_shortage)
+        permit = outlast_shortage(lambda: Permit.given(log.workers_directory), reporter.take_shortage)
     plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s), permit)
-    crew = ExecutorCrew(plan, executor, job.jobs, on_stop=command.stop)
+    pool = ExecutorPool(plan, executor, job.jobs, on_stop=command.stop)
     on_error = OnError.HALT if job.halts_on_error else OnError.RECORD
     options = Options(
         job.is_ordered,
@@ -193,7 +192,7 @@ def _started(
         on_death=reporter.take_death,
         on_shortage=reporter.take_shortage,
     )
-    return MapRun(plan, iter(items), crew, options)
+    return MapRun(plan, iter(items), pool, options)
 
 
 def _say_shortage(event: ShortageEvent) -> None:

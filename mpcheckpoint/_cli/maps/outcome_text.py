@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mpcheckpoint._cli.terminal import json_line, one_line, plural, safe
-from mpcheckpoint._work.text import to_bytes
+from mpcheckpoint._format.byte_text import to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

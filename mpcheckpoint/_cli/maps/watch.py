@@ -11,8 +11,8 @@ from mpcheckpoint._cli.progress import LINE_EVERY_S, Ticker
 from mpcheckpoint._cli.terminal import flush_out, items_done, write_out
 from mpcheckpoint._work.outcomes import outcome_in
 from mpcheckpoint._work.presence import map_starts
-from mpcheckpoint._work.reruns import History, history_of, tell_decoded
-from mpcheckpoint._work.runs import standings
+from mpcheckpoint._work.reruns import History, head_of_decoded, history_of
+from mpcheckpoint._work.runs import latest_outcomes
 from mpcheckpoint._work.status import running_items
 from mpcheckpoint.log import handle_of
 
@@ -58,12 +58,12 @@ class Watched:
 
     def is_of_new_run(self, record: Record) -> bool:
         """Return whether a record belongs to a run that began after the last look."""
-        told = tell_decoded(record.event)
+        told = head_of_decoded(record.event)
         return told is not None and int(told.run) not in self._history.by_number
 
     def take(self, record: Record) -> Outcome | None:
         """Count a record; return the outcome in it, if there is one."""
-        told = tell_decoded(record.event)
+        told = head_of_decoded(record.event)
         if told is None:
             return None
         if self._rule.is_to_retry(told):
@@ -95,7 +95,7 @@ class Watched:
     def _recount(self, log: LogHandle) -> None:
         """Count anew by another rule. A record that is followed afterwards is still counted once."""
         self.is_ok, self.failed, self.to_retry = {}, 0, set()
-        for object_key, _, told, is_to_retry in standings(log, self._rule):
+        for object_key, _, told, is_to_retry in latest_outcomes(log, self._rule):
             if told is not None:
                 self._count(object_key, is_ok=told.is_ok)
             if is_to_retry:

@@ -10,6 +10,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._format.byte_text import to_text
 from mpcheckpoint._format.control import MAX_HEADER_BYTES
 from mpcheckpoint._format.names import older_name
 from mpcheckpoint._logfile.paths import STORE_DIRECTORY, LogPaths, refuse_url
@@ -22,7 +23,6 @@ from mpcheckpoint._maintenance.imports.shapes import (
     is_whole_log,
 )
 from mpcheckpoint._maintenance.imports.sources import Source
-from mpcheckpoint._work.text import to_text
 from mpcheckpoint.errors import BadLineError
 from mpcheckpoint.log import handle_of
 

@@ -1,4 +1,4 @@
-"""Items asked for in a thread of its own, so that an iterable may wait for what became of its earlier items."""
+"""A thread that reads the items, so that the iterable may wait for the outcome of an earlier item."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import weakref
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpcheckpoint._work.forked import end_forked_child
+from mpcheckpoint._work.forked_child import end_forked_child
 from mpcheckpoint._work.inputs import NOT_YET
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._work.inputs import Input, NotYet
 
-# So long an item is waited for at once: at the start of a map, and after the iterable has once taken longer.
+# How long to wait for an item: at first, and after the iterable once took longer.
 _FIRST_PATIENCE_S = 0.2
 _PATIENCE_S = 0.002
 
@@ -29,13 +29,14 @@ class _Answer(NamedTuple):
     error: BaseException | None = None
 
 
-class AskedApart:
-    """An iterator of inputs that never waits long: where the iterable has not answered yet, it yields NOT_YET.
+class InputThread:
+    """An iterator of inputs that never waits long: if the iterable has not answered yet, it yields NOT_YET.
 
-    The iterable is asked for one item at a time, and only when one is wanted. What it raises is raised here.
+    The thread asks the iterable for one item at a time, and only when one is wanted. What the iterable raises is raised
+    here.
 
-    Rejected: to ask in the caller's thread. An iterable that waits for an outcome to be given out waits for that very
-    thread, and does so for ever as soon as a second worker is free.
+    Rejected: to ask in the caller's thread. An iterable that waits until an outcome is given out waits for that very
+    thread, for ever, as soon as a second worker is free.
     """
 
     def __init__(self, source: Iterator[Input]) -> None:
@@ -44,11 +45,10 @@ class AskedApart:
         self._is_asked = False
         self._is_over = False
         self._patience_s = _FIRST_PATIENCE_S
-        run = contextvars.copy_context().run
-        # A daemon: an iterable that waits for ever does not keep the interpreter from exiting. No reference to us: a
-        # map that is forgotten ends it.
+        # A daemon, so that an iterable that waits for ever does not keep the interpreter from exiting. It has no
+        # reference to self, so that a map that is forgotten ends it.
         self._thread = threading.Thread(
-            target=run,
+            target=contextvars.copy_context().run,
             args=(_answer, source, self._questions, self._answers),
             name="mpcheckpoint-items",
             daemon=True,
@@ -57,7 +57,7 @@ class AskedApart:
         self._stop = weakref.finalize(self, self._questions.put, False)
         self._stop.atexit = False
 
-    def __iter__(self) -> AskedApart:
+    def __iter__(self) -> InputThread:
         return self
 
     def __next__(self) -> Input | NotYet:
@@ -81,19 +81,22 @@ class AskedApart:
         return answer.entry
 
     @property
-    def is_asked_here(self) -> bool:
-        """Whether the caller is the iterable itself, or something that it calls."""
+    def is_current(self) -> bool:
+        """Whether the caller runs in this thread: it is the iterable itself, or something that it calls."""
         return threading.current_thread() is self._thread
 
     def stop(self) -> None:
-        """Ask for nothing more: the thread ends as soon as the iterable lets it. Twice is fine."""
+        """Ask for nothing more: the thread ends as soon as the iterable returns. Stopping twice is fine."""
         self._is_over = True
         self._stop()
 
 
 def _answer(source: Iterator[Input], questions: SimpleQueue[bool], answers: SimpleQueue[_Answer]) -> None:
-    """Answer until there is nothing more to ask for. A process that the iterable forks, and that comes back here, ends:
-    nobody asks there, and it would wait for ever."""
+    """Answer until nothing is left to ask for.
+
+    If the iterable forks a process that returns here too, that process ends: nobody asks there, and it would wait for
+    ever.
+    """
     pid = os.getpid()
     while questions.get():
         try:

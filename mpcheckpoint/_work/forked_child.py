@@ -1,4 +1,4 @@
-"""The end of a process that user code forked and let return into ours."""
+"""The end of a process that user code forked and that returned into ours."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import NoReturn
 
 
 def end_forked_child(error: BaseException | None = None) -> NoReturn:
-    """End this process, a fork of a worker, at once: what it has to report is not the worker's to report.
+    """End this process, a fork of a worker, at once: it may not report on the worker's behalf.
 
-    Nothing of the parent's is cleaned up or written out here: its buffers, its exit handlers, and every ``with`` and
-    ``finally`` on the stack are copies of what the parent goes on using. The exit code is what the interpreter would
-    have given: 0 if the function returned, that of a SystemExit, 130 for a Ctrl-C, 1 for any other exception, which is
-    printed.
+    Nothing of the parent's is cleaned up or flushed: the buffers, exit handlers, ``with`` and ``finally`` blocks here
+    are copies of what the parent still uses. The exit code is what the interpreter would give: 0 if the function
+    returned, that of a SystemExit, 130 for a Ctrl-C, 1 for any other exception, which is printed.
     """
     code = 1
     try:
@@ -31,7 +30,7 @@ def _exit_code(error: BaseException | None) -> int:
         return (error.code or 0) & 0xFF
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
-    # Not through sys.stderr, whose buffer may hold what the parent is about to write.
+    # Not through sys.stderr: its buffer may hold what the parent is about to write.
     text = f"{error.code}\n" if isinstance(error, SystemExit) else "".join(traceback.format_exception(error))
     os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, text.encode(errors="replace"))
     return 1

@@ -1,8 +1,8 @@
-"""Worker processes of our own, one item at a time each.
+"""Worker processes of our own. Each runs one item at a time.
 
-Rejected: ProcessPoolExecutor. When one of its processes dies it kills the others and fails everything given out, so
+Rejected: ProcessPoolExecutor. When one of its processes dies, it kills the others and fails everything given out, so
 that nobody can tell which item was to blame, and its processes cannot be stopped before they are done. Here a death
-costs the one item that ran in it, and is counted against that item.
+costs the one item that ran in the process, and counts against that item only.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._store.process import process
-from mpcheckpoint._work.perform import Kind, Report
 from mpcheckpoint._work.refusals import invalid_item, item_message
+from mpcheckpoint._work.report import ItemReport, Kind
 from mpcheckpoint._work.shortage import shortage_of
 from mpcheckpoint._work.start_process import start_process
 from mpcheckpoint._work.worker_process import Clock, Hello, Trouble, Unreadable, serve
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from mpcheckpoint._work.inputs import Input
-    from mpcheckpoint._work.perform import Plan
+    from mpcheckpoint._work.plan import Plan
 
 _LOOK_S = 1.0
 _UNWIND_S = 2.0
@@ -39,39 +39,19 @@ _EXIT_PRIORITY = 10
 
 
 class _Member:
-    """One worker process, seen from the one that started it."""
+    """One worker process, as seen by the process that started it."""
 
     def __init__(self, process: Any, pipe: Connection) -> None:
         self.process = process
         self.pipe = pipe
         self.entry: Input | None = None
         self.has_started = False
-        # When it is to be told to end, or, if it was, to be ended: it has an item whose function runs.
+        # While its item's function runs: when to tell it to end; once it was told, when to kill it.
         self.due_s: float | None = None
         self.is_late = False
 
-    @property
-    def is_there(self) -> bool:
-        """Whether the process was started, as far as that was noted: an interrupt may have come before."""
-        return self.process.pid is not None
-
-    def terminate(self) -> None:
-        """Ask it to end."""
-        if self.is_there:
-            self.process.terminate()
-
-    def kill(self) -> None:
-        """End it, if it still runs."""
-        if self.is_there and self.process.is_alive():
-            self.process.kill()
-
-    def join(self, timeout_s: float | None) -> None:
-        """Wait for its end."""
-        if self.is_there:
-            self.process.join(timeout_s)
-
     def end_if_due(self, now_s: float) -> None:
-        """End the process if its item's time is up: with a moment to unwind, then without."""
+        """If its item's time is up, tell the process to end; kill it if it has not after a moment."""
         if self.due_s is None or now_s < self.due_s:
             return
         if self.is_late:
@@ -83,10 +63,10 @@ class _Member:
             self.due_s = now_s + _TERMINATE_S
 
 
-class ProcessCrew:
-    """Start worker processes as items come, up to ``jobs``, and start another one where one has died.
+class ProcessPool:
+    """Starts worker processes as items come, up to ``jobs``, and replaces those that die.
 
-    With ``timeout_s`` a process whose item's function runs for longer is ended, and another one started.
+    With ``timeout_s``, a process whose item's function runs for longer is ended and replaced.
     """
 
     def __init__(self, plan: Plan, jobs: int, context: BaseContext, timeout_s: float | None = None) -> None:
@@ -98,8 +78,8 @@ class ProcessCrew:
         self._failed_starts = 0  # in a row
         self._is_stopping = threading.Event()
         process.register(self)
-        # At exit multiprocessing waits for its children, which wait for us: they have to be let go before.
-        Finalize(self, _let_go, args=(self._members, self._is_stopping), exitpriority=_EXIT_PRIORITY)
+        # At exit multiprocessing waits for its children, which wait for us, so they must be released first.
+        Finalize(self, _release, args=(self._members, self._is_stopping), exitpriority=_EXIT_PRIORITY)
 
     def has_room(self) -> bool:
         """Return whether another item can be given out now."""
@@ -111,16 +91,16 @@ class ProcessCrew:
         Raises:
             WorkerDiedError: worker processes cannot be started.
             InvalidItemError: the item cannot be sent.
-            OSError: the machine is short of what it takes to start one; the item was not given out.
+            OSError: the machine is short of something, and the item was not given out.
         """
         message = item_message(entry, self._context)
         for _ in range(_SEND_LIMIT):
             member = next((each for each in self._members if each.entry is None), None) or self._start()
-            member.entry = entry  # before it has it: an interrupt in between leaves nobody at work unseen
+            member.entry = entry  # before it is sent: an interrupt in between must not hide it
             try:
                 member.pipe.send_bytes(message)
             except (BrokenPipeError, ConnectionResetError):
-                self._bury(member)  # it died while it had nothing to do
+                self._bury(member)  # it died while it was idle
                 continue
             except Exception:
                 member.entry = None  # it cannot be pickled, and nothing of it was sent
@@ -128,14 +108,8 @@ class ProcessCrew:
             return
         raise _cannot_start("it died before it was given anything")
 
-    def collect(self, timeout_s: float | None) -> list[tuple[Input, Report]]:
-        """Return reports as soon as there are any.
-
-        Raises:
-            WorkerDiedError: worker processes cannot be started.
-            InvalidItemError: an item could not be read there.
-            CheckpointError: an outcome could not be recorded.
-        """
+    def collect(self, timeout_s: float | None) -> list[tuple[Input, ItemReport]]:
+        """Return reports as soon as there are any."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left_s = _LOOK_S if deadline is None else deadline - time.monotonic()
@@ -143,7 +117,7 @@ class ProcessCrew:
             ready = connections.wait([member.pipe for member in busy], self._look_s(left_s))
             found = []
             for member in busy:
-                # A process that died is missed by the pipe if something else inherited its other end.
+                # The pipe does not tell of a death if another process inherited its other end.
                 if member.pipe in ready or not member.process.is_alive():
                     found += self._heard(member)
                 member.end_if_due(time.monotonic())
@@ -151,24 +125,23 @@ class ProcessCrew:
                 return found
 
     def _look_s(self, left_s: float) -> float:
-        """Return how long to wait for a message before something else may be due."""
+        """Return how long to wait for a message before an item's time may be up."""
         due_s = min((member.due_s for member in self._members if member.due_s is not None), default=None)
         if due_s is not None:
             left_s = min(left_s, due_s - time.monotonic())
         return min(_LOOK_S, max(0.0, left_s))
 
     def recall(self) -> list[Input]:
-        """Take back nothing: items are given to processes that have none."""
+        """Take back nothing: an item starts as soon as it is given out."""
         return []
 
     def stop(self, *, is_interrupted: bool) -> None:
-        """End all processes. What one of them runs is given back: a claim ends with its worker.
+        """End all processes. What they run is given back: a claim ends with its worker.
 
-        At a Ctrl-C the terminal has interrupted them, too; they get a moment to unwind. Then, or at once, they are
-        ended. Those that are left if another Ctrl-C interrupts this are killed here or, at the latest, by the next
-        call.
+        At a Ctrl-C the terminal has interrupted them too, so they get a moment to unwind before they are told to end.
+        If another Ctrl-C interrupts this, the processes that are left are killed here or by the next call.
 
-        Invariant: a process is forgotten only once it was reaped (held by tests/map/test_map_endings.py).
+        Invariant: a process is forgotten only after it was reaped (held by tests/map/test_map_endings.py).
         """
         is_again = self._is_stopping.is_set()
         self._is_stopping.set()
@@ -179,21 +152,21 @@ class ProcessCrew:
                 self._end_gently(is_interrupted=is_interrupted)
         finally:
             for member in self._members:
-                member.kill()
+                _kill(member)
             while self._members:
-                self._members[-1].join(None)
+                _join(self._members[-1:], None)
                 self._members.pop()
 
     def _end_gently(self, *, is_interrupted: bool) -> None:
         if is_interrupted:
             _join(self._members, _UNWIND_S)
         for member in self._members:
-            if member.entry is not None:
-                member.terminate()
+            if member.entry is not None and member.process.pid is not None:
+                member.process.terminate()
         _join(self._members, _TERMINATE_S)
 
     def reset_after_fork(self) -> None:
-        """In a forked child, a worker or any other: close our ends of the pipes, else nobody would notice our death."""
+        """In a forked child, a worker or any other: close our ends of the pipes, so that our death is noticed."""
         members, self._members = self._members, []
         for member in members:
             member.pipe.close()
@@ -208,7 +181,7 @@ class ProcessCrew:
             ),
             ours,
         )
-        self._members.append(member)  # before it is there: an interrupt in between leaves nobody unseen
+        self._members.append(member)  # before it starts: an interrupt in between must not hide it
         try:
             start_process(member.process)
         except Exception:
@@ -219,7 +192,7 @@ class ProcessCrew:
             theirs.close()
         return member
 
-    def _heard(self, member: _Member) -> list[tuple[Input, Report]]:
+    def _heard(self, member: _Member) -> list[tuple[Input, ItemReport]]:
         entry = member.entry
         assert entry is not None
         try:
@@ -230,9 +203,9 @@ class ProcessCrew:
             if member.is_late:
                 assert self._timeout_s is not None
                 late = f"timed out after {self._timeout_s:g} s"
-                return [(entry, Report(Kind.TIMED_OUT, cause=late, duration_s=self._timeout_s))]
+                return [(entry, ItemReport(Kind.TIMED_OUT, cause=late, duration_s=self._timeout_s))]
             if member.has_started:
-                return [(entry, Report(Kind.DIED, cause=cause, exit_code=code or 0))]
+                return [(entry, ItemReport(Kind.DIED, cause=cause, exit_code=code or 0))]
             self._failed_starts += 1
             if self._failed_starts >= _START_LIMIT:
                 raise _cannot_start(cause) from None
@@ -242,34 +215,31 @@ class ProcessCrew:
             self._failed_starts = 0
             return []
         if isinstance(message, Clock):
-            self._set_clock(member, message)
+            if not member.is_late and self._timeout_s is not None:
+                member.due_s = time.monotonic() + self._timeout_s if message.is_running else None
             return []
         member.entry = None
         if member.is_late:
             member.process.kill()
-            self._bury(member)  # it was done at the last moment, and was told to end
+            self._bury(member)  # it was told to end, and finished at the last moment
         if isinstance(message, Unreadable):
             raise invalid_item(entry, message.text)
         if isinstance(message, Trouble):
-            raise message.carried.error or CheckpointError(
+            raise message.raised.error or CheckpointError(
                 f"a worker process failed: {message.text}", reason="worker failed"
             )
         return [(entry, message)]
 
-    def _given_again(self, entry: Input) -> list[tuple[Input, Report]]:
-        """Give an item to another process; where none can be started for want of something, say so."""
+    def _given_again(self, entry: Input) -> list[tuple[Input, ItemReport]]:
+        """Give an item to another process; report a shortage that keeps one from starting."""
         try:
             self.submit(entry)
         except Exception as error:
             shortage = shortage_of(error)
             if shortage is None:
                 raise
-            return [(entry, Report(Kind.SHORT, shortage=shortage))]
+            return [(entry, ItemReport(Kind.SHORT, shortage=shortage))]
         return []
-
-    def _set_clock(self, member: _Member, message: Clock) -> None:
-        if not member.is_late and self._timeout_s is not None:
-            member.due_s = time.monotonic() + self._timeout_s if message.is_running else None
 
     def _bury(self, member: _Member) -> str:
         """Reap a dead process; return how it died."""
@@ -290,33 +260,39 @@ def require_children_allowed() -> None:
     """
     if multiprocessing.current_process().daemon:
         raise WorkerDiedError(
-            "a daemonic process, as the workers of multiprocessing.Pool are, may not start worker processes. Hand in "
+            "a daemonic process, like a worker of multiprocessing.Pool, may not start worker processes. Hand in "
             "executor=ThreadPoolExecutor(...), or use ProcessPoolExecutor, whose workers may. Nothing was run",
             reason="daemonic process",
         )
 
 
-def _let_go(members: list[_Member], is_stopping: threading.Event) -> None:
-    """Close the pipes: a process that has nothing to do ends, one that is at work ends when it is done.
-
-    If the crew was being stopped, that was interrupted: they end now.
-    """
+def _release(members: list[_Member], is_stopping: threading.Event) -> None:
+    """Close the pipes: an idle process ends, a busy one when its item is done; at once if a stop was interrupted."""
     for member in members:
         member.pipe.close()
         if is_stopping.is_set():
-            member.kill()
+            _kill(member)
     members.clear()
 
 
-def _join(members: list[_Member], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+# An interrupt may have come before a member's process was started: it has no pid then.
+
+
+def _kill(member: _Member) -> None:
+    if member.process.pid is not None and member.process.is_alive():
+        member.process.kill()
+
+
+def _join(members: list[_Member], timeout_s: float | None) -> None:
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
     for member in members:
-        member.join(max(0.0, deadline - time.monotonic()))
+        if member.process.pid is not None:
+            member.process.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
 
 def _cannot_start(cause: str) -> WorkerDiedError:
     return WorkerDiedError(
-        f"a worker process could not start: {cause}. With the start methods spawn and forkserver the main module is "
-        "imported anew, so what starts the map belongs under `if __name__ == '__main__':`",
+        f"a worker process could not start: {cause}. The start methods spawn and forkserver import the main module "
+        "again, so put what starts the map under `if __name__ == '__main__':`",
         reason="worker cannot start",
     )

@@ -1,4 +1,4 @@
-"""Who works: something that takes items, and says what became of them. Here: an executor of the caller's."""
+"""Worker pools: they take items and report what became of them. Here: one on an executor of the caller's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mpcheckpoint._work.perform import Kind, Report, perform
 from mpcheckpoint._work.refusals import refused_item
+from mpcheckpoint._work.report import ItemReport, Kind
+from mpcheckpoint._work.run_item import run_item
 from mpcheckpoint._work.shortage import shortage_of
 from mpcheckpoint.errors import CheckpointError, WorkerDiedError
 
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from mpcheckpoint._work.inputs import Input
-    from mpcheckpoint._work.perform import Plan
+    from mpcheckpoint._work.plan import Plan
 
 _LOOK_S = 0.1
-# What executors say then, with a RuntimeError.
+# The message of an executor's RuntimeError after it was shut down.
 _SHUT_DOWN = "cannot schedule new futures after"
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers, for one thread that gives them items and collects their reports.
 
     Attributes:
@@ -41,37 +42,44 @@ class Crew(Protocol):
     def submit(self, entry: Input) -> None:
         """Give out an item. Requires: there is room.
 
-        Raises: among others, where a shortage keeps a worker from being started, that (see ``shortage_of``). The item
-        was not given out then.
+        Raises: among others a shortage that keeps a worker from starting (see ``shortage_of``). Then the item was not
+        given out.
         """
 
-    def collect(self, timeout_s: float | None) -> list[tuple[Input, Report]]:
-        """Return reports as soon as there are any; wait at most so long."""
+    def collect(self, timeout_s: float | None) -> list[tuple[Input, ItemReport]]:
+        """Return reports as soon as there are any; none after ``timeout_s``.
+
+        Raises:
+            WorkerDiedError: worker processes cannot be started, or the executor is broken.
+            InvalidItemError: an item could not be sent to a process.
+            CheckpointError: an outcome could not be recorded.
+        """
 
     def recall(self) -> list[Input]:
-        """Take back what was given out and has not started; return it."""
+        """Take back the items that were given out and have not started; return them."""
 
     def stop(self, *, is_interrupted: bool) -> None:
         """End: what has not started is dropped, what runs is given back or finishes. Stopping twice is fine."""
 
 
 def default_jobs() -> int:
-    """Return how many workers this process may use at a time: one for each processor it may run on."""
+    """Return how many workers to use: one for each processor that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def jobs_of(executor: Executor) -> int:
-    """Return how many workers an executor has; where it does not say, as many as there would be of our own."""
+    """Return how many workers an executor has; ``default_jobs`` if it does not say."""
     jobs = getattr(executor, "_max_workers", None)
     return jobs if isinstance(jobs, int) else default_jobs()
 
 
-class ExecutorCrew:
-    """Work in an executor that somebody else shuts down: threads, or processes.
+class ExecutorPool:
+    """Runs items in an executor, of threads or processes, that the caller shuts down.
 
-    A little more is given out than it has workers, so that none waits for us; an item is taken when it starts.
+    Gives out a few more items than the executor has workers, so that no worker waits for us. An item is claimed when it
+    starts.
     """
 
     def __init__(
@@ -81,8 +89,8 @@ class ExecutorCrew:
         self._executor = executor
         self.most = 2 * jobs
         self._on_stop = on_stop
-        self._futures: dict[Future[Report], Input] = {}
-        self._done: SimpleQueue[tuple[Input, Future[Report]]] = SimpleQueue()
+        self._futures: dict[Future[ItemReport], Input] = {}
+        self._done: SimpleQueue[tuple[Input, Future[ItemReport]]] = SimpleQueue()
 
     def has_room(self) -> bool:
         """Return whether another item can be given out now."""
@@ -104,24 +112,18 @@ class ExecutorCrew:
                 raise _broken(error) from error
             if shortage_of(error) is None or ticket.future.cancel():
                 raise
-            # A thread that there was has taken it up, though no other could be started.
+            # No new thread could start, but one of the old ones has taken up the item.
             future = ticket.future
         self._futures[future] = entry
         future.add_done_callback(lambda done: self._done.put((entry, done)))
 
-    def collect(self, timeout_s: float | None) -> list[tuple[Input, Report]]:
-        """Return reports as soon as there are any.
-
-        Raises:
-            WorkerDiedError: the executor is broken.
-            InvalidItemError: an item could not be sent to its processes.
-            CheckpointError: an outcome could not be recorded.
-        """
+    def collect(self, timeout_s: float | None) -> list[tuple[Input, ItemReport]]:
+        """Return reports as soon as there are any."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left_s = _LOOK_S if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                # Rejected: to wait for ever. A signal that another thread has received wakes nobody here.
+                # Rejected: to wait for ever. A signal that arrives in another thread wakes nobody here.
                 found = [self._done.get(timeout=min(_LOOK_S, left_s))]
             except Empty:
                 if left_s == 0.0:
@@ -131,14 +133,14 @@ class ExecutorCrew:
                 found.append(self._done.get())
             reports = [(entry, self._report(future)) for entry, future in found if future in self._futures]
             if reports:
-                return reports  # none where all that came was recalled
+                return reports  # none if all of them were recalled
 
     def recall(self) -> list[Input]:
-        """Take back what was given out and has not started."""
+        """Take back what has not started."""
         recalled = [future for future in self._futures if future.cancel()]
         return [self._futures.pop(future) for future in recalled]
 
-    def _report(self, future: Future[Report]) -> Report:
+    def _report(self, future: Future[ItemReport]) -> ItemReport:
         entry = self._futures.pop(future)
         try:
             return future.result()
@@ -148,8 +150,8 @@ class ExecutorCrew:
             raise
         except Exception as error:
             shortage = shortage_of(error)
-            if shortage is not None:  # of what it takes to send the item there, or the report back
-                return Report(Kind.SHORT, shortage=shortage)
+            if shortage is not None:  # it kept the item, or its report, from being sent
+                return ItemReport(Kind.SHORT, shortage=shortage)
             refused = refused_item(entry, self._executor)
             if refused is None:
                 raise
@@ -168,22 +170,22 @@ class ExecutorCrew:
 
 
 class _Ticket:
-    """An item on its way into an executor, which can be called back.
+    """An item on its way into an executor, which can be recalled.
 
-    An executor queues what it is given before it starts a thread or process for it. Where none can be started,
-    ``submit`` raises, and the item stays in the queue: whenever one is started later, it would run unasked.
+    An executor queues what it is given before it starts a thread or process for it. If none can start, ``submit``
+    raises but the item stays in the queue. Once a thread or process started later, the item would run unasked.
     """
 
     def __init__(self, plan: Plan, entry: Input) -> None:
         self._plan = plan
         self._entry = entry
-        self.future: Future[Report] = Future()
+        self.future: Future[ItemReport] = Future()
 
-    def __call__(self) -> Report:
+    def __call__(self) -> ItemReport:
         if not self.future.set_running_or_notify_cancel():
-            return Report(Kind.TAKEN)
+            return ItemReport(Kind.TAKEN)
         try:
-            report = perform(self._plan, self._entry)
+            report = run_item(self._plan, self._entry)
         except BaseException as error:
             self.future.set_exception(error)
             raise
@@ -192,8 +194,8 @@ class _Ticket:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.future.cancelled():
-            return partial, (Report, Kind.TAKEN)
-        return partial, (perform, self._plan, self._entry)
+            return partial, (ItemReport, Kind.TAKEN)
+        return partial, (run_item, self._plan, self._entry)
 
 
 def _broken(error: BaseException) -> WorkerDiedError:

@@ -1,0 +1,308 @@
+"""Items on their way through a map: given to workers, made to wait, and settled by what the workers report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._work.deaths import Death, is_told_to_end
+from mpcheckpoint._work.inputs import LatestItems, changed_item
+from mpcheckpoint._work.outcomes import Result, is_same, is_same_input, outcome_of
+from mpcheckpoint._work.output_queue import Finished
+from mpcheckpoint._work.plan import OnError
+from mpcheckpoint._work.refusals import InvalidResults
+from mpcheckpoint._work.report import Kind
+from mpcheckpoint._work.reruns import history_of
+from mpcheckpoint._work.rests import Rests
+from mpcheckpoint._work.retries import Retry
+from mpcheckpoint._work.run_item import FailedCall, run_item
+from mpcheckpoint._work.runs import own_outcome, state_of
+from mpcheckpoint._work.shortage import StartThrottle, outlast_shortage, shortage_of
+from mpcheckpoint._work.status import has_moved_since
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mpcheckpoint._view.view import LogView
+    from mpcheckpoint._work.inputs import Input
+    from mpcheckpoint._work.outcomes import Outcome
+    from mpcheckpoint._work.output_queue import OutputQueue
+    from mpcheckpoint._work.plan import Options, Plan
+    from mpcheckpoint._work.pool import WorkerPool
+    from mpcheckpoint._work.report import ItemReport
+    from mpcheckpoint._work.reruns import RunNote
+    from mpcheckpoint._work.runs import ItemState
+    from mpcheckpoint._work.shortage import Shortage
+
+_MOST_UNFINISHED = 1000
+_LOOK_EVERY_S = 0.05
+
+
+class Dispatcher:
+    """Holds the items of a map that are not finished, and puts what is finished into the output queue.
+
+    Attributes:
+        running: by object key, the inputs that workers have. All after the first one are its repetitions.
+        waiting: by object key, the inputs that other processes have, that rest before a retry, or that wait for room.
+        is_halted: an item failed, and the map starts no others.
+        has_failure: an item failed that was given out here.
+    """
+
+    def __init__(self, plan: Plan, pool: WorkerPool, options: Options, outputs: OutputQueue) -> None:
+        self._plan = plan
+        self._log = plan.log.log
+        self._pool = pool
+        self._options = options
+        self._outputs = outputs
+        self.running: dict[str, list[Input]] = {}
+        self.waiting: dict[str, list[Input]] = {}
+        self.is_halted = False
+        self.has_failure = False
+        self._held_back: dict[
+            str, None
+        ] = {}  # of the waiting ones, those that start first when there is room
+        self._unfinished = 0  # inputs in ``running`` and ``waiting``
+        self._latest = LatestItems()
+        self._rests = Rests()
+        self._throttle = StartThrottle(pool.most, options.on_shortage)
+        self._invalid_results = InvalidResults(options.max_invalid_results)
+        self._runs: Mapping[int, RunNote] = {plan.run.number: plan.run.note}
+        self._recorded = 0  # records in the log when ``_moves`` last looked
+        self._look_due_s = 0.0
+
+    # --- starting ---------------------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Return whether another input may be added."""
+        return not self._held_back and self._may_start() and self._unfinished < _MOST_UNFINISHED
+
+    def add(self, entry: Input) -> None:
+        """Take in an input: start it, unless it is done or waits. Requires: there is room.
+
+        Raises:
+            ChangedItemError: its key came with another item before.
+        """
+        self._latest.check(entry)
+        self._unfinished += 1
+        for unfinished in (self.running, self.waiting):
+            known = unfinished.get(entry.object_key)
+            if known is not None:
+                if not is_same(known[0].recorded, entry.recorded):
+                    raise changed_item(entry)
+                known.append(entry)
+                return
+        self._start([entry])
+
+    def start_held_back(self) -> None:
+        """Start what waits for room, as far as there is room."""
+        while self._held_back and self._may_start():
+            self._start(self.waiting.pop(next(iter(self._held_back))))
+
+    def look_again(self) -> None:
+        """See whether a waiting item is done, was given back, or lost its worker, or whether its rest is over.
+
+        While other items run, only now and then: this keeps none of them waiting.
+        """
+        now_s = time.monotonic()
+        if self.running and now_s < self._look_due_s:
+            return
+        self._look_due_s = now_s + _LOOK_EVERY_S
+        for entry, result in self._rests.due():
+            held = self.waiting.pop(entry.object_key, None)
+            if held is not None:
+                self._record_failure(held, entry, result)
+        due = [key for key in self.waiting if key not in self._held_back and not self._rests.is_resting(key)]
+        for object_key in due:
+            entries = self.waiting.pop(object_key, None)
+            if entries is not None:  # what an earlier one turned out to be may have halted the map
+                self._start(entries)
+
+    def needs_look(self) -> bool:
+        """Return whether something may change that no worker reports."""
+        return len(self.waiting) > len(self._held_back)
+
+    def patience_s(self, pause_s: float | None) -> float | None:
+        """Return how long to wait for a report: ``pause_s``, or less while the machine is short of something."""
+        is_wanted = bool(self._held_back) and self._pool.has_room()
+        return self._throttle.patience_s(pause_s, len(self.running), is_wanted=is_wanted)
+
+    def _may_start(self) -> bool:
+        return self._pool.has_room() and self._throttle.has_room(len(self.running))
+
+    def _start(self, entries: list[Input]) -> None:
+        """Give an input to a worker, unless it is done or waits, or the machine is short of something.
+
+        ``entries`` are the same input, which came once or more often.
+        """
+        try:
+            self._start_or_wait(entries)
+        except Exception as error:
+            shortage = shortage_of(error)
+            if shortage is None:
+                raise
+            self._hold_back(entries, shortage)
+
+    def _start_or_wait(self, entries: list[Input]) -> None:
+        object_key = entries[0].object_key
+        self._held_back.pop(object_key, None)
+        state = self._state(object_key)
+        self._rests.rest_after(object_key, state.attempts)
+        if state.outcome is not None:
+            if not is_same_input(state.outcome, entries[0]):
+                raise changed_item(entries[0])
+            self._finish(entries, state.outcome, is_own=False)
+        elif self.is_halted:
+            self._drop(entries)
+        elif state.is_taken or self._rests.is_resting(object_key):
+            self.waiting[object_key] = entries
+        elif not self._may_start():
+            self._wait_for_room(entries)
+        else:
+            self._pool.submit(entries[0]._replace(attempts=state.attempts.failed))
+            self.running[object_key] = entries
+
+    def _wait_for_room(self, entries: list[Input]) -> None:
+        self.waiting[entries[0].object_key] = entries
+        self._held_back[entries[0].object_key] = None
+
+    def _hold_back(self, entries: list[Input], shortage: Shortage) -> None:
+        """Take back an item that could not be started, and have starts pause.
+
+        Raises:
+            ShortageError: it has been so for a minute, and nothing ran.
+        """
+        for each in [entries, *self._recalled()]:
+            self._wait_for_room(each)
+        self._throttle.has_failed(shortage, len(self.running), self._moves)
+
+    def _recalled(self) -> list[list[Input]]:
+        return [self.running.pop(entry.object_key) for entry in self._pool.recall()]
+
+    def _moves(self) -> bool:
+        """Return whether another process runs an item of this log, or recorded something since the last call."""
+        try:
+            is_moving, self._recorded = has_moved_since(self._log, self._recorded)
+        except Exception as error:
+            if shortage_of(error) is None:
+                raise
+            return False  # the same shortage keeps us from seeing it
+        return is_moving
+
+    def _state(self, object_key: str) -> ItemState:
+        directory = self._log.workers_directory
+
+        def judged(view: LogView) -> ItemState:
+            self._runs = history_of(view).by_number  # the outcome may be of a run that began after ours
+            return state_of(view, self._plan.run, object_key, directory)
+
+        return self._log.query(judged)
+
+    # --- settling ---------------------------------------------------------------------------------------------
+
+    def settle(self, entry: Input, report: ItemReport) -> None:
+        """Take in what a worker reports of an item."""
+        if report.kind is Kind.GIVEN_BACK:
+            raise KeyboardInterrupt  # a worker was interrupted, and soon we are
+        entries = self.running.pop(entry.object_key)
+        if report.kind not in (Kind.SHORT, Kind.TAKEN):
+            self._throttle.has_moved()
+        if report.kind is Kind.SHORT:
+            assert report.shortage is not None
+            self._hold_back(entries, report.shortage)
+        elif report.kind is Kind.DIED:
+            self._settle_death(entries, entry, report)
+        elif report.kind is Kind.KILLED:
+            self._rests.rest(entry.object_key, report.pause_s)
+            self._options.on_death(Death(entry.object_key, report.deaths, report.cause, report.pause_s))
+            self._start(entries)
+        elif report.kind is Kind.TIMED_OUT:
+            error = TimeoutError(report.cause)
+            result = Result(False, None, report.cause, error, duration_s=report.duration_s)
+            self._record_failure(entries, entry, result)
+        elif report.kind is Kind.TO_RETRY:
+            self._options.on_retry(Retry(entry.object_key, entry.attempts + 1, report.cause, report.pause_s))
+            self._start(entries)
+        elif report.kind is Kind.TAKEN:
+            self.waiting[entry.object_key] = entries
+        elif report.kind is Kind.HALTED:
+            self._drop(entries)
+            self._halt()
+        else:
+            self._settle_outcome(entries, entry, report)
+
+    def _settle_outcome(self, entries: list[Input], entry: Input, report: ItemReport) -> None:
+        is_own = report.kind is Kind.RECORDED
+        event = outlast_shortage(
+            lambda: self._recorded_event(entry.object_key, is_own=is_own), self._options.on_shortage
+        )
+        assert event is not None
+        if not is_own and not is_same_input(event, entry):
+            raise changed_item(entry)
+        outcome = self._finish(entries, event, is_own=is_own, raised=report.raised.error)
+        self.has_failure |= not outcome.ok
+        if is_own:
+            self._invalid_results.check(entry.object_key, report.raised.error, is_ok=outcome.ok)
+
+    def _recorded_event(self, object_key: str, *, is_own: bool) -> bytes | None:
+        """Return the outcome of an object that counts; or the one of this run, which another run may have replaced."""
+        if not is_own:
+            return self._state(object_key).outcome
+        found = self._log.query(lambda view: own_outcome(view, self._plan.run, object_key))
+        return None if found is None else found.event
+
+    def _finish(
+        self, entries: list[Input], event: bytes, *, is_own: bool, raised: BaseException | None = None
+    ) -> Outcome:
+        self._unfinished -= len(entries)
+        self._rests.forget(entries[0].object_key)
+        outcome = outcome_of(event, entries[0].object_key, repeated=not is_own, runs=self._runs)
+        for number, entry in enumerate(entries):
+            is_first = is_own and number == 0
+            found = replace(outcome, item=entry.item, repeated=not is_first)
+            is_given_out = is_first or self._options.include_done
+            self._outputs.put(
+                entry.place, Finished(found if is_given_out else None, raised if number == 0 else None)
+            )
+        if is_own and not outcome.ok and self._options.on_error is not OnError.RECORD:
+            self._halt()
+        return outcome
+
+    def _halt(self) -> None:
+        """Start nothing more. What runs finishes, and failures that are held are recorded; the next start of the map
+        does the rest."""
+        self.is_halted = True
+        left = [object_key for object_key in self.waiting if not self._rests.is_held(object_key)]
+        self._held_back.clear()
+        for entries in [*self._recalled(), *map(self.waiting.pop, left)]:
+            self._drop(entries)
+
+    def _drop(self, entries: list[Input]) -> None:
+        self._unfinished -= len(entries)
+        for entry in entries:
+            self._outputs.put(entry.place, Finished(None))
+
+    # --- failures that no worker can record -------------------------------------------------------------------
+
+    def _settle_death(self, entries: list[Input], entry: Input, report: ItemReport) -> None:
+        """Count the death of the process that ran an item; after a second, if the whole job may be told to end."""
+        death = Result(False, None, f"the process that ran it died: {report.cause}", is_death=True)
+        if is_told_to_end(report.exit_code):
+            self._hold(entries, entry, death)
+        else:
+            self._record_failure(entries, entry, death)
+
+    def _hold(self, entries: list[Input], entry: Input, result: Result) -> None:
+        self._rests.hold(entry, result)
+        self.waiting[entry.object_key] = entries
+
+    def _record_failure(self, entries: list[Input], entry: Input, result: Result) -> None:
+        """Record a failure in place of a worker that ended; later, if the machine is short of something."""
+        report = run_item(self._plan._replace(call=FailedCall(result)), entry)
+        if report.kind is Kind.SHORT:
+            assert report.shortage is not None
+            self._hold(entries, entry, result)
+            self._throttle.has_failed(report.shortage, len(self.running), self._moves)
+            return
+        self.running[entry.object_key] = entries
+        self.settle(entry, report)

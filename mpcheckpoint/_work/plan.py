@@ -1,0 +1,100 @@
+"""What a map is to do: what its workers need to know, and what the caller chose."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from mpcheckpoint._work.retries import Retries
+from mpcheckpoint._work.shortage import log_shortage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._view.log_handle import LogHandle
+    from mpcheckpoint._work.deaths import Death
+    from mpcheckpoint._work.outcomes import Result
+    from mpcheckpoint._work.permit import Permit
+    from mpcheckpoint._work.retries import Retry
+    from mpcheckpoint._work.runs import JoinedRun
+    from mpcheckpoint._work.shortage import ShortageEvent
+    from mpcheckpoint._work.workers import Worker
+
+_MOST_LOGS = 8
+
+
+class ItemCall(Protocol):
+    """What is done with an item."""
+
+    def __call__(self, item: Any, worker: Worker) -> Result | None:
+        """Return the result; None if the item was given up and is to be given back.
+
+        Raises only interrupts, and a shortage that kept it from starting (see ``shortage_of``).
+        """
+
+
+class Plan(NamedTuple):
+    """What a worker needs to know of a map. Pickles if ``call`` does."""
+
+    log: LogRef
+    run: JoinedRun
+    call: ItemCall
+    retries: Retries = Retries()
+    permit: Permit | None = None  # if the first failure ends the map
+
+
+class LogRef:
+    """A log that pickles: each process opens it once, however often it is sent there."""
+
+    def __init__(self, log: LogHandle) -> None:
+        self.log = log
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, tuple(self.log.__reduce__()[:2])
+
+
+_logs: OrderedDict[Any, LogRef] = OrderedDict()
+
+
+def _opened(reopen: Callable[..., LogHandle], arguments: tuple[Any, ...]) -> LogRef:
+    known = (reopen, arguments)
+    if known not in _logs:
+        _logs[known] = LogRef(reopen(*arguments))
+        if len(_logs) > _MOST_LOGS:
+            _logs.popitem(last=False)
+    _logs.move_to_end(known)
+    return _logs[known]
+
+
+class OnError(Enum):
+    """What a failed item means for the map."""
+
+    RECORD = "record"
+    HALT = "halt"
+    RAISE = "raise"
+
+
+def _log_wait(text: str, is_left: bool) -> None:
+    logging.getLogger("mpcheckpoint").log(logging.WARNING if is_left else logging.INFO, "%s", text)
+
+
+class Options(NamedTuple):
+    """How outcomes are given out, and what is called when something happens.
+
+    Attributes:
+        total: returns the number of items; None while it is unknown.
+        max_invalid_results: stop after so many results in a row that are no JSON value.
+        on_wait: called with a text, and whether a killed map left what is waited for.
+    """
+
+    ordered: bool = False
+    on_error: OnError = OnError.RECORD
+    include_done: bool = True
+    on_retry: Callable[[Retry], None] = lambda _: None
+    total: Callable[[], int | None] = lambda: None
+    max_invalid_results: int | None = None
+    on_wait: Callable[[str, bool], None] = _log_wait
+    on_death: Callable[[Death], None] = lambda _: None
+    on_shortage: Callable[[ShortageEvent], None] = log_shortage

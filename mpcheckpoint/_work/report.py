@@ -1,0 +1,69 @@
+"""What a worker reports of an item. The outcome itself is in the log."""
+
+from __future__ import annotations
+
+import pickle
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from mpcheckpoint._work.shortage import Shortage
+
+
+class Kind(Enum):
+    """What became of an item that a worker was given."""
+
+    RECORDED = "its outcome is in the log"
+    FOUND = "another worker's outcome is in the log"
+    TAKEN = "another live worker has it"
+    HALTED = "it was not started: an item of this map failed, and that ends the map"
+    GIVEN_BACK = "it was given up"
+    TO_RETRY = "an attempt failed, and another one will follow"
+    DIED = "the process that ran it died"
+    KILLED = "what ran it was killed from elsewhere; that is in the log, and it will run again"
+    SHORT = "it could not start, because the machine is short of something"
+    TIMED_OUT = "it ran for too long, and its process was ended"
+
+
+class SentError:
+    """An exception on its way to another process; ``error`` is None there if it could not be pickled."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        try:
+            return _received, (pickle.dumps(self.error),)
+        except Exception:  # noqa: BLE001 - a class without a name, an open file in an attribute, anything
+            return _received, (pickle.dumps(None),)
+
+
+def _received(data: bytes) -> SentError:
+    try:
+        error = pickle.loads(data)
+    except Exception:  # noqa: BLE001 - a class that is not found here, a constructor that wants more, anything
+        error = None
+    return SentError(error if isinstance(error, BaseException) else None)
+
+
+class ItemReport(NamedTuple):
+    """What a worker reports of an item.
+
+    Attributes:
+        raised: what the item's function raised.
+        cause: how the process died, or why the attempt failed.
+        pause_s: how long the item rests before the next attempt.
+        duration_s: how long it ran before it was ended.
+        exit_code: of the process that died.
+        deaths: how many processes of this item have died.
+        shortage: what the machine is short of.
+    """
+
+    kind: Kind
+    raised: SentError = SentError(None)
+    cause: str = ""
+    pause_s: float = 0.0
+    duration_s: float = 0.0
+    exit_code: int = 0
+    deaths: int = 0
+    shortage: Shortage | None = None
