@@ -14,8 +14,7 @@ from mpcheckpoint._work.plan import OnError
 from mpcheckpoint._work.refusals import InvalidResults
 from mpcheckpoint._work.report import Kind
 from mpcheckpoint._work.reruns import history_of
-from mpcheckpoint._work.rests import Rests
-from mpcheckpoint._work.retries import Retry
+from mpcheckpoint._work.retries import Rests, Retry
 from mpcheckpoint._work.run_item import FailedCall, run_item
 from mpcheckpoint._work.runs import own_outcome, state_of
 from mpcheckpoint._work.shortage import StartThrottle, outlast_shortage, shortage_of

@@ -88,8 +88,8 @@ class MapRun:
             ClosedError: this is a forked child of the process that the map belongs to.
             ReentrancyError: the iterable that the items come from called this; the map goes on.
             ShortageError: the machine is short of something, and for a minute nothing ran.
-            CheckpointError: an outcome could not be recorded, or somebody removed the file that tells a map with
-                ``on_error`` "halt" or "raise" that it may go on.
+            CheckpointError: an outcome could not be recorded; or the file was removed by which the workers of a map
+                with ``on_error`` "halt" or "raise" know that they may start items.
             And with ``on_error="raise"`` what a failed item raised; ItemFailedError if it had failed before.
         """
         if isinstance(self._source, InputThread) and self._source.is_current:

@@ -39,8 +39,8 @@ class Permit:
     def loss(self) -> CheckpointError:
         """The error for a map whose permit was removed although no item of it failed."""
         return CheckpointError(
-            f"the map stopped although none of its items failed: somebody removed {self._path}, the file that lets its "
-            "workers start items. What ran is recorded; start the map again to carry on",
+            f"the map stopped although none of its items failed: the file that lets its workers start items, "
+            f"{self._path}, was removed. What ran is recorded; start the map again to carry on",
             path=self._path,
             reason="permit removed",
         )

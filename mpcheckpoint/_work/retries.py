@@ -1,9 +1,18 @@
-"""Retries of failed items: how many, and after which pause."""
+"""Retries of failed items: how many, after which pause, and which items rest now."""
 
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._work.deaths import HELD_S
+
+if TYPE_CHECKING:
+    from mpcheckpoint._work.inputs import Input
+    from mpcheckpoint._work.outcomes import Result
+    from mpcheckpoint._work.runs import Attempts
 
 DEFAULT_DELAY_S = 1.0
 # The pause doubles with each failure, but not beyond this.
@@ -40,3 +49,58 @@ class Retry(NamedTuple):
     attempts: int
     error: str
     pause_s: float
+
+
+class Rests:
+    """What a map leaves alone for a moment, by a clock that does not jump.
+
+    Items rest after a failed attempt or a death, and some failures must not be recorded yet.
+    """
+
+    def __init__(self) -> None:
+        self._due_s: dict[str, float] = {}
+        self._attempts: dict[str, int] = {}  # how many had failed when the pause was counted
+        self._held: dict[str, tuple[Input, Result]] = {}
+
+    def rest(self, object_key: str, pause_s: float) -> None:
+        """Leave an item alone for that long."""
+        self._due_s[object_key] = time.monotonic() + pause_s
+
+    def rest_after(self, object_key: str, attempts: Attempts) -> None:
+        """Leave an item alone as its failed attempts want it.
+
+        The pause counts from the record of the failure, so that it also holds for other starts of the map; but at the
+        latest from when we learned of it, in case the wall clock was set back.
+        """
+        if self._attempts.get(object_key, 0) != attempts.failed:
+            self._attempts[object_key] = attempts.failed
+            rested_s = (system.now_us() - attempts.stamp_us) / 1e6
+            self.rest(object_key, min(attempts.pause_s, max(0.0, attempts.pause_s - rested_s)))
+
+    def hold(self, entry: Input, failure: Result) -> None:
+        """Hold back the failure of an item for a second.
+
+        A death does not count if the map is told to end meanwhile, and a shortage that keeps a failure from being
+        recorded may be over by then.
+        """
+        self.rest(entry.object_key, HELD_S)
+        self._held[entry.object_key] = entry, failure
+
+    def is_held(self, object_key: str) -> bool:
+        """Return whether a failure of the item is held back."""
+        return object_key in self._held
+
+    def is_resting(self, object_key: str) -> bool:
+        """Return whether the item is still to be left alone."""
+        return object_key in self._held or time.monotonic() < self._due_s.get(object_key, 0.0)
+
+    def due(self) -> list[tuple[Input, Result]]:
+        """Return the failures that were held for long enough, with their items."""
+        now_s = time.monotonic()
+        due = [object_key for object_key in self._held if self._due_s[object_key] <= now_s]
+        return [self._held.pop(object_key) for object_key in due]
+
+    def forget(self, object_key: str) -> None:
+        """Take note that an item is done."""
+        self._due_s.pop(object_key, None)
+        self._attempts.pop(object_key, None)

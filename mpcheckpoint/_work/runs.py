@@ -122,7 +122,7 @@ def state_of(
         raise _moved_on(view.log_key, run, latest)
     found, attempts = _latest(view, history.rule(run.rerun, run.note), run, object_key)
     if found is not None and not (run.retry_failed and _is_old_failure(found, run)):
-        return ItemState(found.event, is_taken=False)
+        return ItemState(found.event, is_taken=False, attempts=attempts)
     return ItemState(None, is_taken(view, object_key, directory, worker_id), attempts)
 
 

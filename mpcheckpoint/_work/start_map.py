@@ -53,15 +53,13 @@ def start_map(  # noqa: PLR0913 - the arguments of ``Log.map``
     max_invalid_results: int | None,
 ) -> MapRun:
     """Start a map: see ``Log.map``."""
-    if on_error not in ("record", "halt", "raise"):
-        raise ValueError(f"on_error is 'record', 'halt' or 'raise', not {on_error!r}")
+    _require_choices(version, on_error, rerun, if_changed)
     if executor is not None and mp_context is not None:
         raise ValueError("executor and mp_context exclude each other: an executor has its own way to start")
-    if if_changed not in (known := [each.value for each in IfChanged]):
-        raise ValueError(f"if_changed is one of {', '.join(map(repr, known))}, not {if_changed!r}")
-    require_rerun_name(rerun)
-    if type(version) is not str or version.encode("utf-8", "replace").decode() != version:
-        raise ValueError(f"version is a str that UTF-8 can hold, not {version!r}")
+    if executor is not None and timeout_s is not None:
+        raise ValueError(
+            "executor and timeout_s exclude each other: only worker processes of our own can be ended"
+        )
     if jobs is not None:
         jobs = _whole(jobs, 1, "jobs is a number of workers, at least 1, or None")
     attempts = Retries(
@@ -72,10 +70,6 @@ def start_map(  # noqa: PLR0913 - the arguments of ``Log.map``
         timeout_s = _seconds(timeout_s, limit := "timeout_s is a number of seconds above 0, or None")
         if timeout_s == 0:
             raise ValueError(f"{limit}, not {timeout_s!r}")
-        if executor is not None:
-            raise ValueError(
-                "executor and timeout_s exclude each other: only worker processes of our own can be ended"
-            )
     if max_invalid_results is not None:
         what = "max_invalid_results is a number of items, at least 1, or None"
         max_invalid_results = _whole(max_invalid_results, 1, what)
@@ -106,6 +100,16 @@ def start_map(  # noqa: PLR0913 - the arguments of ``Log.map``
         ordered, OnError(on_error), include_done, total=lambda: count, max_invalid_results=max_invalid_results
     )
     return MapRun(plan, source, pool, options)
+
+
+def _require_choices(version: object, on_error: object, rerun: object, if_changed: object) -> None:
+    if on_error not in ("record", "halt", "raise"):
+        raise ValueError(f"on_error is 'record', 'halt' or 'raise', not {on_error!r}")
+    if if_changed not in (known := [each.value for each in IfChanged]):
+        raise ValueError(f"if_changed is one of {', '.join(map(repr, known))}, not {if_changed!r}")
+    require_rerun_name(rerun)
+    if type(version) is not str or version.encode("utf-8", "replace").decode() != version:
+        raise ValueError(f"version is a str that UTF-8 can hold, not {version!r}")
 
 
 def _whole(value: Any, least: int, what: str) -> int:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import namedtuple
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from fractions import Fraction
 from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
@@ -478,6 +479,32 @@ def test_limit_of_invalid_results_of_none_lets_the_map_run_to_its_end(
 def test_limit_of_invalid_results_that_is_none_is_refused(limit: Any, log: Log) -> None:
     with pytest.raises(ValueError, match="max_invalid_results is a number of items"):
         log.map(plain, NAMES, max_invalid_results=limit)
+    assert log.map_status() is None
+
+
+class Whole:
+    """A whole number of another library, as numpy's are."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def __index__(self) -> int:
+        return self._value
+
+
+def test_whole_number_of_another_library_is_taken_for_one(log: Log, one_thread: ThreadPoolExecutor) -> None:
+    numbers: dict[str, Any] = {"jobs": Whole(1), "retries": Whole(0), "max_invalid_results": Whole(3)}
+
+    outcomes = list(log.map(plain, NAMES, executor=one_thread, retry_delay_s=Fraction(1, 2), **numbers))
+
+    assert len(outcomes) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", ["jobs", "retries", "max_invalid_results", "retry_delay_s", "timeout_s"])
+@pytest.mark.parametrize("value", [True, -1, "1", Whole(-1)])
+def test_what_is_no_number_or_too_small_is_refused_by_name(name: str, value: Any, log: Log) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is a number of .*, not "):
+        log.map(plain, NAMES, **{name: value})
     assert log.map_status() is None
 
 

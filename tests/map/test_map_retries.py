@@ -20,8 +20,7 @@ from mpcheckpoint._work.inputs import Input
 from mpcheckpoint._work.outcomes import outcome_of
 from mpcheckpoint._work.plan import LogRef, Plan
 from mpcheckpoint._work.report import Kind
-from mpcheckpoint._work.rests import Rests
-from mpcheckpoint._work.retries import LONGEST_PAUSE_S, Retries
+from mpcheckpoint._work.retries import LONGEST_PAUSE_S, Rests, Retries
 from mpcheckpoint._work.run_item import FunctionCall, run_item
 from mpcheckpoint._work.runs import Attempts, join_run
 from mpcheckpoint.errors import ItemFailedError

@@ -639,6 +639,17 @@ def test_nothing_that_moves_for_a_minute_stops_the_map(clock: Clock) -> None:
     assert 60 <= clock.now_s - begun_s <= 75
 
 
+def test_item_that_waits_is_started_as_soon_as_there_is_room(clock: Clock) -> None:
+    starts = StartThrottle(20, lambda _: None)
+    starts.has_failed(SHORT, 0, lambda: True)
+    assert 0 < (starts.patience_s(None, 0, is_wanted=True) or 0) <= 0.25
+
+    clock.now_s += 0.25
+
+    assert starts.patience_s(None, 0, is_wanted=True) == 0
+    assert 0 < (starts.patience_s(None, 0, is_wanted=False) or 0) <= 0.25  # nothing waits: no need to hurry
+
+
 def test_progress_of_others_counts_as_progress(clock: Clock) -> None:
     starts = StartThrottle(20, lambda _: None)
     for _ in range(100):  # a thousand seconds
