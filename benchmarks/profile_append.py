@@ -23,7 +23,7 @@ from harness import parser, positive, ram_disk, show_environment, work_directory
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._logfile import generation
+from mpcheckpoint._logfile import opened
 from mpcheckpoint._view import log_handle as record_log
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "lock": ((system, "lock"),),
     "unlock": ((system, "unlock"),),
     "clock": ((system, "now_us"),),
-    "encode": ((record_log, "encode_payload"), (generation, "encode_batch")),
+    "encode": ((record_log, "encode_payload"), (opened, "encode_batch")),
 }
 _REST = "other Python"
 _TURN = 50

@@ -16,18 +16,17 @@ import os
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.append_lock import AppendLock
 from mpcheckpoint._logfile.faults import translated, typed
 from mpcheckpoint._logfile.group_commit import GroupCommit
 from mpcheckpoint._logfile.notices import tell
-from mpcheckpoint._logfile.opened import OpenLog
+from mpcheckpoint._logfile.opened import Appended, OpenLog
 from mpcheckpoint._logfile.poison import Poison
+from mpcheckpoint._logfile.queued import AppendQueue, QueuedAppend
 from mpcheckpoint._logfile.successor import find_in_successor, outcome_unknown
 from mpcheckpoint._types import Position
-from mpcheckpoint.errors import CheckpointError, LogNotFoundError, OutcomeUnknownError
+from mpcheckpoint.errors import CheckpointError, LockTimeoutError, LogNotFoundError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,19 +45,6 @@ T = TypeVar("T")
 logger = logging.getLogger("mpcheckpoint")
 
 
-class Appended(msgspec.Struct, gc=False):
-    """What an append left under its lock: where the log ends.
-
-    ``beginning`` is the log's then: another one tells that the file was opened, or read, anew since.
-    ``found`` is the position of the record that made writing needless, or None if something was written.
-    """
-
-    log: OpenLog
-    end: EndState
-    beginning: object
-    found: Position | None = None
-
-
 class LogWriter:
     """Append to one log, with every thread of this process and every other process.
 
@@ -73,6 +59,7 @@ class LogWriter:
         self.poison = Poison(paths)
         self.lock = AppendLock(paths)
         self._commit = GroupCommit(paths.sync)
+        self._queue = AppendQueue()
         self._id = os.urandom(_WRITER_ID_BYTES)
 
     # --- append -----------------------------------------------------------------------------------------------
@@ -103,16 +90,66 @@ class LogWriter:
             found = guard() if guard is not None else None
             # A record that was found may be visible and not yet durable: what the log holds now is to be covered.
             try:
-                end = log.end.state if found is not None else log.append(payloads)
+                end = log.end.state if found is not None else self._write(log, payloads)
             except OSError as error:
                 if not log.file.is_lost_by(error):
                     raise
                 self.establish(log)
-                end = log.append(payloads)
+                end = self._write(log, payloads)
             self.appends += 1
             return Appended(log, end, log.end.beginning, found)
 
-        return self.exclusive(timeout_s, under_lock)
+        if guard is not None or not self.lock.is_entered or not self._queue.takes(payloads):
+            return self.exclusive(timeout_s, under_lock)
+        return self._append_queued(self._queue.join(payloads), timeout_s, under_lock)
+
+    def _append_queued(
+        self, queued: QueuedAppend, timeout_s: float | None, act: Callable[[OpenLog | None], Appended]
+    ) -> Appended:
+        """Return what the thread that is inside now wrote for this one, or what ``act`` does where it did not."""
+
+        def written_by_another() -> Appended | None:
+            if self._queue.leave(queued):
+                return None
+            if queued.appended is None:
+                raise outcome_unknown(self.paths, "the thread that wrote it was interrupted", None)
+            return queued.appended
+
+        try:
+            return self.exclusive(timeout_s, act, written_by_another)
+        except LockTimeoutError:
+            if self._queue.leave(queued):
+                raise
+            return self.exclusive(timeout_s, act, written_by_another)  # it is just being written
+        except KeyboardInterrupt as error:
+            if not self._queue.leave(queued):
+                error.add_note(
+                    f"mpcheckpoint: another thread may have written the record to {self.paths.log}; it may not be "
+                    "durable"
+                )
+            raise
+
+    def _write(self, log: OpenLog, payloads: list[Payload]) -> EndState:
+        """Write a batch, and those that other threads have queued meanwhile. Requires: the append lock, and the end."""
+        queued = self._queue.take()
+        ends: list[EndState] = []
+        try:
+            log.append([payloads, *[each.payloads for each in queued]], ends)
+        except OSError as error:
+            if not queued or log.file.is_lost_by(error):
+                raise
+        finally:
+            is_written = bool(ends) and log.end.state is ends[-1]
+            if is_written:
+                for each, end in zip(queued, ends[1:], strict=True):
+                    each.appended = Appended(log, end, log.end.beginning)
+                self.appends += len(queued)
+            else:
+                self._queue.put_back(queued)
+        if not is_written:  # no room for all of them, maybe: each by itself
+            ends.clear()
+            log.append([payloads], ends)
+        return ends[0]
 
     def wait_durable(self, appended: Appended) -> Position:
         """Return the position of an append once it survives a loss of power.
@@ -153,18 +190,29 @@ class LogWriter:
 
     # --- the lock, and the log that stands there under it -----------------------------------------------------
 
-    def exclusive(self, timeout_s: float | None, act: Callable[[OpenLog | None], T]) -> T:
+    def exclusive(
+        self,
+        timeout_s: float | None,
+        act: Callable[[OpenLog | None], T],
+        done: Callable[[], T | None] | None = None,
+    ) -> T:
         """Return what ``act`` does under the append lock.
 
-        It is given the generation that stands at the log's path, if that is open already; else None: see ``opened``.
+        Args:
+            act: given the generation that stands at the log's path, if that is open already; else None: see ``opened``.
+            done: asked once no other thread of this process is inside; what it returns makes ``act`` needless.
 
         Raises:
             LockTimeoutError, WriteFailedError: before ``act``. And what that raises.
         """
         lock = self.lock
+        began_s = time.monotonic()
         lock.refuse_reentry()  # before the try: its finally would give back what the outer call holds
         try:
-            return act(self._locked(timeout_s))
+            lock.enter(timeout_s)
+            if done is not None and (found := done()) is not None:
+                return found
+            return act(self._locked(timeout_s, began_s))
         finally:
             try:
                 lock.give_back()
@@ -174,13 +222,12 @@ class LogWriter:
             if self.log is not None and self.log.file.notices:
                 tell(self.log.file)
 
-    def _locked(self, timeout_s: float | None) -> OpenLog | None:
+    def _locked(self, timeout_s: float | None, began_s: float) -> OpenLog | None:
         """Take the append lock; return the open log, if that is what stands at the log's path under it.
 
         Requires: as AppendLock says.
         """
         lock = self.lock
-        began_s = time.monotonic()
         try:
             for _ in range(_REOPEN_LIMIT):
                 lock.take(timeout_s, began_s)
@@ -366,6 +413,7 @@ class LogWriter:
         self._id = os.urandom(_WRITER_ID_BYTES)
         self.lock.reset_after_fork()
         self._commit.reset_after_fork()
+        self._queue = AppendQueue()
         log, self.log = self.log, None
         if log is not None:
             log.close()

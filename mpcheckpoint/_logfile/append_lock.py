@@ -31,6 +31,7 @@ class AppendLock:
 
         lock.refuse_reentry()  # before the try: its finally would give back what the outer call holds
         try:
+            lock.enter(timeout_s)
             lock.take(timeout_s, began_s)
             ...
         finally:
@@ -46,28 +47,34 @@ class AppendLock:
         self._mutex = Mutex(f"the log {paths.log_key!r}")
         self._file = LockFile(paths.lock, LockWait(paths.log_key, paths.lock))
         self.is_held = False
+        # Whether a thread has the mutex, most likely.
+        self.is_entered = False
 
     def refuse_reentry(self) -> None:
         """Raise ReentrancyError if this thread is inside already: it would wait for itself."""
         if self._mutex.lock._is_owned():
             self._mutex.refuse_reentry()
 
+    def enter(self, timeout_s: float | None) -> None:
+        """Take the mutex, waiting at most ``timeout_s`` seconds for other threads.
+
+        Raises:
+            LockTimeoutError: they had it for so long.
+        """
+        if not self._mutex.lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
+            raise timed_out(self._paths, timeout_s)
+        self.is_entered = True
+
     def take(self, timeout_s: float | None, began_s: float) -> None:
-        """Take the lock, waiting until ``timeout_s`` seconds after ``began_s``, or for ever; the kernel's lock only, if
-        this thread has the mutex.
+        """Take the kernel's lock, waiting until ``timeout_s`` seconds after ``began_s``, or for ever.
+
+        Requires: ``enter``. May be called again.
 
         Raises:
             LockTimeoutError: it was held elsewhere for so long.
             OSError: the lock file cannot be used.
         """
-        left_s = None
-        mutex = self._mutex.lock
-        if not mutex._is_owned() and not mutex.acquire(
-            timeout=-1 if timeout_s is None else max(0.0, timeout_s)
-        ):
-            raise timed_out(self._paths, timeout_s)
-        if timeout_s is not None:
-            left_s = max(0.0, began_s + timeout_s - time.monotonic())
+        left_s = None if timeout_s is None else max(0.0, began_s + timeout_s - time.monotonic())
         if not self._file.take(left_s):
             raise timed_out(self._paths, timeout_s)
         self.is_held = True
@@ -77,7 +84,7 @@ class AppendLock:
         lock = self._mutex.lock
         if lock._is_owned():
             self._file.give_back()
-            self.is_held = False
+            self.is_held = self.is_entered = False
             lock.release()
 
     def require_held(self) -> None:
@@ -114,5 +121,5 @@ class AppendLock:
         lock alive when the parent dies.
         """
         self._mutex = Mutex(f"the log {self._paths.log_key!r}")
-        self.is_held = False
+        self.is_held = self.is_entered = False
         self._file.close()

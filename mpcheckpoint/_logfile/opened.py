@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import control_payload
 from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, Payload, encode_batch
@@ -22,17 +24,30 @@ from mpcheckpoint._logfile.page import FOLLOWED_PART, NO_POISON, NOBODY, POISON_
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, FormatVersionError, WrongLogError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from mpcheckpoint._logfile.page import Hints
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._logfile.poison import Poison
     from mpcheckpoint._system import FileStatus
-    from mpcheckpoint._types import Repair
+    from mpcheckpoint._types import Position, Repair
 
 # A process that writes alone publishes the end at every 16th append only: whoever comes then reads the others.
 _MOST_UNPUBLISHED = 15
+
+
+class Appended(msgspec.Struct, gc=False):
+    """What an append left under its lock: where the log ends.
+
+    ``beginning`` is the log's then: another one tells that the file was opened, or read, anew since.
+    ``found`` is the position of the record that made writing needless, or None if something was written.
+    """
+
+    log: OpenLog
+    end: EndState
+    beginning: object
+    found: Position | None = None
 
 
 class OpenLog:
@@ -181,20 +196,14 @@ class OpenLog:
         if self.page is not None:
             self.page.publish_end(self.end.state, self.end.allocated, NOBODY, self.end.durable)
 
-    def _publish_end(self) -> None:
-        if self.is_alone and self._unpublished < _MOST_UNPUBLISHED:
-            self._unpublished += 1
-        elif self.page is not None:
-            end = self.end
-            # A sole writer publishes its durable offset with its next record, which saves a write.
-            durable = end.durable if self.is_alone else None
-            self._left = self.page.publish_end(end.state, end.allocated, self._writer_id, durable)
-            self._unpublished = 0
-
     # --- write ------------------------------------------------------------------------------------------------
 
-    def append(self, payloads: list[Payload]) -> EndState:
-        """Write one batch after the end; return the end state after it. Visible then, not durable.
+    def append(self, batches: Sequence[list[Payload]], ends: list[EndState]) -> None:
+        """Write batches after the end, by one write: visible then, not durable.
+
+        Args:
+            batches: each gets a stamp of its own.
+            ends: gets the end states after each, before they are written.
 
         Requires: ``find_end`` since the append lock was taken.
 
@@ -204,21 +213,32 @@ class OpenLog:
         if self.end.is_sealed:
             # The process that sealed this generation died before it put the next one in its place: we hold the append
             # lock, which a switch holds throughout, and this file is still the log.
-            self._write([control_payload("unsealed")])
-        state = self._write(payloads)
-        self._publish_end()
-        return state
+            self._write([[control_payload("unsealed")]], [])
+        self._write(batches, ends)
+        if self.is_alone and self._unpublished < _MOST_UNPUBLISHED:
+            self._unpublished += 1
+        elif self.page is not None:
+            end = self.end
+            # A sole writer publishes its durable offset with its next record, which saves a write.
+            durable = end.durable if self.is_alone else None
+            self._left = self.page.publish_end(end.state, end.allocated, self._writer_id, durable)
+            self._unpublished = 0
 
-    def _write(self, payloads: list[Payload]) -> EndState:
-        end, before = self.end, self.end.state
-        data, after = encode_batch(
-            payloads,
-            end=before,
-            stamp_us=clock.next(before.stamp_us),
-            durable=min(end.durable, before.offset),
-        )
+    def _write(self, batches: Sequence[list[Payload]], ends: list[EndState]) -> None:
+        end = self.end
+        before = after = end.state
+        data = b""
+        for payloads in batches:
+            line, after = encode_batch(
+                payloads,
+                end=after,
+                stamp_us=clock.next(after.stamp_us),
+                durable=min(end.durable, after.offset),
+            )
+            data += line
+            ends.append(after)
         if after.offset > end.allocated and self._is_written_with_padding(data, after):
-            return after
+            return
         try:
             if system.write_at(self.file.fd, data, before.offset) != len(data):
                 # From the start: the same bytes in the same place.
@@ -229,7 +249,6 @@ class OpenLog:
                 raise typed(error, doing="appending to", path=self._paths.log) from error
             raise
         end.move_to(after)
-        return after
 
     def _is_written_with_padding(self, data: bytes, after: EndState) -> bool:
         """Write a batch and padding after it; return False if that is not wanted, or there is no room for both, and
@@ -273,7 +292,7 @@ class OpenLog:
 
         The page is not told: should we die now, the next writer has to read the seal.
         """
-        self._write([control_payload("sealed", next=successor)])
+        self._write([[control_payload("sealed", next=successor)]], [])
         self.end.seal()
 
     def cut_padding(self) -> None:

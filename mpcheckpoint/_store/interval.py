@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from mpcheckpoint._logfile.append import Appended, LogWriter
+    from mpcheckpoint._logfile.append import LogWriter
+    from mpcheckpoint._logfile.opened import Appended
 
 _IDLE_EXIT_S = 5.0
 

@@ -1,0 +1,240 @@
+"""Threads that wait for another thread of their process: that one writes their records, too."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import _system as system
+from mpcheckpoint.errors import ConflictError, LockTimeoutError, WriteFailedError
+from support.verbs import Faults, assert_goes_on, lock_file, seen_anew, wait_until, writer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+LOG = r"a\.jsonl$"
+THREADS = 6
+
+
+@pytest.fixture
+def held(store: Path, log: Log) -> Iterator[Callable[[], None]]:
+    """Another process has the append lock, as it were, until this is called. The log has one record, 0."""
+    del log
+    descriptor = system.open_file(str(lock_file(store)), write=True)
+    assert system.try_lock(descriptor.fd)
+    yield lambda: system.unlock(descriptor.fd)
+    descriptor.close()
+
+
+class Appends:
+    """Appends by threads, the first of which waits for the kernel's lock, and the others for that thread."""
+
+    def __init__(self, store: Path, count: int = THREADS) -> None:
+        self.failures: list[BaseException] = []
+        self.positions: dict[int, Any] = {}
+        self._threads: list[threading.Thread] = []
+        writer = writer_of(store)
+        for number in range(1, count + 1):
+            thread = threading.Thread(target=self._append, args=(store, number))
+            thread.start()
+            self._threads.append(thread)
+            wait_until(lambda: writer.lock.is_entered, "the first is inside")
+        wait_until(lambda: len(writer._queue._queue) == count - 1, "the others have queued")
+
+    def _append(self, store: Path, number: int) -> None:
+        try:
+            self.positions[number] = Checkpoint(store).log("a").append("x", number)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the test looks at it
+            self.failures.append(error)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+@pytest.mark.guarantee(2)
+@pytest.mark.guarantee(3)
+def test_threads_that_wait_for_another_are_written_by_it_at_once_each_a_batch_of_its_own(
+    store: Path, log: Log, held: Callable[[], None], faults: Faults
+) -> None:
+    appends = Appends(store)
+    writes = faults.watch("write_at", on=LOG)
+    held()
+    appends.join()
+
+    records = list(log.read())
+    assert writes.seen == 1
+    assert not appends.failures
+    assert sorted(record.event for record in records) == [*range(THREADS + 1)]
+    assert len({record.position.stamp_us for record in records}) == THREADS + 1
+    assert {record.event: record.position for record in records[1:]} == appends.positions
+    assert log.stats()["batches"] == THREADS + 1
+    assert log.stats()["appends"] == THREADS + 1
+
+
+@pytest.mark.guarantee(1)
+def test_threads_that_are_written_by_another_are_covered_by_a_sync(
+    store: Path, log: Log, held: Callable[[], None], faults: Faults
+) -> None:
+    appends = Appends(store)
+    end_at_sync: list[int] = []
+
+    def sync(real: Callable[[int], None], fd: int) -> None:
+        end_at_sync.append(writer_of(store).log.end.state.offset)  # type: ignore[union-attr]
+        real(fd)
+
+    faults.act("sync_data", sync, on=LOG, times=1 << 30)
+    held()
+    appends.join()
+
+    assert max(end_at_sync) >= max(position.offset for position in appends.positions.values())
+    assert len(end_at_sync) <= 2
+
+
+@pytest.mark.guarantee(9)
+def test_write_for_many_that_finds_the_disk_full_is_tried_again_one_by_one(
+    store: Path, log: Log, held: Callable[[], None], faults: Faults
+) -> None:
+    appends = Appends(store)
+    fault = faults.fail("write_at", errno.ENOSPC, on=LOG)
+    held()
+    appends.join()
+
+    assert fault.hits == 1
+    assert not appends.failures
+    assert sorted(log.events("x")) == [*range(THREADS + 1)]
+    assert_goes_on(log, list(log.events("x")))
+
+
+@pytest.mark.guarantee(9)
+def test_threads_for_whose_records_there_is_no_room_are_all_refused_and_none_is_there(
+    store: Path, log: Log, held: Callable[[], None], faults: Faults
+) -> None:
+    appends = Appends(store)
+    fault = faults.fail_in_mid_write(errno.ENOSPC, taken_bytes=30, on=LOG, times=1 << 30)
+    held()
+    appends.join()
+    fault.clear()
+
+    assert [type(failure) for failure in appends.failures] == [WriteFailedError] * THREADS
+    assert_goes_on(log, [0])
+
+
+@pytest.mark.guarantee(8)
+def test_thread_that_may_not_wait_leaves_the_queue_and_its_record_is_not_written(
+    store: Path, log: Log, held: Callable[[], None]
+) -> None:
+    appends = Appends(store, 2)
+    impatient = Checkpoint(store, lock_timeout_s=0.05).log("a")
+
+    with pytest.raises(LockTimeoutError):
+        impatient.append("x", "not in time")
+
+    held()
+    appends.join()
+    assert sorted(log.events("x")) == [0, 1, 2]
+    assert_goes_on(log, list(log.events("x")))
+
+
+def test_thread_whose_time_is_over_while_its_record_is_being_written_has_it_acknowledged(
+    store: Path, log: Log, held: Callable[[], None], faults: Faults
+) -> None:
+    appends = Appends(store, 1)
+    done: list[object] = []
+    impatient = threading.Thread(
+        target=lambda: done.append(Checkpoint(store, lock_timeout_s=1.0).log("a").append("x", "in time"))
+    )
+    impatient.start()
+    wait_until(lambda: len(writer_of(store)._queue._queue) == 1, "it has queued")
+
+    def slowly(real: Callable[..., int], *arguments: Any) -> int:
+        threading.Event().wait(1.5)  # longer than the other may wait
+        return real(*arguments)
+
+    faults.act("write_at", slowly, on=LOG)
+    held()
+    impatient.join(20)
+    appends.join()
+
+    assert len(done) == 1
+    assert log.events("x") == (0, 1, "in time")
+
+
+@pytest.mark.guarantee(2)
+@pytest.mark.parametrize("is_written", [False, True])
+def test_interrupt_of_the_thread_that_writes_for_others_neither_loses_nor_doubles_their_records(
+    store: Path, log: Log, faults: Faults, is_written: bool
+) -> None:
+    writer = writer_of(store)
+    others = [threading.Thread(target=log.append, args=("x", number)) for number in (1, 2, 3)]
+
+    def let_others_queue(real: Callable[..., bytes], *arguments: Any) -> bytes:
+        for thread in others:
+            thread.start()
+        wait_until(lambda: len(writer._queue._queue) == 3, "the others have queued")
+        return real(*arguments)
+
+    def interrupt(real: Callable[..., int], *arguments: Any) -> int:
+        if is_written:
+            real(*arguments)
+        raise KeyboardInterrupt
+
+    looks = faults.act("read_at", let_others_queue, on=LOG)
+    faults.act("write_at", interrupt, on=LOG)
+    with pytest.raises(KeyboardInterrupt):
+        log.append("x", "interrupted")
+    for thread in others:
+        thread.join(20)
+
+    assert looks.hits == 1
+    expected = {0, 1, 2, 3} | ({"interrupted"} if is_written else set())
+    assert len(log.events("x")) == len(expected)
+    assert set(log.events("x")) == expected
+    assert_goes_on(log, list(log.events("x")))
+
+
+def test_condition_is_judged_by_its_own_thread_under_the_lock(
+    store: Path, log: Log, held: Callable[[], None]
+) -> None:
+    appends = Appends(store, 3)
+    refused: list[type] = []
+
+    def append() -> None:
+        try:
+            log.append("x", "late", expected_count=1)
+        except ConflictError as error:
+            refused.append(type(error))
+
+    conditional = threading.Thread(target=append)
+    conditional.start()
+    held()
+    appends.join()
+    conditional.join(20)
+
+    assert refused == [ConflictError] or log.events("x")[1] == "late"
+    assert sorted(map(str, log.events("x")))[:4] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.guarantee(7)
+def test_forked_child_writes_nothing_of_what_the_threads_of_its_parent_had_queued(
+    store: Path, log: Log, held: Callable[[], None]
+) -> None:
+    appends = Appends(store, 4)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            held()  # its copy of the descriptor: the lock is free for all
+            log.append("x", "by the child")
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    appends.join()
+
+    assert sorted(map(str, seen_anew(log))) == ["0", "1", "2", "3", "4", "by the child"]
