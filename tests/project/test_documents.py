@@ -143,7 +143,7 @@ def test_output_is_compared_line_by_line_with_what_is_shown(printed: str, shown:
 
 
 def script(name: str) -> ModuleType:
-    spec = spec_from_file_location(name, DOCS / f"{name}.py")
+    spec = spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
@@ -154,7 +154,7 @@ def script(name: str) -> ModuleType:
 def test_api_reference_is_what_the_docstrings_say() -> None:
     write_api = script("write_api")
 
-    assert write_api.PAGE.read_text(encoding="utf-8") == write_api.page(), "run: python docs/write_api.py"
+    assert write_api.PAGE.read_text(encoding="utf-8") == write_api.page(), "run: python tools/write_api.py"
 
 
 def test_api_reference_names_everything_public_and_leaves_out_only_what_exists() -> None:
@@ -208,7 +208,15 @@ def test_picture_is_drawn_from_the_source() -> None:
     draw_structure = script("draw_structure")
     drawn = draw_structure.draw(draw_structure.layers())
 
-    assert draw_structure.PICTURE.read_text(encoding="utf-8") == drawn, "run: python docs/draw_structure.py"
+    assert draw_structure.PICTURE.read_text(encoding="utf-8") == drawn, "run: python tools/draw_structure.py"
+
+
+def test_map_of_the_modules_is_drawn_from_the_source() -> None:
+    draw_structure = script("draw_structure")
+
+    assert draw_structure.PAGE.read_text(encoding="utf-8") == draw_structure.page(), (
+        "run: python tools/draw_structure.py"
+    )
 
 
 def test_picture_of_an_import_that_goes_up_shows_it() -> None:

@@ -1,10 +1,10 @@
-"""Draw docs/structure.svg: the layers of the package, what each is for, and which imports which.
+"""Draw the structure of the package: docs/structure.svg, its rooms, and docs/modules.md, the modules of each.
 
-    python docs/draw_structure.py
+    python tools/draw_structure.py
 
-Everything on it is read: the order of the layers from `tests/project/test_import_order.py`, which holds the package to
-it; what each is for from its docstring; imports from the source. `tests/project/test_documents.py` compares the file
-with what is drawn.
+Everything is read from the source: what a room or module is for from its docstring, and what it imports. The order is
+that of tests/project/module_order.txt, which this brings up to date first: new modules go in, removed ones come out.
+Tests compare both files with what is drawn, and hold the package to the order.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from pathlib import Path
 from textwrap import wrap
 from typing import NamedTuple
 
-DOCS = Path(__file__).resolve().parent
-PICTURE = DOCS / "structure.svg"
+CHECKOUT = Path(__file__).resolve().parent.parent
+PICTURE = CHECKOUT / "docs" / "structure.svg"
+PAGE = CHECKOUT / "docs" / "modules.md"
 ROOT = "mpcheckpoint"
+
+sys.path.insert(0, str(CHECKOUT / "tests"))
+from support import imports as read  # noqa: E402 - found only now
 
 _ROW = 46
 _TOP = 74
@@ -41,29 +45,35 @@ class Layer(NamedTuple):
 
     @property
     def is_public(self) -> bool:
-        return "._" not in self.name
+        return not self.name.startswith("_")
 
 
 def layers() -> list[Layer]:
-    """Return the layers of the package as its source has them, highest first."""
-    sys.path.insert(0, str(DOCS.parent / "tests" / "project"))
-    import test_import_order as order  # noqa: PLC0415 - found only now
-
-    sources, packages = order.package_sources()
-    imports: dict[str, set[str]] = {layer: set() for layer in order.LAYERS}
+    """Return the rooms of the package as its source has them, highest first."""
+    sources, packages = read.package_sources()
+    order = read.listed_order()
+    imports: dict[str, set[str]] = {room: set() for room in order.rooms}
     for module, source in sources.items():
-        layer = order.layer_of(module) or ROOT
-        found = order.imports_in(ast.parse(source), module, frozenset(sources), is_package=module in packages)
-        imports[layer] |= {each.target for each in found if not each.is_for_types}
+        found = read.imports_in(ast.parse(source), module, frozenset(sources), is_package=module in packages)
+        imports[order.room_of(module) or ROOT] |= {each.target for each in found if not each.is_for_types}
     return [
         Layer(
-            name,
-            _first_sentence(ast.get_docstring(ast.parse(sources[name])) or ""),
-            frozenset(filter(None, map(order.layer_of, imports[name]))) - {name},
-            tuple(sorted(_outside(imports[name]))),
+            room,
+            _purpose(sources[_module(room)]),
+            frozenset(filter(None, (order.room_of(each) for each in imports[room] if each.startswith(ROOT))))
+            - {room},
+            tuple(sorted(_outside(imports[room]))),
         )
-        for name in reversed(order.LAYERS)
+        for room in reversed(order.rooms)
     ]
+
+
+def _module(room: str, name: str = "") -> str:
+    return ".".join(filter(None, [ROOT, room if room != ROOT else "", name]))
+
+
+def _purpose(source: str) -> str:
+    return _first_sentence(ast.get_docstring(ast.parse(source)) or "")
 
 
 def _first_sentence(docstring: str) -> str:
@@ -103,7 +113,7 @@ def draw(found: list[Layer]) -> str:
 def _row(row: int, layer: Layer, found: list[Layer]) -> list[str]:
     y = _TOP + _ROW * row
     middle = y + _ROW // 2 - 2
-    name = layer.name.removeprefix(f"{ROOT}.")
+    name = layer.name
     fill = _PUBLIC if layer.is_public else _PRIVATE
     parts = [
         f'<rect x="{_LEFT}" y="{y}" width="{_MATRIX - _LEFT - 24}" height="{_ROW - 4}" rx="4" fill="{fill}"/>',
@@ -148,5 +158,41 @@ def _text(
     )
 
 
+# --- the modules ---------------------------------------------------------------------------------------------
+
+_INTRODUCTION = """\
+# The modules
+
+The rooms of the package and the modules of each, lowest first: a module imports those that this page has before it, and
+no others. The way of an append begins in `_logfile/append.py`, that of a read in `_logfile/read.py`.
+
+Drawn from the source by `tools/draw_structure.py`, in the order of `tests/project/module_order.txt`; tests hold both
+the page and the package to it. [structure.svg](structure.svg) shows which room imports which.
+"""
+
+
+def page() -> str:
+    """Return the map of the modules as Markdown."""
+    sources, packages = read.package_sources()
+    order = read.listed_order()
+    below = read.imports_in_room(order, sources, packages)
+    parts = [_INTRODUCTION]
+    for room, names in order.rooms.items():
+        parts += [f"## {room}", "", _purpose(sources[_module(room)]), ""]
+        if names:
+            parts += ["| module | what it is | imports in its room |", "|---|---|---|"]
+            parts += [_module_row(room, name, sources, below) for name in names] + [""]
+    return "\n".join(parts)
+
+
+def _module_row(room: str, name: str, sources: dict[str, str], below: dict[str, set[str]]) -> str:
+    module = _module(room, name)
+    path = f"../{module.replace('.', '/')}.py"
+    imported = ", ".join(sorted(filter(None, map(read.name_in_room, below[module]))))
+    return f"| [{name}]({path}) | {_purpose(sources[module]).replace('|', chr(92) + '|')} | {imported} |"
+
+
 if __name__ == "__main__":
+    read.LIST.write_text(read.brought_up_to_date(read.LIST.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")
     PICTURE.write_text(draw(layers()), encoding="utf-8")

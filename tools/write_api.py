@@ -1,6 +1,6 @@
 """Write docs/api.md: every public name, with its signature and its docstring.
 
-    python docs/write_api.py
+    python tools/write_api.py
 
 Signatures are taken from the source, so that they read the same with every version of Python.
 `tests/project/test_documents.py` compares the file with what this writes.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGE = Path(__file__).resolve().parent / "api.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 ROOT = "mpcheckpoint"
 MODULES = (
     ROOT,
@@ -40,7 +40,7 @@ NOT_TO_OVERRIDE = re.compile(
 _INTRODUCTION = """\
 # API reference
 
-Written from the docstrings by `docs/write_api.py`; a test says that it is current. What is not on this page, or begins
+Written from the docstrings by `tools/write_api.py`; a test says that it is current. What is not on this page, or begins
 with an underscore, may change without notice. Times are seconds where a name ends in `_s`, microseconds since 1970
 where it ends in `_us`; sizes are bytes. For a start see the [tutorial](tutorial.md), for tasks the
 [how-to pages](README.md#how-to).
