@@ -67,16 +67,18 @@ _BY_METHOD = (
     ("__await__", "what awaiting it gives"),
     ("__aiter__", "[item async for item in x]"),
 )
-_TEXTS = {
-    "str",
-    "int",
-    "float",
-    "decimal.Decimal",
-    "uuid.UUID",
-    "pathlib.PurePath",
-    "datetime.date",
-    "numpy.generic",
-}
+_TEXTS = frozenset(
+    [
+        "str",
+        "int",
+        "float",
+        "decimal.Decimal",
+        "uuid.UUID",
+        "pathlib.PurePath",
+        "datetime.date",
+        "numpy.generic",
+    ]
+)
 
 
 def name_of(kind: type) -> str:

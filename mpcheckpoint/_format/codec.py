@@ -13,7 +13,7 @@ from mpcheckpoint._format.frame import (
     MAX_LINE_BYTES,
     NO_META,
     Payload,
-    line_bytes_bound,
+    batch_bytes_bound,
     may_hold_long_integer,
 )
 from mpcheckpoint.errors import InvalidEventError, InvalidKeyError, LimitExceededError
@@ -212,7 +212,7 @@ def encode_payload(object_key: object, event: object, record_id: object = None) 
     # Not simple, or refused: what follows says why.
     meta = NO_META if record_id is None else _encode({"id": _checked_id(record_id)})
     payload = Payload(encode_key(object_key), encode_event(event), meta)
-    if line_bytes_bound(payload) > MAX_LINE_BYTES:
+    if batch_bytes_bound([payload]) > MAX_LINE_BYTES:
         raise LimitExceededError(
             f"the event for {object_key!r} takes {len(payload.event)} bytes; a line holds at most {MAX_LINE_BYTES}. "
             "Write the data to a file of its own and record its name.",

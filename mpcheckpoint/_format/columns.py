@@ -109,7 +109,7 @@ class Lines(Sequence[Line]):
 
     @classmethod
     def of(cls, lines: Iterable[Line]) -> Lines:
-        """Return lines of whatever kind as columns."""
+        """Return any lines as columns."""
         if isinstance(lines, cls):
             return lines
         made = cls()
@@ -268,7 +268,7 @@ def _parse_slice(data: bytes, *, base: int, crc: int) -> Lines | None:
 
 
 def _decoded(data: bytes) -> tuple[Sequence[Any], bool]:
-    """Return the fields of each line, and whether none is a control line or has a meta; no fields if some are no line."""
+    """Return the fields of each line, and whether all are records without meta; no fields if some line is none."""
     for decode, is_plain in ((_decode_plain, True), (_decode_any, False)):
         try:
             return decode(data), is_plain
@@ -282,8 +282,8 @@ def _proven_crcs(data: bytes, lengths: list[int], crc: int) -> list[int] | None:
 
     Requires: ``lengths`` are those of the pieces between newlines, and as many JSON values were decoded.
 
-    Invariant: each piece is then one of these values. Between two of them stand ``"]``, a newline and ``["``, outside of
-    any string, since strings hold no newline: there one value ends and the next begins.
+    Invariant: each piece is then one of these values. Between two of them stand ``"]``, a newline and ``["``, outside
+    of any string, since strings hold no newline: there one value ends and the next begins.
     """
     # Cut right before each closing instead of after it. A piece then reaches from one crc field to the next and begins
     # with the first, which stands for every byte before it. Only the first piece has none.

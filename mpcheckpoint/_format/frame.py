@@ -64,7 +64,7 @@ _decode_fields = msgspec.json.Decoder(_Fields).decode
 
 
 class Line(NamedTuple):
-    """One line, proven by its length, its crc and the place it stands in."""
+    """One line, proven by its length, its crc and its place."""
 
     offset: int
     end: int
@@ -156,13 +156,8 @@ def encode_batch(
     return data, EndState(end.offset + len(data), crc, stamp_us)
 
 
-def line_bytes_bound(payload: Payload) -> int:
-    """Return a number of bytes that the payload's line cannot exceed, whatever its numbers."""
-    return sum(map(len, payload)) + _NUMBERS_BOUND_BYTES
-
-
 def batch_bytes_bound(payloads: list[Payload]) -> int:
-    """Return a number of bytes that the payloads' lines cannot exceed together."""
+    """Return a number of bytes that the payloads' lines cannot exceed together, whatever their numbers."""
     return sum(map(len, chain.from_iterable(payloads))) + _NUMBERS_BOUND_BYTES * len(payloads)
 
 

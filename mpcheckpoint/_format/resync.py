@@ -26,7 +26,7 @@ from mpcheckpoint._format.frame import (
 _LINE_AFTER_CRC = re.compile(rb'"[0-9a-f]{8}"\]\n(?=\["[0-9a-f]{8}")')
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 def lines_after_damage(data: bytes, *, base: int, crc: int | None) -> Iterator[Line]:
@@ -83,22 +83,18 @@ def first_end(data: bytes, *, base: int) -> Line | None:
         data: any bytes of a log; the line and the crc field before it must both lie within.
         base: the file offset of ``data[0]``.
     """
-    for match in _LINE_AFTER_CRC.finditer(data):
-        line = _candidate(data, match.end(), base, None)
-        if line is not None and line.more == 0:
-            return line
-    return None
+    starts = (match.end() for match in _LINE_AFTER_CRC.finditer(data))
+    return next((line for line in _lines_at(starts, data, base) if line.more == 0), None)
 
 
 def last_line(data: bytes, *, base: int) -> Line | None:
-    """Return the last line in ``data`` that fits the crc field of the line before it, or None.
+    """Return the last line in ``data`` that fits the crc field of the line before it, or None; see ``first_end``."""
+    starts = reversed([match.end() for match in _LINE_AFTER_CRC.finditer(data)])
+    return next(_lines_at(starts, data, base), None)
 
-    Args:
-        data: bytes up to the end of the file; the line and the crc field before it must both lie within.
-        base: the file offset of ``data[0]``.
-    """
-    for start in reversed([match.end() for match in _LINE_AFTER_CRC.finditer(data)]):
+
+def _lines_at(starts: Iterable[int], data: bytes, base: int) -> Iterator[Line]:
+    for start in starts:
         line = _candidate(data, start, base, None)
         if line is not None:
-            return line
-    return None
+            yield line

@@ -10,12 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _LONG_S = 1.0
 _LOOK_EVERY_S = 0.25
@@ -48,9 +44,7 @@ class LockWait:
             waits.end(self)
             raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         waits.end(self)
 
 

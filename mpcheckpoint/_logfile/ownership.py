@@ -139,20 +139,19 @@ def create_successor(temporary: str, log: str) -> system.Descriptor:
     Raises:
         StoreAccessError: a user who may write the log could not write the file. Nothing was made.
     """
-    made = system.open_file(temporary, write=True, create=True, exclusive=True, mode=_PRIVATE)
-    try:
-        _give(made.fd, system.access_of(log), log, is_log=True)
-    except BaseException:
-        system.remove(temporary)
-        raise
-    return made
+    return _created(temporary, lambda fd: _give(fd, system.access_of(log), log, is_log=True))
 
 
 def create_copy(path: str, log: str) -> system.Descriptor:
     """Create a file for bytes of a log, or about it, for the users of the log, as far as the system lets us."""
-    made = system.open_file(path, write=True, create=True, exclusive=True, mode=_PRIVATE)
+    return _created(path, lambda fd: system.give_access(fd, _access_beside(log)))
+
+
+def _created(path: str, share: Callable[[int], object], mode: int = _PRIVATE) -> system.Descriptor:
+    """Return a new file once ``share`` has given it to its users; if that fails, remove it."""
+    made = system.open_file(path, write=True, create=True, exclusive=True, mode=mode)
     try:
-        system.give_access(made.fd, _access_beside(log))
+        share(made.fd)
     except BaseException:
         system.remove(path)
         raise
@@ -191,16 +190,13 @@ def create_log(temporary: str, directory: str) -> system.Descriptor:
     If the directory lets its group make files, the group may write the log, whatever the umask. A log that root makes
     belongs to the owner of the directory.
     """
-    made = system.open_file(temporary, write=True, create=True, exclusive=True)
-    try:
-        has, of = system.access_of(made.fd), system.access_of(directory)
-        wanted = _access_of_new(has, of, _SHARED_FILE)
-        if system.locked_out(wanted, system.give_access(made.fd, wanted)) is not None:
-            system.give_access(made.fd, system.naming_all(wanted))
-    except BaseException:
-        system.remove(temporary)
-        raise
-    return made
+
+    def share(fd: int) -> None:
+        wanted = _access_of_new(system.access_of(fd), system.access_of(directory), _SHARED_FILE)
+        if system.locked_out(wanted, system.give_access(fd, wanted)) is not None:
+            system.give_access(fd, system.naming_all(wanted))
+
+    return _created(temporary, share, mode=0o666)
 
 
 def _access_of_new(has: Access, of: Access, shared: int) -> Access:

@@ -16,7 +16,7 @@ from mpcheckpoint._salvage.scan import Batches, Doubt, Gap, Walk
 from mpcheckpoint.errors import FormatVersionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from mpcheckpoint._format.columns import Lines
     from mpcheckpoint._format.control import Header, Note
@@ -297,15 +297,12 @@ def _heaviest_rise(candidates: Iterable[Candidate], *, certain_run: int | None) 
             stop += 1
         start = at - 1 if at and ways[at - 1].last_us == way.last_us else at
         ways[start:stop] = [way]
-    kept = list(_along(ways[-1] if ways else None))
-    kept.reverse()
-    return kept
-
-
-def _along(way: _Way | None) -> Iterator[Candidate]:
-    while way is not None:
-        yield way.end
-        way = way.before
+    kept: list[Candidate] = []
+    last = ways[-1] if ways else None
+    while last is not None:
+        kept.append(last.end)
+        last = last.before
+    return kept[::-1]
 
 
 def removed_spans(found: Inspection, kept: list[Candidate]) -> list[tuple[int, int]]:

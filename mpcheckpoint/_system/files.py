@@ -7,7 +7,7 @@ import fcntl
 import os
 import resource
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -235,18 +235,14 @@ def publish(temporary: str, path: str, *, is_alone: bool = True) -> bool:
 
 def remove(path: str) -> None:
     """Remove a file; no error if there is none."""
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        return
 
 
 def remove_directory(path: str) -> None:
     """Remove an empty directory; no error if there is none."""
-    try:
+    with suppress(FileNotFoundError):
         os.rmdir(path)
-    except FileNotFoundError:
-        return
 
 
 def exists(path: str) -> bool:

@@ -120,10 +120,6 @@ class LockProof(NamedTuple):
     cause: str = ""
 
 
-class _NotAskedError(Exception):
-    """No other process could be asked whether it gets the lock. That is no evidence against the lock."""
-
-
 def prove_locking(path: str, *, with_child: bool) -> LockProof:
     """Try whether the file at ``path``, which nobody else uses, can really be locked.
 
@@ -156,22 +152,9 @@ def prove_locking(path: str, *, with_child: bool) -> LockProof:
 
 
 def _proof_by_child(path: str) -> LockProof:
-    try:
-        if _child_is_refused(path):
-            return LockProof(True)
-    except _NotAskedError as error:
-        return LockProof(None, str(error))
-    return LockProof(False, "another process was given a lock that this process holds")
-
-
-def _child_is_refused(path: str) -> bool:
-    """Return whether another process is refused the lock of a file that this process holds.
-
-    Raises:
-        _NotAskedError: no process could be started, or it gave no answer.
-    """
+    """Have another process ask for the lock of a file, which this process holds."""
     if not sys.executable or getattr(sys, "frozen", False):
-        return True  # no interpreter to start: two descriptors have to do as a proof
+        return LockProof(True)  # no interpreter to start: two descriptors have to do as a proof
     try:
         answer = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _CHILD, path],
@@ -183,14 +166,18 @@ def _child_is_refused(path: str) -> bool:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise _NotAskedError(f"{sys.executable} gave no answer for {_CHILD_TIMEOUT_S} s") from None
+        cause = f"gave no answer for {_CHILD_TIMEOUT_S} s"
     except OSError as error:
-        raise _NotAskedError(f"{sys.executable} could not be run: {error.strerror or error}") from error
-    said = answer.stdout.strip()
-    if said in ("refused", "granted"):
-        return said == "refused"
-    why = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
-    raise _NotAskedError(f"{sys.executable} gave no answer: {why[-1]}")
+        cause = f"could not be run: {error.strerror or error}"
+    else:
+        said = answer.stdout.strip()
+        if said == "refused":
+            return LockProof(True)
+        if said == "granted":
+            return LockProof(False, "another process was given a lock that this process holds")
+        lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
+        cause = f"gave no answer: {lines[-1]}"
+    return LockProof(None, f"{sys.executable} {cause}")
 
 
 def is_locked(path: str) -> bool:

@@ -33,8 +33,8 @@ from mpcheckpoint._format.frame import (
     MAX_BATCH_BYTES,
     MAX_DEPTH,
     MAX_LINE_BYTES,
+    batch_bytes_bound,
     encode_line,
-    line_bytes_bound,
 )
 from mpcheckpoint.errors import CheckpointError, InvalidEventError, InvalidKeyError, LimitExceededError
 
@@ -396,7 +396,7 @@ def test_record_id_of_meta_without_one_is_none() -> None:
 
 
 def test_event_at_the_limit_fits_a_line_and_above_it_is_refused() -> None:
-    room = MAX_LINE_BYTES - line_bytes_bound(encode_payload("k", ""))
+    room = MAX_LINE_BYTES - batch_bytes_bound([encode_payload("k", "")])
     payload = encode_payload("k", "x" * room)
     line, _ = encode_line(payload, stamp_us=2**53 - 1, durable=2**63, more=10**9, crc=0)
 

@@ -21,10 +21,10 @@ from mpcheckpoint._format.frame import (
     EndState,
     Line,
     Payload,
+    batch_bytes_bound,
     closing,
     encode_batch,
     encode_line,
-    line_bytes_bound,
     parse_line,
     running_crc,
     stated_length,
@@ -99,7 +99,7 @@ def test_line_of_any_fields_comes_back_as_written(
         payload.meta,
         stored_crc,
     )
-    assert len(line) <= line_bytes_bound(payload)
+    assert len(line) <= batch_bytes_bound([payload])
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     assert len(json.loads(line)) == 8

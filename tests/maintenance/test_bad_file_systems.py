@@ -87,7 +87,11 @@ def test_file_system_whose_locks_do_nothing_is_refused(store: Path, monkeypatch:
 def test_file_system_whose_locks_stop_at_the_process_is_refused(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(system.locks, "_child_is_refused", lambda path: False)
+    monkeypatch.setattr(
+        system.locks,
+        "_proof_by_child",
+        lambda path: system.LockProof(False, "another process was given a lock"),
+    )
 
     with pytest.raises(LockUnsupportedError, match="another process was given"):
         Checkpoint(store).log("a").append("x", 1)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # What takes time: syncs, and a process that must be refused a lock. Real ones are in what runs through the shell.
 pytestmark = pytest.mark.usefixtures("without_syncs")
 
-_CHILD_IS_REFUSED = system.locks._child_is_refused
+_PROOF_BY_CHILD = system.locks._proof_by_child
 
 CHECKS = [
     "place",
@@ -83,7 +83,7 @@ def test_place_examined_while_no_process_can_be_started_is_not_called_bad(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The fixture of this module answers for the child.
-    monkeypatch.setattr(system.locks, "_child_is_refused", _CHILD_IS_REFUSED)
+    monkeypatch.setattr(system.locks, "_proof_by_child", _PROOF_BY_CHILD)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
 
     examination = examine(tmp_path, append_s=0.1)

@@ -42,7 +42,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
 @pytest.fixture
 def without_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let syncs take no time, nor the proof of locks by another process, here and in forked children."""
-    monkeypatch.setattr(system.locks, "_child_is_refused", lambda path: True)
+    monkeypatch.setattr(system.locks, "_proof_by_child", lambda path: system.LockProof(True))
     monkeypatch.setattr(system, "sync_data", os.fstat)
     monkeypatch.setattr(system, "sync_directory", open_and_close)
 
