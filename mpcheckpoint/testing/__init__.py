@@ -1,8 +1,8 @@
 """Crash testing: for programs that must carry on from what they acknowledged, and for this library itself.
 
-``crash_test`` kills a whole program; ``kill_workers`` functions in worker processes; ``LoopFileSystem`` cuts the power
-of a real file system. ``SimulatedDisk`` is a disk that fails and forgets; ``explore_crashes`` and ``explore_faults``
-try every call there is on it. ``check_records``, ``check_recovery`` and ``check_history`` judge what is left.
+``crash_test`` kills a whole program; ``kill_workers`` kills functions in worker processes; ``LoopFileSystem`` cuts the
+power of a real file system. ``SimulatedDisk`` is a disk that fails and forgets; ``explore_crashes`` and
+``explore_faults`` try every call on it. ``check_records``, ``check_recovery`` and ``check_history`` judge what is left.
 
 Needs nothing but the library itself. ``mpcheckpoint.testing.pytest_plugin`` needs pytest;
 ``mpcheckpoint.testing.conformance`` is for authors of other storages.

@@ -1,4 +1,4 @@
-"""The conformance suite: what any storage standing behind a `Checkpoint` must pass.
+"""The conformance suite: what every storage of a `Checkpoint` must pass.
 
 An author of a storage reads the promises in ``mpcheckpoint/_store/protocol.py``, writes a ``Store``, and subclasses::
 
@@ -17,7 +17,7 @@ fails raises AssertionError, or what the storage raised; one that asks for more 
 ``unittest.SkipTest``. For pytest's account of a failed assert, put
 ``pytest.register_assert_rewrite("mpcheckpoint.testing")`` before the first import.
 
-What it cannot try: loss of power, and damage. `mpcheckpoint.testing` has other means for storages that keep files.
+It cannot try loss of power and damage. `mpcheckpoint.testing` has other means for storages that keep files.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class StorageConformance(
 ):
     """Tests for a storage: subclass it, say how a store is opened, and what the storage claims.
 
-    To override: ``open_store``. If need be: ``survives_reopen``, ``is_shared_between_processes`` and ``patience_s``;
-    ``open_checkpoint``, for a storage with a handle of its own kind; ``discard``, for one that keeps anything outside
-    the directory it was given. A storage that is shared between processes needs a subclass that a spawned process can
-    import by its name.
+    Override ``open_store``; if need be ``survives_reopen``, ``is_shared_between_processes`` and ``patience_s``;
+    ``open_checkpoint`` for a storage with a handle of its own kind; ``discard`` for one that keeps anything outside of
+    the directory that it was given. If the storage is shared between processes, a spawned process must be able to
+    import the subclass by its name.
     """

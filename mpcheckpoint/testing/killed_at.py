@@ -1,7 +1,7 @@
 """``python -m mpcheckpoint.testing.killed_at POINT SCRIPT [ARGUMENT ...]``: run a program that dies at a named point.
 
-Instead of a script, ``-m MODULE`` is taken too. The program's whole process group dies, as ``kill -9`` kills it; it
-gets a group of its own first. Children that it forks are counted and killed with it; those that it spawns only die.
+``-m MODULE`` may stand in place of the script. The program gets a process group of its own, and all of that dies as by
+``kill -9``. Calls of forked children count; those of spawned children do not, but these die with the program too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
     point, *arguments = sys.argv[1:]
     armed = Point.parse(point)
     if os.getpgrp() != os.getpid():
-        os.setpgid(0, 0)  # whoever started this is not to die with it
+        os.setpgid(0, 0)  # the process that started this must not die with it
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         with kill_at(armed, die=die_with_group):

@@ -1,5 +1,5 @@
-"""The parts of the conformance suite: `stores`, `logs`, `readers`, one a Protocol; on top `handles` and `processes`.
+"""The parts of the conformance suite: `stores`, `logs` and `readers`, one for each Protocol; `handles` and `processes`.
 
-``mpcheckpoint.testing.conformance`` puts them together; `base` holds what the author of a storage states, and `verbs`
-what the tests are made of.
+``mpcheckpoint.testing.conformance`` puts them together. `base` is what the author of a storage states, `verbs` what the
+tests are made of.
 """

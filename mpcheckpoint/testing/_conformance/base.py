@@ -20,10 +20,10 @@ class StorageUnderTest(ABC):
     """A storage, and what it claims to be.
 
     Attributes:
-        survives_reopen: whether records are still there when every store and handle on a place was dropped.
+        survives_reopen: whether records are still there after every store and handle on a place was dropped.
         is_shared_between_processes: whether stores on the same place, in several processes, show the same logs.
-        patience_s: how long a test waits, in seconds, for what should come at once. Nothing sound waits for it.
-        place: where this test's store is to stand: a path in a new directory, at which there is nothing yet.
+        patience_s: how long a test waits, in seconds, for what should come at once. A sound storage never needs it.
+        place: the path for this test's store, in a new directory; nothing is there yet.
         other_place: another such path.
     """
 
@@ -36,14 +36,14 @@ class StorageUnderTest(ABC):
 
     @abstractmethod
     def open_store(self, place: Path) -> Store:
-        """Return a new Store on ``place``, made if there is none. Each call on the same place shows the same logs."""
+        """Return a new Store on ``place``, made if need be. All Stores on one place show the same logs."""
 
     def open_checkpoint(self, place: Path, **options: Any) -> Checkpoint:
         """Return a new handle on ``place``; ``options`` as for `Checkpoint`."""
         return checkpoint_on(self.open_store(place), **options)
 
     def discard(self, place: Path) -> None:  # noqa: B027 - most storages have nothing to do here
-        """Remove what ``open_store`` made for ``place`` anywhere else than in that directory."""
+        """Remove what ``open_store`` made for ``place`` outside of that directory."""
 
     def setup_method(self) -> None:
         """Make a place. pytest calls this before each test; with unittest, call it from ``setUp``."""
@@ -67,7 +67,7 @@ class StorageUnderTest(ABC):
         return store.open_log(log_key, create=True, timeout_s=self.patience_s)
 
     def open_handle(self, **options: Any) -> Checkpoint:
-        """Return a new handle that neither syncs nor waits for ever."""
+        """Return a new handle that does not sync, and does not wait for ever."""
         return self.open_checkpoint(
             self.place, **{"durability": "never", "lock_timeout_s": self.patience_s, **options}
         )

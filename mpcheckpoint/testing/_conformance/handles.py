@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from mpcheckpoint import Transaction
 
 
-def exact(value: object) -> str:
-    """Return a text that tells 1 from 1.0 and True, and 0.0 from -0.0."""
-    return repr(value)
-
-
 class HandleTests(StorageUnderTest):
     """Checkpoint and Log."""
 
@@ -45,7 +40,8 @@ class HandleTests(StorageUnderTest):
             writer.append("x", value)
 
         for handle in (writer, self.open_handle().log("a")):
-            assert [*map(exact, handle.events("x"))] == [*map(exact, values)]
+            # As texts, which tell 1 from 1.0 and True, and 0.0 from -0.0.
+            assert [*map(repr, handle.events("x"))] == [*map(repr, values)]
 
     def test_value_changed_after_it_was_written_or_read_is_read_as_written(self) -> None:
         log = self.open_handle().log("a")
@@ -73,8 +69,8 @@ class HandleTests(StorageUnderTest):
         with raises(ConflictError) as caught:
             log.append("x", "never", expected_count=1)
 
-        assert (caught.error.expected, caught.error.found) == (1, 2)
-        assert caught.error.position == unexpected
+        assert (caught.exception.expected, caught.exception.found) == (1, 2)
+        assert caught.exception.position == unexpected
         assert log.events("x") == other.events("x") == (0, 1)
 
     def test_append_of_a_record_id_that_is_there_returns_its_position(self) -> None:
@@ -138,7 +134,7 @@ class HandleTests(StorageUnderTest):
             assert [handle.logs() for handle in handles] == [handles[0].logs()] * 3
         assert handles[0].logs() == ["log 0", "log 1", "log 2", "log 3"]
 
-    def test_log_that_is_not_there_is_not_made_by_who_may_not(self) -> None:
+    def test_log_that_does_not_exist_is_not_made_without_permission(self) -> None:
         for options in ({"create": False}, {"read_only": True}):
             with raises(LogNotFoundError):
                 self.open_handle_on_a_store(**options).log("a")
@@ -148,7 +144,7 @@ class HandleTests(StorageUnderTest):
         assert self.open_handle().logs() == []
 
     def open_handle_on_a_store(self, **options: Any) -> Checkpoint:
-        """Return a handle on a store that is there, whoever made it."""
+        """Return a handle on a store that exists already."""
         self.open_store(self.place)
         return self.open_handle(**options)
 

@@ -1,4 +1,4 @@
-"""What a StoredLog promises: batches, conditions, waiting, and what looks after a log."""
+"""What a StoredLog promises: batches, conditions, waiting, and care."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class AppendTests(StorageUnderTest):
         assert len(stamps) == 50
 
     def test_append_after_a_later_stamp_was_seen_gets_a_later_one(self) -> None:
-        """An effect sorts after its cause, in whatever log, also where the clock of the cause's process ran ahead."""
+        """An effect sorts after its cause, in any log, also if the clock of the cause's process is ahead."""
         cause, effect = self.open_log("cause"), self.open_log("effect")
         ahead_us = system.now_us() + _HOUR_US
         with clock_of_another_process(ahead_us):
@@ -144,9 +144,9 @@ class AppendTests(StorageUnderTest):
 
 
 class GuardTests(StorageUnderTest):
-    """Appends on a condition, and waiting for others."""
+    """Appends on a condition, and waiting for the log."""
 
-    def test_guard_is_called_once_behind_all_that_came_before(self) -> None:
+    def test_guard_is_called_once_after_all_that_came_before(self) -> None:
         log = self.open_log()
         append(log, 0)
         looks: list[list[object]] = []
@@ -225,7 +225,7 @@ class GuardTests(StorageUnderTest):
         waiting.result(self.patience_s)
         assert events(log) == ["late"]
 
-    def test_reader_does_not_wait_for_who_holds_the_log(self) -> None:
+    def test_reader_does_not_wait_for_the_holder_of_the_log(self) -> None:
         log = self.open_log()
         append(log, 0)
         known = log.reader()
@@ -250,7 +250,7 @@ class GuardTests(StorageUnderTest):
         assert events(log) == [0, 1]
 
     def test_append_inside_a_guard_of_the_same_log_is_refused(self) -> None:
-        """As it happens when a signal handler or a finalizer runs inside an append: to wait would never end."""
+        """As when a signal handler or a finalizer runs inside an append: waiting would never end."""
         log = self.open_log()
         raised = threading.Event()
 
@@ -268,7 +268,7 @@ class GuardTests(StorageUnderTest):
 
 
 class CareTests(StorageUnderTest):
-    """What looks after a log."""
+    """Flush, finish, recover, repairs and figures."""
 
     def test_flush_finish_recover_and_repairs_of_a_sound_log_do_no_harm(self) -> None:
         log = self.open_log()

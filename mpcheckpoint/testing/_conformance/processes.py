@@ -1,4 +1,4 @@
-"""What a storage promises to several processes: they see each other, and whoever is killed is in nobody's way."""
+"""What a storage promises to several processes: they see each other, and a killed one is in nobody's way."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _APPENDS = 100
 
 
 class ProcessTests(StorageUnderTest):
-    """Two processes on one place; the other one is spawned, so it imports the subclass by its name."""
+    """Two processes on one place; the second one is spawned, so it imports the subclass by its name."""
 
     def test_process_reads_and_continues_what_another_wrote(self) -> None:
         self.require("is_shared_between_processes")
@@ -115,7 +115,7 @@ class ProcessTests(StorageUnderTest):
     def another_process(
         self, work: Callable[[StorageUnderTest, Connection], None]
     ) -> Iterator[tuple[BaseProcess, Connection]]:
-        """Run ``work`` on this place in a spawned process, which is dead at the end of the block."""
+        """Run ``work`` on this place in a spawned process; it is dead at the end of the block."""
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe()
         process = context.Process(target=_in_another_process, args=(type(self), self.place, theirs, work))
@@ -154,7 +154,7 @@ def _kill(process: BaseProcess) -> None:
 
 
 def _received(pipe: Connection) -> Any:
-    """Return what came through a pipe; None at its end, be it in the middle of a message."""
+    """Return what came through a pipe; None at its end, also in the middle of a message."""
     try:
         return pipe.recv()
     except (EOFError, OSError):
@@ -186,7 +186,7 @@ def _append_batches(storage: StorageUnderTest, pipe: Connection) -> None:
 def _hold_the_log(storage: StorageUnderTest, pipe: Connection) -> None:
     def guard() -> None:
         pipe.send("inside")
-        _received(pipe)  # until this process is killed, or the other one gone
+        _received(pipe)  # until this process is killed, or the other one is gone
 
     append(storage.open_log(), "never", guard=guard)
 

@@ -26,48 +26,15 @@ MIB = 1024 * 1024
 
 # What JSON libraries, databases and text files are known to change.
 VALUES: tuple[Any, ...] = (
-    *(
-        None,
-        True,
-        False,
-        0,
-        -1,
-        1,
-        2**31,
-        2**53 + 1,
-        2**63 - 1,
-        -(2**63),
-        2**64 - 1,
-        2**64,
-        10**600,
-        -(10**600),
-    ),
-    *(0.0, -0.0, 1.0, 0.1, -1.5e-300, 5e-324, 1.7976931348623157e308, 1e16, 123456789.123456789),
-    *(
-        "",
-        "\0",
-        "".join(map(chr, range(32))),
-        '"\\/',
-        "\x7f\u2028\u2029\ufeff",
-        "\ud7ff\ue000\U0010ffff",
-        "e\u0301",
-    ),
+    *(None, True, False, 0, -1, 1, 2**31, 2**53 + 1, 2**63 - 1, -(2**63), 2**64 - 1, 2**64),
+    *(10**600, -(10**600), 0.0, -0.0, 1.0, 0.1, -1.5e-300, 5e-324, 1.7976931348623157e308, 1e16),
+    *(123456789.123456789, "", "\0", "".join(map(chr, range(32))), '"\\/', "\x7f\u2028\u2029\ufeff"),
+    *("\ud7ff\ue000\U0010ffff", "e\u0301", "line\nbreak", "\r\n", "null"),
     *([], {}, [[]], {"": {"": []}}, [None, True, 1, 1.0, "1"], {"b": 1, "a": 2, "\0": 3}, [[[[1]]]]),
-    *("line\nbreak", "\r\n", "null", '["00000028",1,0,0,"x",1,null,"00000000"]\n'),
+    '["00000028",1,0,0,"x",1,null,"00000000"]\n',
 )
 OBJECT_KEYS = (
-    "",
-    " ",
-    "a",
-    "A",
-    "\0",
-    "line\nbreak",
-    "\u00e9",
-    "e\u0301",
-    "\U0001f600",
-    '"',
-    "null",
-    "k" * 5000,
+    *("", " ", "a", "A", "\0", "line\nbreak", "\u00e9", "e\u0301", "\U0001f600", '"', "null", "k" * 5000),
 )
 
 
@@ -99,7 +66,7 @@ class ReaderTests(StorageUnderTest):
             for chunk in reader.poll():
                 taken += 1
                 assert chunk.lines or chunk.notes or chunk.is_reset
-                # Before the reader goes on, not after: else who is interrupted in between would not know.
+                # Counted before the reader goes on: a caller that is interrupted in between must know.
                 assert reader.given == taken
             list(reader.poll())
             assert reader.given == taken
@@ -176,7 +143,7 @@ class ReaderTests(StorageUnderTest):
 class PositionTests(StorageUnderTest):
     """Places in a log."""
 
-    def test_reader_that_seeks_any_record_begins_right_behind_it(self) -> None:
+    def test_reader_that_seeks_any_record_begins_right_after_it(self) -> None:
         log = self.open_log()
         for start, size in ((0, 1), (1, 3), (4, 1), (5, 4)):
             append(log, *range(start, start + size))
@@ -213,7 +180,7 @@ class PositionTests(StorageUnderTest):
         append(log, 1)
         assert take_polled(reader, log) == [1]
 
-    def test_position_of_a_reader_is_the_place_behind_what_it_gave(self) -> None:
+    def test_position_of_a_reader_is_the_place_after_what_it_gave(self) -> None:
         log = self.open_log()
         reader = log.reader()
         assert take_polled(reader, log) == []

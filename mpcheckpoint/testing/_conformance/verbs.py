@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from unittest import TestCase
 
 from mpcheckpoint._format.codec import decode_event, encode_payload, record_id_of
 from mpcheckpoint._logfile.clock import clock
@@ -14,7 +15,7 @@ from mpcheckpoint._types import Position
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mpcheckpoint._format.frame import Line, Payload
+    from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._store.protocol import Reader, StoredLog
 
 UNSYNCED = Durability.parse("never")
@@ -25,26 +26,12 @@ T = TypeVar("T")
 # --- errors and threads ------------------------------------------------------------------------------------
 
 
-class Caught:
-    """What a ``raises`` block raised."""
-
-    error: Any = None
-
-
-@contextmanager
-def raises(kind: type[BaseException]) -> Iterator[Caught]:
-    """Expect the block to raise ``kind``; anything else passes through."""
-    caught = Caught()
-    try:
-        yield caught
-    except kind as error:
-        caught.error = error
-    else:
-        raise AssertionError(f"{kind.__name__} was not raised")
+# Expect a block to raise an error; any other error passes through.
+raises = TestCase().assertRaises
 
 
 class Background(Generic[T]):
-    """A call in a thread of its own, so that one which hangs fails its test and nothing more."""
+    """A call in a thread of its own, so that a hanging call fails its test and nothing more."""
 
     def __init__(self, function: Callable[..., T], *args: Any) -> None:
         self._outcome: list[tuple[T | None, BaseException | None]] = []
@@ -104,27 +91,17 @@ def append(
     )
 
 
-def seen(line: Line, log_key: str, generation: str) -> Seen:
-    """Return a line as what tests compare."""
-    assert line.object_key is not None, "a control line was given as a record"
-    position = Position(log_key, generation, line.end, line.stamp_us, line.more)
-    return Seen(
-        line.object_key,
-        decode_event(line.event),
-        record_id_of(line.meta),
-        line.stamp_us,
-        line.more,
-        position,
-    )
-
-
 def news_of(reader: Reader, log_key: str) -> list[Seen]:
     """Return what is new to a reader; what it gave before is void if the log came anew."""
     found: list[Seen] = []
     for chunk in reader.poll():
         if chunk.is_reset:
             found = []
-        found += [seen(line, log_key, chunk.generation) for line in chunk.lines]
+        for line in chunk.lines:
+            assert line.object_key is not None, "a control line was given as a record"
+            position = Position(log_key, chunk.generation, line.end, line.stamp_us, line.more)
+            event, record_id = decode_event(line.event), record_id_of(line.meta)
+            found.append(Seen(line.object_key, event, record_id, line.stamp_us, line.more, position))
     return found
 
 
@@ -143,14 +120,14 @@ def events(log: StoredLog) -> list[Any]:
 
 
 def batches(found: list[Seen]) -> list[list[Any]]:
-    """Return the events, batch by batch, by what the lines say of their batches."""
+    """Return the events, batch by batch, as the lines tell."""
     cut: list[list[Any]] = []
     more = 0
     for index, record in enumerate(found):
         if more == 0:
             cut.append([])
         else:
-            assert record.more == more - 1, f"record {index}: more is {record.more} behind {more}"
+            assert record.more == more - 1, f"record {index}: more is {record.more} after {more}"
             assert record.stamp_us == found[index - 1].stamp_us, f"record {index}: another stamp in one batch"
         cut[-1].append(record.event)
         more = record.more
@@ -164,7 +141,7 @@ class _LetGoError(Exception):
 
 @contextmanager
 def held(log: StoredLog, patience_s: float) -> Iterator[None]:
-    """Be inside an append to ``log``, in another thread, for the time of the block; it writes nothing."""
+    """Hold ``log`` during the block, inside an append in another thread that writes nothing."""
     is_inside, may_leave = threading.Event(), threading.Event()
 
     def guard() -> None:
@@ -190,7 +167,7 @@ def held(log: StoredLog, patience_s: float) -> Iterator[None]:
 
 @contextmanager
 def clock_of_another_process(stamp_us: int = 0) -> Iterator[None]:
-    """Have this process have seen no stamp above ``stamp_us``, as if it were another one, for the time of the block."""
+    """Let this process, during the block, have seen no stamp above ``stamp_us``, as if it were another process."""
     highest_us = clock._highest_us
     clock._highest_us = stamp_us
     try:

@@ -1,17 +1,17 @@
 """Linearizability of a history: is there one order of its operations that explains every answer?
 
-A history is linearizable if each operation can be given an instant between its call and its return so that, done one
-after the other at these instants, they give the answers that were given. For a log that is G3 and G4 in one.
+A history is linearizable if each operation can be given an instant between its call and its return, such that all of
+them, done one after the other at these instants, give the recorded answers. For a log that is G3 and G4 in one.
 
-The search is Lowe's just-in-time linearization: go through calls and returns in the order of time, keep every set of
-open operations that may have happened, and make a further one happen only when an operation returns that has to have
-happened by then. What makes it cheap here is that a log only grows:
+The search is Lowe's just-in-time linearization. It goes through calls and returns in the order of time and keeps every
+set of open operations that may have happened. It lets further ones happen only when an operation returns, which must
+have happened by then. That is cheap here because a log only grows:
 
-- Of two reads of the same thing one begins with the other, or there is no order. The longest one is therefore what the
-  log *has* to become, as far as anybody saw it, and no append can happen before its turn. See ``LogState.obstacle``.
-- So what a log holds, as far as anybody can tell, follows from *which* operations have happened, in whatever order:
-  sets of operations are all the states there are. A history of n operations, of which k at most run at a time, has at
-  most n * 2**k of them, and few if there are reads or positions.
+- Of two reads of the same thing, one begins with the other, or there is no order. So the longest read is what the log
+  *has* to become, and no append can happen before its turn. See ``HistoryState.obstacle``.
+- So the content of a log follows from *which* operations have happened, in whatever order: a state is a set of
+  operations. A history of n operations, of which at most k run at a time, has at most n * 2**k states, and few if there
+  are reads or positions.
 - An operation that changes nothing is best taken as soon as its answer is right.
 
 J. Wing, C. Gong, "Testing and verifying concurrent objects", Journal of Parallel and Distributed Computing 17, 1993.
@@ -24,7 +24,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from mpcheckpoint.testing._histories.sequential import (
-    LogState,
+    HistoryState,
     forget_ranks,
     known_of,
     rank_by_position,
@@ -51,13 +51,13 @@ def check_history(
 ) -> HistorySummary:
     """Raise unless each log's operations are linearizable.
 
-    Each log by itself: a history is linearizable if its logs are. Two operations are concurrent unless one ended
-    before the other started. One of unknown outcome may have happened at any time after its start, or never.
+    Each log is judged by itself: a history is linearizable if all its logs are. Two operations are concurrent unless
+    one ended before the other started. One of unknown outcome may have happened at any time after its start, or never.
 
     Args:
         operations: in any order.
         use_positions: also require that the positions that appends returned tell their order.
-        most_states: how many states of a log to look at before giving up.
+        most_states: how many states of a log to try before giving up.
 
     Raises:
         NotLinearizableError: there is no such order; its text is a short example.
@@ -79,7 +79,7 @@ def check_history(
 
 
 def _says_something(operation: Operation) -> bool:
-    """Return whether there is anything to explain, or that could explain."""
+    """Return whether the operation has an answer to explain, or may explain one."""
     return operation.outcome != "refused" and (operation.is_append or operation.outcome != "unknown")
 
 
@@ -105,15 +105,15 @@ def _check_log(
 
 # --- the search ----------------------------------------------------------------------------------------------
 
-# The open operations that have happened.
+# The numbers of the open operations that have happened.
 Taken = frozenset[int]
 
 
 class _Search:
     """Goes through the calls and returns of one log.
 
-    Invariant: ``_states`` holds which of the open operations have happened, and the place the log is then at, for
-    enough of the orders that explain all returns so far: if one of these can go on to the end, one of those held can.
+    Invariant: ``_states`` holds which open operations have happened, and the state of the log then, for enough of the
+    orders that explain all returns so far: if any order can go on to the end, one that is held can.
     """
 
     def __init__(
@@ -126,13 +126,13 @@ class _Search:
         self._looked_at = 0
         self._now_ns = 0
         self._open: dict[int, Step] = {}
-        # Of the open ones those that may happen without changing anything.
+        # The open ones that may happen without changing anything.
         self._waiting: dict[int, Step] = {}
-        self._states: dict[Taken, LogState] = {frozenset(): LogState()}
+        self._states: dict[Taken, HistoryState] = {frozenset(): HistoryState()}
         self._looked_until_ns = _looked_until_ns(steps)
 
     def run(self) -> int:
-        """Return how many states were looked at; raise if there is no order."""
+        """Return how many states were tried; raise if there is no order."""
         for time_ns, is_return, step in _calls_and_returns(self._steps):
             self._now_ns = time_ns
             if is_return:
@@ -145,19 +145,19 @@ class _Search:
         self._open[step.number] = step
         if step.is_known and (not step.adds or step.key is not None):
             self._waiting[step.number] = step
-        self._states = dict(self._settled(taken, place) for taken, place in self._states.items())
+        self._states = dict(self._settled(taken, state) for taken, state in self._states.items())
 
     def _return(self, step: Step) -> None:
         """Keep the states in which the operation has happened, and those that follow from others when it does."""
-        explained: dict[Taken, LogState] = {}
-        reached: dict[Taken, LogState] = {}
-        for taken, place in self._states.items():
+        explained: dict[Taken, HistoryState] = {}
+        reached: dict[Taken, HistoryState] = {}
+        for taken, state in self._states.items():
             if step.number in taken:
-                explained[taken - {step.number}] = place
+                explained[taken - {step.number}] = state
             else:
-                reached[taken] = place
-        for taken, place in list(reached.items()):
-            self._go_on(step, taken, place, explained, reached)
+                reached[taken] = state
+        for taken, state in list(reached.items()):
+            self._go_on(step, taken, state, explained, reached)
         if not explained:
             raise self._error(step, reached.values())
         del self._open[step.number]
@@ -168,27 +168,27 @@ class _Search:
         self,
         step: Step,
         taken: Taken,
-        place: LogState,
-        explained: dict[Taken, LogState],
-        reached: dict[Taken, LogState],
+        state: HistoryState,
+        explained: dict[Taken, HistoryState],
+        reached: dict[Taken, HistoryState],
     ) -> None:
         """Let open appends happen, from one state on, in every order in which the operation comes last."""
-        appends = self._concerned(step, place)
-        to_do = [(taken, place)]
+        appends = self._concerned(step, state)
+        to_do = [(taken, state)]
         while to_do:
-            for after, place_after in self._next(*to_do.pop(), appends):
+            for after, state_after in self._next(*to_do.pop(), appends):
                 if step.number in after:
-                    explained.setdefault(after - {step.number}, place_after)
+                    explained.setdefault(after - {step.number}, state_after)
                 elif after not in reached:
-                    reached[after] = place_after
-                    to_do.append((after, place_after))
+                    reached[after] = state_after
+                    to_do.append((after, state_after))
 
     def _next(
-        self, taken: Taken, place: LogState, appends: Sequence[Step]
-    ) -> Iterator[tuple[Taken, LogState]]:
+        self, taken: Taken, state: HistoryState, appends: Sequence[Step]
+    ) -> Iterator[tuple[Taken, HistoryState]]:
         """Yield the states that are one append further."""
         for step in appends:
-            if step.number in taken or place.is_left_alone_by(step) or place.obstacle(step, self._known):
+            if step.number in taken or state.is_left_alone_by(step) or state.obstacle(step, self._known):
                 continue
             self._looked_at += 1
             if self._looked_at > self._most_states:
@@ -196,29 +196,29 @@ class _Search:
                     f"log {self._log_key!r}: undecided after {self._most_states} states; "
                     f"{len(self._open)} operations were open then"
                 )
-            yield self._settled(taken | {step.number}, place.after(step))
+            yield self._settled(taken | {step.number}, state.after(step))
 
-    def _settled(self, taken: Taken, place: LogState) -> tuple[Taken, LogState]:
-        """Let everything happen that changes nothing and would answer as it did: later it might not."""
+    def _settled(self, taken: Taken, state: HistoryState) -> tuple[Taken, HistoryState]:
+        """Let all operations happen that change nothing and give their answers now: later they might not."""
         for step in self._waiting.values():
             if (
                 step.number not in taken
-                and place.is_left_alone_by(step)
-                and not place.obstacle(step, self._known)
+                and state.is_left_alone_by(step)
+                and not state.obstacle(step, self._known)
             ):
-                taken, place = taken | {step.number}, place.after(step)
-        return taken, place
+                taken, state = taken | {step.number}, state.after(step)
+        return taken, state
 
-    # --- what need not be looked at ------------------------------------------------------------------------------
+    # --- what need not be tried -----------------------------------------------------------------------------------
 
-    def _concerned(self, step: Step, place: LogState) -> list[Step]:
+    def _concerned(self, step: Step, state: HistoryState) -> list[Step]:
         """Return the open appends of which some may have to happen before an operation does.
 
-        The others can wait: whatever they do is the same before and behind it, and behind those that it waits for.
-        Two appends to an object are so, too, once nobody who looks at it can tell them apart.
+        The others can wait: they do the same before and after it, and after those that it waits for. So do two appends
+        to an object once no reader of it can tell them apart.
         """
         rest = [each for each in self._open.values() if each.adds]
-        binding = self._binding_lanes(place)
+        binding = self._binding_lanes(state)
         lanes, rank = set(step.lanes & binding), -1
         concerned: list[Step] = []
         more = [step]
@@ -237,23 +237,23 @@ class _Search:
             concerned += more
         return concerned
 
-    def _binding_lanes(self, place: LogState) -> frozenset[Lane]:
-        """Return the lanes on which it matters who comes first: to those who read them, or require their length."""
+    def _binding_lanes(self, state: HistoryState) -> frozenset[Lane]:
+        """Return the lanes whose order matters: some operation reads them, or requires their length."""
         required = {each.lane for each in self._open.values() if each.depends}
         lanes = frozenset().union(*(each.lanes for each in self._open.values()))
         return frozenset(
             lane
             for lane in lanes
             if self._matters(lane)
-            and (lane in required or place.lengths.get(lane, 0) < len(self._known.get(lane, ())))
+            and (lane in required or state.lengths.get(lane, 0) < len(self._known.get(lane, ())))
         )
 
     def _matters(self, lane: Lane) -> bool:
-        """Return whether anybody who is known to have returned depends on the length of a lane from now on."""
+        """Return whether an operation that is known to return depends on the length of a lane from now on."""
         return self._looked_until_ns.get(lane, -1) >= self._now_ns
 
-    def _without_idle(self, states: dict[Taken, LogState]) -> dict[Taken, LogState]:
-        """Forget the unknown ones whose traces nobody looks for any more: happened or not, it is the same."""
+    def _without_idle(self, states: dict[Taken, HistoryState]) -> dict[Taken, HistoryState]:
+        """Forget operations of unknown outcome that no later read can see: it does not matter whether they happened."""
         if self._matters(None):
             return states
         idle = {
@@ -265,26 +265,26 @@ class _Search:
             return states
         for number in idle:
             del self._open[number]
-        return {taken - idle: place for taken, place in states.items()}
+        return {taken - idle: state for taken, state in states.items()}
 
     # --- counterexamples -----------------------------------------------------------------------------------------
 
-    def _error(self, step: Step, reached: Iterable[LogState]) -> NotLinearizableError:
-        place = max(reached, key=lambda place: (-_distance(place, step), place.how_many))
-        ordered = place.order()
+    def _error(self, step: Step, reached: Iterable[HistoryState]) -> NotLinearizableError:
+        state = max(reached, key=lambda state: (-_distance(state, step), state.how_many))
+        ordered = state.order()
         numbers = {each.number for each in ordered}
         others = [each for each in self._open.values() if each is not step and each.number not in numbers]
-        text = "\n".join(self._lines(step, place, ordered, others))
+        text = "\n".join(self._lines(step, state, ordered, others))
         operations = ([each.operation for each in steps] for steps in (ordered, others))
         return NotLinearizableError(text, self._log_key, step.operation, *map(tuple, operations))
 
     def _lines(
-        self, step: Step, place: LogState, ordered: Sequence[Step], others: Sequence[Step]
+        self, step: Step, state: HistoryState, ordered: Sequence[Step], others: Sequence[Step]
     ) -> Iterator[str]:
         origin_ns = self._steps[0].operation.start_ns
         yield f"log {self._log_key!r} is not linearizable: no order of its operations explains"
         yield f"  {step.operation.described(origin_ns)}"
-        yield f"    {place.obstacle(step, self._known)}"
+        yield f"    {state.obstacle(step, self._known)}"
         near = [each for each in ordered if step.is_near(each)]
         shown = near[-_MOST_SHOWN:]
         yield (
@@ -297,18 +297,18 @@ class _Search:
             yield "Others that had been called by then:"
         for each in sorted(others, key=step.is_near, reverse=True)[:_MOST_SHOWN]:
             yield f"  {each.operation.described(origin_ns)}"
-            yield f"    {place.obstacle(each, self._known) or 'it could come next, and would not help'}"
+            yield f"    {state.obstacle(each, self._known) or 'it could come next, and would not help'}"
         if len(others) > _MOST_SHOWN:
             yield f"  and {len(others) - _MOST_SHOWN} more"
 
 
-def _distance(place: LogState, step: Step) -> int:
-    """Return by how many records an operation misses what it requires."""
-    return 0 if step.required is None else abs(step.required - place.lengths.get(step.lane, 0))
+def _distance(state: HistoryState, step: Step) -> int:
+    """Return how many records an operation is off what it requires."""
+    return 0 if step.required is None else abs(step.required - state.lengths.get(step.lane, 0))
 
 
 def _calls_and_returns(steps: Sequence[Step]) -> Iterator[tuple[int, bool, Step]]:
-    """Yield the time of each call and return, whether it returns, and what, by time; at one instant the calls first."""
+    """Yield the time of each call and return, whether it is a return, and its step: by time, calls before returns."""
     times = [(step.operation.start_ns, False, step.number) for step in steps]
     times += [
         (step.operation.end_ns, True, step.number) for step in steps if step.operation.end_ns is not None
@@ -318,7 +318,7 @@ def _calls_and_returns(steps: Sequence[Step]) -> Iterator[tuple[int, bool, Step]
 
 
 def _looked_until_ns(steps: Iterable[Step]) -> dict[Lane, int]:
-    """Return for each lane until when an operation that is known to have happened depends on its length."""
+    """Return until when an operation that is known to have happened depends on the length of each lane."""
     until_ns: dict[Lane, int] = {}
     for step in steps:
         end_ns = step.operation.end_ns

@@ -1,4 +1,4 @@
-"""One operation of a history: what a process did to a log, when, and what it was told."""
+"""One operation of a history: what a process did to a log, when, and the answer."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ _MOST_SHOWN = 6
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One call of one log by one process, and what came of it.
+    """One call of one log by one process, and its outcome.
 
     Attributes:
-        process, number: who called, and the how-manieth call it was.
+        process: the name of the process that called.
+        number: the 1-based index of the call in that process.
         log_key: the log.
-        kind: "append" and "append_many" write, "events", "count" and "read" look; "read" is of the whole log.
+        kind: "append" and "append_many" write; "events" and "count" read an object, "read" the whole log.
         start_ns: a time before it could have any effect, by ``time.monotonic_ns``: on Linux that is CLOCK_MONOTONIC,
             one clock for all processes of the machine until it is booted again.
         end_ns: a time after its effect; None if it never returned.
-        outcome: "ok"; "conflict": its condition did not hold; "refused": it raised and nothing was written;
-            "unknown": its process died in it, or was not told. It may have happened at any time after its start.
-        object_key: what "events" and "count" ask for.
+        outcome: "ok"; "conflict": its condition did not hold; "refused": it raised, and nothing was written; "unknown":
+            its process died in it, or got no answer. It may then have happened at any time after its start.
+        object_key: the object that "events" and "count" read.
         records: the (object key, event) pairs that it appends.
         expected_count, record_id: as given to ``Log.append``.
         result: of an append its position, or None if the log gives none; of a conflict how many events there were; of
@@ -58,7 +59,7 @@ class Operation:
         return self.kind in ("append", "append_many")
 
     def described(self, origin_ns: int = 0) -> str:
-        """Return a line for people, with times in milliseconds since ``origin_ns``."""
+        """Return a line for messages, with times in milliseconds since ``origin_ns``."""
         start_ms = f"{(self.start_ns - origin_ns) / 1e6:.3f}"
         end_ms = "never" if self.end_ns is None else f"{(self.end_ns - origin_ns) / 1e6:.3f}"
         return (
@@ -90,7 +91,7 @@ class Operation:
 
 
 def _short(value: Any) -> str:
-    """Return a value as Python writes it, without the middle of what is long: the end is what has just happened."""
+    """Return a value as Python writes it; of a long one without the middle, since the end is what happened last."""
     if not isinstance(value, tuple) or len(value) <= _MOST_SHOWN:
         text = repr(value)
         return text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"

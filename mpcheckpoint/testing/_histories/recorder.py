@@ -1,7 +1,7 @@
-"""Histories: what processes did to logs, when they called, when it returned, and what they were told.
+"""Histories: what processes did to logs, when each call began and returned, and what it answered.
 
-Each process writes a file of its own in a directory that all share, one JSON line for a call and one for its return, so
-that whoever is killed leaves a call without a return: it may have happened or not. ``check_history`` judges the whole.
+Each process writes a file of its own into a shared directory, one JSON line for a call and one for its return. A killed
+process leaves a call without a return: it may have happened or not. ``check_history`` judges the whole.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import time
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -20,7 +21,6 @@ from mpcheckpoint.testing._histories.operation import Operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from types import TracebackType
 
     from mpcheckpoint._types import Record
     from mpcheckpoint.testing._histories.operation import Kind, Outcome
@@ -34,7 +34,7 @@ _SUFFIX = ".history.jsonl"
 
 
 class RecordableLog(Protocol):
-    """What a recorder asks of a log. ``mpcheckpoint.Log`` is one; so is whatever stands in front of one."""
+    """What a recorder needs of a log: a ``mpcheckpoint.Log``, or a wrapper of one."""
 
     @property
     def log_key(self) -> str:
@@ -67,16 +67,16 @@ class RecordableLog(Protocol):
 
 
 class HistoryRecorder:
-    """Does to a log what it is told, and writes down each call and what came of it.
+    """Passes calls on to a log, and records each with its answer.
 
-    Use it in the place of the log in every process of a test, with one directory for all; then
+    Use it in place of the log in every process of a test, with one directory for all; then
     ``check_history(load_history(directory))``.
 
-    A line is written before each call and after each return. What raised with the word of the library that nothing was
-    written is recorded as refused, a ConflictError as a conflict; whatever else raises leaves the outcome unknown, as a
-    kill does. A line that cannot be written raises OSError: a history with gaps would prove nothing.
+    A line is written before each call and after each return. An error of the library that says that nothing was written
+    is recorded as refused, a ConflictError as a conflict; every other error leaves the outcome unknown, as a kill does.
+    A line that cannot be written raises OSError: a history with gaps would prove nothing.
 
-    Concurrency: any number of threads; goes on in a forked child, with a file of its own; pickles if the log does.
+    Concurrency: any number of threads; a forked child goes on with a file of its own; pickles if the log does.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class HistoryRecorder:
         """Record into ``directory``, which is created if need be.
 
         Args:
-            log: a ``Log``, or what stands in front of one.
+            log: a ``Log``, or a wrapper of one.
             directory: for history files, one for all processes of a test. Not the store's.
             process_name: what to call this process in a history; the process id if it is "".
         """
@@ -128,7 +128,7 @@ class HistoryRecorder:
     def append_many(
         self, records: Iterable[tuple[str, object]], *, durability: str | None = None
     ) -> Position | None:
-        """As ``Log.append_many``. An empty batch is no operation, and not recorded."""
+        """As ``Log.append_many``. An empty batch is no operation and is not recorded."""
         batch = list(records)
         if not batch:
             return self._log.append_many(batch, durability=durability)
@@ -148,7 +148,7 @@ class HistoryRecorder:
         return self._recorded("count", lambda: self._log.count(object_key), int, object_key=object_key)
 
     def read(self) -> list[Record]:
-        """Return what ``Log.read`` yields, all of it: the log as it was at one instant of this call."""
+        """Return all that ``Log.read`` yields: the log as it was at one instant of this call."""
         return self._recorded(
             "read",
             lambda: list(self._log.read()),
@@ -156,7 +156,7 @@ class HistoryRecorder:
         )
 
     def close(self) -> None:
-        """Close this process's files. The recorder can go on: it then begins another one."""
+        """Close this process's files. If the recorder is used again, it begins another file."""
         journals, self._journals = self._journals, {}
         for journal in journals.values():
             journal.close()
@@ -164,13 +164,11 @@ class HistoryRecorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _recorder, (self._log, self._directory, self._process_name)
+        return partial(HistoryRecorder, process_name=self._process_name), (self._log, self._directory)
 
     def _recorded(
         self, kind: Kind, act: Callable[[], T], answer: Callable[[T], object], **arguments: object
@@ -199,13 +197,9 @@ class HistoryRecorder:
         if journal is None:
             fresh = _Journal(self._directory, self._process_name)
             journal = self._journals.setdefault(pid, fresh)
-            if journal is not fresh:  # another thread was quicker; an empty file says nothing
+            if journal is not fresh:  # another thread was quicker; an empty file does no harm
                 fresh.close()
         return journal
-
-
-def _recorder(log: RecordableLog, directory: str, process_name: str) -> HistoryRecorder:
-    return HistoryRecorder(log, directory, process_name=process_name)
 
 
 def _text_of(position: Position | None) -> str | None:
@@ -222,7 +216,7 @@ class _Journal:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
 
     def call(self, kind: Kind, log_key: str, arguments: dict[str, object]) -> int:
-        """Write down that a call begins now, and return its number."""
+        """Record that a call begins now; return its number."""
         number = next(self._numbers)
         given = {name: value for name, value in arguments.items() if value is not None}
         call = {"call": number, "process": self._process, "log_key": log_key, "kind": kind, **given}
@@ -230,16 +224,16 @@ class _Journal:
         return number
 
     def answer(self, number: int, end_ns: int, outcome: Outcome, result: object) -> None:
-        """Write down that a call has returned."""
+        """Record that a call has returned."""
         self._write({"return": number, "end_ns": end_ns, "outcome": outcome, "result": result})
 
     def close(self) -> None:
         os.close(self._fd)
 
     def _write(self, line: dict[str, object]) -> None:
-        # What is no JSON value goes in as text: whether to refuse it is for the log to say.
+        # A value that is no JSON goes in as text: the log decides whether to refuse it.
         data = json.dumps(line, default=repr).encode() + b"\n"
-        # Crash: the kernel takes it whole, unless it is megabytes: then the beginning of a line may stand there.
+        # Crash: the kernel takes it whole, unless it is megabytes long; then the beginning of a line may be left.
         written = os.write(self._fd, data)
         if written != len(data):
             raise OSError(f"a line of the history was cut at {written} of {len(data)} bytes")
@@ -249,9 +243,9 @@ class _Journal:
 
 
 def load_history(directory: str | os.PathLike[str]) -> list[Operation]:
-    """Return what recorders wrote into a directory, in the order of the calls.
+    """Return the operations that recorders wrote into a directory, in the order of the calls.
 
-    A call without a return, and a return that is cut off at the end of its file, is an unknown outcome.
+    The outcome is unknown if a call has no return, or the return is cut off at the end of its file.
 
     Raises:
         ValueError: a file is no history.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # --- operations as the search sees them ----------------------------------------------------------------------
 
-# What grows: the events of one object, or, as None, the records of the whole log.
+# What grows: the events of the object of this key; None for the records of the whole log.
 Lane = str | None
 Token = Any
 
@@ -28,12 +28,12 @@ class Step:
     """One operation: what it adds to which lanes, and what it requires.
 
     Attributes:
-        adds: what it appends, lane by lane; nothing if it only looks.
-        lane, required: how long that lane must be when it happens; None if it may be of any length.
-        lanes: all that it has to do with.
-        key: object key and record id, if it has one: a second record of that key is not written.
+        adds: what it appends, lane by lane; nothing if it only reads.
+        lane, required: how long this lane must be when it happens; None for any length.
+        lanes: all lanes that it concerns.
+        key: object key and record id, if it has one: a second record of this key is not written.
         absent: such a key that must not be in the log, or None.
-        rank: how many others with known positions stand before its record in the log, or None.
+        rank: how many others with known positions precede its record in the log, or None.
     """
 
     number: int
@@ -57,7 +57,7 @@ class Step:
         return self.required is not None or self.key is not None
 
     def is_near(self, other: Step) -> bool:
-        """Return whether both have to do with the same object, or one with the whole log alone."""
+        """Return whether both concern the same object, or one of them only the whole log."""
         return None in (self.lane, other.lane) or not self.lanes.isdisjoint(other.lanes - {None})
 
 
@@ -91,7 +91,7 @@ def step_of(number: int, operation: Operation) -> Step:
 
 
 def _token(event: object) -> Token:
-    """Return something that is equal for equal JSON values only: in Python 1, 1.0 and True are equal."""
+    """Return what is equal for equal JSON values only: in Python 1, 1.0 and True are equal."""
     return event if type(event) in (str, int) else (json.dumps(event, sort_keys=True),)
 
 
@@ -103,7 +103,7 @@ def _text(token: Token) -> str:
 
 
 def known_of(log_key: str, operations: Sequence[Operation]) -> dict[Lane, Sequence[Token]]:
-    """Return what each lane has to become, as far as anybody read it.
+    """Return what each lane has to become, as far as it was read.
 
     Raises:
         NotLinearizableError: two reads contradict each other, or a conflict states what was expected.
@@ -147,7 +147,7 @@ def _longest(log_key: str, reads: list[tuple[Sequence[Token], Operation]]) -> Se
 def rank_by_position(log_key: str, steps: Iterable[Step]) -> None:
     """Number the appends in the order of the positions they returned.
 
-    Those with the same record id for the same object share a record, and its rank, be their own outcome unknown.
+    Those with the same record id for the same object share a record and its rank, even if their own outcome is unknown.
 
     Raises:
         NotLinearizableError: two records have one position, or one record has two.
@@ -172,7 +172,7 @@ def rank_by_position(log_key: str, steps: Iterable[Step]) -> None:
 
 
 def forget_ranks(steps: Iterable[Step]) -> None:
-    """Let the positions that appends returned not matter."""
+    """Ignore the positions that appends returned."""
     for step in steps:
         step.rank = None
 
@@ -183,16 +183,17 @@ _Trail = tuple["Step", "_Trail | None"]
 
 
 @dataclass(frozen=True, slots=True)
-class LogState:
-    """How far a log has got when certain operations have happened.
+class HistoryState:
+    """What a log holds after certain operations have happened.
 
     Invariant: each lane is the first ``lengths[lane]`` of what is known of it, as far as that goes (``obstacle``).
 
     Attributes:
         lengths: of each lane.
         keys: the record ids that are in the log, with their objects.
-        rank: how many records with a known position are.
-        trail: the operations in the order in which they happened, last first; how_many of them there are.
+        rank: how many records with a known position are in the log.
+        trail: the operations in the order in which they happened, last first.
+        how_many: how many operations that are.
     """
 
     lengths: dict[Lane, int] = field(default_factory=dict)
@@ -204,7 +205,7 @@ class LogState:
     def obstacle(self, step: Step, known: Mapping[Lane, Sequence[Token]]) -> str:
         """Return why an operation cannot happen here; "" if it can."""
         if step.key is not None and step.key in self.keys:
-            return ""  # nothing is written, and no condition asked
+            return ""  # nothing is written, and no condition is checked
         if step.required is not None:
             length = self.lengths.get(step.lane, 0)
             if length != step.required:
@@ -212,7 +213,7 @@ class LogState:
         if step.absent in self.keys:
             return "its record id is in the log, so that it would not have been refused"
         if step.rank is not None and step.rank != self.rank:
-            return "by its position others come first, which have not happened yet"
+            return "by its position others come first, and they have not happened yet"
         for lane, tokens in step.adds.items():
             begin = self.lengths.get(lane, 0)
             there = known.get(lane, ())[begin : begin + len(tokens)]
@@ -225,16 +226,16 @@ class LogState:
         """Return whether it would change nothing if it happened here."""
         return not step.adds or (step.key is not None and step.key in self.keys)
 
-    def after(self, step: Step) -> LogState:
-        """Return the place behind an operation that can happen here."""
+    def after(self, step: Step) -> HistoryState:
+        """Return the state after an operation that can happen here."""
         trail = (step, self.trail)
         if self.is_left_alone_by(step):
-            return LogState(self.lengths, self.keys, self.rank, trail, self.how_many + 1)
+            return HistoryState(self.lengths, self.keys, self.rank, trail, self.how_many + 1)
         lengths = self.lengths.copy()
         for lane, tokens in step.adds.items():
             lengths[lane] = lengths.get(lane, 0) + len(tokens)
         keys = self.keys if step.key is None else self.keys | {step.key}
-        return LogState(lengths, keys, self.rank + (step.rank is not None), trail, self.how_many + 1)
+        return HistoryState(lengths, keys, self.rank + (step.rank is not None), trail, self.how_many + 1)
 
     def order(self) -> list[Step]:
         """Return the operations that have happened, in their order."""

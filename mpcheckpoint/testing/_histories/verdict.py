@@ -14,8 +14,8 @@ class NotLinearizableError(AssertionError):
 
     Attributes:
         log_key: the log.
-        operation: the first to return without an explanation.
-        ordered: those that come before it in an order that explains all earlier returns, the closest that was found.
+        operation: the first whose answer nothing explains.
+        ordered: those before it, in the closest order found that explains all earlier answers.
         unordered: the others that had been called by then.
     """
 
@@ -38,9 +38,9 @@ class NotLinearizableError(AssertionError):
 
 
 class UndecidedHistoryError(RuntimeError):
-    """The history has more orders than were to be looked at: it may be linearizable or not.
+    """The history has more orders than were tried: it may be linearizable or not.
 
-    Read a log whole when all its writers are done, or have more operations return positions: both leave fewer orders.
+    Read a log whole once all its writers are done, or let more operations return positions: both leave fewer orders.
     """
 
 
@@ -52,7 +52,7 @@ class HistorySummary:
         operations: how many were ordered, those of unknown outcome included.
         unknown: how many had an unknown outcome.
         logs, processes: how many there were.
-        states: how many states of the logs were looked at.
+        states: how many states of the logs were tried.
     """
 
     operations: int
@@ -63,7 +63,7 @@ class HistorySummary:
 
 
 def contradiction(log_key: str, what: str, *operations: Operation) -> NotLinearizableError:
-    """Return the error for operations that exclude each other, whatever the times."""
+    """Return the error for operations that exclude each other, whenever they happened."""
     origin_ns = min(operation.start_ns for operation in operations)
     lines = [f"log {log_key!r}: {what}"]
     lines += [f"  {operation.described(origin_ns)}" for operation in operations]

@@ -1,7 +1,8 @@
 """What was acknowledged, kept where no kill and no power cut reaches it: in the memory of the process that judges.
 
-Children report through a named pipe. A write of up to PIPE_BUF bytes to a pipe is whole or not there, also from a
-process that is killed in it, and a name reaches every kind of process: forked, spawned, or a command.
+Children report through a named pipe. A write of up to PIPE_BUF bytes to a pipe is there whole or not at all, also if
+the
+process is killed in it, and every kind of process can open the name: forked, spawned, or a command.
 """
 
 from __future__ import annotations
@@ -11,10 +12,7 @@ import os
 import select
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from typing import Any, Self
 
 Acknowledgement = tuple[Any, ...]
 
@@ -23,13 +21,13 @@ _READ_BYTES = 1 << 20
 
 @dataclass
 class AcknowledgementWriter:
-    """The end of those who acknowledge. Pickles, and may be used by forked children and by several threads."""
+    """The writing end. It pickles, and forked children and several threads may use it."""
 
     fifo: str
     _descriptor: int = field(default=-1, repr=False, compare=False)
 
     def acknowledge(self, *values: Any) -> None:
-        """Report ``values``. Once this has returned the journal has them, whatever comes.
+        """Report ``values``. Once this returns, the journal has them, whatever happens then.
 
         Args:
             values: JSON values; as one line they must fit into PIPE_BUF bytes (4096 on Linux).
@@ -52,40 +50,34 @@ class AcknowledgementWriter:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def __getstate__(self) -> str:
-        return self.fifo
-
-    def __setstate__(self, fifo: str) -> None:
-        self.fifo = fifo
-        self._descriptor = -1
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AcknowledgementWriter, (self.fifo,)
 
 
 class AcknowledgementJournal:
-    """Collect inside the ``with`` block what any process acknowledges through ``writer``.
+    """Collect, inside the ``with`` block, what any process acknowledges through ``writer``.
 
-    Locking: `_arrived` guards everything below it; nobody waits for anything but it while holding it.
+    Locking: `_arrived` guards everything below it; a thread that holds it waits for nothing else.
     """
 
     def __init__(self, fifo: str | os.PathLike[str]) -> None:
-        """Make a named pipe at ``fifo``, where nothing stands yet. It stays when the block ends."""
+        """Make a named pipe at ``fifo``, where nothing is yet. It stays when the block ends."""
         os.mkfifo(fifo)
         self.writer = AcknowledgementWriter(os.fspath(fifo))
-        # For reading and writing, so that no writer ever waits for a reader, and no reader meets an end of file.
+        # For reading and writing, so that no writer waits for a reader, and the reader meets no end of file.
         self._descriptor = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._arrived = threading.Condition()
         self._rest_of_read = b""
         self._acknowledged: list[Acknowledgement] = []
         self._is_closed = False
-        # Without it a child would block, once the pipe is full, until somebody thinks of asking.
+        # Without it a child would block, once the pipe is full, until `acknowledged` is called.
         self._collector = threading.Thread(target=self._collect, name="acknowledgements", daemon=True)
 
     def __enter__(self) -> Self:
         self._collector.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._arrived:
             self._is_closed = True
         os.write(self._descriptor, b"\n")  # wakes the collector
@@ -94,7 +86,7 @@ class AcknowledgementJournal:
         os.close(self._descriptor)
 
     def acknowledged(self, since: int = 0) -> list[Acknowledgement]:
-        """Return all acknowledgements made before this call began, in the order of their arrival, without the first
+        """Return all acknowledgements made before this call began, in the order of their arrival, after the first
         ``since``. Values are what JSON makes of them: a tuple comes back as a list.
         """
         with self._arrived:

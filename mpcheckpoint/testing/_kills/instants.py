@@ -1,4 +1,4 @@
-"""When to kill: at any time, or right when a file has changed, which is where a crash hurts."""
+"""When to kill: at any time, or right after a file has changed, where a crash hurts most."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import random
     from pathlib import Path
 
-    from mpcheckpoint.testing._kills.run import ProgramRun
+    from mpcheckpoint.testing._kills.program import ProgramRun
 
 _MOST_CHANGES = 4
 _SHORTEST_SPAN_S = 0.002
 
 
 def look_of(directory: str | os.PathLike[str]) -> frozenset[tuple[str, int, int, int]]:
-    """Return something that is another one when any file below ``directory`` is created, written, renamed, removed."""
+    """Return what differs once any file below ``directory`` is created, written, renamed or removed."""
     found: set[tuple[str, int, int, int]] = set()
     to_visit = [os.fspath(directory)]
     while to_visit:
@@ -32,13 +32,13 @@ def look_of(directory: str | os.PathLike[str]) -> frozenset[tuple[str, int, int,
                     if entry.is_dir(follow_symlinks=False):
                         to_visit.append(entry.path)
         except OSError:
-            continue  # it was removed under our eyes: the next look shows it
+            continue  # just removed: the next look shows it
     return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How a run goes that nobody disturbs: its acknowledgements, and the time to the first, between two, to its end."""
+    """An undisturbed run: its acknowledgements, and the time to the first, between two, and after the last."""
 
     acknowledgements: int
     start_s: float
@@ -55,7 +55,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """So many acknowledgements after the start of a run, and then a time or a number of changes of files later."""
+    """So many acknowledgements after the start of a run, and then a time, or a number of changes of files, later."""
 
     acknowledgements: int
     later_s: float
@@ -72,7 +72,7 @@ class Instant:
         return cls(count, chance.uniform(0, span_s), 0)
 
     def await_in(self, run: ProgramRun, store: Path, timeout_s: float) -> None:
-        """Return at the instant, or when the run has ended before it."""
+        """Return at the instant, or when the run ends before it."""
         run.await_acknowledgements(self.acknowledgements, timeout_s)
         if self.changes == 0:
             run.pass_time(self.later_s)

@@ -1,4 +1,4 @@
-"""Named points: places in the work of this library at which a process dies, the same ones every time."""
+"""Named points: places in the work of this library at which a process dies, the same each time."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Point:
     Attributes:
         when: "before" the call, "after" it, or "in" it, when half of the bytes of a ``write_at`` are written.
         name: the function of the platform seam, such as ``write_at``, ``sync_data``, ``publish``.
-        number: the how-manieth call of it, from 1, in the process that dies.
-        on: a regular expression; only calls on files or directories in whose path it is found are counted.
+        number: the 1-based index of the call, among those of this function in the process that dies.
+        on: a regular expression; only calls on files or directories whose path it matches somewhere are counted.
     """
 
     when: str
@@ -45,7 +45,7 @@ class Point:
             raise ValueError(f"no function of the seam: {self.name!r}; there are {', '.join(CALLS)}")
         if self.when == "in" and self.name not in _CAN_BE_HALF_DONE:
             raise ValueError(
-                f"nobody can die in {self.name}, which is done whole or not: say before or after"
+                f"a process cannot die in {self.name}, which is done whole or not at all: say before or after"
             )
         if self.number < 1:
             raise ValueError(f"calls are counted from 1, not from {self.number}")
@@ -53,7 +53,7 @@ class Point:
 
     @classmethod
     def parse(cls, text: str | Point) -> Point:
-        """Return the point that ``text`` names: when, function, number (1 if left out), perhaps ``on`` and a pattern.
+        """Return the point that ``text`` names: when, function, number (default 1), and perhaps ``on`` and a pattern.
 
         Raises:
             ValueError: it names none.
@@ -72,12 +72,12 @@ class Point:
 
 
 def die() -> None:
-    """End this process as ``kill -9`` does: no handler, no ``finally``, no buffer is written."""
+    """End this process as ``kill -9`` does: no handler and no ``finally`` runs, no buffer is written."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_with_group() -> None:
-    """End every process of this process group likewise."""
+    """End every process of this process group in the same way."""
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
@@ -85,27 +85,22 @@ def die_with_group() -> None:
 def kill_at(point: str | Point, *, die: Callable[[], None] = die) -> Iterator[None]:
     """Kill the process that reaches ``point`` inside the ``with`` block.
 
-    Concurrency: calls of all threads are counted. A child that is forked inside the block counts on from where its
-    parent stood, and dies alone; one that is spawned is not reached.
+    Concurrency: calls of all threads are counted. A child that is forked inside the block counts on from the number of
+    its parent, and dies alone; a spawned one is not reached.
     """
-    point = Point.parse(point)
-    with Seam(_Killer(point, die), names=(point.name,)):
-        yield
+    armed = Point.parse(point)
+    numbers = itertools.count(1)
 
-
-class _Killer:
-    def __init__(self, point: Point, die: Callable[[], None]) -> None:
-        self._point = point
-        self._die = die
-        self._numbers = itertools.count(1)
-
-    def __call__(self, call: SeamCall) -> Any:
-        if not re.search(self._point.on, call.path) or next(self._numbers) != self._point.number:
+    def act(call: SeamCall) -> Any:
+        if not re.search(armed.on, call.path) or next(numbers) != armed.number:
             return call.proceed()
-        if self._point.when == "in":
+        if armed.when == "in":
             fd, data, offset = call.arguments
             replace(call, arguments=(fd, data[: len(data) // 2], offset)).proceed()
-        elif self._point.when == "after":
+        elif armed.when == "after":
             call.proceed()
-        self._die()
-        raise AssertionError(f"this process outlived {self._point}")
+        die()
+        raise AssertionError(f"this process outlived {armed}")
+
+    with Seam(act, names=(armed.name,)):
+        yield

@@ -1,4 +1,4 @@
-"""Comparing the records that were found with those that were acknowledged. Pure."""
+"""Compare the records that were found with those that were acknowledged. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class RecordsError(AssertionError):
     """The records found are not the ones they may be.
 
     Attributes:
-        lost: acknowledged, and not found.
+        lost: acknowledged and not found.
         duplicated: found more than once.
-        reordered: found behind a record of the same sequence that should stand behind them.
-        invented: found, and never attempted.
+        reordered: found after a record of the same sequence that should come after them.
+        invented: found and never attempted.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class RecordsError(AssertionError):
         reordered: tuple[Hashable, ...] = (),
         invented: tuple[Hashable, ...] = (),
     ) -> None:
-        super().__init__(lost, duplicated, reordered, invented)  # what it is pickled with
+        super().__init__(lost, duplicated, reordered, invented)  # pickled with these
         self.lost = lost
         self.duplicated = duplicated
         self.reordered = reordered
@@ -49,15 +49,15 @@ def check_records(
     attempted: Iterable[Hashable] | None = None,
     order: Callable[[Any], tuple[Hashable, Any]] | None = None,
 ) -> None:
-    """Raise unless every acknowledged record was found, none twice, none out of order, and none that nobody wrote.
+    """Raise unless every acknowledged record was found, none twice, none out of order, and none that was not written.
 
     Args:
-        found: what stands in the logs, in log order. A record is anything that tells it apart from all others, such as
-            (log key, writer, number).
+        found: the records in the logs, in log order. A record is anything that tells it from all others, such as (log
+            key, writer, number).
         acknowledged: the records that must be there, in any order; one that is named twice must be there once.
-        attempted: every record that may be there, acknowledged or not; None judges nothing to be invented.
-        order: returns of a record the sequence that it belongs to, and its place there; within a sequence, places
-            must rise. None judges no order. See `by_writer`.
+        attempted: every record that may be there, acknowledged or not; None accepts any.
+        order: returns for a record its sequence and its place in that; places must rise within a sequence. None accepts
+            any order. See `by_writer`.
 
     Raises:
         RecordsError: an AssertionError that names them all.
@@ -65,7 +65,7 @@ def check_records(
     times_found = Counter(found)
     lost = [record for record in dict.fromkeys(acknowledged) if record not in times_found]
     duplicated = [record for record, times in times_found.items() if times > 1]
-    # Of a record that is there twice the first place counts: a Counter keeps the order of first sight.
+    # Of a record that is there twice, the first place counts: a Counter keeps the order of the first ones.
     reordered = _reordered(times_found, order) if order is not None else []
     may_be_there = set(times_found) if attempted is None else set(attempted)
     invented = [record for record in times_found if record not in may_be_there]

@@ -1,4 +1,4 @@
-"""What a crash test says in the end: a report, or what is wrong and how to see it again."""
+"""The result of a crash test: a report, or what is wrong and how to repeat it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ FailureKind = Literal["check", "exit", "hang", "missed"]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `crash_test` did without finding anything wrong; ``str()`` gives it as one line.
+    """What `crash_test` did, with nothing wrong found; ``str()`` gives it as one line.
 
     Attributes:
         kills: how many times the program was killed, at random instants and at named points.
-        power_cuts: in how many of them the power of its file system was cut, too.
-        kills_before_first_ack: kills of a program that had acknowledged nothing yet since it was started.
-        lives: how many fresh stores it was begun with, the one on which nothing was killed included.
+        power_cuts: at how many of these the power of its file system was cut.
+        kills_before_first_ack: kills of a program that had not acknowledged anything since its start.
+        lives: how many empty stores it began with, the one without a kill included.
         restarts: how many times it was started again on what a kill had left.
         acknowledged: how many acknowledgements counted, over all lives.
         checks: how many times a copy of the store was judged.
@@ -45,15 +45,15 @@ class Report:
 
 
 class CrashTestFailure(AssertionError):  # noqa: N818  # it is read as the outcome of a test
-    """Something went wrong with what was killed.
+    """A crash test found something wrong.
 
     Attributes:
-        kind: "check": the check failed. "exit": a program or worker ended with an error, or was killed by another.
+        kind: "check": the check failed. "exit": a program or worker ended with an error, or something else killed it.
             "hang": it made no progress. "missed": a kill did not happen where it should have.
         seed: what the random instants were chosen with.
         first_kill, kill: the numbers of the first and the last random kill that led there; ``kill`` is 0 for none.
-        kept: a copy of the store as it was when the failure was seen; None after `kill_workers`, which makes none.
-        reproduce: the line that does the same again.
+        kept: a copy of the store at the time of the failure; None after `kill_workers`, which makes no copy.
+        reproduce: the call that repeats it.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class CrashTestFailure(AssertionError):  # noqa: N818  # it is read as the outco
         kept: Path | None = None,
         reproduce: str = "",
     ) -> None:
-        super().__init__(message, kind, seed, first_kill, kill, kept, reproduce)  # what it is pickled with
+        super().__init__(message, kind, seed, first_kill, kill, kept, reproduce)  # pickled with these
         self.kind = kind
         self.seed = seed
         self.first_kill = first_kill

@@ -1,4 +1,4 @@
-"""Workers of one store that are killed and replaced, and what they had acknowledged until then."""
+"""Workers of one store that are killed and replaced, and what they had acknowledged."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,21 +71,21 @@ def kill_workers(
 ) -> KillReport:
     """Let processes work on one store, SIGKILL them at random instants, and replace them.
 
-    Half of the random kills come right when a file of the store has changed. After each of them every worker that was
-    not killed must get on: nobody may be held up by the dead. In the end all are killed; judge the store then, with
-    `check_records` for one.
+    Half of the random kills come right after a file of the store has changed. After each kill, every other worker must
+    make progress: the dead may hold up nobody. In the end all are killed; then judge the store, for example with
+    `check_records`.
 
     Args:
-        worker: ``worker(store, name, acknowledge)`` works until it is killed, or returns when it is done. ``name`` is
-            its own: the one that replaces it has another. ``acknowledge(*values)`` takes JSON values and hands
-            them out of reach of any kill before it returns.
-        store: where they work; a path that `worker` gets as it is.
-        kills: how many random kills to do, those of the end not counted.
-        points: at each of these a worker more is started, which has to die there; see `Point`.
+        worker: ``worker(store, name, acknowledge)`` works until it is killed, or returns when it is done. Each worker
+            has a ``name`` of its own. ``acknowledge(*values)`` takes JSON values; once it returns, no kill can reach
+            them.
+        store: the path that `worker` gets, as it is.
+        kills: how many random kills to do, without those at the end.
+        points: for each of these one more worker is started, which has to die there; see `Point`.
         workers: how many work at a time.
-        method: a start method of multiprocessing; None for the default one. For other than "fork" the worker must be
-            found by its name in an importable module.
-        seed: chooses whom to kill and when; None for any. It makes the same choices again, at about the same times.
+        method: a start method of multiprocessing; None for the default one. Unless it is "fork", the worker must be
+            importable by its name.
+        seed: chooses whom to kill and when; None for any. The same seed chooses the same, at about the same times.
         timeout_s: how long a worker may go without acknowledging anything.
 
     Returns:
@@ -93,8 +94,8 @@ def kill_workers(
     Raises:
         CrashTestFailure: a worker hangs, ends with an error, or did not get to its point; the message says who.
 
-    Concurrency: every process that was started is dead and reaped when this returns or raises, and so is what workers
-        started in turn, unless that left their process group.
+    Concurrency: when this returns or raises, every process that it started is dead and reaped, and so is every process
+        that workers started, unless it left their process group.
     """
     names = [Point.parse(point) for point in points]
     chosen_seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
@@ -108,7 +109,7 @@ def kill_workers(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Who works, and when that is too slow."""
+    """What was asked of `kill_workers`."""
 
     worker: Worker
     store: Path
@@ -124,7 +125,7 @@ class _Plan:
 
 
 class _Crowd:
-    """The workers that run. At the end of the ``with`` block none does."""
+    """The running workers. None is left at the end of the ``with`` block."""
 
     def __init__(self, plan: _Plan, journal: AcknowledgementJournal) -> None:
         self._plan = plan
@@ -192,18 +193,18 @@ class _Crowd:
         self._end([name])
 
     def _kill(self, names: list[str]) -> None:
-        """Kill them at one instant; those that are done already do not count."""
+        """Kill these workers at one instant; one that is done already does not count."""
         working = [name for name in names if not self._is_done(name)]
         self._kills += len(working)
         self._end(working)
 
     def _end(self, names: list[str]) -> None:
-        """End them with what they have started, and reap them."""
+        """Kill these workers with all that they started, and reap them."""
         ended = {name: self._running.pop(name) for name in names}
         for process in ended.values():
             _kill_group(process)
         for name, process in ended.items():
-            # Rejected: join() alone. It waits for a pipe to close that a child of the dead one may hold too.
+            # Rejected: join() alone. It waits for a pipe to close that a child of the dead worker may hold too.
             if not _await(lambda process=process: process.exitcode is not None, _DEATH_TIMEOUT_S):  # type: ignore[misc]  # mypy knows no default of a lambda
                 raise self._failure("hang", f"{name} survives SIGKILL")
             process.close()
@@ -220,7 +221,7 @@ class _Crowd:
     # --- progress --------------------------------------------------------------------------------------------
 
     def _require_progress(self) -> None:
-        """Return once each worker that runs has acknowledged something new; nobody may be held up."""
+        """Return once each running worker has acknowledged something new or is done."""
         self._count()
         before = Counter(self._progress)
         waiting = set(self._running)
@@ -239,9 +240,7 @@ class _Crowd:
     def _is_done(self, name: str) -> bool:
         code = self._running[name].exitcode
         if code:
-            raise self._failure(
-                "exit", f"{self._who(name)} was not killed; what it said stands on its stderr"
-            )
+            raise self._failure("exit", f"{self._who(name)} was not killed; see what it wrote to stderr")
         return code == 0
 
     def _count(self) -> None:
@@ -262,22 +261,10 @@ class _Crowd:
         return CrashTestFailure(message, kind, self._plan.seed, 1, self._kills, None, str(self._plan))
 
 
-class _Acknowledge:
-    """What a worker acknowledges with."""
-
-    def __init__(self, writer: AcknowledgementWriter, name: str) -> None:
-        self._writer = writer
-        self._name = name
-
-    def __call__(self, *values: Any) -> None:
-        """Hand ``values`` out of reach of any kill."""
-        self._writer.acknowledge(self._name, *values)
-
-
 def _work(worker: Worker, store: Path, name: str, writer: AcknowledgementWriter, point: Point | None) -> None:
-    os.setpgid(0, 0)  # what it starts is to die with it
+    os.setpgid(0, 0)  # what it starts must die with it
     with nullcontext() if point is None else kill_at(point):
-        worker(store, name, _Acknowledge(writer, name))
+        worker(store, name, partial(writer.acknowledge, name))
 
 
 def _kill_group(process: BaseProcess) -> None:
@@ -286,7 +273,7 @@ def _kill_group(process: BaseProcess) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
-        process.kill()  # it is dead, with all of its own, or has just been started and has no group yet
+        process.kill()  # it is dead, with all that it started; or it just began and has no group yet
 
 
 def _await(is_so: Callable[[], object], timeout_s: float) -> bool:

@@ -1,8 +1,9 @@
 """A real file system in an image file, whose power can be cut.
 
-The cut is the shutdown ioctl of ext4 and XFS, told not to flush the journal: from that instant nothing more reaches
-the image, and what the kernel held in memory is gone once the file system is unmounted. What had been handed to the
-image before stays, so a write without a sync may survive as well as not; a synced one must.
+The cut is the shutdown ioctl of ext4 and XFS, told not to flush the journal: from then on nothing reaches the image,
+    and
+what the kernel held in memory is gone once the file system is unmounted. Earlier writes that reached the image stay. So
+a write without a sync may or may not survive; a synced one must.
 """
 
 from __future__ import annotations
@@ -28,52 +29,41 @@ FS_TYPES: tuple[FsType, ...] = get_args(FsType)
 _SHUTDOWN = 2 << 30 | 4 << 16 | ord("X") << 8 | 125
 _WITHOUT_FLUSHING_THE_LOG = 2
 
-_MIN_SIZE_BYTES = {
-    "ext4": 64 << 20,
-    "xfs": 300 << 20,
-}  # sparse: mkfs.xfs refuses less, but little of it is used
-_MKFS = {
-    "ext4": (
-        "mkfs.ext4",
-        "-q",
-        "-F",
-        "-b",
-        "4096",
-    ),  # as on any disk of some size; it would choose 1024 for ours
-    "xfs": ("mkfs.xfs", "-q", "-f"),
-}
+# Sparse: mkfs.xfs refuses less, but uses little of it.
+_MIN_SIZE_BYTES = {"ext4": 64 << 20, "xfs": 300 << 20}
+# Blocks of 4096 bytes as on any larger disk: for one of this size, mkfs.ext4 would choose 1024.
+_MKFS = {"ext4": ("mkfs.ext4", "-q", "-F", "-b", "4096"), "xfs": ("mkfs.xfs", "-q", "-f")}
 
 
 class LoopFileSystem:
     """Make a file system whose power can be cut, and mount it inside the ``with`` block.
 
-    Put what is under test below ``mountpoint``, let processes work there and report outside what they were told is
-    durable; then ``cut_power()``, end or await those processes, ``restore()``, and look at what is left::
+    Let processes work below ``mountpoint``, and report elsewhere what was acknowledged as durable; then
+    ``cut_power()``, end or await those processes, ``restore()``, and look at what is left::
 
         with LoopFileSystem("ext4", directory) as disk:
             worker = start(work, disk.mountpoint / "data", report)
-            acknowledged = report.so_far()  # before the cut begins: only this must be there afterwards
+            acknowledged = report.so_far()  # before the cut begins: only this must be there after it
             disk.cut_power()
             worker.join()
             disk.restore()
             assert set(acknowledged) <= set(read(disk.mountpoint / "data"))
 
-    A cut takes whatever the kernel has not handed to the disk: every write no sync covers may be lost, and so may the
-    name of every file and directory whose own directory was not synced. It may as well have survived.
+    A cut takes what the kernel has not handed to the disk. Every write that no sync covers may be lost or not, and so
+    may the name of every file and directory whose parent was not synced.
 
-    Requires root, loop devices and mkfs of the file system: see `why_no_power_cut`. What holds ``directory`` needs room
-    for all that is written: a loop device calls a write done of which a full file system took a part.
+    Requires root, loop devices and mkfs of the file system: see `why_no_power_cut`. The file system that holds
+    ``directory`` needs room for all that is written: on a full one, a loop device calls half a write done.
 
-    Crash: a process that is killed with SIGKILL inside the block leaves the mount, the loop device and the image
-    behind, as nothing else does. ``umount MOUNTPOINT; losetup --detach DEVICE; rm IMAGE`` clears them away, with the
-    device from ``losetup --associated IMAGE``.
+    Crash: only a process killed with SIGKILL inside the block leaves the mount, the loop device and the image. ``umount
+    MOUNTPOINT; losetup --detach DEVICE; rm IMAGE`` removes them; ``losetup --associated IMAGE`` tells the device.
 
-    Concurrency: other processes work on the file system as they like. The methods are one process's at a time.
+    Concurrency: other processes may work on the file system. One process at a time may call the methods.
 
     Attributes:
         fstype: "ext4" or "xfs".
         mountpoint: where the file system is mounted: a new directory inside ``directory``, gone after the block.
-        image: the file that stands for the disk, next to it: sparse, and gone after the block.
+        image: the file next to it that is the disk: sparse, and gone after the block.
         size_bytes: the size of the disk.
         cuts: how many times its power was cut and came back.
     """
@@ -96,7 +86,7 @@ class LoopFileSystem:
         self._is_cut = False
 
     def __enter__(self) -> Self:
-        self.mountpoint.mkdir()  # outside the `try`: one that is there already is somebody else's
+        self.mountpoint.mkdir()  # outside the `try`: one that exists already is not ours to remove
         try:
             self._make()
             self._mount()
@@ -110,15 +100,15 @@ class LoopFileSystem:
     ) -> None:
         try:
             if kind is None:
-                unmount(self.mountpoint)  # whoever leaves a file open here is told so
+                unmount(self.mountpoint)  # raises if a file is still open there
         finally:
             self._clean_up()
 
     def cut_power(self) -> None:
-        """Let nothing more reach the disk; every process that goes on writing gets EIO from now on.
+        """Let nothing more reach the disk; every write gets EIO from now on.
 
-        Only what was acknowledged before this call began must be there after `restore`: the kernel races with syncs
-        that are under way, and reports some of them as done that are lost.
+        Only what was acknowledged before this call began must be there after `restore`: of the syncs in progress, the
+        kernel reports some as done that are lost.
         """
         descriptor = os.open(self.mountpoint, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -130,11 +120,11 @@ class LoopFileSystem:
     def restore(self) -> None:
         """Mount what is on the disk, after a cut or without one.
 
-        Requires: no process has anything open on it or works in it, this one included.
+        Requires: no process, this one included, has a file open on it or its working directory there.
 
         Raises:
-            BusyMountError: somebody has; the message names the processes and their files. Once they have let go,
-                this can be called again.
+            BusyMountError: some process has; the message names the processes and their files. Once they are gone, this
+                can be called again.
             OSError: the file system cannot be mounted any more.
         """
         unmount(self.mountpoint)
@@ -147,7 +137,7 @@ class LoopFileSystem:
         with self.image.open("xb") as file:
             file.truncate(self.size_bytes)
         run(*_MKFS[self.fstype], self.image)
-        # One device for all mounts: freed and taken anew at each of them it can be met half freed.
+        # One device for all mounts: freed and taken anew for each, it could be found half freed.
         self._device = run("losetup", "--find", "--show", self.image).strip()
 
     def _mount(self) -> None:
@@ -155,7 +145,7 @@ class LoopFileSystem:
         self._prove_it_is_alive()
 
     def _prove_it_is_alive(self) -> None:
-        # A mount of a device whose old file system somebody still holds shows that one, shut down as it is.
+        # As long as a process holds the old file system, a new mount of the device shows that one, shut down as it is.
         probe = self.mountpoint / ".alive"
         try:
             probe.touch()
@@ -163,7 +153,7 @@ class LoopFileSystem:
         except OSError as error:
             raise OSError(
                 errno.EBUSY,
-                f"{self.mountpoint} shows the file system from before the power cut: who holds it?",
+                f"{self.mountpoint} shows the file system from before the power cut: some process still holds it",
             ) from error
 
     def _clean_up(self) -> None:
@@ -175,14 +165,14 @@ class LoopFileSystem:
         try:
             self.mountpoint.rmdir()
         except OSError:
-            pass  # somebody wrote below it while nothing was mounted there: theirs to look at
+            pass  # a process wrote there while nothing was mounted: these files are left
 
 
 @cache
 def why_no_power_cut(fstype: FsType) -> str:
-    """Return what stands in the way of a power cut of this file system here, "" if nothing does.
+    """Return why the power of this file system cannot be cut here, "" if it can: a reason to skip a test.
 
-    It is found out by cutting one's power, once in a process. Something to skip a test by.
+    It is found out by doing it, once in a process.
     """
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return "this is not root"

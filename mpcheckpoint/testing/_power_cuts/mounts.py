@@ -1,4 +1,4 @@
-"""Mounting and unmounting, with errors that say who is in the way."""
+"""Mounting and unmounting, with errors that name the processes in the way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COMMAND_TIMEOUT_S = 30
 
 
 class BusyMountError(OSError):
-    """A file system cannot be unmounted, for somebody still uses it."""
+    """A file system cannot be unmounted: it is in use."""
 
 
 def run(*argv: str | Path) -> str:
@@ -37,7 +37,7 @@ def mounts_below(directory: Path) -> list[Path]:
         table = Path("/proc/self/mounts").read_bytes()
     except FileNotFoundError:
         return []
-    # The kernel writes blanks in paths as octal escapes, which this codec happens to undo.
+    # The kernel writes blanks in paths as octal escapes; this codec undoes those too.
     points = [
         Path(os.fsdecode(line.split()[1].decode("unicode_escape").encode("latin-1")))
         for line in table.splitlines()
@@ -48,8 +48,8 @@ def mounts_below(directory: Path) -> list[Path]:
 def unmount(mountpoint: Path) -> None:
     """Unmount, or raise BusyMountError naming the processes in the way.
 
-    Rejected: falling back to a lazy unmount. The file system would live on behind its users' descriptors, and the
-    next mount of the same image would show that one, power cut and all, not what is on the disk.
+    Rejected: falling back to a lazy unmount. The file system would live on as long as a process uses it, and the next
+    mount of the same image would show that one, power cut and all, not what is on the disk.
     """
     try:
         run("umount", mountpoint)
@@ -61,7 +61,7 @@ def unmount(mountpoint: Path) -> None:
 
 
 def force_unmount(mountpoint: Path) -> None:
-    """Take the mount out of sight whoever uses it: the last resort of a clean-up, and no error if it is gone."""
+    """Unmount although it may be in use: the last resort of a clean-up. No error if it is gone."""
     if mountpoint in mounts_below(mountpoint):
         run("umount", "--lazy", mountpoint)
 
@@ -77,16 +77,11 @@ def _holders(mountpoint: Path) -> list[str]:
 
 def _paths_in_use(process: Path) -> list[Path]:
     try:
-        links = [
-            process / "cwd",
-            process / "root",
-            *(process / "fd").iterdir(),
-            *(process / "map_files").iterdir(),
-        ]
+        of_files = [*(process / "fd").iterdir(), *(process / "map_files").iterdir()]
     except OSError:
-        return []  # it has just died
+        return []  # it just died
     paths = []
-    for link in links:
+    for link in (process / "cwd", process / "root", *of_files):
         try:
             paths.append(Path(link.readlink()))
         except OSError:

@@ -1,4 +1,4 @@
-"""Every crash point of a scenario, every disk that a crash there may leave, and every call that may fail."""
+"""Try every crash point of a scenario, every disk that a crash may leave there, and every call that may fail."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class CrashPointError(AssertionError):
     """A check failed after a crash or a fault. The message has the line that repeats just this one.
 
     Attributes:
-        label: which crash point, which of the disks it may leave, and the seed.
-        place: the directory in which the disk stands as the check met it.
+        label: the crash point, the disk of those that it may leave, and the seed.
+        place: the directory with the disk as the check found it.
     """
 
     def __init__(self, label: str, place: Path, cause: BaseException) -> None:
@@ -63,13 +63,13 @@ def reproducer(label: str) -> str:
 
 @dataclass(frozen=True)
 class Exploration:
-    """What was tried.
+    """What an exploration tried.
 
     Attributes:
         calls: how many calls of the platform seam the scenario makes.
         points: how many crash points, or failing calls, were tried.
         disks: how many disks were opened, checked, appended to and read again.
-        outcomes: of failing calls: how often the scenario ended with which error, or went on.
+        outcomes: how often a failing call ended the scenario with which error, or the scenario went on.
     """
 
     calls: int
@@ -96,20 +96,20 @@ def explore_crashes(
 ) -> Exploration:
     """Run a scenario once to count its calls, then once for each call that changes the disk, with a crash there.
 
-    After each crash the machine goes on or loses power. Of the disks that a loss of power may leave all are
-    tried if there are at most ``images``, else a sample. On each the store is opened by a new process and ``check``
-    is called. Then it is called once more on the disk on which only the process died, and power is lost after that;
-    and ``nested`` times a disk the check, too, is interrupted by a crash at one of its calls.
+    After each crash the machine goes on or loses power. Of the disks that a loss of power may leave, all are tried if
+    there are at most ``images``, else a sample. On each a new process opens the store and ``check`` is called.
+    ``check`` is also called where only the process died, and power is lost after that. ``nested`` times, the check
+    itself is interrupted by a crash at one of its calls.
 
     Args:
         scenario: called with the path of a store that does not exist yet, and a ledger to append through. It must make
-            the same calls each time: one thread, no choice by chance. ``restart()`` inside lets the next process begin.
-        check: called with the path of a store and the ledger; raises if something is not as it should be.
-        images: disks tried for a crash point.
-        nested: crashes tried inside the check, for each crash point.
+            the same calls each time: one thread, no random choice. ``restart()`` inside it begins the next process.
+        check: called with the path of a store and the ledger; raises if something is wrong.
+        images: how many disks to try for each crash point.
+        nested: how many crashes to try inside the check, for each crash point.
         seed: chooses the samples.
-        only: the label of a failed case: repeat just that one. Default: the environment variable
-            MPCHECKPOINT_CRASH_POINT, where it names this scenario.
+        only: the label of a failed case, to repeat just that one. Default: the environment variable
+            MPCHECKPOINT_CRASH_POINT, if it names this scenario.
 
     Raises:
         CrashPointError: the check failed; the message has the line that repeats this one case.
@@ -137,8 +137,9 @@ def explore_faults(
 ) -> Exploration:
     """Run a scenario once for each call of any kind and each error, with that call failing.
 
-    The scenario may then end with a CheckpointError, or with the exception that was put in; nothing else. ``check`` is
-    called by the same process, which the fault must not have spoilt, and on the disks that a loss of power may leave.
+    The scenario may then end with a CheckpointError or with the injected exception, and with nothing else. The same
+    process calls ``check``, since the fault must not have spoilt it; and ``check`` is called on the disks that a loss
+    of power may leave.
 
     Args:
         scenario, check, images, seed, only: as for ``explore_crashes``.
@@ -170,7 +171,7 @@ class _Explorer:
         self._images = images
         self._nested = nested
         self._name = getattr(scenario, "__name__", "scenario")
-        # The label of a case has the seed in it: the sample of disks that led there is part of it.
+        # The label of a case includes the seed, which chose the disks that led there.
         self._only, self._seed = _point_and_seed(only or os.environ.get(ONLY, ""), self._name, seed)
         self.disks = 0
         self.outcomes: Counter[str] = Counter()
@@ -256,7 +257,7 @@ class _Explorer:
                 self._checked(disk, ledger.after_loss_of_power())
 
     def _crash_again(self, label: str, image: DiskImage, ledger: Ledger) -> None:
-        """Let the check crash, too, at one of its calls, and check what that leaves."""
+        """Let the check crash as well, at one of its calls, and check what that leaves."""
         ledger = ledger.after_loss_of_power()
         with self._machine(label, image) as disk:
             self._checked(disk, ledger.copy())
@@ -280,7 +281,7 @@ class _Explorer:
 
     @contextmanager
     def _machine(self, label: str, image: DiskImage | None = None) -> Iterator[SimulatedDisk]:
-        """Yield a disk that is empty, or has this image; it is gone afterwards, unless something fails."""
+        """Yield a disk that is empty, or has this image; it is removed after that, unless something fails."""
         place = Path(tempfile.mkdtemp(prefix="crash-", dir=_IN_MEMORY if os.path.isdir(_IN_MEMORY) else None))
         root = place / "disk"
         if image is None:
@@ -297,13 +298,13 @@ class _Explorer:
         return random.Random(f"{self._seed} {label}")
 
     def _is_wanted(self, label: str) -> bool:
-        """Return whether this is to be tried: all, or the one asked for and what leads to it."""
+        """Return whether to try this: always, or if it is the case asked for or leads to it."""
         return not self._only or self._only == label or self._only.startswith(f"{label}, ")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let the library not tell of every repair: here they are the rule."""
+    """Keep the library from logging every repair: here they are the rule."""
     logger = logging.getLogger("mpcheckpoint")
     was_disabled, logger.disabled = logger.disabled, True
     try:

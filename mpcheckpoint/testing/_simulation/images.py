@@ -1,4 +1,4 @@
-"""The legal images of a disk after a loss of power: every one of them, or a seeded sample."""
+"""The images that a disk may hold after a loss of power: all of them, or a seeded sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint.testing._simulation.medium import DirectoryOnDisk, FileOnDisk
 
-# How much of what was not synced survives in a sampled image: most often a little or almost all of it.
+# How much of what was not synced survives in a sampled image: a little, half, or almost all of it.
 _LIKELIHOODS = (0.05, 0.5, 0.95)
 _TRIES_AN_IMAGE = 4
 
@@ -31,8 +31,8 @@ class DiskImage:
     """What a disk holds after a crash.
 
     Attributes:
-        number: its place in the order in which images are given out. Number 0 has all that was written: what the
-            death of a process leaves. The next one has nothing that was not synced.
+        number: its index among the images. Number 0 has all that was written: what the death of a process leaves.
+            Number 1 has nothing that was not synced.
         content: the bytes of each file by its path below the root; None for a directory.
     """
 
@@ -42,18 +42,24 @@ class DiskImage:
     def write_to(self, place: Path) -> None:
         """Create ``place``, and in it what this image holds."""
         place.mkdir(parents=True)
-        for path, data in sorted(self.content.items()):
-            if data is None:
-                (place / path).mkdir()
-            else:
-                (place / path).write_bytes(data)
-        keep_identities(place)
+        fill(place, self.content)
 
 
-def keep_identities(place: Path) -> None:
-    """Have each page of hints below ``place`` vouch for its log as it did before.
+def fill(place: Path, content: Content) -> None:
+    """Put files and directories into an empty directory."""
+    for path, data in sorted(content.items()):
+        if data is None:
+            (place / path).mkdir()
+        else:
+            (place / path).write_bytes(data)
+    _keep_identities(place)
 
-    A loss of power gives no file another inode. These files were made anew, and the page would take them for copies.
+
+def _keep_identities(place: Path) -> None:
+    """Let each page of hints below ``place`` vouch for its log as it did before.
+
+    A loss of power gives no file another inode. But these files were made anew, and the page would take them for
+    copies.
     """
     for page in place.rglob("*.page"):
         log = page.with_suffix(LOG_SUFFIX)
@@ -65,7 +71,7 @@ def keep_identities(place: Path) -> None:
 
 
 class Choices:
-    """What may have reached the disk, of each unsynced thing on its own: as a list of numbers of alternatives."""
+    """What may have reached the disk: for each unsynced part by itself, the number of its alternatives."""
 
     def __init__(
         self, root: int, files: Mapping[int, FileOnDisk], directories: Mapping[int, DirectoryOnDisk]
@@ -86,7 +92,7 @@ class Choices:
         self.alternatives += alternatives
 
     def content(self, chosen: tuple[int, ...]) -> Content:
-        """Return the files and directories that are there if of each thing this alternative has reached the disk."""
+        """Return the files and directories that are there if these alternatives have reached the disk."""
         of_inode, start = {}, 0
         for inode, count in self._parts:
             of_inode[inode] = chosen[start : start + count]
@@ -113,7 +119,7 @@ class Choices:
 
 
 def images(choices: Choices, *, limit: int, seed: int) -> Iterator[DiskImage]:
-    """Yield at most ``limit`` different images: all there are if they are so few, else a sample by ``seed``."""
+    """Yield at most ``limit`` different images: all if they are so few, else a sample that ``seed`` chooses."""
     seen: set[int] = set()
     for content in islice(
         map(choices.content, _chosen(choices.alternatives, limit, seed)), limit * _TRIES_AN_IMAGE + 2

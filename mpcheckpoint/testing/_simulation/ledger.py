@@ -1,4 +1,4 @@
-"""What was attempted and what was acknowledged, written down where no crash of the store reaches it."""
+"""What was attempted and what was acknowledged, recorded where no crash of the store reaches it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _PROBE = "appended after a crash"
 
 @dataclass(frozen=True)
 class Attempt:
-    """One batch that was to be appended to a log, and what became of it as far as the caller was told.
+    """An append of a batch to a log, and its outcome as the caller saw it.
 
     Attributes:
-        is_acknowledged: the append returned; so the batch survives the death of any process.
-        is_durable: it was also acknowledged as durable; so it survives loss of power.
-        is_refused: it raised an error that says that nothing was written; so it is not there.
+        is_acknowledged: the append returned: the batch survives the death of any process.
+        is_durable: it was acknowledged as durable: the batch survives loss of power.
+        is_refused: it raised an error that says that nothing was written: the batch is not there.
     """
 
     log_key: str
@@ -40,15 +40,15 @@ class Attempt:
 
 @dataclass
 class Ledger:
-    """Appends for a scenario, and remembers what it was told.
+    """Appends for a scenario, and records the outcomes.
 
-    Requires: no two records of a log are equal, so that each can be told from every other.
+    Requires: no two records of a log are equal.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
 
     def append(self, log: Log, object_key: str, event: Any, **options: Any) -> Position:
-        """Append one event as ``Log.append`` does, and take note."""
+        """Append one event as ``Log.append`` does, and record the outcome."""
         number = self._attempt(log, [(object_key, event)])
         with self._refusals(number):
             position = log.append(object_key, event, **options)
@@ -56,7 +56,7 @@ class Ledger:
         return position
 
     def append_many(self, log: Log, records: Iterable[tuple[str, Any]], **options: Any) -> Position | None:
-        """Append a batch as ``Log.append_many`` does, and take note."""
+        """Append a batch as ``Log.append_many`` does, and record the outcome."""
         batch = list(records)
         number = self._attempt(log, batch)
         with self._refusals(number):
@@ -65,18 +65,18 @@ class Ledger:
         return position
 
     def flushed(self, log: Log) -> None:
-        """Flush a log, and take note that all it acknowledged is durable."""
+        """Flush a log, and record that all it has acknowledged is durable."""
         log.flush()
         for number, attempt in enumerate(self.attempts):
             if attempt.log_key == log.log_key and attempt.is_acknowledged:
                 self.attempts[number] = replace(attempt, is_durable=True)
 
     def copy(self) -> Ledger:
-        """Return a ledger that goes on from here by itself."""
+        """Return an independent copy."""
         return Ledger(list(self.attempts))
 
     def after_loss_of_power(self) -> Ledger:
-        """Return a ledger in which only what is durable counts as acknowledged."""
+        """Return a copy in which only what is durable counts as acknowledged."""
         return Ledger([replace(attempt, is_acknowledged=attempt.is_durable) for attempt in self.attempts])
 
     def _attempt(self, log: Log, records: list[tuple[str, Any]]) -> int:
@@ -102,10 +102,10 @@ def check_recovery(store: Path, ledger: Ledger) -> None:
     """Check what a new process finds in a store after a crash, and that it can go on from there.
 
     Every acknowledged batch is there, whole, once, in the order of the attempts, and nothing that was not attempted;
-    what a handle shows is what a replay gives; and every log can be appended to, by this process and by the next.
+    handles show what a replay gives; and every log can be appended to, by this process and by the next.
 
     Raises:
-        AssertionError: it is not so.
+        AssertionError: something is wrong.
         CheckpointError: the store cannot be read, or not be appended to.
     """
     keys = [*sorted({attempt.log_key for attempt in ledger.attempts} - {_PROBE}), _PROBE]

@@ -31,7 +31,7 @@ class FileOnDisk:
     settled: bytes = b""
     versions: dict[int, list[bytes]] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=lambda: [0])
-    # Sectors that the next sync will write. The others that have versions are what a failed sync has left.
+    # Sectors that the next sync will write. Others with versions are what a failed sync has left.
     dirty: set[int] = field(default_factory=set)
     # How many syncs have failed.
     errors: int = 0
@@ -59,11 +59,11 @@ class FileOnDisk:
         self.settled, self.sizes, self.dirty = bytes(settled), [size], set()
 
     def fail_to_sync(self) -> None:
-        """Take note of a sync that failed: what it should have written may be on the disk, and nobody will write it."""
+        """Take note of a sync that failed: its sectors may be on the disk or not, and no later sync writes them."""
         self.dirty = set()
 
     def see(self, live: bytes) -> None:
-        """Take what was changed by other means than the seam for writes that nobody synced."""
+        """Take changes made outside of the seam for writes without a sync."""
         if live == self.live:
             return
         for sector in range((len(live) + SECTOR_BYTES - 1) // SECTOR_BYTES):
@@ -72,7 +72,7 @@ class FileOnDisk:
         self._become(live)
 
     def choices(self) -> tuple[list[int], list[list[tuple[int, bytes]]]]:
-        """Return what the size may be, and what each unsettled sector may be; of each list the last is the live one."""
+        """Return the possible sizes, and the possible contents of each unsettled sector; the last of each is live."""
         sectors = [
             [(sector, version) for version in _distinct(versions)]
             for sector, versions in sorted(self.versions.items())
@@ -94,7 +94,7 @@ class FileOnDisk:
 
     def _become(self, live: bytes) -> None:
         if len(live) < len(self.live) and len(live) % SECTOR_BYTES:
-            end = len(live) // SECTOR_BYTES  # what is cut off the last sector reads as zeros from now on
+            end = len(live) // SECTOR_BYTES  # the bytes cut off the last sector read as zeros from now on
             self._change_sector(end, _sector(live, end))
         if len(live) != self.sizes[-1]:
             self.sizes.append(len(live))
@@ -103,7 +103,7 @@ class FileOnDisk:
 
 @dataclass(frozen=True)
 class EntryChange:
-    """One change of a directory: ``name`` gets ``inode``, or none; ``gone`` is the name that a rename takes away."""
+    """One change of a directory: ``name`` gets ``inode``, or none; ``gone`` is the name that a rename removes."""
 
     name: str
     inode: int | None
@@ -112,17 +112,17 @@ class EntryChange:
 
 @dataclass
 class DirectoryOnDisk:
-    """One directory: the entries that are on the disk, and the changes that may be."""
+    """One directory: the entries that are on the disk, and the changes that may have reached it."""
 
     entries: dict[str, int] = field(default_factory=dict)
     changes: list[EntryChange] = field(default_factory=list)
 
     def sync(self, live: dict[str, int]) -> None:
-        """Take note of a sync that succeeded. One that fails leaves all changes to the next: journals work that way."""
+        """Take note of a sync that succeeded. A failed one leaves all changes to the next, as journals do."""
         self.entries, self.changes = dict(live), []
 
     def notice_changes_from_outside(self, live: dict[str, int]) -> None:
-        """Take what was changed by other means than the seam for changes that nobody synced."""
+        """Take changes made outside of the seam for changes without a sync."""
         seen = self.with_changes([True] * len(self.changes))
         self.changes += [EntryChange(name, None) for name in sorted(set(seen) - set(live))]
         self.changes += [
@@ -150,5 +150,5 @@ def _sector(content: bytes, sector: int) -> bytes:
 
 
 def _distinct(values: list[T]) -> list[T]:
-    """Return each value once, in the order in which each came last: the live one stays the last."""
+    """Return each value once, in the order of their last occurrences, so that the live one stays the last."""
     return list(dict.fromkeys(reversed(values)))[::-1]

@@ -1,12 +1,13 @@
-"""Several processes played by one: each has its own files, locks, clock and knowledge of the logs.
+"""Several processes played by one: each has files, locks, a clock and a knowledge of the logs of its own.
 
-The kernel keeps locks of different open files apart, also within one process; so players exclude each other as
-processes do, and one that is killed gives back its locks as a process does, by having its files closed.
+The kernel keeps locks of different open files apart, also within one process. So players exclude each other as
+processes
+do, and a killed one loses its locks as a process does: its files are closed.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from mpcheckpoint._logfile.clock import HybridClock, clock
 from mpcheckpoint._logfile.descriptors import DescriptorPool, pool
@@ -14,10 +15,7 @@ from mpcheckpoint._logfile.places import Places, places
 from mpcheckpoint._store.interval import IntervalSyncer
 from mpcheckpoint._store.process import Process, process
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
-# What a process has one of, and what it begins with.
+# The objects of which a process has one each, and what it begins with.
 _OF_A_PROCESS: tuple[tuple[object, type], ...] = (
     (process, Process),
     (pool, DescriptorPool),
@@ -27,9 +25,10 @@ _OF_A_PROCESS: tuple[tuple[object, type], ...] = (
 
 
 class SimulatedProcess:
-    """Inside the ``with`` block this process plays another one, which begins with knowing nothing.
+    """Inside the ``with`` block this process plays another one, which knows nothing at first.
 
-    Handles belong to the player they were made in: use them only while that one plays. One may play inside the turn of
+    Handles belong to the player that made them: use them only while that one plays. A player may play inside the turn
+        of
     another. For one thread; not for maps and the "interval" setting, which have threads or processes of their own.
     """
 
@@ -44,17 +43,15 @@ class SimulatedProcess:
         _set_states(self._states)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._states = [dict(vars(shared)) for shared, _ in _OF_A_PROCESS]
         _set_states(self._earlier)
         self._earlier = []
 
     def kill(self) -> None:
-        """Let it die as by SIGKILL: its files are closed, with them its locks given back; what it wrote stays.
+        """Let it die as by SIGKILL: its files are closed, which frees its locks; what it wrote stays.
 
-        It can play again after that, as a new process.
+        It can then play again, as a new process.
         """
         if self._earlier:
             raise RuntimeError("a player is killed when its turn is over, not during it")
@@ -64,11 +61,11 @@ class SimulatedProcess:
 
 
 def restart() -> None:
-    """Let this process forget all it knows of stores, and close their files, as if it had just been started.
+    """Let this process close its files of stores and forget what it knows of them, as if it had just been started.
 
-    Handles that are still there go on as after a fork. Requires: no other thread uses a store.
+    Existing handles go on as after a fork. Requires: no other thread uses a store.
     """
-    # A background thread lives on here, as it does in no forked child: it keeps the syncer it belongs to.
+    # Unlike in a forked child, a background thread lives on here: it keeps the syncer that it belongs to.
     process.interval = IntervalSyncer()
     process.after_fork_in_child()
     vars(clock).update(vars(HybridClock()))

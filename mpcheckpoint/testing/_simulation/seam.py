@@ -1,7 +1,7 @@
-"""Standing in for the operating system: one handler in the place of every function of the platform seam.
+"""Stand in for the operating system: one handler in place of every function of the platform seam.
 
-The library calls ``mpcheckpoint._system`` through its attributes, so whoever replaces those is met wherever a file, a
-lock or the clock is used. Nothing else of the process is touched.
+The library calls ``mpcheckpoint._system`` through its attributes. Replacing those reaches every use of a file, a lock
+or the clock, and nothing else in the process.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from mpcheckpoint import _system as system
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from types import TracebackType
 
-# Whatever changes something on the disk: a crash or a failure can come between any two calls of these.
+# These change something on the disk: a crash or a failure can come between any two of them.
 CHANGING = (
     *("create_locked", "give_access", "make_directory", "open_file", "publish", "remove", "remove_unlocked"),
     *("replace", "sync_data", "sync_directory", "truncate", "write_at"),
 )
-# Not I/O calls: the clock, types, what looks only at the kernel's tables, and what only judges.
+# No I/O calls: the clock, types, and functions that only read the kernel's tables, or only judge.
 _NOT_CALLS = frozenset(
     [
         *("Access", "Descriptor", "FileStatus", "LockHolder", "LockProof", "LockState", "LockStatus"),
@@ -36,7 +35,7 @@ CALLS = tuple(name for name in system.__all__ if name not in _NOT_CALLS)
 
 _LONGEST_PATH_BYTES = 1024
 
-# The real ones, whatever stands in their place.
+# The real functions, whatever replaces them.
 _REAL: dict[str, Callable[..., Any]] = {name: getattr(system, name) for name in CALLS}
 
 
@@ -45,7 +44,7 @@ class SeamCall:
     """One call of a function of the seam, about to be done.
 
     Attributes:
-        number: the how-manieth call it is of those that the handler sees, from 1.
+        number: its 1-based index among the calls that the handler sees.
         name: the function, such as ``write_at``.
         arguments, options: what it was called with.
     """
@@ -57,12 +56,12 @@ class SeamCall:
 
     @property
     def path(self) -> str:
-        """The file or directory it is about; "" if that cannot be told."""
+        """The file or directory that it is about; "" if that is unknown."""
         file = self.arguments[0] if self.arguments else self.options.get("path", "")
         return path_of(file) if isinstance(file, int) else os.fspath(file)
 
     def proceed(self) -> Any:
-        """Do what was called for, and return what that returns."""
+        """Call the real function and return what it returns."""
         return _REAL[self.name](*self.arguments, **self.options)
 
     def __str__(self) -> str:
@@ -72,8 +71,9 @@ class SeamCall:
 class Seam:
     """Hands every call of the seam to ``handler(call)`` inside the ``with`` block.
 
-    Concurrency: calls are numbered in the order in which they arrive, from whatever thread. One at a time in a process:
-    what stands in already when this one enters is left out until it leaves.
+    Concurrency: calls of all threads are numbered in the order of arrival. One seam at a time in a process: an earlier
+        one
+    sees no calls until this one leaves.
     """
 
     def __init__(self, handler: Callable[[SeamCall], Any], *, names: Collection[str] = CALLS) -> None:
@@ -83,7 +83,7 @@ class Seam:
         self._handler = handler
         self._names = names
         self._earlier: dict[str, Callable[..., Any]] = {}
-        # Without a lock: a process may be forked by one thread while another is here.
+        # Without a lock: one thread may fork the process while another is here.
         self._numbers = itertools.count(1)
         self.count = 0
 
@@ -93,9 +93,7 @@ class Seam:
             setattr(system, name, self._stand_in(name))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for name, function in self._earlier.items():
             setattr(system, name, function)
         self._earlier = {}

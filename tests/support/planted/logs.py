@@ -156,7 +156,7 @@ class _Guards(MemoryLog):
 
 
 @found_by(
-    "test_guard_is_called_once_behind_all_that_came_before",
+    "test_guard_is_called_once_after_all_that_came_before",
     "test_guard_that_raises_leaves_nothing_written_and_the_log_free",
     "test_guard_that_returns_a_position_leaves_nothing_written_and_has_it_returned",
     "test_append_on_a_count_that_does_not_hold_conflicts_and_writes_nothing",
@@ -168,14 +168,14 @@ class IgnoresGuards(_Guards):
         return self.plain(payloads, timeout_s)
 
 
-@found_by("test_guard_is_called_once_behind_all_that_came_before")
+@found_by("test_guard_is_called_once_after_all_that_came_before")
 class CallsGuardsTwice(_Guards):
     def guarded(self, payloads: list[Payload], guard: Guard, timeout_s: float | None) -> Position:
         return self.plain(payloads, timeout_s, lambda: guard() or guard())
 
 
 @found_by(
-    "test_guard_is_called_once_behind_all_that_came_before",
+    "test_guard_is_called_once_after_all_that_came_before",
     "test_guard_that_raises_leaves_nothing_written_and_the_log_free",
 )
 class AsksGuardsAfterwards(_Guards):

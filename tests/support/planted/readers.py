@@ -62,7 +62,7 @@ class ShowsTheClockNothing(MemoryReader):
         clock._highest_us = highest_us
 
 
-@found_by("test_reader_does_not_wait_for_who_holds_the_log")
+@found_by("test_reader_does_not_wait_for_the_holder_of_the_log")
 class ReadsUnderTheLock(MemoryReader):
     def poll(self) -> Iterator[Chunk]:
         with self._content.mutex.lock:
@@ -177,7 +177,7 @@ class CutsLargeEvents(_Gives):
 
 
 @found_by(
-    "test_reader_that_seeks_any_record_begins_right_behind_it",
+    "test_reader_that_seeks_any_record_begins_right_after_it",
     "test_follower_gives_each_record_once_from_where_it_was_put",
     "test_records_are_read_with_all_that_was_said_of_them",
 )
@@ -201,21 +201,21 @@ class FindsARest(MemoryReader):
         return Rest(self._end.offset, 1, is_torn=True)
 
 
-@found_by("test_reader_that_seeks_any_record_begins_right_behind_it")
+@found_by("test_reader_that_seeks_any_record_begins_right_after_it")
 class SeeksWholeBatches(MemoryReader):
     def seek(self, position: Position) -> None:
         super().seek(position)
         self._skip = (position.stamp_us, 0)
 
 
-@found_by("test_reader_that_seeks_any_record_begins_right_behind_it")
+@found_by("test_reader_that_seeks_any_record_begins_right_after_it")
 class SeeksOneTooFew(MemoryReader):
     def seek(self, position: Position) -> None:
         super().seek(position)
         self._skip = (position.stamp_us, -position.more - 1)
 
 
-@found_by("test_reader_that_seeks_any_record_begins_right_behind_it")
+@found_by("test_reader_that_seeks_any_record_begins_right_after_it")
 class NamesGenerationsOddly(MemoryStore):
     def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> MemoryLog:
         log = super().open_log(log_key, create=create, timeout_s=timeout_s)
@@ -242,14 +242,14 @@ class RefusesTheEnd(MemoryReader):
         super().seek(position)
 
 
-@found_by("test_position_of_a_reader_is_the_place_behind_what_it_gave")
+@found_by("test_position_of_a_reader_is_the_place_after_what_it_gave")
 class StandsAtTheStart(MemoryReader):
     def position(self) -> Position:
         start = self._content.header_end
         return Position(self._content.log_key, self._content.generation, start.offset, start.stamp_us)
 
 
-@found_by("test_position_of_a_reader_is_the_place_behind_what_it_gave")
+@found_by("test_position_of_a_reader_is_the_place_after_what_it_gave")
 class ForgetsWhereItSought(MemoryReader):
     def position(self) -> Position:
         end = self._end

@@ -89,7 +89,7 @@ class FindsByMaking(MemoryStore):
 @found_by(
     "test_unknown_log_is_not_found_and_not_made",
     "test_unknown_log_opened_without_create_is_not_found_and_not_made",
-    "test_log_that_is_not_there_is_not_made_by_who_may_not",
+    "test_log_that_does_not_exist_is_not_made_without_permission",
 )
 class RaisesKeyErrors(MemoryStore):
     def _found(self, log_key: str) -> MemoryLog:
@@ -98,7 +98,7 @@ class RaisesKeyErrors(MemoryStore):
 
 @found_by(
     "test_unknown_log_opened_without_create_is_not_found_and_not_made",
-    "test_log_that_is_not_there_is_not_made_by_who_may_not",
+    "test_log_that_does_not_exist_is_not_made_without_permission",
 )
 class AlwaysCreates(MemoryStore):
     def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> MemoryLog:
