@@ -31,7 +31,7 @@ from mpcheckpoint.errors import CheckpointError, LockTimeoutError, LogNotFoundEr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint._format.frame import EndState, Payload
+    from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._types import Repair
 
@@ -53,7 +53,6 @@ class LogWriter:
 
     def __init__(self, paths: LogPaths) -> None:
         self.paths = paths
-        self.appends = 0
         # Open since the first append; another object once the log has got another generation.
         self.log: OpenLog | None = None
         self.poison = Poison(paths)
@@ -90,13 +89,12 @@ class LogWriter:
             found = guard() if guard is not None else None
             # A record that was found may be visible and not yet durable: what the log holds now is to be covered.
             try:
-                end = log.end.state if found is not None else self._write(log, payloads)
+                end = log.end.state if found is not None else self._queue.write(log, payloads)
             except OSError as error:
                 if not log.file.is_lost_by(error):
                     raise
                 self.establish(log)
-                end = self._write(log, payloads)
-            self.appends += 1
+                end = self._queue.write(log, payloads)
             return Appended(log, end, log.end.beginning, found)
 
         if guard is not None or not self.lock.is_entered or not self._queue.takes(payloads):
@@ -128,28 +126,6 @@ class LogWriter:
                     "durable"
                 )
             raise
-
-    def _write(self, log: OpenLog, payloads: list[Payload]) -> EndState:
-        """Write a batch, and those that other threads have queued meanwhile. Requires: the append lock, and the end."""
-        queued = self._queue.take()
-        ends: list[EndState] = []
-        try:
-            log.append([payloads, *[each.payloads for each in queued]], ends)
-        except OSError as error:
-            if not queued or log.file.is_lost_by(error):
-                raise
-        finally:
-            is_written = bool(ends) and log.end.state is ends[-1]
-            if is_written:
-                for each, end in zip(queued, ends[1:], strict=True):
-                    each.appended = Appended(log, end, log.end.beginning)
-                self.appends += len(queued)
-            else:
-                self._queue.put_back(queued)
-        if not is_written:  # no room for all of them, maybe: each by itself
-            ends.clear()
-            log.append([payloads], ends)
-        return ends[0]
 
     def wait_durable(self, appended: Appended) -> Position:
         """Return the position of an append once it survives a loss of power.
@@ -391,6 +367,11 @@ class LogWriter:
         return log.end.known_durable if log is not None and log.generation == generation else 0
 
     @property
+    def appends(self) -> int:
+        """How many appends this process did."""
+        return self._queue.written
+
+    @property
     def syncs(self) -> int:
         """How many syncs of the current generation this process did."""
         return self.log.file.syncs if self.log is not None else 0
@@ -409,7 +390,6 @@ class LogWriter:
 
     def reset_after_fork(self) -> None:
         """Let go of everything inherited, in the child."""
-        self.appends = 0
         self._id = os.urandom(_WRITER_ID_BYTES)
         self.lock.reset_after_fork()
         self._commit.reset_after_fork()

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._logfile.opened import Appended
+
 if TYPE_CHECKING:
-    from mpcheckpoint._format.frame import Payload
-    from mpcheckpoint._logfile.opened import Appended
+    from mpcheckpoint._format.frame import EndState, Payload
+    from mpcheckpoint._logfile.opened import OpenLog
 
 # So many are written at once, of so many bytes each: a write in progress must not take long.
 _MOST_AT_ONCE = 64
@@ -38,6 +40,7 @@ class AppendQueue:
     """The appends of one log that wait for the thread that has the append lock."""
 
     def __init__(self) -> None:
+        self.written = 0  # how many batches, own and others'
         self._queue: deque[QueuedAppend] = deque()
 
     def join(self, payloads: list[Payload]) -> QueuedAppend:
@@ -59,8 +62,38 @@ class AppendQueue:
             return not queued.is_taken
         return True
 
-    def take(self) -> list[QueuedAppend]:
-        """Return what waits now, to be written by this thread. Requires: the append lock."""
+    def write(self, log: OpenLog, payloads: list[Payload]) -> EndState:
+        """Write a batch, and those that other threads have queued meanwhile; return the end state after the batch.
+
+        Requires: the append lock, and ``log.find_end``.
+
+        Raises:
+            WriteFailedError: the batch was not written. The others are left to their own threads.
+        """
+        taken = self._take()
+        ends: list[EndState] = []
+        try:
+            log.append([payloads, *[each.payloads for each in taken]], ends)
+        except OSError as error:
+            if not taken or log.file.is_lost_by(error):
+                raise
+        finally:
+            is_written = bool(ends) and log.end.state is ends[-1]
+            if is_written:
+                self.written += len(ends)
+                for each, end in zip(taken, ends[1:], strict=True):
+                    each.appended = Appended(log, end, log.end.beginning)
+            else:
+                for each in taken:
+                    each.is_taken = False
+        if not is_written:  # no room for all of them, maybe: each by itself
+            ends.clear()
+            log.append([payloads], ends)
+            self.written += 1
+        return ends[0]
+
+    def _take(self) -> list[QueuedAppend]:
+        """Return what waits now, to be written by this thread."""
         taken: list[QueuedAppend] = []
         while self._queue and len(taken) < _MOST_AT_ONCE:
             try:
@@ -71,8 +104,3 @@ class AppendQueue:
                 continue
             taken.append(queued)
         return taken
-
-    def put_back(self, taken: list[QueuedAppend]) -> None:
-        """Leave what was taken, and not written, to its own threads."""
-        for queued in taken:
-            queued.is_taken = False
