@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support import imports
 from support.imports import LIST, ROOT, Import, Order, imports_in, listed_order, package_sources
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _complaints_about(
 ) -> Iterator[tuple[int, str]]:
     room, tree = order.room_of(module), ast.parse(source)
     if room is None or order.place_of(module) is None:
-        yield 1, f"has no place: run python tools/draw_structure.py, or add it to {LIST.name} by hand"
+        yield 1, f"has no place in {LIST.name}: python tools/draw_structure.py gives it one"
         return
     for found in imports_in(tree, module, modules, is_package=module in packages):
         yield from (
@@ -207,3 +208,24 @@ def test_module_that_keeps_the_order_is_not_complained_about(module: str, source
     sources = {f"{ROOT}.{other}": "" for other in others} | {f"{ROOT}.{module}": source}
 
     assert complaints(sources, frozenset({f"{ROOT}._system", f"{ROOT}._cli"}), SMALL) == []
+
+
+def test_list_is_brought_up_to_date_without_moving_what_need_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = {
+        f"{ROOT}.room": "",
+        f"{ROOT}.room.kept": "from mpcheckpoint.room import needed",
+        f"{ROOT}.room.needed": "",
+        f"{ROOT}.room.last": "from mpcheckpoint.room.kept import name",
+        f"{ROOT}.room.new": "",
+    }
+    monkeypatch.setattr(imports, "package_sources", lambda: (sources, frozenset({f"{ROOT}.room"})))
+    listed = "# Said before.\n\nroom  # said of it\n    kept\n    gone\n    last\n    needed\n"
+    right = "# Said before.\n\nroom  # said of it\n    needed\n    kept\n    last\n    new\n"
+
+    assert imports.brought_up_to_date(listed) == right
+    assert imports.brought_up_to_date(right) == right
+    sources[f"{ROOT}.room.needed"] = "from mpcheckpoint.room import last"
+    with pytest.raises(
+        ValueError, match=r"in a circle: mpcheckpoint\.room\.needed -> .*last -> .*kept -> .*needed"
+    ):
+        imports.brought_up_to_date(right)

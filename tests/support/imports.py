@@ -144,30 +144,35 @@ def imports_in_room(order: Order, sources: dict[str, str], packages: frozenset[s
 
 
 def brought_up_to_date(text: str) -> str:
-    """Return a list with the modules that there are: new ones as low as what they import allows."""
+    """Return a list with the modules that there are, each after those it imports and otherwise where it was.
+
+    Raises:
+        ValueError: modules of a room import each other in a circle, so that no order is right.
+    """
     sources, packages = package_sources()
-    lines = [line for line, module in _lines(text) if module is None or module in sources]
-    below = imports_in_room(Order.read(text), sources, packages)
-    known = {module for _, module in _lines("\n".join(lines))}
-    new = [module for module in sorted(below) if name_in_room(module) and module not in known | packages]
-    while new:
-        # One that imports another new one comes after it; in a circle one has to be first.
-        module = min(new, key=lambda module: len(below[module].intersection(new)))
-        places = {each: index for index, (_, each) in enumerate(_lines("\n".join(lines)))}
-        room = module[: -len(name_in_room(module)) - 1]
-        after = max((places[each] for each in below[module] if each in places), default=places[room])
-        lines.insert(after + 1, f"    {name_in_room(module)}")
-        new.remove(module)
+    order = Order.read(text)
+    below = {module: found - packages for module, found in imports_in_room(order, sources, packages).items()}
+    heads = {line.partition("#")[0].rstrip(): line for line in text.splitlines()}
+    lines = [*text.partition("\n\n")[0].splitlines(), ""]
+    for room, listed in order.rooms.items():
+        names = [
+            name_in_room(each) for each in sources.keys() - packages if each.startswith(f"{ROOT}.{room}.")
+        ]
+        placed: list[str] = []
+        for name in sorted(
+            names, key=lambda name: (listed.index(name) if name in listed else len(listed), name)
+        ):
+            _place(f"{ROOT}.{room}.{name}", below, placed, ())
+        lines.append(heads[room])
+        lines += [f"    {name_in_room(module)}" for module in placed]
     return "\n".join(lines) + "\n"
 
 
-def _lines(text: str) -> Iterator[tuple[str, str | None]]:
-    """Yield each line of a list, and the module that it names."""
-    room = ""
-    for line in text.splitlines():
-        name = line.partition("#")[0].strip()
-        if name and not line.startswith(" "):
-            room = ROOT if name == ROOT else f"{ROOT}.{name}"
-            yield line, room
-        else:
-            yield line, f"{room}.{name}" if name else None
+def _place(module: str, below: dict[str, set[str]], placed: list[str], above: tuple[str, ...]) -> None:
+    """Add a module to those that are placed, after those it imports."""
+    if module in above:
+        raise ValueError(f"imports in a circle: {' -> '.join([*above[above.index(module) :], module])}")
+    if module not in placed:
+        for each in sorted(below[module]):
+            _place(each, below, placed, (*above, module))
+        placed.append(module)
