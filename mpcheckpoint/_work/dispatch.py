@@ -58,9 +58,8 @@ class Dispatcher:
         self.waiting: dict[str, list[Input]] = {}
         self.is_halted = False
         self.has_failure = False
-        self._held_back: dict[
-            str, None
-        ] = {}  # of the waiting ones, those that start first when there is room
+        # Of the waiting ones, those that start first when there is room.
+        self._held_back: dict[str, None] = {}
         self._unfinished = 0  # inputs in ``running`` and ``waiting``
         self._latest = LatestItems()
         self._rests = Rests()
@@ -245,10 +244,9 @@ class Dispatcher:
 
     def _recorded_event(self, object_key: str, *, is_own: bool) -> bytes | None:
         """Return the outcome of an object that counts; or the one of this run, which another run may have replaced."""
-        if not is_own:
-            return self._state(object_key).outcome
-        found = self._log.query(lambda view: own_outcome(view, self._plan.run, object_key))
-        return None if found is None else found.event
+        if is_own:
+            return self._log.query(lambda view: own_outcome(view, self._plan.run, object_key))
+        return self._state(object_key).outcome
 
     def _finish(
         self, entries: list[Input], event: bytes, *, is_own: bool, raised: BaseException | None = None
