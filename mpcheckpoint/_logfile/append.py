@@ -5,7 +5,7 @@
 3. *condition*: what the caller relies on is judged while nobody else can append.
 4. *write*: one batch, by one write after the end. From now on every reader sees it.
 5. *unlock*.
-6. *durable*: a sync that covers the batch, shared with whoever has written meanwhile (``group_commit``).
+6. *durable*: a sync that covers the batch, shared with all that was written meanwhile (``group_commit``).
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class LogWriter:
                 log = self.log
                 if log is not None and self.is_current(log):
                     return log
-                # Whoever replaced the log by hand may have replaced its lock file, too: then others lock another one.
+                # Replaced by hand, as its lock file may be, too: then others lock another one.
                 if lock.is_at_path():
                     return None
                 lock.close_file()

@@ -101,7 +101,7 @@ class LogEnd:
         return self.bytes_at(state.offset - CLOSING_BYTES, CLOSING_BYTES) == closing(state.stored_crc)
 
     def bytes_at(self, offset: int, length: int) -> bytes:
-        """Return bytes of the log; none where they cannot be read, be it that somebody closed the file."""
+        """Return bytes of the log; none where they cannot be read, as when somebody closed the file."""
         try:
             return system.read_at(self._file.fd, length, offset)
         except OSError:

@@ -15,7 +15,7 @@ class Mutex:
     never end, and going on would find half-made state.
 
     The lock inside is an RLock because its owner is set in the same uninterruptible step that takes it: a Ctrl-C right
-    behind ``acquire`` leaves a mutex that ``release_if_owned`` can still give back.
+    after ``acquire`` leaves a mutex that ``release_if_owned`` can still give back.
     """
 
     __slots__ = ("_what", "lock")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._system import FileStatus
     from mpcheckpoint._types import Position, Repair
 
-# A process that writes alone publishes the end at every 16th append only: whoever comes then reads the others.
+# A process that writes alone publishes the end at every 16th append only: a process that comes then reads the others.
 _MOST_UNPUBLISHED = 15
 
 

@@ -1,10 +1,10 @@
 """The page of hints of one log: what its writers leave for each other, so that none has to read what others wrote.
 
 The store is right without it: deleted, stale, restored from a backup, copied with its log or without, filled with
-rubbish, or from another boot. Each value carries a check of its own and names the generation that it is about; one that
-does not fit is read once more and is void then. What it says of the end of the log is believed only where the log's own
-bytes bear it out. What it says of durability vouches for one file only, that with this inode and time of birth: a copy
-of a log may have been taken before the copy of its page, and lack what that calls durable.
+rubbish, or from another boot. Each value has a check of its own and names its generation; one that does not fit is read
+once more, and then ignored. The end of the log is believed only where the log's own bytes bear it out. The durable
+offset vouches for one file only, that with this inode and time of birth: a copy of a log may have been taken before the
+copy of its page, and lack what that calls durable.
 
 docs/format.md has the layout.
 """
@@ -100,11 +100,11 @@ class Page:
     1. ``publish_end``: under the append lock, so that the end has one writer at a time.
     2. ``publish_group``: under the leader lock, so that the word changes each time. What both of these state as
        durable is true whenever it is written; the later one counts, which may state less: that costs somebody a sync.
-    3. ``publish_poison``: by anyone, at any time. Nothing else writes these bytes, so whoever publishes an end or a
-       group at the same moment erases nothing; a recovery makes a generation that they are not about.
+    3. ``publish_poison``: by anyone, at any time. Nothing else writes these bytes, so an end or a group that is
+       published at the same moment erases nothing; a recovery makes a generation that they are not about.
 
-    Invariant: whoever states an offset as durable knows every byte below it to be part of the chain of lines that
-    begins with the header of this very file: it validated them itself, or took over such a statement.
+    Invariant: a process that states an offset as durable knows every byte below it to be part of the chain of lines
+    that begins with the header of this very file: it validated them itself, or took over such a statement.
     """
 
     def __init__(self, path: str, generation: str, log: FileStatus) -> None:
@@ -261,7 +261,7 @@ class Page:
         return is_same and own.st_size >= PAGE_BYTES
 
     def close(self) -> None:
-        """Close it, in a forked child; elsewhere whoever lets go of it last does."""
+        """Close it, in a forked child; elsewhere the last reference to it does."""
         self._descriptor.close()
         for word in self.words:
             word.close()

@@ -97,7 +97,7 @@ class IntervalSyncer:
         try:
             entry.writer.wait_durable(entry.appended)
         except CheckpointError:
-            self._settle(entry)  # poisoned: whoever appends or flushes next is told
+            self._settle(entry)  # poisoned: the next append or flush raises
             raise
         except BaseException:  # a Ctrl-C, or no memory: still to be done
             with self._condition:

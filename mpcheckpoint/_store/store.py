@@ -80,7 +80,7 @@ class DirectoryLog:
         self._writer().sync(timeout_s)
 
     def finish(self) -> None:
-        """Sync what the ``interval`` setting has not synced yet, and cut off the padding behind the end."""
+        """Sync what the ``interval`` setting has not synced yet, and cut off the padding after the end."""
         process.interval.flush(self._paths.log)
         self._writer().release_padding()
 
