@@ -34,6 +34,7 @@ _MOST_PLACES = 8
 _SURROGATE = "the text holds a lone surrogate, which UTF-8 cannot hold: the name of a file, maybe"
 _FOR_SURROGATE = 'x.encode("utf-8", "backslashreplace").decode()'
 
+_tuple_new = tuple.__new__  # as in ``frame``
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 decode_event = msgspec.json.Decoder().decode
@@ -206,7 +207,7 @@ def encode_payload(object_key: object, event: object, record_id: object = None) 
                 and (len(event_json) <= MAX_DIGITS or not may_hold_long_integer(event_json))
             )
             if is_kept and len(key_json) + len(event_json) + len(meta) <= _PLAINLY_SMALL_BYTES:
-                return Payload(key_json, event_json, meta)
+                return _tuple_new(Payload, (key_json, event_json, meta))
         except (msgspec.MsgspecError, ValueError):
             pass
     # Not simple, or refused: what follows says why.

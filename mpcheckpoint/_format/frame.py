@@ -59,6 +59,7 @@ class _Fields(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=Fa
     crc: str
 
 
+_tuple_new = tuple.__new__  # a NamedTuple is made by a function in Python, which an append is spared
 _decode = msgspec.json.Decoder().decode
 _decode_fields = msgspec.json.Decoder(_Fields).decode
 
@@ -140,7 +141,7 @@ def encode_batch(
         body = b'["%08x%b' % (LENGTH_END + len(rest) + CLOSING_BYTES, rest)
         crc = crc32(body, crc32(closed, crc))
         data = b'%b"%08x"]\n' % (body, crc)
-        return data, EndState(end.offset + len(data), crc, stamp_us)
+        return data, _tuple_new(EndState, (end.offset + len(data), crc, stamp_us))
     numbers = b"%d,%d" % (stamp_us, durable)
     same_bytes = LENGTH_END + len(b'",,,,,,') + len(numbers) + CLOSING_BYTES
     parts: list[bytes] = []

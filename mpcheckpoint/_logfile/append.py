@@ -48,7 +48,7 @@ logger = logging.getLogger("mpcheckpoint")
 class LogWriter:
     """Append to one log, with every thread of this process and every other process.
 
-    The locking rules are those of AppendLock and GroupCommit. User code never runs inside.
+    The locking rules are those of AppendLock and GroupCommit.
     """
 
     def __init__(self, paths: LogPaths) -> None:
@@ -85,7 +85,10 @@ class LogWriter:
 
         def under_lock(log: OpenLog | None) -> Appended:
             log = log or self.opened()
-            self.establish(log)
+            try:
+                log.find_end()
+            except OSError as error:
+                raise self._not_established(log, error) from error
             found = guard() if guard is not None else None
             # A record that was found may be visible and not yet durable: what the log holds now is to be covered.
             try:
@@ -99,6 +102,7 @@ class LogWriter:
 
         if guard is not None or not self.lock.is_entered or not self._queue.takes(payloads):
             return self.exclusive(timeout_s, under_lock)
+        self.lock.refuse_reentry()  # before the queue, which the outer append of this very thread would serve
         return self._append_queued(self._queue.join(payloads), timeout_s, under_lock)
 
     def _append_queued(
@@ -115,15 +119,14 @@ class LogWriter:
 
         try:
             return self.exclusive(timeout_s, act, written_by_another)
-        except LockTimeoutError:
+        except BaseException as error:
             if self._queue.leave(queued):
                 raise
-            return self.exclusive(timeout_s, act, written_by_another)  # it is just being written
-        except KeyboardInterrupt as error:
-            if not self._queue.leave(queued):
+            if isinstance(error, LockTimeoutError):  # it is just being written
+                return self.exclusive(timeout_s, act, written_by_another)
+            if not isinstance(error, CheckpointError):
                 error.add_note(
-                    f"mpcheckpoint: another thread may have written the record to {self.paths.log}; it may not be "
-                    "durable"
+                    f"mpcheckpoint: the record may have been written to {self.paths.log} by another thread"
                 )
             raise
 
@@ -155,14 +158,14 @@ class LogWriter:
         except BaseException as error:  # a Ctrl-C: the record stays, and the code that catches it should know
             error.add_note(f"mpcheckpoint: the record at {position} was written; it may not be durable")
             raise
-        if is_replaced:
-            return find_in_successor(self.paths, position)
-        return position
+        return find_in_successor(self.paths, position) if is_replaced else position
 
     def position_of(self, appended: Appended) -> Position:
         """Return the position right after the record that was appended, or found."""
         offset, _, stamp_us = appended.end
-        return appended.found or Position(self.paths.log_key, appended.log.generation, offset, stamp_us)
+        return appended.found or Position(
+            self.paths.log_key, appended.log.end.header.generation, offset, stamp_us
+        )
 
     # --- the lock, and the log that stands there under it -----------------------------------------------------
 
@@ -251,9 +254,7 @@ class LogWriter:
         return self.log
 
     def establish(self, log: OpenLog) -> Repair | None:
-        """Find where the log ends, so that appends can go on after it; return what was cut off, if anything.
-
-        Requires: the append lock.
+        """Find where the log ends; return what was cut off, if anything. Requires: the append lock.
 
         Raises:
             CorruptLogError, PoisonedLogError, WriteFailedError: nothing was appended.
@@ -261,11 +262,14 @@ class LogWriter:
         try:
             return log.find_end()
         except OSError as error:
-            if isinstance(error, CheckpointError):
-                raise
-            if log.file.is_poisoned:
-                raise self.poison.refusal(error.strerror or str(error)) from error
-            raise typed(error, doing="preparing to append to", path=self.paths.log) from error
+            raise self._not_established(log, error) from error
+
+    def _not_established(self, log: OpenLog, error: OSError) -> CheckpointError:
+        if isinstance(error, CheckpointError):
+            return error
+        if log.file.is_poisoned:
+            return self.poison.refusal(error.strerror or str(error))
+        return typed(error, doing="preparing to append to", path=self.paths.log)
 
     # --- durable ----------------------------------------------------------------------------------------------
 
@@ -311,10 +315,9 @@ class LogWriter:
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
         """
+        # If the log got another generation meanwhile, that holds the same records and was synced before it came there.
         covered = self._cover_all(timeout_s, None, tries=2)
         tell(covered.log.file)
-        # If the log got another generation meanwhile, that holds the same records and was synced before it
-        # was put there.
         return covered.end.offset
 
     def _cover_all(self, timeout_s: float | None, position: Position | None, *, tries: int) -> Appended:
@@ -322,9 +325,6 @@ class LogWriter:
 
         Args:
             tries: how often, where somebody closed its file.
-
-        Raises:
-            LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
         """
         while True:
             there = self.exclusive(timeout_s, self._as_it_is)

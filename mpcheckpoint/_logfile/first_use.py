@@ -1,8 +1,8 @@
 """The first append of a process to a log: from where on it validates the log, and how it makes that durable.
 
 A line states an offset as durable, so that much was on disk once. That is no proof that it stands in this file: a log
-that was copied or restored may have holes, and no reader gets to what is appended after a hole. So the first writer of a
-file validates all of it, once, and leaves in the page of hints how far that goes, for this file only. Later writers
+that was copied or restored may have holes, and no reader gets to what is appended after a hole. So the first writer of
+a file validates all of it, once, and leaves in the page of hints how far that goes, for this file only. Later writers
 validate what came since: opening does not depend on the length of the log.
 """
 

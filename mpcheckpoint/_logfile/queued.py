@@ -70,12 +70,16 @@ class AppendQueue:
         Raises:
             WriteFailedError: the batch was not written. The others are left to their own threads.
         """
-        taken = self._take()
         ends: list[EndState] = []
+        if not self._queue:
+            log.append([payloads], ends)
+            self.written += 1
+            return ends[0]
+        taken = self._take()
         try:
             log.append([payloads, *[each.payloads for each in taken]], ends)
         except OSError as error:
-            if not taken or log.file.is_lost_by(error):
+            if log.file.is_lost_by(error):
                 raise
         finally:
             is_written = bool(ends) and log.end.state is ends[-1]
