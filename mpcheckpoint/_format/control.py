@@ -10,9 +10,9 @@ import msgspec
 from mpcheckpoint._format.frame import (
     FORMAT_NAME,
     FORMAT_VERSION,
-    Damage,
     EndState,
     Line,
+    Mismatch,
     Payload,
     encode_line,
     parse_line,
@@ -138,7 +138,7 @@ def note_of(line: Line) -> Note:
     return Note(fields.pop("control"), {name: value for name, value in fields.items() if name != "ignorable"})
 
 
-def parse_header(data: bytes) -> Header | UnknownVersion | Damage:
+def parse_header(data: bytes) -> Header | UnknownVersion | Mismatch:
     """Return the header of the log that begins with ``data``.
 
     The version is read first, by JSON alone, so that a newer format is recognized even if its framing differs.
@@ -149,20 +149,20 @@ def parse_header(data: bytes) -> Header | UnknownVersion | Damage:
         return UnknownVersion(version)
     length = stated_length(data, 0)
     if length is None or newline != length - 1:
-        return Damage(0, "the header line of a log", repr(data[:24]))
+        return Mismatch(0, "the header line of a log", repr(data[:24]))
     line = parse_line(data, 0, length, base=0, crc=0)
     if isinstance(line, str):
-        return Damage(0, "a header that its crc vouches for", line)
+        return Mismatch(0, "a header that its crc vouches for", line)
     try:
         event = _decode_header(line.event)
     except msgspec.MsgspecError as error:
-        return Damage(0, "the header of a log", str(error))
+        return Mismatch(0, "the header of a log", str(error))
     if line.object_key is not None or line.more or event.control != "header" or event.format != FORMAT_NAME:
-        return Damage(0, f"the header of a log of format {FORMAT_NAME}", f"a line of {event.format!r}")
+        return Mismatch(0, f"the header of a log of format {FORMAT_NAME}", f"a line of {event.format!r}")
     # They become parts of positions and of the names of quarantine files.
     for generation in (event.generation, *event.previous):
         if not _GENERATION.fullmatch(generation):
-            return Damage(0, "generations of 32 hex digits", repr(generation[:40]))
+            return Mismatch(0, "generations of 32 hex digits", repr(generation[:40]))
     return Header(
         event.log_key,
         event.generation,

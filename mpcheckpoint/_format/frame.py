@@ -90,7 +90,7 @@ class EndState(NamedTuple):
     stamp_us: int
 
 
-class Damage(NamedTuple):
+class Mismatch(NamedTuple):
     """Where bytes stop being lines, and why. The caller judges whether that is torn or corrupt."""
 
     offset: int

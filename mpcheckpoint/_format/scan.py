@@ -11,9 +11,9 @@ from mpcheckpoint._format.columns import Lines, parse_lines
 from mpcheckpoint._format.frame import (
     MAX_BATCH_BYTES,
     PADDING,
-    Damage,
     EndState,
     Line,
+    Mismatch,
     parse_line,
     running_crc,
     stated_length,
@@ -47,7 +47,7 @@ class Scan(NamedTuple):
     lines: Sequence[Line]
     end: EndState
     stop: Stop
-    damage: Damage | None
+    damage: Mismatch | None
     broken_at: int
     broken_crc: int
 
@@ -108,7 +108,7 @@ class _State:
         self.position = last.end - self.base
         self.crc, self.stamp_us = running_crc(last.stored_crc), last.stamp_us
 
-    def take(self, line: Line) -> Damage | None:
+    def take(self, line: Line) -> Mismatch | None:
         """Take ``line``, or return why it cannot stand here."""
         damage = _out_of_order(line, self.batch, self.stamp_us)
         if damage is not None:
@@ -123,7 +123,7 @@ class _State:
             self.batch = []
         return None
 
-    def result(self, stop: Stop, damage: Damage | None) -> Scan:
+    def result(self, stop: Stop, damage: Mismatch | None) -> Scan:
         """Return what was found."""
         lines = [*self.columns, *self.applied] if self.applied else self.columns
         return Scan(lines, self.end, stop, damage, self.base + self.position, self.crc)
@@ -151,7 +151,7 @@ def _whole_batches(lines: Lines, stamp_us: int) -> int | None:
     return start
 
 
-def _next_line(data: bytes, start: int, *, base: int, crc: int) -> Line | Damage | Stop:
+def _next_line(data: bytes, start: int, *, base: int, crc: int) -> Line | Mismatch | Stop:
     length = stated_length(data, start)
     if length is None:
         return _no_line_starts(data, start, base)
@@ -160,48 +160,50 @@ def _next_line(data: bytes, start: int, *, base: int, crc: int) -> Line | Damage
     if newline < 0:
         if stop > len(data):
             return Stop.INCOMPLETE
-        return Damage(base + start, f"a newline after {length} bytes", "none")
+        return Mismatch(base + start, f"a newline after {length} bytes", "none")
     if newline != stop - 1:
-        return Damage(base + start, f"a line of {length} bytes", f"a newline after {newline - start + 1}")
+        return Mismatch(base + start, f"a line of {length} bytes", f"a newline after {newline - start + 1}")
     line = parse_line(data, start, stop, base=base, crc=crc)
-    return Damage(base + start, "a line that its crc vouches for", line) if isinstance(line, str) else line
+    return Mismatch(base + start, "a line that its crc vouches for", line) if isinstance(line, str) else line
 
 
-def _no_line_starts(data: bytes, start: int, base: int) -> Damage | Stop:
+def _no_line_starts(data: bytes, start: int, base: int) -> Mismatch | Stop:
     rest = data[start : start + 10]
     if rest[:1] == PADDING:
         if data.count(PADDING, start) == len(data) - start:
             return Stop.PADDING
-        return Damage(base + start, "a line, or padding to the end of the file", "newlines, then other bytes")
+        return Mismatch(
+            base + start, "a line, or padding to the end of the file", "newlines, then other bytes"
+        )
     if len(rest) < 10 and _may_open_line(rest):
         return Stop.INCOMPLETE
-    return Damage(base + start, "the start of a line", repr(rest))
+    return Mismatch(base + start, "the start of a line", repr(rest))
 
 
 def _may_open_line(rest: bytes) -> bool:
     return b'["'.startswith(rest[:2]) and all(byte in b"0123456789abcdef" for byte in rest[2:])
 
 
-def _out_of_order(line: Line, batch: Sequence[Line], stamp_us: int) -> Damage | None:
+def _out_of_order(line: Line, batch: Sequence[Line], stamp_us: int) -> Mismatch | None:
     if batch:
         first, before = batch[0], batch[-1]
         if line.more != before.more - 1 or line.stamp_us != before.stamp_us:
-            return Damage(
+            return Mismatch(
                 line.offset,
                 f"the next line of its batch, more {before.more - 1} at stamp {before.stamp_us}",
                 f"more {line.more} at stamp {line.stamp_us}",
             )
         if line.end - first.offset > MAX_BATCH_BYTES:
-            return Damage(line.offset, f"a batch of at most {MAX_BATCH_BYTES} bytes", "a longer one")
+            return Mismatch(line.offset, f"a batch of at most {MAX_BATCH_BYTES} bytes", "a longer one")
     elif line.stamp_us <= stamp_us:
-        return Damage(line.offset, f"a stamp above {stamp_us}", f"stamp {line.stamp_us}")
+        return Mismatch(line.offset, f"a stamp above {stamp_us}", f"stamp {line.stamp_us}")
     return None
 
 
-def _stopped(batch: Sequence[Line], end: EndState, why: Damage | Stop) -> tuple[Stop, Damage | None]:
-    if isinstance(why, Damage):
+def _stopped(batch: Sequence[Line], end: EndState, why: Mismatch | Stop) -> tuple[Stop, Mismatch | None]:
+    if isinstance(why, Mismatch):
         return Stop.DAMAGED, why._replace(offset=end.offset)
     if why is Stop.PADDING and batch:
         found = f"padding where {batch[-1].more} lines of a batch are missing"
-        return Stop.DAMAGED, Damage(end.offset, "a whole batch", found)
+        return Stop.DAMAGED, Mismatch(end.offset, "a whole batch", found)
     return why, None

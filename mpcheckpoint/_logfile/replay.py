@@ -9,8 +9,8 @@ from mpcheckpoint._format.frame import (
     CLOSING_BYTES,
     MAX_BATCH_BYTES,
     MAX_LINE_BYTES,
-    Damage,
     EndState,
+    Mismatch,
     running_crc,
 )
 from mpcheckpoint._format.scan import Scan, Stop, scan
@@ -54,7 +54,7 @@ def replay(
             end = result.end
             size = CHUNK_BYTES
         elif size >= _LARGEST_READ_BYTES:
-            damage = Damage(end.offset, f"a batch of at most {MAX_BATCH_BYTES} bytes", "no end of it")
+            damage = Mismatch(end.offset, f"a batch of at most {MAX_BATCH_BYTES} bytes", "no end of it")
             yield result._replace(stop=Stop.DAMAGED, damage=damage)
             return
         else:
@@ -77,9 +77,9 @@ def is_chain(fd: int, start: EndState, end: EndState) -> bool:
 
 def _settled(read: Read, result: Scan, read_to: int) -> Scan:
     if result.stop is Stop.INCOMPLETE:
-        damage = Damage(result.end.offset, "a whole line or batch", "the end of the file")
+        damage = Mismatch(result.end.offset, "a whole line or batch", "the end of the file")
         return result._replace(damage=damage)
     if result.stop is Stop.PADDING and not is_padding_from(read, read_to):
-        damage = Damage(result.end.offset, "padding to the end of the file", "newlines, then other bytes")
+        damage = Mismatch(result.end.offset, "padding to the end of the file", "newlines, then other bytes")
         return result._replace(stop=Stop.DAMAGED, damage=damage)
     return result

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.frame import MAX_LINE_BYTES, Damage
+from mpcheckpoint._format.frame import MAX_LINE_BYTES, Mismatch
 from mpcheckpoint._format.resync import lines_after_damage
 from mpcheckpoint._logfile.file_bytes import CHUNK_BYTES
 from mpcheckpoint.errors import CorruptLogError
@@ -32,7 +32,7 @@ SHIFT_BYTES = 1 << 50
 class Broken(NamedTuple):
     """Where the chain of lines breaks: the damage, and the place and running CRC after the last valid line."""
 
-    damage: Damage
+    damage: Mismatch
     at: int
     crc: int
 

@@ -22,9 +22,9 @@ from mpcheckpoint._format.frame import (
     CLOSING_BYTES,
     MAX_LINE_BYTES,
     PADDING,
-    Damage,
     EndState,
     Line,
+    Mismatch,
     closing,
     parse_line,
     running_crc,
@@ -82,7 +82,7 @@ class Gap(NamedTuple):
             with the next batches.
     """
 
-    damage: Damage
+    damage: Mismatch
     stop: int
     is_last: bool
     is_in_batch: bool
@@ -176,7 +176,7 @@ class Walk:
         """Read the header, or find where the lines after it begin."""
         data = system.read_at(self._fd, MAX_HEADER_BYTES, 0)
         header = parse_header(data)
-        if isinstance(header, Damage):
+        if isinstance(header, Mismatch):
             resumption = self._resumption(Broken(header, 0, 0), 0)
             if resumption is not None and resumption.closing:
                 whole = data[: resumption.at - CLOSING_BYTES] + resumption.closing
@@ -232,7 +232,7 @@ class Walk:
 
     # --- damage -------------------------------------------------------------------------------------------------
 
-    def _gap(self, damage: Damage, resumption: _Resumption | None, *, is_in_batch: bool) -> Gap:
+    def _gap(self, damage: Mismatch, resumption: _Resumption | None, *, is_in_batch: bool) -> Gap:
         if resumption is None:
             size = system.size_of(self._fd)
             self.read_to = max(self.read_to, size)

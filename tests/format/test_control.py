@@ -24,7 +24,7 @@ from mpcheckpoint._format.control import (
     note_payload,
     parse_header,
 )
-from mpcheckpoint._format.frame import Damage, Line, Payload, encode_line, parse_line
+from mpcheckpoint._format.frame import Line, Mismatch, Payload, encode_line, parse_line
 from mpcheckpoint.errors import CheckpointError, CorruptLogError
 from mpcheckpoint.log import handle_of
 from support import log_bytes
@@ -79,7 +79,7 @@ def test_header_of_any_log_key_comes_back_as_written(
 def test_header_cut_anywhere_is_damage() -> None:
     data = write()
     for size in range(len(data)):
-        assert isinstance(parse_header(data[:size]), Damage)
+        assert isinstance(parse_header(data[:size]), Mismatch)
 
 
 @pytest.mark.guarantee(6)
@@ -90,7 +90,7 @@ def test_header_with_any_bit_flipped_is_damage_or_another_version() -> None:
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         found = parse_header(bytes(flipped))
-        assert isinstance(found, Damage) or bit // 8 == version_digit
+        assert isinstance(found, Mismatch) or bit // 8 == version_digit
         assert not isinstance(found, Header)
 
 
@@ -98,7 +98,7 @@ def test_header_with_any_bit_flipped_is_damage_or_another_version() -> None:
 def test_header_of_another_version_is_named_as_such(version: object) -> None:
     found = parse_header(forge(header_event(version=version)))
 
-    assert found == UnknownVersion(version) or (version is None and isinstance(found, Damage))
+    assert found == UnknownVersion(version) or (version is None and isinstance(found, Mismatch))
 
 
 def test_header_of_a_version_framed_in_another_way_is_named_as_such() -> None:
@@ -132,7 +132,7 @@ def test_header_of_a_version_framed_in_another_way_is_named_as_such() -> None:
 def test_header_that_is_none_is_damage_at_the_start(data: bytes) -> None:
     found = parse_header(data)
 
-    assert isinstance(found, Damage)
+    assert isinstance(found, Mismatch)
     assert found.offset == 0
 
 

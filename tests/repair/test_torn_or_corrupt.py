@@ -10,7 +10,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.frame import Damage
+from mpcheckpoint._format.frame import Mismatch
 from mpcheckpoint._logfile import read as reader_module
 from mpcheckpoint._logfile.torn_or_corrupt import Broken, vouched_offset
 from mpcheckpoint.errors import CorruptLogError
@@ -134,7 +134,7 @@ def test_torn_end_of_megabytes_is_read_in_steps_that_grow(store: Path, log: Log,
     descriptor = system.open_file(str(log_file(store)))
     reads = faults.watch("read_at", on=LOG)
 
-    broken = Broken(Damage(end, "a line", "zeros"), end, 0)
+    broken = Broken(Mismatch(end, "a line", "zeros"), end, 0)
 
     assert vouched_offset(descriptor.fd, broken, above=end) == 0
     assert reads.seen < 12  # whatever was read already is gone through again at each
