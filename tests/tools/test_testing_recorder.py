@@ -124,7 +124,8 @@ def test_append_that_was_not_written_is_refused(
 def test_append_that_got_no_lock_is_refused(
     recorder: HistoryRecorder, histories: Path, faults: Faults
 ) -> None:
-    faults.act("lock", lambda *_: False)
+    for name in ("try_lock", "lock"):
+        faults.act(name, lambda *_: False)
     with pytest.raises(LockTimeoutError):
         recorder.append("x", 2)
     assert only(histories).outcome == "refused"
