@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.near_end import Rest
@@ -42,8 +42,8 @@ class Reader(Protocol):
 
     given: int
 
-    def poll(self) -> Iterator[Chunk]:
-        """Yield what became visible since the last call, oldest first; at the first call the whole log.
+    def poll(self) -> Iterable[Chunk]:
+        """Return what became visible since the last call, oldest first; at the first call the whole log.
 
         What was visible at the call is yielded; what became so meanwhile may be. Each record comes once,
         in the order of the log, and a batch is never in part, nor divided over two chunks. No chunk is empty: where

@@ -135,6 +135,10 @@ def open_source(path: str) -> Descriptor:
 read_next = os.read
 
 
+# Return up to ``size`` bytes from an offset of an open file; perhaps fewer than there are.
+read_once = os.pread
+
+
 def read_at(fd: int, size: int, offset: int) -> bytes:
     """Return up to ``size`` bytes from ``offset``; fewer only at the end of the file."""
     data = os.pread(fd, size, offset)

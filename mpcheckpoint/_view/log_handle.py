@@ -56,7 +56,7 @@ class LogHandle:
         Raises:
             ClosedError, ReadOnlyError, LogNotOpenError
         """
-        return self.store.stored_for_writing(self.log_key)
+        return self.store.opened_for_writing(self.log_key)
 
     def append(
         self,
@@ -67,7 +67,7 @@ class LogHandle:
         durability: str | None,
     ) -> Position:
         """See ``Log.append``."""
-        stored = self.store.stored_for_writing(self.log_key)
+        stored = self.store.opened_for_writing(self.log_key)
         if expected_count is None and record_id is None and durability is None:
             return stored.append(
                 [encode_payload(object_key, event)],
@@ -81,17 +81,15 @@ class LogHandle:
         payload = encode_payload(object_key, event, record_id)
         if expected_count is None and record_id is None:
             return self._append(stored, [payload], None, durability)
-        self._catch_up()  # outside the lock, so that only the rest is read inside
+        self.query(_nothing)  # outside the lock, so that only the rest is read inside
 
-        def guard() -> Position | None:
-            with self.store.mutex.guard():
-                view = self.store.refresh_log(self.log_key)
-                found = view.position_of_id(object_key, record_id) if record_id is not None else None
-                if found is None and expected_count is not None:
-                    _require_count(view, object_key, expected_count)
-                return found
+        def judge(view: LogView) -> Position | None:
+            found = view.position_of_id(object_key, record_id) if record_id is not None else None
+            if found is None and expected_count is not None:
+                _require_count(view, object_key, expected_count)
+            return found
 
-        return self._append(stored, [payload], guard, durability)
+        return self._append(stored, [payload], lambda: self.query(judge), durability)
 
     def append_many(
         self, records: Iterable[tuple[str, object]], durability: str | None = None
@@ -109,7 +107,7 @@ class LogHandle:
         ``judge`` must neither wait nor call back into the store.
         """
         stored = self.for_writing()
-        self._catch_up()
+        self.query(_nothing)
         return self._append(stored, payloads, lambda: self.query(judge), durability)
 
     def append_guarded(self, payloads: list[Payload], guard: Callable[[], None]) -> Position:
@@ -155,25 +153,20 @@ class LogHandle:
             guard=guard,
         )
 
-    def _catch_up(self) -> None:
-        with self.store.mutex.guard():
-            self.store.refresh_log(self.log_key)
-
     # --- read -------------------------------------------------------------------------------------------------
 
     def query(self, judge: Callable[[LogView], T]) -> T:
         """Return what ``judge`` makes of this log's view, brought up to date."""
-        self.store.opened(self.log_key)
-        with self.store.mutex.guard():
-            return judge(self.store.refresh_log(self.log_key))
+        return self.store.query(self.log_key, judge)
 
     def raw_events(self, object_key: str) -> list[bytes]:
         """Return the events of an object, undecoded, as they are now."""
-        encode_key(object_key)
-        store = self.store
-        store.opened(self.log_key)
-        with store.mutex.guard():
-            return store.refresh_log(self.log_key).held.events_of(object_key)
+        if type(object_key) is not str:
+            encode_key(object_key)
+        events = self.store.events_in(self.log_key, object_key)
+        if not events:
+            encode_key(object_key)  # what is no key is not in the log either
+        return events
 
     def count(self, object_key: str) -> int:
         """See ``Log.count``."""
@@ -241,6 +234,10 @@ class LogHandle:
 
 def _reopen(settings: Settings, log_key: str) -> LogHandle:
     return LogHandle(StoreHandle(settings), log_key)
+
+
+def _nothing(view: LogView) -> None:
+    """Judge nothing: the view was brought up to date."""
 
 
 def _require_count(view: LogView, object_key: str, expected: int) -> None:

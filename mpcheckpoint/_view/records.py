@@ -111,11 +111,14 @@ class Records:
         return () if known is None else (known,) if isinstance(known, int) else known
 
     def events_of(self, object_key: str) -> list[bytes]:
-        """Return an object's events, undecoded, in order. In few steps: each read asks."""
+        """Return an object's events, undecoded, in order. Few calls: each read asks."""
         known = self.objects.get(object_key)
         if known is None:
             return []
-        return [self.event(known)] if isinstance(known, int) else [self.event(number) for number in known]
+        events, ends = self._events, self._ends
+        if isinstance(known, int):
+            return [bytes(events[ends[known - 1] if known else 0 : ends[known]])]
+        return [bytes(events[ends[number - 1] if number else 0 : ends[number]]) for number in known]
 
     def cut(self) -> Cut:
         """Return what is here now, frozen: what is added later is not in it."""
@@ -129,11 +132,6 @@ class Records:
     def stamp_us(self, number: int) -> int:
         """Return the stamp of a record."""
         return self._run_stamps[bisect_right(self._run_starts, number) - 1]
-
-    def more(self, number: int) -> int:
-        """Return how many lines of its batch follow a record."""
-        run = bisect_right(self._run_starts, number) - 1
-        return self._run_mores[run] - (number - self._run_starts[run])
 
     def entry(self, number: int) -> RawEvent:
         """Return a record. Its ``end`` is that of the run before where more of its own follows: reading can only begin

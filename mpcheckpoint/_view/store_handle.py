@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mpcheckpoint._logfile.mutex import Mutex
 from mpcheckpoint._logfile.paths import store_directory
@@ -15,11 +15,13 @@ from mpcheckpoint._view.view import LogView, merged, ordered_object_keys
 from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mpcheckpoint._store.protocol import Reader, Store, StoredLog
     from mpcheckpoint._view.records import Cut, Records
 
+
+T = TypeVar("T")
 
 _MOST_PASSES = 16
 
@@ -41,7 +43,7 @@ class Settings(NamedTuple):
 
 
 class LogState(NamedTuple):
-    """One log in one handle: where it is stored, how far it was read, and what that gave."""
+    """One log in one handle: where it is stored, how far it was read, and what came of that."""
 
     stored: StoredLog
     reader: Reader
@@ -70,7 +72,7 @@ class StoreHandle:
         self.mutex = Mutex(f"the view of {settings.path}")
         self._states: dict[str, LogState] = {}
         # What the view of each of them holds.
-        self._held: dict[str, Records] = {}
+        self._records: dict[str, Records] = {}
         # Of those whose figures were asked for. Not taken from the views: those hold every event in memory.
         self._statistics: dict[str, Statistics] = {}
         self._token: object | None = None
@@ -78,6 +80,7 @@ class StoreHandle:
         self._scope: set[str] | None = None if settings.log_keys is None else set()
         self._open_keys: dict[str, None] = {}
         self._is_closed = False
+        self._pid = os.getpid()
         process.register(self)
         for log_key in settings.log_keys or ():
             self.open(log_key)
@@ -121,16 +124,20 @@ class StoreHandle:
             )
         return self._states[log_key].stored
 
-    def stored_for_writing(self, log_key: str) -> StoredLog:
+    def opened_for_writing(self, log_key: str) -> StoredLog:
         """Return a log that this handle has open and may write to. Few calls: each append asks.
 
         Raises:
             ClosedError, ReadOnlyError, LogNotOpenError
         """
-        if self._is_closed or self.settings.read_only or log_key not in self._open_keys:
+        if (
+            self._is_closed
+            or self.settings.read_only
+            or log_key not in self._open_keys
+            or self._pid != os.getpid()
+        ):
             self.require_writable()
             return self.opened(log_key)
-        process.notice_fork()
         return self._states[log_key].stored
 
     def open_keys(self) -> list[str]:
@@ -142,31 +149,25 @@ class StoreHandle:
         self.require_open()
         return self._store.log_keys()
 
-    # --- freshness: the one place where a handle learns of news -----------------------------------------------
+    # --- one log, brought up to date --------------------------------------------------------------------------
 
-    def refresh(self) -> dict[str, Records]:
-        """Bring the views of all logs in scope up to date and return what they hold: to be looked at under ``mutex``.
+    def events_in(self, log_key: str, object_key: str) -> list[bytes]:
+        """Return the events of an object in one log, undecoded. Few calls: each read asks."""
+        if self._is_closed or log_key not in self._open_keys or self._pid != os.getpid():
+            self.opened(log_key)
+        mutex = self.mutex
+        if mutex.lock._is_owned():
+            mutex.refuse_reentry()
+        with mutex.lock:
+            self._refresh((self._states[log_key],))
+            return self._records[log_key].events_of(object_key)
 
-        Requires: ``mutex``.
-
-        The logs are read one after the other, so an effect in one can be seen whose cause came to another behind our
-        back. A pass over all of them that finds nothing new is a cut without that; under writers that never pause
-        for so long, the last of a few passes has to do.
-
-        Raises:
-            CorruptLogError: and the views stay as far as they were read.
-        """
-        for _ in range(_MOST_PASSES):
-            self._discover()
-            states = list(self._states.values())
-            if not self._refresh(states) or len(states) < 2:
-                break
-        return self._held
-
-    def refresh_log(self, log_key: str) -> LogView:
-        """Bring the view of one log up to date and return it. Requires: ``mutex``."""
-        self._refresh((self._states[log_key],))
-        return self._states[log_key].view
+    def query(self, log_key: str, judge: Callable[[LogView], T]) -> T:
+        """Return what ``judge`` makes of a log's view."""
+        self.opened(log_key)
+        with self.mutex.guard():
+            self._refresh((self._states[log_key],))
+            return judge(self._states[log_key].view)
 
     def statistics(self, log_key: str) -> Statistics:
         """Return the figures of one log, brought up to date. Requires: ``mutex``."""
@@ -175,20 +176,6 @@ class StoreHandle:
             statistics = self._statistics[log_key] = Statistics(self._states[log_key].stored)
         statistics.refresh()
         return statistics
-
-    def _refresh(self, states: Iterable[LogState]) -> bool:
-        """Take in what is new in these logs; return whether there was anything. In few steps: each read asks."""
-        is_news = False
-        for stored, reader, view in states:
-            if reader.given != view.applied:
-                # A signal handler raised (a Ctrl-C, or our own ReentrancyError) when the reader had gone on and the
-                # view had not: read anew.
-                _, reader, view = self._begin(stored)  # noqa: PLW2901
-            for chunk in reader.poll():
-                view.apply(chunk)
-                self._held[view.log_key] = view.held
-                is_news = True
-        return is_news
 
     def _discover(self) -> None:
         if self._scope is not None:
@@ -207,7 +194,7 @@ class StoreHandle:
     def _begin(self, stored: StoredLog) -> LogState:
         """Have a log read from its start."""
         state = self._states[stored.log_key] = LogState(stored, stored.reader(), LogView(stored.log_key))
-        self._held[stored.log_key] = state.view.held
+        self._records[stored.log_key] = state.view.records
         return state
 
     def discovered(self) -> Iterable[StoredLog]:
@@ -217,25 +204,58 @@ class StoreHandle:
             self._discover()
             return [state.stored for state in self._states.values()]
 
-    # --- the merged view --------------------------------------------------------------------------------------
+    # --- all logs, brought up to date -------------------------------------------------------------------------
+
+    def _refreshed(self) -> dict[str, Records]:
+        """Bring the views of all logs in scope up to date and return their records.
+
+        Requires: ``mutex``.
+
+        The logs are read one after the other, so an effect in one may be seen without its cause, which came to another
+        one after that was read. A pass over all of them that finds nothing new is a cut without this. If writers never
+        pause for that long, the last of a few passes has to do.
+
+        Raises:
+            CorruptLogError: and the views stay as far as they were read.
+        """
+        for _ in range(_MOST_PASSES):
+            self._discover()
+            states = list(self._states.values())
+            if not self._refresh(states) or len(states) < 2:
+                break
+        return self._records
+
+    def _refresh(self, states: Iterable[LogState]) -> bool:
+        """Read what is new in these logs; return whether there was anything. Few calls: each read asks."""
+        is_new = False
+        for stored, reader, view in states:
+            if reader.given != view.applied:
+                # A signal handler raised (a Ctrl-C, or our own ReentrancyError) when the reader had moved on and the
+                # view had not: read anew.
+                _, reader, view = self._begin(stored)  # noqa: PLW2901
+            for chunk in reader.poll():
+                view.apply(chunk)
+                self._records[view.log_key] = view.records
+                is_new = True
+        return is_new
 
     def events(self, object_key: str) -> list[bytes]:
         """Return the events of an object over all logs, undecoded, in the merged order."""
         self.require_open()
         with self.mutex.guard():
-            return merged(self.refresh(), object_key)
+            return merged(self._refreshed(), object_key)
 
     def has(self, object_key: str) -> bool:
         """Return whether a log holds a record of an object."""
         self.require_open()
         with self.mutex.guard():
-            return any(object_key in log.objects for log in self.refresh().values())
+            return any(object_key in log.objects for log in self._refreshed().values())
 
     def object_count(self) -> int:
         """Return how many objects the logs hold records of."""
         self.require_open()
         with self.mutex.guard():
-            logs = self.refresh()
+            logs = self._refreshed()
             if len(logs) == 1:
                 return sum(len(log.objects) for log in logs.values())
             return len(set().union(*(log.objects for log in logs.values())))
@@ -244,13 +264,13 @@ class StoreHandle:
         """Return the keys of all objects, in the merged order of their first records."""
         self.require_open()
         with self.mutex.guard():
-            return ordered_object_keys(self.refresh())
+            return ordered_object_keys(self._refreshed())
 
     def cuts(self) -> dict[str, Cut]:
         """Return what each log holds now, frozen: one refreshed cut."""
         self.require_open()
         with self.mutex.guard():
-            return {log_key: log.cut() for log_key, log in self.refresh().items()}
+            return {log_key: log.cut() for log_key, log in self._refreshed().items()}
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -285,7 +305,7 @@ class StoreHandle:
                 for state in self._states.values():
                     state.reader.release()
                 self._drop_statistics()
-                self._states, self._held = {}, {}
+                self._states, self._records = {}, {}
 
     def reset_after_fork(self) -> None:
         """In a forked child: a view that no thread was changing is kept, any other is read anew."""
@@ -296,6 +316,7 @@ class StoreHandle:
             if not is_whole:
                 self._begin(state.stored)
         self._drop_statistics()
+        self._pid = os.getpid()
 
     def _drop_statistics(self) -> None:
         for statistics in self._statistics.values():

@@ -54,7 +54,7 @@ class LogView:
     def __init__(self, log_key: str) -> None:
         self.log_key = log_key
         self.generation = ""
-        self.held = Records()
+        self.records = Records()
         self.applied = 0
         self._ids: dict[tuple[str, str], int] = {}
         self._claims: dict[str, str] = {}
@@ -67,14 +67,14 @@ class LogView:
         """Take in what a reader found new."""
         if chunk.is_reset:
             # Another one, not this one emptied: a snapshot may share it.
-            self.held, self._ids = Records(), {}
+            self.records, self._ids = Records(), {}
             self._claims, self._notes = {}, {}
             self.map_notes, self.memo = [], {}
         self.generation = chunk.generation
         lines = Lines.of(chunk.lines)
         if lines.metas is not None:
-            self._apply_ids(lines.object_keys, lines.metas, self.held.count)
-        self.held.add(lines)
+            self._apply_ids(lines.object_keys, lines.metas, self.records.count)
+        self.records.add(lines)
         for note in chunk.notes:
             self._apply_note(note)
         self.applied += 1
@@ -102,11 +102,11 @@ class LogView:
 
     def entries(self, object_key: str) -> RawEvents:
         """Return the entries of an object, in file order."""
-        return RawEvents(self.held, self.held.numbers_of(object_key))
+        return RawEvents(self.records, self.records.numbers_of(object_key))
 
     def object_keys(self) -> Iterable[str]:
         """Return the objects this log knows, in the order of their first entries."""
-        return self.held.objects.keys()
+        return self.records.objects.keys()
 
     def claim_of(self, object_key: str) -> str | None:
         """Return the worker that claimed an object last and has not given it back; it may be dead."""
@@ -127,7 +127,7 @@ class LogView:
     def position_of_id(self, object_key: str, record_id: str) -> Position | None:
         """Return the place behind the first record of that id for that object, or None."""
         number = self._ids.get((object_key, record_id))
-        return self.position_of(self.held.entry(number)) if number is not None else None
+        return self.position_of(self.records.entry(number)) if number is not None else None
 
 
 def merged(logs: Mapping[str, Records] | Mapping[str, Cut], object_key: str) -> list[bytes]:

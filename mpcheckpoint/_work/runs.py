@@ -104,7 +104,7 @@ def _joined(
 
 
 def _highest_recorded(view: LogView) -> int:
-    heads = (head_of(event) for key in view.object_keys() for event in view.held.events_of(key))
+    heads = (head_of(event) for key in view.object_keys() for event in view.records.events_of(key))
     return max((int(head.run) for head in heads if head is not None), default=0)
 
 
@@ -163,7 +163,7 @@ def is_done(view: LogView, object_key: str, rerun: str | None) -> bool:
     if not history.notes:
         return rerun is None and bool(view.entries(object_key))
     rule = history.rule(rerun)
-    heads = map(head_of, view.held.events_of(object_key))
+    heads = map(head_of, view.records.events_of(object_key))
     return any(head is not None and rule.counts(head) for head in heads)
 
 
@@ -222,7 +222,7 @@ def latest_outcomes(
         def look(
             view: LogView, some: list[str] = some
         ) -> list[tuple[str, bytes | None, RecordHead | None, bool]]:
-            events_of = view.held.events_of
+            events_of = view.records.events_of
             return [latest(object_key, events_of(object_key)) for object_key in some]
 
         yield from log.query(look)

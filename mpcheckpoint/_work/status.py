@@ -120,7 +120,7 @@ def has_moved_since(log: LogHandle, records: int) -> tuple[bool, int]:
 
     An item claimed less than a second ago does not count: another map may fail to start it, again and again.
     """
-    count = log.query(lambda view: view.held.count)
+    count = log.query(lambda view: view.records.count)
     return count > records or any(item.elapsed_s > _MOMENT_S for item in running_items(log)), count
 
 

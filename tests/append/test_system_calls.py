@@ -57,7 +57,7 @@ def test_only_the_page_is_mapped_and_for_reading(log: Log, store: Path) -> None:
 @pytest.mark.guarantee(11)
 @pytest.mark.rule(32)
 @pytest.mark.parametrize("is_shared", [False, True], ids=["alone", "with others"])
-def test_append_asks_for_no_times_of_its_log(
+def test_append_read_and_follow_ask_for_no_times_of_a_log(
     log: Log, store: Path, monkeypatch: pytest.MonkeyPatch, is_shared: bool
 ) -> None:
     # A look at them costs the next append and sync a third more, on Linux from 6.13 on.
@@ -78,6 +78,9 @@ def test_append_asks_for_no_times_of_its_log(
     log.append("x", 1)
     with other:
         Checkpoint(store).log("a").append("x", "other")
+    checkpoint, follower = Checkpoint(store), log.follow(idle_timeout_s=0)
+    assert checkpoint["x"]
+    assert list(follower)
     for name in ("stat", "lstat", "fstat"):
         monkeypatch.setattr(os, name, watch(name))
     monkeypatch.setattr(system, "stat_fd", watch("fstat"))
@@ -89,4 +92,8 @@ def test_append_asks_for_no_times_of_its_log(
         asked.clear()
         log.append("x", number)
         log.append_many([("x", number), ("y", number)])
+        assert log.events("y")[-1] == number
+        assert checkpoint["y"][-1] == number
+        assert [record.event for record in follower][-1] == number
+        assert log.events("y")[-1] == number
         assert asked == []

@@ -322,8 +322,8 @@ def test_checks_find_out_a_reader_that_forgets_between_looks(
     data = log_bytes.forged_log(b'"x",1,null', b'"x",2,null')
     forgotten: list[LogReader] = []
 
-    def forgetful(self: LogReader) -> Any:
-        found = real(self)
+    def forgetful(self: LogReader, *arguments: Any, **options: Any) -> Any:
+        found = real(self, *arguments, **options)
         assert self._header is not None
         if self._end.offset > self._header.end.offset and not forgotten:
             forgotten.append(self)

@@ -465,6 +465,6 @@ def test_snapshot_over_logs_holds_no_effect_without_its_cause(store: Path, fault
         effects.append("effect", 1)
         return real(*args)
 
-    faults.act("read_at", write_first, on=r"b\.jsonl$")  # when the first log was passed already
+    faults.act("read_once", write_first, on=r"b\.jsonl$")  # when the first log was passed already
 
     assert list(reader.snapshot()) == ["cause", "effect"]

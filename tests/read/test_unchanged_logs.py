@@ -9,7 +9,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
-from mpcheckpoint._logfile import read as reader_module
+from mpcheckpoint._store.store import DirectoryStore
 from support.processes import call
 from support.verbs import log_file
 
@@ -21,22 +21,16 @@ pytestmark = pytest.mark.guarantee(4)
 PADDING_BYTES = 256 * 1024
 
 
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take every file for one that was changed long ago."""
-    monkeypatch.setattr(reader_module, "_TIME_STEP_NS", -(10**19))
-
-
 class Calls:
     """What was asked of the system, by name, and how many bytes were read."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[str] = []
         self.read_bytes = 0
-        for name in ("open_file", "stat_path", "stat_fd", "size_of", "list_directory"):
+        for name in ("open_file", "path_status", "stat_path", "stat_fd", "size_of", "list_directory"):
             monkeypatch.setattr(system, name, self._noting(name))
-        self._read_at = system.read_at
-        monkeypatch.setattr(system, "read_at", self._reading)
+        for name in ("read_at", "read_once"):
+            monkeypatch.setattr(system, name, self._reading(name))
 
     def _noting(self, name: str) -> object:
         real = getattr(system, name)
@@ -47,11 +41,16 @@ class Calls:
 
         return noting
 
-    def _reading(self, fd: int, size: int, offset: int) -> bytes:
-        self.made.append("read_at")
-        data = self._read_at(fd, size, offset)
-        self.read_bytes += len(data)
-        return data
+    def _reading(self, name: str) -> object:
+        real = getattr(system, name)
+
+        def reading(fd: int, size: int, offset: int) -> bytes:
+            self.made.append(name)
+            data: bytes = real(fd, size, offset)
+            self.read_bytes += len(data)
+            return data
+
+        return reading
 
     def forget(self) -> None:
         self.made, self.read_bytes = [], 0
@@ -78,8 +77,9 @@ def recover_elsewhere(store: Path) -> None:
 # --- what it costs -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("settled")
-def test_idle_look_at_a_log_takes_one_look_at_its_path(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_poll_of_a_log_asks_its_path_and_reads_the_end_of_its_last_line(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = Checkpoint(store).log("a")
     log.append("x", 1)
     assert log.events("x") == (1,)
@@ -87,10 +87,10 @@ def test_idle_look_at_a_log_takes_one_look_at_its_path(store: Path, monkeypatch:
     calls = Calls(monkeypatch)
 
     assert log.events("x") == (1,)
-    assert calls.made == ["stat_path"]
+    assert calls.made == ["path_status", "read_once"]
+    assert calls.read_bytes == 12
 
 
-@pytest.mark.usefixtures("settled")
 def test_idle_look_at_more_logs_than_files_may_be_open_opens_none(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +103,9 @@ def test_idle_look_at_more_logs_than_files_may_be_open_opens_none(
     calls = Calls(monkeypatch)
 
     assert checkpoint["x"] == tuple(range(60))
-    assert calls.made == ["stat_path"] * 61  # and one look for new logs
+    assert calls.made.count("path_status") == 60
+    assert sorted(set(calls.made)) == ["path_status", "read_once", "stat_path"]
+    assert calls.made.count("stat_path") == 1  # for new logs
 
 
 def test_idle_look_at_a_padded_log_reads_a_line_end_and_one_byte(
@@ -126,7 +128,6 @@ def test_idle_look_at_a_padded_log_reads_a_line_end_and_one_byte(
 # --- what must not be overlooked ------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("settled")
 def test_append_of_another_process_is_seen_at_the_next_look(store: Path) -> None:
     checkpoint = Checkpoint(store)
     log = checkpoint.log("a")
@@ -137,7 +138,6 @@ def test_append_of_another_process_is_seen_at_the_next_look(store: Path) -> None
     assert log.events("x") == tuple(range(5))
 
 
-@pytest.mark.usefixtures("settled")
 def test_recovery_by_another_process_is_seen_at_the_next_look(store: Path) -> None:
     log = Checkpoint(store).log("a")
     log.append("x", 1)
@@ -149,7 +149,6 @@ def test_recovery_by_another_process_is_seen_at_the_next_look(store: Path) -> No
     assert log.events("x") == (1, 2, 3, 4, 5)
 
 
-@pytest.mark.usefixtures("settled")
 def test_log_changed_by_hand_that_keeps_its_size_is_read_anew(store: Path, tmp_path: Path) -> None:
     for directory, event in ((store, 2), (tmp_path / "other", 3)):
         call(append_elsewhere, directory, 1, event, method="fork")
@@ -158,26 +157,29 @@ def test_log_changed_by_hand_that_keeps_its_size_is_read_anew(store: Path, tmp_p
     assert log.events("x") == log.events("x") == (1, 2)
     before = path.stat()
     assert before.st_size == len(other)
-    while path.stat().st_ctime_ns == before.st_ctime_ns:  # until the system's clock has gone on by a step
-        overwrite(path, other, 0)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    overwrite(path, other, 0)
 
     assert log.events("x") == (1, 3)
 
 
-def test_log_that_was_changed_just_now_is_looked_into(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change by hand in the same step of the system's clock has the same time."""
-    monkeypatch.setattr(reader_module, "_TIME_STEP_NS", 10**19)
-    log = Checkpoint(store).log("a")
-    log.append("x", 1)
-    calls = Calls(monkeypatch)
-    for _ in range(3):
-        calls.forget()
-        assert log.events("x") == (1,)
-        assert "read_at" in calls.made
+def test_new_generation_of_the_same_size_on_the_same_inode_number_is_read(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A removed file's number may be given to the next one. Its time of birth is another one."""
+    for directory, event in ((store, 2), (tmp_path / "other", 3)):
+        call(append_elsewhere, directory, 1, event, method="fork")
+    path, other = log_file(store), log_file(tmp_path / "other").read_bytes()
+    real, inode = system.path_status, path.stat().st_ino
+    monkeypatch.setattr(system, "path_status", lambda path: real(path)._replace(inode=inode))
+    reader = DirectoryStore(str(store), create=False, read_only=True).find_log("a").reader()
+    assert [line.event for chunk in reader.poll() for line in chunk.lines] == [b"1", b"2"]
+    reader.release()  # as where more logs are read than files may be open
+    path.unlink()
+    path.write_bytes(other)
+
+    assert [line.event for chunk in reader.poll() for line in chunk.lines] == [b"1", b"3"]
 
 
-@pytest.mark.usefixtures("settled")
 def test_record_written_over_padding_is_seen_at_once(store: Path) -> None:
     call(append_elsewhere, store, 1, method="fork")
     path = log_file(store)

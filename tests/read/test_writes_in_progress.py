@@ -59,6 +59,7 @@ def test_reader_that_finds_another_write_in_progress_at_every_look_calls_none_co
         log_file(store).write_bytes(next(stages, whole))
         return real(*args)
 
+    faults.act("read_once", write_on, on=LOG)
     writes = faults.act("read_at", write_on, times=1000, on=LOG)
     seen = checkpoint["x"]
     writes.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,15 @@ def has_command(name: str) -> bool:
 def has_jq() -> bool:
     """Return whether jq is installed."""
     return has_command("jq")
+
+
+@cache
+def can_trace() -> bool:
+    """Return whether strace is installed, and may trace a process here."""
+    return (
+        has_command("strace")
+        and subprocess.run(["strace", "-o", os.devnull, "true"], check=False).returncode == 0
+    )
 
 
 @cache
