@@ -65,7 +65,7 @@ class Dispatcher:
         self._rests = Rests()
         self._throttle = StartThrottle(pool.most, options.on_shortage)
         self._invalid_results = InvalidResults(options.max_invalid_results)
-        self._runs: Mapping[int, RunNote] = {plan.run.number: plan.run.note}
+        self._runs: Mapping[int, RunNote] = {plan.run.note.number: plan.run.note}
         self._recorded = 0  # records in the log when ``_moves`` last looked
         self._look_due_s = 0.0
 

@@ -165,7 +165,7 @@ class MapRun:
         raise ItemFailedError(outcome.object_key, outcome.error or "for an unknown reason")
 
     def _shown(self) -> Presence:
-        directory, log_key, run = self._log.workers_directory, self._log.log_key, self._plan.run
+        directory, log_key, run = self._log.workers_directory, self._log.log_key, self._plan.run.note
         try:
             return outlast_shortage(
                 lambda: Presence(directory, log_key, run.number, run.rerun), self._options.on_shortage

@@ -136,9 +136,9 @@ def _event(run: JoinedRun, name: str, value: object, result: Result, duration_s:
 
     The version is not in each record: it may be a script of kilobytes, and ``run`` names the note that has it.
     """
-    event: dict[str, object] = {"run": run.number, name: value}
-    if run.rerun is not None:
-        event["rerun"] = run.rerun
+    event: dict[str, object] = {"run": run.note.number, name: value}
+    if run.note.rerun is not None:
+        event["rerun"] = run.note.rerun
     event["error"] = result.error
     if result.ok or result.value is not None:
         event["value"] = result.value

@@ -183,11 +183,11 @@ class History:
         Args:
             planned: a run of it that may not have begun yet.
         """
+        if planned is not None and self.by_number.get(planned.number) == planned:
+            planned = None
         asked = (rerun, planned)
         if asked not in self._rules:
-            is_begun = planned is None or self.by_number.get(planned.number) == planned
-            notes = self.notes if is_begun or planned is None else (*self.notes, planned)
-            self._rules[asked] = _rule(notes, rerun)
+            self._rules[asked] = _rule(self.notes if planned is None else (*self.notes, planned), rerun)
         return self._rules[asked]
 
     def join(self, log_key: str, version: str, rerun: str | None, if_changed: IfChanged) -> RunNote:

@@ -9,7 +9,7 @@ from mpcheckpoint._format.control import note_payload
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._salvage.inspection import SALVAGED
 from mpcheckpoint._work.claims import is_taken
-from mpcheckpoint._work.reruns import IfChanged, Keeps, RecordHead, RunNote, head_of, history_of, records_of
+from mpcheckpoint._work.reruns import IfChanged, RecordHead, RunNote, head_of, history_of, records_of
 from mpcheckpoint.errors import ChangedVersionError
 
 if TYPE_CHECKING:
@@ -25,23 +25,17 @@ _KEYS_A_LOOK = 500
 
 
 class JoinedRun(NamedTuple):
-    """A run of a map, as this process joined it: its number in the log, the version of the work, and its name.
+    """A run of a map, as this process joined it.
 
-    With ``retry_failed``, failures recorded before ``joined_us`` run again. Later ones are of this very start, or of
-    one beside it.
+    Attributes:
+        note: what the log says of it, or would say once it has begun.
+        joined_us: with ``retry_failed``, failures recorded before this run again. Later ones are of this very start, or
+            of one beside it.
     """
 
-    number: int
-    version: str
+    note: RunNote
     joined_us: int
     retry_failed: bool = False
-    rerun: str | None = None
-    keeps: Keeps = Keeps.NOTHING
-
-    @property
-    def note(self) -> RunNote:
-        """What the log says of it, or would say once it has begun."""
-        return RunNote(self.number, self.version, self.rerun, self.keeps)
 
 
 class Attempts(NamedTuple):
@@ -84,8 +78,7 @@ def join_run(
     for _ in range(_START_LIMIT):
         known, note = log.query(lambda view: _joined(view, version, rerun, if_changed))
         if is_dry_run or note in known or _is_begun(log, note, known):
-            joined_us = clock.next(0)
-            return JoinedRun(note.number, note.version, joined_us, retry_failed, note.rerun, note.keeps)
+            return JoinedRun(note, clock.next(0), retry_failed)
     raise ChangedVersionError(
         f"other starts begin new runs of the map on the log {log.log_key!r} all the time",
         reason="many starts",
@@ -117,10 +110,10 @@ def state_of(
         ChangedVersionError: another start has gone on with another version.
     """
     history = history_of(view)
-    latest = history.latest.get(run.rerun)
-    if latest is not None and latest.number > run.number:
-        raise _moved_on(view.log_key, run, latest)
-    found, attempts = _latest(view, history.rule(run.rerun, run.note), run, object_key)
+    latest = history.latest.get(run.note.rerun)
+    if latest is not None and latest.number > run.note.number:
+        raise _moved_on(view.log_key, run.note, latest)
+    found, attempts = _latest(view, history.rule(run.note.rerun, run.note), run, object_key)
     if found is not None and not (run.retry_failed and _is_old_failure(found, run)):
         return ItemState(found.event, is_taken=False, attempts=attempts)
     return ItemState(None, is_taken(view, object_key, directory, worker_id), attempts)
@@ -128,7 +121,7 @@ def state_of(
 
 def own_outcome(view: LogView, run: JoinedRun, object_key: str) -> bytes | None:
     """Return the last outcome of an object that this very run recorded, whether or not it still counts."""
-    number = b"%d" % run.number
+    number = b"%d" % run.note.number
     for entry, head in records_of(view, object_key):
         if head.is_outcome and head.run == number:
             return entry.event
@@ -137,7 +130,7 @@ def own_outcome(view: LogView, run: JoinedRun, object_key: str) -> bytes | None:
 
 def _latest(view: LogView, rule: Rule, run: JoinedRun, object_key: str) -> tuple[RawEvent | None, Attempts]:
     """Return an object's last outcome that counts, and the attempts of this run after it."""
-    number, failed, deaths = b"%d" % run.number, 0, 0
+    number, failed, deaths = b"%d" % run.note.number, 0, 0
     found: RawEvent | None = None
     last: RawEvent | None = None
     for entry, head in records_of(view, object_key):
@@ -187,7 +180,7 @@ def _is_old_failure(entry: RawEvent, run: JoinedRun) -> bool:
     return has_failed and entry.stamp_us < run.joined_us
 
 
-def _moved_on(log_key: str, run: JoinedRun, latest: RunNote) -> ChangedVersionError:
+def _moved_on(log_key: str, run: RunNote, latest: RunNote) -> ChangedVersionError:
     what = "map" if run.rerun is None else f"rerun {run.rerun!r}"
     return ChangedVersionError(
         f"the {what} on the log {log_key!r} went on as {latest.version!r} while it ran here as {run.version!r}, "

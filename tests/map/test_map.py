@@ -487,6 +487,7 @@ def test_result_that_is_too_large_is_recorded_as_a_failure_that_says_so(
     log: Log, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(codec, "MAX_LINE_BYTES", 2000)
+    monkeypatch.setattr(codec, "_PLAINLY_SMALL_BYTES", 0)  # so that the limit is looked at
 
     (outcome,) = log.map(lambda item: "a" * 3000, ["x"], executor=threads)
 

@@ -310,7 +310,7 @@ def test_outcome_of_a_rerun_ends_the_count_of_deaths_without_a_name_and_not_the_
     fork = multiprocessing.get_context("fork")
     plain, named = join_run(handle_of(log), ""), join_run(handle_of(log), "", rerun="a")
     for run in (plain, named):
-        log.append("x", {"run": run.number, "death": 1, "error": "killed"})
+        log.append("x", {"run": run.note.number, "death": 1, "error": "killed"})
 
     def counts() -> list[int]:
         directory = handle_of(log).workers_directory
@@ -323,7 +323,7 @@ def test_outcome_of_a_rerun_ends_the_count_of_deaths_without_a_name_and_not_the_
     assert counts() == [1, 1]
 
     list(log.map(fail, ["x"], jobs=1, mp_context=fork, rerun="a"))
-    log.append("x", {"run": named.number, "death": 1, "error": "killed"})
+    log.append("x", {"run": named.note.number, "death": 1, "error": "killed"})
     list(log.map(fail, ["x"], jobs=1, mp_context=fork, retry_failed=True))
 
     assert counts() == [0, 1]

@@ -152,7 +152,7 @@ def test_attempts_of_one_name_do_not_use_up_those_of_another(log: Log) -> None:
     def failed(name: str | None) -> int:
         return state(log, join_run(handle_of(log), "", rerun=name), "item0").attempts.failed
 
-    number = join_run(handle_of(log), "", rerun="x").number
+    number = join_run(handle_of(log), "", rerun="x").note.number
     log.append("item0", {"run": number, "attempt": 1, "rerun": "x", "error": "e", "pause_s": 0})
 
     assert (failed("x"), failed("y"), failed(None)) == (1, 0, 0)

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpcheckpoint import Checkpoint, Log, MapRun
+from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._cli import main
 from mpcheckpoint._cli.maps import child
 from mpcheckpoint._cli.maps.threads import BusyThreads
 from mpcheckpoint._view.log_handle import LogHandle
 from mpcheckpoint._work import held_items, process_pool, shortage
+from mpcheckpoint._work.dispatch import Dispatcher
 from mpcheckpoint._work.held_items import HeldItemNotices
 from mpcheckpoint._work.inputs import Input
 from mpcheckpoint._work.plan import LogRef, Plan
@@ -353,8 +354,8 @@ def test_outcome_that_a_shortage_keeps_from_being_read_back_is_waited_for_and_th
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shortage, "STANDSTILL_S", 0.2)
-    event_of = Failing(MapRun._event_of, os_error(errno.EMFILE), range(1, 4))
-    monkeypatch.setattr(MapRun, "_event_of", partialmethod(event_of))
+    event_of = Failing(Dispatcher._recorded_event, os_error(errno.EMFILE), range(1, 4))
+    monkeypatch.setattr(Dispatcher, "_recorded_event", partialmethod(event_of))
 
     with ThreadPoolExecutor(1) as one:
         assert len(list(log.map(well, NAMES, executor=one))) == 12
