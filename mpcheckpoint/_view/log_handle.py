@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# A view of this age will do where what is judged on it is judged again under the append lock.
+RECENT_S = 0.02
+
 
 class LogHandle:
     """One log, through one handle on its store.
@@ -39,11 +42,8 @@ class LogHandle:
     def __init__(self, store: StoreHandle, log_key: str) -> None:
         self.store = store
         self.log_key = log_key
-
-    @property
-    def workers_directory(self) -> str:
-        """The directory in which each live worker holds a lock on a file."""
-        return os.path.join(self.store.path, WORKERS)
+        # In it each live worker holds a lock on a file.
+        self.workers_directory = os.path.join(store.path, WORKERS)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.store.settings._replace(log_keys=(self.log_key,)), self.log_key)
@@ -107,7 +107,9 @@ class LogHandle:
         ``judge`` must neither wait nor call back into the store.
         """
         stored = self.for_writing()
-        self.query(_nothing)
+        # Outside the lock, so that only the rest is read inside. Not for what others appended in the last few
+        # milliseconds: reading it takes less time than writing it took.
+        self.query(_nothing, max_age_s=RECENT_S)
         return self._append(stored, payloads, lambda: self.query(judge), durability)
 
     def append_guarded(self, payloads: list[Payload], guard: Callable[[], None]) -> Position:
@@ -155,9 +157,9 @@ class LogHandle:
 
     # --- read -------------------------------------------------------------------------------------------------
 
-    def query(self, judge: Callable[[LogView], T]) -> T:
-        """Return what ``judge`` makes of this log's view, brought up to date."""
-        return self.store.query(self.log_key, judge)
+    def query(self, judge: Callable[[LogView], T], *, max_age_s: float = 0.0) -> T:
+        """Return what ``judge`` makes of this log's view, brought up to date if it is older than ``max_age_s``."""
+        return self.store.query(self.log_key, judge, max_age_s=max_age_s)
 
     def raw_events(self, object_key: str) -> list[bytes]:
         """Return the events of an object, undecoded, as they are now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mpcheckpoint._logfile.mutex import Mutex
@@ -71,6 +72,7 @@ class StoreHandle:
         self.path = self._store.path
         self.mutex = Mutex(f"the view of {settings.path}")
         self._states: dict[str, LogState] = {}
+        self._queried_s: dict[str, float] = {}  # when a query last brought a view up to date
         # What the view of each of them holds.
         self._records: dict[str, Records] = {}
         # Of those whose figures were asked for. Not taken from the views: those hold every event in memory.
@@ -162,11 +164,15 @@ class StoreHandle:
             self._refresh((self._states[log_key],))
             return self._records[log_key].events_of(object_key)
 
-    def query(self, log_key: str, judge: Callable[[LogView], T]) -> T:
-        """Return what ``judge`` makes of a log's view."""
+    def query(self, log_key: str, judge: Callable[[LogView], T], *, max_age_s: float = 0.0) -> T:
+        """Return what ``judge`` makes of a log's view as it is now, or as a query saw it at most ``max_age_s`` ago."""
         self.opened(log_key)
         with self.mutex.guard():
-            self._refresh((self._states[log_key],))
+            state, now_s = self._states[log_key], time.monotonic()
+            is_whole = state.reader.given == state.view.applied  # no signal handler has interrupted a refresh
+            if not is_whole or now_s - self._queried_s.get(log_key, 0.0) >= max_age_s:
+                self._refresh((state,))
+                self._queried_s[log_key] = now_s
             return judge(self._states[log_key].view)
 
     def statistics(self, log_key: str) -> Statistics:
@@ -195,6 +201,7 @@ class StoreHandle:
         """Have a log read from its start."""
         state = self._states[stored.log_key] = LogState(stored, stored.reader(), LogView(stored.log_key))
         self._records[stored.log_key] = state.view.records
+        self._queried_s.pop(stored.log_key, None)
         return state
 
     def discovered(self) -> Iterable[StoredLog]:

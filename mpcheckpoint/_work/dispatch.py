@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._view.log_handle import RECENT_S
 from mpcheckpoint._work.deaths import Death, is_told_to_end
 from mpcheckpoint._work.inputs import LatestItems, changed_item
 from mpcheckpoint._work.outcomes import Result, is_same, is_same_input, outcome_of
@@ -90,7 +91,8 @@ class Dispatcher:
                     raise changed_item(entry)
                 known.append(entry)
                 return
-        self._start([entry])
+        # Its worker judges it again, under the append lock.
+        self._start([entry], max_age_s=RECENT_S)
 
     def start_held_back(self) -> None:
         """Start what waits for room, as far as there is room."""
@@ -128,23 +130,25 @@ class Dispatcher:
     def _may_start(self) -> bool:
         return self._pool.has_room() and self._throttle.has_room(len(self.running))
 
-    def _start(self, entries: list[Input]) -> None:
+    def _start(self, entries: list[Input], *, max_age_s: float = 0.0) -> None:
         """Give an input to a worker, unless it is done or waits, or the machine is short of something.
 
-        ``entries`` are the same input, which came once or more often.
+        Args:
+            entries: the same input, which came once or more often.
+            max_age_s: how old the view may be that it is judged on.
         """
         try:
-            self._start_or_wait(entries)
+            self._start_or_wait(entries, max_age_s)
         except Exception as error:
             shortage = shortage_of(error)
             if shortage is None:
                 raise
             self._hold_back(entries, shortage)
 
-    def _start_or_wait(self, entries: list[Input]) -> None:
+    def _start_or_wait(self, entries: list[Input], max_age_s: float) -> None:
         object_key = entries[0].object_key
         self._held_back.pop(object_key, None)
-        state = self._state(object_key)
+        state = self._state(object_key, max_age_s)
         self._rests.rest_after(object_key, state.attempts)
         if state.outcome is not None:
             if not is_same_input(state.outcome, entries[0]):
@@ -187,14 +191,14 @@ class Dispatcher:
             return False  # the same shortage keeps us from seeing it
         return is_moving
 
-    def _state(self, object_key: str) -> ItemState:
+    def _state(self, object_key: str, max_age_s: float = 0.0) -> ItemState:
         directory = self._log.workers_directory
 
         def judged(view: LogView) -> ItemState:
             self._runs = history_of(view).by_number  # the outcome may be of a run that began after ours
             return state_of(view, self._plan.run, object_key, directory)
 
-        return self._log.query(judged)
+        return self._log.query(judged, max_age_s=max_age_s)
 
     # --- settling ---------------------------------------------------------------------------------------------
 
