@@ -55,6 +55,8 @@ RUNS = (
     Run(
         "replay", "--records 10000 100000 1000000", "--rounds 1 --records 10000", f"--records 1000000 {_OURS}"
     ),
+    Run("calls", quick="--rounds 2"),
+    Run("beside", quick="--rounds 1 --seconds 0.3"),
     Run("read", quick="--rounds 1 --seconds 0.1 --logs 1 10 100"),
     Run("follow", quick="--rounds 1 --appends 20 --idle-s 1"),
     Run("open", quick="--rounds 1 --size-mb 1 10"),
