@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._cli.progress import ByteProgress
@@ -17,6 +16,14 @@ if TYPE_CHECKING:
 
 _QUICK_S = 0.5
 MOST_SHOWN = 20
+_CHECK_FIELDS = (
+    *("log_key", "path", "generation", "state", "records", "size_bytes", "durable_bytes"),
+    *("damage_count", "damages", "problem", "poison", "notes"),
+)
+_DAMAGE_FIELDS = (
+    *("offset", "length_bytes", "verdict", "expected", "found"),
+    *("records_behind", "is_mended", "after_us", "before_us"),
+)
 
 
 def check_progress(what: str, store: str, log_keys: tuple[str, ...] | None) -> ByteProgress:
@@ -57,7 +64,5 @@ def _consequence(damage: Damage) -> str:
 
 def check_fields(check: LogCheck) -> dict[str, Any]:
     """Return the fields of a check for JSON."""
-    damages = [
-        {name: value for name, value in asdict(each).items() if name != "path"} for each in check.damages
-    ]
-    return {"log_key": check.log_key} | asdict(check) | {"damages": damages}
+    damages = [{name: getattr(damage, name) for name in _DAMAGE_FIELDS} for damage in check.damages]
+    return {name: damages if name == "damages" else getattr(check, name) for name in _CHECK_FIELDS}
