@@ -108,10 +108,12 @@ class LogReader:
         self._judged_torn: tuple[int, int, int] | None = None
         # The end, and the size of the file, when all after that end was padding.
         self._padded = (-1, 0)
-        # What stood at the path, and around the end, when a poll came to the end of the file; None if none did.
-        self._status: system.FileStatus | None = None
+        # What was at the path when the latest poll began that read on, and when one began that came to the end of the
+        # file; what stood around the end then; and whether the mark alone tells that nothing is new.
+        self._latest_mark: tuple[object, ...] | None = None
+        self._mark: tuple[object, ...] | None = None
         self._around_end, self._around_end_at = b"", 0
-        self._is_told_by_status = False
+        self._is_told_by_mark = False
         # How many chunks were given out. Counted before anything moves on: a caller that was interrupted and took fewer
         # chunks must take a new reader.
         self.given = 0
@@ -128,37 +130,37 @@ class LogReader:
         # nothing, or by padding. Valid lines are never cut off, so an append makes the file longer or overwrites
         # padding, and a new generation is another file: its inode or its time of birth differs. The closing of the last
         # line shows a log that was overwritten by hand.
-        status: system.FileStatus | None = None
+        mark = None
         try:
-            status = system.path_status(self._paths.log)
-            if status == self._status:
+            mark = system.path_mark(self._paths.log)
+            if mark == self._mark:
                 descriptor = self._descriptor
                 if descriptor is None:
-                    if self._is_told_by_status:
+                    if self._is_told_by_mark:
                         return ()
                 elif system.read_once(descriptor.fd, _END_BYTES, self._around_end_at) == self._around_end:
                     return ()
         except OSError:
             pass  # reading on meets the same, and says what it means
-        return self._read_on(status)
+        self._latest_mark = mark
+        return self._read_on()
 
-    def _read_on(self, status: system.FileStatus | None = None) -> Iterator[Chunk]:
+    def _read_on(self) -> Iterator[Chunk]:
         with translated("reading", self._paths.log, is_read=True):
             for _ in range(_REOPEN_LIMIT):
-                descriptor, status = self._current(status)
+                descriptor, status = self._current()
                 try:
                     yield from self._read_file(descriptor, status)
                 except (OSError, CorruptLogError, FormatVersionError, WrongLogError):
                     if descriptor.is_intact():
                         raise
                     self.release()  # somebody closed it, and we read another file: nothing is wrong with ours
-                    status = None
                 else:
                     return
             raise OSError(errno.EBADF, "the open file of the log is closed by somebody again and again")
 
     def _read_file(self, descriptor: system.Descriptor, status: system.FileStatus) -> Iterator[Chunk]:
-        """Yield what is new in an open file. ``status`` is what the path said before."""
+        """Yield what is new in an open file. ``status`` is of the path, from before."""
         assert self._header is not None
         fd, generation = descriptor.fd, self._header.generation
         # Asked before the bytes are read: another thread may append and sync in between.
@@ -218,11 +220,11 @@ class LogReader:
         """
         if status.identity != descriptor.identity:
             return  # replaced meanwhile
-        self._status, end = status, self._end
+        self._mark, end = self._latest_mark, self._end
         self._around_end = closing(end.stored_crc) + (PADDING if is_padded else b"")
         self._around_end_at = end.offset - CLOSING_BYTES
         # Without a time of birth a new generation with the inode number of a removed one would look the same.
-        self._is_told_by_status = status.born_ns > 0 and not is_padded and status.size_bytes == end.offset
+        self._is_told_by_mark = status.born_ns > 0 and not is_padded and status.size_bytes == end.offset
         if is_padded:
             self._padded = end.offset, status.size_bytes
 
@@ -370,10 +372,8 @@ class LogReader:
         """Let the file be closed as soon as nobody is reading from it."""
         self._descriptor = None
 
-    def _current(
-        self, status: system.FileStatus | None = None, *, is_believed: bool = False
-    ) -> tuple[system.Descriptor, system.FileStatus]:
-        """Return the open file of the log that is at the path now, and what the path said: ``status``, if given.
+    def _current(self, *, is_believed: bool = False) -> tuple[system.Descriptor, system.FileStatus]:
+        """Return the open file of the log that is at the path now, and the status of the path.
 
         The caller keeps the Descriptor, not its number: the pool may make this reader forget it. ``is_believed``: the
         caller believes what it reads, so make sure that nobody has closed the file.
@@ -381,7 +381,7 @@ class LogReader:
         if is_believed and self._descriptor is not None and not self._descriptor.is_intact():
             self.release()
         try:
-            status = status or system.path_status(self._paths.log)
+            status = system.path_status(self._paths.log)
         except FileNotFoundError:
             raise LogNotFoundError(
                 f"there is no log {self._paths.log_key!r} at {self._paths.log}",
@@ -406,7 +406,7 @@ class LogReader:
             self._is_reset = True
         self._header = header
         self._end = header.end
-        self._judged_torn = self._status = None
+        self._judged_torn = self._mark = None
         self._padded = (-1, 0)
         self._durable = header.end.offset
         clock.observe(header.end.stamp_us)

@@ -48,7 +48,7 @@ from mpcheckpoint._system.files import (
 )
 from mpcheckpoint._system.holders import LockHolder, LockState, LockStatus, lock_status, openers
 from mpcheckpoint._system.locks import LockProof, is_locked, lock, prove_locking, store_lock, try_lock, unlock
-from mpcheckpoint._system.statx import FileStatus, file_status, path_status
+from mpcheckpoint._system.statx import FileStatus, file_status, path_mark, path_status
 from mpcheckpoint._system.workers import create_locked, remove_unlocked
 from mpcheckpoint.errors import UnsupportedPlatformError
 
@@ -95,6 +95,7 @@ __all__ = [
     "open_files_limit",
     "open_source",
     "openers",
+    "path_mark",
     "path_status",
     "prove_locking",
     "publish",

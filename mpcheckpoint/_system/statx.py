@@ -23,6 +23,9 @@ _WANTED = _NLINK | _INO | _SIZE | _BTIME
 # Mask of the fields that are there, links, inode, size, birth in seconds and nanoseconds, device in two parts.
 _STATX = struct.Struct("<I12xI12xQQ32xqI44xII112x")
 _unpack = _STATX.unpack
+# Of the same: inode and size, time of birth, device.
+_MARK_AT = 32
+_mark_in = struct.Struct("<16s32x16s40x8s").unpack_from
 _Buffer = ctypes.c_char * _STATX.size
 _FORBIDDEN = frozenset({errno.ENOSYS, errno.EPERM})
 _NS = 1_000_000_000
@@ -67,6 +70,25 @@ def _find_statx() -> ctypes._NamedFuncPointer | None:
 _statx = _find_statx()
 # Buffers to be used again, each with a reference to it: to make one takes another third of a call.
 _idle: list[tuple[ctypes.Array[ctypes.c_char], object]] = []
+
+
+def path_mark(path: str) -> tuple[object, ...]:
+    """Return what is another value once another file is at ``path``, or a longer or shorter one.
+
+    For less than half of what ``path_status`` costs: each poll of each log asks.
+    """
+    statx = _statx
+    try:
+        idle = _idle.pop()
+    except IndexError:
+        return path_status(path)  # which leaves a buffer
+    buffer, reference = idle
+    encoded = path.encode(_ENCODING, "surrogateescape")
+    if statx is None or statx(_AT_FDCWD, encoded, _AT_SYMLINK_NOFOLLOW, _WANTED, reference) != 0:
+        return path_status(path)  # which raises what it should
+    mark = _mark_in(buffer, _MARK_AT)
+    _idle.append(idle)
+    return mark
 
 
 def path_status(path: str) -> FileStatus:

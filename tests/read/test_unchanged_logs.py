@@ -27,7 +27,15 @@ class Calls:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[str] = []
         self.read_bytes = 0
-        for name in ("open_file", "path_status", "stat_path", "stat_fd", "size_of", "list_directory"):
+        for name in (
+            "open_file",
+            "path_mark",
+            "path_status",
+            "stat_path",
+            "stat_fd",
+            "size_of",
+            "list_directory",
+        ):
             monkeypatch.setattr(system, name, self._noting(name))
         for name in ("read_at", "read_once"):
             monkeypatch.setattr(system, name, self._reading(name))
@@ -87,7 +95,7 @@ def test_idle_poll_of_a_log_asks_its_path_and_reads_the_end_of_its_last_line(
     calls = Calls(monkeypatch)
 
     assert log.events("x") == (1,)
-    assert calls.made == ["path_status", "read_once"]
+    assert calls.made == ["path_mark", "read_once"]
     assert calls.read_bytes == 12
 
 
@@ -103,8 +111,8 @@ def test_idle_look_at_more_logs_than_files_may_be_open_opens_none(
     calls = Calls(monkeypatch)
 
     assert checkpoint["x"] == tuple(range(60))
-    assert calls.made.count("path_status") == 60
-    assert sorted(set(calls.made)) == ["path_status", "read_once", "stat_path"]
+    assert calls.made.count("path_mark") == 60
+    assert sorted(set(calls.made)) == ["path_mark", "read_once", "stat_path"]
     assert calls.made.count("stat_path") == 1  # for new logs
 
 
@@ -169,8 +177,8 @@ def test_new_generation_of_the_same_size_on_the_same_inode_number_is_read(
     for directory, event in ((store, 2), (tmp_path / "other", 3)):
         call(append_elsewhere, directory, 1, event, method="fork")
     path, other = log_file(store), log_file(tmp_path / "other").read_bytes()
-    real, inode = system.path_status, path.stat().st_ino
-    monkeypatch.setattr(system, "path_status", lambda path: real(path)._replace(inode=inode))
+    real, of_one_inode = system.path_mark, system.path_mark(str(path))[:1]
+    monkeypatch.setattr(system, "path_mark", lambda path: (*of_one_inode, *real(path)[1:]))
     reader = DirectoryStore(str(store), create=False, read_only=True).find_log("a").reader()
     assert [line.event for chunk in reader.poll() for line in chunk.lines] == [b"1", b"2"]
     reader.release()  # as where more logs are read than files may be open
