@@ -142,7 +142,7 @@ def append_without_threads(store: Path) -> list[object]:
             log.append("x", 1)
         without = syncs.seen
         log.append("x", 2)
-        wait_until(lambda: syncs.seen > without, "the interval thread has synced", 2)
+        wait_until(lambda: syncs.seen > without, "the interval thread has synced", 15)
     return [without, any(thread.name == "mpcheckpoint-interval" for thread in threading.enumerate())]
 
 

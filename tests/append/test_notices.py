@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +71,10 @@ def _threads_that_watch() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "mpcheckpoint-waits"]
 
 
-def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+def messages(caplog: pytest.LogCaptureFixture, of: str = "waiting for") -> list[str]:
+    """Return the warnings that begin so: on a busy disk, a sync may be told of beside a wait."""
+    found = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    return [message for message in found if message.startswith(of)]
 
 
 # --- waiting for the append lock ------------------------------------------------------------------------------
@@ -90,7 +93,7 @@ def test_append_that_waits_long_is_told_of_while_it_waits_and_names_who_holds_th
 
     assert thread.is_alive(), "told while it waits, not afterwards"
     (message,) = messages(caplog)
-    assert message.startswith("waiting for the append lock of log 'a' for 0.")
+    assert re.match(r"waiting for the append lock of log 'a' for \d+\.\d", message)
     assert "process 4711 holds it and is stopped: python job.py" in message
     assert str(lock_file(store)) in message
     held()
@@ -235,8 +238,8 @@ def test_slow_sync_is_told_of_with_its_duration_once_a_minute_at_most(
     log.append("x", 1)
     log.append("x", 2)
 
-    (message,) = messages(caplog)
-    assert message.startswith("a sync of log 'a' took 0.0 s")
+    (message,) = messages(caplog, "a sync of")
+    assert re.match(r"a sync of log 'a' took \d+\.\d s", message)
     assert "a.jsonl" in message
 
 
@@ -268,7 +271,7 @@ def test_slow_sync_of_a_first_use_is_told_of(store: Path, log: Log, caplog: pyte
 
     log.append("x", 2, durability="never")
 
-    (message,) = messages(caplog)
+    (message,) = messages(caplog, "a sync of")
     assert message.startswith("a sync of log 'a' took")
 
 
@@ -280,7 +283,7 @@ def test_quick_sync_and_failed_one_are_not_called_slow(
     with pytest.raises(OutcomeUnknownError):
         log.append("x", 2)
 
-    assert not [message for message in messages(caplog) if "took" in message]
+    assert not messages(caplog, "a sync of")
 
 
 def test_threads_that_tell_the_same_notices_at_once_tell_each_once(
@@ -294,7 +297,7 @@ def test_threads_that_tell_the_same_notices_at_once_tell_each_once(
     for thread in threads:
         thread.join(20)
 
-    assert sorted(messages(caplog)) == sorted(f"notice {number}" for number in range(2000))
+    assert sorted(messages(caplog, "notice")) == sorted(f"notice {number}" for number in range(2000))
 
 
 def test_wait_that_is_interrupted_as_it_begins_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:

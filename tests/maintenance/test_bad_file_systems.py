@@ -23,7 +23,7 @@ from mpcheckpoint.errors import (
     WriteFailedError,
 )
 from support.nobody import give_to_nobody
-from support.verbs import inside, log_file, tree
+from support.verbs import inside, log_file, told, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,10 +137,10 @@ def test_store_made_while_no_process_can_be_started_is_used_and_that_is_said(
     log.append("x", 1)
     log.append("x", 2)
 
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert f"{python} {cause}" in told
-    assert "not proven" in told
-    assert "mpcheckpoint doctor" in told
+    (message,) = [record.getMessage() for record in told(caplog)]
+    assert f"{python} {cause}" in message
+    assert "not proven" in message
+    assert "mpcheckpoint doctor" in message
     assert Checkpoint(store)["x"] == (1, 2)
 
 
@@ -264,7 +264,7 @@ def test_store_on_a_known_local_file_system_is_used_without_a_word(
 
     Checkpoint(store).log("a").append("x", 1)
 
-    assert caplog.records == []
+    assert told(caplog) == []
 
 
 @pytest.mark.guarantee(11)
@@ -302,10 +302,10 @@ def test_store_on_an_unknown_file_system_is_used_with_one_warning_that_names_it(
         Checkpoint(store).log(log_key).append("x", 1)
     Checkpoint(store, read_only=True)["x"]
 
-    (told,) = caplog.records
-    assert told.name == "mpcheckpoint"
-    assert f"not known to this release: {kind}" in told.getMessage()
-    assert str(inside(store)) in told.getMessage()
+    (warning,) = told(caplog)
+    assert warning.name == "mpcheckpoint"
+    assert f"not known to this release: {kind}" in warning.getMessage()
+    assert str(inside(store)) in warning.getMessage()
 
 
 def test_unknown_file_system_is_not_warned_of_where_the_risk_was_taken(
@@ -316,7 +316,7 @@ def test_unknown_file_system_is_not_warned_of_where_the_risk_was_taken(
 
     Checkpoint(store).log("a").append("x", 1)
 
-    assert caplog.records == []
+    assert told(caplog) == []
 
 
 def test_table_of_mounts_of_macos_is_read_as_its_header_lays_it_out() -> None:

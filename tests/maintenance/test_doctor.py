@@ -25,7 +25,7 @@ from support.full_disk import fill
 from support.processes import call
 from support.shell import CommandLine
 from support.tmpfs import TmpFileSystem
-from support.verbs import inside, log_file, tear, tree
+from support.verbs import inside, log_file, tear, told, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -262,7 +262,7 @@ def test_unknown_file_system_is_told_of_once_also_where_appends_are_measured(
 
     assert "newfs" in finding(examination, "file system").text
     assert finding(examination, "appends").verdict == "ok"
-    assert caplog.records == []
+    assert told(caplog) == []
 
 
 @pytest.mark.parametrize(("is_asked_for", "verdict"), [(False, "bad"), (True, "warn")])

@@ -22,7 +22,7 @@ from mpcheckpoint._work.held_items import HeldItem, held_items, sentence
 from mpcheckpoint.errors import ReentrancyError
 from support.executors import workers
 from support.shell import MPCHECKPOINT
-from support.verbs import bounded, wait_until
+from support.verbs import bounded, told, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -334,10 +334,10 @@ def test_map_in_python_says_it_in_the_log_messages(log: Log, caplog: pytest.LogC
         with log.claim("x"):
             waiter = threading.Thread(target=list, args=(log.map(len, ["x"], executor=one),))
             waiter.start()
-            wait_until(lambda: caplog.records, "it says what it waits for")
+            wait_until(lambda: told(caplog), "it says what it waits for")
         waiter.join()
 
-    (record,) = caplog.records
+    (record,) = told(caplog)
     assert record.levelno == logging.INFO
     assert record.getMessage().startswith(f"waiting for x: process {os.getpid()} (")
     assert record.getMessage().endswith(") works on it")
@@ -355,7 +355,7 @@ def test_nothing_is_said_while_something_is_done_here_or_if_it_takes_less_than_a
             assert next(run).item == "y"
         assert next(run).item == "x"
 
-    assert caplog.records == []
+    assert told(caplog) == []
 
 
 GONE = system.LockHolder(4711, None, is_stopped=False)

@@ -19,7 +19,7 @@ from mpcheckpoint.testing._simulation.seam import Seam, SeamCall
 from support import tally
 from support.processes import call
 from support.unsynced import done_without_syncs
-from support.verbs import LOG, TORN, Faults, assert_goes_on, log_file, seen_anew, tear
+from support.verbs import LOG, TORN, Faults, assert_goes_on, log_file, seen_anew, tear, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def test_repair_is_warned_of_listed_and_counted(
     assert (repair.log_key, repair.offset, repair.length_bytes) == ("a", end, 4)
     assert Path(repair.path).read_bytes() == b"torn"
     assert log.stats()["repairs"] == 1
-    (warning,) = [record.getMessage() for record in caplog.records]
+    (warning,) = [record.getMessage() for record in told(caplog)]
     assert all(part in warning for part in ("'a'", f"offset {end}", "4 bytes", repair.path))
     assert system.stat_path(repair.path).st_size == 4
 

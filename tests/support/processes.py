@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 INTERPRETER = "interpreter"  # no multiprocessing: a fresh `python`, as from a shell
 METHODS: tuple[str, ...] = (*multiprocessing.get_all_start_methods(), INTERPRETER)
 WAIT_TIMEOUT_S = 60.0
-HANGS_AFTER_S = 10.0
+HANGS_AFTER_S = 20.0
 
 
 class Child:

@@ -12,11 +12,17 @@ from mpcheckpoint import _system as system
 from mpcheckpoint.testing import SimulatedDisk
 from support.fuzz_bench import Bench, fuzz_bench
 from support.unsynced import open_and_close
-from support.verbs import Faults
+from support.verbs import Faults, become_a_new_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _as_a_new_process() -> None:
+    """What this process knows of stores, logs and time from earlier tests is forgotten before each."""
+    become_a_new_process()
 
 
 @pytest.fixture

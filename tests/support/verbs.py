@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import random
 import re
@@ -200,6 +201,22 @@ def wait_until(
         if time.monotonic() > deadline:
             raise TimeoutError(f"not so after {timeout_s} s: {what}")
         threading.Event().wait(pause_s)
+
+
+# Said of a machine that has much to do, whatever is tested: a second for a sync, a lock or a look at all bytes.
+_OF_A_BUSY_MACHINE = re.compile(
+    r"a sync of log '.*' took \d|waiting for the append lock of log |validated [\d,]+ bytes"
+)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return what the library has told in log messages, but for what it tells on a busy machine."""
+    return [
+        record
+        for record in caplog.records
+        if record.name.partition(".")[0] == "mpcheckpoint"
+        and not _OF_A_BUSY_MACHINE.match(record.getMessage())
+    ]
 
 
 def seeded(name: str) -> random.Random:
