@@ -195,7 +195,7 @@ class Dispatcher:
         directory = self._log.workers_directory
 
         def judged(view: LogView) -> ItemState:
-            self._runs = history_of(view).by_number  # the outcome may be of a run that began after ours
+            self._runs = history_of(view).by_number  # an outcome may be of a run that began after ours
             return state_of(view, self._plan.run, object_key, directory)
 
         return self._log.query(judged, max_age_s=max_age_s)
@@ -248,9 +248,14 @@ class Dispatcher:
 
     def _recorded_event(self, object_key: str, *, is_own: bool) -> bytes | None:
         """Return the outcome of an object that counts; or the one of this run, which another run may have replaced."""
-        if is_own:
-            return self._log.query(lambda view: own_outcome(view, self._plan.run, object_key))
-        return self._state(object_key).outcome
+        if not is_own:
+            return self._state(object_key).outcome
+
+        def judged(view: LogView) -> bytes | None:
+            self._runs = history_of(view).by_number
+            return own_outcome(view, self._plan.run, object_key)
+
+        return self._log.query(judged)
 
     def _finish(
         self, entries: list[Input], event: bytes, *, is_own: bool, raised: BaseException | None = None
