@@ -21,6 +21,10 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log, MapRun, Outcome
 from mpcheckpoint._format import codec
+from mpcheckpoint._logfile.mutex import Mutex
+from mpcheckpoint._logfile.read import LogReader
+from mpcheckpoint._view import log_handle
+from mpcheckpoint._work import dispatch
 from mpcheckpoint.errors import (
     ChangedItemError,
     ChangedVersionError,
@@ -858,3 +862,49 @@ def test_executor_with_more_workers_than_processors_is_used_whole(log: Log) -> N
         outcomes = list(log.map(lambda item: barrier.wait(30), NAMES[:9], executor=executor))
 
     assert all(outcome.ok for outcome in outcomes)
+
+
+# --- how often it looks at the log -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a view of any age do where what is judged on it is judged again."""
+    for module in (log_handle, dispatch):
+        monkeypatch.setattr(module, "RECENT_S", 60.0)
+
+
+def test_item_costs_three_looks_at_the_log(recent: None, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, poll = itertools.count(), LogReader.poll
+    monkeypatch.setattr(LogReader, "poll", lambda reader: next(looks) < 0 or poll(reader))
+
+    with ThreadPoolExecutor(1) as one:
+        list(log.map(str, [str(number) for number in range(50)], executor=one))
+
+    assert next(looks) < 3 * 50 + 15
+
+
+def test_item_that_another_finished_since_the_last_look_is_not_run_again(
+    recent: None, log: Log, runs: Runs, store: Path, threads: ThreadPoolExecutor
+) -> None:
+    def items() -> Iterator[str]:
+        yield "a"
+        list(Checkpoint(store).log("a").map(partial(noted, runs), ["b"], executor=threads))
+        yield "b"
+
+    outcomes = done(log.map(partial(noted, runs), items(), executor=threads))
+
+    assert {item: outcome.repeated for item, outcome in outcomes.items()} == {"a": False, "b": True}
+    assert sorted(runs) == ["a", "b"]
+
+
+def test_view_of_a_forked_child_is_not_recent(recent: None, log: Log) -> None:
+    log.append("x", 1)
+    handle = handle_of(log)
+    assert handle.query(lambda view: len(view.entries("x"))) == 1
+    Checkpoint(handle.store.settings.path).log("a").append("x", 2)
+    handle.store.mutex = Mutex("a thread reads")
+    with handle.store.mutex.guard():
+        handle.store.reset_after_fork()  # the view may be half read, and is read anew
+
+    assert handle.query(lambda view: len(view.entries("x")), max_age_s=60.0) == 2
