@@ -31,7 +31,7 @@ def logs_there_are(error: LogNotFoundError) -> str:
 def keys_in(store: str) -> list[str]:
     """Return the keys of a store's logs, as far as they can be told."""
     try:
-        listing = DirectoryStore(store, create=False, read_only=True).listing()
+        listing = DirectoryStore(store, create=False, read_only=True).directory.listing()
         return [found for _, found in listing if isinstance(found, str)]
     except CheckpointError:
         return []

@@ -8,7 +8,7 @@ log's end. Never a stat that returns times: since Linux 6.13 that makes the next
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.columns import Lines
@@ -16,6 +16,7 @@ from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, Note, note_of
 from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, closing
 from mpcheckpoint._format.resync import last_line
 from mpcheckpoint._format.scan import Stop
+from mpcheckpoint._logfile.chunk import Chunk
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.descriptors import pool
 from mpcheckpoint._logfile.faults import translated
@@ -34,10 +35,9 @@ from mpcheckpoint.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from mpcheckpoint._format.control import Header
-    from mpcheckpoint._format.frame import Line
     from mpcheckpoint._format.scan import Scan
     from mpcheckpoint._logfile.paths import LogPaths
 
@@ -45,31 +45,6 @@ _LOOK_BACK_BYTES = 64 * 1024
 _REOPEN_LIMIT = 100
 # The closing of the last line, and the first byte after it.
 _END_BYTES = CLOSING_BYTES + len(PADDING)
-
-
-class Chunk(NamedTuple):
-    """Records that are new to a reader, in file order.
-
-    Attributes:
-        lines: the records, in whole batches.
-        notes: what the ignorable control lines among them say.
-        generation: the generation that they are in.
-        durable: the highest offset that they, or lines before them, state as durable.
-        is_reset: whether the log was loaded anew, so that what was read before is void.
-        begun_us: when the generation began: older records were copied into it.
-    """
-
-    lines: Sequence[Line]
-    notes: list[Note]
-    generation: str
-    durable: int
-    is_reset: bool
-    begun_us: int = 0
-
-
-def _knows_nothing(generation: str) -> int:
-    del generation
-    return 0
 
 
 class LogReader:
@@ -84,7 +59,7 @@ class LogReader:
     def __init__(
         self,
         paths: LogPaths,
-        known_durable: Callable[[str], int] = _knows_nothing,
+        known_durable: Callable[[str], int] = lambda generation: 0,
         *,
         resumes: bool = False,
     ) -> None:
@@ -126,10 +101,9 @@ class LogReader:
         Raises:
             CorruptLogError, FormatVersionError, WrongLogError, LogNotFoundError: what was read before stays valid.
         """
-        # Nothing is new if the path leads to the same file, of the same size, and its last line is still followed by
-        # nothing, or by padding. Valid lines are never cut off, so an append makes the file longer or overwrites
-        # padding, and a new generation is another file: its inode or its time of birth differs. The closing of the last
-        # line shows a log that was overwritten by hand.
+        # Why nothing is missed: valid lines are never cut off, so an append makes the file longer or overwrites
+        # padding, and a new generation is another file, by its inode or its time of birth. The closing of the last line
+        # tells of a log that was overwritten by hand.
         mark = None
         try:
             mark = system.path_mark(self._paths.log)
@@ -172,16 +146,10 @@ class LogReader:
             rest = None
             if self._judged_torn is not None and self._judged_torn[0] == self._end.offset:
                 rest = (self._end.offset, *length_and_crc(fd, self._end.offset))
-            data = system.read_at(fd, CLOSING_BYTES + FIRST_READ_BYTES, self._end.offset - CLOSING_BYTES)
-            if data[:CLOSING_BYTES] == closing(self._end.stored_crc):
-                data = data[CLOSING_BYTES:]
-            else:  # somebody overwrote the file
-                _require_intact(descriptor)
-                self._restart(read_header(fd, self._paths.log, log_key=self._paths.log_key))
-                if self._header.generation != generation:  # what is known to be durable is of the one before
-                    yield from self._read_on()
-                    return
-                data = system.read_at(fd, FIRST_READ_BYTES, self._end.offset)
+            data = self._bytes_after_end(descriptor)
+            if self._header.generation != generation:  # in the same file: what is known is of the one before
+                yield from self._read_on()
+                return
             if not self._is_reset and self._end.offset >= known:
                 if not data:
                     self._remember(descriptor, status, is_padded=False)
@@ -196,13 +164,8 @@ class LogReader:
                 if self._end.offset > status.size_bytes and scan.damage is None:
                     return  # all that was there at the start was given: writers may be faster than we are
             if scan.damage is None:
-                refuse_shortened(
-                    fd,
-                    self._end.offset,
-                    known_durable=known,
-                    path=self._paths.log,
-                    log_key=self._paths.log_key,
-                )
+                path, log_key = self._paths.log, self._paths.log_key
+                refuse_shortened(fd, self._end.offset, known_durable=known, path=path, log_key=log_key)
                 self._remember(descriptor, status, is_padded=scan.stop is Stop.PADDING)
                 return
             _require_intact(descriptor)
@@ -212,6 +175,16 @@ class LogReader:
                 is_same = rest is not None and rest[0] == scan.damage.offset
                 self._judged_torn = rest if is_same else (scan.damage.offset, 0, 0)
                 return
+
+    def _bytes_after_end(self, descriptor: system.Descriptor) -> bytes:
+        """Return the first bytes after the end; of the header, if somebody overwrote what was before the end."""
+        fd, offset = descriptor.fd, self._end.offset
+        data = system.read_at(fd, CLOSING_BYTES + FIRST_READ_BYTES, offset - CLOSING_BYTES)
+        if data[:CLOSING_BYTES] != closing(self._end.stored_crc):
+            _require_intact(descriptor)
+            self._restart(read_header(fd, self._paths.log, log_key=self._paths.log_key))
+            return system.read_at(fd, FIRST_READ_BYTES, self._end.offset)
+        return data[CLOSING_BYTES:]
 
     def _remember(self, descriptor: system.Descriptor, status: system.FileStatus, *, is_padded: bool) -> None:
         """Remember by what the next polls know that nothing is new.
@@ -229,11 +202,11 @@ class LogReader:
             self._padded = end.offset, status.size_bytes
 
     def _vouched(self, fd: int, scan: Scan, vouched: int) -> int:
-        """Return the offset below which some line calls the bytes durable; at most the damage's, if that is a torn end
-        or a write in progress.
+        """Return the offset below which a line calls the bytes durable; at most the damage's offset, if that is a torn
+        end or a write in progress.
 
-        A line that vouches for the damaged bytes is believed at the second read only: at the first, they may have been
-        read before their write had ended.
+        A line that vouches for the damaged bytes is believed at the second read: the first may have come before their
+        write had ended.
 
         Raises:
             CorruptLogError: ``vouched``, known before the poll began, is above the damage.
@@ -297,10 +270,8 @@ class LogReader:
             descriptor, _ = self._current(is_believed=True)
             header = self._header
             assert header is not None
-            if position.log_key != self._paths.log_key or position.generation not in (
-                header.generation,
-                *header.previous,
-            ):
+            known = (header.generation, *header.previous)
+            if position.log_key != self._paths.log_key or position.generation not in known:
                 raise InvalidPositionError(
                     f"{position} is no position of the log {self._paths.log_key!r} as it stands in {self._paths.log}",
                     path=self._paths.log,

@@ -102,7 +102,7 @@ class ReadableLogs:
         token = self._store.change_token()
         if token is not None and token == self._token:
             return
-        for path, found in self._store.listing():
+        for path, found in self._store.directory.listing():
             if isinstance(found, str):
                 self._find(found, must_exist=False)
             elif path not in self._failed:

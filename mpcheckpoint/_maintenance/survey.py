@@ -79,8 +79,8 @@ def survey(path: str | os.PathLike[str], *, log_keys: Iterable[str] | None = Non
     """
     store = DirectoryStore(path, create=False, read_only=True)
     if log_keys is None:
-        return (_surveyed(store, file, found) for file, found in store.listing())
-    return (_surveyed(store, store.path_of(log_key), log_key) for log_key in log_keys)
+        return (_surveyed(store, file, found) for file, found in store.directory.listing())
+    return (_surveyed(store, store.directory.paths_of(log_key).log, log_key) for log_key in log_keys)
 
 
 def _surveyed(store: DirectoryStore, path: str, found: str | CheckpointError) -> LogSurvey:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._logfile.near_end import Rest
-    from mpcheckpoint._logfile.read import Chunk
     from mpcheckpoint._store.durability import Durability
     from mpcheckpoint._types import Position, Repair
 

@@ -17,13 +17,12 @@ from mpcheckpoint._store.notifier import StoreNotifier, mark_followed
 from mpcheckpoint._store.process import process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.append import LogWriter
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._types import Position, Repair
-    from mpcheckpoint.errors import CheckpointError
 
 
 class DirectoryLog:
@@ -134,39 +133,26 @@ class DirectoryStore:
     """The logs in one ``.checkpoint`` directory."""
 
     def __init__(self, base: str | os.PathLike[str], *, create: bool, read_only: bool) -> None:
-        self._directory = StoreDirectory(base, create=create, read_only=read_only)
-        self._arguments = (self._directory.base, create, read_only)
-        self.base = self._directory.base
-        self.path = self._directory.path
+        self.directory = StoreDirectory(base, create=create, read_only=read_only)
+        self.path = self.directory.path
+        self._arguments = (self.directory.base, create, read_only)
 
     def log_keys(self) -> list[str]:
         """Return the keys of all logs, sorted."""
-        return self._directory.log_keys()
-
-    def listing(self) -> Iterator[tuple[str, str | CheckpointError]]:
-        """Yield the path of each log file, with its key, or with why that cannot be told."""
-        return self._directory.listing()
-
-    def path_of(self, log_key: str) -> str:
-        """Return the path of a log's file, which need not exist.
-
-        Raises:
-            InvalidKeyError: it is no key.
-        """
-        return self._directory.paths_of(log_key).log
+        return self.directory.log_keys()
 
     def change_token(self) -> object | None:
         """Return a value that changes when a log is added; None if that cannot be told without listing."""
-        return self._directory.change_token()
+        return self.directory.change_token()
 
     def find_log(self, log_key: str) -> DirectoryLog:
         """Return a log for reading, without waiting for anybody."""
-        return DirectoryLog(self._directory, self._directory.find_log(log_key))
+        return DirectoryLog(self.directory, self.directory.find_log(log_key))
 
     def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> DirectoryLog:
         """Return a log for writing, creating it if it may."""
-        paths = self._directory.open_log(log_key, create=create, timeout_s=timeout_s)
-        return DirectoryLog(self._directory, paths)
+        paths = self.directory.open_log(log_key, create=create, timeout_s=timeout_s)
+        return DirectoryLog(self.directory, paths)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DirectoryStore) and other._arguments == self._arguments

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mpcheckpoint._format.frame import Line
-    from mpcheckpoint._logfile.read import Chunk
+    from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._store.protocol import Notifier, Reader, StoredLog
     from mpcheckpoint._types import Record
     from mpcheckpoint._view.merged_read import Choice

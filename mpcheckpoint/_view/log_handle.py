@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from mpcheckpoint._format.frame import Line, Payload
-    from mpcheckpoint._logfile.read import Chunk
+    from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._store.protocol import Reader, StoredLog
     from mpcheckpoint._types import Position, Record
     from mpcheckpoint._view.store_handle import Settings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpcheckpoint._format.columns import Lines
 
 if TYPE_CHECKING:
-    from mpcheckpoint._logfile.read import Chunk
+    from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._store.protocol import Reader, StoredLog
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from mpcheckpoint._format.control import Note
-    from mpcheckpoint._logfile.read import Chunk
+    from mpcheckpoint._logfile.chunk import Chunk
 
 # The note by which a worker takes an object, or gives it back.
 CLAIM = "claim"

@@ -15,9 +15,9 @@ from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, control_name,
 from mpcheckpoint._format.frame import EndState, encode_batch
 from mpcheckpoint._format.names import file_name
 from mpcheckpoint._format.scan import scan
+from mpcheckpoint._logfile.chunk import Chunk
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.mutex import Mutex
-from mpcheckpoint._logfile.read import Chunk
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import InvalidPositionError, LockTimeoutError, LogNotFoundError
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import encode_batch
+from mpcheckpoint._logfile.chunk import Chunk
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._logfile.read import Chunk
 from mpcheckpoint._store.durability import Durability, Mode
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import LockTimeoutError

@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.frame import NO_META
+from mpcheckpoint._logfile.chunk import Chunk
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.near_end import Rest
-from mpcheckpoint._logfile.read import Chunk
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import InvalidPositionError
 from support.memory_storage import MemoryLog, MemoryReader, MemoryStore
