@@ -20,7 +20,7 @@ _POSITION = re.compile(
 
 # Structs, not frozen dataclasses: made in a tenth of the time; an append makes one, and each record that is read two.
 class Position(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """Name a place in one log: right behind one record.
+    """Name a place in one log: right after one record.
 
     Opaque: take it from an append or a record, keep it, hand it back; ``str()`` and ``parse()`` carry it through
     files and command lines. Positions of the same log are ordered as its records are, also across generations;
@@ -107,7 +107,7 @@ class Cursor(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, positions: Mapping[str, Position]) -> Cursor:
-        """Return the cursor that stands at these positions, one a log key."""
+        """Return the cursor at these positions, one a log key."""
         return cls(tuple(positions[log_key] for log_key in sorted(positions)))
 
 
@@ -115,12 +115,12 @@ class Record(msgspec.Struct, frozen=True):
     """One event that was recorded for one object.
 
     Attributes:
-        log_key: the log it stands in.
+        log_key: the log that it is in.
         object_key: the object it happened to.
         event: the JSON value that was written.
         stamp_us: its logical time, in microseconds since 1970 (a hybrid logical clock).
         record_id: the caller's id, or None.
-        position: the place right behind it.
+        position: the place right after it.
     """
 
     log_key: str
@@ -135,7 +135,7 @@ class Repair(msgspec.Struct, frozen=True):
     """Bytes that the repair of a torn end cut off a log, and where they are kept.
 
     Attributes:
-        log_key: the log; generation: its generation then; offset: where the bytes stood; length_bytes: how many.
+        log_key: the log; generation: its generation then; offset: where the bytes were; length_bytes: how many.
         path: the quarantine file that holds them.
     """
 

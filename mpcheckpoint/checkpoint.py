@@ -49,7 +49,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         durability: str = "always",
         lock_timeout_s: float | None = None,
     ) -> None:
-        """Open the store in the directory ``path`` (its files stand in ``path/.checkpoint``).
+        """Open the store in the directory ``path`` (its files are in ``path/.checkpoint``).
 
         Args:
             path: the directory; created with its parents if it does not exist.
@@ -112,7 +112,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
     ) -> Reading:
         """Return an iterator over the records of all logs, in the merged order, in bounded memory.
 
-        Where only the end of the logs is wanted, only that is read.
+        If only the end of the logs is wanted, only that is read.
 
         Args:
             object_key: only those of this object; None for all.
@@ -124,8 +124,8 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
 
         Raises:
             InvalidKeyError: ``object_key`` is no key.
-            CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: in the iteration, when all that
-                can be read was given out; here, if it cannot be told which logs there are.
+            CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: in the iteration, after all that
+                can be read was given out; here, if the logs cannot be listed.
         """
         if object_key is not None:
             encode_key(object_key)
@@ -145,7 +145,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             match: only objects whose key matches this shell pattern (``fnmatch``); None for all.
 
         Raises:
-            CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: in the iteration, when all that can
+            CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: in the iteration, after all that can
                 be read was given out.
         """
         return list_objects(self._handle.discovered(), Choice(None, since_us, until_us), match)
@@ -180,12 +180,12 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         """Return the state of all logs as it is now, frozen: one refreshed cut."""
         return Snapshot(self._handle.cuts())
 
-    # Mapping's own would take a log that is gone, a KeyError too, for an object that is not there.
+    # Mapping's own would take the KeyError of a lost log for an object that is not there.
     def get(self, object_key: str, default: Any = None) -> Any:
         """Return the events of an object over all logs, or ``default`` if it is unknown."""
         return tuple(map(decode_event, self._handle.events(object_key))) or default
 
-    # Mapping's own would look up one object after the other, each at another moment.
+    # Mapping's own would read each object at another moment.
     def items(self) -> ItemsView[str, tuple[Any, ...]]:
         """Return the items of one refreshed cut."""
         return self.snapshot().items()
@@ -262,10 +262,10 @@ def checkpoint_on(
     durability: str = "always",
     lock_timeout_s: float | None = None,
 ) -> Checkpoint:
-    """Return a handle on a store of another engine: one that keeps what ``_store.protocol`` promises.
+    """Return a handle on another storage: one that keeps what ``_store.protocol`` promises.
 
-    All but ``store`` is as for `Checkpoint` (``create`` is about logs: the store is there), and the handle, its logs,
-    their claims and maps work as on a directory. It pickles if the store does.
+    The other arguments are as for `Checkpoint` (``create`` is about logs: the store is there). The handle, its logs,
+    claims and maps work as on a directory. It pickles if the store does.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be.
@@ -298,7 +298,7 @@ def _reopen(settings: Settings, open_keys: tuple[str, ...]) -> Checkpoint:
 
 
 class Snapshot(Mapping[str, tuple[Any, ...]]):
-    """A frozen cut of a store: object key -> tuple of events. Nothing changes it, and it needs no store any more."""
+    """A frozen cut of a store: object key -> tuple of events. Nothing changes it, and it no longer needs the store."""
 
     def __init__(self, cuts: dict[str, Cut]) -> None:
         self._cuts = cuts

@@ -1,7 +1,7 @@
 """The errors of mpcheckpoint: one root, each also the builtin exception a caller would expect.
 
 Contention is a result, a torn end is a state, corruption is an exception. Every message says what happened,
-where, and what to do; every error survives pickling, so it crosses process pools whole.
+where, and what to do; every error survives pickling, and so crosses process pools whole.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class UnknownSchemeError(CheckpointError, ValueError):
     Neither the message nor an attribute holds more of the URL than its scheme: there may be a password in it.
 
     Attributes:
-        scheme: what stood before ``://``.
+        scheme: what is before ``://``.
     """
 
     scheme: str
@@ -74,7 +74,7 @@ class StoreNotFoundError(CheckpointError, FileNotFoundError):
 
 
 class NotAStoreError(CheckpointError, NotADirectoryError):
-    """Something stands where the store, or a part of it, should stand: a file, or a symbolic link."""
+    """Something else is where the store, or a part of it, should be: a file, or a symbolic link."""
 
 
 class StoreAccessError(CheckpointError, PermissionError):
@@ -102,7 +102,7 @@ class ClosedError(CheckpointError, ValueError):
 
 
 class ReentrancyError(CheckpointError, RuntimeError):
-    """A signal handler, a finalizer or the items of a map entered an operation that is in the midst of calling them."""
+    """A signal handler, a finalizer or the items of a map entered an operation that was just calling them."""
 
 
 # --- logs --------------------------------------------------------------------------------------------------
@@ -133,8 +133,8 @@ class CorruptLogError(CheckpointError, ValueError):
 
     Attributes:
         path, offset, reason: where the damage starts, and what it is.
-        expected: what should have stood there.
-        found: what stands there.
+        expected: what should be there.
+        found: what is there.
     """
 
     expected: str

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._view.transaction import begin, update
 from mpcheckpoint._work.claims import claimed
-from mpcheckpoint._work.inputs import object_key_of
 from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS
 from mpcheckpoint._work.reruns import history_of, require_rerun_name
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S
-from mpcheckpoint._work.runs import is_done
 from mpcheckpoint._work.start_map import start_map
-from mpcheckpoint._work.status import outcomes_of, status_of
+from mpcheckpoint._work.status import outcomes_of, pending_of, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -38,7 +36,7 @@ T = TypeVar("T")
 class Log:
     """One append-only log of a store; get it from ``Checkpoint.log``.
 
-    Concurrency: any number of threads; survives fork on both sides; pickles, to a handle of its own on the same log.
+    Concurrency: any number of threads; survives fork on both sides; pickles, to a new handle on the same log.
     """
 
     def __init__(self, handle: LogHandle) -> None:
@@ -71,7 +69,7 @@ class Log:
             durability: overrides the handle's setting for this append.
 
         Returns:
-            The position right behind the record.
+            The position right after the record.
 
         Raises:
             InvalidKeyError, InvalidEventError, LimitExceededError: the record is refused; nothing was written.
@@ -94,7 +92,7 @@ class Log:
             durability: overrides the handle's setting for this batch.
 
         Returns:
-            The position right behind the last record; None if there were none.
+            The position right after the last record; None if there were none.
 
         Raises:
             As ``append``; if one record is refused, nothing of the batch was written.
@@ -109,12 +107,12 @@ class Log:
         """Run ``fn(transaction)`` until its batch lands; return what it returned that time.
 
         ``fn`` runs again, with a new transaction, each time what it read was changed before its batch landed. Each such
-        conflict means that another writer got on, so not everybody can be kept waiting.
+        conflict means that another writer made progress, so some process always does.
         """
         return update(self._handle, fn)
 
     def flush(self) -> None:
-        """Make everything durable that the log holds now, whoever wrote it.
+        """Make all durable that the log holds now, written by any process.
 
         Raises:
             OutcomeUnknownError: the sync failed.
@@ -122,10 +120,10 @@ class Log:
         self._handle.for_writing().flush(self._handle.store.settings.lock_timeout_s)
 
     def recover(self) -> None:
-        """Make the log take appends again after a failed sync (PoisonedLogError).
+        """Make the log take appends again after a failed sync (PoisonedLogError), once its cause is gone.
 
         Copies every record into a new generation, makes that durable, and puts it in place. Positions and cursors stay
-        valid. Do it when the cause is gone: a sound disk, enough space.
+        valid.
 
         Raises:
             CorruptLogError, WriteFailedError, LockTimeoutError: nothing was changed.
@@ -151,10 +149,10 @@ class Log:
         """Yield the records of this log, in order, in bounded memory.
 
         Args:
-            after: begin behind this position; None for the start.
+            after: begin after this position; None for the start.
             object_key: only those of this object; the events of others are not even decoded. None for all.
-            durable: only what is known durable, syncing first if need be. A read-only handle cannot sync: it yields
-                what the log itself states to be durable.
+            durable: only what is known to be durable, syncing first if need be. A read-only handle cannot sync, and
+                yields what the log itself states to be durable.
 
         Raises:
             CorruptLogError: at the damage, after the records before it were yielded.
@@ -173,7 +171,7 @@ class Log:
         """Return an iterator over the log's records that waits for more.
 
         Args:
-            after: begin behind this position, at the "start", or at the "end" as it is now.
+            after: begin after this position, at the "start", or at the "end" as it is now.
             idle_timeout_s: end quietly when nothing came for so many seconds; None waits for ever.
             durable: as for ``read``.
         """
@@ -191,26 +189,24 @@ class Log:
 
         Returns:
             ``records``, ``objects``: how many it holds.
-            ``first_us``, ``last_us``: when the first and the last record were made, in microseconds since 1970; None
-                if there is none.
+            ``first_us``, ``last_us``: when the first and the last record were made (unix microseconds), or None.
             ``size_bytes``, ``path``: of its file, with padding.
-            ``batches``: how many appends the records came by, of all processes, a batch being one.
-            ``stated_syncs``: how many syncs the log's own lines tell of, of all processes, in its present
-                generation. There may have been more: one that covered nothing new, or came after the last line.
+            ``batches``: how many appends wrote the records, in all processes; a batch is one.
+            ``stated_syncs``: how many syncs the log's own lines tell of, in all processes, in its present generation.
+                There may have been more: those that covered nothing new, or came after the last line.
             ``appends``, ``syncs``: how many of each this process did.
             ``repairs``: how many torn ends were cut off.
-            ``state``: "whole"; "pending": a write seems to be in progress; "torn": the next writer cuts off what a
-                dying one left; "poisoned": a sync failed, ``recover`` helps. The worst of them.
-            ``is_poisoned``: whether a sync failed.
-            ``lock``: whether somebody holds its append lock now: "free", "held", or "unknown" where the system does
-                not tell (it does on Linux, in the first name space of processes).
+            ``state``, ``is_poisoned``: "whole"; "pending": a write seems to be in progress; "torn": a dying writer left
+                bytes that the next one cuts off; "poisoned": a sync failed, ``recover`` helps. The worst of them.
+            ``lock``: whether its append lock is held now: "free", "held", or "unknown" where the system does not tell
+                (Linux does, in the first name space of processes).
             ``holder_pid``, ``holder_command``, ``is_holder_stopped``: who does; None if nobody, or it cannot be told.
-            ``waiters``: how many processes and threads sleep until they get it; None if that cannot be told.
+            ``waiters``: how many processes and threads wait for it; None if that cannot be told.
 
         Raises:
             CorruptLogError, ReadFailedError, LogNotFoundError: ``mpcheckpoint.maintenance.survey`` tells what it can.
 
-        Concurrency: takes no lock that anybody else could meet.
+        Concurrency: takes no lock that another process could wait for.
         """
         return self._handle.stats()
 
@@ -220,11 +216,8 @@ class Log:
         """Take the sole right to work on an object, for a ``with`` block.
 
         The block gets a claim, or None if another live worker has the object: another process, thread, or claim of
-        this process. The object is free again when the block ends, and at once when this process dies, however it
-        dies: nobody waits for a claim to age. A claim keeps out those who ask for one, not appends.
-
-        Args:
-            object_key: any string.
+        this process. The object is free again when the block ends, and at once when this process dies: no claim has to
+        age. A claim keeps other claims out, not appends.
 
         Raises:
             InvalidKeyError: it is no key.
@@ -238,23 +231,20 @@ class Log:
     def pending(
         self, items: Iterable[T], *, key: Callable[[T], str] | None = None, rerun: str | None = None
     ) -> Iterator[T]:
-        """Yield the items that are not done, each as it stands when its turn comes.
+        """Yield the items that are not done, each judged when its turn comes.
 
-        Done is, on a log that a map ran on, what has an outcome, be it a failure; on any other, what has an event in
-        this log.
+        If a map ran on this log, an item is done once it has an outcome, even a failure; else once it has an event.
 
         Args:
-            items: strings that are object keys, or anything with ``key``.
-            key: a function that returns the object key of an item.
-            rerun: done is what has an outcome under this name; see ``map``.
+            items, key: as for ``map``.
+            rerun: an item is done once it has an outcome under this name; see ``map``.
 
         Raises:
-            TypeError: an item is no string, and there is no ``key``.
-            InvalidKeyError: an object key is none.
+            TypeError, InvalidKeyError: an item has no object key.
             ValueError: ``rerun`` is no name.
         """
         require_rerun_name(rerun)
-        return _pending(self._handle, items, key, rerun)
+        return pending_of(self._handle, items, key, rerun)
 
     def map(  # noqa: PLR0913 - each is a choice of its own, all but two have a default
         self,
@@ -283,46 +273,43 @@ class Log:
         map on the same log: they share the items, and no item runs twice while nobody dies. At least once: an item
         whose worker dies before its outcome is recorded runs again.
 
-        Starts at the call. Items are taken as workers become free; memory is bounded however many there are. What
-        has a length, as a list, is iterated over in the caller's thread; any other iterable in a thread of its own, an
-        item at a time, so that it may wait for an outcome that this very map gives out.
+        Starts at the call. Items are taken as workers become free, in bounded memory. A list, or whatever has a length,
+        is iterated over in the caller's thread; any other iterable in a thread of its own, an item at a time, so that
+        it may wait for an outcome of this very map.
 
         Args:
-            fn: what to run, a function that takes an item and returns a JSON value. An exception, or another value, is
-                recorded as a failure. A process that it forks, and that returns or raises too, ends there and counts
-                for nothing; as one does that ``items`` forks in its own thread.
+            fn: takes an item and returns a JSON value. An exception, or another value, is recorded as a failure. A
+                process that ``fn`` or ``items`` forks, and that returns too, ends there and counts for nothing.
             items: strings that are their own object keys, or anything with ``key``. Items that come twice run once and
                 share the outcome. An item is compared with the one its key came with before, if both are JSON values of
                 at most 1 MiB; others with ==, among the latest 10,000 of this call. What may only be used in the
                 thread that made it, as a cursor of sqlite3, is handed in as a list.
             key: a function that returns the object key of an item.
-            version: of the work done. It is recorded, and another one is refused (see ``if_changed``), so that outcomes
-                do not mix.
+            version: of the work. It is recorded, and another one is refused (see ``if_changed``): outcomes do not mix.
             jobs: how many items run at a time; None for one a processor, or as many as ``executor`` has workers.
-            mp_context: how worker processes are started, as ``multiprocessing.get_context`` returns it; None for
-                the default. With spawn and forkserver ``fn`` must be found by its name in an importable module: no
-                lambda, and no function of a notebook cell.
+            mp_context: how worker processes are started, as ``multiprocessing.get_context`` returns it; None for the
+                default. With spawn and forkserver ``fn`` must be found by its name in an importable module: no lambda,
+                and no function of a notebook cell.
             executor: run in this executor instead of worker processes of our own. It is not shut down.
             ordered: give outcomes out in the order of the items, not as they come.
-            on_error: "record" gives failures out as outcomes; "halt" does so, too, and starts no more items once the
-                failure of one that ran here is recorded: what runs then finishes, and ``MapRun.is_halted``; "raise"
-                starts no more either, and raises what ``fn`` raised.
+            on_error: "record" gives failures out as outcomes; "halt" does so, too, and starts no more items once a
+                failure is recorded here (``MapRun.is_halted``); "raise" starts no more, and raises what ``fn`` raised.
             include_done: also give out outcomes that were there already (``Outcome.repeated``).
             retry_failed: run again what had failed before this call.
             rerun: a name of your own choice, at most 200 bytes: each of these items is to have an outcome under that
-                name. The same call carries on, and another name begins anew, with whatever version. Items that are not
-                given keep what they have, and what the map gives out are the outcomes under that name.
+                name. The same call carries on; another name begins anew, with any version. Other items keep what they
+                have. The outcomes given out are those under that name.
             if_changed: what to do if the map, or that rerun of it, came with another ``version`` before: "refuse" the
                 call; "keep" what is done, and run what is missing; or "keep-ok": keep what is ok, and run what failed
                 again, too. Starts that still run with the version before end with ChangedVersionError.
             retries: how often an item that failed is tried again before it counts as failed. Failed attempts are
-                recorded, so the limit holds over all starts and all processes that share the items; an attempt that
-                died with its process is not one of them. Meanwhile other items run, up to 1000 at rest.
+                recorded, so the limit holds over all starts and processes; an attempt that died with its process does
+                not count. Meanwhile other items run, up to 1000 at rest.
             retry_delay_s: how long an item rests after its first failed attempt, in seconds; twice as long after each
                 further one, to a minute (or to this, if it is more), shortened by up to a quarter at random.
-            timeout_s: how long ``fn`` may run for an item, in seconds; None for as long as it likes. Then its process
-                is ended, with SIGTERM and 5 s later SIGKILL, and replaced; the attempt has failed, "timed out". What
-                ``fn`` has started lives on. Not possible in an ``executor``, whose workers are not ours to end.
+            timeout_s: how long ``fn`` may run for an item, in seconds; None for any time. Then its process is ended,
+                with SIGTERM and 5 s later SIGKILL, and replaced; the attempt has failed, "timed out". What ``fn`` has
+                started lives on. Not possible in an ``executor``.
             max_invalid_results: for how many items in a row ``fn`` may return what is no JSON value before the map
                 stops with InvalidResultError; None for any number. Such an item is recorded as failed, and not retried.
                 NaN and infinity count only while ``fn`` has returned nothing that can be recorded.
@@ -337,16 +324,15 @@ class Log:
                 the worker processes. Nothing was run or recorded.
             InvalidItemError: an item cannot be sent to a worker process. That item was not run.
             TypeError, ValueError: an argument, or an item, is not what it should be.
-            WorkerDiedError: this process may have no children, or they cannot start; or ``executor`` is broken, or was
-                shut down.
+            WorkerDiedError: this process may have no children, they cannot start, or ``executor`` is broken.
             ShortageError: the machine is short of processes, threads, open files or memory, and for a minute nothing
                 ran. Before that starts pause, with a logged warning, and the items that could not be started wait.
             ReadOnlyError, LockTimeoutError, WriteFailedError, PoisonedLogError: nothing was run.
 
         Durability: an outcome survives loss of power before it is given out, whatever the handle's setting.
-        Concurrency: the MapRun is for one thread. A worker process that dies costs the item it ran, which runs again;
-            the third time it is recorded as failed. Deaths are counted in the log, over all starts and processes; one
-            by SIGTERM, SIGHUP or SIGINT only a second later, so that what is closed meanwhile counts nothing.
+        Concurrency: the MapRun is for one thread. An item whose worker process dies runs again; the third time it is
+            recorded as failed. Deaths are counted in the log, over all starts and processes; one by SIGTERM, SIGHUP or
+            SIGINT only a second later, so that a map that is closed meanwhile counts nothing.
         """
         return start_map(
             self._handle,
@@ -372,8 +358,7 @@ class Log:
     def results(self, *, rerun: str | None = None) -> Iterator[Outcome]:
         """Yield the last outcome of each item, whatever rerun it came from, in the order of the objects.
 
-        Nothing if no map ran on this log. ``Outcome.item`` is the item as it was recorded: its object key, if it
-        was no JSON value.
+        ``Outcome.item`` is the item as it was recorded: its object key, if it was no JSON value.
 
         Args:
             rerun: the last outcome under this name; nothing if there is no such rerun.
@@ -389,10 +374,9 @@ class Log:
         return tuple(name for name in self._handle.query(history_of).latest if name is not None)
 
     def map_status(self, *, rerun: str | None = None) -> MapStatus | None:
-        """Return how far the log's map is, whoever runs it; None if no map ran on this log.
+        """Return how far the log's map is, in whatever process it runs; None if no map ran on this log.
 
-        Counts what is recorded, and looks which workers and which starts of the map live now. Takes no lock and writes
-        nothing; costs a pass over the objects in memory.
+        Counts what is recorded, and checks which workers and map processes are alive. Takes no lock and writes nothing.
 
         Args:
             rerun: count the outcomes under this name. None for the rerun that is under way, if all starts that live now
@@ -404,8 +388,6 @@ class Log:
         """
         return status_of(self._handle, require_rerun_name(rerun))
 
-    # --- life -------------------------------------------------------------------------------------------------
-
     def __reduce__(self) -> tuple[Any, ...]:
         return Log, (self._handle,)
 
@@ -414,14 +396,5 @@ class Log:
 
 
 def handle_of(log: Log) -> LogHandle:
-    """Return what stands behind a log: for the layers above this one, which do more than users may."""
+    """Return the handle of a log, for the layers above, which do more than users may."""
     return log._handle
-
-
-def _pending(
-    handle: LogHandle, items: Iterable[T], key: Callable[[T], str] | None, rerun: str | None
-) -> Iterator[T]:
-    for item in items:
-        object_key = object_key_of(item, key)
-        if not handle.query(lambda view, object_key=object_key: is_done(view, object_key, rerun)):  # type: ignore[misc]
-            yield item

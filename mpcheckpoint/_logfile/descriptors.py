@@ -1,4 +1,4 @@
-"""A thousand logs must not need a thousand descriptors: the least recently used give theirs back."""
+"""A thousand logs must not need a thousand descriptors: the least recently used are closed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class DescriptorUser(Protocol):
     """Something that holds a descriptor it can open again."""
 
     def forget_descriptor(self) -> None:
-        """Let the file be closed as soon as nobody is using it."""
+        """Let the file be closed as soon as nobody uses it."""
 
 
 class DescriptorPool:
     """Bound how many files readers keep open.
 
-    Invariant: at most ``limit`` holders keep a descriptor (held by tests/crash/test_process_limits.py). A
-    holder that is forgotten in mid-read keeps the file open through the reference it reads by.
+    Invariant: at most ``limit`` users keep a descriptor (held by tests/crash/test_process_limits.py). A
+    user that is forgotten in mid-read keeps the file open through the reference it reads by.
     """
 
     def __init__(self, limit: int = 48) -> None:
@@ -27,15 +27,15 @@ class DescriptorPool:
         self._mutex = threading.RLock()
         self._recent: OrderedDict[int, ref[DescriptorUser]] = OrderedDict()
 
-    def touch(self, holder: DescriptorUser) -> None:
-        """Take note that ``holder`` uses its descriptor now."""
+    def touch(self, user: DescriptorUser) -> None:
+        """Note that ``user`` uses its descriptor now."""
         with self._mutex:
-            key = id(holder)
+            key = id(user)
             known = self._recent.get(key)
-            if known is not None and known() is holder:
+            if known is not None and known() is user:
                 self._recent.move_to_end(key)
                 return
-            self._recent[key] = ref(holder)
+            self._recent[key] = ref(user)
             if len(self._recent) <= self._limit:
                 return
             _, oldest = self._recent.popitem(last=False)
@@ -44,7 +44,7 @@ class DescriptorPool:
             stale.forget_descriptor()
 
     def reset_after_fork(self) -> None:
-        """Start anew in a child, where the mutex may be held by a thread that does not exist."""
+        """Start anew in a child, where a thread that does not exist may hold the mutex."""
         self._mutex = threading.RLock()
         self._recent = OrderedDict()
 

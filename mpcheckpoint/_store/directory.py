@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 ALLOW_NETWORK = "MPCHECKPOINT_ALLOW_NETWORK"
 
-# The second a logger of its own, below "mpcheckpoint", so that who is just importing those files can turn it off.
+# The second is a logger of its own, below "mpcheckpoint", so that an import of those files can turn it off.
 logger = logging.getLogger("mpcheckpoint")
 older_files_logger = logging.getLogger("mpcheckpoint.older_files")
 
@@ -186,7 +186,7 @@ class StoreDirectory:
     # --- listing ----------------------------------------------------------------------------------------------
 
     def change_token(self) -> tuple[int, int] | None:
-        """Return a value that changes when a log is added; None if that cannot be told without listing."""
+        """Return a value that changes when a log is added; None if only listing can tell."""
         try:
             status = system.stat_path(self._names)
         except FileNotFoundError:
@@ -205,7 +205,7 @@ class StoreDirectory:
         return sorted(self._keys.values())
 
     def listing(self) -> Iterator[tuple[str, str | CheckpointError]]:
-        """Yield the path of each log file, with its key, or with why that cannot be told: in order of their names."""
+        """Yield the path of each log file, in order, with its key or the error that keeps it unknown."""
         with translated("listing", self.path, is_read=True):
             names = sorted(name for name in system.list_directory(self.path) if name.endswith(LOG_SUFFIX))
         for name in names:
@@ -252,7 +252,7 @@ class StoreDirectory:
             )
         try:
             if not system.exists(self._store_lock):
-                open_in_store(self._store_lock).close()  # for all who use the store, not for its maker alone
+                open_in_store(self._store_lock).close()  # for all users of the store, not for its maker alone
             with system.store_lock(self._store_lock, timeout_s):
                 yield
         except TimeoutError as error:
@@ -300,7 +300,7 @@ class StoreDirectory:
                 with self.locked(timeout_s):
                     self._create_log(paths)
             self.find_log(log_key)
-            # Before anything is appended, so that whoever watches the list learns of the log before its records.
+            # Before anything is appended, so that readers learn of the log before its records.
             if not self.read_only and not self._is_named(paths.name):
                 self.require_locking()
                 with self.locked(timeout_s):
@@ -330,7 +330,7 @@ class StoreDirectory:
     def remove_stale_files(self) -> None:
         """Remove what killed processes left unfinished. Requires: the store lock.
 
-        Who makes a log, or repairs one, holds it too. Who makes another file without it makes it anew.
+        Whatever makes or repairs a log holds it too. A writer that makes another file without it makes it again.
         """
         for name in system.list_directory(self.path):
             if not is_temporary(name):

@@ -1,4 +1,4 @@
-"""The three settings: when an append becomes durable, and what each risks."""
+"""The three settings of when an append becomes durable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SETTING = re.compile(r"always|never|interval(?::(?P<ms>[1-9]\d{0,6}))?")
 
 
 class Mode(Enum):
-    """Who makes an append durable."""
+    """What makes an append durable."""
 
     ALWAYS = "always"
     INTERVAL = "interval"

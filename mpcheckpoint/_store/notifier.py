@@ -21,7 +21,7 @@ class StoreNotifier:
     """The ``bell`` file of one store, as one process has it open."""
 
     def __init__(self, directory: str) -> None:
-        """Open the bell, making it if there is none.
+        """Open the file, making it if there is none.
 
         Raises:
             OSError: there can be none here.
@@ -32,23 +32,23 @@ class StoreNotifier:
         self._word = system.shared_word(self._descriptor.fd, 0)
 
     def is_intact(self) -> bool:
-        """Return whether this is the bell still, and not a file that somebody has opened on its number."""
+        """Return whether this is the file still, and not another one that was opened on its number."""
         return self._descriptor.is_intact()
 
     def value(self) -> int:
-        """Return what changes whenever the bell is rung. Read it before you look, and wait with it after that."""
+        """Return what changes at each notification. Read it before a poll, and wait with it after that."""
         try:
             return int.from_bytes(system.read_at(self._descriptor.fd, _WORD_BYTES, 0), "little")
         except OSError:
-            return 0  # not what it is, most likely: who waits with it looks again at once
+            return 0  # most likely not the value: so the wait ends at once
 
     def wait(self, value: int, timeout_s: float) -> None:
-        """Return when the bell was rung since its value was ``value``, the time is over, or for no reason."""
+        """Return when somebody notified since the value was ``value``, when the time is over, or for no reason."""
         self._word.wait(value, timeout_s)
 
     def notify(self) -> None:
-        """Wake all who wait. A bell that cannot be rung is heard too late, no more."""
-        # Not one more than it was: of two who ring at once, one would not change it.
+        """Wake all that wait. Where this fails, they wake a little later."""
+        # Not one more than it was: if two notify at once, one of them would not change it.
         value = time.monotonic_ns() & 0xFFFFFFFF
         try:
             system.write_at(self._descriptor.fd, value.to_bytes(_WORD_BYTES, "little"), 0)
@@ -57,13 +57,13 @@ class StoreNotifier:
         self._word.wake()
 
     def close(self) -> None:
-        """Close it, in a forked child; elsewhere whoever lets go of it last does."""
+        """Close it, in a forked child. Elsewhere it closes with its last reference."""
         self._descriptor.close()
         self._word.close()
 
 
 def mark_followed(page_path: str, seconds: float) -> None:
-    """Have those who append to a log ring the bell, for so long. Nothing comes of it where there is no page."""
+    """Ask the writers of a log to notify, for so many seconds. Does nothing if the log has no page."""
     try:
         page = system.open_file(page_path, write=True)
         if system.size_of(page.fd) >= PAGE_BYTES:

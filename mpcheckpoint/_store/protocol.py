@@ -1,6 +1,6 @@
-"""What a handle asks of whatever stands behind it: append, read from a position, list keys.
+"""The storage protocol: what a handle asks of its storage. Append, read from a position, list keys.
 
-Another engine can stand where the directory stands if it keeps what is promised here. `checkpoint_on` in
+Another storage can take the place of the directory if it keeps what is promised here. `checkpoint_on` in
 ``mpcheckpoint.checkpoint`` opens a handle on it, and `mpcheckpoint.testing.conformance` tries each promise; a
 subclass of a few lines runs that suite.
 
@@ -11,10 +11,10 @@ For all of it:
 - What an append wrote is *visible*, to every reader of every store on the same place in every process that shares it,
   at the latest when the append returns. Nothing is ever visible that was refused.
 - Any number of threads may use a Store and a StoredLog at once, and any number of processes that share the place. A
-  Reader is for one thread at a time. An engine that keeps open files or locks takes care of forks itself:
+  Reader is for one thread at a time. A storage that keeps open files or locks takes care of forks itself:
   ``process.register`` (``_store.process``) tells it of them.
 - A process that dies, at any instant, leaves no lock behind and no batch in part.
-- A log of one engine need not have the bytes of ``docs/format.md``. What crosses this seam is its vocabulary: a
+- A log need not have the bytes of ``docs/format.md``. What crosses this seam is its vocabulary: a
   Payload in, Lines and Notes out (``_format.frame``, ``_format.control``).
 """
 
@@ -36,8 +36,8 @@ class Reader(Protocol):
     """One log, read forward by one thread at a time. Never writes, and never waits for a writer or a lock.
 
     Attributes:
-        given: how many chunks were given out. Counted up before anything else of the reader moves on, so that who was
-            interrupted in ``poll`` and has taken fewer knows, and takes a new reader.
+        given: how many chunks were given out. Counted before anything else of the reader moves on: a caller that was
+            interrupted and took fewer chunks must take a new reader.
     """
 
     given: int
@@ -45,22 +45,20 @@ class Reader(Protocol):
     def poll(self) -> Iterable[Chunk]:
         """Return what became visible since the last call, oldest first; at the first call the whole log.
 
-        What was visible at the call is yielded; what became so meanwhile may be. Each record comes once,
-        in the order of the log, and a batch is never in part, nor divided over two chunks. No chunk is empty: where
-        there is nothing new, nothing is yielded. Whoever takes some chunks and leaves the rest gets the rest at the
-        next call.
+        What was visible at the call is in it; what became so meanwhile may be. Each record comes once, in the order of
+        the log. A batch comes whole and in one chunk. No chunk is empty: where nothing is new there is none. Chunks
+        that the caller leaves come at the next call.
 
-        Of a chunk's lines count ``object_key``, ``event`` and ``meta``, the bytes that were appended, and the line's
-        place:
+        A chunk's lines have ``object_key``, ``event`` and ``meta``, the bytes that were appended, and the line's place:
 
         - ``stamp_us``: shared by the lines of one batch, and above those of all earlier batches of this log. It is
           taken from ``clock.next`` (``_logfile.clock``), and each stamp that is read is shown to ``clock.observe``:
-          so it is also above every stamp this process has seen, in any log, and an effect sorts after its cause.
+          so it is also above each stamp that this process has seen, in any log, and an effect sorts after its cause.
         - ``more``: how many lines of its batch follow it.
         - ``offset``, ``end``: any integers of at most 18 digits that rise along a generation, ``end`` above ``offset``.
 
         Payloads that are ignorable control lines (`note_payload`) come as ``notes``, not as lines. ``generation`` is
-        32 hex digits that no other log has, on whatever place; a log may take others in its life. ``durable`` is an
+        32 hex digits that no other log has anywhere; a log may take others in its life. ``durable`` is an
         offset: lines that end at or below it survive a loss of power; too low is fine. ``is_reset`` says that what was
         given before is void and the log comes anew from its start: only where it was replaced, and never if the reader
         ``resumes``. ``lines`` is a list of Lines, or a Lines (``_format.columns``), which costs less where there are
@@ -72,7 +70,7 @@ class Reader(Protocol):
         """
 
     def seek(self, position: Position) -> None:
-        """Have the first ``poll`` begin right behind ``position``; inside a batch, with the rest of that batch.
+        """Have the first ``poll`` begin right after ``position``; inside a batch, with the rest of that batch.
 
         A position is valid for as long as its log is, also through its text, after a reopen, and after ``recover``.
         It is found by ``stamp_us`` and ``more``; ``offset`` is what an append or a Line said, or that of its batch's
@@ -87,23 +85,23 @@ class Reader(Protocol):
     def begin_near_end(self, length_bytes: int) -> int | None:
         """Have the first ``poll`` begin at a batch about so many bytes before the end of the log, or at an earlier one.
 
-        What is passed over is not read, so damage in it is not found. Notes in it are not given.
+        What is skipped is not read: damage in it is not found, and its notes are not given.
 
         Returns:
-            The stamp of the batch before that one: all that is younger comes. None if reading begins at the start, as
-            it may always do.
+            The stamp of the batch before that one: all that is younger comes. None if reading begins at the start,
+            which is always allowed.
 
         Requires: neither ``poll`` nor ``seek`` was called. It may be called again, to begin earlier.
         """
 
     def rest(self) -> Rest | None:
-        """Return what stands behind the last whole batch, as the last ``poll`` found it; None for nothing, or padding.
+        """Return what follows the last whole batch, as the last ``poll`` found it; None for nothing, or padding.
 
-        Requires: all that ``poll`` yields was taken.
+        Requires: all that ``poll`` returned was taken.
         """
 
     def position(self) -> Position:
-        """Return the place behind what was given so far, or sought. Requires: ``poll`` or another of these methods was
+        """Return the place after what was given so far, or sought. Requires: ``poll`` or another of these methods was
         called."""
 
     def release(self) -> None:
@@ -114,10 +112,10 @@ class Notifier(Protocol):
     """What wakes a follower. Any number of threads may use one at once."""
 
     def value(self) -> int:
-        """Return what changes whenever something is appended to a log of which news are expected."""
+        """Return what changes at each append to a subscribed log."""
 
     def wait(self, value: int, timeout_s: float) -> None:
-        """Return when the value is another one, after so many seconds, or for no reason."""
+        """Return when the value is another one, after so many seconds, or earlier for no reason."""
 
 
 class StoredLog(Protocol):
@@ -147,7 +145,7 @@ class StoredLog(Protocol):
                 latter case what is at that position is as durable as asked.
 
         Returns:
-            The position right behind the batch: that of its last line.
+            The position right after the batch: that of its last line.
 
         Raises:
             LockTimeoutError: others were writing for ``timeout_s`` seconds. Nothing was written.
@@ -162,17 +160,17 @@ class StoredLog(Protocol):
         """Return a reader at the start of the log.
 
         Args:
-            resumes: if the log is replaced (``recover``), go on behind what was given, instead of starting anew.
+            resumes: if the log is replaced (``recover``), go on after what was given, instead of starting anew.
         """
 
     def subscribe(self, seconds: float) -> Notifier | None:
-        """Have appends to this log ring a bell for so long; None if there is none, and whoever waits has to look again.
+        """Have appends to this log notify for so long; None if they cannot, and a follower has to poll.
 
-        A hint: what a bell that was not rung announces is found all the same, later.
+        A hint: a follower finds what no notification announced a little later.
         """
 
     def flush(self, timeout_s: float | None) -> None:
-        """Return when everything that is visible now survives a loss of power, whoever wrote it.
+        """Return when all that is visible now survives a loss of power, written by any process.
 
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
@@ -248,6 +246,6 @@ class Store(Protocol):
         Raises:
             LogNotFoundError: there is none and ``create`` is false; none was created.
             InvalidKeyError: as for ``find_log``.
-            LimitExceededError: the key is longer than this engine takes, which is at least 32 KiB as JSON.
+            LimitExceededError: the key is longer than this storage takes, which is at least 32 KiB as JSON.
             LockTimeoutError, StoreAccessError, WriteFailedError: none was created.
         """

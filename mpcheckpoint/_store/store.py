@@ -1,4 +1,4 @@
-"""The engine behind a handle: a directory of log files."""
+"""The storage of a handle: a directory of log files."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class DirectoryLog:
         return LogReader(self._paths, self._known_durable, resumes=resumes)
 
     def subscribe(self, seconds: float) -> StoreNotifier | None:
-        """Have appends to this log ring the store's bell for so long; None if this handle must create nothing."""
+        """Have appends to this log notify for so long; None if this handle must create nothing."""
         if self._directory.read_only:
             return None
         mark_followed(self._paths.page, seconds)

@@ -1,4 +1,4 @@
-"""Wait for records: an iterator over news, one log or all of a store."""
+"""Follow logs: an iterator over records as they are appended, to one log or to all of a store."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 _SHORTEST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.02
-# Where a bell is to be heard, news that it did not announce are rare, and each look at a log costs processor time.
+# With a notifier, records that it did not announce are rare, and each poll costs processor time.
 _LONGEST_PAUSE_WITH_A_NOTIFIER_S = 0.05
-# For how long those who append are told that somebody follows.
+# How long writers are told that somebody follows.
 _EXPECTED_S = 10.0
 
 
 class Waiter:
-    """How a follower waits for something to happen: the one place that knows.
+    """How a follower waits until it is worth polling again.
 
-    Whoever appends to a log that it follows wakes it. Should nobody do so, because there is no bell or it was not
-    heard, it looks again after a pause that grows while nothing comes and is short again once something did.
+    A writer that appends to a followed log wakes it. If none does, because there is no notifier or the wake-up was
+    lost, it polls again after a pause. The pause grows while nothing comes, and is short again after a record.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Waiter:
         self._expected_until_s = 0.0
 
     def listen(self, logs: Iterable[StoredLog]) -> None:
-        """Have those who append to these logs wake us. Call it before each look: what comes after it is heard."""
+        """Have the writers of these logs wake us. Call it before each poll: whatever is appended after it wakes."""
         now_s = time.monotonic()
         if now_s > self._expected_until_s:
             self._expected_until_s = now_s + _EXPECTED_S / 2
@@ -56,7 +56,7 @@ class Waiter:
             self._heard = self._notifier.value()
 
     def wait(self, deadline: float | None) -> bool:
-        """Wait until it is worth looking again; return False when closed or past the deadline."""
+        """Wait until it is worth polling again; return False when closed or past the deadline."""
         longest_s = _LONGEST_PAUSE_S if self._notifier is None else _LONGEST_PAUSE_WITH_A_NOTIFIER_S
         left_s = longest_s if deadline is None else deadline - time.monotonic()
         if left_s <= 0 or self._is_closed:
@@ -70,7 +70,7 @@ class Waiter:
         return True
 
     def arrived(self) -> None:
-        """Take note that there was news."""
+        """Note that a record came."""
         self._pause_s = _SHORTEST_PAUSE_S
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class Waiter:
         return self._is_closed
 
     def start_over(self) -> None:
-        """Let go of the bell: another is taken at the next look."""
+        """Forget the notifier: the next poll takes another."""
         self._notifier, self._expected_until_s = None, 0.0
 
 
@@ -90,14 +90,14 @@ class FollowedLog:
     """One log that is followed."""
 
     def __init__(self, stored: StoredLog, only: Callable[[Chunk], Sequence[Line]] | None = None) -> None:
-        """Follow ``stored``; of what is found new, give out what ``only`` returns at each turn."""
+        """Follow ``stored``. Of each chunk, give out what ``only`` returns."""
         self.stored = stored
         self.reader: Reader = stored.reader(resumes=True)
         self._only = only
         self._held = only if isinstance(only, StatedDurable) else None
 
     def records(self, choice: Choice = ALL) -> Iterator[Record]:
-        """Yield what is new, of what is wanted."""
+        """Yield what is new and wanted."""
         for chunk in self.reader.poll():
             if self._held is not None and self._held.is_superseded_by(chunk.generation):
                 return
@@ -107,14 +107,14 @@ class FollowedLog:
     def is_superseded(self) -> bool:
         """Return whether the log got another generation while records were held back.
 
-        It was synced whole before it took the log's place, so they are durable there, those that are there: they are
-        to be read again, from behind the last one that was given out. Requires: ``records`` was exhausted.
+        The new generation was synced whole before it took the log's place, so those of them that are in it are durable.
+        They are to be read again, from after the last one that was given out. Requires: ``records`` was exhausted.
         """
         held = self._held
         return held is not None and held.is_superseded_by(self.reader.position().generation)
 
     def skip_to_end(self) -> Position:
-        """Pass over what the log holds now, reading only its end."""
+        """Skip what the log holds now, reading only its end."""
         self.reader.begin_near_end(CLOSE_TO_END_BYTES)
         for _ in self.reader.poll():
             pass
@@ -125,10 +125,10 @@ class Follower:
     """Iterate over records as they are appended, by this or any other process.
 
     In order within each log; between logs as they are found. Waits when there is nothing, until ``close`` (from any
-    thread), or until nothing came for ``idle_timeout_s`` seconds, which ends the iteration quietly.
+    thread), or until nothing came for ``idle_timeout_s`` seconds: then the iteration ends quietly.
 
-    Concurrency: one thread iterates; any thread may close. A forked child may go on with its copy, and sees
-    every record from where the copy was made.
+    Concurrency: one thread iterates; any thread may close. A forked child may go on with its copy, and gets every
+    record from where the copy was made.
     """
 
     def __init__(
@@ -139,10 +139,10 @@ class Follower:
         idle_timeout_s: float | None,
         only: Callable[[StoredLog], Callable[[Chunk], Sequence[Line]]] | None = None,
     ) -> None:
-        """Follow the logs that ``discover`` returns, asked anew at each look, through the filter ``only`` makes.
+        """Follow the logs that ``discover`` returns, asked anew at each poll, through the filter that ``only`` makes.
 
         Raises:
-            ValueError: ``after`` is neither a place nor "start" or "end".
+            ValueError: ``after`` is neither a position or cursor nor "start" or "end".
             InvalidPositionError: a position is not one of its log.
         """
         if not isinstance(after, Position | Cursor) and after not in ("start", "end"):
@@ -172,7 +172,7 @@ class Follower:
 
     @property
     def cursor(self) -> Cursor:
-        """The place behind the last record that was given out: hand it to ``follow`` to go on from there."""
+        """The place after the last record that was given out: hand it to ``follow`` to go on from there."""
         return Cursor.of(self._positions)
 
     def __iter__(self) -> Follower:
@@ -204,7 +204,7 @@ class Follower:
                 self._looks = self._look()
                 record = next(self._looks, None)
         except BaseException:
-            # A Ctrl-C may have come when a reader had gone on and its records were not given out yet.
+            # A Ctrl-C may have come when a reader had moved on and its records were not given out yet.
             self._start_over()
             raise
         return record
@@ -222,7 +222,7 @@ class Follower:
         self.close()
 
     def reset_after_fork(self) -> None:
-        """In a forked child: the next look opens the files anew, behind the last record given out."""
+        """In a forked child: the next poll opens the files anew, after the last record given out."""
         self._start_over()
 
     def _start_over(self) -> None:
@@ -239,7 +239,7 @@ class Follower:
             yield from followed.records()
             if followed.is_superseded():
                 del self._followed[log_key]
-                self._add_followed()  # which begins behind the last record that was given out
+                self._add_followed()  # which begins after the last record that was given out
                 yield from self._followed[log_key].records()
 
     def _add_followed(self) -> None:
@@ -253,14 +253,14 @@ class Follower:
 
 
 class StatedDurable:
-    """Hold records back until a later line states them durable: all that a handle which never writes can know."""
+    """Hold records back until a later line states them durable. A read-only handle cannot know more."""
 
     def __init__(self) -> None:
         self._held: list[Line] = []
         self._generation = ""
 
     def __call__(self, chunk: Chunk) -> list[Line]:
-        """Return the lines that are known durable now, in order. Requires: the chunk supersedes nothing held."""
+        """Return the lines that are now known to be durable, in order. Requires: the chunk supersedes nothing held."""
         self._generation = chunk.generation
         self._held += chunk.lines
         count = bisect_right(self._held, chunk.durable, key=lambda line: line.end)  # ends rise
@@ -269,5 +269,5 @@ class StatedDurable:
         return released
 
     def is_superseded_by(self, generation: str) -> bool:
-        """Return whether records are held back that stand in another generation of the log."""
+        """Return whether records are held back that are in another generation of the log."""
         return bool(self._held) and generation != self._generation

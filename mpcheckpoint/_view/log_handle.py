@@ -1,7 +1,4 @@
-"""What stands behind a ``Log``: one log of a store, through one handle.
-
-The public class has the names and the promises. Claims, maps, imports and transactions use this one.
-"""
+"""One log through one handle: what ``Log``, claims, maps, imports and transactions call."""
 
 from __future__ import annotations
 
@@ -176,7 +173,7 @@ class LogHandle:
         return self.query(lambda view: len(view.entries(object_key)))
 
     def reader(self) -> Reader:
-        """Return a reader of its own at the start of the log: what it reads takes no memory in the view."""
+        """Return a new reader at the start of the log: what it reads takes no memory in the view."""
         return self.store.opened(self.log_key).reader(resumes=True)
 
     def read(self, after: Position | None, object_key: str | None, *, durable: bool) -> Iterator[Record]:

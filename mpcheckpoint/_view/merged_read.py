@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Line
     from mpcheckpoint._store.protocol import Reader, StoredLog
 
-# So much of a log is taken at a time: worth a turn, and little enough to hold of many logs at once.
+# How much of a log is read at a time: worth a turn, and little enough to hold of many logs at once.
 _PART_BYTES = 64 * 1024
 _NEAR_END_BYTES = 64 * 1024
 CLOSE_TO_END_BYTES = 4096
@@ -35,7 +35,7 @@ class Choice(NamedTuple):
     until_us: int = MAX_STAMP_US
 
     def numbers_in(self, lines: Lines) -> list[int] | range:
-        """Return which of these lines are wanted. By columns: of the others no Line is made, and nothing decoded."""
+        """Return the numbers of the wanted lines. By columns: no Line is made of the others, and nothing is decoded."""
         stamps_us = lines.stamps_us
         numbers: list[int] | range = range(len(lines))
         if self.object_key is not None:
@@ -48,13 +48,13 @@ class Choice(NamedTuple):
 
 ALL = Choice()
 
-# Called for each log that cannot be read to its end, with its key, when all that can be read was given out. Without it,
+# Called with the key of each log that cannot be read to its end, after all that can be read was given out. Without it
 # the first of these failures is raised.
 OnFailure = Callable[[str, CheckpointError], object]
 
 
 class RawRecord(NamedTuple):
-    """A wanted record that is not decoded yet, and where reading begins again behind it."""
+    """A wanted record that is not decoded yet, and the offset from which to read on after it."""
 
     line: Line
     log_key: str
@@ -63,7 +63,7 @@ class RawRecord(NamedTuple):
 
     @property
     def order(self) -> tuple[int, str]:
-        """By which records of different logs are merged; those of one log stand in their order already."""
+        """How records of different logs are merged; those of one log are in order already."""
         return self.line.stamp_us, self.log_key
 
     def record(self) -> Record:
@@ -83,11 +83,11 @@ class RawRecord(NamedTuple):
 def raw_record_at(lines: Lines, number: int, log_key: str, generation: str) -> RawRecord:
     """Return one of these lines."""
     line = lines[number]
-    return RawRecord(line, log_key, generation, _place_behind(lines, number))
+    return RawRecord(line, log_key, generation, _place_after(lines, number))
 
 
 def records_in(lines: Lines, choice: Choice, log_key: str, generation: str) -> Iterator[Record]:
-    """Yield those of these lines that are wanted, as records. From the columns: no Line is made."""
+    """Yield the wanted ones of these lines as records. From the columns: no Line is made."""
     events, event_ends, metas = lines.events, lines.event_ends, lines.metas
     for number in choice.numbers_in(lines):
         object_key = lines.object_keys[number]
@@ -100,25 +100,25 @@ def records_in(lines: Lines, choice: Choice, log_key: str, generation: str) -> I
             decode_event(bytes(events[start : event_ends[number]])),
             stamp_us,
             None if metas is None else record_id_of(metas[number]),
-            Position(log_key, generation, _place_behind(lines, number), stamp_us, more),
+            Position(log_key, generation, _place_after(lines, number), stamp_us, more),
         )
 
 
-def _place_behind(lines: Lines, number: int) -> int:
-    """Return where reading begins that is to go on behind a line: inside a batch, at its start."""
+def _place_after(lines: Lines, number: int) -> int:
+    """Return the offset from which to read on after a line: inside a batch, the batch's start."""
     if not lines.mores[number]:
         return lines.ends[number]
     return lines.offsets[bisect_left(lines.stamps_us, lines.stamps_us[number])]
 
 
 class Tap:
-    """One log, of which a part is taken at a time. Between two parts no file is in use: there may be many logs."""
+    """One log, read a part at a time. Between two parts no file is in use: there may be many logs."""
 
     def __init__(self, stored: StoredLog, choice: Choice) -> None:
-        """Read what ``stored`` holds now: writers may be faster than whoever takes what is read."""
+        """Read what ``stored`` holds now: writers may be faster than the caller."""
         self.log_key = stored.log_key
         self.failure: CheckpointError | None = None
-        # The place behind all that the log holds now; None if its end cannot be read.
+        # The place after all that the log holds now; None if its end cannot be read.
         self.end = _end_of(stored)
         self._stored = stored
         until_us = choice.until_us if self.end is None else min(choice.until_us, self.end.stamp_us)
@@ -127,13 +127,13 @@ class Tap:
         self.is_at_end = False
 
     def begin(self) -> None:
-        """Pass over what is too old, as far as that is possible without reading it."""
+        """Skip what is too old, as far as that is possible without reading it."""
         since_us, length = self._choice.since_us, _NEAR_END_BYTES
         while since_us and (passed_us := self._begin_near_end(length)) is not None and passed_us >= since_us:
             length *= _FARTHER
 
     def lines(self) -> Iterator[tuple[Lines, str]]:
-        """Yield what the log holds, a part at a time, each with its generation. What ends it too early is kept as
+        """Yield what the log holds, a part at a time, each with its generation. Keep what ends it too early as
         ``failure``."""
         while not self.is_at_end:
             yield from self._part()
@@ -142,7 +142,7 @@ class Tap:
         part: list[tuple[Lines, str]] = []
         taken_bytes = 0
         try:
-            for chunk in self.reader.poll():  # whoever leaves the rest of it gets that at the next call
+            for chunk in self.reader.poll():  # what is left of them comes at the next call
                 lines = Lines.of(chunk.lines)
                 if not lines:
                     continue
@@ -194,7 +194,7 @@ def _end_of(stored: StoredLog) -> Position | None:
             pass
         return reader.position()
     except CheckpointError:
-        return None  # whoever reads the log meets the same, and says so
+        return None  # reading the log meets the same, and says so
     finally:
         reader.release()
 
@@ -206,7 +206,7 @@ class Reading:
 
     Raises:
         CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: a log cannot be read to its end. Raised
-            when all else was given out; of that log, what stands before the damage was.
+            after all else was given out, and of that log what is before the damage.
 
     Concurrency: for one thread at a time.
     """
@@ -226,9 +226,9 @@ class Reading:
 
     @property
     def cursor(self) -> Cursor:
-        """The place behind what was given out: hand it to ``Checkpoint.follow`` to go on from there.
+        """The place after what was given out: hand it to ``Checkpoint.follow`` to go on from there.
 
-        When the iteration has ended it is behind all that was read, what was not wanted included.
+        When the iteration has ended, it is after all that was read, wanted or not.
         """
         return Cursor.of(self._positions)
 
@@ -240,8 +240,8 @@ class Reading:
 
         Raises:
             StopIteration: there are no more.
-            CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: there are no more, and not all
-                could be read.
+            CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: there are no more, and some log
+                could not be read to its end.
         """
         record = next(self._records)
         self._positions[record.log_key] = record.position
@@ -277,5 +277,5 @@ class Reading:
 
 
 def _order(record: Record) -> tuple[int, str]:
-    """By this records of different logs are merged; those of one log come in their order."""
+    """How records of different logs are merged; those of one log come in order."""
     return record.stamp_us, record.log_key

@@ -1,4 +1,4 @@
-"""What objects there are, how often something happened to each, and what happened last: in bounded memory, apart from
+"""The index of objects: which there are, how many records of each, and its last record. Memory is bounded, apart from
 one entry an object."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Seen:
 
     Attributes:
         count: how many records there are.
-        first: the place of the first one in the merged order: its stamp, its log's key, its number in that log.
+        first: the place of the first one in the merged order: its stamp, its log's key and its number in that log.
         last: the last one.
     """
 
@@ -61,7 +61,7 @@ class _ObjectIndex:
         self._matches = None if match is None else re.compile(translate(match)).match
 
     def add(self, lines: Lines, log_key: str, generation: str, before: int) -> None:
-        """Take in a part of a log, ``before`` which stand so many of its records."""
+        """Add a part of a log. ``before``: number of preceding records."""
         counts: dict[str, int] = {}
         firsts: dict[str, int] = {}
         lasts: dict[str, int] = {}
@@ -88,14 +88,15 @@ class _ObjectIndex:
 def list_objects(
     logs: Iterable[StoredLog], choice: Choice, match: str | None, *, on_failure: OnFailure | None = None
 ) -> Iterator[ObjectSummary]:
-    """Yield the objects of which there are such records, in the merged order of the first of these.
+    """Yield the objects that have chosen records, in the merged order of the first of these.
 
     Args:
         match: a shell pattern that object keys have to match; None for all.
         on_failure: called instead of raising.
 
     Raises:
-        CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: when all that can be read was given out.
+        CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: after all that can be read was given
+            out.
     """
     objects = _ObjectIndex(choice, match)
     failures: dict[str, CheckpointError] = {}

@@ -1,8 +1,8 @@
-"""The records of one log in memory, packed: each takes some bytes beside its event, and none is an object of its own.
+"""The records of one log in memory, packed: each takes a few bytes beside its event, and none is an object of its own.
 
-Rejected: places in the file from which events are read again. A log may be replaced, its disk may fail, other engines
-have no file, and a frozen cut would have to keep it open. Rejected, too: an object an event. That took three to four
-times the log's bytes, and gave the garbage collector work at every replay.
+Rejected: offsets, to read events again from the file. A log may be replaced, its disk may fail, other storages have no
+file, and a frozen cut would have to keep it open. Rejected, too: an object an event. That took three to four times the
+log's bytes, and gave the garbage collector work at every replay.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class RawEvent(NamedTuple):
 
 
 class Records:
-    """Records in the order of their log, by number, and which of them are of which object.
+    """Records in the order of their log, by number, and the numbers of each object's records.
 
-    Numbers take 32 bits: so many records have no room in memory, and one more would raise OverflowError.
+    Numbers take 32 bits: memory has no room for that many records, and one more would raise OverflowError.
 
-    Invariant: what is here is never changed or taken away, only added to. Who remembers ``count`` has a frozen cut
+    Invariant: records are only added, never changed or removed, so ``count`` describes a frozen cut
     (held by tests/read/test_view.py).
     """
 
@@ -48,12 +48,12 @@ class Records:
 
     def __init__(self) -> None:
         self.count = 0
-        # The numbers of each object's records. One alone costs no array, since most objects may have no more.
+        # The numbers of each object's records. A single one needs no array: most objects may have no more.
         self.objects: dict[str, int | array[int]] = {}
         self._events = bytearray()
         self._ends = array("Q")
-        # A run is records of one batch that stand one behind the other: the number of the first, their stamp, how many
-        # lines of the batch follow the first, and the offset behind the last.
+        # A run is consecutive records of one batch: the number of the first, their stamp, how many lines of the batch
+        # follow the first, and the offset after the last.
         self._run_starts = array("I")
         self._run_stamps = array("Q")
         self._run_mores = array("I")
@@ -61,11 +61,11 @@ class Records:
         self._start = 0
 
     def add(self, lines: Lines) -> None:
-        """Take in records that follow those taken in before."""
+        """Add the next records of the log."""
         if not self.count and lines:
             self._start = lines.offsets[0]
-        behind = len(self._events)
-        self._ends.extend([behind + place for place in lines.event_ends])
+        start = len(self._events)
+        self._ends.extend([start + place for place in lines.event_ends])
         self._events += lines.events
         self._add_runs(lines.stamps_us, lines.mores, lines.ends)
         self._add_objects(lines.object_keys)
@@ -81,8 +81,8 @@ class Records:
             return
         start = 0
         while start < count:
-            # More falls from line to line of a batch: where it has fallen by as much as there are lines, none is
-            # left out in between.
+            # ``more`` falls by one from line to line of a batch: if it has fallen by the number of lines, none is
+            # missing in between.
             last = start + mores[start]
             if last >= count or mores[last] or stamps_us[last] != stamps_us[start]:
                 last = start
@@ -106,7 +106,7 @@ class Records:
                 known.append(number)
 
     def numbers_of(self, object_key: str) -> Sequence[int]:
-        """Return the numbers of an object's records, in order; to be read only."""
+        """Return the numbers of an object's records, in order. Do not change them."""
         known = self.objects.get(object_key)
         return () if known is None else (known,) if isinstance(known, int) else known
 
@@ -134,8 +134,8 @@ class Records:
         return self._run_stamps[bisect_right(self._run_starts, number) - 1]
 
     def entry(self, number: int) -> RawEvent:
-        """Return a record. Its ``end`` is that of the run before where more of its own follows: reading can only begin
-        at whole batches."""
+        """Return a record. If more of its run follows, its ``end`` is that of the run before: reading can only begin at
+        whole batches."""
         run = bisect_right(self._run_starts, number) - 1
         more = self._run_mores[run] - (number - self._run_starts[run])
         before = self._run_ends[run - 1] if run else self._start
@@ -160,7 +160,7 @@ class Cut:
         return self._records.stamp_us(number)
 
     def numbers_of(self, object_key: str) -> Sequence[int]:
-        """Return the numbers of an object's records, in order; to be read only."""
+        """Return the numbers of an object's records, in order. Do not change them."""
         known = self.objects.get(object_key)
         if known is None:
             return ()

@@ -1,4 +1,4 @@
-"""The figures of one log, counted as it is read: in bounded memory, apart from the keys of its objects."""
+"""Statistics of one log, counted as it is read. Memory is bounded, apart from the keys of its objects."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Figures:
     """What was counted.
 
     Attributes:
-        records, object_keys: the records, and of which objects they are.
+        records, object_keys: how many records, and the keys of their objects.
         first_us, last_us: the stamps of the first and of the last record; None if there is none.
-        batches: how many appends the records came by, of all processes.
+        batches: how many appends wrote the records, in all processes.
         stated_syncs: how many syncs the records tell of: different offsets that their lines state as durable. There may
-            have been more, that covered nothing new. It begins anew when the log is given another generation.
+            have been more, which covered nothing new. It begins anew with each generation of the log.
     """
 
     def __init__(self) -> None:
@@ -79,10 +79,10 @@ class Statistics:
         """Count what is new; return the figures.
 
         Raises:
-            CorruptLogError, ReadFailedError, LogNotFoundError: what stands before the damage was counted.
+            CorruptLogError, ReadFailedError, LogNotFoundError: what is before the damage was counted.
         """
         if self.reader.given != self._counted:
-            # A signal handler raised when the reader had gone on and this had not: count anew.
+            # A signal handler raised when the reader had moved on and this had not: count anew.
             self.release()
             self.figures, self.reader, self._counted = Figures(), self._stored.reader(), 0
         for chunk in self.reader.poll():
@@ -93,7 +93,7 @@ class Statistics:
         return self.figures
 
     def states(self, *, is_poisoned: bool) -> tuple[str, ...]:
-        """Return what state the log is in, the worst first: "poisoned", "torn", "pending", "whole".
+        """Return the states that the log is in, the worst first: "poisoned", "torn", "pending", "whole".
 
         Requires: ``refresh``.
         """

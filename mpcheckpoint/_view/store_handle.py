@@ -1,4 +1,4 @@
-"""What stands behind a ``Checkpoint`` and its logs: the store, the settings, the views and the mutex over them."""
+"""What a ``Checkpoint`` and its logs share: the store, the settings, the views and the mutex over them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Settings(NamedTuple):
     """How a handle was opened; enough to open it again in another process.
 
     Attributes:
-        store: what the handle stands on; None for the directory at ``path``.
+        store: what the handle reads and writes; None for the directory at ``path``.
     """
 
     path: str
@@ -55,7 +55,7 @@ class StoreHandle:
     """One handle on a store, shared by the logs that were taken from it.
 
     Locking rules:
-    1. ``mutex`` guards the views and readers. Nothing that can wait happens under it: only reads.
+    1. ``mutex`` guards the views and readers. Nothing under it waits: there are only reads.
     2. It may be taken while an append lock is held (conditions are checked there), so never the other way round.
 
     Invariant: the view of a log holds exactly what its reader has yielded.
@@ -75,7 +75,7 @@ class StoreHandle:
         self._queried_s: dict[str, float] = {}  # when a query last brought a view up to date
         # What the view of each of them holds.
         self._records: dict[str, Records] = {}
-        # Of those whose figures were asked for. Not taken from the views: those hold every event in memory.
+        # Of the logs whose figures were asked for. Not from the views: those hold every event in memory.
         self._statistics: dict[str, Statistics] = {}
         self._token: object | None = None
         # None: every log of the store is read. Else only these are.

@@ -1,4 +1,4 @@
-"""Read, decide, append: one batch, on the condition that what was read has not changed."""
+"""Read, decide, append: one batch, if nothing that was read has changed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Transaction:
         self._writes: list[tuple[str, Payload]] = []
         self._is_open = False
         self._position: Position | None = None
-        # The conflict that this transaction's own commit met, so that ``update`` can tell it from one out of the block.
+        # The conflict of this transaction's own commit: ``update`` tells it from one that the block raised.
         self.conflict: ConflictError | None = None
 
     @property
@@ -114,6 +114,6 @@ def update(log: LogHandle, fn: Callable[[Transaction], T]) -> T:
                 result = fn(transaction)
         except ConflictError as error:
             if transaction.conflict is not error:
-                raise  # it came out of fn
+                raise  # fn raised it
         else:
             return result

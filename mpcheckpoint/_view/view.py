@@ -1,6 +1,6 @@
-"""The in-memory state: object key -> events. Pure: no I/O, no locks.
+"""The state in memory: object key -> events. Pure: no I/O, no locks.
 
-It is a function of the log's bytes alone: everything in it came out of a line, the writer's own records too (G5).
+It is a function of the log's bytes alone: all of it came out of lines, the writer's own records too (G5).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.control import Note
     from mpcheckpoint._logfile.chunk import Chunk
 
-# The note by which a worker takes an object, or gives it back.
+# The note by which a worker takes an object or gives it back.
 CLAIM = "claim"
 # The note that begins a run of a map. All of them are kept: outcomes name theirs.
 MAP = "map"
 
 
 class RawEvents(Sequence[RawEvent]):
-    """The entries of one object, in file order. Requires: they are looked at before the view is brought up to date."""
+    """The entries of one object, in file order. Valid until the view is brought up to date."""
 
     __slots__ = ("_numbers", "_records")
 
@@ -60,13 +60,13 @@ class LogView:
         self._claims: dict[str, str] = {}
         self._notes: dict[str, dict[str, Any]] = {}
         self.map_notes: list[dict[str, Any]] = []
-        # What others made of ``map_notes``, for as long as no further one comes.
+        # What others derived from ``map_notes``, until a further one comes.
         self.memo: dict[object, Any] = {}
 
     def apply(self, chunk: Chunk) -> None:
-        """Take in what a reader found new."""
+        """Add what a reader found new."""
         if chunk.is_reset:
-            # Another one, not this one emptied: a snapshot may share it.
+            # A new one: a snapshot may share the old one.
             self.records, self._ids = Records(), {}
             self._claims, self._notes = {}, {}
             self.map_notes, self.memo = [], {}
@@ -109,11 +109,11 @@ class LogView:
         return self.records.objects.keys()
 
     def claim_of(self, object_key: str) -> str | None:
-        """Return the worker that claimed an object last and has not given it back; it may be dead."""
+        """Return the worker that last claimed an object and has not given it back; it may be dead."""
         return self._claims.get(object_key)
 
     def claims(self) -> dict[str, str]:
-        """Return all claims that were not given back, object key to worker; those workers may be dead."""
+        """Return all claims that were not given back, object key to worker. The workers may be dead."""
         return dict(self._claims)
 
     def note(self, name: str) -> dict[str, Any] | None:
@@ -121,11 +121,11 @@ class LogView:
         return self._notes.get(name)
 
     def position_of(self, entry: RawEvent) -> Position:
-        """Return the place behind an entry."""
+        """Return the place after an entry."""
         return Position(self.log_key, self.generation, entry.end, entry.stamp_us, entry.more)
 
     def position_of_id(self, object_key: str, record_id: str) -> Position | None:
-        """Return the place behind the first record of that id for that object, or None."""
+        """Return the place after the first record of that id for that object, or None."""
         number = self._ids.get((object_key, record_id))
         return self.position_of(self.records.entry(number)) if number is not None else None
 
@@ -133,8 +133,8 @@ class LogView:
 def merged(logs: Mapping[str, Records] | Mapping[str, Cut], object_key: str) -> list[bytes]:
     """Return the events of an object over all logs, undecoded, in the merged order.
 
-    The order is by (stamp, log key, place in the log): equal for everyone who has read the same bytes.
-    Stamps rise along a log, so within a log it is file order.
+    The order is by (stamp, log key, place in the log): equal in all processes that have read the same bytes. Stamps
+    rise along a log, so within a log it is file order.
     """
     known = [(log_key, log) for log_key, log in logs.items() if object_key in log.objects]
     if len(known) < 2:

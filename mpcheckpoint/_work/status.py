@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._work.inputs import object_key_of
 from mpcheckpoint._work.outcomes import outcome_of
 from mpcheckpoint._work.presence import MapStart, map_starts
 from mpcheckpoint._work.reruns import history_of
-from mpcheckpoint._work.runs import latest_outcomes
+from mpcheckpoint._work.runs import is_done, latest_outcomes
 from mpcheckpoint._work.workers import is_live
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._work.outcomes import Outcome
+
+T = TypeVar("T")
 
 _MOMENT_S = 1.0
 
@@ -64,6 +67,16 @@ class MapStatus:
         """How many items there are at least, as far as the processes under way know; None if none of them knows."""
         known = [start.items for start in self.starts if start.items is not None]
         return max(*known, self.ok + self.failed) if known else None
+
+
+def pending_of(
+    log: LogHandle, items: Iterable[T], key: Callable[[T], str] | None, rerun: str | None
+) -> Iterator[T]:
+    """Yield the items that are not done. See ``Log.pending``."""
+    for item in items:
+        object_key = object_key_of(item, key)
+        if not log.query(lambda view, object_key=object_key: is_done(view, object_key, rerun)):  # type: ignore[misc]
+            yield item
 
 
 def status_of(log: LogHandle, rerun: str | None) -> MapStatus | None:
