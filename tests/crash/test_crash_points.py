@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from itertools import product
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
-from mpcheckpoint._logfile import opened
+from mpcheckpoint._logfile import end
 from mpcheckpoint._logfile.log_file import LogFile
 from mpcheckpoint._logfile.opened import OpenLog
 from mpcheckpoint.testing import (
@@ -28,6 +30,7 @@ from mpcheckpoint.testing import (
     explore_faults,
     restart,
 )
+from mpcheckpoint.testing._simulation import explore
 from support import tally
 from support.verbs import seeded, tear
 
@@ -245,9 +248,11 @@ def test_call_that_fails_is_a_typed_error_or_none_and_spoils_nothing(
 
 
 @pytest.fixture
-def kept_disks_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the disks of failures that are meant to be stand where pytest cleans up."""
-    monkeypatch.setattr("mpcheckpoint.testing._simulation.explore._IN_MEMORY", str(tmp_path))
+def kept_disks_are_removed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Remove the disks of failures that are meant to be. They stay in memory: a real disk takes ten times as long."""
+    with TemporaryDirectory(dir=explore._IN_MEMORY) as directory:
+        monkeypatch.setattr(explore, "_IN_MEMORY", directory)
+        yield
 
 
 def expect_loss(life: Life = first_steps) -> CrashPointError:
@@ -279,7 +284,7 @@ def test_exploration_of_directories_that_are_never_synced_finds_the_loss(
 def test_exploration_of_a_first_use_that_rewrites_nothing_finds_the_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opened, "write_again", lambda fd, start, end: None)
+    monkeypatch.setattr(end, "write_again", lambda fd, start, end: None)
     monkeypatch.setattr(OpenLog, "_sync_in_turn", lambda self: None)
 
     # What the first use calls durable is not: a line that survives without what precedes it looks like corruption.
@@ -316,7 +321,7 @@ def test_exploration_of_a_life_that_changes_its_calls_says_so(tmp_path: Path) ->
         runs.append(1)
 
     with pytest.raises(CrashPointError, match="the same calls have to be made each time"):
-        explore_crashes(fickle)
+        explore_crashes(fickle, images=1)
 
 
 @pytest.mark.usefixtures("kept_disks_are_removed")
@@ -327,5 +332,5 @@ def test_exploration_whose_life_raises_an_untyped_error_says_so(monkeypatch: pyt
         system.exists(str(store))  # outside of everything that translates errors
 
     with pytest.raises(CrashPointError, match=r"EIO at \d+, seed \d+: OSError"):
-        explore_faults(careless, errors=[errno.EIO])
+        explore_faults(careless, errors=[errno.EIO], images=1)
     assert os.environ.get("PYTEST_CURRENT_TEST")
