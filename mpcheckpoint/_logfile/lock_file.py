@@ -47,17 +47,17 @@ class LockFile:
                     return True
                 with self._wait or nullcontext():
                     is_taken = system.lock(descriptor.fd, timeout_s)
+                if not is_taken:
+                    return False
+                if self._intact() is not None:
+                    return True
+                # What was waited for is a lock on somebody else's file, or on one that has no name any more.
+                if not descriptor.is_intact():
+                    system.unlock(descriptor.fd)
             except _CLOSED:
                 if descriptor.is_intact():
                     raise
                 continue  # somebody closed it just now
-            if not is_taken:
-                return False
-            if self._intact() is not None:
-                return True
-            # What was waited for is a lock on somebody else's file, or on one that has no name any more.
-            if not descriptor.is_intact():
-                system.unlock(descriptor.fd)
             self.close()
         raise OSError(errno.EAGAIN, "the lock file is being replaced again and again")
 

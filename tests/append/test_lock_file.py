@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint.errors import LockTimeoutError
 from support.processes import call
-from support.verbs import LOG, Faults, assert_goes_on, bounded, is_locked, lock_file, tear
+from support.verbs import LOCK, LOG, Faults, assert_goes_on, bounded, is_locked, lock_file, tear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,3 +90,30 @@ def test_every_append_lock_is_of_one_kind(log: Log, store: Path, monkeypatch: py
     log.append("x", 1)
 
     assert kinds == {"FLOCK"}
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.parametrize("becomes", ["closed", "another file", "another file of ours"])
+def test_lock_whose_descriptor_is_closed_while_it_is_waited_for_is_taken_anew(
+    store: Path, log: Log, faults: Faults, becomes: str
+) -> None:
+    other: list[Any] = []
+
+    def lose(real: Callable[..., bool], fd: int, timeout_s: float | None) -> bool:
+        holder.close()
+        taken = real(fd, timeout_s)
+        os.close(fd)
+        if becomes == "another file":
+            other.append(os.dup2(os.open(os.devnull, os.O_RDWR), fd))
+        elif becomes == "another file of ours":
+            other.append(system.open_file(str(store)))  # the lowest free number
+            assert other[0].fd == fd
+        return taken
+
+    holder = system.open_file(str(lock_file(store)), write=True)
+    system.lock(holder.fd)
+    fault = faults.act("lock", lose, on=LOCK)
+    log.append("x", 1)
+
+    assert fault.hits == 1
+    assert_goes_on(log, [0, 1])
