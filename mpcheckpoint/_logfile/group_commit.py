@@ -94,15 +94,15 @@ class GroupCommit:
         Raises:
             OSError: a sync failed, and the log is poisoned; or, EBADF, somebody had closed the file.
         """
-        turn = self.turn.lock
-        if turn._is_owned():  # in a signal handler of the thread that is syncing
+        if self.turn.lock._is_owned():  # in a signal handler of the thread that is syncing
             return self._make_durable(log, offset)
         while log.end.durable < offset or log.file.is_poisoned:
             try:
-                if turn.acquire(blocking=False):
+                if self.turn.lock.acquire(blocking=False):
                     return self._make_durable(log, offset)
+                # Asked for each time: a signal handler may fork here, and the child has another one.
                 gate = self.turn.enqueue()
-                if turn.acquire(blocking=False):
+                if self.turn.lock.acquire(blocking=False):
                     return self._make_durable(log, offset)
             finally:
                 try:

@@ -491,3 +491,43 @@ def use_everything(log: Log) -> tuple[Any, ...]:
     log.append("x", 2, durability="interval:1")
     assert log.events("x") == (0, 1, 2)
     return Checkpoint(handle_of(log).store.settings.path)["x"]
+
+
+@pytest.mark.guarantee(1)
+def test_child_forked_by_a_handler_in_a_wait_for_the_sync_of_another_thread_syncs_for_itself(
+    log: Log,
+) -> None:
+    assert in_a_child(fork_in_a_wait_for_a_sync, log) == 0
+
+
+def fork_in_a_wait_for_a_sync(log: Log) -> int:
+    """Append while another thread syncs, and fork meanwhile; return how the child's append ended."""
+    log.append("x", "first use")
+    begun, goes_on = threading.Event(), threading.Event()
+    children: list[int] = []
+    real = system.sync_data
+
+    def slowly(fd: int) -> None:
+        begun.set()
+        goes_on.wait(20)
+        real(fd)
+
+    def fork(*_: object) -> None:
+        pid = os.fork()
+        if pid:
+            children.append(pid)
+            goes_on.set()
+        else:
+            system.sync_data = real
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(5)  # ends a child that hangs
+
+    signal.signal(signal.SIGUSR1, fork)
+    system.sync_data = slowly
+    threading.Thread(target=log.append, args=("x", 1)).start()
+    begun.wait(20)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+    log.append("x", 2)
+    if not children:
+        os._exit(0 if log.events("x")[-1] == 2 else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
