@@ -35,6 +35,7 @@ class LogFile:
         """
         self._paths = paths
         self.is_poisoned = False
+        # Whether somebody closed the descriptor, and the log was not read anew since: so also right after ``reopen``.
         self.is_lost = False
         self.syncs = 0
         # What there is to tell once no lock is held: a handler of log messages is user code.
@@ -47,7 +48,6 @@ class LogFile:
         self.fd = self._descriptor.fd
         self.status = system.file_status(self.fd)
         self.identity = self.status.identity
-        self.is_lost = False
 
     def is_intact(self) -> bool:
         """Return whether the descriptor is still that of the log."""
@@ -59,12 +59,17 @@ class LogFile:
         Nobody told the new descriptor of syncs that failed meanwhile: what is not known to be durable has to be
         written once more, as by a process that has just begun.
 
-        Requires: the append lock.
+        Requires: the append lock, and ``regain`` once that is sure to come.
         """
+        self.is_lost = True
         self._open()
         self.notices.append(
             f"somebody closed the open file of log {self._paths.log_key!r}; it was opened again ({self._paths.log})"
         )
+
+    def regain(self) -> None:
+        """Take note that what is known of the log is from the descriptor that is open now."""
+        self.is_lost = False
 
     def lose(self) -> OSError:
         """Let go of a descriptor that somebody closed; return the error that says so.
@@ -93,15 +98,16 @@ class LogFile:
             OSError: the sync failed, and ``is_poisoned`` is set; or, EBADF, somebody had closed the file.
         """
         began_s = monotonic()
+        fd = self.fd  # another thread may open the log anew meanwhile
         try:
-            system.sync_data(self.fd)
+            system.sync_data(fd)
         except OSError as error:
             if not self.is_intact():
                 raise self.lose() from error
             self.is_poisoned = True
             raise
         try:
-            status = system.file_status(self.fd)
+            status = system.file_status(fd)
         except OSError as error:
             if self.is_intact():
                 raise

@@ -160,13 +160,13 @@ class OpenLog:
         end = self.end
         if self.file.is_poisoned:
             raise self._poison.refusal("an earlier sync by this process failed")
-        is_another = not self.file.is_intact()
-        if is_another:
+        if not self.file.is_intact():
             self.require_lock()
             self.file.reopen()
-        if is_another or (end.is_used and not end.bears_out(end.state)):
+        if self.file.is_lost or (end.is_used and not end.bears_out(end.state)):
             end.begin_again()
             self.page = None  # it may be about another generation
+            self.file.regain()
         self._poison.refuse(self.generation)
         self._open_page()
         repair = (end.catch_up if end.is_used else end.first_use)(self._sync_in_turn)

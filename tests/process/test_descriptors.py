@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -689,3 +690,21 @@ def test_reader_whose_file_is_given_back_in_mid_read_reads_on(
     assert Checkpoint(store, log_keys=["a"])["x"] == (0,)
     assert [record.event for record in log.read()] == [0]
     assert fault.hits > 1
+
+
+@pytest.mark.guarantee(1)
+def test_log_whose_file_was_closed_is_proven_anew_also_where_the_first_try_fails(
+    store: Path, log: Log, faults: Faults
+) -> None:
+    log.append("x", 1, durability="never")  # of a sync that fails meanwhile no new descriptor is told
+    os.close(generation_of(store).file.fd)
+    fault = faults.fail("read_at", errno.EIO, on=LOG)
+    with pytest.raises(WriteFailedError):
+        log.append("x", "refused")
+    assert fault.hits == 1
+    written, syncs = faults.watch("write_at", on=LOG), faults.watch("sync_data", on=LOG)
+
+    log.append("x", 2, durability="never")
+
+    assert (written.seen, syncs.seen) == (2, 1)
+    assert_goes_on(log, [0, 1, 2])
