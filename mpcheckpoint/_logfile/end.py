@@ -79,8 +79,9 @@ class LogEnd:
 
     def move_to(self, state: EndState, allocated: int | None = None) -> None:
         """Take note of a batch that this process wrote, with padding up to ``allocated``."""
+        if state is not self.state:
+            self.is_sealed = False
         self.state = state
-        self.is_sealed = False
         if allocated is not None:
             self.allocated = self._seen_padding = allocated
 

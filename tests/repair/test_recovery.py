@@ -31,6 +31,7 @@ from support.verbs import (
     poison,
     seen_anew,
     tear,
+    writer_of,
 )
 
 if TYPE_CHECKING:
@@ -274,6 +275,28 @@ def test_seal_whose_writer_died_is_void_and_said_to_be(store: Path, log: Log) ->
         call(seal_and_die, store, method="fork")
     tally.add("kills")
     assert b'"sealed"' in log_file(store).read_bytes()
+
+    assert_goes_on(log, [0])
+
+    content = log_file(store).read_bytes()
+    assert content.count(b'"sealed"') == content.count(b'"unsealed"') == 1
+
+
+@pytest.mark.guarantee(9)
+@pytest.mark.parametrize("is_refused", [True, False])
+def test_seal_is_said_to_be_void_also_after_a_first_try_that_fails(
+    store: Path, log: Log, faults: Faults, is_refused: bool
+) -> None:
+    with pytest.raises(ChildProcessError):
+        call(seal_and_die, store, method="fork")
+    if is_refused:
+        fault = faults.fail("write_at", errno.ENOSPC, on=LOG)
+        with pytest.raises(WriteFailedError):
+            log.append("x", "refused")
+        assert fault.hits == 1
+    else:
+        log.flush()
+        writer_of(store).exclusive(None, writer_of(store)._cut_padding)
 
     assert_goes_on(log, [0])
 
