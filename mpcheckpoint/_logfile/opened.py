@@ -208,7 +208,7 @@ class OpenLog:
         Requires: ``find_end`` since the append lock was taken.
 
         Raises:
-            WriteFailedError: nothing was appended.
+            WriteFailedError: not all was written. The batches up to ``end`` were, if that is in ``ends``; else none.
         """
         if self.end.is_sealed:
             # The process that sealed this generation died before it put the next one in its place: we hold the append
@@ -237,53 +237,64 @@ class OpenLog:
             )
             data += line
             ends.append(after)
-        if after.offset > end.allocated and self._is_written_with_padding(data, after):
+        if after.offset > end.allocated and self._is_written_with_padding(data, before, ends):
             return
         try:
             if system.write_at(self.file.fd, data, before.offset) != len(data):
                 # From the start: the same bytes in the same place.
                 write_whole(self.file.fd, data, before.offset)
+            end.move_to(after)  # in here: a Ctrl-C can come at the start of this call
         except BaseException as error:
-            self._settle_interrupted(data, after, error)
+            self._settle_interrupted(data, before, ends, error)
             if isinstance(error, OSError) and not isinstance(error, CheckpointError):
                 raise typed(error, doing="appending to", path=self._paths.log) from error
             raise
-        end.move_to(after)
 
-    def _is_written_with_padding(self, data: bytes, after: EndState) -> bool:
-        """Write a batch and padding after it; return False if that is not wanted, or there is no room for both, and
-        neither is there."""
+    def _is_written_with_padding(self, data: bytes, before: EndState, ends: list[EndState]) -> bool:
+        """Write batches and padding after them; return False if that is not wanted, or there is no room for all of it:
+        then the batches are to be written again, in the same place."""
         padding_bytes = self._padding.wanted_bytes(self.file.fd)
         if not padding_bytes:
             return False
         try:
-            write_whole(self.file.fd, data + PADDING * padding_bytes, self.end.state.offset)
+            write_whole(self.file.fd, data + PADDING * padding_bytes, before.offset)
+            self.end.move_to(ends[-1], ends[-1].offset + padding_bytes)
         except BaseException as error:
-            self._settle_interrupted(data, after, error)
+            self._settle_interrupted(data, before, ends, error)
             if isinstance(error, OSError):
-                return self.end.state is after  # to have no padding is no error
+                return self.end.state is ends[-1]  # to have no padding is no error
             raise
-        self.end.move_to(after, after.offset + padding_bytes)
         return True
 
-    def _settle_interrupted(self, data: bytes, after: EndState, error: BaseException) -> None:
-        """Truncate back an incomplete write; leave a complete one, which others may have seen already.
+    def _settle_interrupted(
+        self, data: bytes, before: EndState, ends: list[EndState], error: BaseException
+    ) -> None:
+        """Truncate back an incomplete write; leave the batches that are whole, which others may have seen already.
 
         Rejected: quarantine for these bytes. They are our own, nobody was told of them, and on a full disk there would
         be no room to keep them. If the truncation fails too, the next writer finds a torn end and repairs it.
         """
         if isinstance(error, OSError) and error.errno == errno.EBADF:
             return  # somebody closed the file: nothing was written, and nothing can be undone
-        fd, before = self.file.fd, self.end.state
+        fd = self.file.fd
         try:
-            if system.read_at(fd, len(data), before.offset) == data:
-                self.end.move_to(after)
-                error.add_note(
-                    f"mpcheckpoint: the record was written; it ends at {after.offset} in {self._paths.log}"
-                )
+            found = system.read_at(fd, len(data), before.offset)
+            whole = before
+            for end in ends:
+                part = slice(whole.offset - before.offset, end.offset - before.offset)
+                if found[part] != data[part]:
+                    break
+                whole = end
+            if whole is ends[-1]:
+                self.end.move_to(whole)
             elif self.file.is_intact():  # else it is not our file that would be cut
-                system.truncate(fd, before.offset)
-                self.end.move_to(before, before.offset)
+                self.end.move_to(whole)  # first: should the truncation fail, these are there all the same
+                system.truncate(fd, whole.offset)
+                self.end.move_to(whole, whole.offset)
+            if self.end.state is not before:
+                error.add_note(
+                    f"mpcheckpoint: the record was written; it ends at {ends[0].offset} in {self._paths.log}"
+                )
         except OSError as undo_error:
             self.file.notices.append(f"could not undo a partial write to {self._paths.log}: {undo_error}")
 

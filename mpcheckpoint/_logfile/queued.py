@@ -6,6 +6,7 @@ thread that comes alone costs nothing more. A condition is judged by its own thr
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 # So many are written at once, of so many bytes each: a write in progress must not take long.
 _MOST_AT_ONCE = 64
 _LARGEST_BYTES = 16 * 1024
+_PAUSE_S = 0.001
 
 
 class QueuedAppend:
@@ -35,6 +37,12 @@ class QueuedAppend:
         self.is_taken = False
         self.appended: Appended | None = None
 
+    def wait(self, timeout_s: float) -> None:
+        """Return once the thread that has taken it has written it, or has given it up; or after so many seconds."""
+        until_s = time.monotonic() + timeout_s
+        while self.is_taken and self.appended is None and time.monotonic() < until_s:
+            time.sleep(_PAUSE_S)
+
 
 class AppendQueue:
     """The appends of one log that wait for the thread that has the append lock."""
@@ -43,11 +51,9 @@ class AppendQueue:
         self.written = 0  # how many batches, own and others'
         self._queue: deque[QueuedAppend] = deque()
 
-    def join(self, payloads: list[Payload]) -> QueuedAppend:
-        """Put a batch into the queue. Requires: ``takes`` it."""
-        queued = QueuedAppend(payloads)
+    def join(self, queued: QueuedAppend) -> None:
+        """Put a batch into the queue. Requires: ``takes`` it, and the caller sees to it that it leaves."""
         self._queue.append(queued)
-        return queued
 
     @staticmethod
     def takes(payloads: list[Payload]) -> bool:
@@ -68,43 +74,45 @@ class AppendQueue:
         Requires: the append lock, and ``log.find_end``.
 
         Raises:
-            WriteFailedError: the batch was not written. The others are left to their own threads.
+            WriteFailedError: the batch was not written. Others that were not are left to their own threads.
         """
         ends: list[EndState] = []
         if not self._queue:
             log.append([payloads], ends)
             self.written += 1
             return ends[0]
-        taken = self._take()
+        taken: list[QueuedAppend] = []
         try:
+            self._take(taken)
             log.append([payloads, *[each.payloads for each in taken]], ends)
         except OSError as error:
             if log.file.is_lost_by(error):
                 raise
         finally:
-            is_written = bool(ends) and log.end.state is ends[-1]
-            if is_written:
-                self.written += len(ends)
-                for each, end in zip(taken, ends[1:], strict=True):
-                    each.appended = Appended(log, end, log.end.beginning)
-            else:
-                for each in taken:
-                    each.is_taken = False
-        if not is_written:  # no room for all of them, maybe: each by itself
+            # Where there was no room for all of them, the first ones may be there.
+            written = ends.index(log.end.state) + 1 if log.end.state in ends else 0
+            self.written += written
+            for each, end in zip(taken, ends[1:written], strict=False):
+                each.appended = Appended(log, end, log.end.beginning)
+            for each in taken[max(0, written - 1) :]:
+                each.is_taken = False
+        if not written:  # each by itself
             ends.clear()
             log.append([payloads], ends)
             self.written += 1
         return ends[0]
 
-    def _take(self) -> list[QueuedAppend]:
-        """Return what waits now, to be written by this thread."""
-        taken: list[QueuedAppend] = []
+    def _take(self, taken: list[QueuedAppend]) -> None:
+        """Put into ``taken`` what waits now, to be written by this thread. It is there before it is out of the queue:
+        a Ctrl-C in between leaves nothing to nobody."""
         while self._queue and len(taken) < _MOST_AT_ONCE:
             try:
                 queued = self._queue[0]
-                queued.is_taken = True  # before it is out of the queue: its thread may just be leaving
+            except IndexError:  # it has left
+                return
+            taken.append(queued)
+            queued.is_taken = True  # before it is out of the queue: its thread may just be leaving
+            try:
                 self._queue.remove(queued)
             except (IndexError, ValueError):  # it has left
-                continue
-            taken.append(queued)
-        return taken
+                taken.pop()

@@ -5,14 +5,25 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
-from mpcheckpoint.errors import ConflictError, LockTimeoutError, WriteFailedError
-from support.verbs import Faults, assert_goes_on, lock_file, seen_anew, wait_until, writer_of
+from mpcheckpoint._logfile import append
+from mpcheckpoint._logfile.end import LogEnd
+from mpcheckpoint._logfile.queued import AppendQueue
+from mpcheckpoint._logfile.read import LogReader
+from mpcheckpoint.errors import (
+    CheckpointError,
+    ConflictError,
+    LockTimeoutError,
+    OutcomeUnknownError,
+    WriteFailedError,
+)
+from support.verbs import Faults, assert_goes_on, lock_file, log_file, seen_anew, wait_until, writer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +61,7 @@ class Appends:
     def _append(self, store: Path, number: int) -> None:
         try:
             self.positions[number] = Checkpoint(store).log("a").append("x", number)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the test looks at it
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the test looks at it
             self.failures.append(error)
 
     def join(self) -> None:
@@ -238,3 +249,201 @@ def test_forked_child_writes_nothing_of_what_the_threads_of_its_parent_had_queue
     appends.join()
 
     assert sorted(map(str, seen_anew(log))) == ["0", "1", "2", "3", "4", "by the child"]
+
+
+# --- what is written by another thread, and what is not -----------------------------------------------------------
+
+
+@pytest.mark.guarantee(9)
+def test_thread_that_may_not_wait_at_all_is_not_told_that_nothing_was_written_while_another_writes_its_record(
+    store: Path, log: Log, faults: Faults
+) -> None:
+    writer = writer_of(store)
+    positions: list[Any] = []
+    impatient = threading.Thread(
+        target=lambda: positions.append(Checkpoint(store, lock_timeout_s=0.3).log("a").append("x", "in time"))
+    )
+
+    def let_it_queue(real: Callable[..., bytes], *arguments: Any) -> bytes:
+        impatient.start()
+        wait_until(lambda: writer._queue._queue, "it has queued")
+        return real(*arguments)
+
+    def slowly(real: Callable[..., int], *arguments: Any) -> int:
+        threading.Event().wait(1.5)  # several times as long as the other may wait
+        return real(*arguments)
+
+    faults.act("read_at", let_it_queue, on=LOG)
+    faults.act("write_at", slowly, on=LOG)
+    log.append("x", 1)
+    impatient.join(20)
+
+    assert log.events("x") == (0, 1, "in time")
+    assert [position.offset for position in positions] == [log_file(store).stat().st_size]
+
+
+@pytest.mark.guarantee(9)
+def test_thread_whose_record_another_writes_for_ever_is_told_that_the_outcome_is_unknown(
+    store: Path, log: Log, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(append, "_LONGEST_WRITE_S", 0.1)
+    writer = writer_of(store)
+    failures: list[BaseException] = []
+    is_over = threading.Event()
+
+    def append_impatiently() -> None:
+        try:
+            Checkpoint(store, lock_timeout_s=0.1).log("a").append("x", "written late")
+        except CheckpointError as error:
+            failures.append(error)
+        is_over.set()
+
+    impatient = threading.Thread(target=append_impatiently)
+
+    def let_it_queue(real: Callable[..., bytes], *arguments: Any) -> bytes:
+        impatient.start()
+        wait_until(lambda: writer._queue._queue, "it has queued")
+        return real(*arguments)
+
+    def very_slowly(real: Callable[..., int], *arguments: Any) -> int:
+        assert is_over.wait(20)
+        return real(*arguments)
+
+    faults.act("read_at", let_it_queue, on=LOG)
+    faults.act("write_at", very_slowly, on=LOG)
+    log.append("x", 1)
+    impatient.join(20)
+
+    assert [type(failure) for failure in failures] == [OutcomeUnknownError]
+    assert_goes_on(log, [0, 1, "written late"])
+
+
+@pytest.mark.guarantee(2)
+def test_interrupt_right_after_a_write_for_many_doubles_no_record(
+    store: Path, log: Log, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appends = Appends(store, 4)
+    real = LogEnd.move_to
+    interrupts = iter([KeyboardInterrupt])
+
+    def interrupted(*arguments: Any) -> None:
+        for interrupt in interrupts:  # as a Ctrl-C at the start of this very call
+            raise interrupt
+        real(*arguments)
+
+    monkeypatch.setattr(LogEnd, "move_to", interrupted)
+    held()
+    appends.join()
+
+    assert not next(interrupts, None)
+    events = list(log.events("x"))
+    assert sorted(events) == sorted(set(events))
+    assert set(events) == {0, 1, 2, 3, 4}
+    assert_goes_on(log, events)
+
+
+@pytest.mark.guarantee(2)
+def test_records_of_a_write_for_many_that_were_seen_stay_where_there_is_no_room_for_all(
+    store: Path, log: Log, held: Callable[[], None], faults: Faults
+) -> None:
+    follower = LogReader(writer_of(store).paths, resumes=True)
+    appends = Appends(store, 5)
+    seen: list[bytes] = []
+
+    def look() -> None:
+        seen.extend(line.event for chunk in follower.poll() for line in chunk.lines)
+
+    def run_out_of_room(real: Callable[..., int], fd: int, data: bytes, offset: int) -> int:
+        cut = data.index(b"\n", data.index(b"\n") + 1) + 20  # two records, and a part of the third
+        real(fd, data[:cut], offset)
+        look()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    look()
+    faults.act("write_at", run_out_of_room, on=LOG)
+    held()
+    appends.join()
+    early = list(seen)
+    look()
+
+    assert len(early) == 3
+    assert not appends.failures
+    assert [record.event for record in log.read()] == [int(event) for event in seen]
+    assert sorted(log.events("x")) == [0, 1, 2, 3, 4, 5]
+    assert {record.event: record.position for record in log.read()} == appends.positions | {
+        0: next(iter(log.read())).position
+    }
+    assert log.stats()["appends"] == 6
+    assert_goes_on(log, list(log.events("x")))
+
+
+@pytest.mark.guarantee(9)
+def test_thread_whose_own_record_found_room_in_a_write_for_many_is_acknowledged_and_the_others_are_refused(
+    store: Path, log: Log, held: Callable[[], None], faults: Faults
+) -> None:
+    appends = Appends(store, 3)
+    writes = 0
+
+    def run_out_of_room(real: Callable[..., int], fd: int, data: bytes, offset: int) -> int:
+        nonlocal writes
+        writes += 1
+        if writes == 1:
+            real(fd, data[: data.index(b"\n") + 30], offset)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    fault = faults.act("write_at", run_out_of_room, on=LOG, times=1 << 30)
+    held()
+    appends.join()
+    fault.clear()
+
+    assert [type(failure) for failure in appends.failures] == [WriteFailedError] * 2
+    assert len(appends.positions) == 1
+    assert_goes_on(log, [0, *appends.positions])
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.parametrize("is_in_leaving", [False, True])
+def test_interrupt_of_a_thread_that_queues_leaves_no_batch_behind(
+    store: Path, log: Log, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch, is_in_leaving: bool
+) -> None:
+    appends = Appends(store, 1)
+    name = "leave" if is_in_leaving else "join"
+    real = getattr(AppendQueue, name)
+
+    def interrupted(*arguments: Any) -> None:
+        monkeypatch.setattr(AppendQueue, name, real)
+        if not is_in_leaving:
+            real(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AppendQueue, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Checkpoint(store, lock_timeout_s=0.05).log("a").append("x", "interrupted")
+
+    assert not writer_of(store)._queue._queue
+    held()
+    appends.join()
+    assert_goes_on(log, [0, 1])
+
+
+@pytest.mark.guarantee(9)
+def test_interrupt_of_a_thread_that_takes_what_others_queued_costs_them_nothing(
+    store: Path, log: Log, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appends = Appends(store, 4)
+    interrupts = iter([KeyboardInterrupt])
+    queue = writer_of(store)._queue
+
+    class Interrupted(deque[Any]):
+        def remove(self, value: Any) -> None:
+            super().remove(value)
+            for interrupt in interrupts:  # as a Ctrl-C right after it
+                raise interrupt
+
+    monkeypatch.setattr(queue, "_queue", Interrupted(queue._queue))
+    held()
+    appends.join()
+
+    assert not [failure for failure in appends.failures if isinstance(failure, Exception)]
+    assert len(appends.positions) == 3
+    assert_goes_on(log, [0, *sorted(appends.positions, key=lambda number: appends.positions[number].offset)])
