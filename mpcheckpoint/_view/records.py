@@ -155,6 +155,10 @@ class Cut:
         """Return the event of a record, undecoded."""
         return self._records.event(number)
 
+    def events_of(self, object_key: str) -> list[bytes]:
+        """Return an object's events, undecoded, in order."""
+        return [self._records.event(number) for number in self.numbers_of(object_key)]
+
     def stamp_us(self, number: int) -> int:
         """Return the stamp of a record."""
         return self._records.stamp_us(number)

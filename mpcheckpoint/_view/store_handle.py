@@ -247,9 +247,13 @@ class StoreHandle:
         return is_new
 
     def events(self, object_key: str) -> list[bytes]:
-        """Return the events of an object over all logs, undecoded, in the merged order."""
-        self.require_open()
-        with self.mutex.guard():
+        """Return the events of an object over all logs, undecoded, in the merged order. Few calls: each read asks."""
+        if self._is_closed or self._pid != os.getpid():
+            self.require_open()
+        mutex = self.mutex
+        if mutex.lock._is_owned():
+            mutex.refuse_reentry()
+        with mutex.lock:
             return merged(self._refreshed(), object_key)
 
     def has(self, object_key: str) -> bool:

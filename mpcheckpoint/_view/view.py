@@ -138,7 +138,7 @@ def merged(logs: Mapping[str, Records] | Mapping[str, Cut], object_key: str) -> 
     """
     known = [(log_key, log) for log_key, log in logs.items() if object_key in log.objects]
     if len(known) < 2:
-        return [log.event(number) for _, log in known for number in log.numbers_of(object_key)]
+        return known[0][1].events_of(object_key) if known else []
     places = [
         [(log.stamp_us(number), log_key, number, log) for number in log.numbers_of(object_key)]
         for log_key, log in known

@@ -10,6 +10,7 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint._store.store import DirectoryStore
+from mpcheckpoint._system import statx
 from support.processes import call
 from support.verbs import log_file
 
@@ -186,6 +187,23 @@ def test_new_generation_of_the_same_size_on_the_same_inode_number_is_read(
     path.write_bytes(other)
 
     assert [line.event for chunk in reader.poll() for line in chunk.lines] == [b"1", b"3"]
+
+
+def test_polls_without_statx_see_appends_and_new_generations(
+    store: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statx, "_statx", None)
+    reader = log._handle.reader()
+    seen = [line.event for chunk in reader.poll() for line in chunk.lines]
+    for number in range(1, 5):
+        assert list(reader.poll()) == []
+        if number % 2:
+            reader.release()
+        call(recover_elsewhere, store, method="fork")
+        call(append_elsewhere, store, number, method="fork")
+        seen += [line.event for chunk in reader.poll() for line in chunk.lines]
+
+    assert seen == [b"0", b"1", b"2", b"3", b"4"]
 
 
 def test_record_written_over_padding_is_seen_at_once(store: Path) -> None:
