@@ -26,7 +26,7 @@ from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._logfile.queued import AppendQueue, QueuedAppend
 from mpcheckpoint._logfile.successor import find_in_successor, outcome_unknown
 from mpcheckpoint._types import Position
-from mpcheckpoint.errors import CheckpointError, LockTimeoutError, LogNotFoundError, OutcomeUnknownError
+from mpcheckpoint.errors import CheckpointError, LogNotFoundError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +39,6 @@ _REOPEN_LIMIT = 100
 _WRITER_ID_BYTES = 8
 _LOCK_WAIT_AT_RELEASE_S = 0.1
 _LOCK_WAIT_AFTER_LOSS_S = 10.0
-# Of another thread, for one whose time to wait is over: to tell what became of its record.
-_LONGEST_WRITE_S = 10.0
 
 T = TypeVar("T")
 
@@ -105,46 +103,9 @@ class LogWriter:
         if guard is not None or not self.lock.is_entered or not self._queue.takes(payloads):
             return self.exclusive(timeout_s, under_lock)
         self.lock.refuse_reentry()  # before the queue, which the outer append of this very thread would serve
-        return self._append_queued(QueuedAppend(payloads), timeout_s, under_lock)
-
-    def _append_queued(
-        self, queued: QueuedAppend, timeout_s: float | None, act: Callable[[OpenLog | None], Appended]
-    ) -> Appended:
-        """Return what the thread that is inside now wrote for this one, or what ``act`` does where it did not."""
-
-        def written_by_another() -> Appended | None:
-            return None if self._queue.leave(queued) else self._written(queued)
-
-        try:
-            self._queue.join(queued)  # in here: a Ctrl-C right after it must not leave the batch to others
-            return self.exclusive(timeout_s, act, written_by_another)
-        except BaseException as error:
-            try:
-                is_unwritten = self._queue.leave(queued)
-            except BaseException:  # a Ctrl-C in there: it can be done again
-                self._queue.leave(queued)
-                raise
-            if is_unwritten:
-                raise
-            if isinstance(error, LockTimeoutError):
-                # Another thread is just writing it, or has written it. Rejected: to wait for the lock once more. A
-                # thread that came in between may keep it for long, and what that says need not be so.
-                queued.wait(_LONGEST_WRITE_S)
-                if queued.is_taken:
-                    return self._written(queued)
-                raise
-            if not isinstance(error, CheckpointError):
-                error.add_note(
-                    f"mpcheckpoint: the record may have been written to {self.paths.log} by another thread"
-                )
-            raise
-
-    def _written(self, queued: QueuedAppend) -> Appended:
-        """Return what came of an append that another thread has taken."""
-        if queued.appended is None:
-            cause = "the thread that was to write it was interrupted, or its write takes long"
-            raise outcome_unknown(self.paths, cause, None)
-        return queued.appended
+        return self._queue.append(
+            QueuedAppend(payloads), lambda done: self.exclusive(timeout_s, under_lock, done), self.paths
+        )
 
     def wait_durable(self, appended: Appended) -> Position:
         """Return the position of an append once it survives a loss of power.

@@ -11,15 +11,22 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._logfile.opened import Appended
+from mpcheckpoint._logfile.successor import outcome_unknown
+from mpcheckpoint.errors import CheckpointError, LockTimeoutError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mpcheckpoint._format.frame import EndState, Payload
     from mpcheckpoint._logfile.opened import OpenLog
+    from mpcheckpoint._logfile.paths import LogPaths
 
 # So many are written at once, of so many bytes each: a write in progress must not take long.
 _MOST_AT_ONCE = 64
 _LARGEST_BYTES = 16 * 1024
 _PAUSE_S = 0.001
+# Of another thread, for one whose time to wait is over: to tell what became of its record.
+_LONGEST_WRITE_S = 10.0
 
 
 class QueuedAppend:
@@ -52,7 +59,7 @@ class AppendQueue:
         self._queue: deque[QueuedAppend] = deque()
 
     def join(self, queued: QueuedAppend) -> None:
-        """Put a batch into the queue. Requires: ``takes`` it, and the caller sees to it that it leaves."""
+        """Put a batch into the queue; the caller sees to it that it leaves."""
         self._queue.append(queued)
 
     @staticmethod
@@ -67,6 +74,49 @@ class AppendQueue:
         except ValueError:
             return not queued.is_taken
         return True
+
+    def append(
+        self,
+        queued: QueuedAppend,
+        exclusive: Callable[[Callable[[], Appended | None]], Appended],
+        paths: LogPaths,
+    ) -> Appended:
+        """Wait for the thread that is inside; return what that wrote for this one, or what this one wrote itself.
+
+        Args:
+            queued: a batch that the queue ``takes``.
+            exclusive: waits for other threads, returns what it is given if that is not None, and appends else.
+
+        Raises:
+            OutcomeUnknownError: the thread that had taken the batch was interrupted. And what ``exclusive`` raises.
+        """
+
+        def written_by_another() -> Appended | None:
+            return None if self.leave(queued) else _written(queued, paths)
+
+        try:
+            self.join(queued)  # in here: a Ctrl-C right after it must not leave the batch to others
+            return exclusive(written_by_another)
+        except BaseException as error:
+            try:
+                is_unwritten = self.leave(queued)
+            except BaseException:  # a Ctrl-C in there: it can be done again
+                self.leave(queued)
+                raise
+            if is_unwritten:
+                raise
+            if isinstance(error, LockTimeoutError):
+                # Another thread is just writing it, or has written it. Rejected: to wait for the lock once more. A
+                # thread that came in between may keep it for long, and what that says need not be so.
+                queued.wait(_LONGEST_WRITE_S)
+                if queued.is_taken:
+                    return _written(queued, paths)
+                raise
+            if not isinstance(error, CheckpointError):
+                error.add_note(
+                    f"mpcheckpoint: the record may have been written to {paths.log} by another thread"
+                )
+            raise
 
     def write(self, log: OpenLog, payloads: list[Payload]) -> EndState:
         """Write a batch, and those that other threads have queued meanwhile; return the end state after the batch.
@@ -116,3 +166,11 @@ class AppendQueue:
                 self._queue.remove(queued)
             except (IndexError, ValueError):  # it has left
                 taken.pop()
+
+
+def _written(queued: QueuedAppend, paths: LogPaths) -> Appended:
+    """Return what came of an append that another thread has taken."""
+    if queued.appended is None:
+        cause = "the thread that was to write it was interrupted, or its write takes long"
+        raise outcome_unknown(paths, cause, None)
+    return queued.appended

@@ -12,7 +12,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
-from mpcheckpoint._logfile import append
+from mpcheckpoint._logfile import queued as queued_module
 from mpcheckpoint._logfile.end import LogEnd
 from mpcheckpoint._logfile.queued import AppendQueue
 from mpcheckpoint._logfile.read import LogReader
@@ -286,7 +286,7 @@ def test_thread_that_may_not_wait_at_all_is_not_told_that_nothing_was_written_wh
 def test_thread_whose_record_another_writes_for_ever_is_told_that_the_outcome_is_unknown(
     store: Path, log: Log, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(append, "_LONGEST_WRITE_S", 0.1)
+    monkeypatch.setattr(queued_module, "_LONGEST_WRITE_S", 0.1)
     writer = writer_of(store)
     failures: list[BaseException] = []
     is_over = threading.Event()
