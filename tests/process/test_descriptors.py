@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -266,8 +267,9 @@ def test_lock_whose_descriptor_was_given_to_another_file_still_keeps_processes_a
     thieves(lock_file(store))
     writer = writer_of(store)
 
-    writer._locked(1.0)
+    writer.lock.enter(1.0)
     try:
+        writer.lock.take(1.0, time.monotonic())
         assert is_locked(lock_file(store))
     finally:
         writer.lock.give_back()
