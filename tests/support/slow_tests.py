@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 LIST = TESTS / "slow_tests.txt"
 # A test is slow if its cases cost more than this each, or together.
-EACH_S = 0.25
-TOGETHER_S = 1.5
+EACH_S = 0.2
+TOGETHER_S = 0.8
 # What is not in the list and costs this much in one case is told of at the end of each run.
 FAR_TOO_MUCH_S = 3.0
 # Slow, and in the fast loop all the same: without these nothing there would start a command or kill a process.
