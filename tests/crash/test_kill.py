@@ -300,7 +300,7 @@ def test_batch_whose_writer_dies_behind_its_write_is_whole(tmp_path: Path, insta
     assert_goes_on(Checkpoint(store).log("a"), [0, 1, 2, 3, 4, 5])
 
 
-@pytest.mark.parametrize("instant", ["before lock", "behind lock", "before unlock", "behind unlock"])
+@pytest.mark.parametrize("instant", ["before try_lock", "behind try_lock", "before unlock", "behind unlock"])
 def test_lock_whose_holder_dies_is_free_at_once(tmp_path: Path, instant: str) -> None:
     store = tmp_path / "store"
     killed(append_and_die, store, instant, 0)

@@ -36,7 +36,7 @@ TIMEOUT_S = 0.3
 
 @pytest.mark.guarantee(4)
 @pytest.mark.guarantee(8)
-@pytest.mark.parametrize("stops_in", ["lock", "half a write", "unlock"])
+@pytest.mark.parametrize("stops_in", ["try_lock", "half a write", "unlock"])
 def test_writer_stopped_with_the_lock_times_the_others_out_and_goes_on_when_woken(
     log: Log, store: Path, children: Children, acknowledgements: AcknowledgementJournal, stops_in: str
 ) -> None:
@@ -105,7 +105,7 @@ def append_and_stop(store: Path, where: str, writer: AcknowledgementWriter) -> N
             half = os.pwrite(fd, data[: len(data) // 2], offset)
             os.kill(os.getpid(), signal.SIGSTOP)
             return half
-        if where == "lock":
+        if where == "try_lock":
             result = made.proceed()
             os.kill(os.getpid(), signal.SIGSTOP)
             return result
