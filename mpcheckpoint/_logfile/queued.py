@@ -132,6 +132,7 @@ class AppendQueue:
             self.written += 1
             return ends[0]
         taken: list[QueuedAppend] = []
+        before = self.written
         try:
             self._take(taken)
             log.append([payloads, *[each.payloads for each in taken]], ends)
@@ -139,18 +140,26 @@ class AppendQueue:
             if log.file.is_lost_by(error):
                 raise
         finally:
-            # Where there was no room for all of them, the first ones may be there.
-            written = ends.index(log.end.state) + 1 if log.end.state in ends else 0
-            self.written += written
-            for each, end in zip(taken, ends[1:written], strict=False):
-                each.appended = Appended(log, end, log.end.beginning)
-            for each in taken[max(0, written - 1) :]:
-                each.is_taken = False
-        if not written:  # each by itself
+            try:
+                self._tell(log, taken, ends, before)
+            except BaseException:  # a Ctrl-C in there: every step of it can be done again
+                self._tell(log, taken, ends, before)
+                raise
+        if self.written == before:  # each by itself
             ends.clear()
             log.append([payloads], ends)
             self.written += 1
         return ends[0]
+
+    def _tell(self, log: OpenLog, taken: list[QueuedAppend], ends: list[EndState], before: int) -> None:
+        """Tell the threads that wait what became of their batches; ``before`` so many were written before these."""
+        # Where there was no room for all of them, the first ones may be there.
+        written = ends.index(log.end.state) + 1 if log.end.state in ends else 0
+        self.written = before + written
+        for each, end in zip(taken, ends[1:written], strict=False):
+            each.appended = Appended(log, end, log.end.beginning)
+        for each in taken[max(0, written - 1) :]:
+            each.is_taken = False
 
     def _take(self, taken: list[QueuedAppend]) -> None:
         """Put into ``taken`` what waits now, to be written by this thread. It is there before it is out of the queue:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, TypeVar
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.faults import translated, typed
 from mpcheckpoint._logfile.generations import switch_generation
 from mpcheckpoint._logfile.header import read_header
 
@@ -60,9 +61,15 @@ def replace_damaged(
 
     Raises:
         LockTimeoutError: nothing was changed. And what ``replace`` raises.
+        WriteFailedError: somebody replaced the lock file. Nothing was changed, and the next call takes the new one.
     """
 
     def under_lock(_: OpenLog | None) -> T | None:
+        # To an append an open log tells that its lock file is the one that others find. A damaged log tells nothing.
+        if not writer.lock.is_at_path():
+            writer.lock.close_file()
+            cause = OSError(errno.EAGAIN, "another lock file was put in its place")
+            raise typed(cause, doing="locking", path=writer.paths.lock)
         replaced = replace(writer.lock.require_held)
         if replaced is not None:
             _forget_poison(writer)

@@ -447,3 +447,26 @@ def test_interrupt_of_a_thread_that_takes_what_others_queued_costs_them_nothing(
     assert not [failure for failure in appends.failures if isinstance(failure, Exception)]
     assert len(appends.positions) == 3
     assert_goes_on(log, [0, *sorted(appends.positions, key=lambda number: appends.positions[number].offset)])
+
+
+@pytest.mark.guarantee(2)
+def test_interrupt_while_the_others_are_told_tells_them_all_the_same(
+    store: Path, log: Log, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appends = Appends(store)
+    real, interrupts = queued_module.Appended, [KeyboardInterrupt()]
+
+    def appended(*arguments: Any) -> Any:
+        if interrupts:
+            raise interrupts.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(queued_module, "Appended", appended)
+    held()
+    appends.join()
+
+    assert not interrupts
+    assert [type(failure) for failure in appends.failures] == [KeyboardInterrupt]
+    assert sorted(log.events("x")) == [*range(THREADS + 1)]
+    assert len(appends.positions) == THREADS - 1
+    assert log.stats()["appends"] == THREADS + 1

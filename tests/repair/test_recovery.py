@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint._logfile.recovery import replace_damaged
 from mpcheckpoint.errors import (
     LockTimeoutError,
     OutcomeUnknownError,
@@ -27,6 +28,8 @@ from support.verbs import (
     assert_goes_on,
     hold_store_lock,
     inside,
+    is_locked,
+    lock_file,
     log_file,
     poison,
     seen_anew,
@@ -320,3 +323,24 @@ def test_new_generation_of_a_killed_recovery_is_removed_by_the_next_creator(stor
     Checkpoint(store).log("b")
 
     assert list(inside(store).glob("*.tmp")) == []
+
+
+@pytest.mark.guarantee(8)
+def test_damaged_log_whose_lock_file_was_moved_aside_is_replaced_under_the_new_one_only(
+    store: Path, log: Log
+) -> None:
+    log.append("x", 1)
+    os.rename(lock_file(store), store / "aside")
+    lock_file(store).touch()
+    seen: list[bool] = []
+
+    def replace(require_held: Callable[[], None]) -> None:
+        require_held()
+        seen.append(is_locked(lock_file(store)))
+
+    with pytest.raises(WriteFailedError, match="another lock file"):
+        replace_damaged(writer_of(store), 1.0, replace)
+    assert seen == []
+
+    replace_damaged(writer_of(store), 1.0, replace)
+    assert seen == [True]
