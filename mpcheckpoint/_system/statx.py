@@ -80,12 +80,12 @@ def path_mark(path: str) -> tuple[object, ...]:
     statx = _statx
     try:
         idle = _idle.pop()
-    except IndexError:
-        return path_status(path)  # which leaves a buffer
-    buffer, reference = idle
-    encoded = path.encode(_ENCODING, "surrogateescape")
-    if statx is None or statx(_AT_FDCWD, encoded, _AT_SYMLINK_NOFOLLOW, _WANTED, reference) != 0:
-        return path_status(path)  # which raises what it should
+        buffer, reference = idle
+        encoded = path.encode(_ENCODING, "surrogateescape")
+        if statx is None or statx(_AT_FDCWD, encoded, _AT_SYMLINK_NOFOLLOW, _WANTED, reference) != 0:
+            return path_status(path)  # which raises what it should
+    except (IndexError, ctypes.ArgumentError):  # no buffer, and that leaves one; or too deep a stack
+        return path_status(path)
     mark = _mark_in(buffer, _MARK_AT)
     _idle.append(idle)
     return mark

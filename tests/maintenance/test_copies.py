@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
@@ -362,6 +363,22 @@ def test_thread_that_asks_while_another_learns_that_statx_is_forbidden_gets_an_a
 
     assert file_status(0).inode == os.fstat(0).st_ino
     assert path_status(str(tmp_path)).inode == tmp_path.stat().st_ino
+
+
+def test_log_is_read_from_a_stack_too_deep_to_ask_statx(
+    store: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append("x", 1)
+    assert log.events("x") == (0, 1)
+
+    def too_deep(*arguments: object) -> int:
+        raise ctypes.ArgumentError("so ctypes says that the stack is too deep")
+
+    monkeypatch.setattr(statx, "_statx", too_deep)
+
+    assert log.events("x") == (0, 1)
+    log.append("x", 2)
+    assert log.events("x") == (0, 1, 2)
 
 
 def test_page_is_as_long_as_it_was_and_threads_that_wait_on_it_go_on(store: Path, log: Log) -> None:
