@@ -2,10 +2,10 @@
 
 A thread whose record is not durable yet tries to sync for its process; the others wait for the end of that sync, all at
 once, and look whether it covered them. A process that is to sync tries to become the leader of a group. The leader
-syncs the log once, for all that stands in it then, says in the page how far that reaches, and wakes everybody; who
-could not become leader has waited for just that. Rejected: to hand a lock on from waiter to waiter. The running
-process takes it back before the woken one gets there: groups stay at 1.1, and others starve. Rejected: to let the
-leader wait for company; on two cores that cost more than it gave.
+syncs the log once, for all that stands in it then, says in the page how far that reaches, and wakes everybody. The
+processes that could not become leader have waited for just that. Rejected: to hand a lock on from waiter to waiter. The
+running process takes it back before the woken one gets there: groups stay at 1.1, and others starve. Rejected: to let
+the leader wait for company; on two cores that cost more than it gave.
 
 Nobody depends on a leader. One that was killed has given back its lock; a process that waits looks again after
 ``_LOOK_AGAIN_S``. One that is stopped keeps it: a process that has looked ``_LOOKS`` times syncs alone, and waits no

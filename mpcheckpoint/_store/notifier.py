@@ -1,7 +1,8 @@
-"""The bell of a store: whoever follows a log waits for it, and whoever appends to a log that is followed rings it.
+"""What wakes the followers of a store's logs: a word in the file ``bell``, on which they wait. Writers of followed logs
+change it.
 
-One for all logs, since a process can wait on one word only. Nothing depends on it: a follower that hears nothing looks
-again after a while, as it does where there is no bell.
+All logs share one, since a process can wait on one word only. Nothing depends on it: a follower that is not woken polls
+again after a while, as it does where there is none.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Reader(Protocol):
         Requires: ``poll`` was not called yet.
 
         Raises:
-            InvalidPositionError: it is no position of this log, be it of one with the same key on another place.
+            InvalidPositionError: it is no position of this log, but of one with the same key on another place, say.
         """
 
     def begin_near_end(self, length_bytes: int) -> int | None:
@@ -222,7 +222,7 @@ class Store(Protocol):
         """Return the keys of all logs, each once, sorted by code points.
 
         Every string that UTF-8 can hold is a key: the empty one, slashes, control characters; keys differ if a single
-        code point does, be it in case. A log is listed from when ``open_log`` returned it to anyone.
+        code point does, also in case only. A log is listed from when ``open_log`` returned it to anyone.
         """
 
     def change_token(self) -> object | None:
