@@ -102,7 +102,8 @@ class LogWriter:
 
         if guard is not None or not self.lock.is_entered or not self._queue.takes(payloads):
             return self.exclusive(timeout_s, under_lock)
-        self.lock.refuse_reentry()  # before the queue, which the outer append of this very thread would serve
+        if self.lock.is_owned():  # before the queue, which the outer append of this very thread would serve
+            self.lock.refuse_reentry()
         return self._queue.append(
             QueuedAppend(payloads), lambda done: self.exclusive(timeout_s, under_lock, done), self.paths
         )
@@ -163,7 +164,8 @@ class LogWriter:
         """
         lock = self.lock
         began_s = time.monotonic()
-        lock.refuse_reentry()  # before the try: its finally would give back what the outer call holds
+        if lock.is_owned():  # before the try: its finally would give back what the outer call holds
+            lock.refuse_reentry()
         try:
             lock.enter(timeout_s)
             if done is not None and (found := done()) is not None:

@@ -29,7 +29,8 @@ class AppendLock:
     How to hold it (rejected: a context manager; its exit is a call of its own, and a Ctrl-C at the start of that call
     would leave the lock to whatever drops the traceback)::
 
-        lock.refuse_reentry()  # before the try: its finally would give back what the outer call holds
+        if lock.is_owned():  # before the try: its finally would give back what the outer call holds
+            lock.refuse_reentry()
         try:
             lock.enter(timeout_s)
             lock.take(timeout_s, began_s)
@@ -44,7 +45,7 @@ class AppendLock:
 
     def __init__(self, paths: LogPaths) -> None:
         self._paths = paths
-        self._mutex = Mutex(f"the log {paths.log_key!r}")
+        self._renew_mutex()
         self._file = LockFile(paths.lock, LockWait(paths.log_key, paths.lock))
         self.is_held = False
         # Whether a thread has the mutex, most likely.
@@ -52,8 +53,7 @@ class AppendLock:
 
     def refuse_reentry(self) -> None:
         """Raise ReentrancyError if this thread is inside already: it would wait for itself."""
-        if self._mutex.lock._is_owned():
-            self._mutex.refuse_reentry()
+        self._mutex.refuse_reentry()
 
     def enter(self, timeout_s: float | None) -> None:
         """Take the mutex, waiting at most ``timeout_s`` seconds for other threads.
@@ -81,11 +81,10 @@ class AppendLock:
 
     def give_back(self) -> None:
         """Give back both locks, if this thread has them; else nothing."""
-        lock = self._mutex.lock
-        if lock._is_owned():
+        if self.is_owned():
             self._file.give_back()
             self.is_held = self.is_entered = False
-            lock.release()
+            self._mutex.lock.release()
 
     def require_held(self) -> None:
         """Return if the lock that was taken is still held: before what must not be done without, after a while.
@@ -120,6 +119,11 @@ class AppendLock:
         The open file is shared with the parent, and an unlock here would free its lock. Not to close it would keep the
         lock alive when the parent dies.
         """
-        self._mutex = Mutex(f"the log {self._paths.log_key!r}")
+        self._renew_mutex()
         self.is_held = self.is_entered = False
         self._file.close()
+
+    def _renew_mutex(self) -> None:
+        self._mutex = Mutex(f"the log {self._paths.log_key!r}")
+        # Whether this thread is inside. The lock's own method: each append asks.
+        self.is_owned: Callable[[], bool] = self._mutex.lock._is_owned

@@ -104,7 +104,7 @@ class LogEnd:
     def bytes_at(self, offset: int, length: int) -> bytes:
         """Return bytes of the log; none where they cannot be read, as when somebody closed the file."""
         try:
-            return system.read_at(self._file.fd, length, offset)
+            return system.read_once(self._file.fd, length, offset)
         except OSError:
             return b""
 

@@ -129,7 +129,7 @@ class Page:
     def look(self) -> bytes:
         """Return the bytes that say something; none, where they cannot be read."""
         try:
-            data = system.read_at(self._fd, _READ_BYTES, 0)
+            data = system.read_once(self._fd, _READ_BYTES, 0)
         except OSError:
             return b""
         return data if len(data) == _READ_BYTES else b""

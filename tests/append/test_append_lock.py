@@ -224,7 +224,7 @@ def test_interrupt_between_a_record_and_its_sync_lets_the_next_sync_cover_it(
 
 @pytest.mark.guarantee(8)
 @pytest.mark.parametrize(
-    "name", ["open_file", "read_at", "write_at", "sync_data", "sync_directory", "truncate"]
+    "name", ["open_file", "read_at", "read_once", "write_at", "sync_data", "sync_directory", "truncate"]
 )
 def test_interrupt_in_a_repair_frees_the_locks_and_cuts_no_record(
     store: Path, log: Log, faults: Faults, name: str

@@ -197,7 +197,7 @@ def test_interrupt_of_the_thread_that_writes_for_others_neither_loses_nor_double
             real(*arguments)
         raise KeyboardInterrupt
 
-    looks = faults.act("read_at", let_others_queue, on=LOG)
+    looks = faults.act("read_once", let_others_queue, on=LOG)
     faults.act("write_at", interrupt, on=LOG)
     with pytest.raises(KeyboardInterrupt):
         log.append("x", "interrupted")
@@ -273,7 +273,7 @@ def test_thread_that_may_not_wait_at_all_is_not_told_that_nothing_was_written_wh
         threading.Event().wait(1.5)  # several times as long as the other may wait
         return real(*arguments)
 
-    faults.act("read_at", let_it_queue, on=LOG)
+    faults.act("read_once", let_it_queue, on=LOG)
     faults.act("write_at", slowly, on=LOG)
     log.append("x", 1)
     impatient.join(20)
@@ -309,7 +309,7 @@ def test_thread_whose_record_another_writes_for_ever_is_told_that_the_outcome_is
         assert is_over.wait(20)
         return real(*arguments)
 
-    faults.act("read_at", let_it_queue, on=LOG)
+    faults.act("read_once", let_it_queue, on=LOG)
     faults.act("write_at", very_slowly, on=LOG)
     log.append("x", 1)
     impatient.join(20)
