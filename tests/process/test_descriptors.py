@@ -488,6 +488,7 @@ def test_background_sync_whose_file_was_closed_is_done_all_the_same(
         lambda: generation_of(store).end.durable == generation_of(store).end.state.offset,
         "a sync that counts",
     )
+    wait_until(lambda: not is_locked(lock_file(store)), "the end of the look for it, under the append lock")
     assert_goes_on(log, [0, 1])
 
 

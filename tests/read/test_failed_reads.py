@@ -19,7 +19,7 @@ from support.verbs import LOG, Faults, assert_goes_on, log_file
 def test_read_error_is_raised_and_not_taken_for_the_end(store: Path, log: Log, faults: Faults) -> None:
     log.append("x", 1)
     before = log_file(store).read_bytes()
-    fault = faults.fail("read_at", errno.EIO, on=LOG, times=1000)
+    failing = [faults.fail(name, errno.EIO, on=LOG, times=1000) for name in ("read_at", "read_once")]
 
     with pytest.raises(ReadFailedError, match="stays valid"):
         log.events("x")
@@ -29,7 +29,8 @@ def test_read_error_is_raised_and_not_taken_for_the_end(store: Path, log: Log, f
         log.append("x", 2)
 
     assert log_file(store).read_bytes() == before
-    fault.clear()
+    for fault in failing:
+        fault.clear()
     assert_goes_on(log, [0, 1])
 
 

@@ -1,7 +1,7 @@
 """Which tests are slow: a list of what was measured, from which tests get their mark, and what measures anew.
 
-Measured is processor time, of a test and of the processes it started: on a busy machine the clock tells of others. What
-only waits is no burden, but waits of seconds are: the clock counts where it says ten times as much.
+Measured is processor time, of a test and of the processes it started: on a busy machine the clock tells of others. Who
+waits for the loop waits for tests that only wait, too: the clock counts where it says more than twice as much.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     before, started_s = os.times(), time.monotonic()
     result = yield
     after, passed_s = os.times(), time.monotonic() - started_s
-    spent_s = max(sum(after[:4]) - sum(before[:4]), passed_s / 10)
+    spent_s = max(sum(after[:4]) - sum(before[:4]), passed_s / 2)
     is_left_out = any(map(item.get_closest_marker, ("slow", "exhaustive", "powercut")))
     _costs.add(name_of(item.nodeid), 1, spent_s, 0.0 if is_left_out else spent_s)
     return result
