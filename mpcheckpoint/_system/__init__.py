@@ -4,6 +4,9 @@ One module per system, each with the same few functions. Callers go through the 
 (``system.sync_data(fd)``), so that a test can replace any of them by a fault. Functions raise plain OSError; the layers
 above decide what that means for a store.
 """
+# The imports are the list of what is here.
+# ruff: noqa: F401
+# mypy: implicit-reexport
 
 from __future__ import annotations
 
@@ -62,63 +65,3 @@ else:
         "macOS only",
         reason="unsupported platform",
     )
-
-__all__ = [
-    "Access",
-    "Descriptor",
-    "FileStatus",
-    "LockHolder",
-    "LockProof",
-    "LockState",
-    "LockStatus",
-    "access_of",
-    "account_name",
-    "create_locked",
-    "exists",
-    "file_status",
-    "file_system_kind",
-    "free_bytes",
-    "give_access",
-    "is_directory",
-    "is_locked",
-    "list_directory",
-    "lock",
-    "lock_status",
-    "locked_out",
-    "make_directory",
-    "most_open_files",
-    "mount_of",
-    "naming_all",
-    "network_file_system",
-    "now_us",
-    "open_file",
-    "open_files_limit",
-    "open_source",
-    "openers",
-    "path_mark",
-    "path_status",
-    "prove_locking",
-    "publish",
-    "read_at",
-    "read_next",
-    "read_once",
-    "remove",
-    "remove_directory",
-    "remove_unlocked",
-    "replace",
-    "shared_word",
-    "size_of",
-    "space_at",
-    "stat_fd",
-    "stat_path",
-    "store_lock",
-    "sync_data",
-    "sync_directory",
-    "truncate",
-    "try_lock",
-    "unknown_file_system",
-    "unlock",
-    "user_id",
-    "without_execute",
-    "write_at",
-]

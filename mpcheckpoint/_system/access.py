@@ -101,9 +101,8 @@ def _give(fd: int, access: Access) -> Access:
     return access_of(fd)
 
 
-def user_id() -> int:
-    """Return the user that this process acts as."""
-    return os.geteuid()
+# Return the user that this process acts as.
+user_id = os.geteuid
 
 
 def account_name(uid: int) -> str:

@@ -23,15 +23,16 @@ CHANGING = (
     *("create_locked", "give_access", "make_directory", "open_file", "publish", "remove", "remove_unlocked"),
     *("replace", "sync_data", "sync_directory", "truncate", "write_at"),
 )
-# No I/O calls: the clock, types, and functions that only read the kernel's tables, or only judge.
-_NOT_CALLS = frozenset(
-    [
-        *("Access", "Descriptor", "FileStatus", "LockHolder", "LockProof", "LockState", "LockStatus"),
-        *("account_name", "file_system_kind", "lock_status", "locked_out", "naming_all", "now_us", "user_id"),
-        "without_execute",
-    ]
+# No I/O calls: the clock, and functions that only read the kernel's tables, or only judge.
+_NOT_CALLS = (
+    *("account_name", "file_system_kind", "lock_status", "locked_out", "naming_all", "now_us", "user_id"),
+    "without_execute",
 )
-CALLS = tuple(name for name in system.__all__ if name not in _NOT_CALLS)
+CALLS = tuple(
+    name
+    for name, value in sorted(vars(system).items())
+    if callable(value) and not isinstance(value, type) and name not in _NOT_CALLS
+)
 
 _LONGEST_PATH_BYTES = 1024
 
