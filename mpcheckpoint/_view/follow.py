@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._store.process import process
 from mpcheckpoint._types import Cursor, Position
-from mpcheckpoint._view.merged_read import ALL, CLOSE_TO_END_BYTES, records_in
+from mpcheckpoint._view.merged_read import ALL, records_in, skip_to_end
 from mpcheckpoint.errors import InvalidPositionError
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ class Waiter:
     """
 
     def __init__(self) -> None:
-        # Not an Event: close() may run in a signal handler of the thread that waits, and Event.set takes a lock.
-        self._is_closed = False
+        # Whether any thread has ended the waiting. Not an Event: it may be set in a signal handler of the thread that
+        # waits, and Event.set takes a lock.
+        self.is_closed = False
         self._pause_s = _SHORTEST_PAUSE_S
         self._notifier: Notifier | None = None
         self._heard = 0
@@ -59,7 +60,7 @@ class Waiter:
         """Wait until it is worth polling again; return False when closed or past the deadline."""
         longest_s = _LONGEST_PAUSE_S if self._notifier is None else _LONGEST_PAUSE_WITH_A_NOTIFIER_S
         left_s = longest_s if deadline is None else deadline - time.monotonic()
-        if left_s <= 0 or self._is_closed:
+        if left_s <= 0 or self.is_closed:
             return False
         pause_s = min(self._pause_s, left_s)
         if self._notifier is None:
@@ -72,14 +73,6 @@ class Waiter:
     def arrived(self) -> None:
         """Note that a record came."""
         self._pause_s = _SHORTEST_PAUSE_S
-
-    def close(self) -> None:
-        """End the waiting, from any thread."""
-        self._is_closed = True
-
-    def is_closed(self) -> bool:
-        """Return whether the waiting was ended."""
-        return self._is_closed
 
     def start_over(self) -> None:
         """Forget the notifier: the next poll takes another."""
@@ -112,13 +105,6 @@ class FollowedLog:
         """
         held = self._held
         return held is not None and held.is_superseded_by(self.reader.position().generation)
-
-    def skip_to_end(self) -> Position:
-        """Skip what the log holds now, reading only its end."""
-        self.reader.begin_near_end(CLOSE_TO_END_BYTES)
-        for _ in self.reader.poll():
-            pass
-        return self.reader.position()
 
 
 class Follower:
@@ -166,7 +152,7 @@ class Follower:
             )
         if after == "end":
             self._positions = {
-                log_key: followed.skip_to_end() for log_key, followed in self._followed.items()
+                log_key: skip_to_end(followed.reader) for log_key, followed in self._followed.items()
             }
         process.register(self)
 
@@ -187,7 +173,7 @@ class Follower:
         """
         process.notice_fork()
         deadline = None if self._idle_timeout_s is None else time.monotonic() + self._idle_timeout_s
-        while not self._waiter.is_closed():
+        while not self._waiter.is_closed:
             record = self._next_found()
             if record is not None:
                 self._positions[record.log_key] = record.position
@@ -211,7 +197,7 @@ class Follower:
 
     def close(self) -> None:
         """End the iteration, also while another thread waits in it. Closing twice is fine."""
-        self._waiter.close()
+        self._waiter.is_closed = True
 
     def __enter__(self) -> Follower:
         return self

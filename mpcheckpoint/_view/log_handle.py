@@ -170,7 +170,7 @@ class LogHandle:
     def count(self, object_key: str) -> int:
         """See ``Log.count``."""
         encode_key(object_key)
-        return self.query(lambda view: len(view.entries(object_key)))
+        return self.query(lambda view: len(view.records.numbers_of(object_key)))
 
     def reader(self) -> Reader:
         """Return a new reader at the start of the log: what it reads takes no memory in the view."""
@@ -240,12 +240,12 @@ def _nothing(view: LogView) -> None:
 
 
 def _require_count(view: LogView, object_key: str, expected: int) -> None:
-    entries = view.entries(object_key)
-    if len(entries) != expected:
-        unexpected = entries[expected] if 0 <= expected < len(entries) else None
+    numbers = view.records.numbers_of(object_key)
+    if len(numbers) != expected:
+        unexpected = numbers[expected] if 0 <= expected < len(numbers) else None
         raise ConflictError(
             object_key,
             expected=expected,
-            found=len(entries),
+            found=len(numbers),
             position=view.position_of(unexpected) if unexpected is not None else None,
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # How much of a log is read at a time: worth a turn, and little enough to hold of many logs at once.
 _PART_BYTES = 64 * 1024
 _NEAR_END_BYTES = 64 * 1024
-CLOSE_TO_END_BYTES = 4096
+_CLOSE_TO_END_BYTES = 4096
 _USUAL_RECORD_BYTES = 256
 _FARTHER = 8
 
@@ -186,13 +186,18 @@ class Tap:
             return None
 
 
+def skip_to_end(reader: Reader) -> Position:
+    """Skip what a log holds now, reading only its end; return the place after it."""
+    reader.begin_near_end(_CLOSE_TO_END_BYTES)
+    for _ in reader.poll():
+        pass
+    return reader.position()
+
+
 def _end_of(stored: StoredLog) -> Position | None:
     reader = stored.reader()
     try:
-        reader.begin_near_end(CLOSE_TO_END_BYTES)
-        for _ in reader.poll():
-            pass
-        return reader.position()
+        return skip_to_end(reader)
     except CheckpointError:
         return None  # reading the log meets the same, and says so
     finally:

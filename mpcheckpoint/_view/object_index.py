@@ -4,6 +4,7 @@ one entry an object."""
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING
@@ -37,19 +38,19 @@ class ObjectSummary:
     last: Record
 
 
+@dataclass(slots=True)
 class _Seen:
     """An object, as far as the logs were read.
 
     Attributes:
+        first: the place of the first record in the merged order: its stamp, its log's key and its number in that log.
+        last: the last record.
         count: how many records there are.
-        first: the place of the first one in the merged order: its stamp, its log's key and its number in that log.
-        last: the last one.
     """
 
-    __slots__ = ("count", "first", "last")
-
-    def __init__(self, first: tuple[int, str, int], last: RawRecord) -> None:
-        self.count, self.first, self.last = 0, first, last
+    first: tuple[int, str, int]
+    last: RawRecord
+    count: int = 0
 
 
 class _ObjectIndex:
@@ -62,16 +63,13 @@ class _ObjectIndex:
 
     def add(self, lines: Lines, log_key: str, generation: str, before: int) -> None:
         """Add a part of a log. ``before``: number of preceding records."""
-        counts: dict[str, int] = {}
-        firsts: dict[str, int] = {}
-        lasts: dict[str, int] = {}
-        for number in self._choice.numbers_in(lines):
-            object_key = lines.object_keys[number]
-            assert object_key is not None  # readers leave control lines out
-            counts[object_key] = counts.get(object_key, 0) + 1
-            firsts.setdefault(object_key, number)
-            lasts[object_key] = number
+        numbers = self._choice.numbers_in(lines)
+        object_keys = [lines.object_keys[number] for number in numbers]
+        counts = Counter(object_keys)
+        firsts = dict(zip(reversed(object_keys), reversed(numbers), strict=True))
+        lasts = dict(zip(object_keys, numbers, strict=True))
         for object_key, number in lasts.items():
+            assert object_key is not None  # readers leave control lines out
             if self._matches is not None and not self._matches(object_key):
                 continue
             at = firsts[object_key]

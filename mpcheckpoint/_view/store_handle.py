@@ -102,7 +102,8 @@ class StoreHandle:
             self._open_keys[log_key] = None
             if self._scope is not None:
                 self._scope.add(log_key)
-            self._state_of(stored)
+            if log_key not in self._states:
+                self._begin(stored)
 
     def release(self, log_key: str) -> None:
         """Close a log for writing through this handle; sync what its setting has left unsynced."""
@@ -132,13 +133,13 @@ class StoreHandle:
         Raises:
             ClosedError, ReadOnlyError, LogNotOpenError
         """
-        if (
-            self._is_closed
-            or self.settings.read_only
-            or log_key not in self._open_keys
-            or self._pid != os.getpid()
-        ):
-            self.require_writable()
+        if self.settings.read_only:
+            raise ReadOnlyError(
+                f"the handle of {self.settings.path} was opened with read_only=True",
+                path=self.settings.path,
+                reason="read-only",
+            )
+        if self._is_closed or log_key not in self._open_keys or self._pid != os.getpid():
             return self.opened(log_key)
         return self._states[log_key].stored
 
@@ -191,11 +192,8 @@ class StoreHandle:
             return
         for log_key in self._store.log_keys():
             if log_key not in self._states:
-                self._state_of(self._store.find_log(log_key))
+                self._begin(self._store.find_log(log_key))
         self._token = token
-
-    def _state_of(self, stored: StoredLog) -> LogState:
-        return self._states.get(stored.log_key) or self._begin(stored)
 
     def _begin(self, stored: StoredLog) -> LogState:
         """Have a log read from its start."""
@@ -291,15 +289,6 @@ class StoreHandle:
         if self._is_closed:
             raise ClosedError(
                 f"the handle of {self.settings.path} is closed", path=self.settings.path, reason="closed"
-            )
-
-    def require_writable(self) -> None:
-        """Raise ReadOnlyError if the handle may not write."""
-        if self.settings.read_only:
-            raise ReadOnlyError(
-                f"the handle of {self.settings.path} was opened with read_only=True",
-                path=self.settings.path,
-                reason="read-only",
             )
 
     def close(self) -> None:

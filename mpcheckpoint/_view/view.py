@@ -5,21 +5,21 @@ It is a function of the log's bytes alone: all of it came out of lines, the writ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from heapq import merge
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import NO_META
 from mpcheckpoint._types import Position
-from mpcheckpoint._view.records import Cut, RawEvent, Records
+from mpcheckpoint._view.records import Records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from mpcheckpoint._format.control import Note
     from mpcheckpoint._logfile.chunk import Chunk
+    from mpcheckpoint._view.records import Cut
 
 # The note by which a worker takes an object or gives it back.
 CLAIM = "claim"
@@ -27,29 +27,8 @@ CLAIM = "claim"
 MAP = "map"
 
 
-class RawEvents(Sequence[RawEvent]):
-    """The entries of one object, in file order. Valid until the view is brought up to date."""
-
-    __slots__ = ("_numbers", "_records")
-
-    def __init__(self, records: Records, numbers: Sequence[int]) -> None:
-        self._records, self._numbers = records, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> RawEvent: ...
-    @overload
-    def __getitem__(self, index: slice) -> RawEvents: ...
-    def __getitem__(self, index: int | slice) -> RawEvent | RawEvents:
-        if isinstance(index, slice):
-            return RawEvents(self._records, self._numbers[index])
-        return self._records.entry(self._numbers[index])
-
-
 class LogView:
-    """The state of one log: object key -> its entries, in file order."""
+    """The state of one log: its records, by object, and what its notes say."""
 
     def __init__(self, log_key: str) -> None:
         self.log_key = log_key
@@ -100,12 +79,8 @@ class LogView:
         else:
             self._claims.pop(object_key, None)
 
-    def entries(self, object_key: str) -> RawEvents:
-        """Return the entries of an object, in file order."""
-        return RawEvents(self.records, self.records.numbers_of(object_key))
-
     def object_keys(self) -> Iterable[str]:
-        """Return the objects this log knows, in the order of their first entries."""
+        """Return the objects this log knows, in the order of their first records."""
         return self.records.objects.keys()
 
     def claim_of(self, object_key: str) -> str | None:
@@ -120,14 +95,15 @@ class LogView:
         """Return what the last control line of that name says, or None."""
         return self._notes.get(name)
 
-    def position_of(self, entry: RawEvent) -> Position:
-        """Return the place after an entry."""
+    def position_of(self, number: int) -> Position:
+        """Return the place after a record."""
+        entry = self.records.entry(number)
         return Position(self.log_key, self.generation, entry.end, entry.stamp_us, entry.more)
 
     def position_of_id(self, object_key: str, record_id: str) -> Position | None:
         """Return the place after the first record of that id for that object, or None."""
         number = self._ids.get((object_key, record_id))
-        return self.position_of(self.records.entry(number)) if number is not None else None
+        return self.position_of(number) if number is not None else None
 
 
 def merged(logs: Mapping[str, Records] | Mapping[str, Cut], object_key: str) -> list[bytes]:

@@ -138,7 +138,8 @@ def head_of(event: bytes) -> RecordHead | None:
 
 def records_of(view: LogView, object_key: str) -> Iterator[tuple[RawEvent, RecordHead]]:
     """Yield what maps recorded of an object, the latest first."""
-    for entry in reversed(view.entries(object_key)):
+    for number in reversed(view.records.numbers_of(object_key)):
+        entry = view.records.entry(number)
         head = head_of(entry.event)
         if head is not None:
             yield entry, head

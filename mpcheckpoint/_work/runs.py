@@ -154,7 +154,7 @@ def is_done(view: LogView, object_key: str, rerun: str | None) -> bool:
     """Return whether an object is done: it has an outcome that counts; or any event, if no map ran on the log."""
     history = history_of(view)
     if not history.notes:
-        return rerun is None and bool(view.entries(object_key))
+        return rerun is None and object_key in view.records.objects
     rule = history.rule(rerun)
     heads = map(head_of, view.records.events_of(object_key))
     return any(head is not None and rule.counts(head) for head in heads)

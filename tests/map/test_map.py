@@ -901,10 +901,10 @@ def test_item_that_another_finished_since_the_last_look_is_not_run_again(
 def test_view_of_a_forked_child_is_not_recent(recent: None, log: Log) -> None:
     log.append("x", 1)
     handle = handle_of(log)
-    assert handle.query(lambda view: len(view.entries("x"))) == 1
+    assert handle.query(lambda view: len(view.records.numbers_of("x"))) == 1
     Checkpoint(handle.store.settings.path).log("a").append("x", 2)
     handle.store.mutex = Mutex("a thread reads")
     with handle.store.mutex.guard():
         handle.store.reset_after_fork()  # the view may be half read, and is read anew
 
-    assert handle.query(lambda view: len(view.entries("x")), max_age_s=60.0) == 2
+    assert handle.query(lambda view: len(view.records.numbers_of("x")), max_age_s=60.0) == 2
