@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.frame import CLOSING_BYTES, MAX_LINE_BYTES, EndState
+from mpcheckpoint._format.frame import CLOSING_BYTES, MAX_LINE_BYTES, EndState, Line
 from mpcheckpoint._format.resync import last_line
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.page import stated_durable
@@ -20,7 +20,6 @@ from mpcheckpoint._logfile.replay import is_chain
 
 if TYPE_CHECKING:
     from mpcheckpoint._format.control import Header
-    from mpcheckpoint._format.frame import Line
     from mpcheckpoint._logfile.paths import LogPaths
 
 _FIRST_LOOK_BACK_BYTES = 64 * 1024

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.codec import encode_key
-from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, control_payload, encode_header
+from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, Header, control_payload, encode_header
 from mpcheckpoint._format.frame import EndState, Line, Payload, encode_line, running_crc
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated, typed
@@ -34,7 +34,6 @@ from mpcheckpoint.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mpcheckpoint._format.control import Header
     from mpcheckpoint._format.scan import Scan
     from mpcheckpoint._logfile.opened import OpenLog
     from mpcheckpoint._logfile.paths import LogPaths

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.frame import CLOSING_BYTES, MAX_LINE_BYTES, PADDING
+from mpcheckpoint._format.frame import CLOSING_BYTES, MAX_LINE_BYTES, PADDING, Line
 from mpcheckpoint._format.resync import first_end
 from mpcheckpoint._logfile.file_bytes import chunks_of, reading
-
-if TYPE_CHECKING:
-    from mpcheckpoint._format.frame import Line
 
 _FIRST_LOOK_BYTES = 64 * 1024
 _LARGEST_LOOK_BYTES = 4 * MAX_LINE_BYTES

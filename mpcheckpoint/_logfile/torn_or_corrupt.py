@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.frame import MAX_LINE_BYTES, Mismatch
+from mpcheckpoint._format.frame import MAX_LINE_BYTES, Line, Mismatch
 from mpcheckpoint._format.resync import lines_after_damage
 from mpcheckpoint._logfile.file_bytes import CHUNK_BYTES
 from mpcheckpoint.errors import CorruptLogError
@@ -22,7 +22,6 @@ from mpcheckpoint.errors import CorruptLogError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mpcheckpoint._format.frame import Line
 
 # If bytes were removed, a line after them may call an offset durable that is above its own now. Lines after damage are
 # read as if they were so much further on, where none does.

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.control import note_of
+from mpcheckpoint._format.control import Header, Note, note_of
 from mpcheckpoint._format.frame import CLOSING_BYTES, stored_crc_before
 from mpcheckpoint._logfile.header import known_control
 from mpcheckpoint._logfile.page import vouched_durable
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mpcheckpoint._format.columns import Lines
-    from mpcheckpoint._format.control import Header, Note
 
 # Weights. More than any log has records: the run that starts at the header comes before everything else.
 _CERTAIN = 1 << 60

@@ -34,14 +34,13 @@ from mpcheckpoint._logfile.generations import GenerationCopy
 from mpcheckpoint._logfile.ownership import temporary_name
 from mpcheckpoint._logfile.page import stated_generation
 from mpcheckpoint._logfile.quarantine import keep_bytes
-from mpcheckpoint._salvage.inspection import SALVAGED, inspect, removed_spans, selected
+from mpcheckpoint._salvage.inspection import SALVAGED, Candidate, Inspection, inspect, removed_spans, selected
 from mpcheckpoint._salvage.scan import Batches, Walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._logfile.paths import LogPaths
-    from mpcheckpoint._salvage.inspection import Candidate, Inspection
     from mpcheckpoint._types import Repair
 
 UNKNOWN_GENERATION = "0" * 32

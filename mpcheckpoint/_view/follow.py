@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._store.process import process
-from mpcheckpoint._types import Cursor, Position
-from mpcheckpoint._view.merged_read import ALL, records_in, skip_to_end
+from mpcheckpoint._types import Cursor, Position, Record
+from mpcheckpoint._view.merged_read import ALL, Choice, records_in, skip_to_end
 from mpcheckpoint.errors import InvalidPositionError
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Line
     from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._store.protocol import Notifier, Reader, StoredLog
-    from mpcheckpoint._types import Record
-    from mpcheckpoint._view.merged_read import Choice
 
 _SHORTEST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 0.02

@@ -6,22 +6,20 @@ import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint._format.codec import encode_key, encode_payload, encode_payloads
-from mpcheckpoint._format.frame import MAX_BATCH_BYTES, batch_bytes_bound
+from mpcheckpoint._format.frame import MAX_BATCH_BYTES, Line, Payload, batch_bytes_bound
 from mpcheckpoint._logfile.paths import WORKERS
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._view.follow import FollowedLog, Follower, StatedDurable
 from mpcheckpoint._view.merged_read import Choice
-from mpcheckpoint._view.store_handle import StoreHandle
+from mpcheckpoint._view.store_handle import Settings, StoreHandle
 from mpcheckpoint.errors import ConflictError, LimitExceededError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from mpcheckpoint._format.frame import Line, Payload
     from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._store.protocol import Reader, StoredLog
     from mpcheckpoint._types import Position, Record
-    from mpcheckpoint._view.store_handle import Settings
     from mpcheckpoint._view.view import LogView
 
 T = TypeVar("T")

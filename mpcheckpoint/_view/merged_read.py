@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint._format.codec import decode_event, record_id_of
 from mpcheckpoint._format.columns import Lines
-from mpcheckpoint._format.frame import MAX_STAMP_US
+from mpcheckpoint._format.frame import MAX_STAMP_US, Line
 from mpcheckpoint._types import Cursor, Position, Record
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from mpcheckpoint._format.frame import Line
     from mpcheckpoint._store.protocol import Reader, StoredLog
 
 # How much of a log is read at a time: worth a turn, and little enough to hold of many logs at once.

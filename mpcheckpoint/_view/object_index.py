@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING
 
-from mpcheckpoint._view.merged_read import Choice, RawRecord, Tap, raw_record_at
+from mpcheckpoint._view.merged_read import Choice, OnFailure, RawRecord, Tap, raw_record_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.columns import Lines
     from mpcheckpoint._store.protocol import StoredLog
     from mpcheckpoint._types import Record
-    from mpcheckpoint._view.merged_read import OnFailure
     from mpcheckpoint.errors import CheckpointError
 
 

@@ -12,14 +12,13 @@ from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import NO_META
 from mpcheckpoint._types import Position
-from mpcheckpoint._view.records import Records
+from mpcheckpoint._view.records import Cut, Records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from mpcheckpoint._format.control import Note
     from mpcheckpoint._logfile.chunk import Chunk
-    from mpcheckpoint._view.records import Cut
 
 # The note by which a worker takes an object or gives it back.
 CLAIM = "claim"

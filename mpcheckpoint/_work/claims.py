@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._format.control import Note, note_payload
-from mpcheckpoint._view.view import CLAIM
+from mpcheckpoint._view.view import CLAIM, LogView
 from mpcheckpoint._work.workers import Worker, is_live
 from mpcheckpoint.errors import CheckpointError
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._view.log_handle import LogHandle
-    from mpcheckpoint._view.view import LogView
 
 # A claim needs no sync: no worker outlives a loss of power.
 _DURABILITY = "never"

@@ -8,32 +8,24 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._view.log_handle import RECENT_S
 from mpcheckpoint._work.deaths import Death, is_told_to_end
-from mpcheckpoint._work.inputs import LatestItems, changed_item
-from mpcheckpoint._work.outcomes import Result, is_same, is_same_input, outcome_of
-from mpcheckpoint._work.output_queue import Finished
-from mpcheckpoint._work.plan import OnError
+from mpcheckpoint._work.inputs import Input, LatestItems, changed_item
+from mpcheckpoint._work.outcomes import Outcome, Result, is_same, is_same_input, outcome_of
+from mpcheckpoint._work.output_queue import Finished, OutputQueue
+from mpcheckpoint._work.plan import OnError, Options, Plan
 from mpcheckpoint._work.refusals import InvalidResults
-from mpcheckpoint._work.report import Kind
-from mpcheckpoint._work.reruns import history_of
+from mpcheckpoint._work.report import ItemReport, Kind
+from mpcheckpoint._work.reruns import RunNote, history_of
 from mpcheckpoint._work.retries import Rests, Retry
 from mpcheckpoint._work.run_item import FailedCall, run_item
-from mpcheckpoint._work.runs import own_outcome, state_of
-from mpcheckpoint._work.shortage import StartThrottle, outlast_shortage, shortage_of
+from mpcheckpoint._work.runs import ItemState, own_outcome, state_of
+from mpcheckpoint._work.shortage import Shortage, StartThrottle, outlast_shortage, shortage_of
 from mpcheckpoint._work.status import has_moved_since
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mpcheckpoint._view.view import LogView
-    from mpcheckpoint._work.inputs import Input
-    from mpcheckpoint._work.outcomes import Outcome
-    from mpcheckpoint._work.output_queue import OutputQueue
-    from mpcheckpoint._work.plan import Options, Plan
     from mpcheckpoint._work.pool import WorkerPool
-    from mpcheckpoint._work.report import ItemReport
-    from mpcheckpoint._work.reruns import RunNote
-    from mpcheckpoint._work.runs import ItemState
-    from mpcheckpoint._work.shortage import Shortage
 
 _MOST_UNFINISHED = 1000
 _LOOK_EVERY_S = 0.05

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from mpcheckpoint._work.dispatch import Dispatcher
 from mpcheckpoint._work.held_items import HeldItemNotices
 from mpcheckpoint._work.input_thread import InputThread
-from mpcheckpoint._work.inputs import NOT_YET, NotYet
-from mpcheckpoint._work.output_queue import OutputQueue
-from mpcheckpoint._work.plan import OnError
+from mpcheckpoint._work.inputs import NOT_YET, Input, NotYet
+from mpcheckpoint._work.output_queue import Finished, OutputQueue
+from mpcheckpoint._work.plan import OnError, Options, Plan
 from mpcheckpoint._work.presence import Presence
 from mpcheckpoint._work.shortage import outlast_shortage
 from mpcheckpoint._work.workers import remove_dead_workers
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.outcomes import Outcome
-    from mpcheckpoint._work.output_queue import Finished
-    from mpcheckpoint._work.plan import Options, Plan
     from mpcheckpoint._work.pool import WorkerPool
 
 _FIRST_SOURCE_PAUSE_S = 0.001

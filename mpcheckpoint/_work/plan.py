@@ -7,8 +7,8 @@ from collections import OrderedDict
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mpcheckpoint._work.retries import Retries
-from mpcheckpoint._work.shortage import log_shortage
+from mpcheckpoint._work.retries import Retries, Retry
+from mpcheckpoint._work.shortage import ShortageEvent, log_shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.deaths import Death
     from mpcheckpoint._work.outcomes import Result
     from mpcheckpoint._work.permit import Permit
-    from mpcheckpoint._work.retries import Retry
     from mpcheckpoint._work.runs import JoinedRun
-    from mpcheckpoint._work.shortage import ShortageEvent
     from mpcheckpoint._work.workers import Worker
 
 _MOST_LOGS = 8

@@ -19,14 +19,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._format.control import Note
-from mpcheckpoint._view.view import MAP
+from mpcheckpoint._view.view import MAP, LogView
 from mpcheckpoint.errors import ChangedVersionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from mpcheckpoint._view.records import RawEvent
-    from mpcheckpoint._view.view import LogView
 
 _MOST_NAME_BYTES = 200
 _ADVICE = (

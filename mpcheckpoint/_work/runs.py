@@ -9,7 +9,7 @@ from mpcheckpoint._format.control import note_payload
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._salvage.inspection import SALVAGED
 from mpcheckpoint._work.claims import is_taken
-from mpcheckpoint._work.reruns import IfChanged, RecordHead, RunNote, head_of, history_of, records_of
+from mpcheckpoint._work.reruns import IfChanged, RecordHead, Rule, RunNote, head_of, history_of, records_of
 from mpcheckpoint.errors import ChangedVersionError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.records import RawEvent
     from mpcheckpoint._view.view import LogView
-    from mpcheckpoint._work.reruns import Rule
 
 _START_LIMIT = 100
 _KEYS_A_LOOK = 500

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import operator
-from collections.abc import Sized
+from collections.abc import Callable, Iterable, Sized
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from mpcheckpoint._work.inputs import inputs_of
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.permit import Permit
 from mpcheckpoint._work.plan import LogRef, OnError, Options, Plan
-from mpcheckpoint._work.pool import ExecutorPool, default_jobs, jobs_of
+from mpcheckpoint._work.pool import ExecutorPool, WorkerPool, default_jobs, jobs_of
 from mpcheckpoint._work.process_pool import ProcessPool, require_children_allowed
 from mpcheckpoint._work.refusals import require_function
 from mpcheckpoint._work.reruns import IfChanged, require_rerun_name
@@ -23,12 +23,10 @@ from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.shortage import outlast_shortage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
     from concurrent.futures import Executor
     from multiprocessing.context import BaseContext
 
     from mpcheckpoint._view.log_handle import LogHandle
-    from mpcheckpoint._work.pool import WorkerPool
 
 
 def start_map(  # noqa: PLR0913 - the arguments of ``Log.map``

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._work.inputs import object_key_of
-from mpcheckpoint._work.outcomes import outcome_of
+from mpcheckpoint._work.outcomes import Outcome, outcome_of
 from mpcheckpoint._work.presence import MapStart, map_starts
 from mpcheckpoint._work.reruns import history_of
 from mpcheckpoint._work.runs import is_done, latest_outcomes
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from mpcheckpoint._view.log_handle import LogHandle
-    from mpcheckpoint._work.outcomes import Outcome
 
 T = TypeVar("T")
 
