@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from mpcheckpoint.errors import (
     CheckpointError,
@@ -15,9 +14,6 @@ from mpcheckpoint.errors import (
     StoreNotFoundError,
     WriteFailedError,
 )
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
@@ -34,42 +30,32 @@ def typed(error: OSError, *, doing: str, path: str, is_read: bool = False) -> Ch
     """Return the typed error for an OSError raised while ``doing`` something to ``path``. Nothing was written."""
     if isinstance(error.filename, str):
         path = error.filename
-    what = f"{doing} {path}: {error.strerror or error}"
     reason = error.strerror or str(error)
+    what = f"{doing} {path}: {reason}"
     advice = _ADVICE.get(error.errno, "try again when the cause is gone")
     result: CheckpointError
     if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EISDIR):
         result = NotAStoreError(f"{what}; {_in_the_way(path)}", path=path, reason=reason)
     elif error.errno in _REFUSED:
-        result = _access_refused(error, what, path, is_read=is_read)
+        right = "mount it for writing" if error.errno == errno.EROFS else "change its permissions"
+        advice = shell_advice = f"{right}, or read it as a user who may"
+        if not is_read:
+            advice = f"{right}, or open the store with read_only=True"
+            shell_advice = f"{right}, or run this as a user who may write there"
+        result = StoreAccessError(what, path=path, reason=reason, advice=advice, shell_advice=shell_advice)
     elif error.errno == errno.ENOENT:
         result = StoreNotFoundError(f"{what}; was the store removed?", path=path, reason=reason)
     elif error.errno in _NO_LOCKS:
-        result = LockUnsupportedError(
-            f"{what}; the file system does not lock files: keep the store on a local one",
-            path=path,
-            reason=reason,
-        )
+        what += "; the file system does not lock files: keep the store on a local one"
+        result = LockUnsupportedError(what, path=path, reason=reason)
     elif is_read:
-        result = ReadFailedError(
-            f"{what}; what was read before stays valid; {advice}", path=path, reason=reason
-        )
+        what += f"; what was read before stays valid; {advice}"
+        result = ReadFailedError(what, path=path, reason=reason)
     else:
         result = WriteFailedError(f"{what}; nothing was appended; {advice}", path=path, reason=reason)
     if isinstance(result, OSError):
         result.errno = error.errno
     return result
-
-
-def _access_refused(error: OSError, what: str, path: str, *, is_read: bool) -> StoreAccessError:
-    right = "mount it for writing" if error.errno == errno.EROFS else "change its permissions"
-    if is_read:
-        advice = shell_advice = f"{right}, or read it as a user who may"
-    else:
-        advice = f"{right}, or open the store with read_only=True"
-        shell_advice = f"{right}, or run this as a user who may write there"
-    reason = error.strerror or str(error)
-    return StoreAccessError(what, path=path, reason=reason, advice=advice, shell_advice=shell_advice)
 
 
 def _in_the_way(path: str) -> str:
@@ -94,8 +80,6 @@ class translated:  # noqa: N801 - reads as a verb in a with statement
     def __enter__(self) -> None:
         return None
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, OSError) and not isinstance(error, CheckpointError):
             raise typed(error, doing=self._doing, path=self._path, is_read=self._is_read) from error

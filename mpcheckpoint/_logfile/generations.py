@@ -21,7 +21,7 @@ from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, Header, control_payload, encode_header
 from mpcheckpoint._format.frame import EndState, Line, Payload, encode_line, running_crc
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._logfile.faults import translated, typed
+from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.header import known_control
 from mpcheckpoint._logfile.ownership import create_successor, temporary_name
@@ -52,24 +52,22 @@ def switch_generation(paths: LogPaths, old: OpenLog) -> None:
         WriteFailedError: the copy could not be written. Nothing was changed.
     """
     temporary = temporary_name(paths.log)
-    try:
-        copy = GenerationCopy(paths, temporary, old.end.header)
-        _take(copy, paths, old)
-        system.sync_data(copy.fd)
-        old.require_lock()  # else others have appended to what was copied, and had it acknowledged
+    with translated("copying", paths.log):
         try:
-            old.seal(copy.generation)
-        except CheckpointError as error:
-            old.file.notices.append(f"could not seal the old generation of log {paths.log_key!r}: {error}")
-        system.replace(temporary, paths.log)
-    except OSError as error:
-        system.remove(temporary)
-        if isinstance(error, CheckpointError):
+            copy = GenerationCopy(paths, temporary, old.end.header)
+            _take(copy, paths, old)
+            system.sync_data(copy.fd)
+            old.require_lock()  # else others have appended to what was copied, and had it acknowledged
+            try:
+                old.seal(copy.generation)
+            except CheckpointError as error:
+                old.file.notices.append(
+                    f"could not seal the old generation of log {paths.log_key!r}: {error}"
+                )
+            system.replace(temporary, paths.log)
+        except BaseException:
+            system.remove(temporary)
             raise
-        raise typed(error, doing="copying", path=paths.log) from error
-    except BaseException:
-        system.remove(temporary)
-        raise
     with translated("making the new generation durable in", paths.directory):
         system.sync_directory(paths.directory)
 

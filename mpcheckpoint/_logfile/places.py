@@ -28,9 +28,8 @@ class Places:
             OSError: a sync failed; the next call tries again.
         """
         status = system.stat_path(directory)
-        path = os.path.realpath(
-            directory
-        )  # a link was there before us, the directory that it leads to maybe not
+        # A link was there before us, the directory that it leads to maybe not.
+        path = os.path.realpath(directory)
         key = (path, status.st_dev, status.st_ino)
         if key in self._named:
             return

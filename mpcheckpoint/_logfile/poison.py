@@ -127,9 +127,14 @@ class Poison:
             return _Note(_ANY, "a sync failed, and then the note about it")
 
     def clear(self) -> None:
-        """Forget that a sync failed. Requires: the append lock, and a durable new generation at the log's path."""
-        system.remove(self._paths.poison)
-        system.sync_directory(self._paths.directory)
+        """Forget that a sync failed. Requires: the append lock, and a durable new generation at the log's path.
+
+        Raises:
+            WriteFailedError: the mark could not be removed; it names the old generation.
+        """
+        with translated("removing", self._paths.poison):
+            system.remove(self._paths.poison)
+            system.sync_directory(self._paths.directory)
 
 
 def _failure_of(step: Callable[[], object]) -> OSError | None:

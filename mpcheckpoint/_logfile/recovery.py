@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING, TypeVar
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._logfile.faults import translated, typed
+from mpcheckpoint._logfile.faults import typed
 from mpcheckpoint._logfile.generations import switch_generation
 from mpcheckpoint._logfile.header import read_header
 
@@ -33,7 +33,7 @@ def recover(writer: LogWriter, timeout_s: float | None) -> None:
         old = log or writer.opened()
         old.reopen_if_lost()
         switch_generation(writer.paths, old)
-        _forget_poison(writer)
+        writer.poison.clear()
 
     writer.exclusive(timeout_s, switch)
 
@@ -72,15 +72,10 @@ def replace_damaged(
             raise typed(cause, doing="locking", path=writer.paths.lock)
         replaced = replace(writer.lock.require_held)
         if replaced is not None:
-            _forget_poison(writer)
+            writer.poison.clear()
         return replaced
 
     return writer.exclusive(timeout_s, under_lock)
-
-
-def _forget_poison(writer: LogWriter) -> None:
-    with translated("removing", writer.paths.poison):
-        writer.poison.clear()
 
 
 def is_poisoned(writer: LogWriter) -> bool:

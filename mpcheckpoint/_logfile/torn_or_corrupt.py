@@ -39,18 +39,17 @@ class Broken(NamedTuple):
 def vouched_offset(fd: int, broken: Broken, *, above: int) -> int:
     """Return the highest ``durable`` that the lines after the damage state, or the first one found above ``above``."""
     highest = 0
-    for line in provable_lines(fd, broken, shift_bytes=SHIFT_BYTES):
+    for line in provable_lines(fd, broken):
         highest = max(highest, line.durable)
         if highest > above:
             break
     return highest
 
 
-def provable_lines(fd: int, broken: Broken, *, shift_bytes: int = 0) -> Iterator[Line]:
+def provable_lines(fd: int, broken: Broken) -> Iterator[Line]:
     """Yield the lines that can be proven after the damage, in file order, in bounded memory.
 
-    Args:
-        shift_bytes: added to the offsets of the lines, and so to what they may call durable: see SHIFT_BYTES.
+    SHIFT_BYTES are added to their offsets, and so to what they may call durable.
     """
     offset, data = broken.at, b""
     crc: int | None = broken.crc
@@ -62,7 +61,7 @@ def provable_lines(fd: int, broken: Broken, *, shift_bytes: int = 0) -> Iterator
         is_last = len(news) < size or offset + len(data) >= file_bytes
         cut = len(data) if is_last else data.rfind(b"\n") + 1
         if cut:
-            yield from lines_after_damage(data[:cut], base=offset + shift_bytes, crc=crc)
+            yield from lines_after_damage(data[:cut], base=offset + SHIFT_BYTES, crc=crc)
         if is_last:
             return
         # The next chunk begins with the last whole line of this one: its crc field proves the lines that follow. Of

@@ -166,7 +166,7 @@ class Walk:
             seen = None
 
     def _note_end(self, broken_at: int, start: int) -> None:
-        stored = stored_crc_before(self._read(CLOSING_BYTES, broken_at - CLOSING_BYTES), CLOSING_BYTES)
+        stored = self._crc_before(broken_at)
         if stored is not None:
             self._ends = [*self._ends[: 1 - _MOST_ENDS], _End(stored, self._run, broken_at != start)]
 
@@ -230,6 +230,9 @@ class Walk:
                 data = bytes(whole[max(0, -start) :][: len(data)])
         return data
 
+    def _crc_before(self, offset: int) -> int | None:
+        return stored_crc_before(self._read(CLOSING_BYTES, offset - CLOSING_BYTES), CLOSING_BYTES)
+
     # --- damage -------------------------------------------------------------------------------------------------
 
     def _gap(self, damage: Mismatch, resumption: _Resumption | None, *, is_in_batch: bool) -> Gap:
@@ -256,14 +259,14 @@ class Walk:
 
     def _resumption(self, broken: Broken, start: int) -> _Resumption | None:
         """Return where lines that can be proven begin after a damage, or None."""
-        line = next(provable_lines(self._fd, broken, shift_bytes=SHIFT_BYTES), None)
+        line = next(provable_lines(self._fd, broken), None)
         at = None if line is None else line.offset - SHIFT_BYTES
         rejoining = self._rejoining(broken, start, at)
         if rejoining is not None:
             return rejoining
         if line is None or at is None:
             return None
-        stored = stored_crc_before(self._read(CLOSING_BYTES, at - CLOSING_BYTES), CLOSING_BYTES)
+        stored = self._crc_before(at)
         if stored is not None and self._fits(line, at, stored):
             return _Resumption(at, stored, self._doubt_of(line, broken, start, at))
         damaged = system.read_at(self._fd, at - broken.at, broken.at)
@@ -286,7 +289,7 @@ class Walk:
         """
         if not broken.at:
             return None
-        here = stored_crc_before(self._read(CLOSING_BYTES, broken.at - CLOSING_BYTES), CLOSING_BYTES)
+        here = self._crc_before(broken.at)
         ends = self._ends if here is None else [*self._ends, _End(here, self._run, broken.at != start)]
         base = broken.at if before is None else max(broken.at, before - MAX_LINE_BYTES)
         data = system.read_at(self._fd, CHUNK_BYTES if before is None else before - base, base)
