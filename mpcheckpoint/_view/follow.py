@@ -14,7 +14,6 @@ from mpcheckpoint.errors import InvalidPositionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from types import TracebackType
 
     from mpcheckpoint._format.frame import Line
     from mpcheckpoint._logfile.chunk import Chunk
@@ -200,9 +199,7 @@ class Follower:
     def __enter__(self) -> Follower:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def reset_after_fork(self) -> None:

@@ -10,7 +10,6 @@ from mpcheckpoint.errors import ClosedError, ConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._types import Position
@@ -69,9 +68,7 @@ class Transaction:
         self._is_open = True
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._is_open = False
             return
