@@ -68,8 +68,13 @@ class Poison:
             lambda: system.sync_data(file.fd),
             lambda: system.sync_directory(self._paths.directory),
         )
-        failures = [each for each in map(_failure_of, steps) if each is not None]
-        return f"could not write {self._paths.poison}: {failures[0]}" if failures else None
+        first: OSError | None = None
+        for step in steps:
+            try:
+                step()
+            except OSError as failure:
+                first = first or failure
+        return None if first is None else f"could not write {self._paths.poison}: {first}"
 
     def _is_succeeded(self, generation: str) -> bool:
         try:
@@ -135,11 +140,3 @@ class Poison:
         with translated("removing", self._paths.poison):
             system.remove(self._paths.poison)
             system.sync_directory(self._paths.directory)
-
-
-def _failure_of(step: Callable[[], object]) -> OSError | None:
-    try:
-        step()
-    except OSError as failure:
-        return failure
-    return None

@@ -40,8 +40,11 @@ def keep_bytes(
     system.sync_directory(paths.directory)
     path = os.path.join(paths.quarantine, f"{paths.name}.{generation}.{offset}.{uuid.uuid4().hex[:12]}")
     copy = _created(path, paths)
+    length = 0
     try:
-        length = _copy(fd, offset, copy.fd, stop)
+        for data in chunks_of(reading(fd), offset, stop):
+            write_whole(copy.fd, data, length)
+            length += len(data)
         system.sync_data(copy.fd)
         system.sync_directory(paths.quarantine)
     except BaseException:
@@ -66,14 +69,6 @@ def _created(path: str, paths: LogPaths) -> system.Descriptor:
             path=paths.quarantine,
             reason="quarantine cannot be written",
         ) from error
-
-
-def _copy(source: int, offset: int, target: int, stop: int | None) -> int:
-    length = 0
-    for data in chunks_of(reading(source), offset, stop):
-        write_whole(target, data, length)
-        length += len(data)
-    return length
 
 
 def list_repairs(paths: LogPaths) -> list[Repair]:

@@ -11,17 +11,14 @@ process that has read the line and then still finds the damage does not see a wr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import MAX_LINE_BYTES, Line, Mismatch
 from mpcheckpoint._format.resync import lines_after_damage
 from mpcheckpoint._logfile.file_bytes import CHUNK_BYTES
 from mpcheckpoint.errors import CorruptLogError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 # If bytes were removed, a line after them may call an offset durable that is above its own now. Lines after damage are
 # read as if they were so much further on, where none does.

@@ -11,10 +11,8 @@ import pwd
 import stat
 import struct
 import sys
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from typing import NamedTuple
 
 # How a file system, a kernel or a name space refuses a change: then the file stays as it is.
 _REFUSED = frozenset(
@@ -90,12 +88,10 @@ def _give(fd: int, access: Access) -> Access:
         _try(lambda: os.fchown(fd, access.uid, access.gid))
     if has.gid != access.gid:
         _try(lambda: os.fchown(fd, -1, access.gid))
-    for name, wanted, there in (
-        (_ACL, access.acl, has.acl),
-        (_DEFAULT_ACL, access.default_acl, has.default_acl),
-    ):
-        if wanted != there:
-            _set_acl(fd, name, wanted)
+    if has.acl != access.acl:
+        _set_acl(fd, _ACL, access.acl)
+    if has.default_acl != access.default_acl:
+        _set_acl(fd, _DEFAULT_ACL, access.default_acl)
     if access_of(fd).mode != access.mode:
         _try(lambda: os.fchmod(fd, access.mode))
     return access_of(fd)
