@@ -241,9 +241,7 @@ class Reading:
         """Return the next record.
 
         Raises:
-            StopIteration: there are no more.
-            CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: there are no more, and some log
-                could not be read to its end.
+            StopIteration: there are no more. If some log could not be read to its end, its error instead.
         """
         record = next(self._records)
         self._positions[record.log_key] = record.position

@@ -85,16 +85,7 @@ class _ObjectIndex:
 def list_objects(
     logs: Iterable[StoredLog], choice: Choice, match: str | None, *, on_failure: OnFailure | None = None
 ) -> Iterator[ObjectSummary]:
-    """Yield the objects that have chosen records, in the merged order of the first of these.
-
-    Args:
-        match: a shell pattern that object keys have to match; None for all.
-        on_failure: called instead of raising.
-
-    Raises:
-        CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: after all that can be read was given
-            out.
-    """
+    """Yield the objects that have chosen records; with ``on_failure`` raise nothing. See ``Checkpoint.objects``."""
     objects = _ObjectIndex(choice, match)
     failures: dict[str, CheckpointError] = {}
     for stored in logs:

@@ -15,7 +15,7 @@ from mpcheckpoint._types import Position
 from mpcheckpoint._view.records import Cut, Records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from mpcheckpoint._format.control import Note
     from mpcheckpoint._logfile.chunk import Chunk
@@ -77,10 +77,6 @@ class LogView:
             self._claims[object_key] = worker
         else:
             self._claims.pop(object_key, None)
-
-    def object_keys(self) -> Iterable[str]:
-        """Return the objects this log knows, in the order of their first records."""
-        return self.records.objects.keys()
 
     def claim_of(self, object_key: str) -> str | None:
         """Return the worker that last claimed an object and has not given it back; it may be dead."""
