@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._view.log_handle import RECENT_S
-from mpcheckpoint._work.deaths import Death, is_told_to_end
 from mpcheckpoint._work.inputs import Input, LatestItems, changed_item
 from mpcheckpoint._work.outcomes import Outcome, Result, is_same, is_same_input, outcome_of
 from mpcheckpoint._work.output_queue import Finished, OutputQueue
@@ -15,8 +14,8 @@ from mpcheckpoint._work.plan import OnError, Options, Plan
 from mpcheckpoint._work.refusals import InvalidResults
 from mpcheckpoint._work.report import ItemReport, Kind
 from mpcheckpoint._work.reruns import RunNote, history_of
-from mpcheckpoint._work.retries import Rests, Retry
-from mpcheckpoint._work.run_item import FailedCall, run_item
+from mpcheckpoint._work.retries import Death, Rests, Retry, is_told_to_end
+from mpcheckpoint._work.run_item import run_item
 from mpcheckpoint._work.runs import ItemState, own_outcome, state_of
 from mpcheckpoint._work.shortage import Shortage, StartThrottle, outlast_shortage, shortage_of
 from mpcheckpoint._work.status import has_moved_since
@@ -296,7 +295,7 @@ class Dispatcher:
 
     def _record_failure(self, entries: list[Input], entry: Input, result: Result) -> None:
         """Record a failure in place of a worker that ended; later, if the machine is short of something."""
-        report = run_item(self._plan._replace(call=FailedCall(result)), entry)
+        report = run_item(self._plan, entry, result)
         if report.kind is Kind.SHORT:
             assert report.shortage is not None
             self._hold(entries, entry, result)

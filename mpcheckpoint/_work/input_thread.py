@@ -6,15 +6,12 @@ import contextvars
 import os
 import threading
 import weakref
+from collections.abc import Iterator
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mpcheckpoint._work.forked_child import end_forked_child
 from mpcheckpoint._work.inputs import NOT_YET, Input, NotYet
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 # How long to wait for an item: at first, and after the iterable once took longer.
 _FIRST_PATIENCE_S = 0.2

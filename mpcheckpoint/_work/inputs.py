@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, NamedTuple
 
 from mpcheckpoint._format.advice import a, shown, text_for
 from mpcheckpoint._format.codec import encode_event, encode_key
 from mpcheckpoint.errors import ChangedItemError, InvalidEventError, LimitExceededError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
 
 # A larger item is not copied into its outcome.
 _MOST_ITEM_BYTES = 1024 * 1024

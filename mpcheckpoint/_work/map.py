@@ -18,7 +18,6 @@ from mpcheckpoint.errors import ClosedError, ItemFailedError, ReentrancyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.pool import WorkerPool
@@ -124,9 +123,7 @@ class MapRun:
     def __enter__(self) -> MapRun:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._close(is_interrupted=isinstance(error, KeyboardInterrupt))
 
     def _close(self, *, is_interrupted: bool) -> None:

@@ -59,7 +59,7 @@ class Result(NamedTuple):
 
     Attributes:
         is_final: whether a failure is not retried.
-        is_death: whether what ran was killed from elsewhere, so that the item runs again: see ``deaths``.
+        is_death: whether what ran was killed from elsewhere, so that the item runs again: see ``retries``.
         duration_s: how long it took, if the caller cannot know.
     """
 

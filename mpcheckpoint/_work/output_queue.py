@@ -25,9 +25,8 @@ class OutputQueue:
 
     def __init__(self, *, is_ordered: bool) -> None:
         self._is_ordered = is_ordered
-        self._ready: dict[
-            int, Finished
-        ] = {}  # by place; without an order, that is the place in which it came
+        # By place; without an order, that is the place in which it came.
+        self._ready: dict[int, Finished] = {}
         self._next = 0
         self._came = 0
 

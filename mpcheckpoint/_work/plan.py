@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mpcheckpoint._work.retries import Retries, Retry
+from mpcheckpoint._work.retries import Death, Retries, Retry
 from mpcheckpoint._work.shortage import ShortageEvent, log_shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._view.log_handle import LogHandle
-    from mpcheckpoint._work.deaths import Death
     from mpcheckpoint._work.outcomes import Result
     from mpcheckpoint._work.permit import Permit
     from mpcheckpoint._work.runs import JoinedRun
@@ -53,17 +52,9 @@ class LogRef:
         return _opened, tuple(self.log.__reduce__()[:2])
 
 
-_logs: OrderedDict[Any, LogRef] = OrderedDict()
-
-
+@lru_cache(maxsize=_MOST_LOGS)
 def _opened(reopen: Callable[..., LogHandle], arguments: tuple[Any, ...]) -> LogRef:
-    known = (reopen, arguments)
-    if known not in _logs:
-        _logs[known] = LogRef(reopen(*arguments))
-        if len(_logs) > _MOST_LOGS:
-            _logs.popitem(last=False)
-    _logs.move_to_end(known)
-    return _logs[known]
+    return LogRef(reopen(*arguments))
 
 
 class OnError(Enum):

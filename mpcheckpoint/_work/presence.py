@@ -6,16 +6,13 @@ The file describes the start, for those who watch. Nothing else depends on it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._work.workers import Worker, worker_ids
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _MOST_BYTES = 256 * 1024  # the log key is the longest part
 _ROOM = 24  # for the number of items, which comes later

@@ -173,14 +173,9 @@ class ProcessPool:
 
     def _start(self) -> _Member:
         ours, theirs = self._context.Pipe()
-        member = _Member(
-            self._context.Process(
-                target=serve,
-                args=(theirs, self._plan, self._timeout_s is not None),
-                name="mpcheckpoint-map",
-            ),
-            ours,
-        )
+        arguments = theirs, self._plan, self._timeout_s is not None
+        child = self._context.Process(target=serve, args=arguments, name="mpcheckpoint-map")
+        member = _Member(child, ours)
         self._members.append(member)  # before it starts: an interrupt in between must not hide it
         try:
             start_process(member.process)

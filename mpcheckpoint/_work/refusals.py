@@ -231,15 +231,12 @@ def item_message(entry: Input, context: Any) -> bytes:
         if shortage_of(error) is not None:
             raise
         raise invalid_item(entry, str(error)) from error
-    if context.get_start_method() != "fork" and _is_interactive():
+    is_interactive = getattr(sys.modules.get(_MAIN), "__file__", None) is None
+    if context.get_start_method() != "fork" and is_interactive:
         obstacle = obstacle_to_sending(entry.item, is_fork=False)
         if obstacle is not None:
             raise invalid_item(entry, obstacle.cause)
     return message
-
-
-def _is_interactive() -> bool:
-    return getattr(sys.modules.get(_MAIN), "__file__", None) is None
 
 
 def refused_item(entry: Input, executor: Executor) -> InvalidItemError | None:
@@ -297,13 +294,11 @@ class InvalidResults:
         self._in_a_row += 1
         if self._limit is None or self._in_a_row < self._limit:
             return
+        count = "1 item" if self._in_a_row == 1 else f"{self._in_a_row} items in a row"
         raise InvalidResultError(
-            f"the map was stopped: no JSON can hold what the function returned for {self._count()}, the last of them "
+            f"the map was stopped: no JSON can hold what the function returned for {count}, the last of them "
             f"{object_key!r:.200}. {raised}. What ran is recorded, these as failed: correct the function and start the "
             "map again with retry_failed=True. max_invalid_results sets how often this may be, None lets a map go on",
             reason=raised.reason,
             type_name=raised.type_name,
         )
-
-    def _count(self) -> str:
-        return "1 item" if self._in_a_row == 1 else f"{self._in_a_row} items in a row"

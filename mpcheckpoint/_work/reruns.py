@@ -16,8 +16,10 @@ from __future__ import annotations
 import re
 from enum import Enum
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mpcheckpoint._format.codec import encode_event
 from mpcheckpoint._format.control import Note
 from mpcheckpoint._view.view import MAP, LogView
 from mpcheckpoint.errors import ChangedVersionError
@@ -68,7 +70,7 @@ class RunNote(NamedTuple):
     def of(cls, fields: dict[str, Any]) -> RunNote | None:
         """Return what a note says; None if another kind of writer left it."""
         number, version, rerun = fields.get("run"), fields.get("version"), fields.get("rerun")
-        if type(number) is not int or not _is_number(number):
+        if type(number) is not int or not 0 <= number <= _LARGEST_NUMBER:
             return None
         if not isinstance(version, str) or not isinstance(rerun, str | None):
             return None
@@ -154,18 +156,9 @@ def _parsed(beginning: bytes) -> RecordHead | None:
 
 def head_of_decoded(event: Any) -> RecordHead | None:
     """Return the same for a decoded event."""
-    if not isinstance(event, dict) or not _is_number(event.get("run")):
+    if not isinstance(event, dict) or next(iter(event), None) != "run":
         return None
-    names, number = list(event)[:2], b"%d" % event["run"]
-    if names == ["run", "ok"] and isinstance(event["ok"], bool):
-        return RecordHead(number, is_outcome=True, is_ok=event["ok"])
-    if names not in (["run", "attempt"], ["run", "death"]):
-        return None
-    return RecordHead(number, is_outcome=False, is_ok=False, is_death=names[1] == "death")
-
-
-def _is_number(value: object) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST_NUMBER
+    return head_of(encode_event(dict(islice(event.items(), 2))))
 
 
 class History:

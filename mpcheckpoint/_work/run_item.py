@@ -7,17 +7,10 @@ from subprocess import CalledProcessError
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._work.claims import TakenError, claim_payload, give_back, take
-from mpcheckpoint._work.deaths import (
-    HELD_S,
-    MOST_DEATHS,
-    is_kill,
-    is_told_to_end,
-    last_death,
-    rest_s,
-)
 from mpcheckpoint._work.forked_child import end_forked_child
 from mpcheckpoint._work.outcomes import Result, attempt_payload, death_payload, outcome_payload
 from mpcheckpoint._work.report import ItemReport, Kind, SentError
+from mpcheckpoint._work.retries import HELD_S, MOST_DEATHS, is_kill, is_told_to_end, last_death, rest_s
 from mpcheckpoint._work.runs import state_of
 from mpcheckpoint._work.shortage import retry_while_short, shortage_of
 from mpcheckpoint._work.workers import Worker
@@ -69,18 +62,6 @@ def _failure(error: BaseException) -> Result:
     return result
 
 
-class FailedCall:
-    """Stands for a call that was cut short: it failed, with this result."""
-
-    def __init__(self, result: Result) -> None:
-        self._result = result
-
-    def __call__(self, item: object, worker: Worker) -> Result:
-        """Return the result."""
-        del item, worker
-        return self._result
-
-
 class DoneError(Exception):
     """The object has an outcome already."""
 
@@ -92,8 +73,10 @@ class HaltedError(Exception):
 _REFUSALS = {DoneError: Kind.FOUND, TakenError: Kind.TAKEN, HaltedError: Kind.HALTED}
 
 
-def run_item(plan: Plan, entry: Input) -> ItemReport:
+def run_item(plan: Plan, entry: Input, failure: Result | None = None) -> ItemReport:
     """Claim an item, run it, and return when its outcome is durable, or report why it did not start.
+
+    With ``failure`` nothing is run: it is the result of a call that was cut short.
 
     Claims and outcomes are judged under the append lock of the one log that holds both. So one worker runs the item,
     however many try at once.
@@ -104,8 +87,8 @@ def run_item(plan: Plan, entry: Input) -> ItemReport:
     """
     try:
         with Worker(plan.log.log.workers_directory) as worker:
-            take(plan.log.log, entry.object_key, worker, _start_judge(plan, entry))
-            return _run_claimed(plan, entry, worker)
+            take(plan.log.log, entry.object_key, worker, _start_judge(plan, entry, failure))
+            return _run_claimed(plan, entry, failure, worker)
     except (DoneError, TakenError, HaltedError) as refusal:
         return ItemReport(_REFUSALS[type(refusal)])
     except Exception as error:
@@ -115,7 +98,7 @@ def run_item(plan: Plan, entry: Input) -> ItemReport:
         return ItemReport(Kind.SHORT, shortage=shortage)
 
 
-def _start_judge(plan: Plan, entry: Input) -> Callable[[LogView], None]:
+def _start_judge(plan: Plan, entry: Input, failure: Result | None) -> Callable[[LogView], None]:
     """Return the judge of whether an item may start."""
     directory = plan.log.log.workers_directory
 
@@ -126,13 +109,13 @@ def _start_judge(plan: Plan, entry: Input) -> Callable[[LogView], None]:
         if state.attempts.failed != entry.attempts:
             raise TakenError  # another worker tried it since, and it rests now
         # The failure of a process that died is recorded even if the map halts.
-        if plan.permit is not None and not isinstance(plan.call, FailedCall) and not plan.permit.is_valid():
+        if failure is None and plan.permit is not None and not plan.permit.is_valid():
             raise HaltedError
 
     return judge
 
 
-def _run_claimed(plan: Plan, entry: Input, worker: Worker) -> ItemReport:
+def _run_claimed(plan: Plan, entry: Input, failure: Result | None, worker: Worker) -> ItemReport:
     """Run an item that ``worker`` has claimed, and record the result. One batch records it and frees the item.
 
     Raises:
@@ -141,7 +124,7 @@ def _run_claimed(plan: Plan, entry: Input, worker: Worker) -> ItemReport:
     log = plan.log.log
     started_s = time.monotonic()
     try:
-        result = plan.call(entry.item, worker)
+        result = plan.call(entry.item, worker) if failure is None else failure
     except BaseException:
         give_back(log, entry.object_key, worker)
         raise
@@ -156,18 +139,12 @@ def _run_claimed(plan: Plan, entry: Input, worker: Worker) -> ItemReport:
 def _record(plan: Plan, entry: Input, result: Result, duration_s: float, worker: Worker) -> ItemReport:
     outcome, result = outcome_payload(plan.run, entry, result, duration_s)
     if not (result.ok or result.is_final) and entry.attempts < plan.retries.limit:
-        return _record_attempt(plan, entry, result, duration_s, worker)
+        pause_s = plan.retries.pause_s(entry.attempts + 1)
+        attempt = attempt_payload(plan.run, entry, result, duration_s, pause_s)
+        _append(plan, entry, attempt, worker)  # not synced: a loss of power costs one more attempt
+        return ItemReport(Kind.TO_RETRY, cause=result.cause, pause_s=pause_s)
     _append(plan, entry, outcome, worker, halts=not result.ok, durability="always")
     return ItemReport(Kind.RECORDED, SentError(result.exception))
-
-
-def _record_attempt(
-    plan: Plan, entry: Input, result: Result, duration_s: float, worker: Worker
-) -> ItemReport:
-    pause_s = plan.retries.pause_s(entry.attempts + 1)
-    attempt = attempt_payload(plan.run, entry, result, duration_s, pause_s)
-    _append(plan, entry, attempt, worker)  # not synced: a loss of power costs one more attempt
-    return ItemReport(Kind.TO_RETRY, cause=result.cause, pause_s=pause_s)
 
 
 def _record_death(plan: Plan, entry: Input, result: Result, duration_s: float, worker: Worker) -> ItemReport:

@@ -12,12 +12,10 @@ import errno
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from mpcheckpoint.errors import OutcomeUnknownError, ShortageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # A map that makes no progress for so long stops.
 STANDSTILL_S = 60.0
@@ -138,7 +136,7 @@ def retry_while_short(
             if met is not None:
                 notify(ShortageEvent(met, is_over=True, lasted_s=time.monotonic() - started_s))
             return found
-        time.sleep(_jittered(pause_s))
+        time.sleep(jittered(pause_s))
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
@@ -213,7 +211,7 @@ class StartThrottle:
         elif self._steps:
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         if is_news or self._steps or not running:  # else it is one of several that started together
-            self._due_s = now_s + _jittered(self._pause_s)
+            self._due_s = now_s + jittered(self._pause_s)
         self._is_getting_on = False
         self._shortage, self._steps = shortage, 0
         self._limit = running if self._limit is None else min(self._limit, running)
@@ -248,9 +246,9 @@ class StartThrottle:
             self._limit = min(self._limit + max(1, self._limit // 2), self._most)
         self._steps += 1
         self._has_moved = False
-        self._due_s = now_s + _jittered(self._pause_s)
+        self._due_s = now_s + jittered(self._pause_s)
 
 
-def _jittered(pause_s: float) -> float:
-    """Return a pause shortened at random, so that maps that ran short together do not try again together."""
+def jittered(pause_s: float) -> float:
+    """Return a pause shortened by up to a quarter at random: what fails together must not try again together."""
     return pause_s * (1 - random.uniform(0, _JITTER))

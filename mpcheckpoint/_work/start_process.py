@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from types import TracebackType
+from typing import Any
 
 # ``multiprocessing`` opens these pipes in these frames, and leaves them open if the next call fails.
 _FRAMES = {"_launch", "connect_to_new_process"}

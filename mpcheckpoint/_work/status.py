@@ -82,7 +82,8 @@ def status_of(log: LogHandle, rerun: str | None) -> MapStatus | None:
     """Return how far the log's map, or a rerun of it, is; None if none ran. See ``Log.map_status``."""
     starts = tuple(map_starts(log.workers_directory, log.log_key))
     if rerun is None:
-        rerun = common_rerun(starts)
+        reruns = {start.rerun for start in starts}
+        rerun = reruns.pop() if len(reruns) == 1 else None  # the one that all starts work on
     history = log.query(history_of)
     notes = [note for note in history.notes if rerun is None or note.rerun == rerun]
     if not notes:
@@ -104,12 +105,6 @@ def status_of(log: LogHandle, rerun: str | None) -> MapStatus | None:
         tuple(start for start in starts if rerun is None or start.rerun == rerun),
         rerun,
     )
-
-
-def common_rerun(starts: tuple[MapStart, ...]) -> str | None:
-    """Return the rerun that is under way, if all starts work on one."""
-    reruns = {start.rerun for start in starts}
-    return next(iter(reruns)) if len(reruns) == 1 else None
 
 
 def running_items(log: LogHandle) -> tuple[RunningItem, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import uuid
 
 from mpcheckpoint import _system as system
@@ -34,7 +33,13 @@ class Worker:
         self._directory = directory
         self._pid = os.getpid()
         with translated("starting a worker in", directory):
-            _require_directory(directory)
+            make_directory_inside(directory)
+            if not system.is_directory(directory):
+                raise NotAStoreError(
+                    f"{directory} is no directory; nothing in a store is opened through a link: move it away",
+                    path=directory,
+                    reason="not a directory",
+                )
             if directory not in _cleared:
                 _cleared.add(directory)
                 remove_dead_workers(directory)
@@ -98,16 +103,6 @@ def remove_dead_workers(directory: str) -> None:
             system.remove_unlocked(os.path.join(directory, name))
         except OSError:
             pass  # another user's
-
-
-def _require_directory(directory: str) -> None:
-    make_directory_inside(directory)
-    if not stat.S_ISDIR(system.stat_path(directory).st_mode):
-        raise NotAStoreError(
-            f"{directory} is no directory; nothing in a store is opened through a link: move it away",
-            path=directory,
-            reason="not a directory",
-        )
 
 
 def _create(directory: str) -> tuple[str, system.Descriptor]:

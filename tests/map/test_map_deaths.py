@@ -16,9 +16,9 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._cli.maps.watch import Watched
-from mpcheckpoint._work import deaths
-from mpcheckpoint._work.deaths import is_kill, is_told_to_end
+from mpcheckpoint._work import retries
 from mpcheckpoint._work.reruns import head_of_decoded, history_of
+from mpcheckpoint._work.retries import HELD_S, is_kill, is_told_to_end
 from mpcheckpoint._work.runs import join_run, state_of
 from mpcheckpoint.log import handle_of
 from support.shell import MPCHECKPOINT, CommandLine
@@ -119,7 +119,7 @@ def test_command_that_alone_is_told_to_end_has_failed_after_a_second(
 
     assert shell.start(children, "a\n", *noting(rest)).wait() == 1
 
-    assert time.monotonic() - started_s >= deaths.HELD_S
+    assert time.monotonic() - started_s >= HELD_S
     assert [outcome.error for outcome in shell.log().results()] == [error]
     assert len(shell.runs) == 1
 
@@ -202,7 +202,7 @@ def test_command_that_was_killed_for_its_time_limit_has_died_once(shell: Shell) 
 def test_item_that_failed_for_its_deaths_has_three_more_when_it_is_retried(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deaths, "_REST_S", 0.0)
+    monkeypatch.setattr(retries, "_REST_S", 0.0)
     fork = multiprocessing.get_context("fork")
     for retry_failed in (False, True):
         (outcome,) = log.map(kill_itself, ["x"], jobs=1, mp_context=fork, retry_failed=retry_failed)
@@ -260,7 +260,7 @@ def test_worker_process_that_alone_is_told_to_end_dies_once_and_its_item_runs_ag
     (outcome,) = run
 
     assert outcome.ok
-    assert time.monotonic() - started_s >= deaths.HELD_S
+    assert time.monotonic() - started_s >= HELD_S
     assert [kind_of(event) for event in log.events("a")] == ["death", "ok"]
 
 
@@ -290,7 +290,7 @@ def test_function_whose_command_is_told_to_end_with_the_job_leaves_nothing_behin
 def test_function_whose_command_was_killed_runs_again_three_times_in_all(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deaths, "_REST_S", 0.0)
+    monkeypatch.setattr(retries, "_REST_S", 0.0)
     runs = tmp_path / "runs"
     call = partial(run_a_command, runs, "kill -9 $$")
 

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Self
 
 from mpcheckpoint._cli.progress import PlainProgress
 from mpcheckpoint._cli.terminal import is_screen, items_done, one_line
-from mpcheckpoint._work.deaths import MOST_DEATHS
+from mpcheckpoint._work.retries import MOST_DEATHS, Death, Retry
 
 if TYPE_CHECKING:
     from mpcheckpoint._cli.maps.items import ItemReader
     from mpcheckpoint._cli.maps.job import Job
     from mpcheckpoint._cli.progress import ProgressDisplay
-    from mpcheckpoint._work.deaths import Death
     from mpcheckpoint._work.outcomes import Outcome
-    from mpcheckpoint._work.retries import Retry
     from mpcheckpoint._work.shortage import ShortageEvent
 
 _MOST_SHOWN = 20

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 from mpcheckpoint._cli.maps.child import Child, KeptOutput, end_leftovers
 from mpcheckpoint._cli.terminal import say
-from mpcheckpoint._work.deaths import HELD_S, is_kill, is_told_to_end
 from mpcheckpoint._work.outcomes import Result
+from mpcheckpoint._work.retries import HELD_S, is_kill, is_told_to_end
 from mpcheckpoint._work.shortage import shortage_of
 
 if TYPE_CHECKING:
