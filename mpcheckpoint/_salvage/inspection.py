@@ -319,13 +319,9 @@ def removed_spans(found: Inspection, kept: list[Candidate]) -> list[tuple[int, i
     stop = found.size if found.breaks and found.breaks[-1].gap.is_last else found.end
     if stop > at:
         spans.append((at, stop))
-    # Lines that are copied with other closing bytes than they had: the old bytes are kept as well.
-    return _united(sorted([*spans, *mended]))
-
-
-def _united(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     united: list[tuple[int, int]] = []
-    for start, stop in spans:
+    # Lines that are copied with other closing bytes than they had: the old bytes are kept as well.
+    for start, stop in sorted([*spans, *mended]):
         if united and start <= united[-1][1]:
             united[-1] = united[-1][0], max(stop, united[-1][1])
         else:
