@@ -58,13 +58,10 @@ def crash_test(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., 
             report = crash_test_function(argv, kills=kills, **options)
         except CrashTestFailure as failure:
             node = shlex.quote(request.node.nodeid)
-            failure.add_note(f"with pytest: pytest {node} {_options_for(failure)}")
+            instants = f"--crash-first={failure.first_kill} --crash-kills={failure.kill}"
+            failure.add_note(f"with pytest: pytest {node} --crash-seed={failure.seed} {instants}")
             raise
         sys.stdout.write(f"{report}\n")
         return report
 
     return run
-
-
-def _options_for(failure: CrashTestFailure) -> str:
-    return f"--crash-seed={failure.seed} --crash-first={failure.first_kill} --crash-kills={failure.kill}"

@@ -135,18 +135,14 @@ class HandleTests(StorageUnderTest):
         assert handles[0].logs() == ["log 0", "log 1", "log 2", "log 3"]
 
     def test_log_that_does_not_exist_is_not_made_without_permission(self) -> None:
+        self.open_store(self.place)
         for options in ({"create": False}, {"read_only": True}):
             with raises(LogNotFoundError):
-                self.open_handle_on_a_store(**options).log("a")
+                self.open_handle(**options).log("a")
         with raises(LogNotFoundError):
             self.open_handle().log("a", create=False)
 
         assert self.open_handle().logs() == []
-
-    def open_handle_on_a_store(self, **options: Any) -> Checkpoint:
-        """Return a handle on a store that exists already."""
-        self.open_store(self.place)
-        return self.open_handle(**options)
 
     def test_read_only_handle_reads_and_writes_nothing(self) -> None:
         log = self.open_handle().log("a")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import SkipTest
@@ -28,7 +26,6 @@ class ProcessTests(StorageUnderTest):
     """Two processes on one place; the second one is spawned, so it imports the subclass by its name."""
 
     def test_process_reads_and_continues_what_another_wrote(self) -> None:
-        self.require("is_shared_between_processes")
         log = self.open_handle(durability="always").log("a")
         places = [str(log.append("x", 0)), str(log.append_many([("x", 1), ("x", 2)]))]
         with self.another_process(_read_and_continue) as (_, pipe):
@@ -43,7 +40,6 @@ class ProcessTests(StorageUnderTest):
                 assert log.events("x") == tuple(range(number + 2))
 
     def test_processes_that_append_at_once_lose_nothing_and_keep_batches_whole(self) -> None:
-        self.require("is_shared_between_processes")
         log = self.open_log()
         with self.another_process(_append_batches) as (process, pipe):
             assert self.received(pipe) == "began"
@@ -60,7 +56,6 @@ class ProcessTests(StorageUnderTest):
         assert theirs == list(range(_APPENDS))
 
     def test_log_held_by_a_process_that_is_killed_is_free_with_nothing_written(self) -> None:
-        self.require("is_shared_between_processes")
         log = self.open_log()
         append(log, 0)
         with self.another_process(_hold_the_log) as (process, pipe):
@@ -69,17 +64,18 @@ class ProcessTests(StorageUnderTest):
                 append(log, "late", timeout_s=0.05)
             assert events(log) == [0]
 
-            _kill(process)
+            process.kill()
+            process.join()
 
             append(log, 1, timeout_s=self.patience_s)
         assert events(log) == [0, 1]
 
     def test_process_killed_while_it_appends_leaves_every_batch_whole_and_loses_none(self) -> None:
-        self.require("is_shared_between_processes")
         log = self.open_log()
         with self.another_process(_append_for_ever) as (process, pipe):
             acknowledged = [self.received(pipe) for _ in range(_APPENDS)]
-            _kill(process)
+            process.kill()
+            process.join()
             while (number := _received(pipe)) is not None:
                 acknowledged.append(number)
 
@@ -116,6 +112,7 @@ class ProcessTests(StorageUnderTest):
         self, work: Callable[[StorageUnderTest, Connection], None]
     ) -> Iterator[tuple[BaseProcess, Connection]]:
         """Run ``work`` on this place in a spawned process; it is dead at the end of the block."""
+        self.require("is_shared_between_processes")
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe()
         process = context.Process(target=_in_another_process, args=(type(self), self.place, theirs, work))
@@ -141,16 +138,9 @@ def _running(process: BaseProcess) -> Iterator[BaseProcess]:
     try:
         yield process
     finally:
-        if process.is_alive():
-            process.kill()
+        process.kill()
         process.join()
         process.close()
-
-
-def _kill(process: BaseProcess) -> None:
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
 
 
 def _received(pipe: Connection) -> Any:

@@ -110,19 +110,13 @@ class HistoryRecorder:
         durability: str | None = None,
     ) -> Position | None:
         """As ``Log.append``."""
+        condition: dict[str, Any] = {"expected_count": expected_count, "record_id": record_id}
         return self._recorded(
             "append",
-            lambda: self._log.append(
-                object_key,
-                event,
-                expected_count=expected_count,
-                record_id=record_id,
-                durability=durability,
-            ),
+            lambda: self._log.append(object_key, event, durability=durability, **condition),
             _text_of,
             records=[(object_key, event)],
-            expected_count=expected_count,
-            record_id=record_id,
+            **condition,
         )
 
     def append_many(

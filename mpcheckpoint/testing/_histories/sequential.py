@@ -80,12 +80,10 @@ def step_of(number: int, operation: Operation) -> Step:
             step.absent = (operation.records[0][0], operation.record_id)
     elif operation.kind == "read":
         step.lane, step.required = None, len(operation.result)
+    elif operation.kind == "count":
+        step.lane, step.required = operation.object_key, operation.result
     else:
-        is_count = operation.kind == "count"
-        step.lane, step.required = (
-            operation.object_key,
-            operation.result if is_count else len(operation.result),
-        )
+        step.lane, step.required = operation.object_key, len(operation.result)
     step.lanes = frozenset([*step.adds, step.lane])
     return step
 
@@ -121,16 +119,12 @@ def known_of(log_key: str, operations: Sequence[Operation]) -> dict[Lane, Sequen
             raise contradiction(log_key, "a conflict states the count that was expected", operation)
     if reads[None]:
         whole, operation = max(reads[None], key=lambda read: len(read[0]))
-        for lane, of_object in _by_object(whole).items():
+        objects: dict[str, list[Token]] = defaultdict(list)
+        for object_key, token, _ in whole:
+            objects[object_key].append(token)
+        for lane, of_object in objects.items():
             reads[lane].append((of_object, operation))
     return {lane: _longest(log_key, of_lane) for lane, of_lane in reads.items()}
-
-
-def _by_object(tokens: Iterable[tuple[str, Token, str | None]]) -> Mapping[str, Sequence[Token]]:
-    objects = defaultdict(list)
-    for object_key, token, _ in tokens:
-        objects[object_key].append(token)
-    return objects
 
 
 def _longest(log_key: str, reads: list[tuple[Sequence[Token], Operation]]) -> Sequence[Token]:

@@ -9,32 +9,29 @@ if TYPE_CHECKING:
     from mpcheckpoint.testing._histories.operation import Operation
 
 
+@dataclass(eq=False, repr=False)
 class NotLinearizableError(AssertionError):
     """No order of the operations on a log explains what they returned.
 
     Attributes:
+        message: what is wrong, as ``str()`` gives it.
         log_key: the log.
         operation: the first whose answer nothing explains.
         ordered: those before it, in the closest order found that explains all earlier answers.
         unordered: the others that had been called by then.
     """
 
-    def __init__(
-        self,
-        message: str,
-        log_key: str,
-        operation: Operation,
-        ordered: tuple[Operation, ...] = (),
-        unordered: tuple[Operation, ...] = (),
-    ) -> None:
-        super().__init__(message, log_key, operation, ordered, unordered)
-        self.log_key = log_key
-        self.operation = operation
-        self.ordered = ordered
-        self.unordered = unordered
+    message: str
+    log_key: str
+    operation: Operation
+    ordered: tuple[Operation, ...] = ()
+    unordered: tuple[Operation, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__init__(*vars(self).values())  # pickled with these
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return self.message
 
 
 class UndecidedHistoryError(RuntimeError):

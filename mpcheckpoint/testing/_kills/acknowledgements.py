@@ -1,8 +1,7 @@
 """What was acknowledged, kept where no kill and no power cut reaches it: in the memory of the process that judges.
 
 Children report through a named pipe. A write of up to PIPE_BUF bytes to a pipe is there whole or not at all, also if
-the
-process is killed in it, and every kind of process can open the name: forked, spawned, or a command.
+the process is killed in it, and every kind of process can open the name: forked, spawned, or a command.
 """
 
 from __future__ import annotations

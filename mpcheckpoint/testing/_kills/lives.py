@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mpcheckpoint import _system as system
 from mpcheckpoint.testing._kills.instants import Instant, Pace
 from mpcheckpoint.testing._kills.program import HangError, ProgramRun
 from mpcheckpoint.testing._kills.report import CrashTestFailure, FailureKind, Report
@@ -155,7 +156,7 @@ class Lives:
         self._life = _Life(parent / f"store{self._count['lives']}", number)
         self._at = "before any kill"
         self._life.store.mkdir()
-        _make_durable(parent)
+        system.sync_directory(str(parent))
 
     def _started(self, point: Point | None = None) -> ProgramRun:
         self._count["restarts"] += self._life.was_killed
@@ -246,7 +247,8 @@ class Lives:
             kept = self._kept_of_failed_run()
             if self._life.was_killed:
                 lines.append(f"the store as the last kill had left it: {self._as_judged}")
-        lines += [f"the store as it is now: {kept}", self._how_to_repeat()]
+        how = "to repeat it, kills about where they were" if self._point is None else "to repeat it exactly"
+        lines += [f"the store as it is now: {kept}", f"{how}: {self._call()}"]
         message = "\n  ".join(lines)
         raise CrashTestFailure(message, kind, self._seed, *self._led_there(), kept, self._call()) from cause
 
@@ -265,11 +267,6 @@ class Lives:
         with suppress(OSError):
             _copy(self._life.store, kept)
         return kept
-
-    def _how_to_repeat(self) -> str:
-        if self._point is not None:
-            return f"to repeat it exactly: {self._call()}"
-        return f"to repeat it, kills about where they were: {self._call()}"
 
     def _call(self) -> str:
         """Return the call that repeats this life."""
@@ -293,11 +290,3 @@ def _neither_files_nor_directories(directory: str, names: list[str]) -> list[str
     kept = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)
     modes = {name: os.lstat(os.path.join(directory, name)).st_mode for name in names}
     return [name for name, mode in modes.items() if not any(is_kind(mode) for is_kind in kept)]
-
-
-def _make_durable(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

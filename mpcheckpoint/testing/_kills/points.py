@@ -7,7 +7,7 @@ import os
 import re
 import signal
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint.testing._simulation.seam import CALLS, Seam
@@ -95,8 +95,7 @@ def kill_at(point: str | Point, *, die: Callable[[], None] = die) -> Iterator[No
         if not re.search(armed.on, call.path) or next(numbers) != armed.number:
             return call.proceed()
         if armed.when == "in":
-            fd, data, offset = call.arguments
-            replace(call, arguments=(fd, data[: len(data) // 2], offset)).proceed()
+            call.half_done().proceed()
         elif armed.when == "after":
             call.proceed()
         die()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
+@dataclass(eq=False, repr=False)
 class RecordsError(AssertionError):
     """The records found are not the ones they may be.
 
@@ -21,18 +23,13 @@ class RecordsError(AssertionError):
         invented: found and never attempted.
     """
 
-    def __init__(
-        self,
-        lost: tuple[Hashable, ...] = (),
-        duplicated: tuple[Hashable, ...] = (),
-        reordered: tuple[Hashable, ...] = (),
-        invented: tuple[Hashable, ...] = (),
-    ) -> None:
-        super().__init__(lost, duplicated, reordered, invented)  # pickled with these
-        self.lost = lost
-        self.duplicated = duplicated
-        self.reordered = reordered
-        self.invented = invented
+    lost: tuple[Hashable, ...] = ()
+    duplicated: tuple[Hashable, ...] = ()
+    reordered: tuple[Hashable, ...] = ()
+    invented: tuple[Hashable, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__init__(*vars(self).values())  # pickled with these
 
     def __str__(self) -> str:
         return "; ".join(

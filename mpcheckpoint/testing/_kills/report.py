@@ -44,10 +44,12 @@ class Report:
         )
 
 
+@dataclass(eq=False, repr=False)
 class CrashTestFailure(AssertionError):  # noqa: N818  # it is read as the outcome of a test
     """A crash test found something wrong.
 
     Attributes:
+        message: what is wrong, as ``str()`` gives it.
         kind: "check": the check failed. "exit": a program or worker ended with an error, or something else killed it.
             "hang": it made no progress. "missed": a kill did not happen where it should have.
         seed: what the random instants were chosen with.
@@ -56,23 +58,16 @@ class CrashTestFailure(AssertionError):  # noqa: N818  # it is read as the outco
         reproduce: the call that repeats it.
     """
 
-    def __init__(
-        self,
-        message: str,
-        kind: FailureKind,
-        seed: int,
-        first_kill: int = 1,
-        kill: int = 0,
-        kept: Path | None = None,
-        reproduce: str = "",
-    ) -> None:
-        super().__init__(message, kind, seed, first_kill, kill, kept, reproduce)  # pickled with these
-        self.kind = kind
-        self.seed = seed
-        self.first_kill = first_kill
-        self.kill = kill
-        self.kept = kept
-        self.reproduce = reproduce
+    message: str
+    kind: FailureKind
+    seed: int
+    first_kill: int = 1
+    kill: int = 0
+    kept: Path | None = None
+    reproduce: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__(*vars(self).values())  # pickled with these
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return self.message

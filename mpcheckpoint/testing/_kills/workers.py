@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,16 +100,17 @@ def kill_workers(
     names = [Point.parse(point) for point in points]
     chosen_seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     with tempfile.TemporaryDirectory(prefix="acknowledgements-") as directory:
-        plan = _Plan(
-            worker, Path(store), multiprocessing.get_context(method), workers, chosen_seed, timeout_s
-        )
-        with AcknowledgementJournal(Path(directory, "fifo")) as journal, _Crowd(plan, journal) as crowd:
+        context = multiprocessing.get_context(method)
+        with (
+            AcknowledgementJournal(Path(directory, "fifo")) as journal,
+            _Crowd(worker, Path(store), context, workers, chosen_seed, timeout_s, journal) as crowd,
+        ):
             return crowd.run(kills, names)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What was asked of `kill_workers`."""
+@dataclass(slots=True)
+class _Crowd:
+    """The running workers. None is left at the end of the ``with`` block."""
 
     worker: Worker
     store: Path
@@ -117,24 +118,12 @@ class _Plan:
     size: int
     seed: int
     timeout_s: float
-
-    def __str__(self) -> str:
-        name = getattr(self.worker, "__qualname__", "worker")
-        method = self.context.get_start_method()
-        return f"kill_workers({name}, ..., workers={self.size}, method={method!r}, seed={self.seed})"
-
-
-class _Crowd:
-    """The running workers. None is left at the end of the ``with`` block."""
-
-    def __init__(self, plan: _Plan, journal: AcknowledgementJournal) -> None:
-        self._plan = plan
-        self._journal = journal
-        self._running: dict[str, BaseProcess] = {}
-        self._names: list[str] = []
-        self._kills = 0
-        self._read = 0
-        self._progress: Counter[str] = Counter()
+    journal: AcknowledgementJournal
+    _running: dict[str, BaseProcess] = field(default_factory=dict)
+    _names: list[str] = field(default_factory=list)
+    _kills: int = 0
+    _read: int = 0
+    _progress: Counter[str] = field(default_factory=Counter)
 
     def __enter__(self) -> _Crowd:
         return self
@@ -144,7 +133,7 @@ class _Crowd:
 
     def run(self, kills: int, points: list[Point]) -> KillReport:
         started_s = time.monotonic()
-        chance = random.Random(self._plan.seed)
+        chance = random.Random(self.seed)
         for point in points:
             self._fill_up()
             self._die_at(point)
@@ -162,19 +151,19 @@ class _Crowd:
         self._await_instant(chance)
         self._kill(list(self._running))
         duration_s = time.monotonic() - started_s
-        return KillReport(self._journal.acknowledged(), self._kills, self._names, self._plan.seed, duration_s)
+        return KillReport(self.journal.acknowledged(), self._kills, self._names, self.seed, duration_s)
 
     # --- starting and killing ------------------------------------------------------------------------------
 
     def _fill_up(self) -> None:
         self._end([name for name in self._running if self._is_done(name)])
-        while len(self._running) < self._plan.size:
+        while len(self._running) < self.size:
             self._start(None)
 
     def _start(self, point: Point | None) -> str:
         name = f"worker {len(self._names)}"
-        arguments = (self._plan.worker, self._plan.store, name, self._journal.writer, point)
-        process = self._plan.context.Process(target=_work, args=arguments, name=name)
+        arguments = (self.worker, self.store, name, self.journal.writer, point)
+        process = self.context.Process(target=_work, args=arguments, name=name)
         process.start()
         self._names.append(name)
         self._running[name] = process
@@ -183,9 +172,9 @@ class _Crowd:
     def _die_at(self, point: Point) -> None:
         name = self._start(point)
         process = self._running[name]
-        if not _await(lambda: process.exitcode is not None, self._plan.timeout_s):
+        if not _await(lambda: process.exitcode is not None, self.timeout_s):
             raise self._failure(
-                "missed", f"{self._who(name)} did not get to {str(point)!r} in {self._plan.timeout_s} s"
+                "missed", f"{self._who(name)} did not get to {str(point)!r} in {self.timeout_s} s"
             )
         if process.exitcode != -signal.SIGKILL:
             raise self._failure("missed", f"{self._who(name)} did not get to {str(point)!r}")
@@ -211,9 +200,9 @@ class _Crowd:
 
     def _await_instant(self, chance: random.Random) -> None:
         if chance.random() < 0.5:
-            before = look_of(self._plan.store)
+            before = look_of(self.store)
             deadline = time.monotonic() + 4 * _LONGEST_INSTANT_S
-            while look_of(self._plan.store) == before and time.monotonic() < deadline:
+            while look_of(self.store) == before and time.monotonic() < deadline:
                 pass  # no pause: a file that has just changed is still changing
         else:
             time.sleep(chance.uniform(0, _LONGEST_INSTANT_S))
@@ -233,9 +222,9 @@ class _Crowd:
             )
             return not waiting
 
-        if not _await(have_all_got_on, self._plan.timeout_s):
+        if not _await(have_all_got_on, self.timeout_s):
             held_up = ", ".join(self._who(name) for name in sorted(waiting))
-            raise self._failure("hang", f"no progress for {self._plan.timeout_s} s: {held_up}")
+            raise self._failure("hang", f"no progress for {self.timeout_s} s: {held_up}")
 
     def _is_done(self, name: str) -> bool:
         code = self._running[name].exitcode
@@ -244,7 +233,7 @@ class _Crowd:
         return code == 0
 
     def _count(self) -> None:
-        new = self._journal.acknowledged(self._read)
+        new = self.journal.acknowledged(self._read)
         self._read += len(new)
         self._progress.update(name for name, *_ in new)
 
@@ -254,11 +243,14 @@ class _Crowd:
         return f"{name} (process {process.pid}, {state}, {self._progress[name]} acknowledgements)"
 
     def _failure(self, kind: FailureKind, what: str) -> CrashTestFailure:
+        name = getattr(self.worker, "__qualname__", "worker")
+        method = self.context.get_start_method()
+        call = f"kill_workers({name}, ..., workers={self.size}, method={method!r}, seed={self.seed})"
         message = (
             f"{what}\n  after {self._kills} kills\n"
-            f"  to repeat it, the random instants about where they were: {self._plan}"
+            f"  to repeat it, the random instants about where they were: {call}"
         )
-        return CrashTestFailure(message, kind, self._plan.seed, 1, self._kills, None, str(self._plan))
+        return CrashTestFailure(message, kind, self.seed, 1, self._kills, None, call)
 
 
 def _work(worker: Worker, store: Path, name: str, writer: AcknowledgementWriter, point: Point | None) -> None:

@@ -1,9 +1,8 @@
 """A real file system in an image file, whose power can be cut.
 
 The cut is the shutdown ioctl of ext4 and XFS, told not to flush the journal: from then on nothing reaches the image,
-    and
-what the kernel held in memory is gone once the file system is unmounted. Earlier writes that reached the image stay. So
-a write without a sync may or may not survive; a synced one must.
+and what the kernel held in memory is gone once the file system is unmounted. Earlier writes that reached the image
+stay. So a write without a sync may or may not survive; a synced one must.
 """
 
 from __future__ import annotations
@@ -15,12 +14,9 @@ import struct
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 from mpcheckpoint.testing._power_cuts.mounts import force_unmount, run, unmount
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 FsType = Literal["ext4", "xfs"]
 FS_TYPES: tuple[FsType, ...] = get_args(FsType)
@@ -95,9 +91,7 @@ class LoopFileSystem:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 unmount(self.mountpoint)  # raises if a file is still open there
@@ -142,9 +136,6 @@ class LoopFileSystem:
 
     def _mount(self) -> None:
         run("mount", "-t", self.fstype, self._device, self.mountpoint)
-        self._prove_it_is_alive()
-
-    def _prove_it_is_alive(self) -> None:
         # As long as a process holds the old file system, a new mount of the device shows that one, shut down as it is.
         probe = self.mountpoint / ".alive"
         try:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mpcheckpoint.testing._simulation.images import DiskImage, fill, images
 from mpcheckpoint.testing._simulation.model import DiskModel
-from mpcheckpoint.testing._simulation.seam import CALLS, Seam, SeamCall
+from mpcheckpoint.testing._simulation.seam import CALLS, Seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from mpcheckpoint.testing._simulation.seam import SeamCall
 
 When = Literal["before", "in", "after"]
 
@@ -88,7 +90,7 @@ class SimulatedDisk:
             if when == "after":
                 self._do(call)
             elif when == "in" and call.name == "write_at":
-                self._do(_shortened(call, len(call.arguments[1]) // 2))
+                self._do(call.half_done())
             self.is_crashed = True
             raise SimulatedCrash(f"{when} {call}")
 
@@ -122,7 +124,7 @@ class SimulatedDisk:
         """Let ``times`` calls, from call number ``at`` from now on, write only so many bytes if they are writes."""
 
         def take_less(call: SeamCall) -> Any:
-            return self._do(_shortened(call, taken_bytes) if call.name == "write_at" else call)
+            return self._do(call.shortened(taken_bytes) if call.name == "write_at" else call)
 
         self._plan(take_less, at=at, times=times, name=None, on=on)
 
@@ -134,7 +136,7 @@ class SimulatedDisk:
             nonlocal left
             if left <= 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            taken = self._do(_shortened(call, left))
+            taken = self._do(call.shortened(left))
             left -= taken
             return taken
 
@@ -196,23 +198,15 @@ class SimulatedDisk:
         if self.is_crashed:
             raise SimulatedCrash("this process is dead")
         path = call.path
-        if not self._is_below(path):
+        if not path.startswith(self._prefix) and path != str(self.root):
             # The directories above the disk count as durable.
             return None if call.name == "sync_directory" else call.proceed()
         self.calls.append(f"{call.name} {path[len(str(self.root)) + 1 :]}")
         due = [plan for plan in self._plans if plan.is_due(call, path)]
         return due[0].act(call) if due else self._do(call)
 
-    def _is_below(self, path: str) -> bool:
-        return path.startswith(self._prefix) or path == str(self.root)
-
     def _do(self, call: SeamCall) -> Any:
         result = self._model.do(call)
         if self._model.has_changed:
             self.changing.append(len(self.calls))
         return result
-
-
-def _shortened(call: SeamCall, taken_bytes: int) -> SeamCall:
-    fd, data, offset = call.arguments
-    return SeamCall(call.number, call.name, (fd, data[:taken_bytes], offset), call.options)

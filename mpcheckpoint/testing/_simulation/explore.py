@@ -116,14 +116,14 @@ def explore_crashes(
     """
     explorer = _Explorer(scenario, check, images, nested, seed, only)
     with _quiet():
-        disk = explorer.dry_run()
+        calls, changing = explorer.dry_run()
         points: list[tuple[When, int]] = []
-        for number in disk.changing:
-            points += [(when, number) for when in _moments(disk.calls[number - 1])]
-        points.append(("after", disk.changing[-1]))
+        for number in changing:
+            points += [(when, number) for when in _moments(calls[number - 1])]
+        points.append(("after", changing[-1]))
         for when, number in points:
             explorer.crash(when, number)
-    return Exploration(len(disk.calls), len(points), explorer.disks)
+    return Exploration(len(calls), len(points), explorer.disks)
 
 
 def explore_faults(
@@ -151,7 +151,7 @@ def explore_faults(
     explorer = _Explorer(scenario, check, images, 0, seed, only)
     points = 0
     with _quiet():
-        calls = explorer.dry_run().calls
+        calls, _ = explorer.dry_run()
         for error in errors:
             for number, call in enumerate(calls, 1):
                 if error != SHORT_WRITE or call.startswith("write_at"):
@@ -176,15 +176,15 @@ class _Explorer:
         self.disks = 0
         self.outcomes: Counter[str] = Counter()
 
-    def dry_run(self) -> SimulatedDisk:
-        """Run the scenario without a crash, and the check; return the disk, which has counted its calls."""
+    def dry_run(self) -> tuple[list[str], list[int]]:
+        """Run the scenario without a crash, and the check; return its calls, and which of them change the disk."""
         with self._machine("no crash") as disk:
             ledger = Ledger()
-            _as_new_process(disk, lambda store: self._scenario(store, ledger))
-            counted = SimulatedDisk(disk.root)
-            counted.calls, counted.changing = list(disk.calls), list(disk.changing)
+            with _new_process(disk) as store:
+                self._scenario(store, ledger)
+            calls, changing = list(disk.calls), list(disk.changing)
             self._checked(disk, ledger)
-        return counted
+        return calls, changing
 
     def crash(self, when: When, number: int) -> None:
         """Let the scenario crash there, and check what that leaves."""
@@ -216,20 +216,16 @@ class _Explorer:
         if not self._is_wanted(label):
             return
         ledger = Ledger()
-        player = SimulatedProcess()
         with self._machine(label) as disk:
-            try:
-                with disk, player:
-                    if isinstance(error, str):
-                        disk.write_short(1, at=number)
-                    else:
-                        disk.fail(error if isinstance(error, int) else error("put in by a test"), at=number)
-                    self._expect_typed_error(disk, ledger, error)
-                    disk.clear()
-                    left, before = disk.images(self._images), ledger.copy()
-                    self._check(disk.root / _STORE, ledger)  # by the same process
-            finally:
-                player.kill()
+            with _new_process(disk) as store:
+                if isinstance(error, str):
+                    disk.write_short(1, at=number)
+                else:
+                    disk.fail(error if isinstance(error, int) else error("put in by a test"), at=number)
+                self._expect_typed_error(store, ledger, error)
+                disk.clear()
+                left, before = disk.images(self._images), ledger.copy()
+                self._check(store, ledger)  # by the same process
             later = disk.images(self._images)
         for image in left:
             self._lose_power(f"{label}, disk {image.number}", image, before)
@@ -237,10 +233,10 @@ class _Explorer:
             self._lose_power(f"{label}, next append, disk {image.number}", image, ledger)
 
     def _expect_typed_error(
-        self, disk: SimulatedDisk, ledger: Ledger, error: int | str | type[BaseException]
+        self, store: Path, ledger: Ledger, error: int | str | type[BaseException]
     ) -> None:
         try:
-            self._scenario(disk.root / _STORE, ledger)
+            self._scenario(store, ledger)
         except CheckpointError as ending:
             self.outcomes[type(ending).__name__] += 1
         except BaseException as ending:
@@ -277,7 +273,8 @@ class _Explorer:
 
     def _checked(self, disk: SimulatedDisk, ledger: Ledger) -> None:
         self.disks += 1
-        _as_new_process(disk, lambda store: self._check(store, ledger))
+        with _new_process(disk) as store:
+            self._check(store, ledger)
 
     @contextmanager
     def _machine(self, label: str, image: DiskImage | None = None) -> Iterator[SimulatedDisk]:
@@ -313,18 +310,21 @@ def _quiet() -> Iterator[None]:
         logger.disabled = was_disabled
 
 
-def _as_new_process(disk: SimulatedDisk, action: Callable[[Path], None]) -> None:
+@contextmanager
+def _new_process(disk: SimulatedDisk) -> Iterator[Path]:
+    """Play another process, which dies with the block; yield the path of its store."""
     player = SimulatedProcess()
     try:
         with disk, player:
-            action(disk.root / _STORE)
+            yield disk.root / _STORE
     finally:
         player.kill()
 
 
 def _until_crash(disk: SimulatedDisk, action: Callable[[Path], None]) -> None:
     try:
-        _as_new_process(disk, action)
+        with _new_process(disk) as store:
+            action(store)
     except SimulatedCrash:
         return
     raise AssertionError("the crash never came: the same calls have to be made each time")

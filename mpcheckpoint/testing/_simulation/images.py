@@ -93,10 +93,8 @@ class Choices:
 
     def content(self, chosen: tuple[int, ...]) -> Content:
         """Return the files and directories that are there if these alternatives have reached the disk."""
-        of_inode, start = {}, 0
-        for inode, count in self._parts:
-            of_inode[inode] = chosen[start : start + count]
-            start += count
+        numbers = iter(chosen)
+        of_inode = {inode: tuple(islice(numbers, count)) for inode, count in self._parts}
         content: Content = {}
         self._collect(content, "", self._root, of_inode)
         return content

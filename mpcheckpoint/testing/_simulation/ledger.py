@@ -49,20 +49,14 @@ class Ledger:
 
     def append(self, log: Log, object_key: str, event: Any, **options: Any) -> Position:
         """Append one event as ``Log.append`` does, and record the outcome."""
-        number = self._attempt(log, [(object_key, event)])
-        with self._refusals(number):
-            position = log.append(object_key, event, **options)
-        self._acknowledge(number, log, options)
-        return position
+        with self._recorded(log, [(object_key, event)], options):
+            return log.append(object_key, event, **options)
 
     def append_many(self, log: Log, records: Iterable[tuple[str, Any]], **options: Any) -> Position | None:
         """Append a batch as ``Log.append_many`` does, and record the outcome."""
         batch = list(records)
-        number = self._attempt(log, batch)
-        with self._refusals(number):
-            position = log.append_many(batch, **options)
-        self._acknowledge(number, log, options)
-        return position
+        with self._recorded(log, batch, options):
+            return log.append_many(batch, **options)
 
     def flushed(self, log: Log) -> None:
         """Flush a log, and record that all it has acknowledged is durable."""
@@ -79,12 +73,10 @@ class Ledger:
         """Return a copy in which only what is durable counts as acknowledged."""
         return Ledger([replace(attempt, is_acknowledged=attempt.is_durable) for attempt in self.attempts])
 
-    def _attempt(self, log: Log, records: list[tuple[str, Any]]) -> int:
-        self.attempts.append(Attempt(log.log_key, tuple(records)))
-        return len(self.attempts) - 1
-
     @contextmanager
-    def _refusals(self, number: int) -> Iterator[None]:
+    def _recorded(self, log: Log, records: list[tuple[str, Any]], options: dict[str, Any]) -> Iterator[None]:
+        number = len(self.attempts)
+        self.attempts.append(Attempt(log.log_key, tuple(records)))
         try:
             yield
         except OutcomeUnknownError:
@@ -92,8 +84,6 @@ class Ledger:
         except CheckpointError:
             self.attempts[number] = replace(self.attempts[number], is_refused=True)
             raise
-
-    def _acknowledge(self, number: int, log: Log, options: dict[str, Any]) -> None:
         is_durable = (options.get("durability") or handle_of(log).store.settings.durability) == "always"
         self.attempts[number] = replace(self.attempts[number], is_acknowledged=True, is_durable=is_durable)
 

@@ -50,13 +50,10 @@ class FileOnDisk:
     def sync(self) -> None:
         """Take note of a sync that succeeded."""
         size = len(self.live)
-        settled = bytearray(self.settled[:size].ljust(size, b"\0"))
+        self.settled = self.content(size, ((sector, _sector(self.live, sector)) for sector in self.dirty))
         for sector in self.dirty:
-            start = sector * SECTOR_BYTES
-            if start < size:
-                settled[start : start + SECTOR_BYTES] = self.live[start : start + SECTOR_BYTES]
             del self.versions[sector]
-        self.settled, self.sizes, self.dirty = bytes(settled), [size], set()
+        self.sizes, self.dirty = [size], set()
 
     def fail_to_sync(self) -> None:
         """Take note of a sync that failed: its sectors may be on the disk or not, and no later sync writes them."""

@@ -65,7 +65,11 @@ class DiskModel:
 
     def choices(self) -> Choices:
         """Return what a loss of power at this moment may leave."""
-        self._see_all()
+        for directory, _, names in os.walk(self._root):
+            self._directory(directory).notice_changes_from_outside(self._live_entries(directory))
+            for name in names:
+                path = os.path.join(directory, name)
+                self._files[self._inode(os.lstat(path))].see(_content(path))
         return Choices(self._inode(os.stat(self._root)), self._files, self._directories)
 
     # --- calls ------------------------------------------------------------------------------------------------
@@ -192,14 +196,6 @@ class DiskModel:
     def _live_entries(self, path: str | os.PathLike[str]) -> dict[str, int]:
         with os.scandir(path) as entries:
             return {entry.name: self._inode(entry.stat(follow_symlinks=False)) for entry in entries}
-
-    def _see_all(self) -> None:
-        """Take note of what was done to files and directories outside of the seam."""
-        for directory, _, names in os.walk(self._root):
-            self._directory(directory).notice_changes_from_outside(self._live_entries(directory))
-            for name in names:
-                path = os.path.join(directory, name)
-                self._files[self._inode(os.lstat(path))].see(_content(path))
 
 
 def _content(file: int | str) -> bytes:

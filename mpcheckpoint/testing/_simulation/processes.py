@@ -1,8 +1,7 @@
 """Several processes played by one: each has files, locks, a clock and a knowledge of the logs of its own.
 
 The kernel keeps locks of different open files apart, also within one process. So players exclude each other as
-processes
-do, and a killed one loses its locks as a process does: its files are closed.
+processes do, and a killed one loses its locks as a process does: its files are closed.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ class SimulatedProcess:
     """Inside the ``with`` block this process plays another one, which knows nothing at first.
 
     Handles belong to the player that made them: use them only while that one plays. A player may play inside the turn
-        of
-    another. For one thread; not for maps and the "interval" setting, which have threads or processes of their own.
+    of another. For one thread; not for maps and the "interval" setting, which have threads or processes of their own.
     """
 
     def __init__(self) -> None:

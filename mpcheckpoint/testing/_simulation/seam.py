@@ -10,7 +10,7 @@ import fcntl
 import itertools
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from mpcheckpoint import _system as system
@@ -61,6 +61,15 @@ class SeamCall:
         file = self.arguments[0] if self.arguments else self.options.get("path", "")
         return path_of(file) if isinstance(file, int) else os.fspath(file)
 
+    def shortened(self, taken_bytes: int) -> SeamCall:
+        """Return the same write, of the first ``taken_bytes`` only."""
+        fd, data, offset = self.arguments
+        return replace(self, arguments=(fd, data[:taken_bytes], offset))
+
+    def half_done(self) -> SeamCall:
+        """Return the same write, of the first half only."""
+        return self.shortened(len(self.arguments[1]) // 2)
+
     def proceed(self) -> Any:
         """Call the real function and return what it returns."""
         return _REAL[self.name](*self.arguments, **self.options)
@@ -73,8 +82,7 @@ class Seam:
     """Hands every call of the seam to ``handler(call)`` inside the ``with`` block.
 
     Concurrency: calls of all threads are numbered in the order of arrival. One seam at a time in a process: an earlier
-        one
-    sees no calls until this one leaves.
+    one sees no calls until this one leaves.
     """
 
     def __init__(self, handler: Callable[[SeamCall], Any], *, names: Collection[str] = CALLS) -> None:
