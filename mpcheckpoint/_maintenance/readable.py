@@ -106,8 +106,7 @@ class ReadableLogs:
             if isinstance(found, str):
                 self._find(found, must_exist=False)
             elif path not in self._failed:
-                self._failed.add(path)
-                self._untold.append(found)
+                self._fail(path, found)
         self._token = token
 
     def _find(self, log_key: str, *, must_exist: bool) -> None:
@@ -119,8 +118,7 @@ class ReadableLogs:
             if must_exist:
                 raise
         except CheckpointError as error:
-            self._failed.add(log_key)
-            self._untold.append(error)
+            self._fail(log_key, error)
 
     def _fail(self, log_key: str, error: CheckpointError) -> None:
         self._failed.add(log_key)

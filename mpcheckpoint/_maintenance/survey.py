@@ -19,8 +19,6 @@ _OF_STATS = (
     *("size_bytes", "repairs", "lock", "waiters"),
     *("holder_pid", "holder_command", "is_holder_stopped"),
 )
-# The worst first.
-STATES = ("unreadable", "corrupt", "poisoned", "torn", "pending", "whole")
 
 
 @dataclass(frozen=True, slots=True)

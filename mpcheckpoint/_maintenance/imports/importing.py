@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
@@ -92,24 +93,18 @@ def import_lines(
     Durability: as the handle's setting asks, batch by batch; a batch is about a megabyte of the source.
     Concurrency: any number of imports at once. Of two imports of the same source one goes on, the other raises.
     """
-    opened = Source(source)
-    try:
+    with closing(Source(source)) as opened:
         named = name if name is not None else _name_of(source, opened)
         target = None if log is None else handle_of(log)
         if target is not None and opened.identity == _identity_of(target):
             raise ValueError(f"{named} is the log {target.log_key!r} itself; import it into another one")
         try:
-            shape = (
-                WholeLog()
-                if is_whole_log(opened.head(MAX_HEADER_BYTES))
-                else Fields(object_field, event_field)
-            )
+            is_log = is_whole_log(opened.head(MAX_HEADER_BYTES))
         except NotARecordError as error:
             raise BadLineError(named, 1, 0, str(error)) from None
+        shape = WholeLog() if is_log else Fields(object_field, event_field)
         task = ImportTask(target, opened, named, shape, is_dry_run=is_dry_run)
         return task.run(refuse_renamed=name is None, on_bad=on_bad, on_batch=on_batch)
-    finally:
-        opened.close()
 
 
 def older_files(directory: str | os.PathLike[str]) -> list[OlderFile]:
@@ -154,18 +149,15 @@ def import_older_file(
     Raises:
         As ``import_lines``.
     """
-    source = Source(file.path)
-    try:
-        target = None if log is None else handle_of(log)
+    target = None if log is None else handle_of(log)
+    with closing(Source(file.path)) as source:
         task = ImportTask(target, source, os.path.basename(file.path), OlderTool(), is_dry_run=is_dry_run)
         return task.run(on_bad=on_bad, on_batch=on_batch)
-    finally:
-        source.close()
 
 
 def _name_of(source: str | os.PathLike[str] | int, opened: Source) -> str:
     """Return the name of a source that came without one."""
-    if isinstance(source, int) or not opened.can_be_found_again:
+    if isinstance(source, int) or not opened.is_file:
         raise ValueError(
             "standard input and pipes have no name, and an import of them that is killed could not carry on: give a "
             "name (--as NAME, in Python name=...)"

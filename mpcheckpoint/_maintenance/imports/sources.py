@@ -32,6 +32,8 @@ class Source:
     """One source, open for reading. For one thread.
 
     Attributes:
+        identity: device and inode.
+        is_file: whether the next import finds the same bytes at the same path.
         size_bytes: how many bytes there are in all; None if that cannot be known.
         offset: how many were read so far.
     """
@@ -52,24 +54,19 @@ class Source:
         status = system.stat_fd(self._fd)
         self.identity = status.st_dev, status.st_ino
         # A given descriptor may stand anywhere in its file: the next import would not find the same beginning.
-        self._is_file = self._opened is not None and stat.S_ISREG(status.st_mode)
+        self.is_file = self._opened is not None and stat.S_ISREG(status.st_mode)
         # What is appended while we read is for the next import. The source may be a log that we write to.
-        self.size_bytes = status.st_size if self._is_file else None
+        self.size_bytes = status.st_size if self.is_file else None
         self.offset = 0
-
-    @property
-    def can_be_found_again(self) -> bool:
-        """Whether the next import finds the same bytes at the same path."""
-        return self._is_file
 
     def head(self, size: int) -> bytes:
         """Return the first bytes of a file; nothing of a pipe."""
-        return system.read_at(self._fd, size, 0) if self._is_file else b""
+        return system.read_at(self._fd, size, 0) if self.is_file else b""
 
     def bytes_before(self, offset: int, size: int) -> bytes:
         """Return up to ``size`` bytes of a file that end at ``offset``; nothing of a pipe."""
         start = max(0, offset - size)
-        return system.read_at(self._fd, offset - start, start) if self._is_file else b""
+        return system.read_at(self._fd, offset - start, start) if self.is_file else b""
 
     def crc_below(self, offset: int) -> int | None:
         """Skip the bytes up to ``offset`` and return their CRC-32; None if there are fewer bytes."""
@@ -118,7 +115,7 @@ class Source:
         return data
 
     def _has_more_now(self) -> bool:
-        return self._is_file or bool(select.select([self._fd], [], [], 0)[0])
+        return self.is_file or bool(select.select([self._fd], [], [], 0)[0])
 
 
 class _LineSplitter:

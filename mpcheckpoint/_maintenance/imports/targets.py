@@ -72,8 +72,6 @@ class ImportTarget:
 
     def known(self, identities: Collection[Identity]) -> set[Identity]:
         """Return which of these the log holds."""
-        if not identities:
-            return set()
         if self._identities is None:
             self._reader.release()
             self._reader, self._identities = self._log.reader(), set()

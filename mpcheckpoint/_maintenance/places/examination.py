@@ -7,7 +7,7 @@ import stat
 import time
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.paths import STORE_DIRECTORY, store_directory
@@ -55,27 +55,20 @@ def examine(
     return Examination(path, tuple(findings))
 
 
-class _Place(NamedTuple):
-    """The directory to try things in: the given one, or the nearest one above it that exists."""
-
-    directory: str
-    finding: Finding
-
-
 def _findings(path: str, append_s: float, so_far: list[Finding]) -> Generator[Finding, None, None]:
     began_us, began_s = system.now_us(), time.monotonic()
-    place = _place(path)
-    if place.finding.verdict == BAD:
-        yield place.finding
+    directory, place = _place(path)
+    if place.verdict == BAD:
+        yield place
         return
-    mount = system.mount_of(place.directory)
+    mount = system.mount_of(directory)
     is_memory = mount is not None and mount.kind in surroundings.MEMORY
     try:
-        stale = remove_stale(place.directory)
-        with Scratch(place.directory) as scratch:
+        stale = remove_stale(directory)
+        with Scratch(directory) as scratch:
             by = "a killed examination" if stale == 1 else f"{stale} killed examinations"
             removed = f"; what {by} had left was removed" if stale else ""
-            yield Finding("place", OK, place.finding.text + removed, {"removed": stale})
+            yield Finding("place", OK, place.text + removed, {"removed": stale})
             yield surroundings.file_system(mount)
             yield from _tried(scratch.path, append_s, so_far, is_memory=is_memory)
         if scratch.left is not None:
@@ -83,9 +76,9 @@ def _findings(path: str, append_s: float, so_far: list[Finding]) -> Generator[Fi
             yield Finding("clean-up", WARN, text, {"path": scratch.path, "errno": scratch.left.errno})
     except OSError as error:
         cause = error.strerror or error
-        yield Finding("place", BAD, f"{place.directory} cannot be written: {cause}", {"errno": error.errno})
+        yield Finding("place", BAD, f"{directory} cannot be written: {cause}", {"errno": error.errno})
         yield surroundings.file_system(mount)
-    yield probes.guarded("space", partial(surroundings.space, place.directory))
+    yield probes.guarded("space", partial(surroundings.space, directory))
     yield surroundings.open_files()
     yield surroundings.clock(began_us, time.monotonic() - began_s)
     try:
@@ -94,7 +87,8 @@ def _findings(path: str, append_s: float, so_far: list[Finding]) -> Generator[Fi
         yield Finding("store", BAD, f"cannot be looked at: {error.strerror or error}", {"errno": error.errno})
 
 
-def _place(path: str) -> _Place:
+def _place(path: str) -> tuple[str, Finding]:
+    """Return the directory to try things in: the given one, or the nearest one above it that exists."""
     directory = path
     while not os.path.lexists(directory):
         directory = os.path.dirname(directory)
@@ -104,13 +98,10 @@ def _place(path: str) -> _Place:
         is_directory = False
     if not is_directory:
         text = f"{directory} is no directory: choose another place, or move it away"
-        return _Place(directory, Finding("place", BAD, text))
-    text = (
-        f"{path} can be written"
-        if directory == path
-        else f"{path} does not exist; it can be made in {directory}"
-    )
-    return _Place(directory, Finding("place", OK, text))
+        return directory, Finding("place", BAD, text)
+    is_there = directory == path
+    text = f"{path} can be written" if is_there else f"{path} does not exist; it can be made in {directory}"
+    return directory, Finding("place", OK, text)
 
 
 def _tried(scratch: str, append_s: float, so_far: list[Finding], *, is_memory: bool) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -123,6 +123,6 @@ class LogRepair:
     removed: tuple[tuple[int, int], ...] = ()
     removed_bytes: int = 0
     left_out: tuple[LeftOut, ...] = ()
-    repairs: tuple[Repair, ...] = field(default=())
+    repairs: tuple[Repair, ...] = ()
     generation: str | None = None
     error: CheckpointError | None = None

@@ -101,11 +101,9 @@ def stray_files(path: str | os.PathLike[str]) -> list[str]:
         StoreNotFoundError, NotAStoreError, StoreAccessError, ReadFailedError: there is no store that can be read.
     """
     directory = StoreDirectory(path, create=False, read_only=True)
-    with translated("listing", directory.path, is_read=True):
-        names = system.list_directory(directory.path)
-    logs = {name.removesuffix(LOG_SUFFIX) for name in names if name.endswith(LOG_SUFFIX)}
+    names, logs = _names_in(directory)
     own = _OF_THE_STORE.union(log + suffix for log in logs for suffix in _OF_A_LOG)
-    return sorted(set(names) - own)
+    return sorted(names - own)
 
 
 def targets_in(directory: StoreDirectory, log_keys: Iterable[str] | None) -> list[CheckTarget]:
@@ -115,9 +113,7 @@ def targets_in(directory: StoreDirectory, log_keys: Iterable[str] | None) -> lis
         LogNotFoundError, InvalidKeyError: one of ``log_keys`` does not exist, or cannot.
         ReadFailedError: the store cannot be listed.
     """
-    with translated("listing", directory.path, is_read=True):
-        names = system.list_directory(directory.path)
-    there = {name.removesuffix(LOG_SUFFIX) for name in names if name.endswith(LOG_SUFFIX)}
+    _, there = _names_in(directory)
     if log_keys is None:
         return [_target(directory.path, name) for name in sorted(there)]
     targets = []
@@ -132,6 +128,13 @@ def targets_in(directory: StoreDirectory, log_keys: Iterable[str] | None) -> lis
             )
         targets.append(CheckTarget(paths.name, paths.log, paths))
     return targets
+
+
+def _names_in(directory: StoreDirectory) -> tuple[set[str], set[str]]:
+    """Return all names in a store's directory, and those of its logs without suffix."""
+    with translated("listing", directory.path, is_read=True):
+        names = set(system.list_directory(directory.path))
+    return names, {name.removesuffix(LOG_SUFFIX) for name in names if name.endswith(LOG_SUFFIX)}
 
 
 def _target(directory: str, name: str) -> CheckTarget:
@@ -250,7 +253,10 @@ def _bytes_from(fd: int, offset: int) -> tuple[int, bytes]:
 
 
 def _check_of(target: CheckTarget, found: Inspection, *, is_pending: bool) -> LogCheck:
-    poison = _poison(target, found)
+    generation = None if found.header is None else found.header.generation
+    poison = None
+    if target.paths is not None and generation is not None:
+        poison = Poison(target.paths).reason(generation)
     breaks = found.breaks[:-1] if is_pending else found.breaks
     state: State = "whole"
     if is_corrupt(found):
@@ -264,7 +270,7 @@ def _check_of(target: CheckTarget, found: Inspection, *, is_pending: bool) -> Lo
     return LogCheck(
         target.path,
         target.log_key,
-        found.header.generation if found.header is not None else None,
+        generation,
         state,
         found.records,
         found.size,
@@ -294,12 +300,6 @@ def _damages(path: str, found: Inspection, count: int) -> Iterator[Damage]:
             each.after_us if each.after_us >= 0 else None,
             each.before_us if each.before_us >= 0 else None,
         )
-
-
-def _poison(target: CheckTarget, found: Inspection) -> str | None:
-    if target.paths is None or found.header is None:
-        return None
-    return Poison(target.paths).reason(found.header.generation)
 
 
 def _notes(target: CheckTarget, found: Inspection) -> Iterator[str]:
