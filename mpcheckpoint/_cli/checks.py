@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._cli.progress import ByteProgress
-from mpcheckpoint._cli.terminal import counted, one_line, safe, write_out
+from mpcheckpoint._cli.terminal import counted, safe, write_out
 from mpcheckpoint.maintenance import size_in_bytes
 
 if TYPE_CHECKING:
@@ -34,11 +33,6 @@ def check_progress(what: str, store: str, log_keys: tuple[str, ...] | None) -> B
 def write_lines(lines: Iterable[str]) -> None:
     """Write lines to standard output."""
     write_out("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
-
-
-def shown_name(check: LogCheck) -> str:
-    """Return a log's key as it is shown; the name of its file if the key cannot be told."""
-    return one_line(os.path.basename(check.path) if check.log_key is None else check.log_key) or "''"
 
 
 def damage_lines(check: LogCheck) -> Iterator[str]:

@@ -18,16 +18,9 @@ from mpcheckpoint._cli.repair_command import repair_command
 from mpcheckpoint._cli.show_command import show_command
 from mpcheckpoint._cli.streams import OutputError, StandardStreams
 from mpcheckpoint._cli.tail_command import tail_command
-from mpcheckpoint._cli.terminal import (
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    end_by_broken_pipe,
-    say,
-    say_error,
-    without_passwords,
-)
+from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, say, say_error, without_passwords
 from mpcheckpoint._cli.verify_command import verify_command
-from mpcheckpoint.errors import CheckpointError, LogNotFoundError
+from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,12 +61,12 @@ def run(argv: Sequence[str] | None = None) -> int:
         try:
             failure = streams.finish()
         except KeyboardInterrupt:
-            return EXIT_INTERRUPTED
+            return Exit.INTERRUPTED
         if isinstance(failure, BrokenPipeError):
             end_by_broken_pipe()
         if failure is not None:
             say(f"mpcheckpoint: {failure.strerror}")
-            return EXIT_USAGE
+            return Exit.USAGE
         return code
 
 
@@ -83,29 +76,26 @@ def _run(argv: Sequence[str] | None) -> int:
         code = cli.main(argv, prog_name="mpcheckpoint", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         say(error.format_message())
-        return EXIT_USAGE
+        return Exit.USAGE
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         say(f"{context.command_path if context else 'mpcheckpoint'}: {_one_line(error.format_message())}")
-        return EXIT_USAGE
+        return Exit.USAGE
     except BrokenPipeError:
         end_by_broken_pipe()
     except OutputError:
-        return EXIT_USAGE  # `run` prints it, also if a command caught it
-    except LogNotFoundError as error:
-        say_error(error, logs_there_are(error))
-        return EXIT_USAGE
+        return Exit.USAGE  # `run` prints it, also if a command caught it
     except CheckpointError as error:
-        say_error(error)
-        return EXIT_USAGE
+        say_error(error, logs_there_are(error))
+        return Exit.USAGE
     except OSError as error:
         say(f"mpcheckpoint: {_one_line(error)}")
-        return EXIT_USAGE
+        return Exit.USAGE
     except SystemExit as error:  # click raises it, and others at a broken pipe
         code = error.code
     except (click.Abort, KeyboardInterrupt):
         say("mpcheckpoint: interrupted")
-        return EXIT_INTERRUPTED
+        return Exit.INTERRUPTED
     return code if isinstance(code, int) else 0
 
 

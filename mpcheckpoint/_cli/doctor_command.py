@@ -7,19 +7,10 @@ import sys
 import click
 
 from mpcheckpoint._cli.options import STORE_PATH, json_option
-from mpcheckpoint._cli.terminal import (
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_USAGE,
-    end_by_broken_pipe,
-    flush_out,
-    json_line,
-    safe,
-    write_out,
-)
+from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, flush_out, json_line, safe, write_out
 from mpcheckpoint.maintenance import Finding, examine
 
-_EXIT_CODES = {"ok": EXIT_OK, "warn": EXIT_FAILED, "bad": EXIT_USAGE}
+_EXIT_CODES = {"ok": Exit.OK, "warn": Exit.FAILED, "bad": Exit.USAGE}
 _VERDICTS = {
     "ok": "this place can hold a store",
     "warn": "this place can hold a store; mind the warnings",

@@ -10,11 +10,6 @@ from rich.cells import cell_len, set_cell_size
 CUT = "…"
 
 
-def width_of(text: str) -> int:
-    """Return how many columns a text takes."""
-    return cell_len(text)
-
-
 def cut_middle(text: str, width: int) -> str:
     """Return a text of at most so many columns; if it is longer, its middle is cut out."""
     if cell_len(text) <= width:

@@ -16,16 +16,7 @@ from mpcheckpoint._cli.interrupts import Interrupts, exit_code_of
 from mpcheckpoint._cli.known_keys import shown_keys
 from mpcheckpoint._cli.options import LocalPath, json_option, store_option
 from mpcheckpoint._cli.progress import ByteProgress
-from mpcheckpoint._cli.terminal import (
-    EXIT_FAILED,
-    EXIT_OK,
-    counted,
-    flush_out,
-    json_line,
-    safe,
-    say,
-    write_out,
-)
+from mpcheckpoint._cli.terminal import Exit, counted, flush_out, json_line, safe, say, write_out
 from mpcheckpoint.errors import CheckpointError, LogNotFoundError, StoreNotFoundError, shell_text
 from mpcheckpoint.maintenance import OlderFile, import_lines, import_older_file, older_files
 
@@ -218,7 +209,7 @@ def _run(options: _Options, imports: list[_Import]) -> int:
             is_clean = is_clean and not (done.skipped or done.skipped_before or done.left_bytes)
             write_out(_json(each, done) if options.is_json else _text(options, each, done))
     flush_out()
-    return EXIT_OK if is_clean else EXIT_FAILED
+    return Exit.OK if is_clean else Exit.FAILED
 
 
 def _checkpoint(options: _Options, opened: ExitStack) -> Checkpoint | None:

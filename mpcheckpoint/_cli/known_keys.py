@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._cli.terminal import one_line
 from mpcheckpoint._store.store import DirectoryStore
-from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.errors import CheckpointError, LogNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-    from mpcheckpoint.errors import LogNotFoundError
 
 _MOST_SHOWN = 10
 _MOST_CLOSE = 3
 _LONGEST_SHOWN = 60
 
 
-def logs_there_are(error: LogNotFoundError) -> str:
-    """Return which logs the store has in which one was not found; "" if that cannot be told."""
-    if error.path is None or error.log_key is None:
+def logs_there_are(error: CheckpointError) -> str:
+    """Return which logs the store has in which one was not found; "" of another error, or if that cannot be told."""
+    if not isinstance(error, LogNotFoundError) or error.path is None or error.log_key is None:
         return ""
     keys = keys_in(os.path.dirname(os.path.dirname(error.path)))
     return f"; it has {shown_keys(keys, error.log_key)}" if keys else ""

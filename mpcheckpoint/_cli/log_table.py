@@ -52,34 +52,27 @@ class Table:
         self.columns = [column for column in columns if column.name not in layout.left_out]
         heads = [column.short_name if layout.has_short_names else column.name for column in self.columns]
         self.rows = [heads, *([column.text(log, layout.form) for column in self.columns] for log in logs)]
-        self.gap = layout.gap
-        self.least_name = layout.least_name
+        self.layout = layout
         self.widths = [max(map(cell_len, cells)) for cells in zip(*self.rows, strict=True)]
 
     def fits(self, width: int) -> bool:
         """Cut names if the layout allows it, and return whether the table fits into the width."""
-        over = sum(self.widths) + self.gap * (len(self.widths) - 1) - width
-        if self.least_name is not None:
-            over = self._cut(over)
-        return over <= 0
-
-    def _cut(self, over: int) -> int:
-        """Cut the widest names by ``over`` columns in all; return how many columns are still too many."""
+        over = sum(self.widths) + self.layout.gap * (len(self.widths) - 1) - width
         names = [number for number, column in enumerate(self.columns) if column.is_name]
-        while over > 0:
+        while over > 0 and self.layout.least_name is not None:
             widest = max(names, key=lambda number: self.widths[number])
-            if self.widths[widest] <= (self.least_name or 0):
+            if self.widths[widest] <= self.layout.least_name:
                 break
             self.widths[widest] -= 1
             over -= 1
-        return over
+        return over <= 0
 
     def lines(self) -> Iterator[Text]:
         """Yield the lines, without newlines."""
         for number, row in enumerate(self.rows):
             line = Text(no_wrap=True, overflow="crop", end="", style="bold" if number == 0 else "")
             for column, cell, width in zip(self.columns, row, self.widths, strict=True):
-                line.append(" " * self.gap if line else "")
+                line.append(" " * self.layout.gap if line else "")
                 text = fitted(cut_middle(cell, width), width, is_right=column.is_number)
                 line.append(text, _STYLES.get(cell) if column.name == "STATE" else None)
             line.rstrip()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mpcheckpoint._cli.terminal import one_line
+from mpcheckpoint._cli.terminal import one_line, shown_name
 from mpcheckpoint._cli.times import TimeForm, in_form
 from mpcheckpoint.maintenance import LogSurvey
 
@@ -31,10 +30,6 @@ def _time(stamp_us: int | None, form: TimeForm) -> str:
     return _UNKNOWN if stamp_us is None else in_form(stamp_us, form)
 
 
-def _name(log: LogSurvey) -> str:
-    return one_line(os.path.basename(log.path) if log.log_key is None else log.log_key) or "''"
-
-
 def _holder(log: LogSurvey) -> str:
     if log.holder_pid is None:
         return _UNKNOWN if log.lock == "free" else "?"
@@ -43,7 +38,7 @@ def _holder(log: LogSurvey) -> str:
 
 
 COLUMNS = (
-    Column("KEY", "KEY", False, lambda log, _: _name(log), is_name=True),
+    Column("KEY", "KEY", False, lambda log, _: shown_name(log), is_name=True),
     Column("RECORDS", "RECS", True, lambda log, _: str(log.records)),
     Column("OBJECTS", "OBJS", True, lambda log, _: str(log.objects)),
     Column("BYTES", "BYTES", True, lambda log, _: _number(log.size_bytes)),

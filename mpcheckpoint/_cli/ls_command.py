@@ -10,17 +10,7 @@ import click
 from mpcheckpoint import maintenance
 from mpcheckpoint._cli.ls_columns import COLUMNS, LONG_COLUMNS, Column
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
-from mpcheckpoint._cli.terminal import (
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_USAGE,
-    flush_out,
-    is_screen,
-    json_line,
-    say,
-    say_error,
-    write_out,
-)
+from mpcheckpoint._cli.terminal import Exit, flush_out, is_screen, json_line, say, say_error, write_out
 from mpcheckpoint._cli.times import TimeForm, iso
 from mpcheckpoint.errors import shell_text
 
@@ -97,8 +87,8 @@ def ls_command(store: str, log_keys: tuple[str, ...], is_long: bool, is_json: bo
     if not found:
         say(f"mpcheckpoint: {store} has no logs yet")
     if any(log.state == "unreadable" for log in found):
-        return EXIT_USAGE
-    return EXIT_FAILED if any(_BAD.intersection(log.states) for log in found) else EXIT_OK
+        return Exit.USAGE
+    return Exit.FAILED if any(_BAD.intersection(log.states) for log in found) else Exit.OK
 
 
 def _fields(log: LogSurvey) -> dict[str, Any]:

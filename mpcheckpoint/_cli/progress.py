@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from mpcheckpoint._cli.terminal import is_screen, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpcheckpoint._cli.bars import Bar
+
 LINE_EVERY_S = 10.0
 _SHOW_EVERY_S = 0.1
 _MB = 1e6
-
-
-class ProgressDisplay(Protocol):
-    """Where progress is shown."""
-
-    def show(self, done: int, total: int | None, failed: int = 0) -> None:
-        """Show how much is done."""
-
-    def print(self, line: str) -> None:
-        """Print a line beside it."""
-
-    def close(self) -> None:
-        """Show nothing more."""
 
 
 class Ticker:
@@ -77,7 +66,7 @@ class ByteProgress:
     def __init__(self, what: str, total_bytes: int | None, *, quiet_s: float = 0.0) -> None:
         self._what, self._total_bytes, self._quiet_s = what, total_bytes, quiet_s
         self._done_bytes = 0
-        self._display: ProgressDisplay | None = None
+        self._display: Bar | PlainProgress | None = None
         self._quiet_until_s = time.monotonic() + quiet_s
         self._ticker = Ticker(_SHOW_EVERY_S)
 
@@ -107,7 +96,7 @@ class ByteProgress:
         self.pause()
 
 
-def _byte_display(what: str, total_bytes: int | None) -> ProgressDisplay:
+def _byte_display(what: str, total_bytes: int | None) -> Bar | PlainProgress:
     if not is_screen(sys.stderr):
         of_total = "" if total_bytes is None else f" of {total_bytes / _MB:,.1f}"
         return PlainProgress(lambda done, _total, _failed: f"{what}: {done / _MB:,.1f}{of_total} MB")

@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpcheckpoint._cli.checks import MOST_SHOWN, check_fields, check_progress, shown_name, write_lines
+from mpcheckpoint._cli.checks import MOST_SHOWN, check_fields, check_progress, write_lines
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
-from mpcheckpoint._cli.terminal import (
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_USAGE,
-    counted,
-    flush_out,
-    json_line,
-    safe,
-    write_out,
-)
+from mpcheckpoint._cli.terminal import Exit, counted, flush_out, json_line, safe, shown_name, write_out
 from mpcheckpoint._cli.times import Duration, iso
 from mpcheckpoint.errors import shell_text
 from mpcheckpoint.maintenance import plan_repairs, repair
@@ -86,8 +77,8 @@ def repair_command(
         write_lines([_summary(store, keys, todo, done, failed)])
     flush_out()
     if failed:
-        return EXIT_USAGE
-    return EXIT_FAILED if todo else EXIT_OK
+        return Exit.USAGE
+    return Exit.FAILED if todo else Exit.OK
 
 
 def _summary(store: str, keys: tuple[str, ...] | None, todo: int, done: int, failed: int) -> str:

@@ -10,17 +10,7 @@ import click
 
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.record_lines import event_text, record_fields
-from mpcheckpoint._cli.terminal import (
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_USAGE,
-    flush_out,
-    json_line,
-    one_line,
-    say,
-    say_error,
-    write_out,
-)
+from mpcheckpoint._cli.terminal import Exit, flush_out, json_line, one_line, say, say_error, write_out
 from mpcheckpoint._cli.times import TimeForm, in_form, iso, since_option, until_option
 from mpcheckpoint._maintenance.readable import ReadableLogs
 from mpcheckpoint._view.merged_read import Choice
@@ -100,19 +90,19 @@ def show_command(
         flush_out()
     logs.tell()
     if logs.failures:
-        return EXIT_USAGE
+        return Exit.USAGE
     if count:
-        return EXIT_OK
+        return Exit.OK
     what = "no object" if object_key is None else f"no event of {one_line(object_key)!r}"
     where = f"in {', '.join(map(one_line, log_keys))} of {store}" if log_keys else f"in {store}"
     say(f"mpcheckpoint: {what} {where}")
-    return EXIT_FAILED
+    return Exit.FAILED
 
 
 def _event_text(record: Record, width: int | None) -> bytes:
     """Return the line of an event. The event is what was asked for, and is never cut."""
     place = f"{one_line(record.log_key)}@{record.position.offset}"
-    form = TimeForm.FULL if width is None else _form(_EVENT_FORMS, width)
+    form = _form(_EVENT_FORMS, width)
     when = iso(record.stamp_us) if form is TimeForm.FULL else in_form(record.stamp_us, form)
     if width is not None:
         from mpcheckpoint._cli.fitting import cut_middle  # noqa: PLC0415 - rich takes a while to import
@@ -138,21 +128,23 @@ def _object_text(summary: ObjectSummary, width: int | None) -> bytes:
     name, event = one_line(summary.object_key), event_text(summary.last.event)
     if len(event) > _MOST_SHOWN:
         event = event[: _MOST_SHOWN - 3] + "..."
-    form = TimeForm.FULL if width is None else _form(_LIST_FORMS, width)
+    form = _form(_LIST_FORMS, width)
     when = in_form(summary.last.stamp_us, form)
     before = f"{summary.count:>{_COUNT_WIDTH}}  {when:<{4 if form is TimeForm.AGE else 0}}  "
     if width is None:
         return f"{before}{name:<{_NAME_WIDTH}}  {event}\n".encode()
-    from mpcheckpoint._cli.fitting import cut_end, cut_middle, fitted, width_of  # noqa: PLC0415 - rich, as above
+    from rich.cells import cell_len  # noqa: PLC0415 - as above
+
+    from mpcheckpoint._cli.fitting import cut_end, cut_middle, fitted  # noqa: PLC0415
 
     room = max(0, width - len(before) - 2)
     # The event gets what the name does not need, and the name what the event does not need.
     least = min(_NAME_WIDTH, room // 2)
-    most = max(least, room * 3 // 5, room - width_of(event))
-    name_width = min(most, max(least, width_of(name)))
+    most = max(least, room * 3 // 5, room - cell_len(event))
+    name_width = min(most, max(least, cell_len(name)))
     shown = fitted(cut_middle(name, name_width), name_width)
     return f"{before}{shown}  {cut_end(event, room - name_width)}\n".encode()
 
 
-def _form(forms: tuple[tuple[int, TimeForm], ...], width: int) -> TimeForm:
-    return next(form for least, form in forms if width >= least)
+def _form(forms: tuple[tuple[int, TimeForm], ...], width: int | None) -> TimeForm:
+    return next(form for least, form in forms if width is None or width >= least)

@@ -11,9 +11,7 @@ import click
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.record_lines import event_text, record_fields
 from mpcheckpoint._cli.terminal import (
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_USAGE,
+    Exit,
     end_by_broken_pipe,
     flush_out,
     json_line,
@@ -26,8 +24,6 @@ from mpcheckpoint._maintenance.readable import ReadableLogs
 from mpcheckpoint._view.merged_read import Choice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mpcheckpoint import Cursor, Record
 
 _USUAL_LINES = 10
@@ -42,7 +38,6 @@ _LOOK_EVERY_S = 1.0
     "-n",
     "--lines",
     type=click.IntRange(min=0),
-    default=None,
     metavar="N",
     help="How many records. [default: 10]",
 )
@@ -78,9 +73,7 @@ def tail_command(
 
     Exit codes: 0; 2 if something cannot be read, after all that can; 130 if Ctrl-C ended -f.
     """
-    last = lines if since_us is None or lines is not None else None
-    if last is None and since_us is None:
-        last = _USUAL_LINES
+    last = _USUAL_LINES if lines is None and since_us is None else lines
     try:
         logs = ReadableLogs(store, log_keys=log_keys or None, on_failure=say_error)
         reading = logs.read(Choice(since_us=since_us or 0), last=last)
@@ -93,23 +86,19 @@ def tail_command(
     except KeyboardInterrupt:
         if not is_following:
             raise
-        return EXIT_INTERRUPTED
+        return Exit.INTERRUPTED
     finally:
         flush_out()
-    return EXIT_USAGE if logs.failures else EXIT_OK
+    return Exit.USAGE if logs.failures else Exit.OK
 
 
 def _follow(logs: ReadableLogs, cursor: Cursor, is_json: bool) -> None:
-    for record in _records_to_come(logs, cursor):
-        _print(record, is_json)
-        flush_out()
-
-
-def _records_to_come(logs: ReadableLogs, cursor: Cursor) -> Iterator[Record]:
-    """Yield records for ever. While none come, look whether our output still has a reader."""
+    """Print records for ever. While none come, look whether our output still has a reader."""
     with logs.follow(cursor, idle_timeout_s=_LOOK_EVERY_S) as follower:
         while True:
-            yield from follower
+            for record in follower:
+                _print(record, is_json)
+                flush_out()
             if _is_output_broken():
                 end_by_broken_pipe()
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from enum import IntEnum
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
@@ -17,12 +18,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from mpcheckpoint.errors import CheckpointError
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_SHORTAGE = os.EX_TEMPFAIL
-EXIT_INTERRUPTED = 128 + signal.SIGINT
+    from mpcheckpoint.maintenance import LogCheck, LogSurvey
 
 # Control characters could move the cursor or change colours and titles: all below the blank but newline and tab, and
 # C1. Surrogates stand for bytes of a path that are no UTF-8; no terminal can show them.
@@ -30,6 +26,16 @@ _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PASSWORD = re.compile(r"(:/[^\s:@]*):\S*@")
 _PASSWORD_FIELD = re.compile(r"(?i)([?&](?:password|passwd|pwd|secret|token)=)[^&\s'\")]*")
+
+
+class Exit(IntEnum):
+    """The exit codes."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    SHORTAGE = os.EX_TEMPFAIL
+    INTERRUPTED = 128 + signal.SIGINT
 
 
 def is_screen(stream: TextIO) -> bool:
@@ -75,6 +81,11 @@ def safe(text: str) -> str:
 def one_line(text: str) -> str:
     """Return a text, which may hold anything, as one line that is safe to show."""
     return safe(text.replace("\n", "\\n").replace("\t", "\\t"))
+
+
+def shown_name(log: LogCheck | LogSurvey) -> str:
+    """Return a log's key as it is shown; the name of its file if the key cannot be told."""
+    return one_line(os.path.basename(log.path) if log.log_key is None else log.log_key) or "''"
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
 
-from mpcheckpoint._cli.checks import check_fields, check_progress, damage_lines, shown_name, write_lines
+from mpcheckpoint._cli.checks import check_fields, check_progress, damage_lines, write_lines
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.terminal import (
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_USAGE,
+    Exit,
     counted,
     flush_out,
     json_line,
     one_line,
     safe,
+    shown_name,
     write_out,
 )
 from mpcheckpoint.maintenance import stray_files, verify
@@ -61,11 +61,17 @@ def verify_command(store: str, log_keys: tuple[str, ...], is_json: bool) -> int:
     no such store or log.
     """
     keys = log_keys or None
-    counts = {"logs": 0, "records": 0, "bytes": 0, "damaged": 0, "unreadable": 0}
+    counts: Counter[str] = Counter()
     with check_progress("verify", store, keys) as progress:
         for check in verify(store, log_keys=keys, on_progress=progress.advance):
             progress.pause()
-            _count(check, counts)
+            counts.update(
+                logs=1,
+                records=check.records,
+                bytes=check.size_bytes,
+                unreadable=check.state == "unreadable",
+                damaged=not check.is_whole and check.state != "unreadable",
+            )
             if is_json:
                 write_out(json_line(check_fields(check)))
             else:
@@ -74,16 +80,8 @@ def verify_command(store: str, log_keys: tuple[str, ...], is_json: bool) -> int:
         write_lines(_summary(store, keys, counts))
     flush_out()
     if counts["unreadable"]:
-        return EXIT_USAGE
-    return EXIT_FAILED if counts["damaged"] else EXIT_OK
-
-
-def _count(check: LogCheck, counts: dict[str, int]) -> None:
-    counts["logs"] += 1
-    counts["records"] += check.records
-    counts["bytes"] += check.size_bytes
-    counts["unreadable"] += check.state == "unreadable"
-    counts["damaged"] += not check.is_whole and check.state != "unreadable"
+        return Exit.USAGE
+    return Exit.FAILED if counts["damaged"] else Exit.OK
 
 
 def _lines(check: LogCheck) -> Iterator[str]:
@@ -102,7 +100,7 @@ def _lines(check: LogCheck) -> Iterator[str]:
         yield f"  note: {safe(note)}"
 
 
-def _summary(store: str, log_keys: tuple[str, ...] | None, counts: dict[str, int]) -> Iterator[str]:
+def _summary(store: str, log_keys: tuple[str, ...] | None, counts: Counter[str]) -> Iterator[str]:
     strays = stray_files(store) if log_keys is None else []
     if strays:
         shown = ", ".join(map(one_line, strays[:_MOST_STRAYS]))

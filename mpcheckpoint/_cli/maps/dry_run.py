@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._cli.terminal import EXIT_OK, flush_out, plural, say, write_out
+from mpcheckpoint._cli.terminal import Exit, flush_out, plural, say, write_out
 from mpcheckpoint._work.inputs import NotYet
 from mpcheckpoint._work.runs import join_run, state_of
 from mpcheckpoint.errors import LogNotFoundError, StoreNotFoundError
@@ -44,7 +44,7 @@ def dry_run(job: Job, items: ItemReader) -> int:
     if items.problem is not None:
         raise click.ClickException(items.problem)
     say(f"mpcheckpoint: {would_run} of {len(seen)} {plural(len(seen), 'item')} would run; this was a dry run")
-    return EXIT_OK
+    return Exit.OK
 
 
 def _pending_rule(job: Job, opened: ExitStack) -> Callable[[str], bool]:

@@ -16,16 +16,7 @@ from mpcheckpoint._cli.maps.outcome_text import print_output
 from mpcheckpoint._cli.maps.reporter import Reporter, Tally
 from mpcheckpoint._cli.maps.run_command import RunCommand
 from mpcheckpoint._cli.maps.threads import BusyThreads
-from mpcheckpoint._cli.terminal import (
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_SHORTAGE,
-    EXIT_USAGE,
-    end_by_broken_pipe,
-    plural,
-    safe,
-    say,
-)
+from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, plural, safe, say
 from mpcheckpoint._format.byte_text import to_text
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.permit import Permit
@@ -144,10 +135,10 @@ def _run(job: Job, items: ItemReader) -> int:
         if tally.done:
             _say_summary(job, tally, time.monotonic() - started_s)
         say(f"mpcheckpoint: {error}")
-        return EXIT_SHORTAGE
+        return Exit.SHORTAGE
     if items.problem is not None and not items.count:
         say(f"mpcheckpoint map: {items.problem}; nothing was run")
-        return EXIT_USAGE
+        return Exit.USAGE
     _say_summary(job, tally, time.monotonic() - started_s)
     if map_run.is_halted:
         say(
@@ -160,8 +151,8 @@ def _run(job: Job, items: ItemReader) -> int:
             f"{'is' if items.count == 1 else 'are'} done and recorded. Mend it and start the same line again to "
             "carry on"
         )
-        return EXIT_USAGE
-    return EXIT_FAILED if tally.failed else EXIT_OK
+        return Exit.USAGE
+    return Exit.FAILED if tally.failed else Exit.OK
 
 
 def _started(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Self
 
 from mpcheckpoint._cli.progress import PlainProgress
@@ -10,9 +11,9 @@ from mpcheckpoint._cli.terminal import is_screen, items_done, one_line
 from mpcheckpoint._work.retries import MOST_DEATHS, Death, Retry
 
 if TYPE_CHECKING:
+    from mpcheckpoint._cli.bars import Bar
     from mpcheckpoint._cli.maps.items import ItemReader
     from mpcheckpoint._cli.maps.job import Job
-    from mpcheckpoint._cli.progress import ProgressDisplay
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.shortage import ShortageEvent
 
@@ -56,7 +57,7 @@ class Reporter:
         self._tally, self._items = tally, items
         self._attempts = job.retries + 1
         self._display = _display(job)
-        self._retries = self._deaths = 0
+        self._printed: Counter[str] = Counter()
 
     def take(self, outcome: Outcome) -> None:
         """Count an outcome and show it."""
@@ -65,7 +66,6 @@ class Reporter:
             cause = (outcome.error or "").partition("\n")[0]
             attempts = f" ({outcome.attempts} attempts)" if outcome.attempts > 1 else ""
             self._print_some(
-                self._tally.ran_failed,
                 f"failed: {outcome.object_key}: {cause}{attempts}",
                 "more failures are not shown here; results --failed lists them all",
             )
@@ -73,20 +73,16 @@ class Reporter:
 
     def take_retry(self, retry: Retry) -> None:
         """Show an attempt that failed and will be followed by another."""
-        self._retries += 1
         which = f"attempt {retry.attempts} of {self._attempts} failed"
         self._print_some(
-            self._retries,
             f"{which}: {retry.object_key}: {retry.error}; again in {retry.pause_s:.1f} s",
             "more attempts that fail are not shown here",
         )
 
     def take_death(self, death: Death) -> None:
         """Show a command that was killed from elsewhere and will run again."""
-        self._deaths += 1
         which = f"death {death.number} of {MOST_DEATHS}"
         self._print_some(
-            self._deaths,
             f"{which}: {death.object_key}: {death.cause}; again in {death.pause_s:.1f} s",
             "more deaths are not shown here",
         )
@@ -101,11 +97,12 @@ class Reporter:
         fewer = "" if event.is_over else ", or run fewer --jobs"
         self._display.print(one_line(f"{event}{fewer}"))
 
-    def _print_some(self, number: int, line: str, more: str) -> None:
+    def _print_some(self, line: str, more: str) -> None:
         """Print the first of many lines, then once that there are more."""
-        if number <= _MOST_SHOWN:
+        self._printed[more] += 1
+        if self._printed[more] <= _MOST_SHOWN:
             self._display.print(one_line(line))
-        elif number == _MOST_SHOWN + 1:
+        elif self._printed[more] == _MOST_SHOWN + 1:
             self._display.print(more)
 
     def __enter__(self) -> Self:
@@ -115,7 +112,7 @@ class Reporter:
         self._display.close()
 
 
-def _display(job: Job) -> ProgressDisplay:
+def _display(job: Job) -> Bar | PlainProgress:
     # A bar and the outputs on one terminal would be a muddle.
     if is_screen(sys.stderr) and not (job.is_printing and sys.stdout.isatty()):
         from mpcheckpoint._cli.bars import item_bar  # noqa: PLC0415 - rich takes a while to import

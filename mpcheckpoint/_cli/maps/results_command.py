@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,16 +14,7 @@ from mpcheckpoint._cli.known_keys import keys_in, shown_keys
 from mpcheckpoint._cli.maps.outcome_text import json_row, text_of
 from mpcheckpoint._cli.maps.watch import JsonRows, PlainLines, watch
 from mpcheckpoint._cli.options import json_option, key_option, rerun_option, store_option
-from mpcheckpoint._cli.terminal import (
-    EXIT_FAILED,
-    EXIT_OK,
-    flush_out,
-    is_screen,
-    json_line,
-    one_line,
-    safe,
-    write_out,
-)
+from mpcheckpoint._cli.terminal import Exit, flush_out, is_screen, json_line, one_line, safe, write_out
 
 if TYPE_CHECKING:
     from mpcheckpoint import Log, MapStatus
@@ -85,14 +77,17 @@ def results_command(
         if status is None:
             raise click.ClickException(_none_ran(log, store, rerun))
         if is_watching:
-            watch(log, status, _display(is_json=is_json, only_failed=only_failed))
+            with closing(_display(is_json=is_json, only_failed=only_failed)) as display:
+                watch(log, status, display)
             status = log.map_status(rerun=status.rerun) or status
         if is_summary or (is_watching and not is_json):
-            write_out(_json_summary(status) if is_json else _summary(status, log.reruns()).encode())
+            write_out(
+                json_line(_summary_fields(status)) if is_json else _summary(status, log.reruns()).encode()
+            )
         if not (is_summary or is_watching):
             _print_outcomes(log, rerun, only_failed=only_failed, is_json=is_json)
     flush_out()
-    return EXIT_FAILED if status.failed and (is_summary or is_watching) else EXIT_OK
+    return Exit.FAILED if status.failed and (is_summary or is_watching) else Exit.OK
 
 
 def _none_ran(log: Log, store: str, rerun: str | None) -> str:
@@ -121,9 +116,8 @@ def _display(*, is_json: bool, only_failed: bool) -> WatchDisplay:
     return Screen()
 
 
-def _json_summary(status: MapStatus) -> bytes:
-    fields = {"items": status.items, "done": status.ok + status.failed} | asdict(status)
-    return json_line(fields)
+def _summary_fields(status: MapStatus) -> dict[str, Any]:
+    return {"items": status.items, "done": status.ok + status.failed} | asdict(status)
 
 
 def _standstill(status: MapStatus) -> str:

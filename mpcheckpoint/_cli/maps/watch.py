@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mpcheckpoint._cli.maps.outcome_text import failure_line, json_row
 from mpcheckpoint._cli.progress import LINE_EVERY_S, Ticker
@@ -115,8 +115,8 @@ class Watched:
         return len(self._recent_us) * 1e6 / max(1e6, now_us - self._recent_us[0])
 
 
-class WatchDisplay(Protocol):
-    """Where a watched map is shown."""
+class WatchDisplay:
+    """Where a watched map is shown: nowhere, unless a subclass does more."""
 
     def take(self, outcome: Outcome) -> None:
         """Show an outcome."""
@@ -131,13 +131,6 @@ class WatchDisplay(Protocol):
 def watch(log: Log, status: MapStatus, display: WatchDisplay) -> None:
     """Follow a map until no process works on it any more."""
     watched = Watched(status.version, status.rerun, handle_of(log).query(history_of))
-    try:
-        _follow(log, watched, display)
-    finally:
-        display.close()
-
-
-def _follow(log: Log, watched: Watched, display: WatchDisplay) -> None:
     position: Position | None = None
     with log.follow(after="start", idle_timeout_s=_LOOK_EVERY_S) as follower:
         while True:
@@ -165,7 +158,7 @@ def _take(log: Log, watched: Watched, display: WatchDisplay, record: Record) -> 
         display.take(outcome)
 
 
-class JsonRows:
+class JsonRows(WatchDisplay):
     """A line of JSON for every outcome, as it comes."""
 
     def __init__(self, *, only_failed: bool) -> None:
@@ -181,11 +174,8 @@ class JsonRows:
         del watched
         flush_out()
 
-    def close(self) -> None:
-        """Do nothing: what was printed stays."""
 
-
-class PlainLines:
+class PlainLines(WatchDisplay):
     """A line for each failure, and one every ten seconds for the counts."""
 
     def __init__(self) -> None:
@@ -202,6 +192,3 @@ class PlainLines:
             done = items_done(watched.done, watched.items)
             write_out(f"{done}, {watched.failed} failed, {watched.rate():.1f} items/s\n".encode())
         flush_out()
-
-    def close(self) -> None:
-        """Do nothing: what was printed stays."""

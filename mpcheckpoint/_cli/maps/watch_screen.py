@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mpcheckpoint._cli.bars import LiveConsole
 from mpcheckpoint._cli.maps.outcome_text import failure_line
+from mpcheckpoint._cli.maps.watch import WatchDisplay
 from mpcheckpoint._cli.terminal import safe
 
 if TYPE_CHECKING:
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from mpcheckpoint import Outcome
     from mpcheckpoint._cli.maps.watch import Watched
 
 _MOST_RUNNING = 10
 _REDRAWS_A_SECOND = 4
 
 
-class Screen:
+class Screen(WatchDisplay):
     """What is done, what runs, and what failed last. It disappears when the watch ends."""
 
     def __init__(self) -> None:
@@ -37,9 +37,6 @@ class Screen:
             refresh_per_second=_REDRAWS_A_SECOND,
         )
         self._live.start()
-
-    def take(self, outcome: Outcome) -> None:
-        """Do nothing: the next look shows it."""
 
     def show(self, watched: Watched) -> None:
         """Draw the screen anew."""
