@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -82,17 +82,13 @@ class _Import(NamedTuple):
     metavar="SOURCE...",
     type=LocalPath("source", "it is read from a file: give its path", exists=True, allow_dash=True),
 )
-def import_command(  # noqa: PLR0913 - the options
+def import_command(
     *,
-    store: str,
+    sources: tuple[str, ...],
     log_key: str | None,
     object_field: str | None,
     event_field: str | None,
-    name: str | None,
-    is_skipping: bool,
-    is_dry_run: bool,
-    is_json: bool,
-    sources: tuple[str, ...],
+    **others: Any,
 ) -> int:
     """Append the records of each SOURCE to a log, once: a file of JSON Lines, - for standard input, or a directory.
 
@@ -122,15 +118,8 @@ def import_command(  # noqa: PLR0913 - the options
     or a source or store that cannot be used, 130 interrupted.
     """
     whole = event_field is None and object_field is not None
-    options = _Options(
-        store,
-        name,
-        object_field or "object_key",
-        None if whole else event_field or "event",
-        is_skipping,
-        is_dry_run,
-        is_json,
-    )
+    event_field = None if whole else event_field or "event"
+    options = _Options(object_field=object_field or "object_key", event_field=event_field, **others)
     imports = _imports(options, log_key, sources)
     if _STDIN in sources and sys.stdin is not None and sys.stdin.isatty():
         say("mpcheckpoint: reading records from the terminal, one a line; end with Ctrl-D")
@@ -242,11 +231,10 @@ def _imported(options: _Options, each: _Import, log: Log | None, progress: ByteP
     def on_bad(error: BadLineError) -> None:
         say(f"mpcheckpoint: skipped {safe(' '.join(shell_text(error).split()))}")
 
-    report = on_bad if options.is_skipping else None
+    how: dict[str, Any] = {"is_dry_run": options.is_dry_run, "on_batch": on_batch}
+    how["on_bad"] = on_bad if options.is_skipping else None
     if isinstance(each.source, OlderFile):
-        done = import_older_file(
-            log, each.source, is_dry_run=options.is_dry_run, on_bad=report, on_batch=on_batch
-        )
+        done = import_older_file(log, each.source, **how)
     else:
         done = import_lines(
             log,
@@ -254,9 +242,7 @@ def _imported(options: _Options, each: _Import, log: Log | None, progress: ByteP
             name=options.name,
             object_field=options.object_field,
             event_field=options.event_field,
-            is_dry_run=options.is_dry_run,
-            on_bad=report,
-            on_batch=on_batch,
+            **how,
         )
     if done.left_bytes:
         verb, past = ("is", "was") if done.left_bytes == 1 else ("are", "were")

@@ -46,18 +46,14 @@ def _named(context: click.Context, parameter: click.Parameter, store: str) -> st
     An empty name is an unset variable of a shell, and would turn the current directory into a store. A file, or the
     inside of a store, is what people see when they look.
     """
-    problem = None
     if not store:
-        problem = "it is empty; the current directory is ."
-    elif os.path.isfile(store):
-        problem = f"{safe(store)} is a file; a store is a directory"
+        raise click.BadParameter("it is empty; the current directory is .")
+    if os.path.isfile(store):
         around, inside, _ = os.path.abspath(store).rpartition(f"/{STORE_DIRECTORY}/")
-        if inside:
-            problem += f", here {safe(around)}"
-    elif os.path.basename(os.path.abspath(store)) == STORE_DIRECTORY and os.path.isdir(store):
-        problem = f"{safe(store)} is the inside of a store; give the directory around it"
-    if problem is not None:
-        raise click.BadParameter(problem, context, parameter)
+        here = f", here {safe(around)}" if inside else ""
+        raise click.BadParameter(f"{safe(store)} is a file; a store is a directory{here}")
+    if os.path.basename(os.path.abspath(store)) == STORE_DIRECTORY and os.path.isdir(store):
+        raise click.BadParameter(f"{safe(store)} is the inside of a store; give the directory around it")
     return store
 
 
@@ -86,7 +82,7 @@ def _rerun(context: click.Context, parameter: click.Parameter, name: str | None)
     try:
         return require_rerun_name(name)
     except ValueError as error:
-        raise click.BadParameter(str(error), context, parameter) from None
+        raise click.BadParameter(str(error)) from None
 
 
 def rerun_option(help_text: str) -> Callable[[Command], Command]:

@@ -10,7 +10,7 @@ import click
 from mpcheckpoint._cli.checks import MOST_SHOWN, check_fields, check_progress, write_lines
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.terminal import Exit, counted, flush_out, json_line, safe, shown_name, write_out
-from mpcheckpoint._cli.times import Duration, iso
+from mpcheckpoint._cli.times import duration, iso
 from mpcheckpoint.errors import shell_text
 from mpcheckpoint.maintenance import plan_repairs, repair
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--lock-timeout",
     "lock_timeout_s",
-    type=Duration(),
+    type=duration,
     default="30s",
     show_default=True,
     metavar="DURATION",

@@ -21,19 +21,12 @@ _FORMS = (
 )
 
 
-class Moment(click.ParamType[int]):
-    """A time on the command line; microseconds since 1970 to the command."""
-
-    name = "time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the time that was given."""
-        if isinstance(value, int):
-            return value
-        moment_us = parse_time(str(value), time.time_ns() // 1000)
-        if moment_us is None:
-            self.fail(f"{value!r} is no time: {_FORMS}", param, ctx)
-        return moment_us
+def moment(text: str) -> int:
+    """Return the time that was given on the command line, in microseconds since 1970."""
+    moment_us = parse_time(text, time.time_ns() // 1000)
+    if moment_us is None:
+        raise click.BadParameter(f"{text!r} is no time: {_FORMS}")
+    return moment_us
 
 
 def parse_time(text: str, now_us: int) -> int | None:
@@ -54,26 +47,24 @@ def parse_time(text: str, now_us: int) -> int | None:
         return None
 
 
-class Duration(click.ParamType[float]):
-    """A duration on the command line; seconds to the command."""
+def duration(text: str) -> float:
+    """Return the duration that was given on the command line, in seconds: finite and not negative."""
+    seconds = parse_duration(text)
+    if seconds is None:
+        raise click.BadParameter(
+            f"{text!r} is no duration: give seconds, as 90 or 0.5, or 90s, 5m, 1h30m, 2d"
+        )
+    if seconds > _LONGEST_S:
+        raise click.BadParameter(f"{text!r} is more than {_LONGEST_S:.0f} s")
+    return seconds
 
-    name = "duration"
 
-    def __init__(self, *, is_above_0: bool = False) -> None:
-        self._is_above_0 = is_above_0
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the duration that was given, in seconds: finite and not negative."""
-        seconds = parse_duration(str(value))
-        if seconds is None:
-            self.fail(
-                f"{value!r} is no duration: give seconds, as 90 or 0.5, or 90s, 5m, 1h30m, 2d", param, ctx
-            )
-        if seconds > _LONGEST_S:
-            self.fail(f"{value!r} is more than {_LONGEST_S:.0f} s", param, ctx)
-        if self._is_above_0 and not seconds:
-            self.fail(f"{value!r} is not above 0", param, ctx)
-        return seconds
+def duration_above_0(text: str) -> float:
+    """Return the duration that was given on the command line, in seconds: finite and above 0."""
+    seconds = duration(text)
+    if not seconds:
+        raise click.BadParameter(f"{text!r} is not above 0")
+    return seconds
 
 
 def parse_duration(text: str) -> float | None:
@@ -141,13 +132,8 @@ def age(stamp_us: int, now_us: int) -> str:
 
 
 since_option = click.option(
-    "--since",
-    "since_us",
-    type=Moment(),
-    default=None,
-    metavar="TIME",
-    help="Only from this time on: see TIME.",
+    "--since", "since_us", type=moment, metavar="TIME", help="Only from this time on: see TIME."
 )
 until_option = click.option(
-    "--until", "until_us", type=Moment(), default=None, metavar="TIME", help="Only up to this time: see TIME."
+    "--until", "until_us", type=moment, metavar="TIME", help="Only up to this time: see TIME."
 )

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Self
 
+from mpcheckpoint._cli.maps.outcome_text import failure_line
 from mpcheckpoint._cli.progress import PlainProgress
 from mpcheckpoint._cli.terminal import is_screen, items_done, one_line
 from mpcheckpoint._work.retries import MOST_DEATHS, Death, Retry
@@ -63,10 +64,9 @@ class Reporter:
         """Count an outcome and show it."""
         self._tally.add(outcome)
         if not outcome.ok and not outcome.repeated:
-            cause = (outcome.error or "").partition("\n")[0]
             attempts = f" ({outcome.attempts} attempts)" if outcome.attempts > 1 else ""
             self._print_some(
-                f"failed: {outcome.object_key}: {cause}{attempts}",
+                f"failed: {failure_line(outcome)}{attempts}",
                 "more failures are not shown here; results --failed lists them all",
             )
         self._display.show(self._tally.done, self._items.total(), self._tally.failed)

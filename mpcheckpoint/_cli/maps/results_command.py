@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -81,9 +81,7 @@ def results_command(
                 watch(log, status, display)
             status = log.map_status(rerun=status.rerun) or status
         if is_summary or (is_watching and not is_json):
-            write_out(
-                json_line(_summary_fields(status)) if is_json else _summary(status, log.reruns()).encode()
-            )
+            write_out(_json_summary(status) if is_json else _summary(status, log.reruns()).encode())
         if not (is_summary or is_watching):
             _print_outcomes(log, rerun, only_failed=only_failed, is_json=is_json)
     flush_out()
@@ -116,8 +114,8 @@ def _display(*, is_json: bool, only_failed: bool) -> WatchDisplay:
     return Screen()
 
 
-def _summary_fields(status: MapStatus) -> dict[str, Any]:
-    return {"items": status.items, "done": status.ok + status.failed} | asdict(status)
+def _json_summary(status: MapStatus) -> bytes:
+    return json_line({"items": status.items, "done": status.ok + status.failed} | asdict(status))
 
 
 def _standstill(status: MapStatus) -> str:
