@@ -59,8 +59,6 @@ class StorageUnderTest(ABC):
             self.discard(place)
         shutil.rmtree(self.place.parent)
 
-    # --- verbs ------------------------------------------------------------------------------------------------
-
     def open_log(self, log_key: str = "a", *, place: Path | None = None) -> StoredLog:
         """Return a log of a new Store, created if need be."""
         store = self.open_store(self.place if place is None else place)

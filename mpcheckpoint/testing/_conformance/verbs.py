@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from unittest import TestCase
+from unittest.mock import patch
 
 from mpcheckpoint._format.codec import decode_event, encode_payload, record_id_of
 from mpcheckpoint._logfile.clock import clock
@@ -22,10 +24,6 @@ UNSYNCED = Durability.parse("never")
 
 T = TypeVar("T")
 
-
-# --- errors and threads ------------------------------------------------------------------------------------
-
-
 # Expect a block to raise an error; any other error passes through.
 raises = TestCase().assertRaises
 
@@ -34,32 +32,24 @@ class Background(Generic[T]):
     """A call in a thread of its own, so that a hanging call fails its test and nothing more."""
 
     def __init__(self, function: Callable[..., T], *args: Any) -> None:
-        self._outcome: list[tuple[T | None, BaseException | None]] = []
-        self._thread = threading.Thread(target=self._run, args=(function, args), daemon=True)
-        self._thread.start()
+        self._future: Future[T] = Future()
+        threading.Thread(target=self._run, args=(function, args), daemon=True).start()
 
     def _run(self, function: Callable[..., T], args: tuple[Any, ...]) -> None:
         try:
-            self._outcome.append((function(*args), None))
+            self._future.set_result(function(*args))
         except BaseException as error:  # noqa: BLE001 - it is raised by `result`
-            self._outcome.append((None, error))
+            self._future.set_exception(error)
 
     @property
     def is_done(self) -> bool:
         """Whether the call has returned or raised."""
-        return bool(self._outcome)
+        return self._future.done()
 
     def result(self, timeout_s: float) -> T:
         """Return or raise what the call did. Raises AssertionError if it is not done in time."""
-        self._thread.join(timeout_s)
-        assert self._outcome, f"it still waits after {timeout_s} s"
-        value, error = self._outcome[0]
-        if error is not None:
-            raise error
-        return value  # type: ignore[return-value]  # T may itself be Optional: no error means a value
-
-
-# --- logs --------------------------------------------------------------------------------------------------
+        assert wait([self._future], timeout_s).done, f"it still waits after {timeout_s} s"
+        return self._future.result()
 
 
 class Seen(NamedTuple):
@@ -162,15 +152,6 @@ def held(log: StoredLog, patience_s: float) -> Iterator[None]:
     holder.result(patience_s)
 
 
-# --- the clock ---------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def clock_of_another_process(stamp_us: int = 0) -> Iterator[None]:
+def clock_of_another_process(stamp_us: int = 0) -> AbstractContextManager[object]:
     """Let this process, during the block, have seen no stamp above ``stamp_us``, as if it were another process."""
-    highest_us = clock._highest_us
-    clock._highest_us = stamp_us
-    try:
-        yield
-    finally:
-        clock._highest_us = highest_us
+    return patch.object(clock, "_highest_us", stamp_us)

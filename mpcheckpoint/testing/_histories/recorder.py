@@ -30,9 +30,6 @@ T = TypeVar("T")
 _SUFFIX = ".history.jsonl"
 
 
-# --- recording ---------------------------------------------------------------------------------------------
-
-
 class RecordableLog(Protocol):
     """What a recorder needs of a log: a ``mpcheckpoint.Log``, or a wrapper of one."""
 
@@ -231,9 +228,6 @@ class _Journal:
         written = os.write(self._fd, data)
         if written != len(data):
             raise OSError(f"a line of the history was cut at {written} of {len(data)} bytes")
-
-
-# --- reading -----------------------------------------------------------------------------------------------
 
 
 def load_history(directory: str | os.PathLike[str]) -> list[Operation]:

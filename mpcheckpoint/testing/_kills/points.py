@@ -95,7 +95,7 @@ def kill_at(point: str | Point, *, die: Callable[[], None] = die) -> Iterator[No
         if not re.search(armed.on, call.path) or next(numbers) != armed.number:
             return call.proceed()
         if armed.when == "in":
-            call.half_done().proceed()
+            call.shortened().proceed()
         elif armed.when == "after":
             call.proceed()
         die()

@@ -90,7 +90,7 @@ class SimulatedDisk:
             if when == "after":
                 self._do(call)
             elif when == "in" and call.name == "write_at":
-                self._do(call.half_done())
+                self._do(call.shortened())
             self.is_crashed = True
             raise SimulatedCrash(f"{when} {call}")
 

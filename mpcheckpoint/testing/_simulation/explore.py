@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint.errors import CheckpointError
 from mpcheckpoint.testing._simulation.disk import SimulatedCrash, SimulatedDisk, When
+from mpcheckpoint.testing._simulation.images import DiskImage
 from mpcheckpoint.testing._simulation.ledger import Ledger, check_recovery
 from mpcheckpoint.testing._simulation.processes import SimulatedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from mpcheckpoint.testing._simulation.images import DiskImage
 
     Scenario = Callable[[Path, Ledger], None]
     Check = Callable[[Path, Ledger], None]
@@ -33,6 +32,7 @@ ONLY = "MPCHECKPOINT_CRASH_POINT"
 SHORT_WRITE = "short write"
 _IN_MEMORY = "/dev/shm"
 _LABEL = re.compile(r"(?P<scenario>\S+) (?P<point>.+), seed (?P<seed>\d+)")
+_EMPTY = DiskImage(0, {})
 _STORE = os.path.join("new", "store")  # below a directory that is new itself
 
 
@@ -235,13 +235,10 @@ class _Explorer:
     def _expect_typed_error(
         self, store: Path, ledger: Ledger, error: int | str | type[BaseException]
     ) -> None:
+        own = () if isinstance(error, int | str) else (error,)
         try:
             self._scenario(store, ledger)
-        except CheckpointError as ending:
-            self.outcomes[type(ending).__name__] += 1
-        except BaseException as ending:
-            if isinstance(error, int | str) or not isinstance(ending, error):
-                raise
+        except (CheckpointError, *own) as ending:
             self.outcomes[type(ending).__name__] += 1
         else:
             self.outcomes["went on"] += 1
@@ -277,14 +274,11 @@ class _Explorer:
             self._check(store, ledger)
 
     @contextmanager
-    def _machine(self, label: str, image: DiskImage | None = None) -> Iterator[SimulatedDisk]:
+    def _machine(self, label: str, image: DiskImage = _EMPTY) -> Iterator[SimulatedDisk]:
         """Yield a disk that is empty, or has this image; it is removed after that, unless something fails."""
         place = Path(tempfile.mkdtemp(prefix="crash-", dir=_IN_MEMORY if os.path.isdir(_IN_MEMORY) else None))
         root = place / "disk"
-        if image is None:
-            root.mkdir()
-        else:
-            image.write_to(root)
+        image.write_to(root)
         try:
             yield SimulatedDisk(root, seed=self._chance(label).randrange(1 << 32))
         except Exception as error:

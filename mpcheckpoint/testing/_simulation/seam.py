@@ -61,14 +61,11 @@ class SeamCall:
         file = self.arguments[0] if self.arguments else self.options.get("path", "")
         return path_of(file) if isinstance(file, int) else os.fspath(file)
 
-    def shortened(self, taken_bytes: int) -> SeamCall:
-        """Return the same write, of the first ``taken_bytes`` only."""
+    def shortened(self, taken_bytes: int | None = None) -> SeamCall:
+        """Return the same write, of the first ``taken_bytes`` only; None for the first half."""
         fd, data, offset = self.arguments
-        return replace(self, arguments=(fd, data[:taken_bytes], offset))
-
-    def half_done(self) -> SeamCall:
-        """Return the same write, of the first half only."""
-        return self.shortened(len(self.arguments[1]) // 2)
+        taken = data[: len(data) // 2 if taken_bytes is None else taken_bytes]
+        return replace(self, arguments=(fd, taken, offset))
 
     def proceed(self) -> Any:
         """Call the real function and return what it returns."""
