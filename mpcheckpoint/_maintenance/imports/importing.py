@@ -99,7 +99,7 @@ def import_lines(
         if target is not None and opened.identity == _identity_of(target):
             raise ValueError(f"{named} is the log {target.log_key!r} itself; import it into another one")
         try:
-            is_log = is_whole_log(opened.head(MAX_HEADER_BYTES))
+            is_log = is_whole_log(opened.bytes_before(MAX_HEADER_BYTES, MAX_HEADER_BYTES))
         except NotARecordError as error:
             raise BadLineError(named, 1, 0, str(error)) from None
         shape = WholeLog() if is_log else Fields(object_field, event_field)

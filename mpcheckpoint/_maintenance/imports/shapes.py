@@ -23,8 +23,7 @@ _decode_lines = msgspec.json.Decoder().decode_lines
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HEX = frozenset("0123456789abcdef")
 _HINTS = (
-    (b"\xff\xfe", "UTF-16; make it UTF-8 first: iconv -f UTF-16 -t UTF-8"),
-    (b"\xfe\xff", "UTF-16; make it UTF-8 first: iconv -f UTF-16 -t UTF-8"),
+    ((b"\xff\xfe", b"\xfe\xff"), "UTF-16; make it UTF-8 first: iconv -f UTF-16 -t UTF-8"),
     (b"\x1f\x8b", "compressed by gzip; unpack it first: gzip -dc FILE | mpcheckpoint import --as NAME ... -"),
     (
         b"\x28\xb5\x2f\xfd",
@@ -180,8 +179,8 @@ def _decoded(line: bytes) -> object:
     try:
         return decode_event(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        for beginning, hint in _HINTS:
-            if line.startswith(beginning):
+        for beginnings, hint in _HINTS:
+            if line.startswith(beginnings):
                 raise NotARecordError(hint) from None
         hint = f" ({_NOT_LINES})" if line.strip() in (b"[", b"{") else ""
         raise NotARecordError(f"not JSON: {error}{hint}", may_be_cut=True) from None
@@ -233,6 +232,4 @@ def _names(fields: dict[str, Any]) -> str:
 
 
 def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    return {str: "a string", bool: "a truth value"}.get(type(value), "a number")
+    return {type(None): "null", str: "a string", bool: "a truth value"}.get(type(value), "a number")

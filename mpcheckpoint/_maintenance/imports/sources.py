@@ -59,12 +59,8 @@ class Source:
         self.size_bytes = status.st_size if self.is_file else None
         self.offset = 0
 
-    def head(self, size: int) -> bytes:
-        """Return the first bytes of a file; nothing of a pipe."""
-        return system.read_at(self._fd, size, 0) if self.is_file else b""
-
     def bytes_before(self, offset: int, size: int) -> bytes:
-        """Return up to ``size`` bytes of a file that end at ``offset``; nothing of a pipe."""
+        """Return up to ``size`` bytes of a file that end at ``offset``, or at its end; nothing of a pipe."""
         start = max(0, offset - size)
         return system.read_at(self._fd, offset - start, start) if self.is_file else b""
 

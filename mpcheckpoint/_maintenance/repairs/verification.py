@@ -183,27 +183,21 @@ def check_found(
     """Return the check of one log, and the inspection that it comes from; None if it could not be read."""
     try:
         with translated("reading", target.path, is_read=True):
-            return _checked(target, on_progress)
+            file = system.open_file(target.path)
+            found_size = system.size_of(file.fd)
+            problem = _problem_with_header(file.fd, target)
+            if problem is not None:
+                return _unreadable(target, problem), None
+            page = target.paths.page if target.paths is not None else ""
+            found = inspect(file.fd, target.path, page, on_progress)
+            if found.refusal is not None:
+                return _unreadable(target, shell_text(found.refusal)), None
+            is_pending = _is_pending(file.fd, target, found, found_size)
+            return _check_of(target, found, is_pending=is_pending), found
     except FileNotFoundError:
         return _unreadable(target, "it was removed meanwhile"), None
     except CheckpointError as error:
         return _unreadable(target, shell_text(error)), None
-
-
-def _checked(
-    target: CheckTarget, on_progress: Callable[[int], None] | None
-) -> tuple[LogCheck, Inspection | None]:
-    descriptor = system.open_file(target.path)
-    fd = descriptor.fd
-    found_size = system.size_of(fd)
-    problem = _problem_with_header(fd, target)
-    if problem is not None:
-        return _unreadable(target, problem), None
-    page = target.paths.page if target.paths is not None else ""
-    found = inspect(fd, target.path, page, on_progress)
-    if found.refusal is not None:
-        return _unreadable(target, shell_text(found.refusal)), None
-    return _check_of(target, found, is_pending=_is_pending(fd, target, found, found_size)), found
 
 
 def _problem_with_header(fd: int, target: CheckTarget) -> str | None:
