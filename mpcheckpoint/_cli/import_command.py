@@ -254,8 +254,7 @@ def _imported(options: _Options, each: _Import, log: Log | None, progress: ByteP
 
 
 def _json(each: _Import, done: Imported) -> bytes:
-    fields = asdict(done)
-    return json_line({"source": fields.pop("source"), "key": each.log_key} | fields)
+    return json_line({"source": done.source, "key": each.log_key} | asdict(done))
 
 
 def _text(options: _Options, each: _Import, done: Imported) -> bytes:

@@ -161,7 +161,10 @@ def json_input(template: Template, item_key: str | None, place: int, line: bytes
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadItemError(f"is no JSON: {error}") from None
     object_key = _text_of(value).decode() if item_key is None else _key_in(value, item_key)
-    item = JsonItem(line, _text_of(value, line.strip()), _fields_of(value))
+    text = value.encode() if isinstance(value, str) else line.strip()
+    is_object = isinstance(value, dict)
+    fields = {name.encode(): _text_of(each) for name, each in value.items()} if is_object else None
+    item = JsonItem(line, text, fields)
     try:
         template.argv(item)
     except MissingFieldError as error:
@@ -172,16 +175,8 @@ def json_input(template: Template, item_key: str | None, place: int, line: bytes
         raise BadItemError(f"cannot be an item: {shell_text(error)}") from None
 
 
-def _text_of(value: Any, written: bytes | None = None) -> bytes:
-    if isinstance(value, str):
-        return value.encode()
-    return _canonical(value) if written is None else written
-
-
-def _fields_of(value: Any) -> dict[bytes, bytes] | None:
-    if not isinstance(value, dict):
-        return None
-    return {name.encode(): _text_of(each) for name, each in value.items()}
+def _text_of(value: Any) -> bytes:
+    return value.encode() if isinstance(value, str) else _canonical(value)
 
 
 def _key_in(value: Any, item_key: str) -> str:

@@ -11,8 +11,6 @@ from mpcheckpoint._cli.terminal import json_line, one_line, plural, safe
 from mpcheckpoint._format.byte_text import to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mpcheckpoint import Outcome
 
 _INDENT = "    "
@@ -35,7 +33,25 @@ def failure_line(outcome: Outcome) -> str:
 
 def text_of(outcome: Outcome) -> str:
     """Return an outcome as lines for people."""
-    return "".join(_parts(outcome))
+    cause, _, where = (outcome.error or "").partition("\n")
+    facts = [cause] if cause else []
+    if outcome.attempts > 1:
+        facts.append(f"{outcome.attempts} attempts")
+    if outcome.rerun is not None:
+        facts.append(f"rerun {outcome.rerun}")
+    text = (
+        f"{'ok    ' if outcome.ok else 'failed'} {outcome.duration_s:9.3f} s  {one_line(outcome.object_key)}"
+    )
+    text += f"  ({safe(', '.join(facts))})\n" if facts else "\n"
+    text += _indented(where)
+    value = outcome.value
+    if isinstance(value, dict) and "exit_code" in value:
+        text += _indented(str(value.get("output", "")))
+        if "left_out_bytes" in value:
+            text += f"{_INDENT}{_left_out_note(value)}\n" + _indented(str(value.get("output_end", "")))
+    elif outcome.ok:
+        text += _indented(msgspec.json.encode(value).decode())
+    return text
 
 
 def print_output(outcome: Outcome) -> None:
@@ -57,31 +73,10 @@ def print_output(outcome: Outcome) -> None:
     sys.stdout.buffer.flush()
 
 
-def _parts(outcome: Outcome) -> Iterator[str]:
-    cause, _, where = (outcome.error or "").partition("\n")
-    yield f"{'ok    ' if outcome.ok else 'failed'} {outcome.duration_s:9.3f} s  {one_line(outcome.object_key)}"
-    facts = [cause] if cause else []
-    if outcome.attempts > 1:
-        facts.append(f"{outcome.attempts} attempts")
-    if outcome.rerun is not None:
-        facts.append(f"rerun {outcome.rerun}")
-    yield f"  ({safe(', '.join(facts))})\n" if facts else "\n"
-    yield from _indented(where)
-    value = outcome.value
-    if isinstance(value, dict) and "exit_code" in value:
-        yield from _indented(str(value.get("output", "")))
-        if "left_out_bytes" in value:
-            yield f"{_INDENT}{_left_out_note(value)}\n"
-            yield from _indented(str(value.get("output_end", "")))
-    elif outcome.ok:
-        yield from _indented(msgspec.json.encode(value).decode())
-
-
 def _left_out_note(value: dict[str, Any]) -> str:
     left_out = value["left_out_bytes"]
     return f"[{left_out} {plural(left_out, 'byte')} {'was' if left_out == 1 else 'were'} not kept]"
 
 
-def _indented(text: str) -> Iterator[str]:
-    for line in text.splitlines():
-        yield f"{_INDENT}{safe(line)}\n"
+def _indented(text: str) -> str:
+    return "".join(f"{_INDENT}{safe(line)}\n" for line in text.splitlines())

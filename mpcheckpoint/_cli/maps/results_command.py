@@ -83,7 +83,9 @@ def results_command(
         if is_summary or (is_watching and not is_json):
             write_out(_json_summary(status) if is_json else _summary(status, log.reruns()).encode())
         if not (is_summary or is_watching):
-            _print_outcomes(log, rerun, only_failed=only_failed, is_json=is_json)
+            for outcome in log.results(rerun=rerun):
+                if not (only_failed and outcome.ok):
+                    write_out(json_row(outcome) if is_json else text_of(outcome).encode())
     flush_out()
     return Exit.FAILED if status.failed and (is_summary or is_watching) else Exit.OK
 
@@ -96,12 +98,6 @@ def _none_ran(log: Log, store: str, rerun: str | None) -> str:
         return f"no map has run on the log {log.log_key!r} of {store}{there_are}"
     names = f"its reruns are {', '.join(map(repr, known))}" if known else "it has none"
     return f"there is no rerun {rerun!r} on the log {log.log_key!r} of {store}; {names}"
-
-
-def _print_outcomes(log: Log, rerun: str | None, *, only_failed: bool, is_json: bool) -> None:
-    for outcome in log.results(rerun=rerun):
-        if not (only_failed and outcome.ok):
-            write_out(json_row(outcome) if is_json else text_of(outcome).encode())
 
 
 def _display(*, is_json: bool, only_failed: bool) -> WatchDisplay:

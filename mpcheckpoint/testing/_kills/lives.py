@@ -170,10 +170,9 @@ class Lives:
 
     def _require_good_end(self, run: ProgramRun) -> None:
         code = self._end_of(run)
-        if code < 0:
-            self._fail("exit", f"the program was ended by signal {-code}")
-        elif code > 0:
-            self._fail("exit", f"the program ended with exit code {code}")
+        if code != 0:
+            by = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            self._fail("exit", f"the program {by}")
         self._life.acknowledged += run.acknowledged
         self._count["acknowledged"] += len(run.acknowledged)
         self._judge("at the end of the program")

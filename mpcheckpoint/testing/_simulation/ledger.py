@@ -102,23 +102,22 @@ def check_recovery(store: Path, ledger: Ledger) -> None:
     if any(attempt.is_acknowledged for attempt in ledger.attempts) or (store / ".checkpoint").is_dir():
         _check_contents(Checkpoint(store, read_only=True), keys, ledger)
     checkpoint = Checkpoint(store)
-    for log_key in keys:
-        _append_again(checkpoint.log(log_key), ledger)
+    _append_again(checkpoint, keys, ledger)
     _check_contents(checkpoint, keys, ledger)
     restart()
     checkpoint = Checkpoint(store)
-    for log_key in keys:
-        _append_again(checkpoint.log(log_key), ledger)
+    _append_again(checkpoint, keys, ledger)
     _check_contents(Checkpoint(store, read_only=True), keys, ledger)
 
 
-def _append_again(log: Log, ledger: Ledger) -> None:
-    event = len(ledger.attempts)  # unlike every other
-    try:
-        ledger.append(log, _PROBE, event)
-    except PoisonedLogError:
-        log.recover()
-        ledger.append(log, _PROBE, event + 1)
+def _append_again(checkpoint: Checkpoint, log_keys: list[str], ledger: Ledger) -> None:
+    for log in map(checkpoint.log, log_keys):
+        event = len(ledger.attempts)  # unlike every other
+        try:
+            ledger.append(log, _PROBE, event)
+        except PoisonedLogError:
+            log.recover()
+            ledger.append(log, _PROBE, event + 1)
 
 
 def _check_contents(checkpoint: Checkpoint, log_keys: list[str], ledger: Ledger) -> None:
