@@ -135,7 +135,7 @@ def _object_text(summary: ObjectSummary, width: int | None) -> bytes:
         return f"{before}{name:<{_NAME_WIDTH}}  {event}\n".encode()
     from rich.cells import cell_len  # noqa: PLC0415 - as above
 
-    from mpcheckpoint._cli.fitting import cut_end, cut_middle, fitted  # noqa: PLC0415
+    from mpcheckpoint._cli.fitting import cut_end, cut_middle, fitted  # noqa: PLC0415 - as above
 
     room = max(0, width - len(before) - 2)
     # The event gets what the name does not need, and the name what the event does not need.
