@@ -202,6 +202,7 @@ class Log:
                 (Linux does, in the first name space of processes).
             ``holder_pid``, ``holder_command``, ``is_holder_stopped``: who does; None if nobody, or it cannot be told.
             ``waiters``: how many processes and threads wait for it; None if that cannot be told.
+            ``core``: what this process runs: "native", or "pure" for Python alone.
 
         Raises:
             CorruptLogError, ReadFailedError, LogNotFoundError: ``mpcheckpoint.maintenance.survey`` tells what it can.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpcheckpoint import __version__
+from mpcheckpoint import __version__, _core
 from mpcheckpoint._cli.doctor_command import doctor_command
 from mpcheckpoint._cli.import_command import import_command
 from mpcheckpoint._cli.known_keys import logs_there_are
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.version_option(__version__, message=f"%(prog)s %(version)s ({_core.description()})")
 def cli() -> None:
     """Run jobs that survive being killed, and see what they did.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mpcheckpoint import _core
 from mpcheckpoint._format.codec import encode_key, encode_payload, encode_payloads
 from mpcheckpoint._format.frame import MAX_BATCH_BYTES, Line, Payload, batch_bytes_bound
 from mpcheckpoint._logfile.paths import WORKERS
@@ -225,6 +226,7 @@ class LogHandle:
                 "batches": figures.batches,
                 "stated_syncs": figures.stated_syncs,
                 "state": states[0],
+                "core": _core.kind,
             }
         return counted | of_process
 

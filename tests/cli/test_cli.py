@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpcheckpoint import Checkpoint, __version__
+from mpcheckpoint import Checkpoint, __version__, _core
 from mpcheckpoint._cli.maps.child import KeptOutput
 from mpcheckpoint._cli.maps.items import ItemReader
 from mpcheckpoint._format.byte_text import to_bytes, to_text
@@ -616,7 +616,9 @@ def test_results_of_a_map_in_python_are_printed_too(shell: Shell) -> None:
 
 
 def test_version_is_that_of_the_package(shell: Shell) -> None:
-    assert shell.run("--version").stdout.decode() == f"mpcheckpoint {__version__}\n"
+    said = shell.run("--version").stdout.decode()
+
+    assert said == f"mpcheckpoint {__version__} ({_core.description()})\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["map", "--help"], ["results", "--help"]])

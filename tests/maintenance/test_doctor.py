@@ -48,6 +48,7 @@ CHECKS = [
     "space",
     "open files",
     "clock",
+    "core",
     "store",
 ]
 

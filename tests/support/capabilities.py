@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from support.tmpfs import TmpFileSystem
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def require(is_available: bool, reason: str) -> None:
@@ -58,3 +64,16 @@ def can_mount_tmpfs() -> bool:
                 return True
         except OSError:
             return False
+
+
+def native_core() -> ModuleType:
+    """Return the native core; skip the running test where none was built.
+
+    It is handed out also where it was told not to run: what it does can be asked of it all the same.
+    """
+    try:
+        return import_module("mpcheckpoint._native")
+    except ImportError as error:
+        is_wanted = not sysconfig.get_config_var("Py_GIL_DISABLED")
+        require(not is_wanted, f"the native core is not built, python native/build.py builds it: {error}")
+        pytest.skip("a Python for which the native core is not built")

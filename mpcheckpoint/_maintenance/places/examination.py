@@ -81,6 +81,7 @@ def _findings(path: str, append_s: float, so_far: list[Finding]) -> Generator[Fi
     yield probes.guarded("space", partial(surroundings.space, directory))
     yield surroundings.open_files()
     yield surroundings.clock(began_us, time.monotonic() - began_s)
+    yield surroundings.core()
     try:
         yield from surroundings.store(path, os.path.join(path, STORE_DIRECTORY))
     except OSError as error:

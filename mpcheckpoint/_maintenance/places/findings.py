@@ -18,7 +18,7 @@ class Finding:
 
     Attributes:
         check: "place", "file system", "locks", "sync", "names", "wake-ups", "appends", "clean-up" (only if something
-            could not be removed), "space", "open files", "clock" or "store".
+            could not be removed), "space", "open files", "clock", "core" or "store".
         verdict: "ok"; "warn": a store can be here, with this in mind; "bad": none can, or the one here cannot be used.
         text: what was found, and what to do about it.
         figures: what was measured or looked up. The names have units.

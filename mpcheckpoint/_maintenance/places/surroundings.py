@@ -8,6 +8,7 @@ import stat
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from mpcheckpoint import _core
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import LOG_SUFFIX, older_name
 from mpcheckpoint._format.resync import last_line
@@ -130,6 +131,11 @@ def clock(began_wall_us: int, took_s: float) -> Finding:
         text = f"{shown}: it was set by {jump_s:+.1f} s during these checks; the order of records is safe"
         return Finding("clock", WARN, text, figures)
     return Finding("clock", OK, shown, figures)
+
+
+def core() -> Finding:
+    """Say which core this process runs."""
+    return Finding("core", OK, _core.description(), {"core": _core.kind})
 
 
 # --- the store that is there -----------------------------------------------------------------------------------
