@@ -18,12 +18,12 @@ import sysconfig
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("crc.c", "module.c")
+SOURCES = ("crc.c", "json.c", "lines.c", "columns.c", "numbers.c", "module.c")
 HEADERS = ("core.h",)
 # One file for every Python from 3.11 on.
 STABLE_ABI = ("Py_LIMITED_API", "0x030B0000")
 FILE_NAME = "_native.abi3.so"
-FLAGS = ("-std=c11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra")
+FLAGS = ("-std=c11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra")
 _SANITIZED = (
     "-O1",
     "-g",

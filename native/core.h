@@ -16,7 +16,78 @@
    beside it is then not used (mpcheckpoint/_core.py). */
 #define CORE_VERSION 1
 
-/* crc.c: the CRC of zlib, with zlib's way of going on: crc is that of all bytes before. */
+/* The bounds of mpcheckpoint/_format/frame.py. A test compares them: the module hands them out as LIMITS. */
+#define MIN_LINE_BYTES 40
+#define MAX_LINE_BYTES (64u * 1024 * 1024)
+#define MAX_STAMP_US ((UINT64_C(1) << 53) - 1)
+#define MAX_DEPTH 128
+#define LENGTH_END 10
+#define CLOSING_BYTES 12
+
+/* --- crc.c: the CRC of zlib, with zlib's way of going on: crc is that of all bytes before. ----------------------- */
+
 uint32_t crc_of(const uint8_t *data, size_t size, uint32_t crc);
+
+/* --- json.c: JSON as our writer makes it ---------------------------------------------------------------------------
+
+   Each function takes where something begins, and returns where it ends, or NULL if it is not in the writer's form.
+   Requires: a newline stands at `end - 1`, and `at` is below `end`. No function passes a newline. */
+
+/* A string, from after its opening quote to after its closing one. Sets *has_escapes if there are any, else leaves it. */
+const uint8_t *string_end(const uint8_t *at, const uint8_t *end, int *has_escapes);
+
+/* Any value. */
+const uint8_t *value_end(const uint8_t *at, const uint8_t *end);
+
+/* The text of a string with escapes, without its quotes: writes at most `size` bytes, returns how many.
+   Requires: string_end has taken the string. */
+size_t unescaped(const uint8_t *string, size_t size, uint8_t *text);
+
+/* --- lines.c: lines as our writer makes them, proven without any object of Python --------------------------------- */
+
+/* One proven line. What it holds is told by places in the bytes that were scanned. */
+typedef struct {
+    uint64_t end; /* offset in the file */
+    uint64_t stamp_us, durable;
+    uint32_t more, crc;
+    uint32_t key, key_size; /* inside of the quotes; key is 0 in a control line */
+    uint32_t event, event_size;
+    uint32_t meta, meta_size; /* meta_size is 0 where the meta is null */
+    uint32_t has_escapes;     /* the key */
+} Line;
+
+/* What a scan has found: `count` lines, of which the first `whole` are whole batches. */
+typedef struct {
+    Line *lines;
+    size_t count, whole, room;
+    uint64_t event_bytes;
+    int has_metas, has_controls;
+} Found;
+
+/* What stands before the bytes that are scanned, and how long a batch may be. */
+typedef struct {
+    uint64_t offset, stamp_us, most_batch_bytes;
+    uint32_t stored_crc;
+} Start;
+
+/* Prove lines from the start of `data` up to the first that is not in the writer's form, or not in its place. Returns
+   0, or -1 if memory ran out. Touches no object of Python. `found` is the caller's to free, with free_found. */
+int prove_lines(const uint8_t *data, size_t size, const Start *start, Found *found);
+void free_found(Found *found);
+
+/* --- columns.c: proven lines as columns for Python ----------------------------------------------------------------- */
+
+PyObject *scan(PyObject *module, PyObject *arguments);
+
+/* --- numbers.c: the index of objects ------------------------------------------------------------------------------- */
+
+/* What the module keeps: the type that index_objects makes instances of. */
+typedef struct {
+    PyTypeObject *numbers;
+} State;
+
+extern PyType_Spec numbers_spec;
+PyObject *index_objects(PyObject *module, PyObject *arguments);
+PyObject *shifted(PyObject *module, PyObject *arguments);
 
 #endif

@@ -15,14 +15,46 @@ static PyObject *crc32(PyObject *Py_UNUSED(module), PyObject *arguments)
 
 static PyMethodDef functions[] = {
     {"crc32", crc32, METH_VARARGS, "crc32(data, crc=0): the CRC of zlib."},
+    {"scan", scan, METH_VARARGS,
+        "scan(data, offset, stored_crc, stamp_us, most_batch_bytes): the lines at the start of some bytes that are in\n"
+        "the writer's form, as (how many are whole batches, columns ...); None if there is none. See\n"
+        "mpcheckpoint._format.columns."},
+    {"index", index_objects, METH_VARARGS,
+        "index(objects, keys, first): add records, numbered from `first`, to a dict of object key -> number or Numbers."},
+    {"shifted", shifted, METH_VARARGS, "shifted(places, by): packed numbers of 64 bits, each raised by `by`."},
     {NULL, NULL, 0, NULL},
 };
 
 static int fill(PyObject *module)
 {
+    State *state = PyModule_GetState(module);
+    state->numbers = (PyTypeObject *)PyType_FromModuleAndSpec(module, &numbers_spec, NULL);
+    if (state->numbers == NULL || PyModule_AddType(module, state->numbers) < 0)
+        return -1;
+    PyObject *limits = Py_BuildValue("IIKIII", MIN_LINE_BYTES, MAX_LINE_BYTES, (unsigned long long)MAX_STAMP_US,
+        MAX_DEPTH, LENGTH_END, CLOSING_BYTES);
+    if (limits == NULL || PyModule_AddObjectRef(module, "LIMITS", limits) < 0) {
+        Py_XDECREF(limits);
+        return -1;
+    }
+    Py_DECREF(limits);
     return PyModule_AddIntConstant(module, "VERSION", CORE_VERSION);
 }
 
+static int traverse(PyObject *module, visitproc visit, void *arg)
+{
+    Py_VISIT(((State *)PyModule_GetState(module))->numbers);
+    return 0;
+}
+
+static int clear(PyObject *module)
+{
+    Py_CLEAR(((State *)PyModule_GetState(module))->numbers);
+    return 0;
+}
+
+/* In steps, and with state of its own: so each interpreter that shares this one's lock may have a module of its own.
+   One with its own lock refuses to load it, and runs as pure Python. */
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, fill},
     {0, NULL},
@@ -32,8 +64,11 @@ static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "mpcheckpoint._native",
     .m_doc = "The native core. It has no say: mpcheckpoint._core decides whether it runs.",
+    .m_size = sizeof(State),
     .m_methods = functions,
     .m_slots = slots,
+    .m_traverse = traverse,
+    .m_clear = clear,
 };
 
 PyMODINIT_FUNC PyInit__native(void)

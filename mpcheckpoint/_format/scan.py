@@ -7,7 +7,7 @@ from itertools import islice
 from operator import lt
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpcheckpoint._format.columns import Lines, parse_lines
+from mpcheckpoint._format.columns import Lines, canonical_lines, parse_lines
 from mpcheckpoint._format.frame import (
     MAX_BATCH_BYTES,
     PADDING,
@@ -22,7 +22,7 @@ from mpcheckpoint._format.frame import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# For fewer bytes, parsing line by line costs no more.
+# For fewer bytes, parsing line by line costs no more, than columns made by the native core as well.
 _WORTH_COLUMNS_BYTES = 512
 
 
@@ -58,7 +58,9 @@ def scan(data: bytes, end: EndState) -> Scan:
     Damage inside a batch is said to be at its first line: a batch is there whole or not at all.
     """
     state = _State(end)
-    state.take_columns(data)
+    state.take_canonical(data)
+    if not state.batch:
+        state.take_columns(data)
     size = len(data)
     while state.position < size:
         found = _next_line(data, state.position, base=end.offset, crc=state.crc)
@@ -80,30 +82,47 @@ class _State:
     def __init__(self, end: EndState) -> None:
         self.base = end.offset
         self.end = end
-        self.columns: Sequence[Line] = []
+        self.columns: list[Lines] = []
         self.applied: list[Line] = []
         self.batch: Sequence[Line] = []
         self.position = 0
         self.crc = running_crc(end.stored_crc)
         self.stamp_us = end.stamp_us
 
+    def take_canonical(self, data: bytes) -> None:
+        """Take the lines at the start of ``data`` that the native core proves, if there is one.
+
+        Invariant: this takes what taking line by line would have taken (held by tests/format/test_native_scan.py).
+        """
+        if len(data) < _WORTH_COLUMNS_BYTES:
+            return
+        found = canonical_lines(data, self.end, most_batch_bytes=MAX_BATCH_BYTES)
+        if found is not None:
+            self._take(*found)
+
     def take_columns(self, data: bytes) -> None:
-        """Take all whole lines in ``data`` as columns, if nothing is wrong with any; else none.
+        """Take all whole lines that are left of ``data`` as columns, if nothing is wrong with any; else none.
+
+        Requires: no batch has begun.
 
         Invariant: this takes what taking line by line would have taken (held by tests/format/test_scan.py).
         """
+        data = data[self.position :]
         lines_end = len(data.rstrip(PADDING)) + 1  # padding would be no line
         cut = lines_end if lines_end <= len(data) else data.rfind(PADDING) + 1
         if cut < _WORTH_COLUMNS_BYTES:
             return
-        lines = parse_lines(data[:cut], base=self.base, crc=self.crc)
-        whole = _whole_batches(lines, self.stamp_us)
-        if not lines or whole is None:
-            return
-        self.columns, self.batch = lines[:whole], lines[whole:]
+        lines = parse_lines(data[:cut], base=self.base + self.position, crc=self.crc)
+        whole = _whole_batches(lines, self.stamp_us) if lines else None
+        if whole is not None:
+            self._take(lines, whole)
+
+    def _take(self, lines: Lines, whole: int) -> None:
         if whole:
+            self.columns.append(lines[:whole])
             last = lines[whole - 1]
             self.end = EndState(last.end, last.stored_crc, last.stamp_us)
+        self.batch = lines[whole:]
         last = lines[-1]
         self.position = last.end - self.base
         self.crc, self.stamp_us = running_crc(last.stored_crc), last.stamp_us
@@ -113,7 +132,8 @@ class _State:
         damage = _out_of_order(line, self.batch, self.stamp_us)
         if damage is not None:
             return damage
-        assert isinstance(self.batch, list)  # no whole line follows what was taken as columns
+        if not isinstance(self.batch, list):
+            self.batch = list(self.batch)  # the native core stopped inside of it
         self.batch.append(line)
         self.position = line.end - self.base
         self.crc, self.stamp_us = running_crc(line.stored_crc), line.stamp_us
@@ -125,15 +145,23 @@ class _State:
 
     def result(self, stop: Stop, damage: Mismatch | None) -> Scan:
         """Return what was found."""
-        lines = [*self.columns, *self.applied] if self.applied else self.columns
-        return Scan(lines, self.end, stop, damage, self.base + self.position, self.crc)
+        return Scan(self._lines(), self.end, stop, damage, self.base + self.position, self.crc)
+
+    def _lines(self) -> Sequence[Line]:
+        if not self.columns:
+            return self.applied
+        parts = [*self.columns, Lines.of(self.applied)] if self.applied else self.columns
+        return parts[0] if len(parts) == 1 else Lines.joined(parts)
 
 
 def _whole_batches(lines: Lines, stamp_us: int) -> int | None:
-    """Return how many lines, from the first, make whole batches; None if one cannot stand where it does."""
+    """Return how many lines, from the first, make whole batches; None if one cannot stand where it does.
+
+    Requires: there are lines.
+    """
     stamps, mores = lines.stamps_us, lines.mores
     if not any(mores):
-        rises = stamps[:1] > [stamp_us] and all(map(lt, stamps, islice(stamps, 1, None)))
+        rises = stamps[0] > stamp_us and all(map(lt, stamps, islice(stamps, 1, None)))
         return len(lines) if rises else None
     start = 0
     while start < len(lines):

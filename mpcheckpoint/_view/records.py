@@ -12,8 +12,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpcheckpoint import _core
+
 if TYPE_CHECKING:
-    from mpcheckpoint._format.columns import Lines
+    from mpcheckpoint._format.columns import Column, Lines
 
 
 class RawEvent(NamedTuple):
@@ -48,7 +50,8 @@ class Records:
 
     def __init__(self) -> None:
         self.count = 0
-        # The numbers of each object's records. A single one needs no array: most objects may have no more.
+        # The numbers of each object's records. A single one needs no array: most objects may have no more. The native
+        # core has a sequence of its own in the place of arrays, which is read in the same way.
         self.objects: dict[str, int | array[int]] = {}
         self._events = bytearray()
         self._ends = array("Q")
@@ -64,14 +67,19 @@ class Records:
         """Add the next records of the log."""
         if not self.count and lines:
             self._start = lines.offsets[0]
-        start = len(self._events)
-        self._ends.extend([start + place for place in lines.event_ends])
+        self._add_ends(lines.event_ends, len(self._events))
         self._events += lines.events
         self._add_runs(lines.stamps_us, lines.mores, lines.ends)
         self._add_objects(lines.object_keys)
         self.count += len(lines)
 
-    def _add_runs(self, stamps_us: list[int], mores: list[int], ends: list[int]) -> None:
+    def _add_ends(self, ends: Column, start: int) -> None:
+        if _core.native is not None and isinstance(ends, array):
+            self._ends.frombytes(_core.native.shifted(ends, start))
+        else:
+            self._ends.extend([start + place for place in ends])
+
+    def _add_runs(self, stamps_us: Column, mores: Column, ends: Column) -> None:
         first, count = self.count, len(mores)
         if not any(mores):
             self._run_starts.extend(range(first, first + count))
@@ -92,8 +100,11 @@ class Records:
             self._run_ends.append(ends[last])
             start = last + 1
 
-    def _add_objects(self, object_keys: Sequence[str | None]) -> None:
+    def _add_objects(self, object_keys: list[str | None]) -> None:
         objects = self.objects
+        if _core.native is not None:
+            _core.native.index(objects, object_keys, self.count)
+            return
         known_of = objects.get
         for number, object_key in enumerate(object_keys, self.count):
             assert object_key is not None  # readers leave control lines out

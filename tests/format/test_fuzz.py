@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from mpcheckpoint import Checkpoint, Position
+from mpcheckpoint import Checkpoint, Position, _core
 from mpcheckpoint._format import scan as scan_module
 from mpcheckpoint._format.scan import Scan, scan
 from mpcheckpoint._logfile.read import LogReader
@@ -214,8 +214,9 @@ def test_scan_in_bulk_of_forged_lines_finds_what_a_look_at_each_finds(data: byte
 
 
 def scanned(data: bytes, start: Any, *, worth: int) -> Scan:
-    """Scan with a bulk look at what has at least ``worth`` bytes."""
+    """Scan by Python alone, with a bulk look at what has at least ``worth`` bytes."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_core, "native", None)
         patch.setattr(scan_module, "_WORTH_COLUMNS_BYTES", worth)
         return scan(data, start)
 

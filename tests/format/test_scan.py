@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpcheckpoint import _core
 from mpcheckpoint._format import scan as scan_module
 from mpcheckpoint._format.frame import (
     CLOSING_BYTES,
@@ -99,6 +100,7 @@ def flat(batches: Sequence[Sequence[object]]) -> list[object]:
 def line_by_line(data: bytes, end: EndState) -> Scan:
     """Return what a scan that looks at each line finds."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_core, "native", None)
         patch.setattr(scan_module, "_WORTH_COLUMNS_BYTES", len(data) + 1)
         return scan(data, end)
 
@@ -231,6 +233,7 @@ def test_scan_in_bulk_finds_what_a_look_at_each_line_finds(
         changed[data.draw(st.integers(0, len(changed) - 1))] ^= data.draw(st.integers(1, 255))
     cut = data.draw(st.integers(0, len(changed)))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_core, "native", None)
         patch.setattr(scan_module, "_WORTH_COLUMNS_BYTES", 1)
         in_bulk = scan(bytes(changed[:cut]), log.start)
 

@@ -1,0 +1,165 @@
+/* Lines in the form in which our writer makes them, proven by their length, their crc, their fields and their place.
+
+   Each check is one that mpcheckpoint/_format/frame.py and scan.py make as well. None is left out here because another
+   implies it for the writer's own lines: somebody else's program may have made these. */
+
+#include "core.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One more than what a hexadecimal digit is worth, so that what is none is 0. */
+static const uint8_t worth[256] = {
+    ['0'] = 1, ['1'] = 2, ['2'] = 3, ['3'] = 4, ['4'] = 5, ['5'] = 6, ['6'] = 7, ['7'] = 8, ['8'] = 9, ['9'] = 10,
+    ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
+};
+
+/* Eight lower-case hexadecimal digits. */
+static inline int hex_number(const uint8_t *at, uint32_t *number)
+{
+    uint32_t value = 0;
+    int is_number = 1;
+    for (int index = 0; index < 8; index++) {
+        uint8_t digit = worth[at[index]];
+        is_number &= digit != 0;
+        value = value << 4 | (uint32_t)(digit - 1);
+    }
+    *number = value;
+    return is_number;
+}
+
+/* A number without sign or leading zeros, at most `highest`, and the comma after it. */
+static const uint8_t *count_end(const uint8_t *at, uint64_t highest, uint64_t *number)
+{
+    const uint8_t *first = at;
+    uint64_t value = 0;
+    for (; *at >= '0' && *at <= '9'; at++) {
+        if (at - first >= 18) /* no number that we write is longer, and none of 18 digits overflows */
+            return NULL;
+        value = value * 10 + (*at - '0');
+    }
+    if (at == first || (*first == '0' && at - first > 1) || value > highest || *at != ',')
+        return NULL;
+    *number = value;
+    return at + 1;
+}
+
+/* The fields of a line, from after its length to before its crc. Requires: a newline at `end - 1`. */
+static const uint8_t *fields_end(
+    const uint8_t *data, const uint8_t *at, const uint8_t *end, uint64_t offset, Line *line)
+{
+    uint64_t more;
+    if (at[0] != '"' || at[1] != ',')
+        return NULL;
+    if ((at = count_end(at + 2, MAX_STAMP_US, &line->stamp_us)) == NULL
+        || (at = count_end(at, offset, &line->durable)) == NULL || (at = count_end(at, UINT32_MAX, &more)) == NULL)
+        return NULL;
+    line->more = (uint32_t)more;
+    int has_escapes = 0;
+    line->key = line->key_size = 0;
+    if (*at == '"') {
+        const uint8_t *key = at + 1;
+        if ((at = string_end(key, end, &has_escapes)) == NULL)
+            return NULL;
+        line->key = (uint32_t)(key - data);
+        line->key_size = (uint32_t)(at - 1 - key);
+    } else if (at[0] == 'n' && at[1] == 'u' && at[2] == 'l' && at[3] == 'l') {
+        at += 4;
+    } else {
+        return NULL;
+    }
+    line->has_escapes = (uint32_t)has_escapes;
+    if (*at++ != ',')
+        return NULL;
+    const uint8_t *event = at;
+    if ((at = value_end(event, end)) == NULL || *at != ',')
+        return NULL;
+    line->event = (uint32_t)(event - data);
+    line->event_size = (uint32_t)(at - event);
+    const uint8_t *meta = ++at;
+    if ((*meta != 'n' && *meta != '{') || (at = value_end(meta, end)) == NULL || *at != ',')
+        return NULL;
+    line->meta = (uint32_t)(meta - data);
+    line->meta_size = *meta == 'n' ? 0 : (uint32_t)(at - meta);
+    return at + 1;
+}
+
+/* Prove the line at `at`; return its length, or 0 if it is not in the writer's form. `before` is the line before it
+   here; NULL if there is none, and `crc` is then the running crc of all bytes before. */
+static size_t line_at(
+    const uint8_t *data, size_t size, size_t at, uint64_t offset, const Line *before, uint32_t crc, Line *line)
+{
+    const uint8_t *start = data + at;
+    uint32_t length;
+    if (start[0] != '[' || start[1] != '"' || !hex_number(start + 2, &length))
+        return 0;
+    if (length < MIN_LINE_BYTES || length > MAX_LINE_BYTES || length > size - at)
+        return 0;
+    const uint8_t *end = start + length, *closing = end - CLOSING_BYTES;
+    if (closing[0] != '"' || !hex_number(closing + 1, &line->crc) || memcmp(closing + 9, "\"]\n", 3) != 0)
+        return 0;
+    if (fields_end(data, start + LENGTH_END, end, offset, line) != closing)
+        return 0;
+    /* From one crc field to the next: the earlier one stands for every byte before it. */
+    uint32_t actual = before != NULL ? crc_of(start - CLOSING_BYTES, length, before->crc)
+                                     : crc_of(start, length - CLOSING_BYTES, crc);
+    if (actual != line->crc)
+        return 0;
+    line->end = offset + length;
+    return length;
+}
+
+/* Whether a line can follow those that were found. A batch is consecutive lines of one stamp, `more` falling to 0. */
+static int is_in_place(const Found *found, const Line *line, const Start *start)
+{
+    const Line *lines = found->lines;
+    if (found->count == found->whole)
+        return line->stamp_us > (found->whole ? lines[found->whole - 1].stamp_us : start->stamp_us);
+    const Line *before = &lines[found->count - 1];
+    uint64_t batch_start = found->whole ? lines[found->whole - 1].end : start->offset;
+    return line->more == before->more - 1 && line->stamp_us == before->stamp_us
+        && line->end - batch_start <= start->most_batch_bytes;
+}
+
+static int make_room(Found *found)
+{
+    size_t room = found->room ? found->room * 2 : 64;
+    Line *lines = realloc(found->lines, room * sizeof(Line));
+    if (lines == NULL)
+        return -1;
+    found->lines = lines;
+    found->room = room;
+    return 0;
+}
+
+int prove_lines(const uint8_t *data, size_t size, const Start *start, Found *found)
+{
+    char closing[CLOSING_BYTES + 1];
+    snprintf(closing, sizeof closing, "\"%08x\"]\n", (unsigned int)start->stored_crc);
+    uint32_t crc = crc_of((const uint8_t *)closing, CLOSING_BYTES, start->stored_crc);
+    size_t at = 0;
+    while (size - at >= MIN_LINE_BYTES) {
+        if (found->count == found->room && make_room(found) < 0)
+            return -1;
+        Line *line = &found->lines[found->count];
+        const Line *before = found->count ? line - 1 : NULL;
+        size_t length = line_at(data, size, at, start->offset + at, before, crc, line);
+        if (length == 0 || !is_in_place(found, line, start))
+            break;
+        at += length;
+        found->count++;
+        found->event_bytes += line->event_size;
+        found->has_metas |= line->meta_size != 0;
+        found->has_controls |= line->key == 0;
+        if (line->more == 0)
+            found->whole = found->count;
+    }
+    return 0;
+}
+
+void free_found(Found *found)
+{
+    free(found->lines);
+    found->lines = NULL;
+}
