@@ -30,18 +30,26 @@ def main(arguments: Sequence[str]) -> int:
         _say(*(mutant.name for mutant in mutants))
         return 0
     started_s = time.monotonic()
-    tests = sorted({test for mutant in mutants for test in mutant.caught_by})
-    _say(f"{len(mutants)} mutants; first the {len(tests)} tests that are to catch them, without any")
-    control = run_unmutated(tests)
-    if control.verdict is not Verdict.SURVIVED:
-        _say(
-            control.output,
-            "these tests do not pass without a mutant, so nothing follows from their failing with one",
-        )
-        return 2
-    _say(f"all passed in {control.duration_s:.1f} s")
+    for is_native in (False, True):
+        chosen = [mutant for mutant in mutants if mutant.is_native == is_native]
+        if chosen and not _pass_unmutated(chosen, is_native=is_native):
+            return 2
     runs = _judged(mutants, options.jobs)
     return _summed_up(runs, time.monotonic() - started_s)
+
+
+def _pass_unmutated(mutants: list[Mutant], *, is_native: bool) -> bool:
+    """Return whether the tests that are to catch some mutants pass without any; say so."""
+    tests = sorted({test for mutant in mutants for test in mutant.caught_by})
+    where = "of the native core" if is_native else "in Python"
+    _say(f"{len(mutants)} mutants {where}; first the {len(tests)} tests that are to catch them, without any")
+    control = run_unmutated(tests, is_native=True) if is_native else run_unmutated(tests)
+    if control.verdict is not Verdict.SURVIVED:
+        why = "these tests do not pass without a mutant, so nothing follows from their failing with one"
+        _say(control.output, why)
+        return False
+    _say(f"all passed in {control.duration_s:.1f} s")
+    return True
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 LIST = Path(__file__).resolve().with_name("list.toml")
+NATIVE = "native/"
 
 
 class StaleMutantError(Exception):
@@ -18,7 +19,7 @@ class Mutant(NamedTuple):
 
     Attributes:
         name: what is wrong with it. Stays as it is once it is in the list.
-        module: the file in the package.
+        module: the file in the package; in the checkout for the native core, as `native/lines.c`.
         old: text that stands there exactly once.
         new: what the mistake makes of it.
         caught_by: the tests, as `file::name` below `tests/`, of which at least one must fail.
@@ -29,6 +30,11 @@ class Mutant(NamedTuple):
     old: str
     new: str
     caught_by: tuple[str, ...]
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it is in the native core, and has to be built."""
+        return self.module.startswith(NATIVE)
 
     def applied_to(self, source: str) -> str:
         """Return the source with the mistake in it.

@@ -1,4 +1,8 @@
-"""One run of tests on a copy of the installed package, with or without a mutant in it."""
+"""One run of tests on a copy of the installed package, with or without a mutant in it.
+
+Mutants in Python run in Python alone: the native core would do the work in their place. Those in the native core run
+with it, built anew from the sources of the checkout.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mpcheckpoint
 from mutants import proof
-from mutants.listing import StaleMutantError
-from support.checkout import TESTS
+from mutants.listing import NATIVE, StaleMutantError
+from support.checkout import ROOT, TESTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
 _TEST_TIMEOUT_S = 60
 _RUN_TIMEOUT_S = 900
 _SEED = 0
+
+
+class CoreNotBuiltError(Exception):
+    """The native core does not compile, with what the compiler said."""
 
 
 class Verdict(Enum):
@@ -40,8 +48,9 @@ class Verdict(Enum):
 class Run(NamedTuple):
     """A run of tests: its verdict, the tests that failed, how long it took, and what pytest printed.
 
-    BROKEN is a run in which the tests did not get to say anything: the mutant could not be put into the source, or the
-    run hung, found no test, could not import the package, or tested another one. It counts as caught by nothing.
+    BROKEN is a run in which the tests did not get to say anything: the mutant could not be put into the source, or be
+    built, or the run hung, found no test, could not import the package, or tested another one. It counts as caught by
+    nothing.
     """
 
     verdict: Verdict
@@ -51,31 +60,36 @@ class Run(NamedTuple):
 
 
 def installed_source(module: str) -> str:
-    """Return the source of a file of the package, as it is installed."""
+    """Return the source of a file of the package, as it is installed; for the native core, as it is in the checkout."""
+    if module.startswith(NATIVE):
+        return (ROOT / module).read_text(encoding="utf-8")
     return (Path(mpcheckpoint.__file__).parent / module).read_text(encoding="utf-8")
 
 
 def run_mutant(mutant: Mutant) -> Run:
     """Run the tests that must catch a mutant, up to the first that fails."""
-    try:
-        return _run(mutant.caught_by, mutant, "-x")
-    except StaleMutantError as error:
-        return Run(Verdict.BROKEN, (), 0.0, f"{error}\n")
+    return _run(mutant.caught_by, mutant, "-x", is_native=mutant.is_native)
 
 
-def run_unmutated(tests: Iterable[str]) -> Run:
+def run_unmutated(tests: Iterable[str], *, is_native: bool = False) -> Run:
     """Run tests on a copy of the package without any mutant: that they pass is what makes a failure mean something."""
-    return _run(tests, None)
+    return _run(tests, None, is_native=is_native)
 
 
-def _run(tests: Iterable[str], mutant: Mutant | None, *options: str) -> Run:
+def _run(tests: Iterable[str], mutant: Mutant | None, *options: str, is_native: bool) -> Run:
     with tempfile.TemporaryDirectory(prefix="mpcheckpoint-mutant-") as name:
         directory = Path(name)
-        _copy_package(directory, mutant)
         failed = directory / "failed"
         failed.touch()
         started_s = time.monotonic()
-        code, output = _pytest(directory, failed, [*options, *(str(TESTS / test) for test in tests)])
+        try:
+            _copy_package(directory, mutant)
+            if is_native:
+                _build_core(directory, mutant)
+        except (StaleMutantError, CoreNotBuiltError) as error:
+            return Run(Verdict.BROKEN, (), time.monotonic() - started_s, f"{error}\n")
+        arguments = [*options, *(str(TESTS / test) for test in tests)]
+        code, output = _pytest(directory, failed, arguments, is_native=is_native)
         duration_s = time.monotonic() - started_s
         names = tuple(failed.read_text(encoding="utf-8").splitlines())
     return Run(_verdict(code, names), names, duration_s, output)
@@ -91,12 +105,29 @@ def _copy_package(directory: Path, mutant: Mutant | None) -> None:
     source = Path(mpcheckpoint.__file__).parent
     copy = directory / source.name
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    if mutant is not None and not mutant.is_native:
+        _put_into(copy / mutant.module, mutant)
+
+
+def _put_into(path: Path, mutant: Mutant) -> None:
+    path.write_text(mutant.applied_to(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _build_core(directory: Path, mutant: Mutant | None) -> None:
+    """Build the core from its sources, with the mutant in them, beside the copy of the package's modules."""
+    source = directory / NATIVE
+    shutil.copytree(ROOT / NATIVE, source, ignore=shutil.ignore_patterns("__pycache__"))
     if mutant is not None:
-        path = copy / mutant.module
-        path.write_text(mutant.applied_to(path.read_text(encoding="utf-8")), encoding="utf-8")
+        _put_into(directory / mutant.module, mutant)
+    command = [sys.executable, str(source / "build.py"), "--into", str(directory / "mpcheckpoint")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_RUN_TIMEOUT_S)
+    if run.returncode:
+        raise CoreNotBuiltError(run.stderr)
 
 
-def _pytest(directory: Path, failed: Path, arguments: list[str]) -> tuple[int | None, str]:
+def _pytest(
+    directory: Path, failed: Path, arguments: list[str], *, is_native: bool
+) -> tuple[int | None, str]:
     """Return pytest's exit code, None if it did not end, and what it printed."""
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--timeout={_TEST_TIMEOUT_S}"]
     command += ["-p", proof.__name__, "-p", "no:cacheprovider", "-p", "no:randomly"]
@@ -106,7 +137,10 @@ def _pytest(directory: Path, failed: Path, arguments: list[str]) -> tuple[int | 
     # Into a file: a pipe would not end as long as some process that a test left behind has it open.
     with output.open("wb") as file:
         code = _exit_code(
-            [*command, *arguments], cwd=directory, env=_environment(directory, failed), stdout=file
+            [*command, *arguments],
+            cwd=directory,
+            env=_environment(directory, failed) | {"MPCHECKPOINT_PURE": "0" if is_native else "1"},
+            stdout=file,
         )
     return code, output.read_text(encoding="utf-8", errors="backslashreplace")
 

@@ -11,9 +11,11 @@ from mutants import __main__ as command
 from mutants import runner
 from mutants.listing import Mutant, StaleMutantError, listed_mutants
 from mutants.runner import Run, Verdict, installed_source, run_mutant, run_unmutated
+from support.capabilities import native_core
 from support.checkout import TESTS
 
 MUTANTS = {mutant.name: mutant for mutant in listed_mutants()}
+CRC_TEST = "project/test_core.py::test_crc_is_that_of_zlib_at_every_size_place_and_beginning"
 NAMES_TEST = "format/test_names.py::test_file_name_of_a_plain_key_is_the_key"
 MISTAKE = Mutant("a mistake", "_format/names.py", 'return "%"', "return raw.nowhere", (NAMES_TEST,))
 CAUGHT = MISTAKE._replace(old='name = "".join(escaped)', new='name = "x" + "".join(escaped)')
@@ -43,7 +45,9 @@ def test_mutants_have_names_of_their_own_and_are_many() -> None:
 def test_every_mutant_replaces_text_that_stands_once_in_the_installed_source_and_compiles() -> None:
     # One test for all: the fixtures around each test cost more than a look at a mutant does.
     for mutant in MUTANTS.values():
-        compile(mutant.applied_to(installed_source(mutant.module)), f"{mutant.name}, {mutant.module}", "exec")
+        changed = mutant.applied_to(installed_source(mutant.module))
+        if not mutant.is_native:  # whether C compiles, a run says
+            compile(changed, f"{mutant.name}, {mutant.module}", "exec")
         assert "".join(mutant.old.split()) != "".join(mutant.new.split()), mutant.name
 
 
@@ -75,6 +79,26 @@ def test_mutant_that_a_test_notices_is_caught_by_that_test() -> None:
 def test_mutant_that_changes_nothing_that_matters_survives_as_no_mutant_does() -> None:
     for run in (run_mutant(COMMENT), run_unmutated(COMMENT.caught_by)):
         assert (run.verdict, run.failed) == (Verdict.SURVIVED, ())
+
+
+def test_mutant_of_the_native_core_is_built_and_judged_with_it() -> None:
+    """The mistake is in what a test of the core asks for, and in nothing that Python alone would notice."""
+    native_core()
+    mistake = Mutant("no crc", "native/crc.c", "return ~by_tables", "return by_tables", (CRC_TEST,))
+    ran = [run_mutant(mistake), run_unmutated([CRC_TEST], is_native=True)]
+
+    assert [(each.verdict, bool(each.failed)) for each in ran] == [
+        (Verdict.CAUGHT, True),
+        (Verdict.SURVIVED, False),
+    ]
+
+
+def test_mutant_of_the_native_core_that_does_not_compile_is_broken_and_says_why() -> None:
+    native_core()
+    run = run_mutant(Mutant("no C", "native/crc.c", "return ~by_tables", "return ~nowhere", (CRC_TEST,)))
+
+    assert run.verdict is Verdict.BROKEN
+    assert "nowhere" in run.output
 
 
 @pytest.mark.parametrize(
