@@ -89,5 +89,14 @@ typedef struct {
 extern PyType_Spec numbers_spec;
 PyObject *index_objects(PyObject *module, PyObject *arguments);
 PyObject *shifted(PyObject *module, PyObject *arguments);
+/* append.c, page.c and system.c: where the C library has statx, and numbers lie in memory as they lie in the page. */
+#if defined(__linux__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define HAS_APPEND
+PyObject *append_batch(PyObject *module, PyObject *arguments);
+PyObject *await_group(PyObject *module, PyObject *arguments);
+PyObject *file_facts(PyObject *module, PyObject *arguments);
+PyObject *futex_wait(PyObject *module, PyObject *arguments);
+PyObject *futex_wake(PyObject *module, PyObject *arguments);
+#endif
 
 #endif

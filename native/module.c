@@ -22,6 +22,13 @@ static PyMethodDef functions[] = {
     {"index", index_objects, METH_VARARGS,
         "index(objects, keys, first): add records, numbered from `first`, to a dict of object key -> number or Numbers."},
     {"shifted", shifted, METH_VARARGS, "shifted(places, by): packed numbers of 64 bits, each raised by `by`."},
+#ifdef HAS_APPEND
+    {"append_batch", append_batch, METH_VARARGS, "The common append: mpcheckpoint/_logfile/native_append.py."},
+    {"await_group", await_group, METH_VARARGS, "Wait for the sync of others: mpcheckpoint/_logfile/page.py."},
+    {"file_facts", file_facts, METH_VARARGS, "statx without times: mpcheckpoint/_system/statx.py."},
+    {"futex_wait", futex_wait, METH_VARARGS, "Wait on a word: mpcheckpoint/_system/futex.py."},
+    {"futex_wake", futex_wake, METH_VARARGS, "Wake those who wait: mpcheckpoint/_system/futex.py."},
+#endif
     {NULL, NULL, 0, NULL},
 };
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import time
 from typing import TYPE_CHECKING, TypeVar
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.append_lock import AppendLock
 from mpcheckpoint._logfile.faults import translated, typed
 from mpcheckpoint._logfile.group_commit import GroupCommit
+from mpcheckpoint._logfile.native_append import append_natively
 from mpcheckpoint._logfile.notices import tell
 from mpcheckpoint._logfile.opened import Appended, OpenLog
 from mpcheckpoint._logfile.poison import Poison
@@ -100,13 +100,36 @@ class LogWriter:
                 end = self._queue.write(log, payloads)
             return Appended(log, end, log.end.beginning, found)
 
-        if guard is not None or not self.lock.is_entered or not self._queue.takes(payloads):
+        if guard is not None:
             return self.exclusive(timeout_s, under_lock)
+        if not self.lock.is_entered or not self._queue.takes(payloads):
+            return self.exclusive(timeout_s, under_lock, lambda: self._natively(payloads))
         if self.lock.is_owned():  # before the queue, which the outer append of this very thread would serve
             self.lock.refuse_reentry()
         return self._queue.append(
-            QueuedAppend(payloads), lambda done: self.exclusive(timeout_s, under_lock, done), self.paths
+            QueuedAppend(payloads),
+            lambda done: self.exclusive(timeout_s, under_lock, lambda: done() or self._natively(payloads)),
+            self.paths,
         )
+
+    def _natively(self, payloads: list[Payload]) -> Appended | None:
+        """Append in native code where nothing is unusual; else return None, with nothing changed.
+
+        Requires: as AppendLock says.
+        """
+        log = self.log
+        if log is None or self._queue.is_waited_in:
+            return None
+        try:
+            end = append_natively(log, self.lock, payloads)
+        except OSError as error:
+            if not log.file.is_lost_by(error):
+                raise
+            return None
+        if end is None:
+            return None
+        self._queue.written += 1
+        return Appended(log, end, log.end.beginning)
 
     def wait_durable(self, appended: Appended) -> Position:
         """Return the position of an append once it survives a loss of power.
@@ -163,14 +186,13 @@ class LogWriter:
             LockTimeoutError, WriteFailedError: before ``act``. And what that raises.
         """
         lock = self.lock
-        began_s = time.monotonic()
         if lock.is_owned():  # before the try: its finally would give back what the outer call holds
             lock.refuse_reentry()
         try:
             lock.enter(timeout_s)
             if done is not None and (found := done()) is not None:
                 return found
-            return act(self._locked(timeout_s, began_s))
+            return act(self._locked())
         finally:
             try:
                 lock.give_back()
@@ -180,7 +202,7 @@ class LogWriter:
             if self.log is not None and self.log.file.notices:
                 tell(self.log.file)
 
-    def _locked(self, timeout_s: float | None, began_s: float) -> OpenLog | None:
+    def _locked(self) -> OpenLog | None:
         """Take the append lock; return the open log, if that is what stands at the log's path under it.
 
         Requires: as AppendLock says.
@@ -188,7 +210,7 @@ class LogWriter:
         lock = self.lock
         try:
             for _ in range(_REOPEN_LIMIT):
-                lock.take(timeout_s, began_s)
+                lock.take()
                 log = self.log
                 if log is not None and self.is_current(log):
                     return log

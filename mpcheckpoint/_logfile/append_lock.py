@@ -13,6 +13,7 @@ from mpcheckpoint._logfile.notices import timed_out
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpcheckpoint import _system as system
     from mpcheckpoint._logfile.paths import LogPaths
 
 
@@ -33,7 +34,7 @@ class AppendLock:
             lock.refuse_reentry()
         try:
             lock.enter(timeout_s)
-            lock.take(timeout_s, began_s)
+            lock.take()
             ...
         finally:
             try:
@@ -50,6 +51,11 @@ class AppendLock:
         self.is_held = False
         # Whether a thread has the mutex, most likely.
         self.is_entered = False
+        # Of the thread that is inside: how long it may wait, and until when.
+        self._timeout_s: float | None = None
+        self._until_s = 0.0
+        # Whether native code gave the kernel's lock back by itself.
+        self._is_returned = False
 
     def refuse_reentry(self) -> None:
         """Raise ReentrancyError if this thread is inside already: it would wait for itself."""
@@ -61,12 +67,17 @@ class AppendLock:
         Raises:
             LockTimeoutError: they had it for so long.
         """
+        until_s = 0.0 if timeout_s is None else time.monotonic() + timeout_s
         if not self._mutex.lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
             raise timed_out(self._paths, timeout_s)
         self.is_entered = True
+        self._timeout_s, self._until_s, self._is_returned = timeout_s, until_s, False
 
-    def take(self, timeout_s: float | None, began_s: float) -> None:
-        """Take the kernel's lock, waiting until ``timeout_s`` seconds after ``began_s``, or for ever.
+    def take(self, *, is_busy: bool = False) -> None:
+        """Take the kernel's lock, waiting no longer than ``enter`` was told, what that took included.
+
+        Args:
+            is_busy: it was tried just now, and held elsewhere.
 
         Requires: ``enter``. May be called again.
 
@@ -74,15 +85,28 @@ class AppendLock:
             LockTimeoutError: it was held elsewhere for so long.
             OSError: the lock file cannot be used.
         """
-        left_s = None if timeout_s is None else max(0.0, began_s + timeout_s - time.monotonic())
-        if not self._file.take(left_s):
-            raise timed_out(self._paths, timeout_s)
+        left_s = None if self._timeout_s is None else max(0.0, self._until_s - time.monotonic())
+        if not self._file.take(left_s, is_busy=is_busy):
+            raise timed_out(self._paths, self._timeout_s)
         self.is_held = True
+
+    def lend(self) -> system.Descriptor | None:
+        """Return the descriptor of the lock file, if it is open, for native code that takes the lock and gives it back.
+
+        Requires: ``enter``, and ``end_loan`` afterwards. A lock that stays taken is given back by ``give_back``.
+        """
+        self.is_held = True  # for a fork: nobody waits for the kernel's lock in there
+        return self._file.descriptor
+
+    def end_loan(self, *, is_held: bool, is_returned: bool = False) -> None:
+        """Take note of what native code did: whether the lock is held now, and whether it was given back."""
+        self.is_held, self._is_returned = is_held, is_returned
 
     def give_back(self) -> None:
         """Give back both locks, if this thread has them; else nothing."""
         if self.is_owned():
-            self._file.give_back()
+            if not self._is_returned:
+                self._file.give_back()
             self.is_held = self.is_entered = False
             self._mutex.lock.release()
 

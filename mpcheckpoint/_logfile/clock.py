@@ -18,20 +18,20 @@ YEAR_2200_US = 7_258_118_400_000_000
 class HybridClock:
     """Give out stamps, and take note of those that were read.
 
-    Invariant: ``_highest_us`` is at least every stamp that this process gave out or observed. So an event that is
+    Invariant: ``highest_us`` is at least every stamp that this process gave out or observed. So an event that is
     written after its writer saw another one sorts after that (G3).
     """
 
     def __init__(self) -> None:
-        self._highest_us = 0
+        self.highest_us = 0
         # An RLock: a signal handler that appends to another log may run inside.
         self._mutex = threading.RLock()
 
     def observe(self, stamp_us: int) -> None:
         """Take note of a stamp that was read from a log."""
-        if stamp_us > self._highest_us:
+        if stamp_us > self.highest_us:
             with self._mutex:
-                self._highest_us = max(self._highest_us, stamp_us)
+                self.highest_us = max(self.highest_us, stamp_us)
 
     def next(self, after_us: int) -> int:
         """Return a stamp above ``after_us`` and above every stamp seen.
@@ -46,10 +46,10 @@ class HybridClock:
                 reason="wall clock out of range",
             )
         with self._mutex:
-            stamp_us = max(wall_us, self._highest_us + 1, after_us + 1)
+            stamp_us = max(wall_us, self.highest_us + 1, after_us + 1)
             if stamp_us > MAX_STAMP_US:
                 raise ClockError("the stamps of this log have reached their limit", reason="stamps exhausted")
-            self._highest_us = max(self._highest_us, stamp_us)
+            self.highest_us = max(self.highest_us, stamp_us)
         return stamp_us
 
     def reset_after_fork(self) -> None:

@@ -8,8 +8,8 @@ running process takes it back before the woken one gets there: groups stay at 1.
 the leader wait for company; on two cores that cost more than it gave.
 
 Nobody depends on a leader. One that was killed has given back its lock; a process that waits looks again after
-``_LOOK_AGAIN_S``. One that is stopped keeps it: a process that has looked ``_LOOKS`` times syncs alone, and waits no
-more until a leader has been heard of again.
+``_LOOK_AGAIN_S``. One that is stopped keeps it: a process that has tried ``_TRIES`` times to lead syncs alone, and
+waits no more until a leader has been heard of again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._system import FileStatus
 
 _LOOK_AGAIN_S = 0.01
-_LOOKS = 6
-_LOOKS_BELIEVED = 2
+_WAITS_BELIEVED = 2
+_TRIES = 4
 # A thread is woken when the sync ends that it waits for, unless a Ctrl-C came just there.
 _LONGEST_NAP_S = 0.05
 
@@ -128,19 +128,15 @@ class GroupCommit:
     # --- in a group -------------------------------------------------------------------------------------------
 
     def _sync_together(self, log: OpenLog, page: Page, offset: int) -> FileStatus | None:
-        for look in range(_LOOKS):
-            known = page.known()
-            if self._is_covered(log, known, offset):
-                return None
-            # While somebody leads, to try is in vain. If that process is dead, the page says so for ever.
-            is_led = known.target and look < _LOOKS_BELIEVED and self._is_patient
-            if not is_led and self._leads(log, page, offset):
+        # While somebody leads, to try is in vain. If that process is dead, the page says so for ever.
+        known = page.await_group(offset, _WAITS_BELIEVED if self._is_patient else 0, _LOOK_AGAIN_S)
+        for _ in range(_TRIES):
+            if self._is_covered(log, known, offset) or self._leads(log, page, offset):
                 return None
             if not self._is_patient:
                 break
-            # The present leader covers us, or began too early for that: then the next one does.
-            group = known.group if known.target >= offset else known.group + 1
-            page.words[group % 2].wait(known.words[group % 2], _LOOK_AGAIN_S)
+            page.wait(known, offset, _LOOK_AGAIN_S)
+            known = page.known()
         # A stopped leader must stop nobody. Nothing is published: the next leader does.
         self._is_patient = False
         return log.sync(log.end.state.offset)

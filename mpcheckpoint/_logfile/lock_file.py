@@ -38,13 +38,18 @@ class LockFile:
         self._wait = wait
         self.descriptor: system.Descriptor | None = None
 
-    def take(self, timeout_s: float | None) -> bool:
-        """Take the lock; return False if ``timeout_s`` seconds did not suffice."""
+    def take(self, timeout_s: float | None, *, is_busy: bool = False) -> bool:
+        """Take the lock; return False if ``timeout_s`` seconds did not suffice.
+
+        Args:
+            is_busy: it was tried just now, and held elsewhere.
+        """
         for _ in range(_REOPEN_LIMIT):
-            descriptor = self._intact() or self._opened()
+            descriptor = (self.descriptor if is_busy else self._intact()) or self._opened()
             try:
-                if system.try_lock(descriptor.fd):
+                if not is_busy and system.try_lock(descriptor.fd):
                     return True
+                is_busy = False
                 with self._wait or nullcontext():
                     is_taken = system.lock(descriptor.fd, timeout_s)
                 if not is_taken:

@@ -7,6 +7,7 @@ nothing of its own in the caches of its core. Each call that they spare counts t
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,12 +22,14 @@ from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.log_file import LogFile
 from mpcheckpoint._logfile.padding import Padding
 from mpcheckpoint._logfile.page import FOLLOWED_PART, NO_POISON, NOBODY, POISON_PART, Page
+from mpcheckpoint._logfile.partial_write import PartialWrite
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, FormatVersionError, WrongLogError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from mpcheckpoint._logfile.native_outcome import NativeAppend
     from mpcheckpoint._logfile.page import Hints
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._logfile.poison import Poison
@@ -89,6 +92,8 @@ class OpenLog:
         # Whether a follower waits to be woken by the next append.
         self.is_followed = False
         self._padding = Padding()
+        # Which files these are, as native code is told each time; None until the end was found.
+        self._native_files: tuple[object, ...] | None = None
         # What this process left in the page, and how often it has appended since without publishing.
         self._left = b""
         self._unpublished = 0
@@ -171,6 +176,10 @@ class OpenLog:
         self._open_page()
         repair = (end.catch_up if end.is_used else end.first_use)(self._sync_in_turn)
         self._reset_page()
+        page, file, self._native_files = self.page, self.file, None
+        if page is not None:
+            path = os.fsencode(self._paths.log)
+            self._native_files = (path, file.fd, *file.identity, *page.for_native(), self._writer_id)
         return repair
 
     def reopen_if_lost(self) -> None:
@@ -215,6 +224,10 @@ class OpenLog:
             # lock, which a switch holds throughout, and this file is still the log.
             self._write([[control_payload("unsealed")]], [])
         self._write(batches, ends)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Leave in the page where the log ends now; a sole writer does so at every 16th append only."""
         if self.is_alone and self._unpublished < _MOST_UNPUBLISHED:
             self._unpublished += 1
         elif self.page is not None:
@@ -245,9 +258,7 @@ class OpenLog:
                 write_whole(self.file.fd, data, before.offset)
             end.move_to(after)  # in here: a Ctrl-C can come at the start of this call
         except BaseException as error:
-            self._settle_interrupted(data, before, ends, error)
-            if isinstance(error, OSError) and not isinstance(error, CheckpointError):
-                raise typed(error, doing="appending to", path=self._paths.log) from error
+            self._settle_failed(PartialWrite(data, before, ends), error)
             raise
 
     def _is_written_with_padding(self, data: bytes, before: EndState, ends: list[EndState]) -> bool:
@@ -260,43 +271,17 @@ class OpenLog:
             write_whole(self.file.fd, data + PADDING * padding_bytes, before.offset)
             self.end.move_to(ends[-1], ends[-1].offset + padding_bytes)
         except BaseException as error:
-            self._settle_interrupted(data, before, ends, error)
+            PartialWrite(data, before, ends).settle(self.file, self.end, self._paths.log, error)
             if isinstance(error, OSError):
                 return self.end.state is ends[-1]  # to have no padding is no error
             raise
         return True
 
-    def _settle_interrupted(
-        self, data: bytes, before: EndState, ends: list[EndState], error: BaseException
-    ) -> None:
-        """Truncate back an incomplete write; leave the batches that are whole, which others may have seen already.
-
-        Rejected: quarantine for these bytes. They are our own, nobody was told of them, and on a full disk there would
-        be no room to keep them. If the truncation fails too, the next writer finds a torn end and repairs it.
-        """
-        if isinstance(error, OSError) and error.errno == errno.EBADF:
-            return  # somebody closed the file: nothing was written, and nothing can be undone
-        fd = self.file.fd
-        try:
-            found = system.read_at(fd, len(data), before.offset)
-            whole = before
-            for end in ends:
-                part = slice(whole.offset - before.offset, end.offset - before.offset)
-                if found[part] != data[part]:
-                    break
-                whole = end
-            if whole is ends[-1]:
-                self.end.move_to(whole)
-            elif self.file.is_intact():  # else it is not our file that would be cut
-                self.end.move_to(whole)  # first: should the truncation fail, these are there all the same
-                system.truncate(fd, whole.offset)
-                self.end.move_to(whole, whole.offset)
-            if self.end.state is not before:
-                error.add_note(
-                    f"mpcheckpoint: the record was written; it ends at {ends[0].offset} in {self._paths.log}"
-                )
-        except OSError as undo_error:
-            self.file.notices.append(f"could not undo a partial write to {self._paths.log}: {undo_error}")
+    def _settle_failed(self, write: PartialWrite, error: BaseException) -> None:
+        """Settle a write that failed, and raise the error that says so, unless ``error`` is none of the system's."""
+        write.settle(self.file, self.end, self._paths.log, error)
+        if isinstance(error, OSError) and not isinstance(error, CheckpointError):
+            raise typed(error, doing="appending to", path=self._paths.log) from error
 
     def seal(self, successor: str) -> None:
         """Say at the end of this generation which one follows. Best effort: a full disk must not stop a switch.
@@ -315,6 +300,55 @@ class OpenLog:
         self.end.move_to(end, end.offset)
         if self.page is not None:
             self._left = self.page.publish_end(end, end.offset, self._writer_id, None)
+
+    # --- by native code ---------------------------------------------------------------------------------------
+
+    def for_native(self) -> tuple[object, ...] | None:
+        """Return what native code has to know to do what ``find_end`` and ``append`` do; None if it must not."""
+        page, end, file = self.page, self.end, self.file
+        if self._native_files is None or page is None:
+            return None
+        if not end.is_used or end.is_sealed or file.is_poisoned or file.is_lost:
+            return None
+        known = (end.state, end.allocated, end.durable, clock.highest_us)
+        return (self._native_files, *known, self._left, self._unpublished, page.is_proven)
+
+    def take_note(self, done: NativeAppend) -> None:
+        """Take note of what native code did. It may be done again: a Ctrl-C can come at any step."""
+        if done.before != self.end.state or done.durable != self.end.durable:
+            self.end.take_over(done.before, done.allocated, done.durable)
+            if self.page is not None:
+                self.page.note_proven()
+        self.is_alone, self.is_followed = done.is_alone, done.is_followed
+        if done.is_written:
+            clock.observe(done.after.stamp_us)
+            self.end.move_to(done.after)
+            self._left, self._unpublished = done.left, done.unpublished
+
+    def settle_native(self, done: NativeAppend, error: BaseException) -> None:
+        """Take note of what native code did, where a Ctrl-C came right after it."""
+        self.take_note(done)
+        write = PartialWrite(done.data, done.before, [done.after])
+        if done.is_written:
+            write.note(self._paths.log, error)
+        else:
+            write.settle(self.file, self.end, self._paths.log, error)
+
+    def go_on_from_native(self, done: NativeAppend) -> None:
+        """Go on as ``append`` does where a write by native code failed, or was cut short.
+
+        Raises:
+            WriteFailedError: not all was written.
+        """
+        try:
+            if done.error:
+                raise OSError(done.error, os.strerror(done.error))
+            write_whole(self.file.fd, done.data, done.before.offset)
+            self.end.move_to(done.after)
+        except BaseException as error:
+            self._settle_failed(PartialWrite(done.data, done.before, [done.after]), error)
+            raise
+        self._publish()
 
     # --- the one place where bytes become durable ---------------------------------------------------------------
 

@@ -124,7 +124,7 @@ class Page:
         self._generation = bytes.fromhex(generation)
         self._bound = _binding(generation, log)
         # Whether what was read last fitted, so that the descriptor is that of the page still.
-        self._is_proven = False
+        self.is_proven = False
 
     def look(self) -> bytes:
         """Return the bytes that say something; none, where they cannot be read."""
@@ -162,7 +162,7 @@ class Page:
             end = EndState(offset, stored_crc, stamp_us)
         if not self._is_about_us(bound) or known_check != crc32(data[_KNOWN_PART]):
             durable = 0
-        self._is_proven = end is not None or durable > 0
+        self.is_proven = end is not None or durable > 0
         return Hints(end, allocated, writer, durable, self._poisons(data[_POISON_AT:]))
 
     def is_poisoned(self, look: bytes) -> bool:
@@ -181,11 +181,31 @@ class Page:
         if not look:
             return _NOTHING_KNOWN
         bound, durable, check, even, odd, group, target = _KNOWN_AND_WORDS.unpack_from(look, _KNOWN_AT)
-        self._is_proven = self._is_about_us(bound) and check == crc32(look[_KNOWN_PART])
-        if not self._is_proven:
+        self.is_proven = self._is_about_us(bound) and check == crc32(look[_KNOWN_PART])
+        if not self.is_proven:
             durable = 0  # void, or just being written: then we look again soon
         is_poisoned = look[_POISON_AT:] != NO_POISON and self._poisons(look[_POISON_AT:])
         return Known(durable, is_poisoned, (even, odd), group, target, look)
+
+    def await_group(self, offset: int, most: int, pause_s: float) -> Known:
+        """Wait while somebody leads a group, but at most ``most`` times ``pause_s`` seconds, and not once every byte
+        below ``offset`` is durable; return what the page says then."""
+        native = system.native
+        if native is not None:
+            addresses = self.words[0].address, self.words[1].address
+            told = native.await_group(
+                self._fd, self._generation, self._bound, offset, addresses, most, pause_s
+            )
+            if told is None:
+                return _NOTHING_KNOWN
+            _, known, self.is_proven = told
+            return Known(*known)
+        known = self.known()
+        while most > 0 and known.target and known.durable < offset and not known.is_poisoned:
+            self.wait(known, offset, pause_s)
+            known = self.known()
+            most -= 1
+        return known
 
     # --- what writers leave -----------------------------------------------------------------------------------
 
@@ -205,7 +225,7 @@ class Page:
 
     def publish_poison(self) -> None:
         """Say that a sync of this generation has failed."""
-        self._is_proven = False  # whatever failed that sync may have closed this file, too
+        self.is_proven = False  # whatever failed that sync may have closed this file, too
         body = _POISON_BODY.pack(self._generation, _POISONED)
         self._is_written(body + _WORD.pack(crc32(body)), _POISON_AT)
 
@@ -218,7 +238,7 @@ class Page:
 
         Requires: it is true of this file, and the leader lock.
         """
-        self._is_proven = False  # a sync takes its time: somebody may have closed this file meanwhile
+        self.is_proven = False  # a sync takes its time: somebody may have closed this file meanwhile
         words = list(known.words)
         words[group % 2] = (words[group % 2] + 1) & _WORD_MASK
         ended = _WORDS.pack(*words) + _GROUP.pack(group & _WORD_MASK, 0)
@@ -230,12 +250,12 @@ class Page:
 
     def _is_written(self, data: bytes, at: int) -> bool:
         """Write hints; return False where that cannot be done, which costs others time and nothing else."""
-        if not self._is_proven:
+        if not self.is_proven:
             # What was read last was void, or nothing was read: somebody may have closed our descriptor, and opened
             # another file on its number.
             if not self._descriptor.is_intact():
                 return False
-            self._is_proven = True
+            self.is_proven = True
         try:
             system.write_at(self._fd, data, at)
         except OSError:
@@ -244,10 +264,26 @@ class Page:
 
     # --- waiting ----------------------------------------------------------------------------------------------
 
+    def wait(self, known: Known, offset: int, pause_s: float) -> None:
+        """Wait for the end of the sync that covers ``offset``, but no longer than ``pause_s`` seconds."""
+        # The present leader covers us, or began too early for that: then the next one does.
+        group = known.group if known.target >= offset else known.group + 1
+        self.words[group % 2].wait(known.words[group % 2], pause_s)
+
     def wake(self, group: int) -> None:
         """Wake those who wait for this group, in every process, and one of those who wait for the next."""
         self.words[group % 2].wake()
         self.words[1 - group % 2].wake(1)
+
+    # --- for native code --------------------------------------------------------------------------------------
+
+    def for_native(self) -> tuple[int, bytes, bytes]:
+        """Return the descriptor of the page, and what names the generation, and the file, that it is about."""
+        return self._fd, self._generation, self._bound
+
+    def note_proven(self) -> None:
+        """Take note that what native code read fitted."""
+        self.is_proven = True
 
     # --- life -------------------------------------------------------------------------------------------------
 

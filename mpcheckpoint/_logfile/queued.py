@@ -58,6 +58,11 @@ class AppendQueue:
         self.written = 0  # how many batches, own and others'
         self._queue: deque[QueuedAppend] = deque()
 
+    @property
+    def is_waited_in(self) -> bool:
+        """Whether threads wait for one that is inside to write for them."""
+        return bool(self._queue)
+
     def join(self, queued: QueuedAppend) -> None:
         """Put a batch into the queue; the caller sees to it that it leaves."""
         self._queue.append(queued)

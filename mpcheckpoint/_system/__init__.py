@@ -11,7 +11,10 @@ above decide what that means for a store.
 from __future__ import annotations
 
 import sys
+from types import ModuleType
+from typing import Any
 
+from mpcheckpoint import _core
 from mpcheckpoint._system.access import (
     Access,
     access_of,
@@ -65,3 +68,21 @@ else:
         "macOS only",
         reason="unsupported platform",
     )
+
+# The native core, where it does what is above in place of several functions of this module; None without one.
+native: Any = _core.native if hasattr(_core.native, "append_batch") else None
+
+
+class _Seam(ModuleType):
+    """This module: while one of its functions is replaced, native code must not pass it by."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _OWN:
+            (_replaced.discard if value is _OWN[name] else _replaced.add)(name)
+            super().__setattr__("native", None if _replaced else _NATIVE)
+
+
+_OWN, _NATIVE = {name: value for name, value in globals().items() if callable(value)}, native
+_replaced: set[str] = set()
+sys.modules[__name__].__class__ = _Seam

@@ -10,11 +10,13 @@ import platform
 import time
 from contextlib import suppress
 
+from mpcheckpoint import _core
+
 _PAGE_BYTES = mmap.PAGESIZE
 _FUTEX_WAIT, _FUTEX_WAKE = 0, 1
 _ALL_WAITERS = 0x7FFFFFFF
 _KEPT_TIMEOUTS = 8
-_NO_ERRORS = frozenset({errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT})
+_NO_ERRORS = frozenset({0, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT})
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _ONLY_READ, _SHARED = 1, 1
 # A kernel may run programs of several architectures, each with numbers of its own. Where unknown: no futex.
@@ -41,6 +43,9 @@ _libc.syscall.argtypes = (
     *(ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32),
     *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32),
 )
+
+
+_native = _core.native if hasattr(_core.native, "futex_wait") else None
 
 
 def has_futex() -> bool:
@@ -73,13 +78,18 @@ class FutexWord:
             raise OSError(code, os.strerror(code))
         self._start = start
         self._timeouts: dict[float, _Timespec] = {}
-        self._address = start + offset
+        self.address = start + offset
 
     def wait(self, value: int, timeout_s: float) -> None:
         """Return when woken, or after ``timeout_s`` seconds; at once if the word is not ``value``.
 
         It may return earlier for no reason: the caller checks whether what it waits for is there.
         """
+        if _native is not None:
+            if _native.futex_wait(self.address, value, timeout_s) not in _NO_ERRORS:
+                # Waiting is impossible, perhaps because the file was cut off: the caller must not spin.
+                time.sleep(timeout_s)
+            return
         timeout = self._timeouts.get(timeout_s)
         if timeout is None:
             seconds = int(timeout_s)
@@ -88,18 +98,20 @@ class FutexWord:
                 self._timeouts[timeout_s] = timeout
         address = ctypes.addressof(timeout)
         try:
-            result = _libc.syscall(_NUMBER, self._address, _FUTEX_WAIT, value, address, None, 0)
+            result = _libc.syscall(_NUMBER, self.address, _FUTEX_WAIT, value, address, None, 0)
         except ctypes.ArgumentError:
             time.sleep(timeout_s)
             return
         if result == -1 and ctypes.get_errno() not in _NO_ERRORS:
-            # Waiting is impossible, perhaps because the file was cut off: the caller must not spin.
             time.sleep(timeout_s)
 
     def wake(self, most: int = _ALL_WAITERS) -> None:
         """Wake so many waiters of this word, in any process."""
+        if _native is not None:
+            _native.futex_wake(self.address, most)
+            return
         with suppress(ctypes.ArgumentError):  # waiters look again by themselves
-            _libc.syscall(_NUMBER, self._address, _FUTEX_WAKE, most, None, None, 0)
+            _libc.syscall(_NUMBER, self.address, _FUTEX_WAKE, most, None, None, 0)
 
     def close(self) -> None:
         """Unmap the word. Requires: no other thread waits on it, nor will."""

@@ -17,6 +17,8 @@ import struct
 import sys
 from typing import NamedTuple
 
+from mpcheckpoint import _core
+
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = -100, 0x100, 0x1000
 _NLINK, _INO, _SIZE, _BTIME = 0x4, 0x100, 0x200, 0x800
 _WANTED = _NLINK | _INO | _SIZE | _BTIME
@@ -68,6 +70,8 @@ def _find_statx() -> ctypes._NamedFuncPointer | None:
 
 
 _statx = _find_statx()
+# The native core's, which takes a third of the time.
+_file_facts = getattr(_core.native, "file_facts", None)
 # Buffers to be used again, each with a reference to it: to make one takes another third of a call.
 _idle: list[tuple[ctypes.Array[ctypes.c_char], object]] = []
 
@@ -77,6 +81,8 @@ def path_mark(path: str) -> tuple[object, ...]:
 
     For less than half of what ``path_status`` costs: each poll of each log asks.
     """
+    if _file_facts is not None:
+        return path_status(path)
     statx = _statx
     try:
         idle = _idle.pop()
@@ -86,7 +92,7 @@ def path_mark(path: str) -> tuple[object, ...]:
             return path_status(path)  # which raises what it should
     except (IndexError, ctypes.ArgumentError):  # no buffer, and that leaves one; or too deep a stack
         return path_status(path)
-    mark = _mark_in(buffer, _MARK_AT)
+    mark: tuple[object, ...] = _mark_in(buffer, _MARK_AT)
     _idle.append(idle)
     return mark
 
@@ -99,6 +105,11 @@ def path_status(path: str) -> FileStatus:
 def file_status(fd: int, path: str = "", flags: int = _AT_EMPTY_PATH) -> FileStatus:
     """Return what an open file is. ``path`` and ``flags`` are for ``path_status``."""
     global _statx  # noqa: PLW0603 - what is forbidden once stays so, and each try costs a call
+    if _file_facts is not None:
+        facts = _file_facts(fd, path.encode(_ENCODING, "surrogateescape"), flags)
+        if type(facts) is tuple:
+            return _tuple_new(FileStatus, facts)
+        # What failed is done once more, by ctypes.
     statx = _statx  # another thread may just be learning that it is forbidden
     if statx is None:
         return _without_statx(fd, path)

@@ -10,6 +10,8 @@ _PAUSE_S = 0.0005
 class PolledWord:
     """A word whose waiters look again by themselves after a short pause."""
 
+    address = 0  # it is not mapped
+
     def __init__(self, fd: int, offset: int) -> None:
         """Take the word at ``offset`` of an open file."""
         del fd, offset

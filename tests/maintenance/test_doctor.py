@@ -435,7 +435,7 @@ def test_store_that_needs_looking_after_is_told(
     clock.observe(system.now_us() + 3_600_000_000)
     checkpoint.log("ahead").append("x", 2)
     tear(store, log_key="ahead")
-    monkeypatch.setattr(clock, "_highest_us", 0)
+    monkeypatch.setattr(clock, "highest_us", 0)
     newer = log_file(store, "newer")
     newer.write_bytes(newer.read_bytes().replace(b'"version":1', b'"version":9'))
     inside(store, "photos1612345678").write_bytes(b'{"a": 1}\n')

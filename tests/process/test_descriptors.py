@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -269,7 +268,7 @@ def test_lock_whose_descriptor_was_given_to_another_file_still_keeps_processes_a
 
     writer.lock.enter(1.0)
     try:
-        writer.lock.take(1.0, time.monotonic())
+        writer.lock.take()
         assert is_locked(lock_file(store))
     finally:
         writer.lock.give_back()

@@ -36,7 +36,7 @@ def log(store: Path) -> Log:
 @pytest.fixture
 def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Set the wall clock, in microseconds since 1970. What this process has seen of time is forgotten afterwards."""
-    monkeypatch.setattr(clock, "_highest_us", clock._highest_us)
+    monkeypatch.setattr(clock, "highest_us", clock.highest_us)
     return lambda now_us: monkeypatch.setattr(system, "now_us", lambda: now_us)
 
 
@@ -124,7 +124,7 @@ def test_clock_that_goes_back_an_hour_does_not_change_the_order(
     set_clock(now_us - HOUR_US)
     checkpoint.log("a").append("x", 1)
     become_a_new_process()
-    clock._highest_us = 0
+    clock.highest_us = 0
     fresh = Checkpoint(store)
     assert fresh.getCheckpoints("x") == [0, 1]
     fresh.log("c").append("x", 2)
@@ -141,7 +141,7 @@ def test_stamps_of_one_log_rise_though_the_clock_stands(log: Log, set_clock: Cal
     for number in range(20):
         log.append("x", number)
         become_a_new_process()
-        clock._highest_us = 0
+        clock.highest_us = 0
 
     assert all(before.stamp_us < after.stamp_us for before, after in pairwise(log.read()))
 

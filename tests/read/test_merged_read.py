@@ -83,11 +83,11 @@ def test_read_gives_all_records_in_the_merged_order(checkpoint: Checkpoint) -> N
 def test_records_with_one_stamp_in_two_logs_come_in_the_order_of_their_log_keys(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock, "_highest_us", 0)
+    monkeypatch.setattr(clock, "highest_us", 0)
     monkeypatch.setattr(system, "now_us", lambda: 1_700_000_000_000_000)
     checkpoint = Checkpoint(store)
     for log_key in "cab":  # also the order in which the handle meets them
-        clock._highest_us = 0  # as in another process, which has not seen the other logs
+        clock.highest_us = 0  # as in another process, which has not seen the other logs
         checkpoint.log(log_key).append_many([("x", f"{log_key}1"), ("x", f"{log_key}2")])
 
     found = list(checkpoint.read())

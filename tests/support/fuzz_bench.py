@@ -56,7 +56,7 @@ class Bench:
         self.change(data)
         become_a_new_process()
         # The highest stamp that a process has seen is its own matter, and a forged one stays with it.
-        clock._highest_us = 0
+        clock.highest_us = 0
 
     def change(self, data: bytes) -> None:
         """Change the bytes behind whoever is reading."""
@@ -120,4 +120,4 @@ def fuzz_bench(directory: Path) -> Iterator[Bench]:
             logging.getLogger("mpcheckpoint"), "disabled", True
         )  # thousands of repairs, a warning each
         yield Bench(directory / "store")
-    clock._highest_us = 0
+    clock.highest_us = 0

@@ -154,4 +154,4 @@ def held(log: StoredLog, patience_s: float) -> Iterator[None]:
 
 def clock_of_another_process(stamp_us: int = 0) -> AbstractContextManager[object]:
     """Let this process, during the block, have seen no stamp above ``stamp_us``, as if it were another process."""
-    return patch.object(clock, "_highest_us", stamp_us)
+    return patch.object(clock, "highest_us", stamp_us)

@@ -57,9 +57,9 @@ class GivesOneStamp(_Gives):
 @found_by("test_append_after_a_later_stamp_was_seen_gets_a_later_one")
 class ShowsTheClockNothing(MemoryReader):
     def poll(self) -> Iterator[Chunk]:
-        highest_us = clock._highest_us
+        highest_us = clock.highest_us
         yield from super().poll()
-        clock._highest_us = highest_us
+        clock.highest_us = highest_us
 
 
 @found_by("test_reader_does_not_wait_for_the_holder_of_the_log")

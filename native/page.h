@@ -1,0 +1,73 @@
+/* What append.c and page.c share: where things lie in the page, and a few small helpers. */
+
+#ifndef MPCHECKPOINT_PAGE_H
+#define MPCHECKPOINT_PAGE_H
+
+#include "core.h"
+
+#include <string.h>
+
+/* The page: docs/format.md has the layout. Numbers are little-endian, and so is every processor that this is built for. */
+#define PAGE_READ_BYTES 184
+#define END_AT 0
+#define END_BODY_BYTES 52
+#define KNOWN_AT 64
+#define KNOWN_BODY_BYTES 40
+#define WORDS_AT 128
+#define GROUP_AT 136
+#define FOLLOWED_AT 152
+#define POISON_AT 160
+#define GENERATION_BYTES 16
+#define WRITER_BYTES 8
+#define BOUND_BYTES 32
+#define POISON_BODY_BYTES 20
+#define POISONED 1
+
+static inline uint64_t number_at(const char *at)
+{
+    uint64_t number;
+    memcpy(&number, at, sizeof number);
+    return number;
+}
+
+static inline uint32_t word_at(const char *at)
+{
+    uint32_t word;
+    memcpy(&word, at, sizeof word);
+    return word;
+}
+
+static inline uint32_t crc_of_text(const char *bytes, size_t size, uint32_t crc)
+{
+    return crc_of((const uint8_t *)bytes, size, crc);
+}
+
+/* Whether two bindings, each of a generation and the file that it stands in, can be those of one file. */
+static inline int is_about(const char *own, const char *bound)
+{
+    if (memcmp(bound, own, GENERATION_BYTES + 8) != 0)
+        return 0;
+    /* A time of birth that is not known fits any. */
+    uint64_t born_ns = number_at(bound + GENERATION_BYTES + 8), own_born_ns = number_at(own + GENERATION_BYTES + 8);
+    return born_ns == own_born_ns || born_ns == 0 || own_born_ns == 0;
+}
+
+static inline const char *bytes_of(PyObject *object, Py_ssize_t size)
+{
+    char *bytes;
+    Py_ssize_t found;
+    if (PyBytes_AsStringAndSize(object, &bytes, &found) != 0)
+        return NULL;
+    if (size >= 0 && found != size) {
+        PyErr_SetString(PyExc_ValueError, "bytes of another length");
+        return NULL;
+    }
+    return bytes;
+}
+
+static inline PyObject *truth(int is_true)
+{
+    return is_true ? Py_True : Py_False;
+}
+
+#endif

@@ -1,0 +1,393 @@
+"""The common append in native code: it does what Python does, or nothing."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import sys
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import _system as system
+from mpcheckpoint._format.frame import EndState, Payload, encode_batch
+from mpcheckpoint.errors import LockTimeoutError, WriteFailedError
+from support.capabilities import native_core
+from support.verbs import (
+    Faults,
+    assert_goes_on,
+    generation_of,
+    is_locked,
+    lock_file,
+    log_file,
+    page_file,
+    seen_anew,
+    tear,
+    wait_until,
+    writer_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+NOT_OURS, CONTENDED, WRITTEN, NOT_WRITTEN = range(4)
+
+
+class Calls:
+    """Stands for the native core, and keeps what its appends returned."""
+
+    def __init__(self) -> None:
+        self.core = native_core()
+        self.outcomes: list[int] = []
+        self.before: Callable[..., object] = lambda *_: None
+        self.after: Callable[..., object] = lambda *_: None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.core, name)
+
+    def append_batch(self, *arguments: Any) -> int:
+        self.before(*arguments)
+        outcome: int = self.core.append_batch(*arguments)
+        self.outcomes.append(outcome)
+        self.after(*arguments)
+        return outcome
+
+
+@pytest.fixture
+def calls(log: Log, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """The native appends of this process from now on. The log has a page, and room for more records in its padding."""
+    if system.native is None:
+        pytest.skip("the native core does not run")
+    for _ in range(80):
+        log.append("y", "y", durability="never")
+    log.append("y", "y")
+    stood_in = Calls()
+    monkeypatch.setattr(system, "native", stood_in)
+    return stood_in
+
+
+# --- what it writes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(2)
+@pytest.mark.parametrize("records", [1, 2, 5, 1000])
+def test_batch_by_native_code_is_the_batch_that_python_writes(
+    store: Path, log: Log, calls: Calls, records: int
+) -> None:
+    before = generation_of(store).end
+    start, durable = before.state, before.durable
+    batch = [("x", {"n": number, "text": "é" * number}) for number in range(records)]
+    payloads = [Payload(b'"x"', b'{"n":%d,"text":"%s"}' % (n, "é".encode() * n)) for n in range(records)]
+
+    position = log.append_many(batch, durability="never")
+
+    assert position is not None
+    data, end = encode_batch(
+        payloads, end=start, stamp_us=position.stamp_us, durable=min(durable, start.offset)
+    )
+    assert log_file(store).read_bytes()[start.offset : end.offset] == data
+    assert generation_of(store).end.state == end
+    assert calls.outcomes[0] == (WRITTEN if end.offset <= start.offset + 1000 else NOT_OURS)
+
+
+@pytest.mark.guarantee(3)
+def test_stamps_by_native_code_rise_above_all_that_the_process_has_seen(log: Log, calls: Calls) -> None:
+    from mpcheckpoint._logfile.clock import clock
+
+    seen_us = clock.highest_us + 3_600_000_000
+    clock.observe(seen_us)
+    stamps = [log.append("x", number).stamp_us for number in range(3)]
+
+    assert calls.outcomes == [WRITTEN] * 3
+    assert stamps == sorted(set(stamps))
+    assert stamps[0] == seen_us + 1
+    assert clock.highest_us == stamps[-1]
+
+
+@pytest.mark.guarantee(2)
+def test_end_that_another_process_left_is_taken_over(store: Path, log: Log, calls: Calls) -> None:
+    pid = os.fork()
+    if pid == 0:
+        Checkpoint(store).log("a").append_many([("x", "by another")] * 3)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    calls.outcomes.clear()
+
+    log.append("x", "after it")
+
+    assert calls.outcomes == [WRITTEN]
+    assert not generation_of(store).is_alone
+    assert list(log.events("x")) == [0, *["by another"] * 3, "after it"]
+    assert seen_anew(log) == list(log.events("x"))
+
+
+# --- what it leaves to Python ------------------------------------------------------------------------------------
+
+
+def no_page(store: Path) -> None:
+    page_file(store).write_bytes(bytes(4096))
+
+
+def rubbish_page(store: Path) -> None:
+    page_file(store).write_bytes(b"\xff" * 4096)
+
+
+def torn_end(store: Path) -> None:
+    generation_of(store)  # the padding is in the way of a write at the end of the file
+    end = generation_of(store).end.state.offset
+    with log_file(store).open("r+b") as file:
+        file.seek(end)
+        file.write(b'["000000ff",17')
+
+
+def another_log(store: Path) -> None:
+    copy = log_file(store).with_suffix(".copy")
+    copy.write_bytes(log_file(store).read_bytes())
+    copy.replace(log_file(store))
+
+
+def another_lock_file(store: Path) -> None:
+    lock_file(store).unlink()
+
+
+@pytest.mark.guarantee(2)
+@pytest.mark.parametrize("harm", [no_page, rubbish_page, torn_end, another_log, another_lock_file])
+def test_what_is_unusual_is_left_to_python_before_anything_is_changed(
+    store: Path, log: Log, calls: Calls, harm: Callable[[Path], None]
+) -> None:
+    harm(store)
+    content: list[bytes] = []
+    calls.before = lambda *_: content.append(log_file(store).read_bytes() + page_file(store).read_bytes())
+    calls.after = calls.before
+
+    log.append("x", 1)
+
+    assert calls.outcomes == [NOT_OURS]
+    assert content[0] == content[1]
+    assert_goes_on(log, [0, 1])
+
+
+def test_padding_is_made_by_python(store: Path, log: Log, calls: Calls) -> None:
+    end = generation_of(store).end
+    log.append("x", "x" * (end.allocated - end.state.offset))
+
+    assert calls.outcomes == [NOT_OURS]
+    assert generation_of(store).end.allocated > generation_of(store).end.state.offset
+    assert_goes_on(log, list(log.events("x")))
+
+
+def test_replaced_function_of_the_system_is_not_passed_by(log: Log, faults: Faults) -> None:
+    fault = faults.fail("write_at", errno.ENOSPC, on=r"a\.jsonl$")
+
+    with pytest.raises(WriteFailedError):
+        log.append("x", 1)
+
+    assert fault.hits == 1
+    assert system.native is None
+    fault.clear()
+    assert_goes_on(log, [0])
+
+
+# --- waits -------------------------------------------------------------------------------------------------------
+
+
+def test_lock_that_is_held_elsewhere_is_waited_for(store: Path, log: Log, calls: Calls) -> None:
+    holder = system.open_file(str(lock_file(store)), write=True)
+    assert system.try_lock(holder.fd)
+    thread = threading.Thread(target=log.append, args=("x", 1))
+    thread.start()
+    wait_until(lambda: calls.outcomes == [CONTENDED], "it was refused")
+    assert not writer_of(store).lock.is_held  # a fork must not wait for it
+
+    system.unlock(holder.fd)
+    thread.join(10)
+
+    assert calls.outcomes == [CONTENDED, WRITTEN]
+    holder.close()
+    assert_goes_on(log, [0, 1])
+
+
+@pytest.mark.guarantee(8)
+def test_wait_for_a_lock_that_stays_held_ends_in_time_and_keeps_nothing(
+    store: Path, log: Log, calls: Calls
+) -> None:
+    holder = system.open_file(str(lock_file(store)), write=True)
+    assert system.try_lock(holder.fd)
+    with pytest.raises(LockTimeoutError):
+        Checkpoint(store, lock_timeout_s=0.05).log("a").append("x", 1)
+    assert calls.outcomes == [CONTENDED]
+
+    system.unlock(holder.fd)
+    holder.close()
+
+    assert not is_locked(lock_file(store))
+    assert_goes_on(log, [0])
+
+
+# --- what comes in between -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(1)
+def test_interrupt_right_after_it_says_that_the_record_was_written(
+    store: Path, log: Log, calls: Calls
+) -> None:
+    def interrupt(*_: object) -> None:
+        calls.after = lambda *_: None
+        raise KeyboardInterrupt
+
+    calls.after = interrupt
+    with pytest.raises(KeyboardInterrupt) as caught:
+        log.append("x", 1)
+
+    assert "the record was written" in "".join(caught.value.__notes__)
+    assert not is_locked(lock_file(store))
+    log.append("x", 2)
+    assert calls.outcomes == [WRITTEN, WRITTEN]  # it went on from what was written
+    assert_goes_on(log, [0, 1, 2])
+
+
+class FailsOnce:
+    """Has a write of native code fail, as it tells: nothing was written, or the first bytes of it."""
+
+    def __init__(self, calls: Calls, *, error: int, written_bytes: int) -> None:
+        self.calls, self.error, self.written_bytes = calls, error, written_bytes
+
+    def __call__(self, *arguments: Any) -> int:
+        self.calls.__dict__.pop("append_batch")
+        (files, end, allocated, durable, _, left, unpublished, _), *_, payloads, told, _ = arguments
+        data, after = encode_batch(
+            payloads, end=end, stamp_us=end.stamp_us + 1, durable=min(durable, end.offset)
+        )
+        fd = files[1]
+        if self.written_bytes:
+            os.pwrite(fd, data[: self.written_bytes], end.offset)
+        told.append(
+            (
+                False,
+                tuple(end),
+                tuple(after),
+                allocated,
+                durable,
+                True,
+                False,
+                left,
+                unpublished,
+                False,
+                self.error,
+                data,
+            )
+        )
+        return NOT_WRITTEN
+
+
+@pytest.mark.guarantee(9)
+def test_write_that_fails_is_refused_and_leaves_nothing(store: Path, log: Log, calls: Calls) -> None:
+    calls.__dict__["append_batch"] = FailsOnce(calls, error=errno.ENOSPC, written_bytes=0)
+
+    with pytest.raises(WriteFailedError, match="No space left"):
+        log.append("x", 1)
+
+    assert not is_locked(lock_file(store))
+    assert_goes_on(log, [0])
+
+
+@pytest.mark.guarantee(2)
+def test_write_that_is_cut_short_is_done_again(log: Log, calls: Calls) -> None:
+    calls.__dict__["append_batch"] = FailsOnce(calls, error=0, written_bytes=20)
+
+    log.append("x", 1)
+
+    assert_goes_on(log, [0, 1])
+
+
+@pytest.mark.guarantee(11)
+def test_file_that_was_closed_is_opened_anew_where_the_write_finds_out(
+    store: Path, log: Log, calls: Calls
+) -> None:
+    calls.__dict__["append_batch"] = FailsOnce(calls, error=errno.EBADF, written_bytes=0)
+    os.close(generation_of(store).file.fd)
+
+    log.append("x", 1)
+
+    assert_goes_on(log, [0, 1])
+
+
+# --- Python's manners -----------------------------------------------------------------------------------------------
+
+
+def test_other_threads_run_while_it_is_at_work_and_all_their_records_are_there(store: Path, log: Log) -> None:
+    def work(number: int) -> None:
+        for _ in range(200):
+            log.append(f"thread{number}", number, durability="never")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [log.count(f"thread{number}") for number in range(6)] == [200] * 6
+    assert_goes_on(log, [0])
+
+
+def test_wrong_arguments_are_refused_before_anything_is_done(store: Path, log: Log, calls: Calls) -> None:
+    known = generation_of(store).for_native()
+    assert known is not None
+    files, *rest = known
+    lock = SimpleNamespace(fd=writer_of(store).lock.lend().fd, identity=(1, 2))  # type: ignore[union-attr]
+    writer_of(store).lock.end_loan(is_held=False)
+    payload = Payload(b'"x"', b"1")
+    size = log_file(store).stat().st_size
+    wrong: list[tuple[Any, ...]] = [
+        (),
+        ((files, *rest[:-1]), lock.fd, lock.identity, [payload], [], False),
+        ((files[:-1], *rest), lock.fd, lock.identity, [payload], [], False),  # type: ignore[index]
+        (((*files[:-1], b"short"), *rest), lock.fd, lock.identity, [payload], [], False),  # type: ignore[index]
+        (known, lock.fd, lock.identity, (payload,), [], False),
+        (known, lock.fd, lock.identity, [("a", "b", "c")], [], False),
+        (known, lock.fd, lock.identity, [(b"1", b"2")], [], False),
+        (known, lock.fd, lock.identity, [b"123"], [], False),
+        (known, lock.fd, lock.identity, [payload], None, False),
+        ((*known[:4], 1 << 70, *known[5:]), lock.fd, lock.identity, [payload], [], False),
+        ((*known[:5], b"x" * 200, *known[6:]), lock.fd, lock.identity, [payload], [], False),
+    ]
+
+    for arguments in wrong:
+        with pytest.raises((TypeError, ValueError, OverflowError, IndexError, SystemError)) as caught:
+            calls.core.append_batch(*arguments)
+        assert not isinstance(caught.value, SystemError), arguments
+    assert calls.core.append_batch(known, lock.fd, lock.identity, [], [], False) == NOT_OURS
+    assert calls.core.append_batch(known, lock.fd, lock.identity, [payload], [], False) == NOT_OURS
+    assert log_file(store).stat().st_size == size
+    assert_goes_on(log, [0])
+
+
+def test_append_keeps_no_memory(store: Path, log: Log, calls: Calls) -> None:
+    def append(times: int) -> int:
+        for _ in range(times):
+            log.append("y", "y", durability="never")
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    append(2000)
+    before = append(500)
+    assert append(20_000) - before < 200
+    assert calls.outcomes.count(WRITTEN) > 20_000
+    assert end_of(store) == seen_end(store)
+
+
+def end_of(store: Path) -> EndState:
+    return generation_of(store).end.state
+
+
+def seen_end(store: Path) -> EndState:
+    """Where a process finds the end that has the log's own bytes alone."""
+    tear(store, b"")
+    page_file(store).unlink()
+    Checkpoint(store).log("a").flush()
+    return generation_of(store).end.state
