@@ -9,6 +9,7 @@ import sys
 import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import pytest
 
@@ -79,6 +80,8 @@ def calls(log: Log, monkeypatch: pytest.MonkeyPatch) -> Calls:
 def test_batch_by_native_code_is_the_batch_that_python_writes(
     store: Path, log: Log, calls: Calls, records: int
 ) -> None:
+    log.append("y", "not durable", durability="never")
+    calls.outcomes.clear()
     before = generation_of(store).end
     start, durable = before.state, before.durable
     batch = [("x", {"n": number, "text": "é" * number}) for number in range(records)]
@@ -124,6 +127,55 @@ def test_end_that_another_process_left_is_taken_over(store: Path, log: Log, call
     assert not generation_of(store).is_alone
     assert list(log.events("x")) == [0, *["by another"] * 3, "after it"]
     assert seen_anew(log) == list(log.events("x"))
+
+
+@pytest.fixture
+def foreign_end(store: Path, calls: Calls) -> bytearray:
+    """What the page holds after another process has appended, in a group of its own."""
+    pid = os.fork()
+    if pid == 0:
+        Checkpoint(store).log("a").append_many([("x", "by another")] * 3)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    calls.outcomes.clear()
+    return bytearray(page_file(store).read_bytes())
+
+
+def other_stamp(page: bytearray) -> None:
+    page[32] ^= 1
+
+
+def other_file(page: bytearray) -> None:
+    page[80] ^= 1  # the inode; the check is made right again
+    page[104:108] = crc32(page[64:104]).to_bytes(4, "little")
+
+
+def other_generation(page: bytearray) -> None:
+    page[0] ^= 1
+    page[52:56] = crc32(page[:52]).to_bytes(4, "little")
+
+
+def other_durable(page: bytearray) -> None:
+    page[96] ^= 1
+
+
+def rubbish_poison(page: bytearray) -> None:
+    page[160:184] = b"\xff" * 24
+
+
+@pytest.mark.rule(27)
+@pytest.mark.guarantee(2)
+@pytest.mark.parametrize("change", [other_stamp, other_file, other_generation, other_durable, rubbish_poison])
+def test_page_is_believed_only_where_each_of_its_checks_holds(
+    store: Path, log: Log, calls: Calls, foreign_end: bytearray, change: Callable[[bytearray], None]
+) -> None:
+    change(foreign_end)
+    page_file(store).write_bytes(foreign_end)
+
+    log.append("x", "after it")
+
+    assert calls.outcomes == [NOT_OURS]
+    assert_goes_on(log, [0, *["by another"] * 3, "after it"])
 
 
 # --- what it leaves to Python ------------------------------------------------------------------------------------
@@ -339,8 +391,12 @@ def test_wrong_arguments_are_refused_before_anything_is_done(store: Path, log: L
     known = generation_of(store).for_native()
     assert known is not None
     files, *rest = known
-    lock = SimpleNamespace(fd=writer_of(store).lock.lend().fd, identity=(1, 2))  # type: ignore[union-attr]
+    own = writer_of(store).lock.lend()
     writer_of(store).lock.end_loan(is_held=False)
+    assert own is not None
+    lock = SimpleNamespace(
+        fd=own.fd, identity=(own.identity[0], own.identity[1] + 1)
+    )  # another file of the disk
     payload = Payload(b'"x"', b"1")
     size = log_file(store).stat().st_size
     wrong: list[tuple[Any, ...]] = [

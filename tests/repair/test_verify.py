@@ -102,6 +102,7 @@ def test_verify_beside_writers_gives_no_false_alarm(
         (found,) = verify(store)
         assert found.is_whole, found
         states.add(found.records)
+        acknowledgements.wait_for(len(acknowledgements.acknowledged()) + 1)
     children.kill_all()
     assert len(states) > 1  # they wrote meanwhile
 
