@@ -159,7 +159,7 @@ class LogEnd:
         self._file.notices += notices
         self.durable, self.state = start.offset, start
         repair = self.catch_up(sync)
-        self.refuse_shortened()
+        refuse_shortened(fd, self.state.offset, self._paths, known_durable=self._floor)
         if start.offset < self.state.offset:
             write_again(fd, start.offset, self.state.offset)
             sync()
@@ -182,16 +182,6 @@ class LogEnd:
         self.header = header
         self.beginning = object()
 
-    def refuse_shortened(self) -> None:
-        """Return if the log ends no earlier than this process knows it to be durable; else raise CorruptLogError."""
-        refuse_shortened(
-            self._file.fd,
-            self.state.offset,
-            known_durable=self._floor,
-            path=self._paths.log,
-            log_key=self._paths.log_key,
-        )
-
     def _cut_torn_end(self, broken: Broken, sync: Callable[[], object]) -> Repair | None:
         """Cut a torn end off, and keep the bytes.
 
@@ -200,13 +190,7 @@ class LogEnd:
         """
         fd, offset = self._file.fd, broken.damage.offset
         vouched = vouched_durable(self._paths.page, self.header.generation, fd)
-        require_torn(
-            fd,
-            broken,
-            known_durable=max(self.known_durable, vouched),
-            path=self._paths.log,
-            log_key=self._paths.log_key,
-        )
+        require_torn(fd, broken, self._paths, known_durable=max(self.known_durable, vouched))
         repair = keep_bytes(fd, self._paths, self.header.generation, offset)
         # Crash: before the truncation both copies exist, and the next writer repairs again; after it,
         # unsynced, the torn bytes may come back with the power, and the next writer repairs again.

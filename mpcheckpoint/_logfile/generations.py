@@ -79,13 +79,7 @@ def _take(copy: GenerationCopy, paths: LogPaths, old: OpenLog) -> None:
         old.end.move_to(result.end)
         if result.damage is not None:
             _keep_torn_end(paths, old, result)
-    refuse_shortened(
-        old.file.fd,
-        old.end.state.offset,
-        known_durable=old.end.known_durable,
-        path=paths.log,
-        log_key=paths.log_key,
-    )
+    refuse_shortened(old.file.fd, old.end.state.offset, paths, known_durable=old.end.known_durable)
     copy.finish()
 
 
@@ -93,7 +87,7 @@ def _keep_torn_end(paths: LogPaths, old: OpenLog, result: Scan) -> None:
     assert result.damage is not None
     broken = Broken(result.damage, result.broken_at, result.broken_crc)
     known = max(old.end.known_durable, vouched_durable(paths.page, old.end.header.generation, old.file.fd))
-    require_torn(old.file.fd, broken, known_durable=known, path=paths.log, log_key=paths.log_key)
+    require_torn(old.file.fd, broken, paths, known_durable=known)
     repair = keep_bytes(old.file.fd, paths, old.end.header.generation, result.damage.offset)
     if repair is not None:
         old.file.notices.append(

@@ -164,8 +164,7 @@ class LogReader:
                 if self._end.offset > status.size_bytes and scan.damage is None:
                     return  # all that was there at the start was given: writers may be faster than we are
             if scan.damage is None:
-                path, log_key = self._paths.log, self._paths.log_key
-                refuse_shortened(fd, self._end.offset, known_durable=known, path=path, log_key=log_key)
+                refuse_shortened(fd, self._end.offset, self._paths, known_durable=known)
                 self._remember(descriptor, status, is_padded=scan.stop is Stop.PADDING)
                 return
             _require_intact(descriptor)
@@ -216,7 +215,7 @@ class LogReader:
         assert self._header is not None
         broken = Broken(damage, scan.broken_at, scan.broken_crc)
         if vouched > damage.offset:
-            require_torn(fd, broken, known_durable=vouched, path=self._paths.log, log_key=self._paths.log_key)
+            require_torn(fd, broken, self._paths, known_durable=vouched)
         stated = vouched_durable(self._paths.page, self._header.generation, fd)
         return stated if stated > damage.offset else vouched_offset(fd, broken, above=damage.offset)
 

@@ -18,6 +18,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import MAX_LINE_BYTES, Line, Mismatch
 from mpcheckpoint._format.resync import lines_after_damage
 from mpcheckpoint._logfile.file_bytes import CHUNK_BYTES
+from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint.errors import CorruptLogError
 
 # If bytes were removed, a line after them may call an offset durable that is above its own now. Lines after damage are
@@ -70,7 +71,7 @@ def provable_lines(fd: int, broken: Broken) -> Iterator[Line]:
             offset, data, crc = offset + keep, data[keep:], None
 
 
-def require_torn(fd: int, broken: Broken, *, known_durable: int, path: str, log_key: str) -> None:
+def require_torn(fd: int, broken: Broken, paths: LogPaths, *, known_durable: int) -> None:
     """Return if the damage is what a dying writer leaves at the end of a log.
 
     Raises:
@@ -81,11 +82,11 @@ def require_torn(fd: int, broken: Broken, *, known_durable: int, path: str, log_
         known_durable = vouched_offset(fd, broken, above=damage.offset)
     if known_durable > damage.offset:
         raise CorruptLogError(
-            path, damage.offset, expected=damage.expected, found=damage.found, log_key=log_key
+            paths.log, damage.offset, expected=damage.expected, found=damage.found, log_key=paths.log_key
         )
 
 
-def refuse_shortened(fd: int, end_offset: int, *, known_durable: int, path: str, log_key: str) -> None:
+def refuse_shortened(fd: int, end_offset: int, paths: LogPaths, *, known_durable: int) -> None:
     """Return if the log does not end before what this process knows to be durable.
 
     Raises:
@@ -93,9 +94,9 @@ def refuse_shortened(fd: int, end_offset: int, *, known_durable: int, path: str,
     """
     if end_offset < known_durable:
         raise CorruptLogError(
-            path,
+            paths.log,
             end_offset,
             expected=f"{known_durable} bytes that this process knows to be durable",
             found=f"a log that ends there, in a file of {system.size_of(fd)} bytes",
-            log_key=log_key,
+            log_key=paths.log_key,
         )
