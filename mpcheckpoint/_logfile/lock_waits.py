@@ -93,16 +93,12 @@ class LockWaits:
                     self._tell(wait, now_s)
             if waiting:
                 quiet_since_s = now_s
-            elif now_s - quiet_since_s > _IDLE_EXIT_S and self._takes_leave():
-                return
-
-    def _takes_leave(self) -> bool:
-        self._thread = None
-        if not self._waiting:
-            return True
-        # A wait began in between; at worst two threads watch for a while.
-        self._thread = threading.current_thread()
-        return False
+            elif now_s - quiet_since_s > _IDLE_EXIT_S:
+                self._thread = None
+                if not self._waiting:
+                    return
+                # A wait began in between; at worst two threads watch for a while.
+                self._thread = threading.current_thread()
 
     def _tell(self, wait: LockWait, now_s: float) -> None:
         holder = system.lock_status(wait.path).holder
