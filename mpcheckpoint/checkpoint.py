@@ -65,14 +65,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             UnknownSchemeError: ``path`` is a URL (``postgresql://...``, ``file:///...``). Nothing was made.
             StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError
         """
-        settings = open_settings(
-            path,
-            create=create,
-            read_only=read_only,
-            log_keys=log_keys,
-            durability=durability,
-            lock_timeout_s=lock_timeout_s,
-        )
+        settings = open_settings(path, create, read_only, log_keys, durability, lock_timeout_s)
         self._handle = StoreHandle(settings)
 
     # --- logs -------------------------------------------------------------------------------------------------
@@ -270,14 +263,7 @@ def checkpoint_on(
     Raises:
         TypeError, ValueError: an argument is not what it should be.
     """
-    settings = open_settings(
-        store.path,
-        create=create,
-        read_only=read_only,
-        log_keys=log_keys,
-        durability=durability,
-        lock_timeout_s=lock_timeout_s,
-    )
+    settings = open_settings(store.path, create, read_only, log_keys, durability, lock_timeout_s)
     return _with(settings._replace(store=store))
 
 

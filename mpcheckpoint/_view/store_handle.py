@@ -326,7 +326,6 @@ class StoreHandle:
 
 def open_settings(
     path: str | os.PathLike[str],
-    *,
     create: bool,
     read_only: bool,
     log_keys: Iterable[str] | None,
