@@ -55,7 +55,7 @@ class LogPaths(NamedTuple):
 
     @classmethod
     def of(cls, directory: str, log_key: str) -> LogPaths:
-        """Return the files of the log ``log_key`` in the store directory ``directory``."""
+        """Return the files of a log in a store's directory, which need not exist. Raises InvalidKeyError."""
         name = file_name(log_key)
         base = os.path.join(directory, name)
         return cls(

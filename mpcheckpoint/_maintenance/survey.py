@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._view.statistics import Statistics
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, InvalidKeyError, LogNotFoundError
@@ -78,7 +79,7 @@ def survey(path: str | os.PathLike[str], *, log_keys: Iterable[str] | None = Non
     store = DirectoryStore(path, create=False, read_only=True)
     if log_keys is None:
         return (_surveyed(store, file, found) for file, found in store.directory.listing())
-    return (_surveyed(store, store.directory.paths_of(log_key).log, log_key) for log_key in log_keys)
+    return (_surveyed(store, LogPaths.of(store.path, log_key).log, log_key) for log_key in log_keys)
 
 
 def _surveyed(store: DirectoryStore, path: str, found: str | CheckpointError) -> LogSurvey:

@@ -227,14 +227,6 @@ class StoreDirectory:
             raise wrong_log(path, log_key, f"one whose file name is {name}")
         return log_key
 
-    def paths_of(self, log_key: str) -> LogPaths:
-        """Return the files of a log, which need not exist.
-
-        Raises:
-            InvalidKeyError: if it is no key.
-        """
-        return LogPaths.of(self.path, log_key)
-
     # --- creating and recovering ------------------------------------------------------------------------------
 
     @contextmanager
@@ -273,7 +265,7 @@ class StoreDirectory:
         Raises:
             InvalidKeyError, LogNotFoundError, WrongLogError, FormatVersionError, CorruptLogError
         """
-        paths = self.paths_of(log_key)
+        paths = LogPaths.of(self.path, log_key)
         with translated("opening the log", paths.log, is_read=True):
             try:
                 descriptor = system.open_file(paths.log)
@@ -293,7 +285,7 @@ class StoreDirectory:
         Raises:
             InvalidKeyError, LogNotFoundError, LockTimeoutError, WrongLogError, FormatVersionError, CorruptLogError
         """
-        paths = self.paths_of(log_key)
+        paths = LogPaths.of(self.path, log_key)
         with translated("opening the log", paths.log):
             if create and not system.exists(paths.log):
                 self.require_locking()

@@ -118,7 +118,7 @@ def targets_in(directory: StoreDirectory, log_keys: Iterable[str] | None) -> lis
         return [_target(directory.path, name) for name in sorted(there)]
     targets = []
     for log_key in dict.fromkeys(log_keys):
-        paths = directory.paths_of(log_key)
+        paths = LogPaths.of(directory.path, log_key)
         if paths.name not in there:
             raise LogNotFoundError(
                 f"the store {directory.base} has no log {log_key!r}",
