@@ -112,7 +112,7 @@ def _counted(stored: DirectoryLog, path: str) -> LogSurvey:
     except CheckpointError as error:
         failure = failure or error
     finally:
-        statistics.release()
+        statistics.reader.release()
     if failure is not None:
         states = (_state_for(failure), *states)
     figures = statistics.figures

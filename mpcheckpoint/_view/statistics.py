@@ -83,7 +83,7 @@ class Statistics:
         """
         if self.reader.given != self._counted:
             # A signal handler raised when the reader had moved on and this had not: count anew.
-            self.release()
+            self.reader.release()
             self.figures, self.reader, self._counted = Figures(), self._stored.reader(), 0
         for chunk in self.reader.poll():
             if chunk.is_reset:
@@ -102,7 +102,3 @@ class Statistics:
         if rest is not None:
             states.append("torn" if rest.is_torn else "pending")
         return tuple(states) or ("whole",)
-
-    def release(self) -> None:
-        """Give back the file."""
-        self.reader.release()

@@ -320,7 +320,7 @@ class StoreHandle:
 
     def _drop_statistics(self) -> None:
         for statistics in self._statistics.values():
-            statistics.release()
+            statistics.reader.release()
         self._statistics = {}
 
 
