@@ -253,7 +253,9 @@ class Reading:
         if len(self._taps) == 1:
             yield from self._taps[0].records()
         else:
-            yield from merge(*(tap.records() for tap in self._taps), key=_order)
+            yield from merge(
+                *(tap.records() for tap in self._taps), key=lambda each: (each.stamp_us, each.log_key)
+            )
         self._end()
 
     def _last(self, count: int) -> Iterator[Record]:
@@ -274,8 +276,3 @@ class Reading:
             if self._on_failure is None:
                 raise tap.failure
             self._on_failure(tap.log_key, tap.failure)
-
-
-def _order(record: Record) -> tuple[int, str]:
-    """How records of different logs are merged; those of one log come in order."""
-    return record.stamp_us, record.log_key
