@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint._format.codec import decode_event
-from mpcheckpoint._view.transaction import begin, update
+from mpcheckpoint._view.transaction import Transaction, update
 from mpcheckpoint._work.claims import claimed
 from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS
 from mpcheckpoint._work.reruns import history_of, require_rerun_name
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._types import Position, Record, Repair
     from mpcheckpoint._view.follow import Follower
     from mpcheckpoint._view.log_handle import LogHandle
-    from mpcheckpoint._view.transaction import Transaction
     from mpcheckpoint._work.claims import Claim
     from mpcheckpoint._work.map import MapRun
     from mpcheckpoint._work.outcomes import Outcome
@@ -101,7 +100,7 @@ class Log:
 
     def transaction(self) -> Transaction:
         """Return a transaction: read, decide, append, all or nothing. Use it in a ``with`` statement."""
-        return begin(self._handle)
+        return Transaction(self._handle)
 
     def update(self, fn: Callable[[Transaction], T]) -> T:
         """Run ``fn(transaction)`` until its batch lands; return what it returned that time.

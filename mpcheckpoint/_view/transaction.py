@@ -31,6 +31,7 @@ class Transaction:
     """
 
     def __init__(self, log: LogHandle) -> None:
+        log.for_writing()  # refuses a handle that may not write, before anything is decided
         self._log = log
         self._pid = os.getpid()
         self._reads: dict[str, list[bytes]] = {}
@@ -96,16 +97,10 @@ class Transaction:
             )
 
 
-def begin(log: LogHandle) -> Transaction:
-    """Return a transaction. See ``Log.transaction``."""
-    log.for_writing()
-    return Transaction(log)
-
-
 def update(log: LogHandle, fn: Callable[[Transaction], T]) -> T:
     """Run ``fn`` until its batch lands. See ``Log.update``."""
     while True:
-        transaction = begin(log)
+        transaction = Transaction(log)
         try:
             with transaction:
                 result = fn(transaction)
