@@ -35,7 +35,8 @@ class LogView:
         self.records = Records()
         self.applied = 0
         self._ids: dict[tuple[str, str], int] = {}
-        self._claims: dict[str, str] = {}
+        # Those not given back, object key to worker. The workers may be dead.
+        self.claims: dict[str, str] = {}
         self._notes: dict[str, dict[str, Any]] = {}
         self.map_notes: list[dict[str, Any]] = []
         # What others derived from ``map_notes``, until a further one comes.
@@ -46,7 +47,7 @@ class LogView:
         if chunk.is_reset:
             # A new one: a snapshot may share the old one.
             self.records, self._ids = Records(), {}
-            self._claims, self._notes = {}, {}
+            self.claims, self._notes = {}, {}
             self.map_notes, self.memo = [], {}
         self.generation = chunk.generation
         lines = Lines.of(chunk.lines)
@@ -74,17 +75,13 @@ class LogView:
         if not isinstance(object_key, str):
             return  # a claim to nothing, which no version of this library writes
         if isinstance(worker, str):
-            self._claims[object_key] = worker
+            self.claims[object_key] = worker
         else:
-            self._claims.pop(object_key, None)
+            self.claims.pop(object_key, None)
 
     def claim_of(self, object_key: str) -> str | None:
         """Return the worker that last claimed an object and has not given it back; it may be dead."""
-        return self._claims.get(object_key)
-
-    def claims(self) -> dict[str, str]:
-        """Return all claims that were not given back, object key to worker. The workers may be dead."""
-        return dict(self._claims)
+        return self.claims.get(object_key)
 
     def note(self, name: str) -> dict[str, Any] | None:
         """Return what the last control line of that name says, or None."""

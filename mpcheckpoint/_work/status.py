@@ -110,7 +110,7 @@ def status_of(log: LogHandle, rerun: str | None) -> MapStatus | None:
 def running_items(log: LogHandle) -> tuple[RunningItem, ...]:
     """Return what live workers run, the longest running first."""
     directory = log.workers_directory
-    claims = log.query(lambda view: view.claims())
+    claims = log.query(lambda view: dict(view.claims))  # a copy: the view goes on
     found = []
     for object_key, worker_id in claims.items():
         if is_live(directory, worker_id):
