@@ -261,7 +261,7 @@ def test_100_000_scans_leave_no_memory_behind(native: ModuleType) -> None:
     finally:
         tracemalloc.stop()
 
-    assert after - before < 10_000
+    assert after - before < 200_000  # an object a round would be far more
     assert all(abs(sys.getrefcount(each) - count) < 100 for each, count in zip(shared, counts, strict=True))
 
 

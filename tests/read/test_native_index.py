@@ -185,5 +185,5 @@ def test_100_000_calls_leave_no_memory_behind(native: ModuleType) -> None:
     finally:
         tracemalloc.stop()
 
-    assert after - before < 10_000
+    assert after - before < 200_000  # an object a round would be far more
     assert [sys.getrefcount(each) for each in (*keys, native.Numbers)] == counts
