@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from engines import BASELINE, ENGINES, OURS, installed
 
 import mpcheckpoint
+from mpcheckpoint import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,7 +123,8 @@ def is_ram_disk(path: Path) -> bool:
 def source_digest() -> str:
     """Return what tells one state of the package's source from another: processes started later import it anew."""
     digest = hashlib.sha256()
-    for path in sorted(Path(mpcheckpoint.__file__).parent.rglob("*.py")):
+    package = Path(mpcheckpoint.__file__).parent
+    for path in sorted([*package.rglob("*.py"), *package.glob("_native*")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 
@@ -136,6 +138,7 @@ def environment(path: Path) -> dict[str, str]:
         "file system": file_system_of(path),
         "python": platform.python_version(),
         OURS: f"{mpcheckpoint.__version__} ({source_digest()})",
+        "core": _core.kind,
         BASELINE: sqlite3.sqlite_version,
         **{
             name: _version(name)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _COLOURS = {
     OURS: "#0a57a8",
+    "pure": "#6ba3d6",
     "sqlite": "#3d3d3d",
     "lmdb": "#a8730a",
     "optuna": "#7d4e9b",

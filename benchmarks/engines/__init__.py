@@ -11,7 +11,7 @@ from engines.disk_cache import DiskCache
 from engines.lmdb_records import Lmdb
 from engines.locked_file import FileUnderFilelock, FileUnderPortalocker
 from engines.optuna_journal import OptunaJournal
-from engines.own import Mpcheckpoint
+from engines.own import Mpcheckpoint, PurePython
 from engines.sqlite import Sqlite
 
 __all__ = ["BASELINE", "ENGINES", "OURS", "Engine", "installed"]
@@ -21,6 +21,7 @@ BASELINE = "sqlite"
 
 ENGINES: dict[str, Engine] = {
     OURS: Mpcheckpoint(),
+    "pure": PurePython(),
     BASELINE: Sqlite(),
     "lmdb": Lmdb(),
     "optuna": OptunaJournal(),

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from engines.base import Engine, batches
-from mpcheckpoint import Checkpoint
+from mpcheckpoint import Checkpoint, _core
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sized
@@ -69,3 +69,13 @@ class Mpcheckpoint(Engine):
         """Return every object's events, decoded."""
         with Checkpoint(directory, create=False) as checkpoint:
             return dict(checkpoint.snapshot().items())
+
+
+class PurePython(Mpcheckpoint):
+    """This library without its native core."""
+
+    setting = "the same, with MPCHECKPOINT_PURE=1: without the native core"
+
+    def prepare(self) -> None:
+        """Turn the core off, in this process alone: it was decided at the import whether it runs."""
+        _core.native, _core.kind = None, "pure"

@@ -15,8 +15,12 @@ import pytest
 from support.checkout import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
-ENGINES = ["mpcheckpoint", "sqlite", "lmdb", "optuna", "diskcache", "filelock", "portalocker"]
-INSTALLED = [name for name in ENGINES if find_spec({"sqlite": "sqlite3"}.get(name, name)) is not None]
+ENGINES = ["mpcheckpoint", "pure", "sqlite", "lmdb", "optuna", "diskcache", "filelock", "portalocker"]
+INSTALLED = [
+    name
+    for name in ENGINES
+    if find_spec({"sqlite": "sqlite3", "pure": "mpcheckpoint"}.get(name, name)) is not None
+]
 IN_NO_TIME = ("--rounds", "1", "--seconds", "0.05")
 
 
