@@ -19,7 +19,12 @@ from support.capabilities import native_core, require
 from support.checkout import ROOT, TESTS
 
 SANITIZERS = ("libasan.so", "libubsan.so")
-WHAT_IT_RUNS = ("format/test_native_scan.py", "read/test_native_index.py", "project/test_core.py")
+WHAT_IT_RUNS = (
+    "format/test_native_scan.py",
+    "read/test_native_index.py",
+    "append/test_native_append.py",
+    "project/test_core.py",
+)
 ONLY = "test_native or crc"
 
 
