@@ -204,7 +204,7 @@ def wait_until(
 
 
 # Said of a machine that has much to do, whatever is tested: a second for a sync, a lock or a look at all bytes.
-_OF_A_BUSY_MACHINE = re.compile(
+OF_A_BUSY_MACHINE = re.compile(
     r"a sync of log '.*' took \d|waiting for the append lock of log |validated [\d,]+ bytes"
 )
 
@@ -215,7 +215,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
         record
         for record in caplog.records
         if record.name.partition(".")[0] == "mpcheckpoint"
-        and not _OF_A_BUSY_MACHINE.match(record.getMessage())
+        and not OF_A_BUSY_MACHINE.match(record.getMessage())
     ]
 
 
