@@ -55,7 +55,7 @@ struct append {
     struct end own;
     int64_t allocated, durable, highest_stamp_us;
     struct text left;
-    int unpublished, is_page_proven, is_locked;
+    int unpublished, is_page_proven, is_locked, may_extend;
     /* What is to be written: three texts a record. */
     struct text *texts;
     Py_ssize_t records;
@@ -63,11 +63,17 @@ struct append {
     /* What came of it. */
     struct end before, after;
     size_t line_bytes;
-    int is_alone, is_followed, is_published, is_unlocked, error;
-    Py_ssize_t written;
+    int is_alone, is_followed, is_published, is_unlocked, is_extended, error;
+    ssize_t written;
     char published[KNOWN_AT + KNOWN_BODY_BYTES + 4];
     size_t published_bytes;
 };
+
+/* A system call once more for each signal that comes, as Python does it. */
+#define UNINTERRUPTED(result, call) \
+    do { \
+        (result) = (call); \
+    } while ((result) < 0 && errno == EINTR)
 
 /* --- lock ------------------------------------------------------------------------------------------------------- */
 
@@ -75,12 +81,14 @@ struct append {
 static enum outcome lock(struct append *append)
 {
     struct stat status;
+    int locked;
     if (append->is_locked)
         return WRITTEN;
     if (fstat(append->lock_fd, &status) != 0 || status.st_dev != append->lock_device
         || status.st_ino != append->lock_inode || status.st_nlink == 0)
         return NOT_OURS;
-    if (flock(append->lock_fd, LOCK_EX | LOCK_NB) == 0)
+    UNINTERRUPTED(locked, flock(append->lock_fd, LOCK_EX | LOCK_NB));
+    if (locked == 0)
         return WRITTEN;
     return errno == EWOULDBLOCK ? CONTENDED : NOT_OURS;
 }
@@ -139,7 +147,9 @@ static int find_end(struct append *append)
 {
     char look[PAGE_READ_BYTES], closing[CLOSING_BYTES], found[CLOSING_BYTES + 1];
     static const char nothing[PAGE_READ_BYTES];
-    if (pread(append->page_fd, look, sizeof look, 0) != sizeof look)
+    ssize_t size;
+    UNINTERRUPTED(size, pread(append->page_fd, look, sizeof look, 0));
+    if (size != sizeof look)
         return 0;
     if (memcmp(look + POISON_AT, nothing, PAGE_READ_BYTES - POISON_AT) != 0)
         return 0;
@@ -150,7 +160,7 @@ static int find_end(struct append *append)
     else if (!take_over(append, look))
         return 0;
     write_closing(closing, append->before.crc);
-    ssize_t size = pread(append->log_fd, found, sizeof found, append->before.offset - CLOSING_BYTES);
+    UNINTERRUPTED(size, pread(append->log_fd, found, sizeof found, append->before.offset - CLOSING_BYTES));
     if (size < CLOSING_BYTES || memcmp(found, closing, CLOSING_BYTES) != 0)
         return 0;
     /* A write begins right after the end. If there is no byte, or padding, nothing was written. */
@@ -244,7 +254,9 @@ static void publish(struct append *append)
         memcpy(known + KNOWN_BODY_BYTES, &check, 4);
         append->published_bytes = sizeof append->published;
     }
-    if (pwrite(append->page_fd, data, append->published_bytes, END_AT) < 0)
+    ssize_t written;
+    UNINTERRUPTED(written, pwrite(append->page_fd, data, append->published_bytes, END_AT));
+    if (written < 0)
         append->published_bytes = 0; /* what stood there is checked before it is believed */
 }
 
@@ -261,15 +273,18 @@ static enum outcome run(struct append *append)
         return NOT_OURS;
     encode(append, stamp_us);
     /* To make padding, and to show that the page's descriptor is the page, is Python's. */
-    if (append->after.offset > append->allocated || !append->is_page_proven)
+    append->is_extended = append->after.offset > append->allocated;
+    if ((append->is_extended && !append->may_extend) || !append->is_page_proven)
         return NOT_OURS;
-    append->written = pwrite(append->log_fd, append->line, append->line_bytes, append->before.offset);
+    UNINTERRUPTED(append->written, pwrite(append->log_fd, append->line, append->line_bytes, append->before.offset));
     if (append->written != (ssize_t)append->line_bytes) {
         append->error = append->written < 0 ? errno : 0;
         return NOT_WRITTEN;
     }
     publish(append);
-    append->is_unlocked = flock(append->lock_fd, LOCK_UN) == 0;
+    int unlocked;
+    UNINTERRUPTED(unlocked, flock(append->lock_fd, LOCK_UN));
+    append->is_unlocked = unlocked == 0;
     return WRITTEN;
 }
 
@@ -316,11 +331,12 @@ static PyObject *told_of(const struct append *append, enum outcome outcome)
         left = (struct text){append->published, (Py_ssize_t)append->published_bytes};
     struct text data = is_written ? none : (struct text){append->line, (Py_ssize_t)append->line_bytes};
     return Py_BuildValue(
-        "(O(LkL)(LkL)LLOOy#iOiy#)", truth(is_written), (long long)before->offset, (unsigned long)before->crc,
+        "(O(LkL)(LkL)LLOOy#iOOiy#)", truth(is_written), (long long)before->offset, (unsigned long)before->crc,
         (long long)before->stamp_us, (long long)after->offset, (unsigned long)after->crc, (long long)after->stamp_us,
         (long long)append->allocated, (long long)append->durable, truth(append->is_alone), truth(append->is_followed),
         left.size ? left.bytes : "", left.size,
-        append->is_published ? 0 : append->unpublished + is_written, truth(append->is_unlocked), append->error,
+        append->is_published ? 0 : append->unpublished + is_written, truth(append->is_unlocked), truth(append->is_extended),
+        append->error,
         data.size ? data.bytes : "", data.size);
 }
 
@@ -334,9 +350,9 @@ PyObject *append_batch(PyObject *Py_UNUSED(module), PyObject *arguments)
     unsigned long long log_device, log_inode, lock_device, lock_inode;
     unsigned long crc;
     if (!PyArg_ParseTuple(
-            arguments, "((OiKKiOOO)(LkL)LLLOip)i(KK)O!O!p:append_batch", &path, &append.log_fd, &log_device,
+            arguments, "((OiKKiOOO)(LkL)LLLOipp)i(KK)O!O!p:append_batch", &path, &append.log_fd, &log_device,
             &log_inode, &append.page_fd, &generation, &bound, &writer, &offset, &crc, &stamp_us, &allocated, &durable,
-            &highest_us, &left, &append.unpublished, &append.is_page_proven, &append.lock_fd, &lock_device, &lock_inode,
+            &highest_us, &left, &append.unpublished, &append.is_page_proven, &append.may_extend, &append.lock_fd, &lock_device, &lock_inode,
             &PyList_Type, &payloads, &PyList_Type, &told, &append.is_locked))
         return NULL;
     append.own = (struct end){.offset = offset, .stamp_us = stamp_us, .crc = (uint32_t)crc};

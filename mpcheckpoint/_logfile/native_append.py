@@ -42,7 +42,9 @@ def append_natively(log: OpenLog, lock: AppendLock, payloads: list[Payload]) -> 
             return None
         done = native_append(told[0])
         log.take_note(done)
-        lock.end_loan(is_held=not done.is_unlocked, is_returned=done.is_unlocked)
+        if done.is_written and not done.is_unlocked:
+            lock.close_file()  # which gives it back, too, as ``AppendLock.give_back`` has it
+        lock.end_loan(is_held=not done.is_written, is_returned=done.is_written)
     except BaseException as error:
         if told:
             log.settle_native(native_append(told[0]), error)

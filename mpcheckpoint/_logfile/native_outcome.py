@@ -22,6 +22,7 @@ class NativeAppend(NamedTuple):
         allocated, durable, is_alone, is_followed: as the open log knows them now.
         left, unpublished: what this process left in the page last, and how many appends ago.
         is_unlocked: whether the kernel's lock was given back.
+        is_extended: whether the batch goes beyond what was allocated, so that the log is longer by it.
         data: the bytes of a batch that is not written.
     """
 
@@ -35,6 +36,7 @@ class NativeAppend(NamedTuple):
     left: bytes
     unpublished: int
     is_unlocked: bool
+    is_extended: bool
     error: int
     data: bytes
 

@@ -310,8 +310,9 @@ class OpenLog:
             return None
         if not end.is_used or end.is_sealed or file.is_poisoned or file.is_lost:
             return None
+        may = (page.is_proven, not self._padding.is_due)
         known = (end.state, end.allocated, end.durable, clock.highest_us)
-        return (self._native_files, *known, self._left, self._unpublished, page.is_proven)
+        return (self._native_files, *known, self._left, self._unpublished, *may)
 
     def take_note(self, done: NativeAppend) -> None:
         """Take note of what native code did. It may be done again: a Ctrl-C can come at any step."""
@@ -320,19 +321,17 @@ class OpenLog:
             if self.page is not None:
                 self.page.note_proven()
         self.is_alone, self.is_followed = done.is_alone, done.is_followed
+        clock.observe(done.after.stamp_us)
         if done.is_written:
-            clock.observe(done.after.stamp_us)
             self.end.move_to(done.after)
             self._left, self._unpublished = done.left, done.unpublished
+            self._padding.note_extension(done.is_extended)
 
     def settle_native(self, done: NativeAppend, error: BaseException) -> None:
         """Take note of what native code did, where a Ctrl-C came right after it."""
         self.take_note(done)
-        write = PartialWrite(done.data, done.before, [done.after])
-        if done.is_written:
-            write.note(self._paths.log, error)
-        else:
-            write.settle(self.file, self.end, self._paths.log, error)
+        write, path = PartialWrite(done.data, done.before, [done.after]), self._paths.log
+        write.note(path, error) if done.is_written else write.settle(self.file, self.end, path, error)
 
     def go_on_from_native(self, done: NativeAppend) -> None:
         """Go on as ``append`` does where a write by native code failed, or was cut short.

@@ -23,6 +23,15 @@ class Padding:
         self._extensions = 0
         self._size_bytes = _FIRST_BYTES
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the next line that makes the log longer may get padding after it."""
+        return self._extensions >= _EXTENSIONS_BEFORE
+
+    def note_extension(self, times: int = 1) -> None:
+        """Take note of lines without padding that made the log longer."""
+        self._extensions += times
+
     def wanted_bytes(self, fd: int) -> int:
         """Return how much padding to write after a line that makes the open log ``fd`` longer; 0 for none."""
         self._extensions += 1

@@ -311,7 +311,7 @@ class FailsOnce:
 
     def __call__(self, *arguments: Any) -> int:
         self.calls.__dict__.pop("append_batch")
-        (files, end, allocated, durable, _, left, unpublished, _), *_, payloads, told, _ = arguments
+        (files, end, allocated, durable, _, left, unpublished, *_), *_, payloads, told, _ = arguments
         data, after = encode_batch(
             payloads, end=end, stamp_us=end.stamp_us + 1, durable=min(durable, end.offset)
         )
@@ -329,6 +329,7 @@ class FailsOnce:
                 False,
                 left,
                 unpublished,
+                False,
                 False,
                 self.error,
                 data,
