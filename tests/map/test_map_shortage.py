@@ -479,13 +479,14 @@ def test_map_of_functions_that_nothing_can_start_stops_with_a_typed_error_that_p
 def test_failed_fork_leaves_no_descriptor_open(monkeypatch: pytest.MonkeyPatch) -> None:
     context: Any = multiprocessing.get_context("fork")
     monkeypatch.setattr(os, "fork", Failing(os.fork, os_error(errno.EAGAIN), range(1, 10)))
-    before = os.listdir("/proc/self/fd")
+    before = set(os.listdir("/proc/self/fd"))
 
     for _ in range(3):
         with pytest.raises(BlockingIOError):
             start_process(context.Process(target=well, args=("x",)))
 
-    assert os.listdir("/proc/self/fd") == before
+    # Fewer may be open: what earlier tests left is closed once it is collected.
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_fork_server_that_ends_without_a_word_is_taken_for_a_shortage(
