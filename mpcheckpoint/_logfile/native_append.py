@@ -35,7 +35,8 @@ def append_natively(log: OpenLog, lock: AppendLock, payloads: list[Payload]) -> 
     try:
         if native is not None and known is not None and descriptor is not None:
             outcome = native.append_batch(known, descriptor.fd, descriptor.identity, payloads, told, False)
-            if outcome == _CONTENDED and _is_taken(lock):
+            # Asked for anew: that may have taken long, and a fault may have been put in the system's place meanwhile.
+            if outcome == _CONTENDED and _is_taken(lock) and (native := system.native) is not None:
                 native.append_batch(known, descriptor.fd, descriptor.identity, payloads, told, True)
         if not told:
             lock.end_loan(is_held=False)
