@@ -26,6 +26,7 @@
 
 /* --- crc.c: the CRC of zlib, with zlib's way of going on: crc is that of all bytes before. ----------------------- */
 
+void prepare_crc(void); /* once before all others, by each module that is loaded */
 uint32_t crc_of(const uint8_t *data, size_t size, uint32_t crc);
 
 /* --- json.c: JSON as our writer makes it ---------------------------------------------------------------------------
@@ -50,6 +51,7 @@ typedef struct {
     uint64_t end; /* offset in the file */
     uint64_t stamp_us, durable;
     uint32_t more, crc;
+    uint32_t numbers, numbers_size; /* stamp and durable, each with its comma */
     uint32_t key, key_size; /* inside of the quotes; key is 0 in a control line */
     uint32_t event, event_size;
     uint32_t meta, meta_size; /* meta_size is 0 where the meta is null */

@@ -19,7 +19,7 @@ static uint32_t tables[STEP][256];
 static int can_fold;
 static pthread_once_t is_prepared = PTHREAD_ONCE_INIT;
 
-static void prepare(void)
+static void fill(void)
 {
 #ifdef HAS_FOLDING
     can_fold = __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse2");
@@ -35,6 +35,11 @@ static void prepare(void)
             uint32_t before = tables[step - 1][byte];
             tables[step][byte] = (before >> 8) ^ tables[0][before & 0xFF];
         }
+}
+
+void prepare_crc(void)
+{
+    pthread_once(&is_prepared, fill);
 }
 
 /* Four bytes as a little-endian number, wherever they lie and whatever the processor is. */
@@ -79,7 +84,6 @@ __attribute__((target("pclmul"))) static uint32_t by_folding(const uint8_t *data
 
 uint32_t crc_of(const uint8_t *data, size_t size, uint32_t crc)
 {
-    pthread_once(&is_prepared, prepare);
     crc = ~crc;
 #ifdef HAS_FOLDING
     size_t blocks = size & ~(size_t)(BLOCK - 1);

@@ -15,14 +15,30 @@ static inline int is_digit(uint8_t byte)
     return (uint8_t)(byte - '0') < 10;
 }
 
-/* Whether one of eight bytes is no plain character of a string: a quote, a backslash, a control, or not ASCII. The
-   subtractions may borrow from a byte above, so it may say yes too often; what is then looked at is each byte. */
-static inline int holds_special(const uint8_t *at)
+static inline int is_plain(uint8_t byte)
 {
-    uint64_t word;
-    memcpy(&word, at, 8);
-    uint64_t quote = (word ^ EACH('"')) - EACH(1), backslash = (word ^ EACH('\\')) - EACH(1);
-    return ((quote | backslash | (word - EACH(0x20)) | word) & EACH(0x80)) != 0;
+    return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
+}
+
+/* The first byte that is no plain character of a string: a quote, a backslash, a control, or not ASCII. A newline is. */
+static inline const uint8_t *plain_end(const uint8_t *at, const uint8_t *end)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    /* Eight at a time. A subtraction may borrow from the byte above, which then looks special and is not; but only where
+       the one below is special, and the lowest counts. */
+    while (end - at >= 8) {
+        uint64_t word;
+        memcpy(&word, at, 8);
+        uint64_t quote = (word ^ EACH('"')) - EACH(1), backslash = (word ^ EACH('\\')) - EACH(1);
+        uint64_t special = (quote | backslash | (word - EACH(0x20)) | word) & EACH(0x80);
+        if (special)
+            return at + (__builtin_ctzll(special) >> 3);
+        at += 8;
+    }
+#endif
+    while (is_plain(*at))
+        at++;
+    return at;
 }
 
 static inline int is_continuation(uint8_t byte)
@@ -70,10 +86,7 @@ static const uint8_t *escape_end(const uint8_t *at)
 const uint8_t *string_end(const uint8_t *at, const uint8_t *end, int *has_escapes)
 {
     for (;;) {
-        while (end - at >= 8 && !holds_special(at))
-            at += 8;
-        while (*at >= 0x20 && *at < 0x80 && *at != '"' && *at != '\\')
-            at++;
+        at = plain_end(at, end);
         if (*at == '"')
             return at + 1;
         if (*at == '\\') {

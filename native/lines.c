@@ -45,15 +45,33 @@ static const uint8_t *count_end(const uint8_t *at, uint64_t highest, uint64_t *n
     return at + 1;
 }
 
+/* Stamp and durable. The lines of a batch have the same ones: then the digits are compared, and not read again. */
+static const uint8_t *stamp_and_durable_end(
+    const uint8_t *data, const uint8_t *at, const uint8_t *end, uint64_t offset, const Line *before, Line *line)
+{
+    line->numbers = (uint32_t)(at - data);
+    if (before != NULL && end - at > (ptrdiff_t)before->numbers_size
+        && memcmp(at, data + before->numbers, before->numbers_size) == 0) {
+        line->stamp_us = before->stamp_us;
+        line->durable = before->durable; /* at most this offset, as it was at most that of the line before */
+        line->numbers_size = before->numbers_size;
+        return at + line->numbers_size;
+    }
+    const uint8_t *stop = count_end(at, MAX_STAMP_US, &line->stamp_us);
+    if (stop != NULL && (stop = count_end(stop, offset, &line->durable)) != NULL)
+        line->numbers_size = (uint32_t)(stop - at);
+    return stop;
+}
+
 /* The fields of a line, from after its length to before its crc. Requires: a newline at `end - 1`. */
-static const uint8_t *fields_end(
-    const uint8_t *data, const uint8_t *at, const uint8_t *end, uint64_t offset, Line *line)
+static const uint8_t *fields_end(const uint8_t *data, const uint8_t *at, const uint8_t *end, uint64_t offset,
+    const Line *before, Line *line)
 {
     uint64_t more;
     if (at[0] != '"' || at[1] != ',')
         return NULL;
-    if ((at = count_end(at + 2, MAX_STAMP_US, &line->stamp_us)) == NULL
-        || (at = count_end(at, offset, &line->durable)) == NULL || (at = count_end(at, UINT32_MAX, &more)) == NULL)
+    if ((at = stamp_and_durable_end(data, at + 2, end, offset, before, line)) == NULL
+        || (at = count_end(at, UINT32_MAX, &more)) == NULL)
         return NULL;
     line->more = (uint32_t)more;
     int has_escapes = 0;
@@ -99,7 +117,7 @@ static size_t line_at(
     const uint8_t *end = start + length, *closing = end - CLOSING_BYTES;
     if (closing[0] != '"' || !hex_number(closing + 1, &line->crc) || memcmp(closing + 9, "\"]\n", 3) != 0)
         return 0;
-    if (fields_end(data, start + LENGTH_END, end, offset, line) != closing)
+    if (fields_end(data, start + LENGTH_END, end, offset, before, line) != closing)
         return 0;
     /* From one crc field to the next: the earlier one stands for every byte before it. */
     uint32_t actual = before != NULL ? crc_of(start - CLOSING_BYTES, length, before->crc)
@@ -122,9 +140,13 @@ static int is_in_place(const Found *found, const Line *line, const Start *start)
         && line->end - batch_start <= start->most_batch_bytes;
 }
 
-static int make_room(Found *found)
+/* Make room for another line. `left` is how many bytes are to be scanned: once a line is known, as many lines of its
+   length are expected, so that nothing is copied again and again. */
+static int make_room(Found *found, size_t left, size_t line_bytes)
 {
-    size_t room = found->room ? found->room * 2 : 64;
+    size_t room = found->room * 2 + 8;
+    if (line_bytes && room < found->room + left / line_bytes + 1)
+        room = found->room + left / line_bytes + 1;
     Line *lines = realloc(found->lines, room * sizeof(Line));
     if (lines == NULL)
         return -1;
@@ -138,13 +160,13 @@ int prove_lines(const uint8_t *data, size_t size, const Start *start, Found *fou
     char closing[CLOSING_BYTES + 1];
     snprintf(closing, sizeof closing, "\"%08x\"]\n", (unsigned int)start->stored_crc);
     uint32_t crc = crc_of((const uint8_t *)closing, CLOSING_BYTES, start->stored_crc);
-    size_t at = 0;
+    size_t at = 0, length = 0;
     while (size - at >= MIN_LINE_BYTES) {
-        if (found->count == found->room && make_room(found) < 0)
+        if (found->count == found->room && make_room(found, size - at, length) < 0)
             return -1;
         Line *line = &found->lines[found->count];
         const Line *before = found->count ? line - 1 : NULL;
-        size_t length = line_at(data, size, at, start->offset + at, before, crc, line);
+        length = line_at(data, size, at, start->offset + at, before, crc, line);
         if (length == 0 || !is_in_place(found, line, start))
             break;
         at += length;

@@ -35,6 +35,7 @@ static PyMethodDef functions[] = {
 static int fill(PyObject *module)
 {
     State *state = PyModule_GetState(module);
+    prepare_crc();
     state->numbers = (PyTypeObject *)PyType_FromModuleAndSpec(module, &numbers_spec, NULL);
     if (state->numbers == NULL || PyModule_AddType(module, state->numbers) < 0)
         return -1;

@@ -233,7 +233,7 @@ class LogReader:
                 raise refusal
             if control not in CONTROLS_OF_A_GENERATION:
                 notes.append(note_of(line))
-        self._durable = max([self._durable, *lines.durables])
+        self._durable = max(self._durable, max(lines.durables, default=0))
         records, passed = lines.records(), 0
         # Stamps rise, so what is to be skipped comes first.
         while passed < len(records) and (records.stamps_us[passed], -records.mores[passed]) <= self._skip:

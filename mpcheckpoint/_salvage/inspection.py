@@ -149,7 +149,7 @@ class _Inspector:
             self._run = piece.run
             self._high_us = max([self._high_us, *(each.last_us for each in found.candidates)])
         self._take_controls(lines)
-        found.durable = max([found.durable, *lines.durables])
+        found.durable = max(found.durable, max(lines.durables, default=0))
         found.has_batches = found.has_batches or any(lines.mores)
         records = _records_in(lines)
         if found.breaks:
@@ -242,7 +242,7 @@ class _Inspector:
 
 
 def _records_in(lines: Lines) -> int:
-    return len(lines.object_keys) - lines.object_keys.count(None)
+    return len(lines) if lines.is_plain else len(lines) - lines.object_keys.count(None)
 
 
 # --- what belongs to the log ---------------------------------------------------------------------------------
