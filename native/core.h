@@ -14,7 +14,7 @@
 
 /* Raised by one whenever what Python and C say to each other changes: a build that is older or newer than the package
    beside it is then not used (mpcheckpoint/_core.py). */
-#define CORE_VERSION 1
+#define CORE_VERSION 2
 
 /* The bounds of mpcheckpoint/_format/frame.py. A test compares them: the module hands them out as LIMITS. */
 #define MIN_LINE_BYTES 40
@@ -100,5 +100,11 @@ PyObject *file_facts(PyObject *module, PyObject *arguments);
 PyObject *futex_wait(PyObject *module, PyObject *arguments);
 PyObject *futex_wake(PyObject *module, PyObject *arguments);
 #endif
+
+/* --- encode.c: what is written -------------------------------------------------------------------------------------- */
+
+PyObject *payload(PyObject *module, PyObject *arguments);
+PyObject *payloads(PyObject *module, PyObject *arguments);
+PyObject *batch(PyObject *module, PyObject *arguments);
 
 #endif

@@ -22,6 +22,14 @@ static PyMethodDef functions[] = {
     {"index", index_objects, METH_VARARGS,
         "index(objects, keys, first): add records, numbered from `first`, to a dict of object key -> number or Numbers."},
     {"shifted", shifted, METH_VARARGS, "shifted(places, by): packed numbers of 64 bits, each raised by `by`."},
+    {"payload", payload, METH_VARARGS,
+        "payload(type, key, event, record_id, most_bytes): a record as a `type` of three pieces of JSON; None if it is\n"
+        "not simple, or takes more bytes."},
+    {"payloads", payloads, METH_VARARGS,
+        "payloads(type, records, most_bytes): what payload returns, for a list of (key, event); None if it is for any."},
+    {"batch", batch, METH_VARARGS,
+        "batch(payloads, stored_crc, stamp_us, durable): the lines of a batch and the last crc field; None if something\n"
+        "in the list is no payload."},
 #ifdef HAS_APPEND
     {"append_batch", append_batch, METH_VARARGS, "The common append: mpcheckpoint/_logfile/native_append.py."},
     {"await_group", await_group, METH_VARARGS, "Wait for the sync of others: mpcheckpoint/_logfile/page.py."},

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mpcheckpoint import _core
 from mpcheckpoint._format.advice import a, json_for, name_of, no_text, shown
 from mpcheckpoint._format.frame import (
     MAX_DEPTH,
@@ -196,6 +197,11 @@ def encode_payload(object_key: object, event: object, record_id: object = None) 
     Raises:
         InvalidKeyError, InvalidEventError, LimitExceededError: nothing was written.
     """
+    native = _core.native
+    if native is not None:
+        found: Payload | None = native.payload(Payload, object_key, event, record_id, _PLAINLY_SMALL_BYTES)
+        if found is not None:
+            return found
     kind = type(event)
     has_texts = type(object_key) is str and (record_id is None or type(record_id) is str)
     if has_texts and (kind in _ATOMS or _is_simple(event)):
@@ -228,7 +234,13 @@ def encode_payloads(records: Iterable[tuple[object, object]]) -> list[Payload]:
     Raises:
         InvalidKeyError, InvalidEventError, LimitExceededError: nothing was written.
     """
-    pairs = [(object_key, event) for object_key, event in records]
+    given = list(records)
+    native = _core.native
+    if native is not None:
+        found: list[Payload] | None = native.payloads(Payload, given, _PLAINLY_SMALL_BYTES)
+        if found is not None:
+            return found
+    pairs = [(object_key, event) for object_key, event in given]
     if all(map(_is_simple, [event for _, event in pairs])):
         payloads = _encode_simple(pairs)
         if payloads is not None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 import threading
-import tracemalloc
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +20,7 @@ from mpcheckpoint._format.frame import MAX_BATCH_BYTES, EndState, Payload, encod
 from mpcheckpoint._format.scan import Stop, scan
 from support import log_bytes, scan_fuzz
 from support.capabilities import native_core
+from support.leaks import require_no_leak
 from support.scan_fuzz import START, forged, scanned_alone, scanned_natively
 
 if TYPE_CHECKING:
@@ -244,25 +242,11 @@ def test_100_000_scans_leave_no_memory_behind(native: ModuleType) -> None:
     other = b"x" * 200
     shared = (data, None, True, False)
 
-    def rounds(count: int) -> None:
-        for _ in range(count):
-            native.scan(data, *START, MAX_BATCH_BYTES)
-            native.scan(other, *START, MAX_BATCH_BYTES)
+    def call() -> None:
+        native.scan(data, *START, MAX_BATCH_BYTES)
+        native.scan(other, *START, MAX_BATCH_BYTES)
 
-    rounds(1_000)
-    gc.collect()
-    counts = [sys.getrefcount(each) for each in shared]
-    tracemalloc.start()
-    try:
-        rounds(10)
-        before, _ = tracemalloc.get_traced_memory()
-        rounds(50_000)
-        after, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-
-    assert after - before < 200_000  # an object a round would be far more
-    assert all(abs(sys.getrefcount(each) - count) < 100 for each, count in zip(shared, counts, strict=True))
+    require_no_leak(call, shared, calls=100_000)
 
 
 def test_threads_that_scan_at_once_find_what_one_finds() -> None:
