@@ -112,7 +112,7 @@ def opened_page(scene: Scene, generation: str | None = None) -> Page:
     header = json.loads(scene.file(".jsonl").read_bytes().splitlines()[0])
     status = system.path_status(str(scene.file(".jsonl")))
     page = Page(str(scene.file(".page")), generation or _generation_in(header), status)
-    page._is_proven = True
+    page.is_proven = True
     return page
 
 
