@@ -39,11 +39,6 @@ struct end {
     uint32_t crc;
 };
 
-struct text {
-    const char *bytes;
-    Py_ssize_t size;
-};
-
 /* Everything that an append needs to know, and what came of it. */
 struct append {
     /* Which files. */
@@ -54,12 +49,12 @@ struct append {
     /* What this process knows. */
     struct end own;
     int64_t allocated, durable, highest_stamp_us;
-    struct text left;
+    Piece left;
     int unpublished, is_page_proven, is_locked, may_extend;
     /* What is to be written: three texts a record. */
-    struct text *texts;
+    Piece *texts;
     Py_ssize_t records;
-    char *line;
+    uint8_t *line;
     /* What came of it. */
     struct end before, after;
     size_t line_bytes;
@@ -133,19 +128,11 @@ static int take_over(struct append *append, const char *look)
     return append->allocated >= 0;
 }
 
-static void write_closing(char *at, uint32_t crc)
-{
-    static const char digits[] = "0123456789abcdef";
-    *at++ = '"';
-    for (int shift = 28; shift >= 0; shift -= 4)
-        *at++ = digits[crc >> shift & 15];
-    memcpy(at, "\"]\n", 3);
-}
-
 /* Find where the log ends: from the page, borne out by the log's own bytes. */
 static int find_end(struct append *append)
 {
-    char look[PAGE_READ_BYTES], closing[CLOSING_BYTES], found[CLOSING_BYTES + 1];
+    char look[PAGE_READ_BYTES], found[CLOSING_BYTES + 1];
+    uint8_t closing[CLOSING_BYTES];
     static const char nothing[PAGE_READ_BYTES];
     ssize_t size;
     UNINTERRUPTED(size, pread(append->page_fd, look, sizeof look, 0));
@@ -155,11 +142,11 @@ static int find_end(struct append *append)
         return 0;
     append->before = append->own;
     /* If the page is as this process left it, nobody wrote since. */
-    if (append->left.size > 0 && memcmp(look, append->left.bytes, (size_t)append->left.size) == 0)
+    if (append->left.size > 0 && memcmp(look, append->left.bytes, append->left.size) == 0)
         append->is_alone = 1;
     else if (!take_over(append, look))
         return 0;
-    write_closing(closing, append->before.crc);
+    put_closing(closing, append->before.crc);
     UNINTERRUPTED(size, pread(append->log_fd, found, sizeof found, append->before.offset - CLOSING_BYTES));
     if (size < CLOSING_BYTES || memcmp(found, closing, CLOSING_BYTES) != 0)
         return 0;
@@ -198,29 +185,18 @@ static void encode(struct append *append, int64_t stamp_us)
 {
     struct end after = append->before;
     int64_t durable = append->durable < after.offset ? append->durable : after.offset;
-    char *at = append->line, closing[CLOSING_BYTES];
-    write_closing(closing, after.crc);
+    char digits[48];
+    Piece numbers = {digits, (size_t)snprintf(digits, sizeof digits, "%lld,%lld", (long long)stamp_us, (long long)durable)};
+    uint8_t *at = append->line, closing[CLOSING_BYTES];
+    put_closing(closing, after.crc);
     for (Py_ssize_t record = 0; record < append->records; record++) {
-        const struct text *text = append->texts + 3 * record;
-        char *start = at;
-        at += 10; /* the opening, and eight digits that are known at the end */
-        at += sprintf(at, "\",%lld,%lld,%lld,", (long long)stamp_us, (long long)durable, (long long)(append->records - 1 - record));
-        for (int part = 0; part < 3; part++) {
-            memcpy(at, text[part].bytes, (size_t)text[part].size);
-            at += text[part].size;
-            *at++ = ',';
-        }
-        char digits[9];
-        snprintf(digits, sizeof digits, "%08x", (unsigned)(at - start + CLOSING_BYTES));
-        start[0] = '[';
-        start[1] = '"';
-        memcpy(start + 2, digits, 8);
+        uint8_t *line = at;
+        at = put_line(at, &numbers, (uint64_t)(append->records - 1 - record), append->texts + 3 * record);
         /* From one crc field to the next: the earlier one stands for every byte before it. */
-        after.crc = crc_of_text(closing, CLOSING_BYTES, after.crc);
-        after.crc = crc_of_text(start, (size_t)(at - start), after.crc);
-        write_closing(closing, after.crc);
-        memcpy(at, closing, CLOSING_BYTES);
-        at += CLOSING_BYTES;
+        after.crc = crc_of(closing, CLOSING_BYTES, after.crc);
+        after.crc = crc_of(line, (size_t)(at - line), after.crc);
+        put_closing(closing, after.crc);
+        at = put_closing(at, after.crc);
     }
     append->line_bytes = (size_t)(at - append->line);
     after.offset += (int64_t)append->line_bytes;
@@ -291,7 +267,7 @@ static enum outcome run(struct append *append)
 /* --- as Python calls it ----------------------------------------------------------------------------------------- */
 
 /* Find the texts of all records: bytes, which nobody can change. The caller's list keeps them alive, and is the caller's alone. */
-static int texts_of(struct append *append, PyObject *payloads, struct text *few, size_t most_few, size_t *size)
+static int texts_of(struct append *append, PyObject *payloads, Piece *few, size_t most_few, size_t *size)
 {
     Py_ssize_t records = PyList_Size(payloads);
     if (records < 0)
@@ -311,10 +287,11 @@ static int texts_of(struct append *append, PyObject *payloads, struct text *few,
         }
         for (Py_ssize_t part = 0; part < 3; part++) {
             PyObject *object = PyTuple_GetItem(payload, part);
-            struct text *text = append->texts + 3 * record + part;
-            if (!object || PyBytes_AsStringAndSize(object, (char **)&text->bytes, &text->size) != 0)
+            Piece *text = append->texts + 3 * record + part;
+            if (!object || !(text->bytes = bytes_of(object, -1)))
                 return -1;
-            *size += (size_t)text->size;
+            text->size = (size_t)PyBytes_Size(object);
+            *size += text->size;
         }
         *size += MARGIN_BYTES;
     }
@@ -326,25 +303,25 @@ static PyObject *told_of(const struct append *append, enum outcome outcome)
 {
     const struct end *before = &append->before, *after = &append->after;
     int is_written = outcome == WRITTEN;
-    struct text left = append->left, none = {NULL, 0};
+    Piece left = append->left, none = {NULL, 0};
     if (append->is_published)
-        left = (struct text){append->published, (Py_ssize_t)append->published_bytes};
-    struct text data = is_written ? none : (struct text){append->line, (Py_ssize_t)append->line_bytes};
+        left = (Piece){append->published, append->published_bytes};
+    Piece data = is_written ? none : (Piece){(const char *)append->line, append->line_bytes};
     return Py_BuildValue(
         "(O(LkL)(LkL)LLOOy#iOOiy#)", truth(is_written), (long long)before->offset, (unsigned long)before->crc,
         (long long)before->stamp_us, (long long)after->offset, (unsigned long)after->crc, (long long)after->stamp_us,
         (long long)append->allocated, (long long)append->durable, truth(append->is_alone), truth(append->is_followed),
-        left.size ? left.bytes : "", left.size,
+        left.size ? left.bytes : "", (Py_ssize_t)left.size,
         append->is_published ? 0 : append->unpublished + is_written, truth(append->is_unlocked), truth(append->is_extended),
         append->error,
-        data.size ? data.bytes : "", data.size);
+        data.size ? data.bytes : "", (Py_ssize_t)data.size);
 }
 
 PyObject *append_batch(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     struct append append = {0};
-    struct text few[3 * 4];
-    char small[SMALL_BYTES];
+    Piece few[3 * 4];
+    uint8_t small[SMALL_BYTES];
     PyObject *path, *generation, *bound, *writer, *left, *payloads, *told;
     long long offset, stamp_us, allocated, durable, highest_us;
     unsigned long long log_device, log_inode, lock_device, lock_inode;
@@ -367,8 +344,9 @@ PyObject *append_batch(PyObject *Py_UNUSED(module), PyObject *arguments)
     PyObject *result = NULL;
     if (!(append.log_path = bytes_of(path, -1)) || !(append.generation = bytes_of(generation, GENERATION_BYTES))
         || !(append.bound = bytes_of(bound, BOUND_BYTES)) || !(append.writer = bytes_of(writer, WRITER_BYTES))
-        || PyBytes_AsStringAndSize(left, (char **)&append.left.bytes, &append.left.size) != 0)
+        || !(append.left.bytes = bytes_of(left, -1)))
         return NULL;
+    append.left.size = (size_t)PyBytes_Size(left);
     if (append.left.size > PAGE_READ_BYTES) {
         PyErr_SetString(PyExc_ValueError, "more than a page was left");
         return NULL;

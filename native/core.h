@@ -107,4 +107,17 @@ PyObject *payload(PyObject *module, PyObject *arguments);
 PyObject *payloads(PyObject *module, PyObject *arguments);
 PyObject *batch(PyObject *module, PyObject *arguments);
 
+/* Bytes in the memory of somebody else. */
+typedef struct {
+    const char *bytes;
+    size_t size;
+} Piece;
+
+/* Write a line up to its closing, of a batch of which `left` more follow; `numbers` is its stamp and its durable offset.
+   Return where the closing belongs. */
+uint8_t *put_line(uint8_t *at, const Piece *numbers, uint64_t left, const Piece *parts);
+
+/* Write the CLOSING_BYTES of a line whose crc field is `crc`; return where they end. */
+uint8_t *put_closing(uint8_t *at, uint32_t crc);
+
 #endif

@@ -294,7 +294,7 @@ PyObject *payloads(PyObject *Py_UNUSED(module), PyObject *arguments)
 #define FIXED_BYTES (LENGTH_END + sizeof "\",,,,,," - 1 + CLOSING_BYTES)
 
 /* The parts of a payload; not 1 if it is none. */
-static int parts_of(PyObject *payload, const char *parts[3], size_t sizes[3])
+static int parts_of(PyObject *payload, Piece parts[3])
 {
     if (!PyTuple_Check(payload) || PyTuple_Size(payload) != 3)
         return 0;
@@ -302,8 +302,7 @@ static int parts_of(PyObject *payload, const char *parts[3], size_t sizes[3])
         PyObject *part = PyTuple_GetItem(payload, index);
         if (!PyBytes_CheckExact(part))
             return 0;
-        parts[index] = PyBytes_AsString(part);
-        sizes[index] = (size_t)PyBytes_Size(part);
+        parts[index] = (Piece){PyBytes_AsString(part), (size_t)PyBytes_Size(part)};
     }
     return 1;
 }
@@ -322,12 +321,26 @@ static uint8_t *put_hex(uint8_t *at, uint32_t number)
     return at;
 }
 
-static uint8_t *put_closing(uint8_t *at, uint32_t crc)
+uint8_t *put_closing(uint8_t *at, uint32_t crc)
 {
     *at++ = '"';
     at = put_hex(at, crc);
     memcpy(at, "\"]\n", 3);
     return at + 3;
+}
+
+uint8_t *put_line(uint8_t *at, const Piece *numbers, uint64_t left, const Piece *parts)
+{
+    char more[21], *end = more + sizeof more, *first = digits_before(end, left);
+    size_t length = FIXED_BYTES + numbers->size + (size_t)(end - first) + parts[0].size + parts[1].size + parts[2].size;
+    memcpy(at, "[\"", 2);
+    at = put_hex(at + 2, (uint32_t)length);
+    memcpy(at, "\",", 2);
+    at = put_part(at + 2, numbers->bytes, numbers->size);
+    at = put_part(at, first, (size_t)(end - first));
+    for (int part = 0; part < 3; part++)
+        at = put_part(at, parts[part].bytes, parts[part].size);
+    return at;
 }
 
 static size_t digits_of(size_t number)
@@ -343,11 +356,11 @@ static size_t lines_size(PyObject *payloads, Py_ssize_t count, size_t numbers_si
 {
     size_t total = 0;
     for (Py_ssize_t index = 0; index < count; index++) {
-        const char *parts[3];
-        size_t sizes[3];
-        if (!parts_of(PyList_GetItem(payloads, index), parts, sizes))
+        Piece parts[3];
+        if (!parts_of(PyList_GetItem(payloads, index), parts))
             return 0;
-        size_t line = FIXED_BYTES + numbers_size + digits_of((size_t)(count - 1 - index)) + sizes[0] + sizes[1] + sizes[2];
+        size_t sizes = parts[0].size + parts[1].size + parts[2].size;
+        size_t line = FIXED_BYTES + numbers_size + digits_of((size_t)(count - 1 - index)) + sizes;
         if (line > UINT32_MAX)
             return 0;
         total += line;
@@ -377,19 +390,11 @@ PyObject *batch(PyObject *Py_UNUSED(module), PyObject *arguments)
     put_closing(closing, crc);
     crc = crc_of(closing, CLOSING_BYTES, crc);
     for (Py_ssize_t index = 0; index < count; index++) {
-        const char *parts[3];
-        size_t sizes[3];
-        parts_of(PyList_GetItem(payloads, index), parts, sizes);
-        char more[21], *end = more + sizeof more, *first = digits_before(end, (uint64_t)(count - 1 - index));
-        size_t length = FIXED_BYTES + numbers_size + (size_t)(end - first) + sizes[0] + sizes[1] + sizes[2];
+        Piece parts[3];
+        parts_of(PyList_GetItem(payloads, index), parts);
         uint8_t *line = at;
-        memcpy(at, "[\"", 2);
-        at = put_hex(at + 2, (uint32_t)length);
-        memcpy(at, "\",", 2);
-        at = put_part(at + 2, numbers, numbers_size);
-        at = put_part(at, first, (size_t)(end - first));
-        for (int part = 0; part < 3; part++)
-            at = put_part(at, parts[part], sizes[part]);
+        at = put_line(at, &(Piece){numbers, numbers_size}, (uint64_t)(count - 1 - index), parts);
+        size_t length = (size_t)(at - line) + CLOSING_BYTES;
         /* From one crc field to the next: the earlier one stands for every byte before it. */
         crc = index ? crc_of(line - CLOSING_BYTES, length, crc) : crc_of(line, length - CLOSING_BYTES, crc);
         at = put_closing(at, crc);
