@@ -96,7 +96,12 @@ def zeros_at_the_end(scene: Scene) -> None:
 
 def whole_line_that_nobody_told_of(scene: Scene) -> None:
     lone(scene)
-    append_crafted_line(scene.store)
+    scene.write_line()
+
+
+def whole_line_in_the_padding_that_nobody_told_of(scene: Scene) -> None:
+    padding(scene)
+    scene.write_line()
 
 
 def recovered(scene: Scene) -> None:
@@ -215,10 +220,18 @@ def padding(scene: Scene) -> None:
     scene.log.append("x", "in the padding")
 
 
+def padding_and_about_to_publish(scene: Scene) -> None:
+    padding(scene)
+    earlier = scene.file(".page").read_bytes()
+    while scene.file(".page").read_bytes() == earlier:
+        scene.log.append("x", "until it publishes", durability="never")
+    for number in range(_UNPUBLISHED):
+        scene.log.append("x", number, durability="never")
+
+
 def padding_about_to_grow(scene: Scene) -> None:
     padding(scene)
-    end = len(scene.file(".jsonl").read_bytes().rstrip(b"\n")) + 1
-    room = scene.file(".jsonl").stat().st_size - end
+    room = scene.file(".jsonl").stat().st_size - scene.end().offset
     scene.log.append("x", "-" * (room - 70), durability="never")
 
 
@@ -244,20 +257,19 @@ def padding_of_another(scene: Scene) -> None:
 
 def torn_end_in_the_padding(scene: Scene) -> None:
     padding(scene)
-    end = len(scene.file(".jsonl").read_bytes().rstrip(b"\n")) + 1
-    scene.patch(".jsonl", end, b'["000000ff",17')
+    scene.patch(".jsonl", scene.end().offset, b'["000000ff",17')
 
 
 def clock_behind(scene: Scene) -> None:
     lone(scene)
-    control.fix(NOW_US - _HOUR_US, 99)
+    scene.pass_time(-_HOUR_US)
 
 
 def clock_of_another_ahead(scene: Scene) -> None:
     lone(scene)
 
     def append_later(log: Log) -> None:
-        control.fix(NOW_US + _HOUR_US, 98)
+        control.fix_time(NOW_US + _HOUR_US)
         log.append("y", "later")
 
     scene.elsewhere(append_later)
@@ -265,7 +277,7 @@ def clock_of_another_ahead(scene: Scene) -> None:
 
 def clock_beyond_what_stamps_hold(scene: Scene) -> None:
     lone(scene)
-    control.fix(_YEAR_2250_US, 99)
+    scene.pass_time(_YEAR_2250_US - NOW_US)
 
 
 def _used_writer() -> LogWriter:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from mpcheckpoint import _system as system
 from support.appends.left import another_appended
 from support.appends.pages import opened_page
-from support.verbs import append_crafted_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +70,7 @@ def lock_held_for_a_moment(scene: Scene, *, appends: bool = False) -> None:
 
         def let_go() -> None:
             if appends:
-                append_crafted_line(scene.store, event="while the lock is held")
+                scene.write_line()
             system.unlock(held.fd)
 
         return let_go

@@ -38,7 +38,7 @@ def page_rubbish(scene: Scene) -> None:
 
 
 def page_of_another_generation(scene: Scene) -> None:
-    opened_page(scene, "ab" * 16).publish_end(_end(scene), 0, b"somebody", 10**6)
+    opened_page(scene, "ab" * 16).publish_end(scene.end(), 0, b"somebody", 10**6)
 
 
 def page_stale(scene: Scene) -> None:
@@ -48,22 +48,22 @@ def page_stale(scene: Scene) -> None:
 
 
 def page_end_ahead_of_the_log(scene: Scene) -> None:
-    end = _end(scene)
+    end = scene.end()
     _publish(scene, end._replace(offset=end.offset + 1000))
 
 
 def page_end_with_another_crc(scene: Scene) -> None:
-    end = _end(scene)
+    end = scene.end()
     _publish(scene, end._replace(stored_crc=end.stored_crc ^ 1))
 
 
 def page_durable_beyond_the_end(scene: Scene) -> None:
-    end = _end(scene)
+    end = scene.end()
     opened_page(scene).publish_end(end, 0, b"somebody", end.offset + 1000)
 
 
 def page_with_padding_that_is_not_there(scene: Scene) -> None:
-    end = _end(scene)
+    end = scene.end()
     opened_page(scene).publish_end(end, end.offset + 4096, b"somebody", None)
 
 
@@ -118,11 +118,6 @@ def opened_page(scene: Scene, generation: str | None = None) -> Page:
 
 def _generation_in(header: list[Any]) -> str:
     return str(next(part["generation"] for part in header if isinstance(part, dict)))
-
-
-def _end(scene: Scene) -> EndState:
-    content = scene.file(".jsonl").read_bytes()
-    return EndState(len(content), int(content[-11:-3], 16), json.loads(content.splitlines()[-1])[1])
 
 
 def _publish(scene: Scene, end: EndState) -> None:

@@ -6,9 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from support.appends.program import FIRST, OUTCOMES, RECORD, STORE
+from support.appends.program import ENDS, OUTCOMES, RECORD, STORE
 from support.appends.server import COMPLAINT, MARK
 from support.appends.situations import CATALOGUE
 from support.processes import Children
@@ -17,7 +18,7 @@ from support.recorder.records import (
     Call,
     comparable,
     differences,
-    is_handed_over,
+    differences_but_for_looks,
     read_record,
     tree_of,
     without_polls,
@@ -35,7 +36,7 @@ class Run(NamedTuple):
     Attributes:
         status: the exit code of its process, minus the signal that ended it.
         calls: as they were recorded.
-        first_calls: those of them that the first append made.
+        ends: how many of them were made up to the end of each call of the library.
         outcomes: of the calls of the library, as JSON lines.
         files: everything below the store, comparable.
         directory: where all of this stands.
@@ -43,7 +44,7 @@ class Run(NamedTuple):
 
     status: int
     calls: list[Call]
-    first_calls: list[Call]
+    ends: tuple[int, ...]
     outcomes: str
     files: dict[str, str]
     directory: Path
@@ -64,8 +65,8 @@ class Server:
         self._process: Any = child.process
         self.core = self._answer()["core"]
 
-    def ask(self, situation: str, rules: str = "") -> None:
-        """Have a situation run, with more rules than its own."""
+    def ask(self, situation: str, rules: str) -> None:
+        """Have a situation run with these rules."""
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir()
         self._tell("run", situation=situation, rules=rules)
@@ -79,12 +80,11 @@ class Server:
         complaint = self.complaint()
         if status not in (0, _KILLED):
             raise AssertionError(complaint or f"the run ended with {status}")
-        outcomes = self._directory / OUTCOMES
         return Run(
             status,
             read_record(self._directory / RECORD),
-            read_record(self._directory / FIRST),
-            outcomes.read_text(encoding="utf-8") if outcomes.exists() else "",
+            tuple(map(int, _text_of(self._directory / ENDS).split())),
+            _text_of(self._directory / OUTCOMES),
             tree_of(self._directory / STORE),
             self._directory,
         )
@@ -95,8 +95,7 @@ class Server:
 
     def complaint(self) -> str:
         """Return the traceback of the last child, if it failed; else ""."""
-        complaint = self._directory / COMPLAINT
-        return complaint.read_text(encoding="utf-8") if complaint.exists() else ""
+        return _text_of(self._directory / COMPLAINT)
 
     def _tell(self, what: str, **more: str) -> None:
         self._process.stdin.write(
@@ -134,11 +133,36 @@ class Pair:
         return [server.core for server in self._both]
 
     def run(self, situation: str, rules: str = "") -> list[Run]:
-        """Return what a situation comes to without the native core, and with it. They run at the same time."""
+        """Return what a situation comes to without the native core, and with it. They run at the same time.
+
+        Args:
+            rules: more of them, which come after those of the situation.
+        """
+        rules = "; ".join(filter(None, (CATALOGUE[situation].rules, rules)))
         for server in self._both:
             server.ask(situation, rules)
         statuses = [server.wait() for server in self._both]  # of both, whatever came of them
         return [server.run_of(status) for server, status in zip(self._both, statuses, strict=True)]
+
+    def run_in_python(self, situation: str) -> Run:
+        """Return what a situation comes to without the native core, and without any rule."""
+        server = self._both[0]
+        server.ask(situation, "")
+        return server.run_of(server.wait())
+
+    def difference(self, situation: str, python: Run, native: Run) -> str:
+        """Return in what two runs of a situation differ; "" if in nothing that matters.
+
+        Where a look of the native path fails, it may hand over to Python, whose own look does not fail then. So it may
+        also come to what a run comes to in which nothing fails.
+        """
+        noted = [call for call in native.calls if call.note]
+        is_usual = CATALOGUE[situation].is_usual and not noted
+        found = difference(situation, python, native, may_hand_over=not is_usual)
+        if found and noted and native.status == 0 and not any(call.changes for call in noted):
+            clean = self.run_in_python(situation)
+            return found if difference(situation, clean, native, may_hand_over=True) else ""
+        return found
 
     def judge(self) -> list[str]:
         """Return what is wrong with the stores that the last run left; "" for each where nothing is."""
@@ -151,24 +175,38 @@ class Pair:
         ]
 
 
-def difference(situation: str, python: Run, native: Run) -> str:
-    """Return in what two runs of a situation differ: calls, outcomes, the files after them; "" if in nothing."""
-    found = CATALOGUE[situation]
-    calls, native_calls = (comparable(run.calls) for run in (python, native))
-    if found.is_polled:
-        calls, native_calls = without_polls(calls), without_polls(native_calls)
-    difference = differences(calls, native_calls)
-    if difference and not found.is_usual and is_handed_over(calls, native_calls):
-        difference = ""
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def difference(situation: str, python: Run, native: Run, *, may_hand_over: bool) -> str:
+    """Return in what two runs differ: calls, outcomes, the files after them; "" if in nothing.
+
+    Args:
+        may_hand_over: whether native code may look first, and then leave all to Python.
+    """
+    steps, native_steps = (_by_step(run, CATALOGUE[situation].is_polled) for run in (python, native))
+    if may_hand_over and len(steps) == len(native_steps):
+        found = next(filter(None, map(differences_but_for_looks, steps, native_steps)), "")
+    else:
+        found = differences([*chain(*steps)], [*chain(*native_steps)])
     outcomes, native_outcomes = (
         run.outcomes.replace(str(run.directory), "DIRECTORY") for run in (python, native)
     )
     if outcomes != native_outcomes:
-        difference += f"outcomes:\n- {outcomes}\n+ {native_outcomes}\n"
+        found += f"outcomes:\n- {outcomes}\n+ {native_outcomes}\n"
     for path in sorted(python.files.keys() | native.files.keys()):
         one, other = python.files.get(path, "(no file)"), native.files.get(path, "(no file)")
         if one != other:
-            difference += f"{path}:\n- {one}\n+ {other}\n"
+            found += f"{path}:\n- {one}\n+ {other}\n"
     if python.status != native.status:
-        difference += f"exit codes: {python.status}, {native.status}\n"
-    return difference
+        found += f"exit codes: {python.status}, {native.status}\n"
+    return found
+
+
+def _by_step(run: Run, is_polled: bool) -> list[list[Call]]:
+    """Return the comparable calls of each call of the library, and what came after the last one."""
+    calls = comparable(run.calls)
+    bounds = zip((0, *run.ends), (*run.ends, len(calls)), strict=True)
+    steps = [calls[start:end] for start, end in bounds]
+    return [without_polls(step) for step in steps] if is_polled else steps

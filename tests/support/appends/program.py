@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint.errors import CheckpointError
 from support.appends.acts import ACTS
-from support.appends.scene import Scene
+from support.appends.scene import SECOND_US, Scene
 from support.recorder import control
 from support.verbs import OF_A_BUSY_MACHINE
 
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from support.appends.situations import Situation
 
 # Of the run of one situation: its record, what came of each call (one JSON object a line), the store, what its log held
-# before, as far as that can be read, and the record up to the end of the first call.
-RECORD, OUTCOMES, STORE, BEFORE, FIRST = "record", "outcomes", "store", "before", "first"
+# before, as far as that can be read, and how many calls were recorded up to the end of each.
+RECORD, OUTCOMES, STORE, BEFORE, ENDS = "record", "outcomes", "store", "before", "ends"
 
 
 def run(situation: Situation, directory: Path, rules: str) -> None:
@@ -40,15 +39,22 @@ def run(situation: Situation, directory: Path, rules: str) -> None:
     }
     (directory / BEFORE).write_text(json.dumps(_records_in(scene.file(".jsonl"))), encoding="utf-8")
     (directory / f"{BEFORE}.steps").write_text(json.dumps(list(steps)), encoding="utf-8")
-    outcomes = os.open(directory / OUTCOMES, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
-    control.begin(directory / RECORD, scene.store, "; ".join(filter(None, (situation.rules, rules))))
+    outcomes, ends = (
+        os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+        for name in (OUTCOMES, ENDS)
+    )
+    control.begin(directory / RECORD, scene.store, rules)
     for name, act in steps.items():
+        scene.pass_time(SECOND_US)  # else the clock would never be ahead of the stamps, as it usually is
         outcome = _outcome(act, log) | {"step": name, "told": told[:]}
         told.clear()
         os.write(outcomes, json.dumps(outcome).encode() + b"\n")
-        if name == situation.act:
-            shutil.copyfile(directory / RECORD, directory / FIRST)
+        os.write(ends, b"%d\n" % _lines_in(directory / RECORD))
     control.end()
+
+
+def _lines_in(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _records_in(path: Path) -> list[list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint._format.frame import EndState, Payload, encode_line, running_crc
 from support.recorder import control
 from support.verbs import inside
 
@@ -31,7 +33,7 @@ class Scene:
 
     Attributes:
         store: the store's directory; it is made by the first use of ``log``.
-        acts: what is done under the recorder, if it is not what the situation says.
+        now_us: what the wall clock of this process says.
     """
 
     def __init__(self, directory: Path, durability: str, lock_timeout_s: float | None) -> None:
@@ -41,7 +43,9 @@ class Scene:
         self._seed = _SEED
         self._log: Log | None = None
         self._known: dict[str, bytes] = {}
-        control.fix(NOW_US, self._seed)
+        self.now_us = NOW_US
+        control.fix_time(self.now_us)
+        control.fix_chance(self._seed)
 
     @property
     def log(self) -> Log:
@@ -58,6 +62,11 @@ class Scene:
     def file(self, suffix: str) -> Path:
         """Return a file of the log: ".jsonl", ".lock", ".page", ".sync" or ".poison"."""
         return inside(self.store, f"a{suffix}")
+
+    def pass_time(self, us: int) -> None:
+        """Let the wall clock of this process go on, or back. It stands still meanwhile."""
+        self.now_us += us
+        control.fix_time(self.now_us)
 
     # --- other processes --------------------------------------------------------------------------------------
 
@@ -98,7 +107,8 @@ class Scene:
             return child
         status = 1
         try:
-            control.fix(NOW_US, self._seed)
+            control.fix_time(NOW_US)
+            control.fix_chance(self._seed)
             act()
             status = 0
         except BaseException:  # noqa: BLE001  # whatever it is, nothing of the parent's may run here
@@ -122,6 +132,23 @@ class Scene:
         copy = path.with_name("copy.of.it")
         copy.write_bytes(path.read_bytes())
         copy.replace(path)
+
+    def end(self) -> EndState:
+        """Return where the log ends."""
+        content = self.file(".jsonl").read_bytes().rstrip(b"\n") + b"\n"  # without padding
+        return EndState(len(content), int(content[-11:-3], 16), json.loads(content.splitlines()[-1])[1])
+
+    def write_line(self) -> None:
+        """Write a record after the end of the log, as a writer does that dies before it tells of it in the page."""
+        end = self.end()
+        line, _ = encode_line(
+            Payload(b'"y"', b'"untold"'),
+            stamp_us=end.stamp_us + 1,
+            durable=0,
+            more=0,
+            crc=running_crc(end.stored_crc),
+        )
+        self.patch(".jsonl", end.offset, line)
 
     def other_file(self, content: bytes, name: str = "other") -> Path:
         """Make a file that is none of the log's."""

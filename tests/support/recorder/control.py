@@ -15,7 +15,8 @@ def _exported() -> Any:
     library: Any = ctypes.CDLL(None)
     if not hasattr(library, "recorder_begin"):
         raise RuntimeError("this program does not run under the recorder: LD_PRELOAD has to name it")
-    library.recorder_fix.argtypes = (ctypes.c_longlong, ctypes.c_ulonglong)
+    library.recorder_fix_time.argtypes = (ctypes.c_longlong,)
+    library.recorder_fix_chance.argtypes = (ctypes.c_ulonglong,)
     return library
 
 
@@ -33,9 +34,14 @@ def end() -> None:
     _exported().recorder_end()
 
 
-def fix(time_us: int, seed: int) -> None:
-    """Stop the wall clock at a time, and draw from chance what this seed, which is not 0, gives."""
-    _exported().recorder_fix(time_us, seed)
+def fix_time(time_us: int) -> None:
+    """Stop the wall clock at a time."""
+    _exported().recorder_fix_time(time_us)
+
+
+def fix_chance(seed: int) -> None:
+    """Have chance give what follows from a seed, which is not 0."""
+    _exported().recorder_fix_chance(seed)
 
 
 def descriptors(name: str) -> Iterator[int]:

@@ -431,12 +431,10 @@ FUNCTION(syscall, (long number, long a, long b, long c, long d, long e, long f))
 
 #define EXPORTED __attribute__((visibility("default")))
 
-/* Stop the wall clock at a time, unless that is negative, and make chance repeatable, unless the seed is 0. */
-EXPORTED void recorder_fix(long long time_us, unsigned long long seed)
-{
-    atomic_store(&fixed_us, time_us);
-    atomic_store(&chance, seed);
-}
+/* Stop the wall clock at a time; a negative one lets it go on. */
+EXPORTED void recorder_fix_time(long long time_us) { atomic_store(&fixed_us, time_us); }
+/* Make chance repeatable; 0 has it as the system gives it. */
+EXPORTED void recorder_fix_chance(unsigned long long seed) { atomic_store(&chance, seed); }
 
 /* Put rules in the place of all earlier ones; return how many lines were no rules. */
 EXPORTED int recorder_rules(const char *text)
@@ -489,7 +487,8 @@ static __attribute__((constructor)) void begin_with_the_process(void)
 {
     const char *record = getenv("RECORDER_OUT"), *directory = getenv("RECORDER_BELOW");
     const char *text = getenv("RECORDER_RULES"), *time_us = getenv("RECORDER_TIME_US"), *seed = getenv("RECORDER_SEED");
-    recorder_fix(time_us ? atoll(time_us) : -1, seed ? strtoull(seed, NULL, 10) : 0);
+    recorder_fix_time(time_us ? atoll(time_us) : -1);
+    recorder_fix_chance(seed ? strtoull(seed, NULL, 10) : 0);
     require(text == NULL || recorder_rules(text) == 0, "RECORDER_RULES has a line that is no rule");
     /* Not in programs that this one starts, which inherit all that: their calls would come in between. */
     if (record != NULL && directory != NULL && ask(SYS_faccessat, AT_FDCWD, record, F_OK) != 0)

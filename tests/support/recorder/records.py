@@ -1,7 +1,7 @@
 """Records of calls: read, made comparable, compared.
 
 Two runs of one program differ in what the system gives them: numbers of descriptors, inodes, threads, times of birth.
-These are replaced by the order in which they came. All else has to be equal.
+These are replaced by what stands for them in every run. All else has to be equal.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _OFFSET = re.compile(r"offset=(\d+)")
 _INODE = re.compile(r"inode=(\d+)")
+# So the system names a file that has no name any more.
+_GONE = " (deleted)"
 # Where in the page of hints stands which file it is about, with a check, and until when somebody follows:
 # docs/format.md has the layout.
 _BOUND, _FOLLOWED = slice(64, 108), slice(152, 160)
@@ -76,30 +78,40 @@ def read_record(path: Path) -> list[Call]:
 # --- comparable ----------------------------------------------------------------------------------------------
 
 
-class _Numbers:
-    """Numbers in the place of those that the system gave, in the order in which they came."""
+class _Files:
+    """Which file an inode is: the number of its path, as that was when the file was looked at first."""
 
-    def __init__(self) -> None:
-        self._of: dict[int, int] = {}
+    def __init__(self, calls: Iterable[Call]) -> None:
+        self._numbers: dict[int, int] = {}
+        seen: dict[str, int] = {}
+        for call in calls:
+            looked = _INODE.match(call.data)
+            if looked is not None and int(looked[1]) not in self._numbers:
+                path = call.path.removesuffix(_GONE)
+                seen[path] = seen.get(path, 0) + 1  # one that came in the place of another has another number
+                self._numbers[int(looked[1])] = crc32(f"{path} {seen[path]}".encode())
 
-    def __call__(self, given: int) -> int:
-        return self._of.setdefault(given, len(self._of))
+    def __call__(self, inode: int) -> int:
+        return self._numbers.get(inode, 0)
 
 
-def comparable(calls: Iterable[Call]) -> list[Call]:
+def comparable(calls: Sequence[Call]) -> list[Call]:
     """Return calls as they can be compared with those of another run."""
-    inodes, threads = _Numbers(), _Numbers()
-    return [_comparable(each, inodes)._replace(thread=threads(each.thread)) for each in calls]
+    files, threads = _Files(calls), dict[int, int]()
+    return [
+        _comparable(each, files)._replace(thread=threads.setdefault(each.thread, len(threads)))
+        for each in calls
+    ]
 
 
-def _comparable(call: Call, inodes: _Numbers) -> Call:
+def _comparable(call: Call, files: _Files) -> Call:
     if call.name in {"open", "mmap"} and call.result >= 0:
         return call._replace(result=0)
-    data = _INODE.sub(lambda match: f"inode={inodes(int(match[1]))}", call.data)
+    data = _INODE.sub(lambda match: f"inode={files(int(match[1]))}", call.data)
     offset = _OFFSET.search(call.arguments)
-    path = call.path.removesuffix(" (deleted)")  # so the system names a file that has no name any more
+    path = call.path.removesuffix(_GONE)
     if path.endswith(".page") and call.name in {"pread", "pwrite"} and offset is not None:
-        data = comparable_page(bytes.fromhex(data), int(offset[1]), inodes).hex()
+        data = comparable_page(bytes.fromhex(data), int(offset[1]), files).hex()
     elif path.endswith("/bell") and call.name in {"pread", "pwrite"} and len(data) == 2 * len(_BELL):
         data = _BELL.hex()
     return call._replace(data=data)
@@ -165,19 +177,24 @@ def _difference(one: Sequence[Call], at: int, a: str, b: str) -> str:
     return f"call {at + 1}:\n{context}  - {a}\n  + {b}\n"
 
 
-def is_handed_over(python: Sequence[Call], native: Sequence[Call]) -> bool:
-    """Return whether the native path has only looked more often, before its first change, than the one in Python.
+def differences_but_for_looks(python: Sequence[Call], native: Sequence[Call]) -> str:
+    """Return where the native path of one append differs, but for more looks before its first change; "" if nowhere.
 
-    So it may: it has then said "not mine", and Python began anew. All that is changed, and all that follows the first
-    change, is equal, and the lock that is held then was taken and given back as often as it should.
+    These are fine: it has said "not mine" then, and Python began anew. All that is changed, and all that follows the
+    first change, has to be equal, and the same locks are to be held then.
     """
     first, native_first = _first_change(python), _first_change(native)
-    head, native_head = python[:first], iter(native[:native_first])
-    return (
-        list(python[first:]) == list(native[native_first:])
-        and all(call in native_head for call in head)  # in this order, with others in between
-        and _held(python[:first]) == _held(native[:native_first])
-    )
+    found = differences(python[first:], native[native_first:])
+    if found:
+        return f"from the first change on, {found}"
+    looks = iter(native[:native_first])
+    missed = [
+        str(call) for call in python[:first] if call not in looks
+    ]  # in this order, with others in between
+    if missed:
+        return f"before the first change, a call that is not made: {missed[0]}\n"
+    held, native_held = _held(python[:first]), _held(native[:native_first])
+    return "" if held == native_held else f"before the first change, locks: {held}, {native_held}\n"
 
 
 def _first_change(calls: Sequence[Call]) -> int:
