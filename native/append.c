@@ -64,12 +64,6 @@ struct append {
     size_t published_bytes;
 };
 
-/* A system call once more for each signal that comes, as Python does it. */
-#define UNINTERRUPTED(result, call) \
-    do { \
-        (result) = (call); \
-    } while ((result) < 0 && errno == EINTR)
-
 /* --- lock ------------------------------------------------------------------------------------------------------- */
 
 /* Take the kernel's lock if it is free, after its descriptor was shown to be the lock file. */

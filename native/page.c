@@ -26,7 +26,9 @@ struct page {
 static void read_page(struct page *page)
 {
     const char *look = page->look, *known = look + KNOWN_AT, *poison = look + POISON_AT;
-    page->is_read = pread(page->fd, page->look, sizeof page->look, 0) == sizeof page->look;
+    ssize_t size;
+    UNINTERRUPTED(size, pread(page->fd, page->look, sizeof page->look, 0));
+    page->is_read = size == sizeof page->look;
     if (!page->is_read)
         return;
     page->is_proven = is_about(page->bound, known)

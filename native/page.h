@@ -5,7 +5,14 @@
 
 #include "core.h"
 
+#include <errno.h>
 #include <string.h>
+
+/* A system call once more for each signal that comes, as Python does it. */
+#define UNINTERRUPTED(result, call) \
+    do { \
+        (result) = (call); \
+    } while ((result) < 0 && errno == EINTR)
 
 /* The page: docs/format.md has the layout. Numbers are little-endian, and so is every processor that this is built for. */
 #define PAGE_READ_BYTES 184

@@ -104,13 +104,10 @@ def path_status(path: str) -> FileStatus:
 
 def file_status(fd: int, path: str = "", flags: int = _AT_EMPTY_PATH) -> FileStatus:
     """Return what an open file is. ``path`` and ``flags`` are for ``path_status``."""
-    global _statx  # noqa: PLW0603 - what is forbidden once stays so, and each try costs a call
-    if _file_facts is not None:
-        facts = _file_facts(fd, path.encode(_ENCODING, "surrogateescape"), flags)
-        if type(facts) is tuple:
-            return _tuple_new(FileStatus, facts)
-        # What failed is done once more, by ctypes.
-    statx = _statx  # another thread may just be learning that it is forbidden
+    file_facts, statx = _file_facts, _statx  # another thread may just be learning that it is forbidden
+    if file_facts is not None:
+        facts = file_facts(fd, path.encode(_ENCODING, "surrogateescape"), flags)
+        return _tuple_new(FileStatus, facts) if type(facts) is tuple else _failed(facts, fd, path)
     if statx is None:
         return _without_statx(fd, path)
     try:
@@ -123,15 +120,20 @@ def file_status(fd: int, path: str = "", flags: int = _AT_EMPTY_PATH) -> FileSta
     except ctypes.ArgumentError:  # so ctypes calls a deep stack, which os.stat can do with
         return _without_statx(fd, path)
     if result != 0:
-        code = ctypes.get_errno()
-        if code in _FORBIDDEN:
-            _statx = None
-            return _without_statx(fd, path)
-        raise OSError(code, os.strerror(code), *([path] if path else []))
+        return _failed(ctypes.get_errno(), fd, path)
     mask, links, inode, size_bytes, born_s, born_ns, major, minor = _unpack(buffer)
     _idle.append((buffer, reference))
     born = max(0, born_s * _NS + born_ns) if mask & _BTIME else 0
     return _tuple_new(FileStatus, (os.makedev(major, minor), inode, links, size_bytes, born))
+
+
+def _failed(code: int, fd: int, path: str) -> FileStatus:
+    """Raise the error that this code names, unless it forbids the call: what is forbidden once stays so."""
+    global _statx, _file_facts  # noqa: PLW0603 - each try costs a call
+    if code not in _FORBIDDEN:
+        raise OSError(code, os.strerror(code), *([path] if path else []))
+    _statx = _file_facts = None
+    return _without_statx(fd, path)
 
 
 def _without_statx(fd: int, path: str) -> FileStatus:

@@ -338,6 +338,7 @@ def test_log_is_read_and_appended_to_where_statx_is_forbidden(
     store: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statx, "_statx", None)
+    monkeypatch.setattr(statx, "_file_facts", None)
     log = Checkpoint(store).log("a")
     for number in range(30):
         log.append("x", number)
@@ -356,6 +357,7 @@ def test_thread_that_asks_while_another_learns_that_statx_is_forbidden_gets_an_a
 
     def buffer_while_another_is_refused() -> object:
         monkeypatch.setattr(statx, "_statx", None)
+        monkeypatch.setattr(statx, "_file_facts", None)
         return buffer()
 
     monkeypatch.setattr(statx, "_idle", [])
@@ -375,6 +377,7 @@ def test_log_is_read_from_a_stack_too_deep_to_ask_statx(
         raise ctypes.ArgumentError("so ctypes says that the stack is too deep")
 
     monkeypatch.setattr(statx, "_statx", too_deep)
+    monkeypatch.setattr(statx, "_file_facts", None)
 
     assert log.events("x") == (0, 1)
     log.append("x", 2)

@@ -193,6 +193,7 @@ def test_polls_without_statx_see_appends_and_new_generations(
     store: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statx, "_statx", None)
+    monkeypatch.setattr(statx, "_file_facts", None)
     reader = log._handle.reader()
     seen = [line.event for chunk in reader.poll() for line in chunk.lines]
     for number in range(1, 5):
