@@ -17,7 +17,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, _core
 from mpcheckpoint._format.frame import closing
-from support.capabilities import native_core, require
+from support.capabilities import native_core
 from support.checkout import ROOT
 
 if TYPE_CHECKING:
@@ -127,11 +127,13 @@ def test_crc_of_what_is_no_bytes_raises_a_type_error(arguments: tuple[object, ..
 
 def test_module_in_a_second_interpreter_works_or_is_refused() -> None:
     """It keeps nothing that interpreters could share, so one that shares its lock may load it, too."""
-    require(sys.version_info < (3, 13), "a Python with this module of interpreters")
     file = native_core().__file__
     code = f"""
-import _xxsubinterpreters as interpreters
-interpreters.run_string(interpreters.create(), '''
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+failure = interpreters.run_string(interpreters.create(), '''
 import importlib.util
 spec = importlib.util.spec_from_file_location("mpcheckpoint._native", {file!r})
 try:
@@ -141,7 +143,11 @@ except ImportError:
     pass
 else:
     assert module.crc32(b"x") == {crc32(b"x")}
+    objects = dict()
+    module.index(objects, ["a", "a"], 0)
+    assert list(objects["a"]) == [0, 1]
 ''')
+assert failure is None, failure
 import mpcheckpoint._native as native
 assert native.crc32(b"x") == {crc32(b"x")}
 """
