@@ -14,7 +14,7 @@
 
 /* Raised by one whenever what Python and C say to each other changes: a build that is older or newer than the package
    beside it is then not used (mpcheckpoint/_core.py). */
-#define CORE_VERSION 2
+#define CORE_VERSION 3
 
 /* The bounds of mpcheckpoint/_format/frame.py. A test compares them: the module hands them out as LIMITS. */
 #define MIN_LINE_BYTES 40
@@ -28,6 +28,17 @@
 
 void prepare_crc(void); /* once before all others, by each module that is loaded */
 uint32_t crc_of(const uint8_t *data, size_t size, uint32_t crc);
+
+/* Of eight bytes at once: the high bits of those that a string of JSON cannot hold as they are, a quote, a backslash or a
+   control; bits of the bytes above the first such one may be set as well, and those of bytes that are not ASCII. A
+   subtraction borrows from the byte above only where it is so, so the lowest one is right among ASCII. */
+#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
+
+static inline uint64_t may_need_escape(uint64_t word)
+{
+    uint64_t quote = (word ^ EACH('"')) - EACH(1), backslash = (word ^ EACH('\\')) - EACH(1);
+    return (quote | backslash | (word - EACH(0x20))) & EACH(0x80);
+}
 
 /* --- json.c: JSON as our writer makes it ---------------------------------------------------------------------------
 
@@ -83,9 +94,10 @@ PyObject *scan(PyObject *module, PyObject *arguments);
 
 /* --- numbers.c: the index of objects ------------------------------------------------------------------------------- */
 
-/* What the module keeps: the type that index_objects makes instances of. */
+/* What each module that is loaded keeps. */
 typedef struct {
     PyTypeObject *numbers;
+    PyObject *null_meta; /* the meta of a record without one */
 } State;
 
 extern PyType_Spec numbers_spec;
@@ -106,6 +118,7 @@ PyObject *futex_wake(PyObject *module, PyObject *arguments);
 PyObject *payload(PyObject *module, PyObject *arguments);
 PyObject *payloads(PyObject *module, PyObject *arguments);
 PyObject *batch(PyObject *module, PyObject *arguments);
+PyObject *parts_bytes(PyObject *module, PyObject *payloads);
 
 /* Bytes in the memory of somebody else. */
 typedef struct {

@@ -35,14 +35,13 @@ static int reserve(Text *text, size_t more)
     return TAKEN;
 }
 
-static int put(Text *text, const char *bytes, size_t size)
+static inline int put(Text *text, const char *bytes, size_t size)
 {
-    int result = reserve(text, size);
-    if (result == TAKEN) {
-        memcpy(text->bytes + text->size, bytes, size);
-        text->size += size;
-    }
-    return result;
+    if (text->room - text->size < size && reserve(text, size) != TAKEN)
+        return FAILED;
+    memcpy(text->bytes + text->size, bytes, size);
+    text->size += size;
+    return TAKEN;
 }
 
 /* A number in decimal digits, written backwards up to `end`; returns where it begins. 20 bytes are enough. */
@@ -108,25 +107,40 @@ static int put_escaped(Text *text, uint8_t byte)
     return put(text, escape, (size_t)size);
 }
 
+/* The first byte that a string of JSON cannot hold as it is: a quote, a backslash or a control. */
+static const uint8_t *unescaped_end(const uint8_t *at, const uint8_t *end)
+{
+    for (; end - at >= 8; at += 8) {
+        uint64_t word;
+        memcpy(&word, at, 8);
+        if (may_need_escape(word))
+            break;
+    }
+    while (at < end && *at >= 0x20 && *at != '"' && *at != '\\')
+        at++;
+    return at;
+}
+
 static int put_string(Text *text, PyObject *value)
 {
     Py_ssize_t size;
-    const char *from = PyUnicode_AsUTF8AndSize(value, &size);
-    if (from == NULL) {
+    const uint8_t *at = (const uint8_t *)PyUnicode_AsUTF8AndSize(value, &size);
+    if (at == NULL) {
         if (PyErr_ExceptionMatches(PyExc_MemoryError))
             return FAILED;
         PyErr_Clear(); /* a lone surrogate */
         return NOT_MINE;
     }
-    int result = put(text, "\"", 1);
-    const char *at = from, *end = from + size;
+    const uint8_t *end = at + size;
+    int result = reserve(text, (size_t)size + 2); /* mostly all that it takes */
+    if (result == TAKEN)
+        result = put(text, "\"", 1);
     while (result == TAKEN && at < end) {
-        const char *plain = at;
-        while (at < end && (uint8_t)*at >= 0x20 && *at != '"' && *at != '\\')
-            at++;
-        result = put(text, plain, (size_t)(at - plain));
+        const uint8_t *plain = at;
+        at = unescaped_end(at, end);
+        result = put(text, (const char *)plain, (size_t)(at - plain));
         if (result == TAKEN && at < end)
-            result = put_escaped(text, (uint8_t)*at++);
+            result = put_escaped(text, *at++);
     }
     return result == TAKEN ? put(text, "\"", 1) : result;
 }
@@ -187,12 +201,6 @@ static int put_value(Text *text, PyObject *value, int depth)
     return NOT_MINE;
 }
 
-/* A part of a payload: what was written to `text` since `start`. */
-static PyObject *part_since(const Text *text, size_t start)
-{
-    return PyBytes_FromStringAndSize((char *)text->bytes + start, (Py_ssize_t)(text->size - start));
-}
-
 /* An instance of `type`, which is a tuple of three. Steals the parts. */
 static PyObject *made(PyTypeObject *type, PyObject *parts[3])
 {
@@ -207,10 +215,32 @@ static PyObject *made(PyTypeObject *type, PyObject *parts[3])
     return tuple;
 }
 
-/* Encode a record into *payload. `text` is empty again afterwards, its room kept for the next. */
-static int encode_record(PyTypeObject *type, Text *text, size_t most_bytes, PyObject *const record[3], PyObject **payload)
+/* What is written to `text`, cut at two places: key, event and meta. A record without an id shares its meta. */
+static PyObject *parts_made(PyTypeObject *type, const Text *text, size_t event, size_t meta, PyObject *null_meta)
+{
+    const char *bytes = (const char *)text->bytes;
+    PyObject *parts[3] = {
+        PyBytes_FromStringAndSize(bytes, (Py_ssize_t)event),
+        PyBytes_FromStringAndSize(bytes + event, (Py_ssize_t)(meta - event)),
+        null_meta != NULL ? Py_NewRef(null_meta)
+                          : PyBytes_FromStringAndSize(bytes + meta, (Py_ssize_t)(text->size - meta)),
+    };
+    return made(type, parts);
+}
+
+/* What the records of one call share. */
+typedef struct {
+    PyTypeObject *type;
+    PyObject *null_meta;
+    size_t most_bytes;
+    Text text; /* empty again after each record, its room kept for the next */
+} Work;
+
+/* Encode a record into *payload. */
+static int encode_record(Work *work, PyObject *const record[3], PyObject **payload)
 {
     PyObject *key = record[0], *event = record[1], *record_id = record[2];
+    Text *text = &work->text;
     if (!PyUnicode_CheckExact(key) || !(record_id == Py_None || PyUnicode_CheckExact(record_id)))
         return NOT_MINE;
     text->size = 0;
@@ -218,20 +248,15 @@ static int encode_record(PyTypeObject *type, Text *text, size_t most_bytes, PyOb
     size_t event_start = text->size;
     if (result == TAKEN)
         result = put_value(text, event, MAX_DEPTH);
-    size_t meta_start = text->size;
-    if (result == TAKEN && record_id == Py_None)
-        result = put(text, "null", 4);
-    else if (result == TAKEN && (result = put(text, "{\"id\":", 6)) == TAKEN
-        && (result = put_string(text, record_id)) == TAKEN)
-        result = put(text, "}", 1);
-    if (result != TAKEN || text->size > most_bytes)
+    size_t meta_start = text->size, null_bytes = sizeof "null" - 1;
+    if (result == TAKEN && record_id != Py_None) {
+        null_bytes = 0;
+        if ((result = put(text, "{\"id\":", 6)) == TAKEN && (result = put_string(text, record_id)) == TAKEN)
+            result = put(text, "}", 1);
+    }
+    if (result != TAKEN || text->size + null_bytes > work->most_bytes)
         return result == FAILED ? FAILED : NOT_MINE;
-    PyObject *parts[3] = {
-        PyBytes_FromStringAndSize((char *)text->bytes, (Py_ssize_t)event_start),
-        PyBytes_FromStringAndSize((char *)text->bytes + event_start, (Py_ssize_t)(meta_start - event_start)),
-        part_since(text, meta_start),
-    };
-    *payload = made(type, parts);
+    *payload = parts_made(work->type, text, event_start, meta_start, null_bytes ? work->null_meta : NULL);
     return *payload == NULL ? FAILED : TAKEN;
 }
 
@@ -243,45 +268,50 @@ static int is_tuple_type(PyTypeObject *type)
     return 0;
 }
 
-PyObject *payload(PyObject *Py_UNUSED(module), PyObject *arguments)
+PyObject *payload(PyObject *module, PyObject *arguments)
 {
-    PyTypeObject *type;
+    Work work = {.null_meta = ((State *)PyModule_GetState(module))->null_meta};
     PyObject *record[3], *result = NULL;
     Py_ssize_t most_bytes;
-    if (!PyArg_ParseTuple(arguments, "O!OOOn:payload", &PyType_Type, &type, &record[0], &record[1], &record[2], &most_bytes)
-        || !is_tuple_type(type))
+    if (!PyArg_ParseTuple(arguments, "O!OOOn:payload", &PyType_Type, &work.type, &record[0], &record[1], &record[2],
+            &most_bytes)
+        || !is_tuple_type(work.type))
         return NULL;
-    Text text = {0};
-    if (encode_record(type, &text, (size_t)most_bytes, record, &result) == NOT_MINE)
+    work.most_bytes = (size_t)most_bytes;
+    if (encode_record(&work, record, &result) == NOT_MINE)
         result = Py_NewRef(Py_None);
-    free(text.bytes);
+    free(work.text.bytes);
     return result;
 }
 
-PyObject *payloads(PyObject *Py_UNUSED(module), PyObject *arguments)
+/* Encode the pairs of a list into one of payloads. */
+static int encode_records(Work *work, PyObject *records, PyObject *list)
 {
-    PyTypeObject *type;
-    PyObject *records;
-    Py_ssize_t most_bytes;
-    if (!PyArg_ParseTuple(arguments, "O!O!n:payloads", &PyType_Type, &type, &PyList_Type, &records, &most_bytes)
-        || !is_tuple_type(type))
-        return NULL;
-    Text text = {0};
-    Py_ssize_t count = PyList_Size(records);
-    PyObject *list = PyList_New(count);
-    int result = list == NULL ? FAILED : TAKEN;
-    for (Py_ssize_t index = 0; result == TAKEN && index < count; index++) {
+    int result = TAKEN;
+    for (Py_ssize_t index = 0; result == TAKEN && index < PyList_Size(list); index++) {
         PyObject *pair = PyList_GetItem(records, index), *encoded = NULL;
-        if (!PyTuple_CheckExact(pair) || PyTuple_Size(pair) != 2) {
-            result = NOT_MINE;
-            break;
-        }
+        if (!PyTuple_CheckExact(pair) || PyTuple_Size(pair) != 2)
+            return NOT_MINE;
         PyObject *record[3] = {PyTuple_GetItem(pair, 0), PyTuple_GetItem(pair, 1), Py_None};
-        result = encode_record(type, &text, (size_t)most_bytes, record, &encoded);
+        result = encode_record(work, record, &encoded);
         if (result == TAKEN && PyList_SetItem(list, index, encoded) < 0)
             result = FAILED;
     }
-    free(text.bytes);
+    return result;
+}
+
+PyObject *payloads(PyObject *module, PyObject *arguments)
+{
+    Work work = {.null_meta = ((State *)PyModule_GetState(module))->null_meta};
+    PyObject *records;
+    Py_ssize_t most_bytes;
+    if (!PyArg_ParseTuple(arguments, "O!O!n:payloads", &PyType_Type, &work.type, &PyList_Type, &records, &most_bytes)
+        || !is_tuple_type(work.type))
+        return NULL;
+    work.most_bytes = (size_t)most_bytes;
+    PyObject *list = PyList_New(PyList_Size(records));
+    int result = list == NULL ? FAILED : encode_records(&work, records, list);
+    free(work.text.bytes);
     if (result == TAKEN)
         return list;
     Py_XDECREF(list);
@@ -400,4 +430,16 @@ PyObject *batch(PyObject *Py_UNUSED(module), PyObject *arguments)
         at = put_closing(at, crc);
     }
     return Py_BuildValue("NI", data, crc);
+}
+
+PyObject *parts_bytes(PyObject *Py_UNUSED(module), PyObject *payloads)
+{
+    size_t total = 0;
+    for (Py_ssize_t index = 0; PyList_Check(payloads) && index < PyList_Size(payloads); index++) {
+        Piece parts[3];
+        if (!parts_of(PyList_GetItem(payloads, index), parts))
+            Py_RETURN_NONE;
+        total += parts[0].size + parts[1].size + parts[2].size;
+    }
+    return PyList_Check(payloads) ? PyLong_FromSize_t(total) : Py_NewRef(Py_None);
 }

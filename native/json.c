@@ -8,8 +8,6 @@
 /* A number with no more digits before its point, exponent included, is below 1e308: a double holds it. */
 #define MAX_DIGITS_BEFORE_POINT 308
 
-#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
-
 static inline int is_digit(uint8_t byte)
 {
     return (uint8_t)(byte - '0') < 10;
@@ -24,13 +22,10 @@ static inline int is_plain(uint8_t byte)
 static inline const uint8_t *plain_end(const uint8_t *at, const uint8_t *end)
 {
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    /* Eight at a time. A subtraction may borrow from the byte above, which then looks special and is not; but only where
-       the one below is special, and the lowest counts. */
     while (end - at >= 8) {
         uint64_t word;
         memcpy(&word, at, 8);
-        uint64_t quote = (word ^ EACH('"')) - EACH(1), backslash = (word ^ EACH('\\')) - EACH(1);
-        uint64_t special = (quote | backslash | (word - EACH(0x20)) | word) & EACH(0x80);
+        uint64_t special = may_need_escape(word) | (word & EACH(0x80));
         if (special)
             return at + (__builtin_ctzll(special) >> 3);
         at += 8;

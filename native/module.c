@@ -30,6 +30,8 @@ static PyMethodDef functions[] = {
     {"batch", batch, METH_VARARGS,
         "batch(payloads, stored_crc, stamp_us, durable): the lines of a batch and the last crc field; None if something\n"
         "in the list is no payload."},
+    {"parts_bytes", parts_bytes, METH_O,
+        "parts_bytes(payloads): how many bytes all parts have; None if something in the list is no payload."},
 #ifdef HAS_APPEND
     {"append_batch", append_batch, METH_VARARGS, "The common append: mpcheckpoint/_logfile/native_append.py."},
     {"await_group", await_group, METH_VARARGS, "Wait for the sync of others: mpcheckpoint/_logfile/page.py."},
@@ -45,7 +47,8 @@ static int fill(PyObject *module)
     State *state = PyModule_GetState(module);
     prepare_crc();
     state->numbers = (PyTypeObject *)PyType_FromModuleAndSpec(module, &numbers_spec, NULL);
-    if (state->numbers == NULL || PyModule_AddType(module, state->numbers) < 0)
+    state->null_meta = PyBytes_FromString("null");
+    if (state->numbers == NULL || state->null_meta == NULL || PyModule_AddType(module, state->numbers) < 0)
         return -1;
     PyObject *limits = Py_BuildValue("IIKIII", MIN_LINE_BYTES, MAX_LINE_BYTES, (unsigned long long)MAX_STAMP_US,
         MAX_DEPTH, LENGTH_END, CLOSING_BYTES);
@@ -60,12 +63,14 @@ static int fill(PyObject *module)
 static int traverse(PyObject *module, visitproc visit, void *arg)
 {
     Py_VISIT(((State *)PyModule_GetState(module))->numbers);
+    Py_VISIT(((State *)PyModule_GetState(module))->null_meta);
     return 0;
 }
 
 static int clear(PyObject *module)
 {
     Py_CLEAR(((State *)PyModule_GetState(module))->numbers);
+    Py_CLEAR(((State *)PyModule_GetState(module))->null_meta);
     return 0;
 }
 

@@ -166,7 +166,11 @@ def encode_batch(
 
 def batch_bytes_bound(payloads: list[Payload]) -> int:
     """Return a number of bytes that the payloads' lines cannot exceed together, whatever their numbers."""
-    return sum(map(len, chain.from_iterable(payloads))) + _NUMBERS_BOUND_BYTES * len(payloads)
+    native = _core.native
+    parts = None if native is None else native.parts_bytes(payloads)
+    if parts is None:
+        parts = sum(map(len, chain.from_iterable(payloads)))
+    return int(parts) + _NUMBERS_BOUND_BYTES * len(payloads)
 
 
 def stated_length(data: bytes, start: int) -> int | None:

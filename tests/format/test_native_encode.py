@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mpcheckpoint import _core
 from mpcheckpoint._format import codec
 from mpcheckpoint._format.codec import decode_event, encode_payload, encode_payloads
-from mpcheckpoint._format.frame import MAX_STAMP_US, EndState, Payload, encode_batch
+from mpcheckpoint._format.frame import MAX_STAMP_US, EndState, Payload, batch_bytes_bound, encode_batch
 from mpcheckpoint.errors import InvalidEventError, InvalidKeyError, LimitExceededError
 from support import encode_fuzz
 from support.capabilities import native_core
@@ -237,6 +237,14 @@ def test_lines_are_those_that_python_makes(
     )
 
 
+@given(payloads=payload_lists)
+def test_bound_on_a_batch_is_the_one_that_python_computes(payloads: list[Payload]) -> None:
+    found = batch_bytes_bound(payloads)
+
+    assert found == sum(len(part) for payload in payloads for part in payload) + 100 * len(payloads)
+    assert found >= len(encode_batch(payloads, end=START, stamp_us=2_000, durable=5)[0])
+
+
 def test_batch_of_many_lines_is_the_one_that_python_makes() -> None:
     for count in (9, 10, 11, 100, 101, 1_234):
         payloads = [Payload(b'"k%d"' % number, b'"%b"' % (b"x" * (number % 300))) for number in range(count)]
@@ -274,6 +282,7 @@ def test_batch_of_what_are_no_payloads_is_left_to_python(native: ModuleType) -> 
     payload = Payload(b'"k"', b"1")
     for payloads in ([], (payload,), [payload, None], [(b"", b"")], [payload._replace(event="1")]):
         assert native.batch(payloads, 0, 1, 0) is None
+        assert native.parts_bytes(payloads) == (None if payloads else 0)
     for arguments in ((), ([payload], "0", 1, 0), ([payload], 0, 1, None)):
         with pytest.raises(TypeError):
             native.batch(*arguments)
@@ -292,5 +301,6 @@ def test_100_000_records_leave_no_memory_behind(native: ModuleType) -> None:
         native.batch(native.payloads(Payload, [(key, event)] * 2, MOST), 1, 2, 3)
         native.payloads(Payload, [(key, event), (key, unfit)], MOST)
         native.batch([found, None], 1, 2, 3)
+        native.parts_bytes([found, found])
 
     require_no_leak(call, shared, calls=100_000)
