@@ -20,6 +20,7 @@ import pytest
 from support import tally
 from support.appends.aftermath import require_explained
 from support.appends.pair import Pair, Run, difference
+from support.appends.planted import PLANTED
 from support.appends.situations import CATALOGUE
 from support.capabilities import native_core
 from support.recorder.library import recorder
@@ -126,6 +127,16 @@ def test_comparison_of_calls_of_which_one_is_different_says_which(
 
     assert difference(USUAL, python, native, may_hand_over=False) == ""
     assert difference(USUAL, python, changed, may_hand_over=False).startswith("call ")
+
+
+@pytest.mark.parametrize("mistake", PLANTED)
+def test_comparison_with_a_path_in_which_a_mistake_was_planted_finds_it(pair: Pair, mistake: str) -> None:
+    _, situation = PLANTED[mistake]
+    _, native = pair.run(situation)
+    wrong = pair.run_in_python(situation, planted=mistake)
+
+    assert difference(situation, wrong, native, may_hand_over=False) != ""
+    assert difference(situation, wrong, native, may_hand_over=True) != ""
 
 
 def test_comparison_of_outcomes_files_or_exit_codes_that_differ_says_which(usual: tuple[Run, Run]) -> None:

@@ -65,11 +65,11 @@ class Server:
         self._process: Any = child.process
         self.core = self._answer()["core"]
 
-    def ask(self, situation: str, rules: str) -> None:
-        """Have a situation run with these rules."""
+    def ask(self, situation: str, rules: str, planted: str | None = None) -> None:
+        """Have a situation run with these rules, and with a mistake of ``planted.PLANTED``."""
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir()
-        self._tell("run", situation=situation, rules=rules)
+        self._tell("run", situation=situation, rules=rules, planted=planted)
 
     def wait(self) -> int:
         """Return the exit code of what was asked for, minus the signal that ended it, once that is over."""
@@ -97,7 +97,7 @@ class Server:
         """Return the traceback of the last child, if it failed; else ""."""
         return _text_of(self._directory / COMPLAINT)
 
-    def _tell(self, what: str, **more: str) -> None:
+    def _tell(self, what: str, **more: str | None) -> None:
         self._process.stdin.write(
             json.dumps({"what": what, "directory": str(self._directory), **more}) + "\n"
         )
@@ -144,10 +144,10 @@ class Pair:
         statuses = [server.wait() for server in self._both]  # of both, whatever came of them
         return [server.run_of(status) for server, status in zip(self._both, statuses, strict=True)]
 
-    def run_in_python(self, situation: str) -> Run:
+    def run_in_python(self, situation: str, planted: str | None = None) -> Run:
         """Return what a situation comes to without the native core, and without any rule."""
         server = self._both[0]
-        server.ask(situation, "")
+        server.ask(situation, "", planted)
         return server.run_of(server.wait())
 
     def difference(self, situation: str, python: Run, native: Run) -> str:

@@ -20,11 +20,14 @@ from mpcheckpoint import _core
 from mpcheckpoint import _system as system
 from support import process_tree
 from support.appends import aftermath
+from support.appends.planted import PLANTED
 from support.appends.program import run
 from support.appends.situations import CATALOGUE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from support.appends.situations import Situation
 
 MARK = "answer: "
 # Where the traceback of a child is left that failed.
@@ -46,10 +49,16 @@ def main() -> None:
         directory = Path(asked["directory"])
         if asked["what"] == "run":
             situation = CATALOGUE[asked["situation"]]
-            act = partial(run, situation, directory, asked["rules"])
+            act = partial(_run, asked.get("planted"), situation, directory, asked["rules"])
         else:
             act = partial(aftermath.judge, directory)
         _answer({"status": _in_a_child(act, directory / COMPLAINT)})
+
+
+def _run(planted: str | None, situation: Situation, directory: Path, rules: str) -> None:
+    if planted is not None:
+        PLANTED[planted][0]()
+    run(situation, directory, rules)
 
 
 def _answer(answer: dict[str, Any]) -> None:
