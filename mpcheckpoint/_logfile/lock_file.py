@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -87,9 +88,11 @@ class LockFile:
         """Return if the lock that was taken is held still: before what must not be done without, after a while.
 
         Raises:
-            OSError: EBADF, somebody closed the lock file, and with that gave the lock back.
+            OSError: EBADF, somebody closed the lock file, and with that gave the lock back; or ENOENT, it was removed.
         """
         if self._intact() is None:
+            if self.descriptor is not None and self.descriptor.is_intact():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path)
             raise OSError(errno.EBADF, "somebody closed the open lock file", self._path)
 
     def is_at_path(self) -> bool:

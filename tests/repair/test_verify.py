@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import subprocess
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -266,11 +267,11 @@ def test_verify_where_locks_cannot_be_looked_at_looks_twice(
 ) -> None:
     unknown = LockStatus(LockState.UNKNOWN, None, None)
     monkeypatch.setattr(system, "lock_status", lambda path: unknown)
-    monkeypatch.setattr(verification.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(verification, "time", SimpleNamespace(sleep=lambda seconds: None))
     tear(store)
     assert check(store).state == "torn"
 
-    monkeypatch.setattr(verification.time, "sleep", lambda seconds: tear(store, b"1"))
+    monkeypatch.setattr(verification, "time", SimpleNamespace(sleep=lambda seconds: tear(store, b"1")))
     (found,) = verify(store)
     assert found.state == "pending"
 

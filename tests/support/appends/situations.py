@@ -48,11 +48,14 @@ class Situation(NamedTuple):
 
 
 # In them native code appends. A line that makes the log longer it may leave to Python, which sees to padding.
-_USUAL = (left.padding, left.padding_and_about_to_publish, left.padding_partly_filled_by_another)
+_USUAL = (
+    *(left.lone, left.another_appended),
+    *(left.padding, left.padding_and_about_to_publish, left.padding_partly_filled_by_another),
+)
 
 _LEFT: tuple[Part, ...] = (
     *_USUAL,
-    *(left.lone, left.lone_about_to_publish, left.another_appended),
+    left.lone_about_to_publish,
     *(left.new_log, left.first_append, left.lone_unsynced, left.taken_turns),
     *(left.another_appended_a_batch, left.another_appended_often, left.another_appended_unsynced),
     *(left.torn_end, left.torn_end_of_another, left.torn_batch, left.torn_end_in_the_padding),
