@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from engines.base import Engine, batches
 from mpcheckpoint import Checkpoint, _core
+from mpcheckpoint import _system as system
+from mpcheckpoint._system import futex, statx
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sized
@@ -79,3 +81,4 @@ class PurePython(Mpcheckpoint):
     def prepare(self) -> None:
         """Turn the core off, in this process alone: it was decided at the import whether it runs."""
         _core.native, _core.kind = None, "pure"
+        system.native = statx._file_facts = futex._native = None

@@ -77,7 +77,7 @@ def test_links_lead_to_files_that_exist() -> None:
 
 def test_figures_are_those_of_the_performance_page() -> None:
     figures = re.search(
-        r"here ([\d,]+) durable appends a second by one process and ([\d,]+) by eight, ([\d.]+) and ([\d.]+) times",
+        r"([\d,]+) durable appends a second by one process and ([\d,]+) by eight, ([\d.]+) and ([\d.]+) times SQLite",
         README,
     )
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
