@@ -100,15 +100,15 @@ class LogWriter:
                 end = self._queue.write(log, payloads)
             return Appended(log, end, log.end.beginning, found)
 
-        if guard is not None:
-            return self.exclusive(timeout_s, under_lock)
-        if not self.lock.is_entered or not self._queue.takes(payloads):
-            return self.exclusive(timeout_s, under_lock, lambda: self._natively(payloads))
+        is_native = system.native is not None and guard is None
+        natively = (lambda: self._natively(payloads)) if is_native else None
+        if guard is not None or not self.lock.is_entered or not self._queue.takes(payloads):
+            return self.exclusive(timeout_s, under_lock, natively)
         if self.lock.is_owned():  # before the queue, which the outer append of this very thread would serve
             self.lock.refuse_reentry()
         return self._queue.append(
             QueuedAppend(payloads),
-            lambda done: self.exclusive(timeout_s, under_lock, lambda: done() or self._natively(payloads)),
+            lambda done: self.exclusive(timeout_s, under_lock, lambda: done() or (natively and natively())),
             self.paths,
         )
 
