@@ -397,7 +397,10 @@ def test_map_and_watch_that_are_killed_leave_the_cursor_visible(tmp_path: Path, 
         assert HIDDEN_CURSOR not in shown
 
 
-def test_bar_of_a_pass_over_files_leaves_the_cursor_visible(tmp_path: Path) -> None:
+def test_bar_of_a_pass_over_files_leaves_the_cursor_visible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPCHECKPOINT_PURE", "1")  # a bar shows only where a pass takes a while
     Checkpoint(tmp_path / "store").log("k").append_many([("x", "y" * 1000)] * 60_000)
     with terminal(tmp_path, "verify", "--store", "store") as screen:
         assert screen.wait() == 0

@@ -265,7 +265,7 @@ def test_source_distribution_holds_what_builds_tests_and_documents_it(checkout: 
     expected = {
         str(path.relative_to(checkout))
         for path in checkout.rglob("*")
-        if path.is_file() and path.suffix != ".so" and "egg-info" not in str(path)
+        if path.is_file() and path.suffix not in {".so", ".pyc"} and "egg-info" not in str(path)
     }
     assert not {name for name in expected - names if not name.startswith(".git")}
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
