@@ -112,13 +112,17 @@ def test_stamps_by_native_code_rise_above_all_that_the_process_has_seen(log: Log
     assert clock.highest_us == stamps[-1]
 
 
-@pytest.mark.guarantee(2)
-def test_end_that_another_process_left_is_taken_over(store: Path, log: Log, calls: Calls) -> None:
+def append_by_another_process(store: Path) -> None:
     pid = os.fork()
     if pid == 0:
         Checkpoint(store).log("a").append_many([("x", "by another")] * 3)
         os._exit(0)
     os.waitpid(pid, 0)
+
+
+@pytest.mark.guarantee(2)
+def test_end_that_another_process_left_is_taken_over(store: Path, log: Log, calls: Calls) -> None:
+    append_by_another_process(store)
     calls.outcomes.clear()
 
     log.append("x", "after it")
@@ -132,11 +136,7 @@ def test_end_that_another_process_left_is_taken_over(store: Path, log: Log, call
 @pytest.fixture
 def foreign_end(store: Path, calls: Calls) -> bytearray:
     """What the page holds after another process has appended, in a group of its own."""
-    pid = os.fork()
-    if pid == 0:
-        Checkpoint(store).log("a").append_many([("x", "by another")] * 3)
-        os._exit(0)
-    os.waitpid(pid, 0)
+    append_by_another_process(store)
     calls.outcomes.clear()
     return bytearray(page_file(store).read_bytes())
 
