@@ -6,6 +6,7 @@ If the first lost something, or the second never did, a power cut here would say
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,22 @@ def test_restore_while_a_file_is_open_names_who_has_it(loop_file_system: LoopFil
             loop_file_system.restore()
 
     loop_file_system.restore()
+
+
+def test_file_system_that_another_table_of_mounts_holds_for_a_moment_is_mounted_once_that_is_gone(
+    loop_file_system: LoopFileSystem,
+) -> None:
+    path = loop_file_system.mountpoint / "file"
+    create_durably(path)
+    holder = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", "echo ready; sleep 0.7"], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "ready\n"
+
+    loop_file_system.cut_power()
+    loop_file_system.restore()
+
+    assert holder.wait() == 0
+    assert path.exists()
+    holder.stdout.close()

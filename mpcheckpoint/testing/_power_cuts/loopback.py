@@ -12,6 +12,7 @@ import fcntl
 import os
 import struct
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -24,6 +25,8 @@ FS_TYPES: tuple[FsType, ...] = get_args(FsType)
 # _IOR('X', 125, __u32) as most architectures lay it out, x86 and ARM among them.
 _SHUTDOWN = 2 << 30 | 4 << 16 | ord("X") << 8 | 125
 _WITHOUT_FLUSHING_THE_LOG = 2
+# How long a process that is just ending may hold what was unmounted.
+_LONGEST_HELD_S, _PAUSE_S = 5.0, 0.1
 
 # Sparse: mkfs.xfs refuses less, but uses little of it.
 _MIN_SIZE_BYTES = {"ext4": 64 << 20, "xfs": 300 << 20}
@@ -135,17 +138,26 @@ class LoopFileSystem:
         self._device = run("losetup", "--find", "--show", self.image).strip()
 
     def _mount(self) -> None:
-        run("mount", "-t", self.fstype, self._device, self.mountpoint)
-        # As long as a process holds the old file system, a new mount of the device shows that one, shut down as it is.
         probe = self.mountpoint / ".alive"
-        try:
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise OSError(
-                errno.EBUSY,
-                f"{self.mountpoint} shows the file system from before the power cut: some process still holds it",
-            ) from error
+        until_s = time.monotonic() + _LONGEST_HELD_S
+        while True:
+            run("mount", "-t", self.fstype, self._device, self.mountpoint)
+            # As long as a process holds the old file system, be it in its own copy of the mounts, a new mount of the
+            # device shows that one, shut down as it is.
+            try:
+                probe.touch()
+                probe.unlink()
+            except OSError as error:
+                if time.monotonic() > until_s:
+                    raise OSError(
+                        errno.EBUSY,
+                        f"{self.mountpoint} shows the file system from before the power cut: some process still holds "
+                        "it",
+                    ) from error
+            else:
+                return
+            unmount(self.mountpoint)
+            time.sleep(_PAUSE_S)
 
     def _clean_up(self) -> None:
         force_unmount(self.mountpoint)
