@@ -30,14 +30,11 @@ def append_natively(log: OpenLog, lock: AppendLock, payloads: list[Payload]) -> 
     Raises:
         LockTimeoutError, WriteFailedError: nothing was appended.
     """
-    native, known, descriptor = system.native, log.for_native(), lock.lend()
     told: list[Any] = []  # filled by native code: a Ctrl-C right after a call takes what the call returns
     try:
-        if native is not None and known is not None and descriptor is not None:
-            outcome = native.append_batch(known, descriptor.fd, descriptor.identity, payloads, told, False)
-            # Asked for anew: that may have taken long, and a fault may have been put in the system's place meanwhile.
-            if outcome == _CONTENDED and _is_taken(lock) and (native := system.native) is not None:
-                native.append_batch(known, descriptor.fd, descriptor.identity, payloads, told, True)
+        outcome = _tried(log, lock, payloads, told, is_locked=False)
+        if outcome == _CONTENDED and _is_taken(lock):
+            _tried(log, lock, payloads, told, is_locked=True)
         if not told:
             lock.end_loan(is_held=False)
             return None
@@ -53,6 +50,21 @@ def append_natively(log: OpenLog, lock: AppendLock, payloads: list[Payload]) -> 
     if not done.is_written:
         log.go_on_from_native(done)
     return done.after
+
+
+def _tried(
+    log: OpenLog, lock: AppendLock, payloads: list[Payload], told: list[Any], *, is_locked: bool
+) -> int | None:
+    """Return what native code makes of an append; None if it is not to be used now.
+
+    Everything is asked for each time. While the lock was waited for its file may have been opened anew, other threads
+    may have seen higher stamps, and a test may have put a fault in the system's place.
+    """
+    native, known, descriptor = system.native, log.for_native(), lock.lend()
+    if native is None or known is None or descriptor is None:
+        return None
+    outcome: int = native.append_batch(known, descriptor.fd, descriptor.identity, payloads, told, is_locked)
+    return outcome
 
 
 def _is_taken(lock: AppendLock) -> bool:

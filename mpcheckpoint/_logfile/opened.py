@@ -316,10 +316,10 @@ class OpenLog:
 
     def take_note(self, done: NativeAppend) -> None:
         """Take note of what native code did. It may be done again: a Ctrl-C can come at any step."""
-        if done.before != self.end.state or done.durable != self.end.durable:
-            self.end.take_over(done.before, done.allocated, done.durable)
-            if self.page is not None:
-                self.page.note_proven()
+        # Only an end that was taken over shows that the page is ours: what is durable, threads that sync say as well.
+        if self.page is not None and self.end.state not in (done.before, done.after):
+            self.page.note_proven()
+        self.end.take_over(done.before, done.allocated, done.durable)
         self.is_alone, self.is_followed = done.is_alone, done.is_followed
         clock.observe(done.after.stamp_us)
         if done.is_written:

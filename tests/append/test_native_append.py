@@ -16,6 +16,7 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import EndState, Payload, encode_batch
+from mpcheckpoint._logfile.lock_file import LockFile
 from mpcheckpoint.errors import LockTimeoutError, WriteFailedError
 from support.capabilities import native_core
 from support.verbs import (
@@ -262,6 +263,35 @@ def test_lock_that_is_held_elsewhere_is_waited_for(store: Path, log: Log, calls:
     assert calls.outcomes == [CONTENDED, WRITTEN]
     holder.close()
     assert_goes_on(log, [0, 1])
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.guarantee(11)
+def test_lock_file_that_was_replaced_in_a_wait_is_given_back_and_not_what_has_its_number(
+    store: Path, log: Log, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = system.open_file(str(lock_file(store)), write=True)
+    assert system.try_lock(holder.fd)
+    real, taken = LockFile._opened, []
+
+    def opened(file: LockFile) -> system.Descriptor:
+        taken.append(os.open(os.devnull, os.O_RDWR))  # gets the number that was closed just now
+        return real(file)
+
+    monkeypatch.setattr(LockFile, "_opened", opened)
+    thread = threading.Thread(target=log.append, args=("x", 1))
+    thread.start()
+    wait_until(lambda: calls.outcomes == [CONTENDED], "it was refused")
+    lock_file(store).unlink()
+    system.unlock(holder.fd)
+    thread.join(10)
+
+    assert len(taken) == 1
+    assert calls.outcomes == [CONTENDED, WRITTEN]
+    assert not is_locked(lock_file(store))
+    assert_goes_on(log, [0, 1])
+    os.close(taken[0])
+    holder.close()
 
 
 @pytest.mark.guarantee(8)
