@@ -5,13 +5,9 @@ python -m support.encode_fuzz --events 1000000 --seed 1      in tests/, or with 
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import struct
 import sys
-import time
-from collections import Counter
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +17,7 @@ from mpcheckpoint import _core
 from mpcheckpoint._format import codec
 from mpcheckpoint._format.frame import Payload, encode_batch
 from mpcheckpoint.errors import CheckpointError
+from support.comparison import compare
 from support.scan_fuzz import START
 
 if TYPE_CHECKING:
@@ -170,25 +167,5 @@ def differences(events: int, seed: int) -> Iterator[tuple[Any, ...] | str]:
             batch = []
 
 
-def main() -> int:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--events", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    options = parser.parse_args()
-    if _core.native is None:
-        sys.exit(f"nothing to compare: {_core.description()}")
-    counts: Counter[str] = Counter()
-    for found in differences(options.events, options.seed):
-        if not isinstance(found, str):
-            sys.stdout.write("\n".join(map(repr, found)) + "\n")
-            return 1
-        counts[found] += 1
-    sys.stdout.write(f"{options.events} events, seed {options.seed}, all alike: {json.dumps(counts)}\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(compare(__doc__, "events", differences))

@@ -8,12 +8,8 @@ Quicker than hypothesis by far, and nothing is made smaller: what differs is pri
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import sys
-import time
-from collections import Counter
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -23,6 +19,7 @@ from mpcheckpoint import _core
 from mpcheckpoint._format import scan as scan_module
 from mpcheckpoint._format.frame import EndState, closing, running_crc
 from mpcheckpoint._format.scan import Scan, scan
+from support.comparison import compare
 from support.log_bytes import SOUND_VALUES, UNSOUND_VALUES
 
 if TYPE_CHECKING:
@@ -268,25 +265,5 @@ def differences(logs: int, seed: int) -> Iterator[tuple[bytes, Scan, Scan] | str
             yield data, found, expected
 
 
-def main() -> int:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--logs", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    options = parser.parse_args()
-    if _core.native is None:
-        sys.exit(f"nothing to compare: {_core.description()}")
-    counts: Counter[str] = Counter()
-    for found in differences(options.logs, options.seed):
-        if not isinstance(found, str):
-            sys.stdout.write("\n".join(map(repr, found)) + "\n")
-            return 1
-        counts[found] += 1
-    sys.stdout.write(f"{options.logs} logs, seed {options.seed}, all alike: {json.dumps(counts)}\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(compare(__doc__, "logs", differences))
