@@ -99,10 +99,14 @@ class LogEnd:
 
     def bears_out(self, state: EndState) -> bool:
         """Return whether a line of the log ends there, with that crc."""
-        return self.bytes_at(state.offset - CLOSING_BYTES, CLOSING_BYTES) == closing(state.stored_crc)
+        try:
+            found = system.read_at(self._file.fd, CLOSING_BYTES, state.offset - CLOSING_BYTES)
+        except OSError:
+            return False
+        return found == closing(state.stored_crc)
 
     def bytes_at(self, offset: int, length: int) -> bytes:
-        """Return bytes of the log; none where they cannot be read, as when somebody closed the file."""
+        """Return bytes of the log; fewer, or none, where they cannot be read, as when somebody closed the file."""
         try:
             return system.read_once(self._file.fd, length, offset)
         except OSError:

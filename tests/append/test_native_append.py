@@ -333,6 +333,23 @@ def test_interrupt_right_after_it_says_that_the_record_was_written(
     assert_goes_on(log, [0, 1, 2])
 
 
+@pytest.mark.guarantee(2)
+def test_append_that_there_is_no_memory_to_tell_of_says_so_and_the_next_one_goes_on_from_it(
+    log: Log, calls: Calls
+) -> None:
+    def run_out_of_memory(*arguments: Any) -> None:
+        calls.after = lambda *_: None
+        arguments[4].clear()
+        raise MemoryError
+
+    calls.after = run_out_of_memory
+    with pytest.raises(MemoryError) as caught:
+        log.append("x", 1)
+
+    assert "may have been written" in "".join(caught.value.__notes__)
+    assert_goes_on(log, [0, 1])
+
+
 class FailsOnce:
     """Has a write of native code fail, as it tells: nothing was written, or the first bytes of it."""
 

@@ -14,7 +14,7 @@ from mpcheckpoint._format.codec import decode_event, encode_payload, encode_payl
 from mpcheckpoint._format.frame import MAX_STAMP_US, EndState, Payload, batch_bytes_bound, encode_batch
 from mpcheckpoint.errors import InvalidEventError, InvalidKeyError, LimitExceededError
 from support import encode_fuzz
-from support.capabilities import native_core
+from support.capabilities import native_core, native_core_in_use
 from support.encode_fuzz import Colour, Name, encoded_alone, framed_alone
 from support.leaks import require_no_leak
 from support.scan_fuzz import START
@@ -30,9 +30,7 @@ MOST = codec._PLAINLY_SMALL_BYTES
 @pytest.fixture(autouse=True, scope="module")
 def native() -> Any:
     """The native core, in use also where it was told not to run."""
-    found = native_core()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_core, "native", found)
+    with native_core_in_use() as found:
         yield found
 
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpcheckpoint import _core
 from mpcheckpoint._format import frame
 from mpcheckpoint._format import scan as scan_module
 from mpcheckpoint._format.codec import encode_payload
@@ -19,7 +18,7 @@ from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint._format.frame import MAX_BATCH_BYTES, EndState, Payload, encode_batch
 from mpcheckpoint._format.scan import Stop, scan
 from support import log_bytes, scan_fuzz
-from support.capabilities import native_core
+from support.capabilities import native_core_in_use
 from support.leaks import require_no_leak
 from support.scan_fuzz import START, forged, scanned_alone, scanned_natively
 
@@ -36,9 +35,7 @@ PLAIN = b'1001,0,0,"k",{"a":1},null'
 @pytest.fixture(autouse=True, scope="module")
 def native() -> Any:
     """The native core, in use also where it was told not to run."""
-    found = native_core()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_core, "native", found)
+    with native_core_in_use() as found:
         yield found
 
 

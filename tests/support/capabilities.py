@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mpcheckpoint import _core
 from support.tmpfs import TmpFileSystem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
 
@@ -77,3 +80,12 @@ def native_core() -> ModuleType:
         is_wanted = not sysconfig.get_config_var("Py_GIL_DISABLED")
         require(not is_wanted, f"the native core is not built, python native/build.py builds it: {error}")
         pytest.skip("a Python for which the native core is not built")
+
+
+@contextmanager
+def native_core_in_use() -> Iterator[ModuleType]:
+    """Have the native core run in this process, also where it was told not to."""
+    found = native_core()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_core, "native", found)
+        yield found
