@@ -94,3 +94,13 @@ def test_figures_are_those_of_the_performance_page() -> None:
     one, _, eight, *_ = (cell.strip() for cell in rates[1].split("|"))
     ratio_one, _, ratio_eight, *_ = (cell.strip() for cell in ratios[1].split("|"))
     assert figures.groups() == (one, eight, ratio_one, ratio_eight)
+    others = re.search(
+        r"put ([\d,]+) records a second on disk \(SQLite: ([\d,]+)\), .*? read in ([\d.]+) s \(SQLite: ([\d.]+)\)",
+        README,
+    )
+    assert others is not None
+    for engine, written, read in zip(
+        ("mpcheckpoint", "sqlite"), others.groups()[:2], others.groups()[2:], strict=True
+    ):
+        assert f"\n| {engine} | {written} |" in page
+        assert f"\n| 1,000,000 | 1 | view | {engine} | {read} |" in page
