@@ -46,9 +46,8 @@ def append_natively(log: OpenLog, lock: AppendLock, payloads: list[Payload]) -> 
     except BaseException as error:
         if told:
             log.settle_native(native_append(told[0]), error)
-        elif isinstance(
-            error, MemoryError
-        ):  # perhaps for what was to be told: the next append looks
+        elif isinstance(error, MemoryError):
+            # Perhaps for what was to be told: the next append looks.
             error.add_note("mpcheckpoint: the record may have been written")
         raise
     if not done.is_written:
