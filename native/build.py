@@ -20,9 +20,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCES = (
     *("crc.c", "json.c", "lines.c", "columns.c", "numbers.c", "encode.c"),
-    *("append.c", "page.c", "system.c", "module.c"),
+    *("state.c", "append.c", "commit.c", "page.c", "system.c", "module.c"),
 )
-HEADERS = ("core.h", "page.h")
+HEADERS = ("core.h", "page.h", "state.h")
 # One file for every Python from 3.11 on.
 STABLE_ABI = ("Py_LIMITED_API", "0x030B0000")
 FILE_NAME = "_native.abi3.so"

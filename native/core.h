@@ -14,7 +14,7 @@
 
 /* Raised by one whenever what Python and C say to each other changes: a build that is older or newer than the package
    beside it is then not used (mpcheckpoint/_core.py). */
-#define CORE_VERSION 3
+#define CORE_VERSION 4
 
 /* The bounds of mpcheckpoint/_format/frame.py. A test compares them: the module hands them out as LIMITS. */
 #define MIN_LINE_BYTES 40
@@ -96,17 +96,16 @@ PyObject *scan(PyObject *module, PyObject *arguments);
 
 /* What each module that is loaded keeps. */
 typedef struct {
-    PyTypeObject *numbers;
+    PyTypeObject *numbers, *append_state, *highest_stamp; /* the last two where HAS_APPEND */
     PyObject *null_meta; /* the meta of a record without one */
 } State;
 
 extern PyType_Spec numbers_spec;
 PyObject *index_objects(PyObject *module, PyObject *arguments);
 PyObject *shifted(PyObject *module, PyObject *arguments);
-/* append.c, page.c and system.c: where the C library has statx, and numbers lie in memory as they lie in the page. */
+/* state.c, append.c, commit.c, page.c and system.c: where the C library has statx, and numbers lie in memory as they lie in the page. */
 #if defined(__linux__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define HAS_APPEND
-PyObject *append_batch(PyObject *module, PyObject *arguments);
 PyObject *await_group(PyObject *module, PyObject *arguments);
 PyObject *file_facts(PyObject *module, PyObject *arguments);
 PyObject *futex_wait(PyObject *module, PyObject *arguments);

@@ -1,6 +1,7 @@
 /* The module mpcheckpoint._native: what Python sees of the core. */
 
 #include "core.h"
+#include "state.h"
 
 static PyObject *crc32(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
@@ -33,7 +34,6 @@ static PyMethodDef functions[] = {
     {"parts_bytes", parts_bytes, METH_O,
         "parts_bytes(payloads): how many bytes all parts have; None if something in the list is no payload."},
 #ifdef HAS_APPEND
-    {"append_batch", append_batch, METH_VARARGS, "The common append: mpcheckpoint/_logfile/native_append.py."},
     {"await_group", await_group, METH_VARARGS, "Wait for the sync of others: mpcheckpoint/_logfile/page.py."},
     {"file_facts", file_facts, METH_VARARGS, "statx without times: mpcheckpoint/_system/statx.py."},
     {"futex_wait", futex_wait, METH_VARARGS, "Wait on a word: mpcheckpoint/_system/futex.py."},
@@ -50,6 +50,13 @@ static int fill(PyObject *module)
     state->null_meta = PyBytes_FromString("null");
     if (state->numbers == NULL || state->null_meta == NULL || PyModule_AddType(module, state->numbers) < 0)
         return -1;
+#ifdef HAS_APPEND
+    state->append_state = (PyTypeObject *)PyType_FromModuleAndSpec(module, &append_state_spec, NULL);
+    state->highest_stamp = (PyTypeObject *)PyType_FromModuleAndSpec(module, &highest_stamp_spec, NULL);
+    if (state->append_state == NULL || state->highest_stamp == NULL
+        || PyModule_AddType(module, state->append_state) < 0 || PyModule_AddType(module, state->highest_stamp) < 0)
+        return -1;
+#endif
     PyObject *limits = Py_BuildValue("IIKIII", MIN_LINE_BYTES, MAX_LINE_BYTES, (unsigned long long)MAX_STAMP_US,
         MAX_DEPTH, LENGTH_END, CLOSING_BYTES);
     if (limits == NULL || PyModule_AddObjectRef(module, "LIMITS", limits) < 0) {
@@ -64,6 +71,8 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
 {
     Py_VISIT(((State *)PyModule_GetState(module))->numbers);
     Py_VISIT(((State *)PyModule_GetState(module))->null_meta);
+    Py_VISIT(((State *)PyModule_GetState(module))->append_state);
+    Py_VISIT(((State *)PyModule_GetState(module))->highest_stamp);
     return 0;
 }
 
@@ -71,6 +80,8 @@ static int clear(PyObject *module)
 {
     Py_CLEAR(((State *)PyModule_GetState(module))->numbers);
     Py_CLEAR(((State *)PyModule_GetState(module))->null_meta);
+    Py_CLEAR(((State *)PyModule_GetState(module))->append_state);
+    Py_CLEAR(((State *)PyModule_GetState(module))->highest_stamp);
     return 0;
 }
 

@@ -8,6 +8,9 @@
 #include <errno.h>
 #include <string.h>
 
+/* What is asked of statx: no times; mpcheckpoint/_system/statx.py says why. */
+#define STATX_WANTED (STATX_NLINK | STATX_INO | STATX_SIZE | STATX_BTIME)
+
 /* A system call once more for each signal that comes, as Python does it. */
 #define UNINTERRUPTED(result, call) \
     do { \
@@ -49,6 +52,21 @@ static inline uint32_t crc_of_text(const char *bytes, size_t size, uint32_t crc)
     return crc_of((const uint8_t *)bytes, size, crc);
 }
 
+/* Write the check of some bytes after them. */
+static inline void put_check(char *bytes, size_t size)
+{
+    uint32_t check = crc_of_text(bytes, size, 0);
+    memcpy(bytes + size, &check, sizeof check);
+}
+
+/* Write what the page says of a file: below which offset it is durable. */
+static inline void put_known(char *at, const char *bound, uint64_t durable)
+{
+    memcpy(at, bound, BOUND_BYTES);
+    memcpy(at + BOUND_BYTES, &durable, sizeof durable);
+    put_check(at, KNOWN_BODY_BYTES);
+}
+
 /* Whether two bindings, each of a generation and the file that it stands in, can be those of one file. */
 static inline int is_about(const char *own, const char *bound)
 {
@@ -71,6 +89,22 @@ static inline const char *bytes_of(PyObject *object, Py_ssize_t size)
     }
     return bytes;
 }
+
+/* What the page says to those who wait for a sync: page.c. */
+struct page {
+    int fd;
+    const char *generation, *bound;
+    char look[PAGE_READ_BYTES];
+    int is_read, is_proven, is_poisoned;
+    uint64_t durable, target;
+    uint32_t words[2], group;
+};
+
+void read_page(struct page *page);
+void wait_for_group(const struct page *page, uint64_t offset, const uint64_t *addresses, int64_t pause_ns);
+int wait_while_led(struct page *page, uint64_t offset, const uint64_t *addresses, int most, int64_t pause_ns);
+void wake_group(const uint64_t *addresses, uint32_t group);
+PyObject *known_of(const struct page *page);
 
 static inline PyObject *truth(int is_true)
 {

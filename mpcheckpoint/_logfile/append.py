@@ -19,7 +19,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.append_lock import AppendLock
 from mpcheckpoint._logfile.faults import translated, typed
 from mpcheckpoint._logfile.group_commit import GroupCommit
-from mpcheckpoint._logfile.native_append import append_natively
+from mpcheckpoint._logfile.native_append import append_natively, is_durable_natively
 from mpcheckpoint._logfile.notices import tell
 from mpcheckpoint._logfile.opened import Appended, OpenLog
 from mpcheckpoint._logfile.poison import Poison
@@ -57,7 +57,7 @@ class LogWriter:
         self.log: OpenLog | None = None
         self.poison = Poison(paths)
         self.lock = AppendLock(paths)
-        self._commit = GroupCommit(paths.sync)
+        self.commit = GroupCommit(paths.sync)
         self._queue = AppendQueue()
         self._id = os.urandom(_WRITER_ID_BYTES)
 
@@ -69,12 +69,14 @@ class LogWriter:
         *,
         timeout_s: float | None,
         guard: Callable[[], Position | None] | None = None,
+        is_durable: bool = False,
     ) -> Appended:
         """Write one batch. It is visible then, and durable after ``wait_durable``.
 
         Args:
             payloads: the records; at least one.
             timeout_s: how long to wait for other writers.
+            is_durable: whether it is to be durable: native code sees to that at once, if it can.
             guard: called under the append lock. What it raises is raised with nothing written; if it returns a
                 position, nothing is written and that is ``found``. It must not wait for any lock but the
                 mutex of a view.
@@ -92,44 +94,30 @@ class LogWriter:
             found = guard() if guard is not None else None
             # A record that was found may be visible and not yet durable: what the log holds now is to be covered.
             try:
-                end = log.end.state if found is not None else self._queue.write(log, payloads)
+                end = log.state.end if found is not None else self._queue.write(log, payloads)
             except OSError as error:
                 if not log.file.is_lost_by(error):
                     raise
                 self.establish(log)
                 end = self._queue.write(log, payloads)
-            return Appended(log, end, log.end.beginning, found)
+            if system.native is not None:
+                self._attach(log)
+            return Appended(log, end, log.state.beginning, found)
 
-        is_native = system.native is not None and guard is None
-        natively = (lambda: self._natively(payloads)) if is_native else None
-        if guard is not None or not self.lock.is_entered or not self._queue.takes(payloads):
-            return self.exclusive(timeout_s, under_lock, natively)
         if self.lock.is_owned():  # before the queue, which the outer append of this very thread would serve
             self.lock.refuse_reentry()
-        return self._queue.append(
-            QueuedAppend(payloads),
-            lambda done: self.exclusive(timeout_s, under_lock, lambda: done() or (natively and natively())),
-            self.paths,
-        )
-
-    def _natively(self, payloads: list[Payload]) -> Appended | None:
-        """Append in native code where nothing is unusual; else return None, with nothing changed.
-
-        Requires: as AppendLock says.
-        """
-        log = self.log
-        if log is None or self._queue.is_waited_in:
-            return None
-        try:
-            end = append_natively(log, self.lock, payloads)
-        except OSError as error:
-            if not log.file.is_lost_by(error):
-                raise
-            return None
-        if end is None:
-            return None
-        self._queue.written += 1
-        return Appended(log, end, log.end.beginning)
+        if guard is None:
+            if system.native is not None and self.log is not None and self.log.state.is_ready:
+                appended = append_natively(self, self.log, payloads, is_durable, timeout_s is None)
+                if appended is not None:
+                    return appended
+            if self.lock.is_entered and self._queue.takes(payloads):
+                return self._queue.append(
+                    QueuedAppend(payloads),
+                    lambda done: self.exclusive(timeout_s, under_lock, done),
+                    self.paths,
+                )
+        return self.exclusive(timeout_s, under_lock)
 
     def wait_durable(self, appended: Appended) -> Position:
         """Return the position of an append once it survives a loss of power.
@@ -140,14 +128,16 @@ class LogWriter:
         log = appended.log
         position = self.position_of(appended)
         try:
+            if system.native is not None and log.state.is_ready and is_durable_natively(log, appended):
+                return position
             try:
-                status = self._commit.wait_durable(log, appended.end.offset)
+                status = self.commit.wait_durable(log, appended.end.offset)
             except OSError as error:
                 if log.file.is_poisoned:
                     raise self._not_covered(position, error) from error
                 is_replaced = self._is_replaced_by_now(appended, position)
             else:
-                is_same = status is not None and status.links > 0 and log.end.beginning is appended.beginning
+                is_same = status is not None and status.links > 0 and log.state.beginning == appended.beginning
                 is_replaced = not is_same and self._is_replaced(appended, position)
             if log.file.notices:
                 tell(log.file)
@@ -157,6 +147,7 @@ class LogWriter:
             cause = f"its file cannot be looked at ({error.strerror or error})"
             raise outcome_unknown(self.paths, cause, position) from error
         except BaseException as error:  # a Ctrl-C: the record stays, and the code that catches it should know
+            self.commit.settle_interrupted(log)
             error.add_note(f"mpcheckpoint: the record at {position} was written; it may not be durable")
             raise
         return find_in_successor(self.paths, position) if is_replaced else position
@@ -190,6 +181,8 @@ class LogWriter:
             lock.refuse_reentry()
         try:
             lock.enter(timeout_s)
+            if self.log is not None:
+                self.log.state.detach()  # until an append in Python has gone well
             if done is not None and (found := done()) is not None:
                 return found
             return act(self._locked())
@@ -199,8 +192,11 @@ class LogWriter:
             except BaseException:  # a Ctrl-C in there: every step of it can be done again
                 lock.give_back()
                 raise
-            if self.log is not None and self.log.file.notices:
-                tell(self.log.file)
+            if (known := self.log) is not None:
+                if known.state.waiters:
+                    known.state.wake()
+                if known.file.notices:
+                    tell(known.file)
 
     def _locked(self) -> OpenLog | None:
         """Take the append lock; return the open log, if that is what stands at the log's path under it.
@@ -224,6 +220,13 @@ class LogWriter:
                 raise
             raise typed(error, doing="locking", path=self.paths.lock) from error
 
+    def _attach(self, log: OpenLog) -> None:
+        """Have native code append from now on. Requires: the append lock, and that an append has just gone well."""
+        lock = self.lock.for_native()
+        if lock is not None and system.has_statx():
+            self.lock.watch(log.state)
+            log.attach(*lock, *self.commit.for_native())
+
     def is_current(self, log: OpenLog) -> bool:
         """Return whether an open log is what stands at the log's path."""
         try:
@@ -237,12 +240,13 @@ class LogWriter:
         Raises:
             LogNotFoundError, CorruptLogError, FormatVersionError, WrongLogError, WriteFailedError
         """
+        self._queue.written = self.appends
         with translated("opening", self.paths.log):
             try:
                 self.log = OpenLog(
                     self.paths,
                     self.poison,
-                    sync_turn=self._commit.turn.lock,
+                    sync_turn=self.commit.turn.lock,
                     require_lock=self.lock.require_held,
                     writer_id=self._id,
                 )
@@ -283,7 +287,7 @@ class LogWriter:
             if log.file.is_intact():
                 raise
         else:
-            if status[:2] == log.file.identity and log.end.beginning is appended.beginning:
+            if status[:2] == log.file.identity and log.state.beginning == appended.beginning:
                 return status.links == 0
         # Somebody closed the descriptor, and other threads or processes have synced the log.
         return self._is_replaced_by_now(appended, position)
@@ -331,7 +335,7 @@ class LogWriter:
             there = self.exclusive(timeout_s, self._as_it_is)
             tries -= 1
             try:
-                self._commit.wait_durable(there.log, there.end.offset)
+                self.commit.wait_durable(there.log, there.end.offset)
             except OSError as error:
                 if there.log.file.is_poisoned or not tries:
                     raise self._not_covered(position, error) from error
@@ -370,31 +374,33 @@ class LogWriter:
     @property
     def appends(self) -> int:
         """How many appends this process did."""
-        return self._queue.written
+        return self._queue.written + (self.log.state.appends if self.log is not None else 0)
 
     @property
     def syncs(self) -> int:
         """How many syncs of the current generation this process did."""
-        return self.log.file.syncs if self.log is not None else 0
+        return self.log.state.syncs if self.log is not None else 0
 
     def _as_it_is(self, log: OpenLog | None) -> Appended:
         log = log or self.opened()
         self.establish(log)
-        return Appended(log, log.end.state, log.end.beginning)
+        return Appended(log, log.state.end, log.state.beginning)
 
     # --- fork -------------------------------------------------------------------------------------------------
 
     def pause_for_fork(self, timeout_s: float, resumes: list[Callable[[], None]]) -> None:
         """Let threads that hold the append lock, or lead a sync, finish: no longer than ``timeout_s`` for each."""
-        self.lock.pause_for_fork(timeout_s, resumes)
-        self._commit.pause_for_fork(timeout_s, resumes)
+        state = self.log.state if self.log is not None else None
+        self.lock.pause_for_fork(timeout_s, resumes, is_held=state is not None and state.is_inside)
+        self.commit.pause_for_fork(timeout_s, resumes, is_leading=state is not None and state.is_leading)
 
     def reset_after_fork(self) -> None:
         """Let go of everything inherited, in the child."""
         self._id = os.urandom(_WRITER_ID_BYTES)
         self.lock.reset_after_fork()
-        self._commit.reset_after_fork()
+        self.commit.reset_after_fork()
         self._queue = AppendQueue()
         log, self.log = self.log, None
         if log is not None:
+            log.state.detach()
             log.close()

@@ -13,7 +13,7 @@ from mpcheckpoint._logfile.notices import timed_out
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint import _system as system
+    from mpcheckpoint._logfile.append_state import PureAppendState
     from mpcheckpoint._logfile.paths import LogPaths
 
 
@@ -54,8 +54,8 @@ class AppendLock:
         # Of the thread that is inside: how long it may wait, and until when.
         self._timeout_s: float | None = None
         self._until_s = 0.0
-        # Whether native code gave the kernel's lock back by itself.
-        self._is_returned = False
+        # Whether the kernel's lock was tried just now, and held elsewhere.
+        self._is_busy = False
 
     def refuse_reentry(self) -> None:
         """Raise ReentrancyError if this thread is inside already: it would wait for itself."""
@@ -71,13 +71,10 @@ class AppendLock:
         if not self._mutex.lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
             raise timed_out(self._paths, timeout_s)
         self.is_entered = True
-        self._timeout_s, self._until_s, self._is_returned = timeout_s, until_s, False
+        self._timeout_s, self._until_s = timeout_s, until_s
 
-    def take(self, *, is_busy: bool = False) -> None:
+    def take(self) -> None:
         """Take the kernel's lock, waiting no longer than ``enter`` was told, what that took included.
-
-        Args:
-            is_busy: it was tried just now, and held elsewhere.
 
         Requires: ``enter``. May be called again.
 
@@ -85,28 +82,29 @@ class AppendLock:
             LockTimeoutError: it was held elsewhere for so long.
             OSError: the lock file cannot be used.
         """
+        is_busy, self._is_busy = self._is_busy, False
         left_s = None if self._timeout_s is None else max(0.0, self._until_s - time.monotonic())
         if not self._file.take(left_s, is_busy=is_busy):
             raise timed_out(self._paths, self._timeout_s)
         self.is_held = True
 
-    def lend(self) -> system.Descriptor | None:
-        """Return the descriptor of the lock file, if it is open, for native code that takes the lock and gives it back.
+    def for_native(self) -> tuple[object, ...] | None:
+        """Return the mutex, the descriptor of the lock file, its number, and which file that is. Requires: ``take``."""
+        own = self._file.descriptor
+        return None if own is None else (self._mutex.lock, own, (own.fd, own.identity))
 
-        Requires: ``enter``, and ``end_loan`` afterwards. A lock that stays taken is given back by ``give_back``.
-        """
-        self.is_held = True  # for a fork: nobody waits for the kernel's lock in there
-        return self._file.descriptor
+    def note_busy(self) -> None:
+        """Take note that native code has just tried the kernel's lock, and found it held elsewhere."""
+        self._is_busy = True
 
-    def end_loan(self, *, is_held: bool, is_returned: bool = False) -> None:
-        """Take note of what native code did: whether the lock is held now, and whether it was given back."""
-        self.is_held, self._is_returned = is_held, is_returned
+    def watch(self, state: PureAppendState) -> None:
+        """Have waits of native code for the kernel's lock told of, as others are, if they take long."""
+        self._file.watch(state)
 
     def give_back(self) -> None:
         """Give back both locks, if this thread has them; else nothing."""
         if self.is_owned():
-            if not self._is_returned:
-                self._file.give_back()
+            self._file.give_back()
             self.is_held = self.is_entered = False
             self._mutex.lock.release()
 
@@ -128,12 +126,14 @@ class AppendLock:
 
     # --- fork -------------------------------------------------------------------------------------------------
 
-    def pause_for_fork(self, timeout_s: float, resumes: list[Callable[[], None]]) -> None:
-        """Take the mutex of a thread that holds the lock; wait no longer than ``timeout_s``.
+    def pause_for_fork(
+        self, timeout_s: float, resumes: list[Callable[[], None]], *, is_held: bool
+    ) -> None:
+        """Take the mutex of a thread that holds the lock, also in native code; wait no longer than ``timeout_s``.
 
         What gives it back goes to ``resumes`` before it is taken: a Ctrl-C must not leave us with it.
         """
-        if self.is_held and not self._mutex.is_owned():
+        if (self.is_held or is_held) and not self._mutex.is_owned():
             resumes.append(self._mutex.release_if_owned)
             self._mutex.acquire(timeout_s)
 

@@ -20,27 +20,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mpcheckpoint._format.frame import Line
+    from mpcheckpoint._logfile.append_state import PureAppendState
     from mpcheckpoint._logfile.log_file import LogFile
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._types import Repair
 
 
 class LogEnd:
-    """The end of a log as this process knows it, and what of the log is durable.
+    """The end of a log, found out: ``state.end``, and ``state.durable``.
 
-    Invariant: every byte below ``durable`` is on disk: a sync covered it that returned, in this process or in one that
-    said so, in a line that this process validated or in the page. A whole batch ends at ``durable``.
-
-    Invariant: a whole batch ends at ``state``. Every byte between ``durable`` at the first use and there was validated:
-    by this process, or by the writer that left the end in the page, where the log's own bytes bear that out.
+    Invariant: every byte between ``durable`` at the first use and the end was validated: by this process, or by the
+    writer that left the end in the page, where the log's own bytes bear that out.
 
     Concurrency: under the append lock, but for ``bears_out``, ``note_durable`` and reading attributes.
     """
 
-    def __init__(self, paths: LogPaths, file: LogFile, require_lock: Callable[[], None]) -> None:
+    def __init__(
+        self, paths: LogPaths, file: LogFile, state: PureAppendState, require_lock: Callable[[], None]
+    ) -> None:
         """Begin with the end of the header; ``first_use`` finds the log's.
 
         Args:
+            state: what is to be brought up to date.
             require_lock: raises an OSError if the append lock was lost: who closed one descriptor may have closed more.
 
         Raises:
@@ -48,16 +49,13 @@ class LogEnd:
         """
         self._paths = paths
         self._file = file
+        self.state = state
         self._require_lock = require_lock
         self.header = read_header(file.fd, paths.log, log_key=paths.log_key)
-        self.state = self.header.end
-        self.durable = self.header.end.offset
-        # Another object whenever the end was found from the header on: the file was opened, or read, anew.
-        self.beginning = object()
+        state.end, state.durable = self.header.end, self.header.end.offset
         self.is_used = False
         self.is_sealed = False
-        # Up to where there is padding, for all we know, and up to where this process has seen it.
-        self.allocated = 0
+        # Up to where this process has seen padding.
         self._seen_padding = 0
         # What was known to be durable before the file was found changed.
         self._floor = 0
@@ -65,25 +63,26 @@ class LogEnd:
     @property
     def known_durable(self) -> int:
         """The offset below which this process knows the bytes to be durable, also while it begins anew."""
-        return max(self.durable, self._floor)
+        return max(self.state.durable, self._floor)
 
     # --- what becomes of it --------------------------------------------------------------------------------------
 
-    def take_over(self, state: EndState, allocated: int, durable: int) -> None:
+    def take_over(self, end: EndState, allocated: int, durable: int) -> None:
         """Take over what another writer left in the page. Requires: the log bears it out."""
-        if state != self.state:
+        state = self.state
+        if end != state.end:
             self.is_sealed = False  # a writer that seals a generation leaves no end in the page
-        self.state, self.allocated = state, allocated
-        if durable <= state.offset:
-            self.durable = max(self.durable, durable)
+        state.end, state.allocated = end, allocated
+        if durable <= end.offset:
+            state.durable = max(state.durable, durable)
 
-    def move_to(self, state: EndState, allocated: int | None = None) -> None:
+    def move_to(self, end: EndState, allocated: int | None = None) -> None:
         """Take note of a batch that this process wrote, with padding up to ``allocated``."""
-        if state is not self.state:
+        if end is not self.state.end:
             self.is_sealed = False
-        self.state = state
+        self.state.end = end
         if allocated is not None:
-            self.allocated = self._seen_padding = allocated
+            self.state.allocated = self._seen_padding = allocated
 
     def seal(self) -> None:
         """Take note that the last line is a seal."""
@@ -95,15 +94,15 @@ class LogEnd:
 
     def note_durable(self, offset: int) -> None:
         """Take note that a sync covered everything below ``offset``."""
-        self.durable = max(self.durable, offset)
+        self.state.durable = max(self.state.durable, offset)
 
-    def bears_out(self, state: EndState) -> bool:
+    def bears_out(self, end: EndState) -> bool:
         """Return whether a line of the log ends there, with that crc."""
         try:
-            found = system.read_at(self._file.fd, CLOSING_BYTES, state.offset - CLOSING_BYTES)
+            found = system.read_at(self._file.fd, CLOSING_BYTES, end.offset - CLOSING_BYTES)
         except OSError:
             return False
-        return found == closing(state.stored_crc)
+        return found == closing(end.stored_crc)
 
     def bytes_at(self, offset: int, length: int) -> bytes:
         """Return bytes of the log; fewer, or none, where they cannot be read, as when somebody closed the file."""
@@ -115,7 +114,7 @@ class LogEnd:
     # --- found out from the log's own bytes -----------------------------------------------------------------------
 
     def catch_up(self, sync: Callable[[], object]) -> Repair | None:
-        """Validate what others wrote after the end, and cut off a torn end. Requires: the log bears ``state`` out.
+        """Validate what others wrote after the end, and cut off a torn end. Requires: the log bears the end out.
 
         Args:
             sync: makes what was written to the file durable. Passed, not kept: its owner has this object, too,
@@ -125,17 +124,17 @@ class LogEnd:
             CorruptLogError, FormatVersionError: nothing was changed.
             OSError: nothing was cut.
         """
-        fd = self._file.fd
-        rest = system.read_at(fd, 1, self.state.offset)
+        fd, state = self._file.fd, self.state
+        rest = system.read_at(fd, 1, state.end.offset)
         # A write begins right after the end. So if there is still padding of which all was seen, nothing was written.
-        if not rest or (rest == PADDING and self.state.offset < self._seen_padding):
+        if not rest or (rest == PADDING and state.end.offset < self._seen_padding):
             return None
-        for result in replay(fd, self.state):
+        for result in replay(fd, state.end):
             self._take_note(result.lines)
-            self.state = result.end
+            state.end = result.end
             if result.damage is not None:
                 return self._cut_torn_end(Broken(result.damage, result.broken_at, result.broken_crc), sync)
-        self.allocated = self._seen_padding = system.size_of(fd)
+        state.allocated = self._seen_padding = system.size_of(fd)
         return None
 
     def _take_note(self, lines: Sequence[Line]) -> None:
@@ -156,18 +155,18 @@ class LogEnd:
 
         The cost is the unsynced part of the log; without a page that vouches for it, one pass over its bytes.
         """
-        fd = self._file.fd
+        fd, state = self._file.fd, self.state
         system.sync_directory(self._paths.directory)
         places.make_names_durable(self._paths.directory)
         start, notices = trusted_start(fd, self.header, self._paths)
         self._file.notices += notices
-        self.durable, self.state = start.offset, start
+        state.durable, state.end = start.offset, start
         repair = self.catch_up(sync)
-        refuse_shortened(fd, self.state.offset, self._paths, known_durable=self._floor)
-        if start.offset < self.state.offset:
-            write_again(fd, start.offset, self.state.offset)
+        refuse_shortened(fd, state.end.offset, self._paths, known_durable=self._floor)
+        if start.offset < state.end.offset:
+            write_again(fd, start.offset, state.end.offset)
             sync()
-        self.durable = self.state.offset
+        state.durable = state.end.offset
         self.is_used = True
         return repair
 
@@ -182,9 +181,9 @@ class LogEnd:
         header = read_header(self._file.fd, self._paths.log, log_key=self._paths.log_key)
         self.is_used = False  # a first use that fails is to be done again, floor and all
         is_same = header.generation == self.header.generation  # of another one nothing is known
-        self._floor = max(self._floor, self.durable) if is_same else 0
+        self._floor = max(self._floor, self.state.durable) if is_same else 0
         self.header = header
-        self.beginning = object()
+        self.state.beginning += 1
 
     def _cut_torn_end(self, broken: Broken, sync: Callable[[], object]) -> Repair | None:
         """Cut a torn end off, and keep the bytes.
@@ -200,7 +199,7 @@ class LogEnd:
         # unsynced, the torn bytes may come back with the power, and the next writer repairs again.
         self._require_lock()
         system.truncate(fd, offset)
-        self.allocated = self._seen_padding = offset
+        self.state.allocated = self._seen_padding = offset
         sync()
         if repair is not None:
             self._file.notices.append(repaired(repair))

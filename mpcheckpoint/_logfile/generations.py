@@ -79,7 +79,7 @@ def _take(copy: GenerationCopy, paths: LogPaths, old: OpenLog) -> None:
         old.end.move_to(result.end)
         if result.damage is not None:
             _keep_torn_end(paths, old, result)
-    refuse_shortened(old.file.fd, old.end.state.offset, paths, known_durable=old.end.known_durable)
+    refuse_shortened(old.file.fd, old.state.end.offset, paths, known_durable=old.end.known_durable)
     copy.finish()
 
 

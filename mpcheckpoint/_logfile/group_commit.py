@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._logfile.lock_file import LockFile
 from mpcheckpoint._logfile.opened import sync_failed
+from mpcheckpoint._logfile.page import Known
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._logfile.opened import OpenLog
-    from mpcheckpoint._logfile.page import Known, Page
+    from mpcheckpoint._logfile.page import Page
     from mpcheckpoint._system import FileStatus
 
 _LOOK_AGAIN_S = 0.01
@@ -56,11 +58,18 @@ class SyncTurn:
         self._sleepers.append(gate)
         return gate
 
+    def for_native(self) -> tuple[object, ...]:
+        """Return this, its lock, and who sleeps."""
+        return self, self.lock, self._sleepers
+
     def end(self) -> None:
         """End the turn of this thread, if it has it, and wake all who sleep."""
-        if not self.lock._is_owned():
-            return
-        self.lock.release()
+        if self.lock._is_owned():
+            self.lock.release()
+            self.wake()
+
+    def wake(self) -> None:
+        """Wake all who sleep: a turn has ended."""
         sleepers = self._sleepers
         for _ in range(len(sleepers)):
             try:
@@ -83,7 +92,6 @@ class GroupCommit:
     def __init__(self, path: str) -> None:
         self._leader_lock = LockFile(path)
         self.turn = SyncTurn()
-        self._is_patient = True
         self.is_leading = False
 
     def wait_durable(self, log: OpenLog, offset: int) -> FileStatus | None:
@@ -94,9 +102,10 @@ class GroupCommit:
         Raises:
             OSError: a sync failed, and the log is poisoned; or, EBADF, somebody had closed the file.
         """
-        if self.turn.lock._is_owned():  # in a signal handler of the thread that is syncing
+        if self.turn.lock._is_owned():  # after a sync that failed in native code, or in a signal handler of such a thread
+            self.settle_failed_sync(log)
             return self._make_durable(log, offset)
-        while log.end.durable < offset or log.file.is_poisoned:
+        while log.state.durable < offset or log.file.is_poisoned:
             try:
                 if self.turn.lock.acquire(blocking=False):
                     return self._make_durable(log, offset)
@@ -110,36 +119,42 @@ class GroupCommit:
                 except BaseException:  # a Ctrl-C in there: every step of it can be done again
                     self.turn.end()
                     raise
+                if log.state.waiters:
+                    log.state.wake()
             gate.acquire(timeout=_LONGEST_NAP_S)
         return None
 
     def _make_durable(self, log: OpenLog, offset: int) -> FileStatus | None:
         if log.file.is_poisoned:
             raise sync_failed()
-        if log.end.durable >= offset:
+        if log.state.durable >= offset:
             return None
         page = log.page
-        if page is None or log.is_alone:
+        if page is None or log.state.is_alone:
             # Nobody wrote between our last two appends: nobody waits for us, and a process that comes now leads a
             # group. Its sync and ours may run side by side. Without a page everybody syncs alone.
-            return log.sync(log.end.state.offset)
+            return log.sync(log.state.end.offset)
         return self._sync_together(log, page, offset)
 
     # --- in a group -------------------------------------------------------------------------------------------
 
     def _sync_together(self, log: OpenLog, page: Page, offset: int) -> FileStatus | None:
         # While somebody leads, to try is in vain. If that process is dead, the page says so for ever.
-        known = page.await_group(offset, _WAITS_BELIEVED if self._is_patient else 0, _LOOK_AGAIN_S)
+        state = log.state
+        known = page.await_group(offset, _WAITS_BELIEVED if state.is_patient else 0, _LOOK_AGAIN_S)
         for _ in range(_TRIES):
-            if self._is_covered(log, known, offset) or self._leads(log, page, offset):
+            if self._is_covered(log, known, offset):
                 return None
-            if not self._is_patient:
+            is_leader, status = self._leads(log, page, offset)
+            if is_leader:
+                return status
+            if not state.is_patient:
                 break
             page.wait(known, offset, _LOOK_AGAIN_S)
             known = page.known()
         # A stopped leader must stop nobody. Nothing is published: the next leader does.
-        self._is_patient = False
-        return log.sync(log.end.state.offset)
+        state.is_patient = False
+        return log.sync(state.end.offset)
 
     def _is_covered(self, log: OpenLog, known: Known, offset: int) -> bool:
         """Return whether somebody's sync has covered ``offset``.
@@ -152,13 +167,14 @@ class GroupCommit:
         if known.durable < offset:
             return False
         log.end.note_durable(known.durable)
-        self._is_patient = True
+        log.state.is_patient = True
         return True
 
-    def _leads(self, log: OpenLog, page: Page, offset: int) -> bool:
-        """Sync for everybody, if nobody else does; return False if somebody does."""
+    def _leads(self, log: OpenLog, page: Page, offset: int) -> tuple[bool, FileStatus | None]:
+        """Sync for everybody, if nobody else does; return whether that is so, and what the file was after our sync, or
+        None if the leader before us has done it."""
         is_leader = True  # until we know better: a Ctrl-C may come right after the lock
-        group = None
+        group = status = None
         try:
             is_leader = self._takes_leader_lock()
             if is_leader:
@@ -168,7 +184,7 @@ class GroupCommit:
                     log, known, offset
                 ):  # else the leader before us has done it meanwhile
                     group = known.group + 1
-                    self._lead(log, page, known, group)
+                    status = self._lead(log, page, known, group)
         finally:
             if is_leader:
                 try:
@@ -177,8 +193,8 @@ class GroupCommit:
                     self._stop_leading(page, group)
                     raise
         if is_leader:
-            self._is_patient = True
-        return is_leader
+            log.state.is_patient = True
+        return is_leader, status
 
     def _stop_leading(self, page: Page, group: int | None) -> None:
         self.is_leading = False
@@ -194,31 +210,69 @@ class GroupCommit:
             self._is_patient = False
             return False
 
-    def _lead(self, log: OpenLog, page: Page, known: Known, group: int) -> None:
-        end = log.end.state.offset  # read before the sync begins, as is what others left
+    def _lead(self, log: OpenLog, page: Page, known: Known, group: int) -> FileStatus:
+        end = log.state.end.offset  # read before the sync begins, as is what others left
         left = page.hints_in(known.look).end
         # A power cut, or a backup, can leave an end in the page that the log has not reached: the log bears it out.
         if left is not None and left.offset > end and log.end.bears_out(left):
             end = left.offset
         page.begin_group(group, end)
         try:
-            log.sync(end)
+            return log.sync(end)
         finally:
-            page.publish_group(max(log.end.durable, known.durable), known, group)
+            page.publish_group(max(log.state.durable, known.durable), known, group)
+
+    # --- by native code ---------------------------------------------------------------------------------------
+
+    def for_native(self) -> tuple[object, ...]:
+        """Return the turn, its lock and who sleeps; the descriptor of the leader lock's file, its number, -1 before the
+        first lead, which is Python's, and which file that is."""
+        own = self._leader_lock.descriptor
+        opened = (-1, (0, 0)) if own is None else (own.fd, own.identity)
+        return *self.turn.for_native(), own, opened
+
+    def settle_failed_sync(self, log: OpenLog) -> None:
+        """Go on as ``wait_durable`` does where a sync by native code has failed in this thread; return if none has.
+
+        It has the turn then, and leads if native code did.
+
+        Raises:
+            OSError: the log is poisoned; or, EBADF, somebody had closed the file.
+        """
+        if log.state.failed_sync is None or not self.turn.lock._is_owned():
+            return
+        failure, code, is_leading, group, told = log.state.failed_sync
+        known, page = Known(*told), log.page
+        try:
+            log.fail_sync(failure, code)
+        finally:
+            log.state.failed_sync = None
+            log.state.is_leading = False
+            if is_leading and page is not None:
+                page.publish_group(max(log.state.durable, known.durable), known, group)
+                self._stop_leading(page, group)
+            self.turn.end()
+            log.state.wake()
+
+    def settle_interrupted(self, log: OpenLog) -> None:
+        """Do the same where another error is on its way."""
+        with suppress(OSError):
+            self.settle_failed_sync(log)
 
     # --- fork -------------------------------------------------------------------------------------------------
 
-    def pause_for_fork(self, timeout_s: float, resumes: list[Callable[[], None]]) -> None:
-        """Let a thread that leads finish, for no longer than ``timeout_s``; what has to be done after the fork goes to
+    def pause_for_fork(
+        self, timeout_s: float, resumes: list[Callable[[], None]], *, is_leading: bool
+    ) -> None:
+        """Let a thread that leads, also in native code, finish, for no longer than ``timeout_s``; what has to be done after the fork goes to
         ``resumes``, before anything is done here: a Ctrl-C must not leave us with the turn."""
         lock = self.turn.lock
-        if self.is_leading and not lock._is_owned():
+        if (self.is_leading or is_leading) and not lock._is_owned():
             resumes.append(self.turn.end)
             lock.acquire(timeout=timeout_s)
 
     def reset_after_fork(self) -> None:
         """In the child: let go of the turn and the lock file, without unlocking."""
         self.turn = SyncTurn()
-        self._is_patient = True
         self.is_leading = False
         self._leader_lock.close()

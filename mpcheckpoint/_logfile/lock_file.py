@@ -8,9 +8,11 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._logfile.lock_waits import waits
 from mpcheckpoint._logfile.ownership import open_beside_log
 
 if TYPE_CHECKING:
+    from mpcheckpoint._logfile.append_state import PureAppendState
     from mpcheckpoint._logfile.lock_waits import LockWait
 
 _REOPEN_LIMIT = 100
@@ -74,6 +76,11 @@ class LockFile:
             return system.try_lock(descriptor.fd)
         except ValueError:
             return False  # somebody closed it just now
+
+    def watch(self, state: PureAppendState) -> None:
+        """Have waits of native code told of, as those of ``take`` are, if they take long."""
+        if self._wait is not None:
+            waits.watch(self._wait, state)
 
     def give_back(self) -> None:
         """Give the lock back, if it is held."""

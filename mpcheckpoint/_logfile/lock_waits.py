@@ -11,7 +11,13 @@ import logging
 import threading
 import time
 
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
 from mpcheckpoint import _system as system
+
+if TYPE_CHECKING:
+    from mpcheckpoint._logfile.append_state import PureAppendState
 
 _LONG_S = 1.0
 _LOOK_EVERY_S = 0.25
@@ -28,13 +34,15 @@ class LockWait:
     Concurrency: for one thread at a time, like the lock file.
     """
 
-    __slots__ = ("log_key", "path", "since_s", "told_s")
+    __slots__ = ("__weakref__", "log_key", "path", "since_s", "state", "told_s")
 
     def __init__(self, log_key: str, path: str) -> None:
         self.log_key = log_key
         self.path = path
         self.since_s = 0.0
         self.told_s = -_TELL_EVERY_S
+        # What native code does with this log, if it does.
+        self.state: PureAppendState | None = None
 
     def __enter__(self) -> None:
         self.since_s = time.monotonic()
@@ -58,6 +66,8 @@ class LockWaits:
     def __init__(self) -> None:
         self._waiting: set[LockWait] = set()
         self._thread: threading.Thread | None = None
+        # Those of native code, which says itself since when it waits, if at all.
+        self._native: WeakSet[LockWait] = WeakSet()
 
     def begin(self, wait: LockWait) -> None:
         """Watch a wait. In few steps: every contended append comes here."""
@@ -69,9 +79,17 @@ class LockWaits:
         """Stop watching a wait."""
         self._waiting.discard(wait)
 
+    def watch(self, wait: LockWait, state: PureAppendState) -> None:
+        """Have native code wait by itself, as long as somebody watches: if this process has had to wait lately."""
+        if self._thread is not None:
+            wait.state = state
+            self._native.add(wait)
+            state.is_watched = self._thread is not None  # looked at after it was added: the thread may just be ending
+
     def reset_after_fork(self) -> None:
         """Forget the waits of the parent, and its thread, which does not exist here."""
         self._waiting = set()
+        self._native = WeakSet()
         self._thread = None
 
     def _start(self) -> None:
@@ -87,7 +105,7 @@ class LockWaits:
         while True:
             time.sleep(_LOOK_EVERY_S)
             now_s = time.monotonic()
-            waiting = tuple(self._waiting)
+            waiting = self._all_waiting()
             for wait in waiting:
                 if now_s - wait.since_s > _LONG_S and now_s - wait.told_s >= _TELL_EVERY_S:
                     self._tell(wait, now_s)
@@ -95,15 +113,27 @@ class LockWaits:
                 quiet_since_s = now_s
             elif now_s - quiet_since_s > _IDLE_EXIT_S:
                 self._thread = None
-                if not self._waiting:
+                for wait in tuple(self._native):
+                    if wait.state is not None:
+                        wait.state.is_watched = False
+                if not self._all_waiting():
                     return
                 # A wait began in between; at worst two threads watch for a while.
                 self._thread = threading.current_thread()
 
+    def _all_waiting(self) -> list[LockWait]:
+        waiting = list(self._waiting)
+        for wait in tuple(self._native):
+            since_ns = 0 if wait.state is None else wait.state.waiting_since_ns
+            if since_ns:
+                wait.since_s = since_ns / 1e9
+                waiting.append(wait)
+        return waiting
+
     def _tell(self, wait: LockWait, now_s: float) -> None:
         holder = system.lock_status(wait.path).holder
         waited_s = now_s - wait.since_s
-        if wait not in self._waiting:
+        if wait not in self._all_waiting():
             return
         wait.told_s = now_s
         logger.warning(

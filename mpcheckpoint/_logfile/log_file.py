@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from mpcheckpoint import _system as system
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from mpcheckpoint._system import FileStatus
 
 _SLOW_SYNC_S = 1.0
-# Not each sync of a slow disk is told of.
 _TELL_SLOW_EVERY_S = 60.0
+# What a sync can fail by: ``enum failure`` in native/commit.c.
+_NOT_SYNCED, _NOT_LOOKED_AT, _ANOTHER_FILE = range(3)
 
 
 class LogFile:
@@ -37,7 +38,6 @@ class LogFile:
         self.is_poisoned = False
         # Whether somebody closed the descriptor, and the log was not read anew since: so also right after ``reopen``.
         self.is_lost = False
-        self.syncs = 0
         # What there is to tell once no lock is held: a handler of log messages is user code.
         self.notices: list[str] = []
         self._told_slow_s = -_TELL_SLOW_EVERY_S
@@ -48,6 +48,10 @@ class LogFile:
         self.fd = self._descriptor.fd
         self.status = system.file_status(self.fd)
         self.identity = self.status.identity
+
+    def is_broken(self) -> bool:
+        """Return whether a sync of it has failed, or somebody has closed it."""
+        return self.is_poisoned or self.is_lost
 
     def is_intact(self) -> bool:
         """Return whether the descriptor is still that of the log."""
@@ -102,27 +106,37 @@ class LogFile:
         try:
             system.sync_data(fd)
         except OSError as error:
-            if not self.is_intact():
-                raise self.lose() from error
-            self.is_poisoned = True
-            raise
+            self.fail_sync(_NOT_SYNCED, error)
         try:
             status = system.file_status(fd)
         except OSError as error:
-            if self.is_intact():
-                raise
-            raise self.lose() from error
+            self.fail_sync(_NOT_LOOKED_AT, error)
         if status[:2] != self.identity:
-            raise self.lose()  # synced was another file
-        self.syncs += 1
-        took_s = monotonic() - began_s
-        if took_s >= _SLOW_SYNC_S and began_s + took_s - self._told_slow_s >= _TELL_SLOW_EVERY_S:
-            self._told_slow_s = began_s + took_s
+            self.fail_sync(_ANOTHER_FILE)
+        self.note_sync(monotonic() - began_s)
+        return status
+
+    def fail_sync(self, failure: int, error: OSError | None = None) -> NoReturn:
+        """Raise what it comes to that a sync has failed, or the look at the file after it, or that it was of another."""
+        if failure == _ANOTHER_FILE or not self.is_intact():
+            raise self.lose() from error
+        self.is_poisoned = self.is_poisoned or failure == _NOT_SYNCED
+        assert error is not None
+        raise error
+
+    def note_sync(self, took_s: float) -> None:
+        """Have a slow sync told of, but not each of a slow disk."""
+        now_s = monotonic()
+        if took_s >= _SLOW_SYNC_S and now_s - self._told_slow_s >= _TELL_SLOW_EVERY_S:
+            self._told_slow_s = now_s
             self.notices.append(
                 f"a sync of log {self._paths.log_key!r} took {took_s:.1f} s; the disk is slow, or busy "
                 f"({self._paths.log})"
             )
-        return status
+
+    def for_native(self) -> tuple[object, ...]:
+        """Return the descriptor, its number, and which file that is."""
+        return self._descriptor, (self.fd, self.identity)
 
     def close(self) -> None:
         """Close the file, in a forked child; elsewhere the last thread to let go of this object does."""

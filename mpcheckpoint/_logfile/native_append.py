@@ -1,82 +1,116 @@
-"""The common append in native code: lock, end, write, page and unlock by one call; see native/append.c.
+"""The common append in native code, from the lock to the sync, by one call; see native/append.c and native/commit.c.
 
-Native code does only what is usual, and makes the system calls that ``LogWriter``, ``AppendLock`` and ``OpenLog`` make.
-Whatever is unusual it leaves to them, before anything was changed.
+Native code does only what is usual, and makes the system calls that ``LogWriter``, ``AppendLock``, ``OpenLog`` and
+``GroupCommit`` make. Whatever is unusual it leaves to them, before anything was changed; and what has failed, as it is.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint import _system as system
-from mpcheckpoint._logfile.native_outcome import native_append
+from mpcheckpoint._format.frame import EndState
+from mpcheckpoint._logfile.notices import tell
+from mpcheckpoint._logfile.opened import Appended
+from mpcheckpoint._logfile.partial_write import note_written
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from mpcheckpoint._format.frame import EndState, Payload
-    from mpcheckpoint._logfile.append_lock import AppendLock
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._logfile.append import LogWriter
     from mpcheckpoint._logfile.opened import OpenLog
 
-# What is returned when the kernel's lock is held elsewhere: ``enum outcome`` in native/append.c.
-_CONTENDED = 1
+# What native code returns: ``enum outcome`` in native/state.h.
+_, _CONTENDED, _WRITTEN, _DURABLE, _NOT_WRITTEN, _NOT_SYNCED = range(6)
+
+_tuple_new = tuple.__new__  # a NamedTuple is made by a function in Python
 
 
-def append_natively(log: OpenLog, lock: AppendLock, payloads: list[Payload]) -> EndState | None:
-    """Append a batch; return where the log ends then, or None if something is unusual: then nothing was changed, and
-    the kernel's lock may be held.
+def append_natively(
+    writer: LogWriter, log: OpenLog, payloads: list[Payload], is_durable: bool, may_wait: bool
+) -> Appended | None:
+    """Append a batch, and make it durable if that is asked; return what came of it, or None if something is unusual:
+    then nothing was changed.
 
-    Requires: ``lock.enter``, and ``lock.give_back`` afterwards.
+    Args:
+        may_wait: whether other threads and processes are waited for.
 
     Raises:
-        LockTimeoutError, WriteFailedError: nothing was appended.
+        WriteFailedError: nothing was appended.
+        OutcomeUnknownError: it was written, and its sync failed.
     """
+    state, lock = log.state, writer.lock
     told: list[Any] = []  # filled by native code: a Ctrl-C right after a call takes what the call returns
+    beginning = state.beginning
     try:
-        outcome = _tried(log, lock, payloads, told, is_locked=False)
-        if outcome == _CONTENDED and _is_taken(lock):
-            _tried(log, lock, payloads, told, is_locked=True)
-        if not told:
-            lock.end_loan(is_held=False)
+        outcome = state.append(payloads, told, is_durable, may_wait)
+        if outcome < _WRITTEN:
+            if outcome == _CONTENDED:
+                lock.note_busy()
             return None
-        done = native_append(told[0])
-        log.take_note(done)
-        if done.is_written and not done.is_unlocked:
-            lock.close_file()  # which gives it back, too, as ``AppendLock.give_back`` has it
-        lock.end_loan(is_held=not done.is_written, is_returned=done.is_written)
+        if outcome == _NOT_WRITTEN:
+            return Appended(log, state.end, beginning) if _is_written_after_all(log) else None
+        if lock.is_owned():  # native code could not give it back
+            lock.close_file()
+        appended = Appended(log, _tuple_new(EndState, told[0]), beginning, None, outcome == _DURABLE)
+        if outcome == _NOT_SYNCED:
+            appended.found = writer.wait_durable(appended)
+            appended.is_durable = True
+        elif state.slow_sync_s:
+            _tell_slow_sync(log)
     except BaseException as error:
-        if told:
-            log.settle_native(native_append(told[0]), error)
-        elif isinstance(error, MemoryError):
-            # Perhaps for what was to be told: the next append looks.
-            error.add_note("mpcheckpoint: the record may have been written")
+        _settle(writer, log, told, error)
         raise
-    if not done.is_written:
-        log.go_on_from_native(done)
-    return done.after
+    finally:
+        if lock.is_owned():
+            state.is_inside = False
+            lock.give_back()
+            state.wake()
+            if log.file.notices:
+                tell(log.file)
+    return appended
 
 
-def _tried(
-    log: OpenLog, lock: AppendLock, payloads: list[Payload], told: list[Any], *, is_locked: bool
-) -> int | None:
-    """Return what native code makes of an append; None if it is not to be used now.
+def is_durable_natively(log: OpenLog, appended: Appended) -> bool:
+    """Make an append durable in native code; return whether that has come to a good end, and the log was not replaced.
+    If not, ``GroupCommit`` finds out why."""
+    outcome = log.state.make_durable(appended.end.offset, appended.beginning)
+    if log.state.slow_sync_s:
+        _tell_slow_sync(log)
+    return outcome == _DURABLE
 
-    Everything is asked for each time. While the lock was waited for its file may have been opened anew, other threads
-    may have seen higher stamps, and a test may have put a fault in the system's place.
+
+def _is_written_after_all(log: OpenLog) -> bool:
+    """Go on from a write that failed, or was cut short; return whether the batch of this thread is in the log now. If
+    not, it is to be appended by itself, or to the file opened anew.
+
+    Raises:
+        WriteFailedError: it is not, and there is nothing else to try.
     """
-    native, known, descriptor = system.native, log.for_native(), lock.lend()
-    if native is None or known is None or descriptor is None:
-        return None
-    outcome: int = native.append_batch(known, descriptor.fd, descriptor.identity, payloads, told, is_locked)
-    return outcome
-
-
-def _is_taken(lock: AppendLock) -> bool:
-    """Wait for the kernel's lock, which is held elsewhere; return False where its file cannot be used."""
-    lock.end_loan(is_held=False)  # a fork must not wait for a lock that is held elsewhere
+    assert log.state.failed_write is not None
+    ends = log.state.failed_write[1]
     try:
-        lock.take(is_busy=True)
+        log.go_on_from_failed_write()
     except OSError as error:
-        if isinstance(error, CheckpointError):
+        if not log.file.is_lost_by(error) and len(ends) == 1:
             raise
-        return False  # Python finds out what is wrong with it
+        return log.state.end.offset >= ends[0][0]
     return True
+
+
+def _settle(writer: LogWriter, log: OpenLog, told: list[Any], error: BaseException) -> None:
+    """Settle what native code has left, where a Ctrl-C came right after it; have the error say what was written."""
+    if writer.lock.is_owned():
+        log.settle_failed_write(error)
+    writer.commit.settle_interrupted(log)
+    if isinstance(error, CheckpointError):
+        return
+    if told and told[0] is not None:
+        note_written(error, writer.paths.log, told[0][0])
+    elif told or isinstance(error, MemoryError):  # perhaps for what was to be told: the next append looks
+        error.add_note(f"mpcheckpoint: the record may have been written to {writer.paths.log}")
+
+
+def _tell_slow_sync(log: OpenLog) -> None:
+    took_s, log.state.slow_sync_s = log.state.slow_sync_s, 0.0
+    log.file.note_sync(took_s)
+    tell(log.file)

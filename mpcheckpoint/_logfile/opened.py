@@ -15,6 +15,7 @@ import msgspec
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import control_payload
 from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, Payload, encode_batch
+from mpcheckpoint._logfile.append_state import AppendState
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.end import LogEnd
 from mpcheckpoint._logfile.faults import typed
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from mpcheckpoint._logfile.native_outcome import NativeAppend
     from mpcheckpoint._logfile.page import Hints
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._logfile.poison import Poison
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # A process that writes alone publishes the end at every 16th append only: a process that comes then reads the others.
 _MOST_UNPUBLISHED = 15
+# ``enum failure`` in native/commit.c, as is what LogFile.fail_sync knows.
+_OTHERS_SYNC = 3
 
 
 class Appended(msgspec.Struct, gc=False):
@@ -45,12 +47,14 @@ class Appended(msgspec.Struct, gc=False):
 
     ``beginning`` is the log's then: another one tells that the file was opened, or read, anew since.
     ``found`` is the position of the record that made writing needless, or None if something was written.
+    ``is_durable`` tells that it is durable already, and that the log was not replaced.
     """
 
     log: OpenLog
     end: EndState
-    beginning: object
+    beginning: int
     found: Position | None = None
+    is_durable: bool = False
 
 
 class OpenLog:
@@ -84,19 +88,11 @@ class OpenLog:
         self._sync_turn = sync_turn
         self.require_lock = require_lock
         self._writer_id = writer_id
+        self.state = AppendState(EndState)
         self.file = LogFile(paths)
-        self.end = LogEnd(paths, self.file, require_lock)
+        self.end = LogEnd(paths, self.file, self.state, require_lock)
         self.page: Page | None = None
-        # Whether nobody else wrote between the last two appends of this process.
-        self.is_alone = False
-        # Whether a follower waits to be woken by the next append.
-        self.is_followed = False
-        self._padding = Padding()
-        # Which files these are, as native code is told each time; None until the end was found.
-        self._native_files: tuple[object, ...] | None = None
-        # What this process left in the page, and how often it has appended since without publishing.
-        self._left = b""
-        self._unpublished = 0
+        self._padding = Padding(self.state)
 
     @property
     def generation(self) -> str:
@@ -106,7 +102,7 @@ class OpenLog:
     @property
     def has_padding(self) -> bool:
         """Whether there is padding after the end, as far as this process knows."""
-        return self.end.allocated > self.end.state.offset
+        return self.state.allocated > self.state.end.offset
 
     # --- where it ends ----------------------------------------------------------------------------------------
 
@@ -117,25 +113,25 @@ class OpenLog:
             CorruptLogError, PoisonedLogError: nothing was changed.
             OSError: nothing was cut.
         """
-        page, file, end = self.page, self.file, self.end
-        if page is not None and end.is_used and not (file.is_poisoned or file.is_lost):
+        page, file, state = self.page, self.file, self.state
+        if page is not None and self.end.is_used and not (file.is_poisoned or file.is_lost):
             look = page.look()
             # If the page is as this process left it, nobody wrote since.
-            is_as_left = look.startswith(self._left) and self._left != b""
-            self.is_alone = is_as_left and (look[POISON_PART] == NO_POISON or not page.is_poisoned(look))
-            hints = None if self.is_alone else page.hints_in(look)
-            state = end.state if hints is None else self._end_in(hints)
-            if state is not None:
+            is_as_left = look.startswith(state.left) and state.left != b""
+            state.is_alone = is_as_left and (look[POISON_PART] == NO_POISON or not page.is_poisoned(look))
+            hints = None if state.is_alone else page.hints_in(look)
+            end = state.end if hints is None else self._end_in(hints)
+            if end is not None:
                 # Believed only where a line of the log ends there, with that crc.
-                closes = b'"%08x"]\n' % state.stored_crc
-                data = end.bytes_at(state.offset - CLOSING_BYTES, CLOSING_BYTES + 1)
+                closes = b'"%08x"]\n' % end.stored_crc
+                data = self.end.bytes_at(end.offset - CLOSING_BYTES, CLOSING_BYTES + 1)
                 if hints is not None and data[:CLOSING_BYTES] == closes:
-                    self._take_over(state, hints)
+                    self._take_over(end, hints)
                 # A write begins right after the end. If there is no byte, or padding, nothing was written.
                 if data == closes + PADDING or data == closes:
-                    self.is_followed = look[FOLLOWED_PART] != NOBODY and page.is_followed(look)
+                    state.is_followed = look[FOLLOWED_PART] != NOBODY and page.is_followed(look)
                     return None
-        self.is_alone = False
+        state.is_alone = False
         try:
             repair = self._find_end_in_log()
         except (CorruptLogError, FormatVersionError, WrongLogError) as error:
@@ -143,22 +139,22 @@ class OpenLog:
                 raise
             raise file.lose() from error  # what is no sound log is somebody else's file
         self.require_lock()  # that may have taken long
-        self.is_followed = self.page is not None and self.page.is_followed(self.page.look())
+        state.is_followed = self.page is not None and self.page.is_followed(self.page.look())
         return repair
 
     def _end_in(self, hints: Hints) -> EndState | None:
         """Return the end that another writer left in the page; None if the log has to be read instead."""
-        state, own = hints.end, self.end.state
+        end, own = hints.end, self.state.end
         # An end before ours: an old page, or somebody changed the log by hand.
-        if state is None or hints.is_poisoned or state.offset < own.offset:
+        if end is None or hints.is_poisoned or end.offset < own.offset:
             return None
-        return state if state.offset > own.offset or state == own else None
+        return end if end.offset > own.offset or end == own else None
 
-    def _take_over(self, state: EndState, hints: Hints) -> None:
-        self.end.take_over(state, hints.allocated, hints.durable)
-        if hints.durable > state.offset:
+    def _take_over(self, end: EndState, hints: Hints) -> None:
+        self.end.take_over(end, hints.allocated, hints.durable)
+        if hints.durable > end.offset:
             self._reset_page()
-        self.is_alone = hints.writer == self._writer_id
+        self.state.is_alone = hints.writer == self._writer_id
 
     def _find_end_in_log(self) -> Repair | None:
         """Bring ``end`` up to date from the log's own bytes alone."""
@@ -168,7 +164,7 @@ class OpenLog:
         if not self.file.is_intact():
             self.require_lock()
             self.file.reopen()
-        if self.file.is_lost or (end.is_used and not end.bears_out(end.state)):
+        if self.file.is_lost or (end.is_used and not end.bears_out(self.state.end)):
             end.begin_again()
             self.page = None  # it may be about another generation
             self.file.regain()
@@ -176,10 +172,6 @@ class OpenLog:
         self._open_page()
         repair = (end.catch_up if end.is_used else end.first_use)(self._sync_in_turn)
         self._reset_page()
-        page, file, self._native_files = self.page, self.file, None
-        if page is not None:
-            path = os.fsencode(self._paths.log)
-            self._native_files = (path, file.fd, *file.identity, *page.for_native(), self._writer_id)
         return repair
 
     def reopen_if_lost(self) -> None:
@@ -196,14 +188,15 @@ class OpenLog:
         if self.page is not None and self.page.is_at(self._paths.page):
             return
         try:
-            self.page = Page(self._paths.page, self.generation, self.file.status)
+            self.page = Page(self._paths.page, self.generation, self.file.status, self.state)
         except OSError:
             self.page = None
 
     def _reset_page(self) -> None:
         """See to it that no stale word, or end, stands in the page when the log grows past it: it would be believed."""
         if self.page is not None:
-            self.page.publish_end(self.end.state, self.end.allocated, NOBODY, self.end.durable)
+            state = self.state
+            self.page.publish_end(state.end, state.allocated, NOBODY, state.durable)
 
     # --- write ------------------------------------------------------------------------------------------------
 
@@ -228,35 +221,35 @@ class OpenLog:
 
     def _publish(self) -> None:
         """Leave in the page where the log ends now; a sole writer does so at every 16th append only."""
-        if self.is_alone and self._unpublished < _MOST_UNPUBLISHED:
-            self._unpublished += 1
+        state = self.state
+        if state.is_alone and state.unpublished < _MOST_UNPUBLISHED:
+            state.unpublished += 1
         elif self.page is not None:
-            end = self.end
             # A sole writer publishes its durable offset with its next record, which saves a write.
-            durable = end.durable if self.is_alone else None
-            self._left = self.page.publish_end(end.state, end.allocated, self._writer_id, durable)
-            self._unpublished = 0
+            durable = state.durable if state.is_alone else None
+            state.left = self.page.publish_end(state.end, state.allocated, self._writer_id, durable)
+            state.unpublished = 0
 
     def _write(self, batches: Sequence[list[Payload]], ends: list[EndState]) -> None:
-        end = self.end
-        before = after = end.state
+        state = self.state
+        before = after = state.end
         data = b""
         for payloads in batches:
             line, after = encode_batch(
                 payloads,
                 end=after,
                 stamp_us=clock.next(after.stamp_us),
-                durable=min(end.durable, after.offset),
+                durable=min(state.durable, after.offset),
             )
             data += line
             ends.append(after)
-        if after.offset > end.allocated and self._is_written_with_padding(data, before, ends):
+        if after.offset > state.allocated and self._is_written_with_padding(data, before, ends):
             return
         try:
             if system.write_at(self.file.fd, data, before.offset) != len(data):
                 # From the start: the same bytes in the same place.
                 write_whole(self.file.fd, data, before.offset)
-            end.move_to(after)  # in here: a Ctrl-C can come at the start of this call
+            self.end.move_to(after)  # in here: a Ctrl-C can come at the start of this call
         except BaseException as error:
             self._settle_failed(PartialWrite(data, before, ends), error)
             raise
@@ -273,7 +266,7 @@ class OpenLog:
         except BaseException as error:
             PartialWrite(data, before, ends).settle(self.file, self.end, self._paths.log, error)
             if isinstance(error, OSError):
-                return self.end.state is ends[-1]  # to have no padding is no error
+                return self.state.end is ends[-1]  # to have no padding is no error
             raise
         return True
 
@@ -293,60 +286,62 @@ class OpenLog:
 
     def cut_padding(self) -> None:
         """Cut off the padding after the end. Requires: ``find_end`` since the append lock was taken."""
-        end = self.end.state
+        end = self.state.end
         if system.size_of(self.file.fd) > end.offset:
             # Crash: the padding is back, or zeros in its place, which the next writer takes for a torn end.
             system.truncate(self.file.fd, end.offset)
         self.end.move_to(end, end.offset)
         if self.page is not None:
-            self._left = self.page.publish_end(end, end.offset, self._writer_id, None)
+            self.state.left = self.page.publish_end(end, end.offset, self._writer_id, None)
 
     # --- by native code ---------------------------------------------------------------------------------------
 
-    def for_native(self) -> tuple[object, ...] | None:
-        """Return what native code has to know to do what ``find_end`` and ``append`` do; None if it must not."""
-        page, end, file = self.page, self.end, self.file
-        if self._native_files is None or page is None:
-            return None
-        if not end.is_used or end.is_sealed or file.is_poisoned or file.is_lost:
-            return None
-        may = (page.is_proven, not self._padding.is_due)
-        known = (end.state, end.allocated, end.durable, clock.highest_us)
-        return (self._native_files, *known, self._left, self._unpublished, *may)
+    def attach(self, *apart: object) -> None:
+        """Have native code append from now on, if nothing unusual is known.
 
-    def take_note(self, done: NativeAppend) -> None:
-        """Take note of what native code did. It may be done again: a Ctrl-C can come at any step."""
-        # Only an end that was taken over shows that the page is ours: what is durable, threads that sync say as well.
-        if self.page is not None and self.end.state not in (done.before, done.after):
-            self.page.note_proven()
-        self.end.take_over(done.before, done.allocated, done.durable)
-        self.is_alone, self.is_followed = done.is_alone, done.is_followed
-        clock.observe(done.after.stamp_us)
-        if done.is_written:
-            self.end.move_to(done.after)
-            self._left, self._unpublished = done.left, done.unpublished
-            self._padding.note_extension(done.is_extended)
+        Args:
+            apart: what keeps threads and processes apart, as ``AppendLock`` and ``GroupCommit`` tell native code.
 
-    def settle_native(self, done: NativeAppend, error: BaseException) -> None:
-        """Take note of what native code did, where a Ctrl-C came right after it."""
-        self.take_note(done)
-        write, path = PartialWrite(done.data, done.before, [done.after]), self._paths.log
-        write.note(path, error) if done.is_written else write.settle(self.file, self.end, path, error)
+        Requires: the append lock, and that an append has just gone well.
+        """
+        page, file = self.page, self.file
+        if page is None or not self.end.is_used or self.end.is_sealed or file.is_broken():
+            return
+        own = os.fsencode(self._paths.log), *file.for_native(), *page.for_native()
+        self.state.attach((*own, self._writer_id, self._padding.extensions_before, clock.highest, *apart))
+        self.state.is_ready = not file.is_broken()  # by a sync that has failed just now
 
-    def go_on_from_native(self, done: NativeAppend) -> None:
+    def settle_failed_write(self, error: BaseException) -> None:
+        """Settle what native code has left of a write: it failed, and then ``error`` came."""
+        failed, self.state.failed_write = self.state.failed_write, None
+        if failed is not None:
+            data, ends, _ = failed
+            self._partial(data, ends).settle(self.file, self.end, self._paths.log, error)
+            self.state.settle_taken()
+
+    def _partial(self, data: bytes, ends: list[tuple[int, int, int]]) -> PartialWrite:
+        return PartialWrite(data, self.state.end, [EndState(*end) for end in ends])
+
+    def go_on_from_failed_write(self) -> None:
         """Go on as ``append`` does where a write by native code failed, or was cut short.
 
         Raises:
             WriteFailedError: not all was written.
         """
+        assert self.state.failed_write is not None
+        data, ends, code = self.state.failed_write
+        write = self._partial(data, ends)
         try:
-            if done.error:
-                raise OSError(done.error, os.strerror(done.error))
-            write_whole(self.file.fd, done.data, done.before.offset)
-            self.end.move_to(done.after)
+            if code:
+                raise OSError(code, os.strerror(code))
+            write_whole(self.file.fd, data, write.before.offset)
+            self.end.move_to(write.ends[-1])
         except BaseException as error:
-            self._settle_failed(PartialWrite(done.data, done.before, [done.after]), error)
+            self._settle_failed(write, error)
             raise
+        finally:
+            self.state.failed_write = None
+            self.state.settle_taken()
         self._publish()
 
     # --- the one place where bytes become durable ---------------------------------------------------------------
@@ -362,18 +357,35 @@ class OpenLog:
         Raises:
             OSError: a sync failed, and the log is poisoned; or, EBADF, somebody had closed the file.
         """
-        beginning = self.end.beginning
+        beginning = self.state.beginning
         try:
             status = self.file.sync()
         except OSError as error:
-            if self.file.is_poisoned:
-                self._mark_poisoned(error)
+            self._tell_failed_sync(error)
             raise
+        self.state.syncs += 1
         if self.file.is_poisoned:  # a sync nested in this one failed, and took the error with it
             raise sync_failed()
-        if self.end.beginning is beginning:  # else somebody put other bytes into the file meanwhile
+        if self.state.beginning == beginning:  # else somebody put other bytes into the file meanwhile
             self.end.note_durable(offset)
         return status
+
+    def fail_sync(self, failure: int, code: int) -> None:
+        """Go on as ``sync`` does where one by native code has failed; the error has this number. Raises what that raises."""
+        self.state.is_ready = False
+        if failure == _OTHERS_SYNC:
+            self.file.is_poisoned = True
+            raise sync_failed()
+        try:
+            self.file.fail_sync(failure, OSError(code, os.strerror(code)))
+        except OSError as error:
+            self._tell_failed_sync(error)
+            raise
+
+    def _tell_failed_sync(self, error: OSError) -> None:
+        self.state.is_ready = False
+        if self.file.is_poisoned:
+            self._mark_poisoned(error)
 
     def _sync_in_turn(self) -> None:
         with self._sync_turn:

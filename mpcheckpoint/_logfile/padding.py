@@ -6,7 +6,12 @@ of appends (docs/decisions.md). The log stays valid JSON Lines; a writer that re
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mpcheckpoint import _system as system
+
+if TYPE_CHECKING:
+    from mpcheckpoint._logfile.append_state import PureAppendState
 
 _FIRST_BYTES = 4 * 1024
 _MOST_BYTES = 256 * 1024
@@ -19,23 +24,20 @@ _ROOM_FACTOR = 256
 class Padding:
     """How much padding one process makes in one generation."""
 
-    def __init__(self) -> None:
-        self._extensions = 0
+    def __init__(self, state: PureAppendState) -> None:
+        self._state = state
         self._size_bytes = _FIRST_BYTES
 
     @property
-    def is_due(self) -> bool:
-        """Whether the next line that makes the log longer may get padding after it."""
-        return self._extensions >= _EXTENSIONS_BEFORE
-
-    def note_extension(self, times: int = 1) -> None:
-        """Take note of lines without padding that made the log longer."""
-        self._extensions += times
+    def extensions_before(self) -> int:
+        """How many lines without padding may make the log longer, before one gets padding after it."""
+        return _EXTENSIONS_BEFORE
 
     def wanted_bytes(self, fd: int) -> int:
         """Return how much padding to write after a line that makes the open log ``fd`` longer; 0 for none."""
-        self._extensions += 1
-        if self._extensions <= _EXTENSIONS_BEFORE:
+        state = self._state
+        state.extensions = min(state.extensions + 1, _EXTENSIONS_BEFORE + 1)
+        if state.extensions <= _EXTENSIONS_BEFORE:
             return 0
         size_bytes = self._size_bytes
         try:

@@ -24,6 +24,7 @@ from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.ownership import open_beside_log
 
 if TYPE_CHECKING:
+    from mpcheckpoint._logfile.append_state import PureAppendState
     from mpcheckpoint._system import FileStatus
 
 PAGE_BYTES = 4096
@@ -107,8 +108,11 @@ class Page:
     that begins with the header of this very file: it validated them itself, or took over such a statement.
     """
 
-    def __init__(self, path: str, generation: str, log: FileStatus) -> None:
+    def __init__(self, path: str, generation: str, log: FileStatus, state: PureAppendState) -> None:
         """Open the page of the log file ``log``, making it if there is none.
+
+        Args:
+            state: takes note whether what was read fitted.
 
         Raises:
             OSError: there can be none here.
@@ -123,8 +127,8 @@ class Page:
         self.words = [system.shared_word(self._fd, _WORDS_AT + at) for at in (0, _WORD.size)]
         self._generation = bytes.fromhex(generation)
         self._bound = _binding(generation, log)
-        # Whether what was read last fitted, so that the descriptor is that of the page still.
-        self.is_proven = False
+        self._state = state
+        state.is_page_proven = False
 
     def look(self) -> bytes:
         """Return the bytes that say something; none, where they cannot be read."""
@@ -162,7 +166,7 @@ class Page:
             end = EndState(offset, stored_crc, stamp_us)
         if not self._is_about_us(bound) or known_check != crc32(data[_KNOWN_PART]):
             durable = 0
-        self.is_proven = end is not None or durable > 0
+        self._state.is_page_proven = end is not None or durable > 0
         return Hints(end, allocated, writer, durable, self._poisons(data[_POISON_AT:]))
 
     def is_poisoned(self, look: bytes) -> bool:
@@ -181,8 +185,8 @@ class Page:
         if not look:
             return _NOTHING_KNOWN
         bound, durable, check, even, odd, group, target = _KNOWN_AND_WORDS.unpack_from(look, _KNOWN_AT)
-        self.is_proven = self._is_about_us(bound) and check == crc32(look[_KNOWN_PART])
-        if not self.is_proven:
+        self._state.is_page_proven = self._is_about_us(bound) and check == crc32(look[_KNOWN_PART])
+        if not self._state.is_page_proven:
             durable = 0  # void, or just being written: then we look again soon
         is_poisoned = look[_POISON_AT:] != NO_POISON and self._poisons(look[_POISON_AT:])
         return Known(durable, is_poisoned, (even, odd), group, target, look)
@@ -198,7 +202,7 @@ class Page:
             )
             if told is None:
                 return _NOTHING_KNOWN
-            _, known, self.is_proven = told
+            _, known, self._state.is_page_proven = told
             return Known(*known)
         known = self.known()
         while most > 0 and known.target and known.durable < offset and not known.is_poisoned:
@@ -225,7 +229,7 @@ class Page:
 
     def publish_poison(self) -> None:
         """Say that a sync of this generation has failed."""
-        self.is_proven = False  # whatever failed that sync may have closed this file, too
+        self._state.is_page_proven = False  # whatever failed that sync may have closed this file, too
         body = _POISON_BODY.pack(self._generation, _POISONED)
         self._is_written(body + _WORD.pack(crc32(body)), _POISON_AT)
 
@@ -238,7 +242,7 @@ class Page:
 
         Requires: it is true of this file, and the leader lock.
         """
-        self.is_proven = False  # a sync takes its time: somebody may have closed this file meanwhile
+        self._state.is_page_proven = False  # a sync takes its time: somebody may have closed this file meanwhile
         words = list(known.words)
         words[group % 2] = (words[group % 2] + 1) & _WORD_MASK
         ended = _WORDS.pack(*words) + _GROUP.pack(group & _WORD_MASK, 0)
@@ -250,12 +254,12 @@ class Page:
 
     def _is_written(self, data: bytes, at: int) -> bool:
         """Write hints; return False where that cannot be done, which costs others time and nothing else."""
-        if not self.is_proven:
+        if not self._state.is_page_proven:
             # What was read last was void, or nothing was read: somebody may have closed our descriptor, and opened
             # another file on its number.
             if not self._descriptor.is_intact():
                 return False
-            self.is_proven = True
+            self._state.is_page_proven = True
         try:
             system.write_at(self._fd, data, at)
         except OSError:
@@ -277,13 +281,12 @@ class Page:
 
     # --- for native code --------------------------------------------------------------------------------------
 
-    def for_native(self) -> tuple[int, bytes, bytes]:
-        """Return the descriptor of the page, and what names the generation, and the file, that it is about."""
-        return self._fd, self._generation, self._bound
-
-    def note_proven(self) -> None:
-        """Take note that what native code read fitted."""
-        self.is_proven = True
+    def for_native(self) -> tuple[object, ...]:
+        """Return the descriptor, its number, and which file that is; what names the generation, and the file, that the
+        page is about; and where the words are to wait on."""
+        own = self._descriptor
+        addresses = self.words[0].address, self.words[1].address
+        return own, (own.fd, own.identity), self._generation, self._bound, addresses
 
     # --- life -------------------------------------------------------------------------------------------------
 

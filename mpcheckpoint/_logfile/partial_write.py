@@ -36,8 +36,8 @@ class PartialWrite(NamedTuple):
                 end.move_to(whole)  # first: should the truncation fail, these are there all the same
                 system.truncate(file.fd, whole.offset)
                 end.move_to(whole, whole.offset)
-            if end.state != self.before:
-                self.note(path, error)
+            if end.state.end != self.before:
+                note_written(error, path, self.ends[0].offset)
         except OSError as undo_error:
             file.notices.append(f"could not undo a partial write to {path}: {undo_error}")
 
@@ -51,6 +51,7 @@ class PartialWrite(NamedTuple):
             whole = end
         return whole
 
-    def note(self, path: str, error: BaseException) -> None:
-        """Have an error say that the first batch was written all the same."""
-        error.add_note(f"mpcheckpoint: the record was written; it ends at {self.ends[0].offset} in {path}")
+
+def note_written(error: BaseException, path: str, end: int) -> None:
+    """Have an error say that a record was written all the same."""
+    error.add_note(f"mpcheckpoint: the record was written; it ends at {end} in {path}")

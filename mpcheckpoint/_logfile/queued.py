@@ -58,11 +58,6 @@ class AppendQueue:
         self.written = 0  # how many batches, own and others'
         self._queue: deque[QueuedAppend] = deque()
 
-    @property
-    def is_waited_in(self) -> bool:
-        """Whether threads wait for one that is inside to write for them."""
-        return bool(self._queue)
-
     def join(self, queued: QueuedAppend) -> None:
         """Put a batch into the queue; the caller sees to it that it leaves."""
         self._queue.append(queued)
@@ -159,10 +154,10 @@ class AppendQueue:
     def _tell(self, log: OpenLog, taken: list[QueuedAppend], ends: list[EndState], before: int) -> None:
         """Tell the threads that wait what became of their batches; ``before`` so many were written before these."""
         # Where there was no room for all of them, the first ones may be there.
-        written = ends.index(log.end.state) + 1 if log.end.state in ends else 0
+        written = ends.index(log.state.end) + 1 if log.state.end in ends else 0
         self.written = before + written
         for each, end in zip(taken, ends[1:written], strict=False):
-            each.appended = Appended(log, end, log.end.beginning)
+            each.appended = Appended(log, end, log.state.beginning)
         for each in taken[max(0, written - 1) :]:
             each.is_taken = False
 

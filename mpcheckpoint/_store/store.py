@@ -49,14 +49,17 @@ class DirectoryLog:
         if writer is None or self._epoch is not process.writers_epoch:
             self._directory.require_locking()
             writer = self._writer()
-        appended = writer.append(payloads, timeout_s=timeout_s, guard=guard)
-        if appended.log.is_followed:
+        is_always = durability.mode is Mode.ALWAYS
+        appended = writer.append(payloads, timeout_s=timeout_s, guard=guard, is_durable=is_always)
+        if not process.flushes_at_exit and appended.log.has_padding:
+            process.flush_at_exit()
+        if appended.is_durable:
+            return writer.position_of(appended)
+        if appended.log.state.is_followed:
             notifier = process.notifier(self._directory.identity, self._directory.path)
             if notifier is not None:
                 notifier.notify()
-        if not process.flushes_at_exit and appended.log.has_padding:
-            process.flush_at_exit()
-        if durability.mode is Mode.ALWAYS:
+        if is_always:
             return writer.wait_durable(appended)
         if durability.mode is Mode.INTERVAL:
             process.flush_at_exit()

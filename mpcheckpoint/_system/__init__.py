@@ -54,7 +54,7 @@ from mpcheckpoint._system.files import (
 )
 from mpcheckpoint._system.holders import LockHolder, LockState, LockStatus, lock_status, openers
 from mpcheckpoint._system.locks import LockProof, is_locked, lock, prove_locking, store_lock, try_lock, unlock
-from mpcheckpoint._system.statx import FileStatus, file_status, path_mark, path_status
+from mpcheckpoint._system.statx import FileStatus, file_status, has_statx, path_mark, path_status
 from mpcheckpoint._system.workers import create_locked, remove_unlocked
 from mpcheckpoint.errors import UnsupportedPlatformError
 
@@ -70,7 +70,7 @@ else:
     )
 
 # The native core, where it does what is above in place of several functions of this module; None without one.
-native: Any = _core.native if hasattr(_core.native, "append_batch") else None
+native: Any = _core.native if hasattr(_core.native, "AppendState") else None
 
 
 class _Seam(ModuleType):

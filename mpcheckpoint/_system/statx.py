@@ -76,6 +76,11 @@ _file_facts = getattr(_core.native, "file_facts", None)
 _idle: list[tuple[ctypes.Array[ctypes.c_char], object]] = []
 
 
+def has_statx() -> bool:
+    """Return whether statx is there, as far as this process has learned."""
+    return _file_facts is not None or _statx is not None
+
+
 def path_mark(path: str) -> tuple[object, ...]:
     """Return what is another value once another file is at ``path``, or a longer or shorter one.
 

@@ -13,7 +13,9 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
+from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile import group_commit as group_sync
+from mpcheckpoint._logfile.append_state import AppendState
 from mpcheckpoint._logfile.page import Page
 from mpcheckpoint._store.process import process
 from mpcheckpoint._system import FileStatus
@@ -108,7 +110,7 @@ def test_leader_killed_in_mid_sync_delays_nobody_for_long(store: Path, log: Log,
 def test_leader_stopped_in_mid_sync_stops_nobody(store: Path, log: Log, leader: Child) -> None:
     leader.stop()
     generation = generation_of(store)
-    syncs = generation.file.syncs
+    syncs = generation.state.syncs
     began_s = time.monotonic()
 
     for number in range(20):
@@ -116,7 +118,7 @@ def test_leader_stopped_in_mid_sync_stops_nobody(store: Path, log: Log, leader: 
 
     # The first has waited for the leader; the others know that it does not answer.
     assert time.monotonic() - began_s < SOON_S
-    assert generation.file.syncs == syncs + 20
+    assert generation.state.syncs == syncs + 20
     leader.kill()
     assert_goes_on(log, [0, 1, "by the leader", "by another", "by the leader", *range(20)])
 
@@ -126,13 +128,13 @@ def test_process_that_gave_up_on_a_leader_shares_syncs_again_when_there_is_one(
 ) -> None:
     log.append("x", "alone")
     writer = writer_of(store)
-    assert not writer._commit._is_patient
+    assert not generation_of(store).state.is_patient
 
     leader.kill()
     append_by_another(store, "another's")
     log.append("x", "leads")
 
-    assert writer._commit._is_patient
+    assert generation_of(store).state.is_patient
 
 
 @pytest.mark.guarantee(9)
@@ -338,7 +340,7 @@ def test_fork_while_a_thread_leads_leaves_the_child_without_its_lock(
 @pytest.fixture
 def page(store: Path) -> Page:
     store.mkdir()
-    return Page(str(store / "page"), "0" * 32, FileStatus(1, 2, 1, 0, 3))
+    return Page(str(store / "page"), "0" * 32, FileStatus(1, 2, 1, 0, 3), AppendState(EndState))
 
 
 def test_wait_ends_at_once_when_the_word_has_changed(page: Page) -> None:
@@ -436,8 +438,8 @@ def test_fork_whose_wait_for_a_leader_is_interrupted_leaves_no_mutex_taken(
     begun, fault = slowed(faults, 0.3)
     monkeypatch.setattr("sys.unraisablehook", lambda _: None)  # the interpreter goes on with the fork
     writer = writer_of(store)
-    mutex = writer._commit.turn.lock
-    monkeypatch.setattr(writer._commit.turn, "lock", Interrupted(mutex))
+    mutex = writer.commit.turn.lock
+    monkeypatch.setattr(writer.commit.turn, "lock", Interrupted(mutex))
     thread = threading.Thread(target=log.append, args=("x", 2))
     thread.start()
     assert begun.wait(SOON_S)

@@ -95,7 +95,7 @@ def test_batch_by_native_code_is_the_batch_that_python_writes(
         payloads, end=start, stamp_us=position.stamp_us, durable=min(durable, start.offset)
     )
     assert log_file(store).read_bytes()[start.offset : end.offset] == data
-    assert generation_of(store).end.state == end
+    assert generation_of(store).state.end == end
     assert calls.outcomes[0] == (WRITTEN if end.offset <= start.offset + 1000 else NOT_OURS)
 
 
@@ -192,7 +192,7 @@ def rubbish_page(store: Path) -> None:
 
 def torn_end(store: Path) -> None:
     generation_of(store)  # the padding is in the way of a write at the end of the file
-    end = generation_of(store).end.state.offset
+    end = generation_of(store).state.end.offset
     with log_file(store).open("r+b") as file:
         file.seek(end)
         file.write(b'["000000ff",17')
@@ -230,7 +230,7 @@ def test_padding_is_made_by_python(store: Path, log: Log, calls: Calls) -> None:
     log.append("x", "x" * (end.allocated - end.state.offset))
 
     assert calls.outcomes == [NOT_OURS]
-    assert generation_of(store).end.allocated > generation_of(store).end.state.offset
+    assert generation_of(store).state.allocated > generation_of(store).state.end.offset
     assert_goes_on(log, list(log.events("x")))
 
 
@@ -486,7 +486,7 @@ def test_append_keeps_no_memory(store: Path, log: Log, calls: Calls) -> None:
 
 
 def end_of(store: Path) -> EndState:
-    return generation_of(store).end.state
+    return generation_of(store).state.end
 
 
 def seen_end(store: Path) -> EndState:
@@ -494,4 +494,4 @@ def seen_end(store: Path) -> EndState:
     tear(store, b"")
     page_file(store).unlink()
     Checkpoint(store).log("a").flush()
-    return generation_of(store).end.state
+    return generation_of(store).state.end

@@ -316,4 +316,4 @@ def test_wait_that_is_interrupted_as_it_begins_is_not_watched(monkeypatch: pytes
 def _is_any_lock_held(store: Path) -> bool:
     writer = writer_of(store)
     kernel = [is_locked(lock_file(store)), is_locked(lock_file(store).with_suffix(".sync"))]
-    return any(kernel) or writer.lock._mutex.is_owned() or writer._commit.turn.lock._is_owned()
+    return any(kernel) or writer.lock._mutex.is_owned() or writer.commit.turn.lock._is_owned()

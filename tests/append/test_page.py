@@ -12,6 +12,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._format.frame import EndState
+from mpcheckpoint._logfile.append_state import AppendState
 from mpcheckpoint._logfile.page import PAGE_BYTES, Page
 from mpcheckpoint._system import FileStatus
 from mpcheckpoint.errors import CorruptLogError, PoisonedLogError
@@ -67,7 +68,8 @@ def append_by(player: SimulatedProcess, store: Path, event: object, durability: 
 def page_of(store: Path) -> Page:
     """The page, as a process that knows nothing of it opens it."""
     generation = generation_of(store)
-    return Page(str(page_file(store)), generation.end.header.generation, generation.file.status)
+    state = AppendState(EndState)
+    return Page(str(page_file(store)), generation.end.header.generation, generation.file.status, state)
 
 
 def state_as_durable(store: Path, offset: int) -> None:
@@ -81,7 +83,7 @@ def state_as_durable(store: Path, offset: int) -> None:
 def damage_the_last_record(store: Path) -> bytes:
     """Flip a bit in a record that no later line vouches for, but the page does; return what the log is then."""
     generation = generation_of(store)
-    state_as_durable(store, generation.end.durable)
+    state_as_durable(store, generation.state.durable)
     content = bytearray(log_file(store).read_bytes())
     content[-20] ^= 1
     log_file(store).write_bytes(content)
@@ -210,7 +212,7 @@ def test_page_of_a_longer_log_that_was_restored_from_a_backup_is_not_believed(st
         # Else the log, grown again, would be taken for durable up to where the old one was.
         page = page_of(store)
         hints = page.hints_in(page.look())
-        assert hints.durable <= generation_of(store).end.state.offset
+        assert hints.durable <= generation_of(store).state.end.offset
 
     assert_goes_on(log, [*range(6)])
 
@@ -219,15 +221,15 @@ def test_durable_word_above_the_end_is_reset_before_the_log_grows_past_it(
     store: Path, log: Log, other: SimulatedProcess
 ) -> None:
     generation = generation_of(store)
-    syncs = generation.file.syncs
-    state_as_durable(store, generation.end.state.offset + 10_000)
+    syncs = generation.state.syncs
+    state_as_durable(store, generation.state.end.offset + 10_000)
 
     append_by(other, store, "x" * 20_000)  # grown past it, in one step
     assert log.append("x", "mine").offset > 20_000
 
-    assert generation.file.syncs == syncs + 1  # not covered by a word that nobody's sync has earned
+    assert generation.state.syncs == syncs + 1  # not covered by a word that nobody's sync has earned
     with other:
-        assert generation_of(store).file.syncs >= 1
+        assert generation_of(store).state.syncs >= 1
 
 
 def test_stale_durable_word_does_not_cover_an_append(
@@ -250,10 +252,10 @@ def test_page_names_an_end_inside_the_log_where_no_line_ends_and_is_not_believed
     page = generation.page
     assert page is not None
     for end in (
-        EndState(generation.end.state.offset + 13, 0x12345678, generation.end.state.stamp_us + 5),
-        EndState(generation.end.state.offset, 0x12345678, generation.end.state.stamp_us + 5),
+        EndState(generation.state.end.offset + 13, 0x12345678, generation.state.end.stamp_us + 5),
+        EndState(generation.state.end.offset, 0x12345678, generation.state.end.stamp_us + 5),
         EndState(
-            generation.end.state.offset - 1, generation.end.state.stored_crc, generation.end.state.stamp_us
+            generation.state.end.offset - 1, generation.state.end.stored_crc, generation.state.end.stamp_us
         ),
         EndState((1 << 63) + 5, 0, 1),
     ):
@@ -266,12 +268,12 @@ def test_page_names_an_end_inside_the_log_where_no_line_ends_and_is_not_believed
 
 def test_page_of_another_generation_says_nothing(store: Path) -> None:
     path = str(store) + ".page"
-    page = Page(path, GENERATION, A_FILE)
+    page = Page(path, GENERATION, A_FILE, AppendState(EndState))
     page.publish_end(EndState(100, 1, 2), 100, b"somebody", durable=100)
     assert page.hints_in(page.look()).end == EndState(100, 1, 2)
     assert page.hints_in(page.look()).durable == 100
 
-    successor = Page(path, GENERATION[::-1], A_FILE)
+    successor = Page(path, GENERATION[::-1], A_FILE, AppendState(EndState))
 
     assert successor.hints_in(successor.look()).end is None
     assert successor.hints_in(successor.look()).durable == 0
@@ -428,7 +430,7 @@ def test_poison_set_between_look_and_publication_of_a_sole_writer_is_not_erased(
     for number in range(48):
         append_by(other, store, number)
     with other:
-        generation_of(store)._unpublished = untold
+        generation_of(store).state.unpublished = untold
     faults.act(
         "write_at",
         lambda real, fd, data, offset: (page.publish_poison(), real(fd, data, offset))[1],
@@ -589,7 +591,7 @@ def test_stale_end_is_not_synced_for_when_the_page_cannot_be_written(
         stale_end.append("x", number)
 
     generation = generation_of(store)
-    assert generation.end.durable <= generation.end.state.offset
+    assert generation.state.durable <= generation.state.end.offset
 
 
 @pytest.mark.parametrize("size", [0, 30, 56, 64, 80, 90, 96, 130, 159, 4000])

@@ -98,7 +98,7 @@ def test_threads_that_are_written_by_another_are_covered_by_a_sync(
     end_at_sync: list[int] = []
 
     def sync(real: Callable[[int], None], fd: int) -> None:
-        end_at_sync.append(writer_of(store).log.end.state.offset)  # type: ignore[union-attr]
+        end_at_sync.append(writer_of(store).log.state.end.offset)  # type: ignore[union-attr]
         real(fd)
 
     faults.act("sync_data", sync, on=LOG, times=1 << 30)

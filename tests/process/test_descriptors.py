@@ -360,7 +360,7 @@ def test_append_that_went_elsewhere_is_not_acknowledged_by_another_thread_that_o
     store: Path, log: Log, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.append("x", 1)
-    cover = writer_of(store)._commit.wait_durable
+    cover = writer_of(store).commit.wait_durable
 
     def elsewhere(real: Callable[[int, bytes, int], int], fd: int, data: bytes, offset: int) -> int:
         other = os.open(tmp_path / "elsewhere", os.O_RDWR | os.O_CREAT)
@@ -377,7 +377,7 @@ def test_append_that_went_elsewhere_is_not_acknowledged_by_another_thread_that_o
         cover(generation, offset)
 
     faults.act("write_at", elsewhere, on=LOG)
-    monkeypatch.setattr(writer_of(store)._commit, "wait_durable", after_another_thread)
+    monkeypatch.setattr(writer_of(store).commit, "wait_durable", after_another_thread)
     with pytest.raises(OutcomeUnknownError, match="the record is not in it"):
         log.append("x", 2)
 
@@ -456,7 +456,7 @@ def test_append_whose_file_is_closed_before_its_sync_is_not_acknowledged_by_that
 
     assert synced[-1:] == [str(log_file(store))]  # once more, through a descriptor of its own
     assert not inside(store, "a.poison").exists()  # no sync of it has failed
-    assert generation_of(store).end.durable == generation_of(store).end.state.offset
+    assert generation_of(store).state.durable == generation_of(store).state.end.offset
     assert_goes_on(log, [0, *(["other"] if is_shared else []), 1])
 
 
@@ -471,7 +471,7 @@ def test_append_whose_file_is_closed_again_and_again_is_said_to_be_of_unknown_ou
     assert fault.hits == 2
 
     log.append("x", 1, record_id="one")
-    assert generation_of(store).end.durable == generation_of(store).end.state.offset
+    assert generation_of(store).state.durable == generation_of(store).state.end.offset
     assert_goes_on(log, [0, 1])
 
 
@@ -484,7 +484,7 @@ def test_background_sync_whose_file_was_closed_is_done_all_the_same(
     wait_until(lambda: fault.hits, "the background sync")
 
     wait_until(
-        lambda: generation_of(store).end.durable == generation_of(store).end.state.offset,
+        lambda: generation_of(store).state.durable == generation_of(store).state.end.offset,
         "a sync that counts",
     )
     wait_until(lambda: not is_locked(lock_file(store)), "the end of the look for it, under the append lock")
@@ -525,7 +525,7 @@ def test_append_that_others_have_synced_is_acknowledged_where_its_file_is_closed
     store: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.append("x", 1)
-    cover = writer_of(store)._commit.wait_durable
+    cover = writer_of(store).commit.wait_durable
 
     def close_behind(generation: OpenLog, offset: int) -> None:
         cover(generation, offset)
@@ -534,7 +534,7 @@ def test_append_that_others_have_synced_is_acknowledged_where_its_file_is_closed
             os.close(generation.file.fd)
 
     closed: list[int] = []
-    monkeypatch.setattr(writer_of(store)._commit, "wait_durable", close_behind)
+    monkeypatch.setattr(writer_of(store).commit, "wait_durable", close_behind)
     log.append("x", 2)
 
     assert closed
@@ -550,7 +550,7 @@ def test_flush_opens_a_file_that_was_closed_under_its_sync_once_more(
     log.flush()
 
     assert fault.hits == 1
-    assert generation_of(store).end.durable == generation_of(store).end.state.offset
+    assert generation_of(store).state.durable == generation_of(store).state.end.offset
     assert_goes_on(log, [0, 1])
 
 

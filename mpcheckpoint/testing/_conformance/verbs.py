@@ -152,6 +152,11 @@ def held(log: StoredLog, patience_s: float) -> Iterator[None]:
     holder.result(patience_s)
 
 
-def clock_of_another_process(stamp_us: int = 0) -> AbstractContextManager[object]:
+@contextmanager
+def clock_of_another_process(stamp_us: int = 0) -> Iterator[None]:
     """Let this process, during the block, have seen no stamp above ``stamp_us``, as if it were another process."""
-    return patch.object(clock, "highest_us", stamp_us)
+    seen_us, clock.highest_us = clock.highest_us, stamp_us
+    try:
+        yield
+    finally:
+        clock.highest_us = seen_us

@@ -10,6 +10,7 @@ from typing import Any
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import EndState
+from mpcheckpoint._logfile.append_state import AppendState
 from mpcheckpoint._logfile.page import FOLLOWED_AT, PAGE_BYTES, Page, followed_until
 from support.appends.scene import Scene
 
@@ -111,8 +112,9 @@ def opened_page(scene: Scene, generation: str | None = None) -> Page:
     """Return the page of the log as another process has it, of another generation if one is given."""
     header = json.loads(scene.file(".jsonl").read_bytes().splitlines()[0])
     status = system.path_status(str(scene.file(".jsonl")))
-    page = Page(str(scene.file(".page")), generation or _generation_in(header), status)
-    page.is_proven = True
+    state = AppendState(EndState)
+    page = Page(str(scene.file(".page")), generation or _generation_in(header), status, state)
+    state.is_page_proven = True
     return page
 
 

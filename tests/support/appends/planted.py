@@ -50,7 +50,7 @@ def _lock_kept() -> None:
 def _synced_under_the_lock() -> None:
     def append(write: Callable[..., None], log: opened.OpenLog, *arguments: Any) -> None:
         write(log, *arguments)
-        log.sync(log.end.state.offset)
+        log.sync(log.state.end.offset)
 
     _replace(opened.OpenLog, "append", append)
 
