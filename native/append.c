@@ -372,8 +372,12 @@ static int note_failed(struct append *append)
     return failed ? 0 : -1;
 }
 
-/* Append as the thread that has the append mutex, and give that back; not where a write failed: Python goes on there. */
-static enum outcome append_inside(AppendState *state, struct files *files, struct request *own, int may_wait)
+/* Append as the thread that has the append mutex, and give that back; not where a write failed: Python goes on there.
+
+   Where this thread syncs next it wakes nobody: the end of a sync wakes all. Those whose batches it wrote have nothing to
+   do until then, and those that come meanwhile are written together. */
+static enum outcome append_inside(
+    AppendState *state, struct files *files, struct request *own, int may_wait, int is_durable)
 {
     struct append append = {0};
     enum outcome outcome;
@@ -409,7 +413,8 @@ static enum outcome append_inside(AppendState *state, struct files *files, struc
             state->is_ready = 0;
         else if (release(files->mutex_release) != 0)
             PyErr_Clear();
-        wake_threads(state);
+        if (outcome != WRITTEN || !is_durable || append.is_followed)
+            wake_threads(state);
         PyErr_Restore(type, value, trace);
     }
     if (append.data != append.small)
@@ -494,53 +499,65 @@ static enum status status_of(AppendState *state, struct request *request, int is
     return status;
 }
 
-/* Wait for the thread that is inside: it writes this batch as well, or lets this thread in. */
-static enum outcome append_queued(AppendState *state, struct request *own, PyObject *told)
+/* Become the thread that is inside, with a batch that is in the queue, or was; WRITTEN if somebody else is. */
+static enum outcome get_inside(AppendState *state, struct request *mine, int is_durable)
 {
-    struct request *mine = copied(own);
-    enum outcome outcome;
-    if (!mine)
-        return NOT_OURS;
-    for (;;) {
-        uint32_t gate = __atomic_load_n(&state->gate, __ATOMIC_SEQ_CST);
+    struct files *files = use_files(state);
+    int is_inside = files ? try_take(files->mutex_take) : 0;
+    enum outcome outcome = is_inside < 0 ? FAILED : WRITTEN;
+    if (is_inside > 0 && status_of(state, mine, 1) == GIVEN_BACK)
+        outcome = append_inside(state, files, mine, 1, is_durable), mine->status = outcome == WRITTEN ? APPENDED : GIVEN_BACK;
+    else if (is_inside > 0) { /* another thread has just taken it */
+        outcome = release(files->mutex_release) == 0 ? WRITTEN : FAILED;
+        wake_threads(state);
+    }
+    leave_files(files);
+    return outcome;
+}
+
+/* Wait for the thread that is inside: it writes this batch as well, or lets this thread in. */
+static enum outcome wait_in_queue(AppendState *state, struct files *files, struct request *mine, int is_durable)
+{
+    struct wait wait = {.is_durable = is_durable, .files = files};
+    enum outcome outcome = WRITTEN;
+    join_queue(state, mine);
+    while (outcome == WRITTEN) {
+        wait.gate = __atomic_load_n(&state->gate, __ATOMIC_SEQ_CST);
         enum status status = status_of(state, mine, 0);
-        if (status == APPENDED) {
-            outcome = WRITTEN;
-            break;
-        }
-        if (status != TAKEN) {
-            if (!state->is_ready) {
-                outcome = NOT_OURS;
-                if (status_of(state, mine, 1) == GIVEN_BACK)
-                    break;
-                continue;
-            }
-            struct files *files = use_files(state);
-            int is_inside = files ? try_take(files->mutex_take) : 0;
-            if (is_inside > 0 && status_of(state, mine, 1) != GIVEN_BACK) { /* another thread has just taken it */
-                is_inside = release(files->mutex_release) == 0 ? 0 : -1;
-                wake_threads(state);
-            }
-            if (is_inside != 0)
-                outcome = is_inside > 0 ? append_inside(state, files, mine, 1) : FAILED;
-            leave_files(files);
-            if (is_inside != 0)
+        if (status == APPENDED)
+            return wait.is_there ? DURABLE : WRITTEN;
+        if (status != TAKEN && !state->is_ready) {
+            if (status_of(state, mine, 1) == GIVEN_BACK)
+                return NOT_OURS;
+        } else if (status != TAKEN) {
+            outcome = get_inside(state, mine, is_durable);
+            if (outcome != WRITTEN || status_of(state, mine, 0) == APPENDED)
                 break;
-            if (status == GIVEN_BACK)
+            if (status_of(state, mine, 0) == GIVEN_BACK)
                 join_queue(state, mine);
         }
-        outcome = nap(state, gate);
-        if (outcome == WRITTEN)
-            continue;
-        if (outcome == FAILED && status_of(state, mine, 1) != GIVEN_BACK) {
-            /* Another thread writes it, or has written it: the caller is to know. */
-            PyObject *type, *value, *trace;
-            PyErr_Fetch(&type, &value, &trace);
-            if (PyList_Append(told, Py_None) != 0)
-                PyErr_Clear();
-            PyErr_Restore(type, value, trace);
-        }
-        break;
+        outcome = wait_for_others(state, mine, &wait);
+    }
+    return outcome;
+}
+
+/* Have another thread write a batch, or write it when that is no longer inside. */
+static enum outcome append_queued(
+    AppendState *state, struct files *files, struct request *own, PyObject *told, int is_durable)
+{
+    struct request *mine = copied(own);
+    if (!mine)
+        return NOT_OURS;
+    __atomic_add_fetch(&state->waiters, 1, __ATOMIC_SEQ_CST);
+    enum outcome outcome = wait_in_queue(state, files, mine, is_durable);
+    __atomic_sub_fetch(&state->waiters, 1, __ATOMIC_SEQ_CST);
+    if (outcome == FAILED && status_of(state, mine, 1) != GIVEN_BACK) {
+        /* Another thread writes it, or has written it: the caller is to know. */
+        PyObject *type, *value, *trace;
+        PyErr_Fetch(&type, &value, &trace);
+        if (PyList_Append(told, Py_None) != 0)
+            PyErr_Clear();
+        PyErr_Restore(type, value, trace);
     }
     own->after = mine->after;
     pthread_mutex_lock(&state->queue_mutex);
@@ -569,13 +586,13 @@ PyObject *state_append(PyObject *self, PyObject *arguments)
     if (is_inside == -2)
         outcome = NOT_OURS;
     else if (is_inside > 0)
-        outcome = append_inside(state, files, &own, may_wait);
+        outcome = append_inside(state, files, &own, may_wait, is_durable);
     else if (is_inside == 0)
         outcome = may_wait && own.records == 1 && own.size <= LARGEST_QUEUED_BYTES + MARGIN_BYTES
-            ? append_queued(state, &own, told)
+            ? append_queued(state, files, &own, told, is_durable)
             : NOT_OURS;
     leave_files(files);
-    if (outcome == WRITTEN) {
+    if (outcome == WRITTEN || outcome == DURABLE) {
         PyObject *end = Py_BuildValue(
             "(LkL)", (long long)own.after.offset, (unsigned long)own.after.crc, (long long)own.after.stamp_us);
         if (!end || PyList_Append(told, end) != 0)

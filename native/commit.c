@@ -19,7 +19,6 @@
 #define LOOK_AGAIN_NS 10000000
 #define WAITS_BELIEVED 2
 #define TRIES 4
-#define SLOW_SYNC_S 1.0
 
 /* What a sync can fail by; OpenLog.fail_sync knows these numbers. */
 enum failure { OWN_SYNC, LOOK, OTHER_FILE, OTHERS_SYNC };
@@ -50,8 +49,7 @@ static int links_of(const struct opened *opened)
     return old.st_dev == opened->device && old.st_ino == opened->inode ? (int)old.st_nlink : -1;
 }
 
-/* Whether the log is what it was, and has a name still. */
-static int is_there(const struct files *files)
+int is_there(const struct files *files)
 {
     return links_of(&files->log) > 0;
 }
@@ -77,7 +75,7 @@ static enum outcome sync_log(struct turn *turn, int64_t end)
     turn->covered = end;
     turn->syncs++;
     double took_s = (double)(monotonic_ns() - began_ns) / 1e9;
-    if (took_s >= SLOW_SYNC_S)
+    if (took_s >= turn->files->slow_sync_s)
         turn->took_s = took_s;
     return DURABLE;
 }
@@ -284,35 +282,59 @@ static int wake_all(AppendState *state, const struct files *files)
     return release(files->turn_wake);
 }
 
+/* Have this thread's turn, if it is free: WRITTEN if not. */
+static enum outcome try_turn(AppendState *state, struct files *files, int64_t offset)
+{
+    int is_turn = try_take(files->turn_take);
+    if (is_turn <= 0)
+        return is_turn < 0 ? FAILED : WRITTEN;
+    if (state->durable >= offset) { /* meanwhile */
+        if (release(files->turn_release) != 0 || wake_all(state, files) != 0)
+            return FAILED;
+        return WRITTEN;
+    }
+    enum outcome outcome = use_turn(state, files, offset);
+    if (outcome != NOT_SYNCED && outcome != FAILED && wake_all(state, files) != 0)
+        return FAILED;
+    return outcome;
+}
+
+static enum outcome wait_for_turn(AppendState *state, struct files *files, int64_t offset, int beginning)
+{
+    struct wait wait = {.offset = offset, .is_durable = 1, .files = files};
+    enum outcome outcome = WRITTEN;
+    __atomic_add_fetch(&state->waiters, 1, __ATOMIC_SEQ_CST);
+    while (outcome == WRITTEN && state->durable < offset && state->is_ready && state->beginning == beginning) {
+        wait.gate = __atomic_load_n(&state->gate, __ATOMIC_SEQ_CST);
+        outcome = try_turn(state, files, offset);
+        if (outcome == WRITTEN && state->durable < offset)
+            outcome = wait_for_others(state, NULL, &wait);
+    }
+    __atomic_sub_fetch(&state->waiters, 1, __ATOMIC_SEQ_CST);
+    return outcome == WRITTEN && wait.is_there ? DURABLE : outcome;
+}
+
 enum outcome make_durable(AppendState *state, int64_t offset, int beginning)
 {
     struct files *files = use_files(state);
-    enum outcome outcome = NOT_OURS;
-    while (files && state->is_ready && state->beginning == beginning) {
-        uint32_t gate = __atomic_load_n(&state->gate, __ATOMIC_SEQ_CST);
-        if (state->durable >= offset) {
-            int is_same;
-            Py_BEGIN_ALLOW_THREADS;
-            is_same = is_there(files);
-            Py_END_ALLOW_THREADS;
-            outcome = is_same && state->beginning == beginning ? DURABLE : NOT_OURS;
-            break;
-        }
-        int is_turn = try_take(files->turn_take);
-        if (is_turn > 0 && state->durable < offset) {
-            outcome = use_turn(state, files, offset);
-            if (outcome == NOT_SYNCED || outcome == FAILED)
-                break;
-            if (wake_all(state, files) != 0)
-                outcome = FAILED;
-            break;
-        }
-        if (is_turn > 0 && (release(files->turn_release) != 0 || wake_all(state, files) != 0))
-            is_turn = -1;
-        outcome = is_turn < 0 ? FAILED : is_turn > 0 ? WRITTEN : nap(state, gate);
-        if (outcome != WRITTEN)
-            break;
+    if (!files || !state->is_ready || state->beginning != beginning) {
+        leave_files(files);
+        return WRITTEN;
     }
+    enum outcome outcome = state->durable < offset ? try_turn(state, files, offset) : WRITTEN;
+    if (outcome == WRITTEN)
+        outcome = wait_for_turn(state, files, offset, beginning);
+    if (outcome == WRITTEN && state->durable >= offset) { /* by somebody else's sync */
+        int is_same;
+        Py_BEGIN_ALLOW_THREADS;
+        is_same = is_there(files);
+        Py_END_ALLOW_THREADS;
+        outcome = is_same ? DURABLE : NOT_OURS;
+    }
+    if (outcome == DURABLE && (!state->is_ready || state->beginning != beginning))
+        outcome = NOT_OURS;
+    if (state->first) /* nobody's sync may end soon: see append_inside */
+        wake_threads(state);
     leave_files(files);
     return outcome == NOT_OURS ? WRITTEN : outcome;
 }

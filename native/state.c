@@ -5,6 +5,7 @@
 
 #ifdef HAS_APPEND
 
+#include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <stdlib.h>
@@ -46,8 +47,8 @@ static PyObject *attach(PyObject *self, PyObject *told)
     Py_INCREF(told);
     files->told = told;
     if (!PyArg_ParseTuple(
-            told, "OO(i(KK))O(i(KK))OO(KK)OiOOO(i(KK))OOOO(i(KK)):attach", &path, &descriptor, &files->log.fd,
-            &files->log.device, &files->log.inode, &descriptor, &files->page.fd, &files->page.device,
+            told, "OO(i(KK))dO(i(KK))OO(KK)OiOOO(i(KK))OOOO(i(KK)):attach", &path, &descriptor, &files->log.fd,
+            &files->log.device, &files->log.inode, &files->slow_sync_s, &descriptor, &files->page.fd, &files->page.device,
             &files->page.inode, &generation, &bound, &files->words[0], &files->words[1], &writer,
             &files->most_extensions, &clock, &mutex, &descriptor, &files->lock.fd, &files->lock.device,
             &files->lock.inode, &turn, &turn_lock, &files->sleepers, &descriptor, &files->leader.fd,
@@ -69,6 +70,7 @@ static PyObject *attach(PyObject *self, PyObject *told)
         goto refused;
     struct files *old = state->files;
     state->files = files;
+    state->attachments++;
     state->is_ready = 1;
     leave_files(old);
     Py_RETURN_NONE;
@@ -216,14 +218,53 @@ void wake_threads(AppendState *state)
         syscall(SYS_futex, &state->gate, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-enum outcome nap(AppendState *state, uint32_t gate)
+/* Whether the batch of a thread is durable. */
+static int is_covered(AppendState *state, struct request *mine, const struct wait *wait)
 {
-    struct timespec most = {.tv_sec = 0, .tv_nsec = LONGEST_NAP_NS};
+    int64_t offset = wait->offset;
+    if (mine) {
+        pthread_mutex_lock(&state->queue_mutex);
+        offset = mine->status == APPENDED ? mine->after.offset : INT64_MAX;
+        pthread_mutex_unlock(&state->queue_mutex);
+    }
+    return __atomic_load_n(&state->durable, __ATOMIC_SEQ_CST) >= offset;
+}
+
+/* Whether a thread still has nothing to do: its batch is another thread's to write, or to make durable. */
+static int has_to_wait(AppendState *state, struct request *mine, const struct wait *wait)
+{
+    int64_t offset = wait->offset;
+    if (mine) {
+        pthread_mutex_lock(&state->queue_mutex);
+        enum status status = mine->status;
+        int is_first = state->first == mine;
+        offset = mine->after.offset;
+        pthread_mutex_unlock(&state->queue_mutex);
+        if (status != APPENDED)
+            return status == TAKEN || (status == QUEUED && !is_first); /* the first one tries to get in, for all */
+        if (!wait->is_durable)
+            return 0;
+    }
+    return __atomic_load_n(&state->durable, __ATOMIC_SEQ_CST) < offset;
+}
+
+enum outcome wait_for_others(AppendState *state, struct request *mine, struct wait *wait)
+{
+    int64_t until_ns = monotonic_ns() + LONGEST_NAP_NS, left_ns;
+    uint32_t gate = wait->gate;
+    int is_waiting = 1;
     pid_t pid = getpid();
     Py_BEGIN_ALLOW_THREADS;
-    __atomic_add_fetch(&state->waiters, 1, __ATOMIC_SEQ_CST);
-    syscall(SYS_futex, &state->gate, FUTEX_WAIT_PRIVATE, gate, &most, NULL, 0);
-    __atomic_sub_fetch(&state->waiters, 1, __ATOMIC_SEQ_CST);
+    do {
+        left_ns = until_ns - monotonic_ns();
+        struct timespec most = {.tv_sec = 0, .tv_nsec = left_ns > 0 ? left_ns : 0};
+        if (syscall(SYS_futex, &state->gate, FUTEX_WAIT_PRIVATE, gate, &most, NULL, 0) != 0 && errno == EINTR)
+            break; /* Python's handlers run now */
+        gate = __atomic_load_n(&state->gate, __ATOMIC_SEQ_CST);
+        is_waiting = has_to_wait(state, mine, wait);
+    } while (left_ns > 0 && is_waiting);
+    if (!is_waiting && wait->is_durable && is_covered(state, mine, wait))
+        wait->is_there = is_there(wait->files);
     Py_END_ALLOW_THREADS;
     if (PyErr_CheckSignals() != 0)
         return FAILED;
@@ -250,12 +291,12 @@ void settle_taken(AppendState *state)
     }
     state->taken_count = 0;
     pthread_mutex_unlock(&state->queue_mutex);
-    wake_threads(state);
 }
 
 static PyObject *python_settle_taken(PyObject *self, PyObject *Py_UNUSED(none))
 {
     settle_taken((AppendState *)self);
+    wake_threads((AppendState *)self);
     Py_RETURN_NONE;
 }
 
@@ -302,7 +343,7 @@ static PyMemberDef state_members[] = {
     MEMBER(unpublished, T_INT), MEMBER(extensions, T_INT), MEMBER(appends, T_LONGLONG), MEMBER(syncs, T_LONGLONG),
     MEMBER(is_ready, T_BOOL), MEMBER(is_inside, T_BOOL), MEMBER(is_leading, T_BOOL), MEMBER(is_watched, T_BOOL),
     MEMBER(waiting_since_ns, T_LONGLONG), MEMBER(failed_write, T_OBJECT), MEMBER(failed_sync, T_OBJECT),
-    MEMBER(slow_sync_s, T_DOUBLE), MEMBER(waiters, T_INT), MEMBER(taken_count, T_INT),
+    MEMBER(slow_sync_s, T_DOUBLE), MEMBER(waiters, T_INT), MEMBER(attachments, T_INT), MEMBER(taken_count, T_INT),
     {NULL, 0, 0, 0, NULL},
 };
 #undef MEMBER

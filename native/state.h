@@ -54,6 +54,7 @@ struct files {
     struct opened log, page, lock, leader;
     uint64_t words[2]; /* addresses, of an even and of an odd group */
     int most_extensions;
+    double slow_sync_s; /* from then on a sync is told of */
     PyObject *mutex_take, *mutex_release, *turn_take, *turn_release, *turn_wake, *sleepers;
     HighestStamp *clock;
 };
@@ -78,6 +79,7 @@ typedef struct {
     /* For native code: whether nothing unusual is known, and the files. */
     char is_ready; /* atomic */
     struct files *files;
+    int attachments; /* how often they were set: at least 1 once native code was ready */
     /* For forks, and for whoever watches long waits. Atomic. */
     char is_inside, is_leading, is_watched;
     long long waiting_since_ns;
@@ -115,9 +117,20 @@ void leave_request(struct request *request);
 /* Tell threads what became of the batches that were taken from them. Requires: the append lock, the interpreter's lock. */
 void settle_taken(AppendState *state);
 void wake_threads(AppendState *state);
-/* Sleep until `gate` is no more what it was, or a moment has passed. Requires: the interpreter's lock, and gives it away
-   meanwhile. Return WRITTEN; FAILED with an exception, of a signal handler; NOT_OURS in a child that it has forked. */
-enum outcome nap(AppendState *state, uint32_t gate);
+/* What a thread waits for: a batch of its own that is QUEUED or TAKEN; that `offset` is durable. And what `gate` was, when
+   there was nothing else to do. `waiters` tells of it from before it was looked at. */
+struct wait {
+    uint32_t gate;
+    int64_t offset;
+    int is_durable; /* whether the batch is to be durable, not only written */
+    const struct files *files;
+    int is_there; /* what came of it: that it is durable, in the log that stands there */
+};
+
+/* Sleep until there may be something to do for this thread, or a moment has passed. Requires: the interpreter's lock, and
+   gives it away meanwhile. Return WRITTEN; FAILED with an exception, of a signal handler; NOT_OURS in a child that it has
+   forked. */
+enum outcome wait_for_others(AppendState *state, struct request *mine, struct wait *wait);
 
 /* Whether this is the file that was opened. */
 #define is_file(status, opened) \
@@ -138,6 +151,8 @@ static inline int64_t monotonic_ns(void)
 PyObject *state_append(PyObject *self, PyObject *arguments);
 PyObject *state_make_durable(PyObject *self, PyObject *arguments);
 
+/* Whether the log is what it was, and has a name still. */
+int is_there(const struct files *files);
 /* Make all durable below an offset that this process has written. Requires: the interpreter's lock. */
 enum outcome make_durable(AppendState *state, int64_t offset, int beginning);
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.append_lock import AppendLock
@@ -24,6 +24,7 @@ from mpcheckpoint._logfile.notices import tell
 from mpcheckpoint._logfile.opened import Appended, OpenLog
 from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._logfile.queued import AppendQueue, QueuedAppend
+from mpcheckpoint._logfile.replaced import has_a_successor, is_replaced_by_now
 from mpcheckpoint._logfile.successor import find_in_successor, outcome_unknown
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import CheckpointError, LogNotFoundError, OutcomeUnknownError
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
 _REOPEN_LIMIT = 100
 _WRITER_ID_BYTES = 8
 _LOCK_WAIT_AT_RELEASE_S = 0.1
-_LOCK_WAIT_AFTER_LOSS_S = 10.0
 
 T = TypeVar("T")
+# Stands for an append that native code is to do after all.
+_AGAIN: Any = object()
 
 logger = logging.getLogger("mpcheckpoint")
 
@@ -106,18 +108,46 @@ class LogWriter:
 
         if self.lock.is_owned():  # before the queue, which the outer append of this very thread would serve
             self.lock.refuse_reentry()
-        if guard is None:
-            if system.native is not None and self.log is not None and self.log.state.is_ready:
-                appended = append_natively(self, self.log, payloads, is_durable, timeout_s is None)
-                if appended is not None:
-                    return appended
-            if self.lock.is_entered and self._queue.takes(payloads):
-                return self._queue.append(
-                    QueuedAppend(payloads),
-                    lambda done: self.exclusive(timeout_s, under_lock, done),
-                    self.paths,
-                )
-        return self.exclusive(timeout_s, under_lock)
+        if guard is not None:
+            return self.exclusive(timeout_s, under_lock)
+        while True:
+            tried, log = 0, self.log
+            if system.native is not None and log is not None and log.state.is_ready:
+                tried = log.state.attachments
+                done = append_natively(self, log, payloads, is_durable, timeout_s is None)
+                if done is not None:
+                    return done
+            log = None  # it may be replaced now, and is to be closed then
+            appended = self._append_in_python(payloads, timeout_s, under_lock, tried)
+            if appended is not None:
+                return appended
+
+    def _append_in_python(
+        self,
+        payloads: list[Payload],
+        timeout_s: float | None,
+        under_lock: Callable[[OpenLog | None], Appended],
+        tried: int,
+    ) -> Appended | None:
+        """Append a batch without a condition, or have it written by another thread.
+
+        Return None where native code can be asked again: a thread that needed Python was inside when it was ``tried``,
+        and others need not follow it.
+        """
+
+        def is_native_again() -> Appended | None:
+            state = self.log.state if self.log is not None and system.native is not None else None
+            return _AGAIN if state is not None and state.is_ready and state.attachments != tried else None
+
+        if not self.lock.is_entered or not self._queue.takes(payloads):
+            appended = self.exclusive(timeout_s, under_lock, is_native_again)
+        else:
+            appended = self._queue.append(
+                QueuedAppend(payloads),
+                lambda done: self.exclusive(timeout_s, under_lock, lambda: done() or is_native_again()),
+                self.paths,
+            )
+        return None if appended is _AGAIN else appended
 
     def wait_durable(self, appended: Appended) -> Position:
         """Return the position of an append once it survives a loss of power.
@@ -135,10 +165,12 @@ class LogWriter:
             except OSError as error:
                 if log.file.is_poisoned:
                     raise self._not_covered(position, error) from error
-                is_replaced = self._is_replaced_by_now(appended, position)
+                is_replaced = is_replaced_by_now(self, appended, position)
             else:
-                is_same = status is not None and status.links > 0 and log.state.beginning == appended.beginning
-                is_replaced = not is_same and self._is_replaced(appended, position)
+                is_same = (
+                    status is not None and status.links > 0 and log.state.beginning == appended.beginning
+                )
+                is_replaced = not is_same and has_a_successor(self, appended, position)
             if log.file.notices:
                 tell(log.file)
         except CheckpointError:
@@ -155,9 +187,8 @@ class LogWriter:
     def position_of(self, appended: Appended) -> Position:
         """Return the position right after the record that was appended, or found."""
         offset, _, stamp_us = appended.end
-        return appended.found or Position(
-            self.paths.log_key, appended.log.end.header.generation, offset, stamp_us
-        )
+        generation = appended.log.end.header.generation
+        return appended.found or Position(self.paths.log_key, generation, offset, stamp_us)
 
     # --- the lock, and the log that stands there under it -----------------------------------------------------
 
@@ -181,10 +212,10 @@ class LogWriter:
             lock.refuse_reentry()
         try:
             lock.enter(timeout_s)
-            if self.log is not None:
-                self.log.state.detach()  # until an append in Python has gone well
             if done is not None and (found := done()) is not None:
                 return found
+            if self.log is not None:
+                self.log.state.detach()  # until an append in Python has gone well
             return act(self._locked())
         finally:
             try:
@@ -278,42 +309,6 @@ class LogWriter:
 
     # --- durable ----------------------------------------------------------------------------------------------
 
-    def _is_replaced(self, appended: Appended, position: Position) -> bool:
-        """Return whether another file has taken the place of the one that was appended to."""
-        log = appended.log
-        try:
-            status = system.file_status(log.file.fd)
-        except OSError:
-            if log.file.is_intact():
-                raise
-        else:
-            if status[:2] == log.file.identity and log.state.beginning == appended.beginning:
-                return status.links == 0
-        # Somebody closed the descriptor, and other threads or processes have synced the log.
-        return self._is_replaced_by_now(appended, position)
-
-    def _is_replaced_by_now(self, appended: Appended, position: Position) -> bool:
-        """Make an append durable whose file somebody closed: as a first use does, opening it anew.
-
-        Return whether the log got another generation meanwhile.
-
-        Raises:
-            OutcomeUnknownError: it could not be made durable, or what was written went elsewhere.
-        """
-        cause = "somebody closed the open file of the log"
-        try:
-            there = self._cover_all(_LOCK_WAIT_AFTER_LOSS_S, position, tries=1)
-        except OutcomeUnknownError:
-            raise
-        except CheckpointError as failure:
-            raise outcome_unknown(self.paths, f"{cause} ({failure.message})", position) from failure
-        if there.log.generation != position.generation:
-            return True
-        # Closed before it was written, it went into whatever file had got the number.
-        if there.end.offset < appended.end.offset or not there.log.end.bears_out(appended.end):
-            raise outcome_unknown(self.paths, f"{cause}, and the record is not in it", position)
-        return False
-
     def sync(self, timeout_s: float | None) -> int:
         """Make everything durable that the log holds now; return the offset below which that is so.
 
@@ -321,11 +316,11 @@ class LogWriter:
             LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
         """
         # If the log got another generation meanwhile, that holds the same records and was synced before it came there.
-        covered = self._cover_all(timeout_s, None, tries=2)
+        covered = self.cover_all(timeout_s, None, tries=2)
         tell(covered.log.file)
         return covered.end.offset
 
-    def _cover_all(self, timeout_s: float | None, position: Position | None, *, tries: int) -> Appended:
+    def cover_all(self, timeout_s: float | None, position: Position | None, *, tries: int) -> Appended:
         """Make everything durable that the log holds now; return where it ends.
 
         Args:

@@ -126,9 +126,7 @@ class AppendLock:
 
     # --- fork -------------------------------------------------------------------------------------------------
 
-    def pause_for_fork(
-        self, timeout_s: float, resumes: list[Callable[[], None]], *, is_held: bool
-    ) -> None:
+    def pause_for_fork(self, timeout_s: float, resumes: list[Callable[[], None]], *, is_held: bool) -> None:
         """Take the mutex of a thread that holds the lock, also in native code; wait no longer than ``timeout_s``.
 
         What gives it back goes to ``resumes`` before it is taken: a Ctrl-C must not leave us with it.

@@ -31,7 +31,8 @@ class PureAppendState:
 
     Of the rest, native code alone makes use. native/state.h says what it is.
 
-    Concurrency: under the append lock, but for ``durable``, which only grows, and ``is_patient``, under the turn to sync.
+    Concurrency: under the append lock, but for ``durable``, which only grows, and what belongs to the turn to sync:
+    ``is_patient`` and ``is_page_proven``.
     """
 
     def __init__(self, end_type: type[EndState]) -> None:
@@ -41,7 +42,9 @@ class PureAppendState:
         self.is_patient = True
         self.left = b""
         # As without native code they stay.
-        self.appends = self.syncs = self.waiters = self.taken_count = self.waiting_since_ns = 0
+        self.attachments = self.appends = self.syncs = self.waiters = self.taken_count = (
+            self.waiting_since_ns
+        ) = 0
         self.is_ready = self.is_inside = self.is_leading = self.is_watched = False
         self.slow_sync_s = 0.0
         self.failed_write: tuple[bytes, list[tuple[int, int, int]], int] | None = None
@@ -53,7 +56,7 @@ class PureAppendState:
     def detach(self) -> None:
         """Have native code do nothing, and let go of the files: Python is at work."""
 
-    def append(self, payloads: list[Any], told: list[Any], is_durable: bool, may_wait: bool) -> int:  # noqa: FBT001
+    def append(self, payloads: list[Any], told: list[Any], is_durable: bool, may_wait: bool) -> int:
         """Append in native code; see ``native_append``."""
         raise NotImplementedError
 

@@ -102,7 +102,8 @@ class GroupCommit:
         Raises:
             OSError: a sync failed, and the log is poisoned; or, EBADF, somebody had closed the file.
         """
-        if self.turn.lock._is_owned():  # after a sync that failed in native code, or in a signal handler of such a thread
+        if self.turn.lock._is_owned():
+            # After a sync that failed in native code, or in a signal handler of the thread that is syncing.
             self.settle_failed_sync(log)
             return self._make_durable(log, offset)
         while log.state.durable < offset or log.file.is_poisoned:
@@ -264,8 +265,11 @@ class GroupCommit:
     def pause_for_fork(
         self, timeout_s: float, resumes: list[Callable[[], None]], *, is_leading: bool
     ) -> None:
-        """Let a thread that leads, also in native code, finish, for no longer than ``timeout_s``; what has to be done after the fork goes to
-        ``resumes``, before anything is done here: a Ctrl-C must not leave us with the turn."""
+        """Let a thread that leads, also in native code, finish, for no longer than ``timeout_s``.
+
+        What has to be done after the fork goes to ``resumes``, before anything is done here: a Ctrl-C must not leave us
+        with the turn.
+        """
         lock = self.turn.lock
         if (self.is_leading or is_leading) and not lock._is_owned():
             resumes.append(self.turn.end)

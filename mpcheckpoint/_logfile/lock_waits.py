@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -84,7 +83,9 @@ class LockWaits:
         if self._thread is not None:
             wait.state = state
             self._native.add(wait)
-            state.is_watched = self._thread is not None  # looked at after it was added: the thread may just be ending
+            state.is_watched = (
+                self._thread is not None
+            )  # looked at after it was added: the thread may just be ending
 
     def reset_after_fork(self) -> None:
         """Forget the waits of the parent, and its thread, which does not exist here."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._system import FileStatus
 
-_SLOW_SYNC_S = 1.0
+SLOW_SYNC_S = 1.0
 _TELL_SLOW_EVERY_S = 60.0
 # What a sync can fail by: ``enum failure`` in native/commit.c.
 _NOT_SYNCED, _NOT_LOOKED_AT, _ANOTHER_FILE = range(3)
@@ -117,7 +117,7 @@ class LogFile:
         return status
 
     def fail_sync(self, failure: int, error: OSError | None = None) -> NoReturn:
-        """Raise what it comes to that a sync has failed, or the look at the file after it, or that it was of another."""
+        """Raise what it comes to that a sync has failed, or the look at the file after it; or was of another file."""
         if failure == _ANOTHER_FILE or not self.is_intact():
             raise self.lose() from error
         self.is_poisoned = self.is_poisoned or failure == _NOT_SYNCED
@@ -127,7 +127,7 @@ class LogFile:
     def note_sync(self, took_s: float) -> None:
         """Have a slow sync told of, but not each of a slow disk."""
         now_s = monotonic()
-        if took_s >= _SLOW_SYNC_S and now_s - self._told_slow_s >= _TELL_SLOW_EVERY_S:
+        if took_s >= SLOW_SYNC_S and now_s - self._told_slow_s >= _TELL_SLOW_EVERY_S:
             self._told_slow_s = now_s
             self.notices.append(
                 f"a sync of log {self._paths.log_key!r} took {took_s:.1f} s; the disk is slow, or busy "
@@ -135,8 +135,8 @@ class LogFile:
             )
 
     def for_native(self) -> tuple[object, ...]:
-        """Return the descriptor, its number, and which file that is."""
-        return self._descriptor, (self.fd, self.identity)
+        """Return the descriptor, its number, and which file that is; and from when on a sync is slow."""
+        return self._descriptor, (self.fd, self.identity), SLOW_SYNC_S
 
     def close(self) -> None:
         """Close the file, in a forked child; elsewhere the last thread to let go of this object does."""

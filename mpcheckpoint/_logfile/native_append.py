@@ -6,12 +6,14 @@ Native code does only what is usual, and makes the system calls that ``LogWriter
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._format.frame import EndState
+from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.notices import tell
 from mpcheckpoint._logfile.opened import Appended
-from mpcheckpoint._logfile.partial_write import note_written
+from mpcheckpoint._logfile.partial_write import PartialWrite, note_written
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -86,21 +88,50 @@ def _is_written_after_all(log: OpenLog) -> bool:
     Raises:
         WriteFailedError: it is not, and there is nothing else to try.
     """
-    assert log.state.failed_write is not None
-    ends = log.state.failed_write[1]
+    write, code = _failed_write(log)
     try:
-        log.go_on_from_failed_write()
+        _write_rest(log, write, code)
     except OSError as error:
-        if not log.file.is_lost_by(error) and len(ends) == 1:
+        if not log.file.is_lost_by(error) and len(write.ends) == 1:
             raise
-        return log.state.end.offset >= ends[0][0]
+        return log.state.end.offset >= write.ends[0].offset
     return True
+
+
+def _failed_write(log: OpenLog) -> tuple[PartialWrite, int]:
+    """Return the write of native code that has failed, and the number of its error; 0 if it was cut short."""
+    assert log.state.failed_write is not None
+    data, ends, code = log.state.failed_write
+    return PartialWrite(data, log.state.end, [EndState(*end) for end in ends]), code
+
+
+def _write_rest(log: OpenLog, write: PartialWrite, code: int) -> None:
+    """Go on as ``OpenLog.append`` does where a write has failed, or was cut short.
+
+    Raises:
+        WriteFailedError: not all was written.
+    """
+    try:
+        if code:
+            raise OSError(code, os.strerror(code))
+        write_whole(log.file.fd, write.data, write.before.offset)
+        log.end.move_to(write.ends[-1])
+    except BaseException as error:
+        log.settle_failed(write, error)
+        raise
+    finally:
+        log.state.failed_write = None
+        log.state.settle_taken()
+    log.publish()
 
 
 def _settle(writer: LogWriter, log: OpenLog, told: list[Any], error: BaseException) -> None:
     """Settle what native code has left, where a Ctrl-C came right after it; have the error say what was written."""
-    if writer.lock.is_owned():
-        log.settle_failed_write(error)
+    if log.state.failed_write is not None and writer.lock.is_owned():
+        write, _ = _failed_write(log)
+        write.settle(log.file, log.end, writer.paths.log, error)
+        log.state.failed_write = None
+        log.state.settle_taken()
     writer.commit.settle_interrupted(log)
     if isinstance(error, CheckpointError):
         return

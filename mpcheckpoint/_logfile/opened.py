@@ -83,7 +83,7 @@ class OpenLog:
         Raises:
             OSError, CorruptLogError, FormatVersionError, WrongLogError
         """
-        self._paths = paths
+        self.paths = paths
         self._poison = poison
         self._sync_turn = sync_turn
         self.require_lock = require_lock
@@ -185,10 +185,10 @@ class OpenLog:
 
     def _open_page(self) -> None:
         """Open the page that others find now. Without one everything takes longer, and nothing else."""
-        if self.page is not None and self.page.is_at(self._paths.page):
+        if self.page is not None and self.page.is_at(self.paths.page):
             return
         try:
-            self.page = Page(self._paths.page, self.generation, self.file.status, self.state)
+            self.page = Page(self.paths.page, self.generation, self.file.status, self.state)
         except OSError:
             self.page = None
 
@@ -217,9 +217,9 @@ class OpenLog:
             # lock, which a switch holds throughout, and this file is still the log.
             self._write([[control_payload("unsealed")]], [])
         self._write(batches, ends)
-        self._publish()
+        self.publish()
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
         """Leave in the page where the log ends now; a sole writer does so at every 16th append only."""
         state = self.state
         if state.is_alone and state.unpublished < _MOST_UNPUBLISHED:
@@ -251,7 +251,7 @@ class OpenLog:
                 write_whole(self.file.fd, data, before.offset)
             self.end.move_to(after)  # in here: a Ctrl-C can come at the start of this call
         except BaseException as error:
-            self._settle_failed(PartialWrite(data, before, ends), error)
+            self.settle_failed(PartialWrite(data, before, ends), error)
             raise
 
     def _is_written_with_padding(self, data: bytes, before: EndState, ends: list[EndState]) -> bool:
@@ -264,17 +264,17 @@ class OpenLog:
             write_whole(self.file.fd, data + PADDING * padding_bytes, before.offset)
             self.end.move_to(ends[-1], ends[-1].offset + padding_bytes)
         except BaseException as error:
-            PartialWrite(data, before, ends).settle(self.file, self.end, self._paths.log, error)
+            PartialWrite(data, before, ends).settle(self.file, self.end, self.paths.log, error)
             if isinstance(error, OSError):
                 return self.state.end is ends[-1]  # to have no padding is no error
             raise
         return True
 
-    def _settle_failed(self, write: PartialWrite, error: BaseException) -> None:
+    def settle_failed(self, write: PartialWrite, error: BaseException) -> None:
         """Settle a write that failed, and raise the error that says so, unless ``error`` is none of the system's."""
-        write.settle(self.file, self.end, self._paths.log, error)
+        write.settle(self.file, self.end, self.paths.log, error)
         if isinstance(error, OSError) and not isinstance(error, CheckpointError):
-            raise typed(error, doing="appending to", path=self._paths.log) from error
+            raise typed(error, doing="appending to", path=self.paths.log) from error
 
     def seal(self, successor: str) -> None:
         """Say at the end of this generation which one follows. Best effort: a full disk must not stop a switch.
@@ -307,42 +307,9 @@ class OpenLog:
         page, file = self.page, self.file
         if page is None or not self.end.is_used or self.end.is_sealed or file.is_broken():
             return
-        own = os.fsencode(self._paths.log), *file.for_native(), *page.for_native()
+        own = os.fsencode(self.paths.log), *file.for_native(), *page.for_native()
         self.state.attach((*own, self._writer_id, self._padding.extensions_before, clock.highest, *apart))
         self.state.is_ready = not file.is_broken()  # by a sync that has failed just now
-
-    def settle_failed_write(self, error: BaseException) -> None:
-        """Settle what native code has left of a write: it failed, and then ``error`` came."""
-        failed, self.state.failed_write = self.state.failed_write, None
-        if failed is not None:
-            data, ends, _ = failed
-            self._partial(data, ends).settle(self.file, self.end, self._paths.log, error)
-            self.state.settle_taken()
-
-    def _partial(self, data: bytes, ends: list[tuple[int, int, int]]) -> PartialWrite:
-        return PartialWrite(data, self.state.end, [EndState(*end) for end in ends])
-
-    def go_on_from_failed_write(self) -> None:
-        """Go on as ``append`` does where a write by native code failed, or was cut short.
-
-        Raises:
-            WriteFailedError: not all was written.
-        """
-        assert self.state.failed_write is not None
-        data, ends, code = self.state.failed_write
-        write = self._partial(data, ends)
-        try:
-            if code:
-                raise OSError(code, os.strerror(code))
-            write_whole(self.file.fd, data, write.before.offset)
-            self.end.move_to(write.ends[-1])
-        except BaseException as error:
-            self._settle_failed(write, error)
-            raise
-        finally:
-            self.state.failed_write = None
-            self.state.settle_taken()
-        self._publish()
 
     # --- the one place where bytes become durable ---------------------------------------------------------------
 
@@ -371,7 +338,12 @@ class OpenLog:
         return status
 
     def fail_sync(self, failure: int, code: int) -> None:
-        """Go on as ``sync`` does where one by native code has failed; the error has this number. Raises what that raises."""
+        """Go on as ``sync`` does where one by native code has failed, and raise what that raises.
+
+        Args:
+            failure: ``enum failure`` in native/commit.c.
+            code: the number of the error.
+        """
         self.state.is_ready = False
         if failure == _OTHERS_SYNC:
             self.file.is_poisoned = True

@@ -127,7 +127,6 @@ def test_process_that_gave_up_on_a_leader_shares_syncs_again_when_there_is_one(
     store: Path, log: Log, leader: Child
 ) -> None:
     log.append("x", "alone")
-    writer = writer_of(store)
     assert not generation_of(store).state.is_patient
 
     leader.kill()

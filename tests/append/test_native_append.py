@@ -7,7 +7,6 @@ import gc
 import os
 import sys
 import threading
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -18,7 +17,6 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import EndState, Payload, encode_batch
 from mpcheckpoint._logfile.lock_file import LockFile
 from mpcheckpoint.errors import LockTimeoutError, WriteFailedError
-from support.capabilities import native_core
 from support.verbs import (
     Faults,
     assert_goes_on,
@@ -37,40 +35,51 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-NOT_OURS, CONTENDED, WRITTEN, NOT_WRITTEN = range(4)
+    from mpcheckpoint._logfile.append import LogWriter
+    from mpcheckpoint._logfile.append_state import PureAppendState
+
+NOT_OURS, CONTENDED, WRITTEN, DURABLE, NOT_WRITTEN, NOT_SYNCED = range(6)
 
 
 class Calls:
-    """Stands for the native core, and keeps what its appends returned."""
+    """Stands for what native code knows of the log, and keeps what its appends returned."""
 
-    def __init__(self) -> None:
-        self.core = native_core()
-        self.outcomes: list[int] = []
-        self.before: Callable[..., object] = lambda *_: None
-        self.after: Callable[..., object] = lambda *_: None
+    def __init__(self, state: PureAppendState) -> None:
+        self.__dict__.update({"core": state, "outcomes": [], "before": _nothing, "after": _nothing})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.core, name)
 
-    def append_batch(self, *arguments: Any) -> int:
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__:
+            self.__dict__[name] = value
+        else:
+            setattr(self.core, name, value)
+
+    def append(self, *arguments: Any) -> int:
         self.before(*arguments)
-        outcome: int = self.core.append_batch(*arguments)
+        outcome: int = self.core.append(*arguments)
         self.outcomes.append(outcome)
         self.after(*arguments)
         return outcome
 
 
+def _nothing(*_: object) -> None:
+    pass
+
+
 @pytest.fixture
-def calls(log: Log, monkeypatch: pytest.MonkeyPatch) -> Calls:
+def calls(store: Path, log: Log) -> Calls:
     """The native appends of this process from now on. The log has a page, and room for more records in its padding."""
     if system.native is None:
         pytest.skip("the native core does not run")
     for _ in range(80):
         log.append("y", "y", durability="never")
     log.append("y", "y")
-    stood_in = Calls()
-    monkeypatch.setattr(system, "native", stood_in)
-    return stood_in
+    generation = generation_of(store)
+    assert generation.state.is_ready
+    generation.state = calls = Calls(generation.state)
+    return calls
 
 
 # --- what it writes --------------------------------------------------------------------------------------------
@@ -83,8 +92,8 @@ def test_batch_by_native_code_is_the_batch_that_python_writes(
 ) -> None:
     log.append("y", "not durable", durability="never")
     calls.outcomes.clear()
-    before = generation_of(store).end
-    start, durable = before.state, before.durable
+    before = generation_of(store).state
+    start, durable = before.end, before.durable
     batch = [("x", {"n": number, "text": "é" * number}) for number in range(records)]
     payloads = [Payload(b'"x"', b'{"n":%d,"text":"%s"}' % (n, "é".encode() * n)) for n in range(records)]
 
@@ -107,7 +116,7 @@ def test_stamps_by_native_code_rise_above_all_that_the_process_has_seen(log: Log
     clock.observe(seen_us)
     stamps = [log.append("x", number).stamp_us for number in range(3)]
 
-    assert calls.outcomes == [WRITTEN] * 3
+    assert calls.outcomes == [DURABLE] * 3
     assert stamps == sorted(set(stamps))
     assert stamps[0] == seen_us + 1
     assert clock.highest_us == stamps[-1]
@@ -128,8 +137,8 @@ def test_end_that_another_process_left_is_taken_over(store: Path, log: Log, call
 
     log.append("x", "after it")
 
-    assert calls.outcomes == [WRITTEN]
-    assert not generation_of(store).is_alone
+    assert calls.outcomes == [DURABLE]
+    assert not generation_of(store).state.is_alone
     assert list(log.events("x")) == [0, *["by another"] * 3, "after it"]
     assert seen_anew(log) == list(log.events("x"))
 
@@ -226,8 +235,8 @@ def test_what_is_unusual_is_left_to_python_before_anything_is_changed(
 
 
 def test_padding_is_made_by_python(store: Path, log: Log, calls: Calls) -> None:
-    end = generation_of(store).end
-    log.append("x", "x" * (end.allocated - end.state.offset))
+    state = generation_of(store).state
+    log.append("x", "x" * (state.allocated - state.end.offset))
 
     assert calls.outcomes == [NOT_OURS]
     assert generation_of(store).state.allocated > generation_of(store).state.end.offset
@@ -260,7 +269,7 @@ def test_lock_that_is_held_elsewhere_is_waited_for(store: Path, log: Log, calls:
     system.unlock(holder.fd)
     thread.join(10)
 
-    assert calls.outcomes == [CONTENDED, WRITTEN]
+    assert calls.outcomes == [CONTENDED]
     holder.close()
     assert_goes_on(log, [0, 1])
 
@@ -287,7 +296,7 @@ def test_lock_file_that_was_replaced_in_a_wait_is_given_back_and_not_what_has_it
     thread.join(10)
 
     assert len(taken) == 1
-    assert calls.outcomes == [CONTENDED, WRITTEN]
+    assert calls.outcomes == [CONTENDED]
     assert not is_locked(lock_file(store))
     assert_goes_on(log, [0, 1])
     os.close(taken[0])
@@ -329,7 +338,7 @@ def test_interrupt_right_after_it_says_that_the_record_was_written(
     assert "the record was written" in "".join(caught.value.__notes__)
     assert not is_locked(lock_file(store))
     log.append("x", 2)
-    assert calls.outcomes == [WRITTEN, WRITTEN]  # it went on from what was written
+    assert calls.outcomes == [DURABLE, DURABLE]  # it went on from what was written
     assert_goes_on(log, [0, 1, 2])
 
 
@@ -339,7 +348,7 @@ def test_append_that_there_is_no_memory_to_tell_of_says_so_and_the_next_one_goes
 ) -> None:
     def run_out_of_memory(*arguments: Any) -> None:
         calls.after = lambda *_: None
-        arguments[4].clear()
+        arguments[1].clear()
         raise MemoryError
 
     calls.after = run_out_of_memory
@@ -353,41 +362,30 @@ def test_append_that_there_is_no_memory_to_tell_of_says_so_and_the_next_one_goes
 class FailsOnce:
     """Has a write of native code fail, as it tells: nothing was written, or the first bytes of it."""
 
-    def __init__(self, calls: Calls, *, error: int, written_bytes: int) -> None:
-        self.calls, self.error, self.written_bytes = calls, error, written_bytes
+    def __init__(self, calls: Calls, writer: LogWriter, *, error: int, written_bytes: int) -> None:
+        self.calls, self.writer, self.error, self.written_bytes = calls, writer, error, written_bytes
 
-    def __call__(self, *arguments: Any) -> int:
-        self.calls.__dict__.pop("append_batch")
-        (files, end, allocated, durable, _, left, unpublished, *_), *_, payloads, told, _ = arguments
+    def __call__(self, payloads: list[Payload], *_: Any) -> int:
+        del self.calls.__dict__["append"]
+        state, log = self.calls.core, self.writer.log
+        assert log is not None
+        self.writer.lock.enter(None)
+        self.writer.lock.take()
         data, after = encode_batch(
-            payloads, end=end, stamp_us=end.stamp_us + 1, durable=min(durable, end.offset)
+            payloads,
+            end=state.end,
+            stamp_us=state.end.stamp_us + 1,
+            durable=min(state.durable, state.end.offset),
         )
-        fd = files[1]
         if self.written_bytes:
-            os.pwrite(fd, data[: self.written_bytes], end.offset)
-        told.append(
-            (
-                False,
-                tuple(end),
-                tuple(after),
-                allocated,
-                durable,
-                True,
-                False,
-                left,
-                unpublished,
-                False,
-                False,
-                self.error,
-                data,
-            )
-        )
+            os.pwrite(log.file.fd, data[: self.written_bytes], state.end.offset)
+        state.failed_write = (data, [tuple(after)], self.error)
         return NOT_WRITTEN
 
 
 @pytest.mark.guarantee(9)
 def test_write_that_fails_is_refused_and_leaves_nothing(store: Path, log: Log, calls: Calls) -> None:
-    calls.__dict__["append_batch"] = FailsOnce(calls, error=errno.ENOSPC, written_bytes=0)
+    calls.__dict__["append"] = FailsOnce(calls, writer_of(store), error=errno.ENOSPC, written_bytes=0)
 
     with pytest.raises(WriteFailedError, match="No space left"):
         log.append("x", 1)
@@ -397,8 +395,8 @@ def test_write_that_fails_is_refused_and_leaves_nothing(store: Path, log: Log, c
 
 
 @pytest.mark.guarantee(2)
-def test_write_that_is_cut_short_is_done_again(log: Log, calls: Calls) -> None:
-    calls.__dict__["append_batch"] = FailsOnce(calls, error=0, written_bytes=20)
+def test_write_that_is_cut_short_is_done_again(store: Path, log: Log, calls: Calls) -> None:
+    calls.__dict__["append"] = FailsOnce(calls, writer_of(store), error=0, written_bytes=20)
 
     log.append("x", 1)
 
@@ -409,7 +407,7 @@ def test_write_that_is_cut_short_is_done_again(log: Log, calls: Calls) -> None:
 def test_file_that_was_closed_is_opened_anew_where_the_write_finds_out(
     store: Path, log: Log, calls: Calls
 ) -> None:
-    calls.__dict__["append_batch"] = FailsOnce(calls, error=errno.EBADF, written_bytes=0)
+    calls.__dict__["append"] = FailsOnce(calls, writer_of(store), error=errno.EBADF, written_bytes=0)
     os.close(generation_of(store).file.fd)
 
     log.append("x", 1)
@@ -435,40 +433,67 @@ def test_other_threads_run_while_it_is_at_work_and_all_their_records_are_there(s
     assert_goes_on(log, [0])
 
 
-def test_wrong_arguments_are_refused_before_anything_is_done(store: Path, log: Log, calls: Calls) -> None:
-    known = generation_of(store).for_native()
-    assert known is not None
-    files, *rest = known
-    own = writer_of(store).lock.lend()
-    writer_of(store).lock.end_loan(is_held=False)
-    assert own is not None
-    lock = SimpleNamespace(
-        fd=own.fd, identity=(own.identity[0], own.identity[1] + 1)
-    )  # another file of the disk
-    payload = Payload(b'"x"', b"1")
-    size = log_file(store).stat().st_size
-    wrong: list[tuple[Any, ...]] = [
+@pytest.mark.parametrize(
+    "arguments",
+    [
         (),
-        ((files, *rest[:-1]), lock.fd, lock.identity, [payload], [], False),
-        ((files[:-1], *rest), lock.fd, lock.identity, [payload], [], False),  # type: ignore[index]
-        (((*files[:-1], b"short"), *rest), lock.fd, lock.identity, [payload], [], False),  # type: ignore[index]
-        (known, lock.fd, lock.identity, (payload,), [], False),
-        (known, lock.fd, lock.identity, [("a", "b", "c")], [], False),
-        (known, lock.fd, lock.identity, [(b"1", b"2")], [], False),
-        (known, lock.fd, lock.identity, [b"123"], [], False),
-        (known, lock.fd, lock.identity, [payload], None, False),
-        ((*known[:4], 1 << 70, *known[5:]), lock.fd, lock.identity, [payload], [], False),
-        ((*known[:5], b"x" * 200, *known[6:]), lock.fd, lock.identity, [payload], [], False),
-    ]
-
-    for arguments in wrong:
-        with pytest.raises((TypeError, ValueError, OverflowError, IndexError, SystemError)) as caught:
-            calls.core.append_batch(*arguments)
-        assert not isinstance(caught.value, SystemError), arguments
-    assert calls.core.append_batch(known, lock.fd, lock.identity, [], [], False) == NOT_OURS
-    assert calls.core.append_batch(known, lock.fd, lock.identity, [payload], [], False) == NOT_OURS
+        ((Payload(b'"x"', b"1"),), [], False, False),
+        ([("a", "b", "c")], [], False, False),
+        ([(b"1", b"2")], [], False, False),
+        ([b"123"], [], False, False),
+        ([Payload(b'"x"', b"1")], None, False, False),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_done(
+    store: Path, log: Log, calls: Calls, arguments: tuple[Any, ...]
+) -> None:
+    size = log_file(store).stat().st_size
+    with pytest.raises(TypeError):
+        calls.core.append(*arguments)
+    assert calls.core.append([], [], False, False) == NOT_OURS
     assert log_file(store).stat().st_size == size
     assert_goes_on(log, [0])
+
+
+WRONG_FILES: dict[str, tuple[int, object]] = {
+    "a path of text": (0, "/a/path"),
+    "a generation that is too short": (6, b"short"),
+    "a writer that is too short": (9, b"short"),
+    "a device that is no number": (2, (3, ("1", 1))),
+    "a clock of another kind": (11, object()),
+    "a mutex that cannot be taken": (12, object()),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FILES)
+def test_files_that_make_no_sense_are_not_attached(
+    store: Path, log: Log, calls: Calls, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, value = WRONG_FILES[case]
+    told: list[tuple[object, ...]] = []
+    calls.__dict__["attach"] = told.append
+    writer_of(store).exclusive(None, lambda _: None)
+    log.append("x", 1)
+    calls.core.detach()
+
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        calls.core.attach((*told[0][:at], value, *told[0][at + 1 :]))
+    assert not calls.core.is_ready
+    calls.core.attach(told[0])
+    assert calls.core.is_ready
+    assert_goes_on(log, [0, 1])
+
+
+def test_lock_file_that_is_another_one_is_left_to_python(store: Path, log: Log, calls: Calls) -> None:
+    told: list[tuple[object, ...]] = []
+    calls.__dict__["attach"] = told.append
+    writer_of(store).exclusive(None, lambda _: None)
+    log.append("x", 1)
+    fd, (device, inode) = told[0][14]  # type: ignore[misc]
+    calls.core.attach((*told[0][:14], (fd, (device, inode + 1)), *told[0][15:]))
+
+    assert calls.core.append([Payload(b'"x"', b"1")], [], True, True) == NOT_OURS
+    assert_goes_on(log, [0, 1])
 
 
 def test_append_keeps_no_memory(store: Path, log: Log, calls: Calls) -> None:

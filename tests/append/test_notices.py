@@ -225,10 +225,12 @@ def _what_a_child_has() -> list[Any]:
 
 
 @pytest.fixture
-def slow_disk(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def slow_disk(store: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on every sync is called slow."""
-    del log
-    monkeypatch.setattr(log_file_module, "_SLOW_SYNC_S", 0.0)
+    monkeypatch.setattr(log_file_module, "SLOW_SYNC_S", 0.0)
+    log.append("y", 0, durability="never")
+    generation_of(store).state.detach()  # native code is told of it anew
+    log.append("y", 0, durability="never")
 
 
 @pytest.mark.usefixtures("slow_disk")

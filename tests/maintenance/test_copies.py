@@ -323,9 +323,9 @@ def test_page_does_not_vouch_for_another_file_with_the_same_inode(store: Path, l
 def test_page_of_a_writer_that_could_not_tell_when_its_log_was_made_fits_any(store: Path, log: Log) -> None:
     generation = generation_of(store)
     path = str(page_file(store))
-    Page(path, generation.end.header.generation, generation.file.status._replace(born_ns=0), generation.state).publish_end(
-        generation.state.end, 0, b"somebody", durable=generation.state.durable
-    )
+    Page(
+        path, generation.end.header.generation, generation.file.status._replace(born_ns=0), generation.state
+    ).publish_end(generation.state.end, 0, b"somebody", durable=generation.state.durable)
 
     assert (
         stated_durable(path, generation.end.header.generation, generation.file.status)

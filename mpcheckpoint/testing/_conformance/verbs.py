@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from unittest import TestCase
-from unittest.mock import patch
 
 from mpcheckpoint._format.codec import decode_event, encode_payload, record_id_of
 from mpcheckpoint._logfile.clock import clock

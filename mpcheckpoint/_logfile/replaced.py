@@ -1,0 +1,54 @@
+"""Whether the file that was appended to is the log still, once it was synced."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._logfile.successor import outcome_unknown
+from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError
+
+if TYPE_CHECKING:
+    from mpcheckpoint._logfile.append import LogWriter
+    from mpcheckpoint._logfile.opened import Appended
+    from mpcheckpoint._types import Position
+
+_LOCK_WAIT_AFTER_LOSS_S = 10.0
+
+
+def has_a_successor(writer: LogWriter, appended: Appended, position: Position) -> bool:
+    """Return whether another file has taken the place of the one that was appended to."""
+    log = appended.log
+    try:
+        status = system.file_status(log.file.fd)
+    except OSError:
+        if log.file.is_intact():
+            raise
+    else:
+        if status[:2] == log.file.identity and log.state.beginning == appended.beginning:
+            return status.links == 0
+    # Somebody closed the descriptor, and other threads or processes have synced the log.
+    return is_replaced_by_now(writer, appended, position)
+
+
+def is_replaced_by_now(writer: LogWriter, appended: Appended, position: Position) -> bool:
+    """Make an append durable whose file somebody closed: as a first use does, opening it anew.
+
+    Return whether the log got another generation meanwhile.
+
+    Raises:
+        OutcomeUnknownError: it could not be made durable, or what was written went elsewhere.
+    """
+    cause = "somebody closed the open file of the log"
+    try:
+        there = writer.cover_all(_LOCK_WAIT_AFTER_LOSS_S, position, tries=1)
+    except OutcomeUnknownError:
+        raise
+    except CheckpointError as failure:
+        raise outcome_unknown(writer.paths, f"{cause} ({failure.message})", position) from failure
+    if there.log.generation != position.generation:
+        return True
+    # Closed before it was written, it went into whatever file had got the number.
+    if there.end.offset < appended.end.offset or not there.log.end.bears_out(appended.end):
+        raise outcome_unknown(writer.paths, f"{cause}, and the record is not in it", position)
+    return False
