@@ -13,13 +13,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.append_lock import AppendLock
 from mpcheckpoint._logfile.faults import translated, typed
 from mpcheckpoint._logfile.group_commit import GroupCommit
-from mpcheckpoint._logfile.native_append import append_natively, is_durable_natively
+from mpcheckpoint._logfile.native_append import NativeAppends, is_durable_natively
 from mpcheckpoint._logfile.notices import tell
 from mpcheckpoint._logfile.opened import Appended, OpenLog
 from mpcheckpoint._logfile.poison import Poison
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _REOPEN_LIMIT = 100
 _WRITER_ID_BYTES = 8
 _LOCK_WAIT_AT_RELEASE_S = 0.1
+_LOCK_WAIT_AFTER_LOSS_S = 10.0
 
 T = TypeVar("T")
 # Stands for an append that native code is to do after all.
@@ -61,6 +63,7 @@ class LogWriter:
         self.lock = AppendLock(paths)
         self.commit = GroupCommit(paths.sync)
         self._queue = AppendQueue()
+        self._native = NativeAppends(paths, self.lock, self.commit)
         self._id = os.urandom(_WRITER_ID_BYTES)
 
     # --- append -----------------------------------------------------------------------------------------------
@@ -78,7 +81,7 @@ class LogWriter:
         Args:
             payloads: the records; at least one.
             timeout_s: how long to wait for other writers.
-            is_durable: whether it is to be durable: native code sees to that at once, if it can.
+            is_durable: have native code see to that at once, if it can.
             guard: called under the append lock. What it raises is raised with nothing written; if it returns a
                 position, nothing is written and that is ``found``. It must not wait for any lock but the
                 mutex of a view.
@@ -103,7 +106,7 @@ class LogWriter:
                 self.establish(log)
                 end = self._queue.write(log, payloads)
             if system.native is not None:
-                self._attach(log)
+                self._native.attach(log)
             return Appended(log, end, log.state.beginning, found)
 
         if self.lock.is_owned():  # before the queue, which the outer append of this very thread would serve
@@ -114,7 +117,7 @@ class LogWriter:
             tried, log = 0, self.log
             if system.native is not None and log is not None and log.state.is_ready:
                 tried = log.state.attachments
-                done = append_natively(self, log, payloads, is_durable, timeout_s is None)
+                done = self._native.append(log, payloads, is_durable=is_durable, may_wait=timeout_s is None)
                 if done is not None:
                     return done
             log = None  # it may be replaced now, and is to be closed then
@@ -139,14 +142,12 @@ class LogWriter:
             state = self.log.state if self.log is not None and system.native is not None else None
             return _AGAIN if state is not None and state.is_ready and state.attachments != tried else None
 
-        if not self.lock.is_entered or not self._queue.takes(payloads):
-            appended = self.exclusive(timeout_s, under_lock, is_native_again)
-        else:
-            appended = self._queue.append(
-                QueuedAppend(payloads),
-                lambda done: self.exclusive(timeout_s, under_lock, lambda: done() or is_native_again()),
-                self.paths,
-            )
+        def exclusive(done: Callable[[], Appended | None]) -> Appended:
+            return self.exclusive(timeout_s, under_lock, lambda: done() or is_native_again())
+
+        is_joint = self.lock.is_entered and self._queue.takes(payloads)
+        queued = QueuedAppend(payloads)
+        appended = self._queue.append(queued, exclusive, self.paths) if is_joint else exclusive(lambda: None)
         return None if appended is _AGAIN else appended
 
     def wait_durable(self, appended: Appended) -> Position:
@@ -157,20 +158,24 @@ class LogWriter:
         """
         log = appended.log
         position = self.position_of(appended)
+        cover_all = partial(self._cover_all, _LOCK_WAIT_AFTER_LOSS_S, position, tries=1)
         try:
-            if system.native is not None and log.state.is_ready and is_durable_natively(log, appended):
+            if log.state.is_ready and system.native is not None and is_durable_natively(log, appended):
                 return position
             try:
+                failure, appended.failure = appended.failure, None
+                if failure is not None:
+                    raise failure
                 status = self.commit.wait_durable(log, appended.end.offset)
             except OSError as error:
+                failure = None  # kept, it would keep files open
                 if log.file.is_poisoned:
                     raise self._not_covered(position, error) from error
-                is_replaced = is_replaced_by_now(self, appended, position)
+                is_replaced = is_replaced_by_now(appended, position, self.paths, cover_all)
             else:
-                is_same = (
-                    status is not None and status.links > 0 and log.state.beginning == appended.beginning
-                )
-                is_replaced = not is_same and has_a_successor(self, appended, position)
+                is_named = status is not None and status.links > 0
+                is_same = is_named and log.state.beginning == appended.beginning
+                is_replaced = not is_same and has_a_successor(appended, position, self.paths, cover_all)
             if log.file.notices:
                 tell(log.file)
         except CheckpointError:
@@ -179,7 +184,7 @@ class LogWriter:
             cause = f"its file cannot be looked at ({error.strerror or error})"
             raise outcome_unknown(self.paths, cause, position) from error
         except BaseException as error:  # a Ctrl-C: the record stays, and the code that catches it should know
-            self.commit.settle_interrupted(log)
+            self.commit.settle_failed_sync(log)
             error.add_note(f"mpcheckpoint: the record at {position} was written; it may not be durable")
             raise
         return find_in_successor(self.paths, position) if is_replaced else position
@@ -251,13 +256,6 @@ class LogWriter:
                 raise
             raise typed(error, doing="locking", path=self.paths.lock) from error
 
-    def _attach(self, log: OpenLog) -> None:
-        """Have native code append from now on. Requires: the append lock, and that an append has just gone well."""
-        lock = self.lock.for_native()
-        if lock is not None and system.has_statx():
-            self.lock.watch(log.state)
-            log.attach(*lock, *self.commit.for_native())
-
     def is_current(self, log: OpenLog) -> bool:
         """Return whether an open log is what stands at the log's path."""
         try:
@@ -316,11 +314,11 @@ class LogWriter:
             LockTimeoutError, CorruptLogError, PoisonedLogError, OutcomeUnknownError
         """
         # If the log got another generation meanwhile, that holds the same records and was synced before it came there.
-        covered = self.cover_all(timeout_s, None, tries=2)
+        covered = self._cover_all(timeout_s, None, tries=2)
         tell(covered.log.file)
         return covered.end.offset
 
-    def cover_all(self, timeout_s: float | None, position: Position | None, *, tries: int) -> Appended:
+    def _cover_all(self, timeout_s: float | None, position: Position | None, *, tries: int) -> Appended:
         """Make everything durable that the log holds now; return where it ends.
 
         Args:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._logfile.lock_file import LockFile
@@ -104,7 +103,9 @@ class GroupCommit:
         """
         if self.turn.lock._is_owned():
             # After a sync that failed in native code, or in a signal handler of the thread that is syncing.
-            self.settle_failed_sync(log)
+            failure = self.settle_failed_sync(log)
+            if failure is not None:
+                raise failure
             return self._make_durable(log, offset)
         while log.state.durable < offset or log.file.is_poisoned:
             try:
@@ -232,20 +233,20 @@ class GroupCommit:
         opened = (-1, (0, 0)) if own is None else (own.fd, own.identity)
         return *self.turn.for_native(), own, opened
 
-    def settle_failed_sync(self, log: OpenLog) -> None:
-        """Go on as ``wait_durable`` does where a sync by native code has failed in this thread; return if none has.
+    def settle_failed_sync(self, log: OpenLog) -> OSError | None:
+        """Go on as ``wait_durable`` does where a sync by native code has failed in this thread.
 
-        It has the turn then, and leads if native code did.
-
-        Raises:
-            OSError: the log is poisoned; or, EBADF, somebody had closed the file.
+        It has the turn then, and leads if native code did. Return the error: the log is poisoned; or, EBADF, somebody
+        had closed the file. None if no sync has failed.
         """
         if log.state.failed_sync is None or not self.turn.lock._is_owned():
-            return
+            return None
         failure, code, is_leading, group, told = log.state.failed_sync
         known, page = Known(*told), log.page
         try:
             log.fail_sync(failure, code)
+        except OSError as error:
+            return error
         finally:
             log.state.failed_sync = None
             log.state.is_leading = False
@@ -254,11 +255,6 @@ class GroupCommit:
                 self._stop_leading(page, group)
             self.turn.end()
             log.state.wake()
-
-    def settle_interrupted(self, log: OpenLog) -> None:
-        """Do the same where another error is on its way."""
-        with suppress(OSError):
-            self.settle_failed_sync(log)
 
     # --- fork -------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.notices import tell
@@ -18,8 +19,10 @@ from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Payload
-    from mpcheckpoint._logfile.append import LogWriter
+    from mpcheckpoint._logfile.append_lock import AppendLock
+    from mpcheckpoint._logfile.group_commit import GroupCommit
     from mpcheckpoint._logfile.opened import OpenLog
+    from mpcheckpoint._logfile.paths import LogPaths
 
 # What native code returns: ``enum outcome`` in native/state.h.
 _, _CONTENDED, _WRITTEN, _DURABLE, _NOT_WRITTEN, _NOT_SYNCED = range(6)
@@ -27,49 +30,78 @@ _, _CONTENDED, _WRITTEN, _DURABLE, _NOT_WRITTEN, _NOT_SYNCED = range(6)
 _tuple_new = tuple.__new__  # a NamedTuple is made by a function in Python
 
 
-def append_natively(
-    writer: LogWriter, log: OpenLog, payloads: list[Payload], is_durable: bool, may_wait: bool
-) -> Appended | None:
-    """Append a batch, and make it durable if that is asked; return what came of it, or None if something is unusual:
-    then nothing was changed.
+class NativeAppends:
+    """The appends of one process to one log, by native code."""
 
-    Args:
-        may_wait: whether other threads and processes are waited for.
+    def __init__(self, paths: LogPaths, lock: AppendLock, commit: GroupCommit) -> None:
+        self._paths = paths
+        self._lock = lock
+        self._commit = commit
 
-    Raises:
-        WriteFailedError: nothing was appended.
-        OutcomeUnknownError: it was written, and its sync failed.
-    """
-    state, lock = log.state, writer.lock
-    told: list[Any] = []  # filled by native code: a Ctrl-C right after a call takes what the call returns
-    beginning = state.beginning
-    try:
-        outcome = state.append(payloads, told, is_durable, may_wait)
-        if outcome < _WRITTEN:
-            if outcome == _CONTENDED:
-                lock.note_busy()
-            return None
-        if outcome == _NOT_WRITTEN:
-            return Appended(log, state.end, beginning) if _is_written_after_all(log) else None
-        if lock.is_owned():  # native code could not give it back
-            lock.close_file()
-        appended = Appended(log, _tuple_new(EndState, told[0]), beginning, None, outcome == _DURABLE)
-        if outcome == _NOT_SYNCED:
-            appended.found = writer.wait_durable(appended)
-            appended.is_durable = True
-        elif state.slow_sync_s:
-            _tell_slow_sync(log)
-    except BaseException as error:
-        _settle(writer, log, told, error)
-        raise
-    finally:
-        if lock.is_owned():
-            state.is_inside = False
-            lock.give_back()
-            state.wake()
-            if log.file.notices:
-                tell(log.file)
-    return appended
+    def attach(self, log: OpenLog) -> None:
+        """Have native code append from now on. Requires: the append lock, and that an append has just gone well."""
+        lock = self._lock.for_native()
+        if lock is not None and system.has_statx():
+            self._lock.watch(log.state)
+            log.attach(*lock, *self._commit.for_native())
+
+    def append(
+        self, log: OpenLog, payloads: list[Payload], *, is_durable: bool, may_wait: bool
+    ) -> Appended | None:
+        """Append a batch, and make it durable if that is asked; return what came of it.
+
+        None if something is unusual: then nothing was changed.
+
+        Args:
+            may_wait: whether other threads and processes are waited for.
+
+        Raises:
+            WriteFailedError: nothing was appended.
+        """
+        state, lock = log.state, self._lock
+        told: list[Any] = []  # filled by native code: a Ctrl-C right after a call takes what the call returns
+        beginning = state.beginning
+        try:
+            outcome = state.append(payloads, told, is_durable, may_wait)
+            if outcome < _WRITTEN:
+                if outcome == _CONTENDED:
+                    lock.note_busy()
+                return None
+            if outcome == _NOT_WRITTEN:
+                return Appended(log, state.end, beginning) if _is_written_after_all(log) else None
+            if lock.is_owned():  # native code could not give it back
+                lock.close_file()
+            appended = Appended(log, _tuple_new(EndState, told[0]), beginning, None, outcome == _DURABLE)
+            if outcome == _NOT_SYNCED:
+                appended.failure = self._commit.settle_failed_sync(log)
+            elif state.slow_sync_s:
+                _tell_slow_sync(log)
+        except BaseException as error:
+            self._settle(log, told, error)
+            raise
+        finally:
+            if lock.is_owned():
+                state.is_inside = False
+                lock.give_back()
+                state.wake()
+                if log.file.notices:
+                    tell(log.file)
+        return appended
+
+    def _settle(self, log: OpenLog, told: list[Any], error: BaseException) -> None:
+        """Settle what native code has left, where a Ctrl-C came right after it; have the error say what was written."""
+        if log.state.failed_write is not None and self._lock.is_owned():
+            write, _ = _failed_write(log)
+            write.settle(log.file, log.end, self._paths.log, error)
+            log.state.failed_write = None
+            log.state.settle_taken()
+        self._commit.settle_failed_sync(log)
+        if isinstance(error, CheckpointError):
+            return
+        if told and told[0] is not None:
+            note_written(error, self._paths.log, told[0][0])
+        elif told or isinstance(error, MemoryError):  # perhaps for what was to be told: the next append looks
+            error.add_note(f"mpcheckpoint: the record may have been written to {self._paths.log}")
 
 
 def is_durable_natively(log: OpenLog, appended: Appended) -> bool:
@@ -123,22 +155,6 @@ def _write_rest(log: OpenLog, write: PartialWrite, code: int) -> None:
         log.state.failed_write = None
         log.state.settle_taken()
     log.publish()
-
-
-def _settle(writer: LogWriter, log: OpenLog, told: list[Any], error: BaseException) -> None:
-    """Settle what native code has left, where a Ctrl-C came right after it; have the error say what was written."""
-    if log.state.failed_write is not None and writer.lock.is_owned():
-        write, _ = _failed_write(log)
-        write.settle(log.file, log.end, writer.paths.log, error)
-        log.state.failed_write = None
-        log.state.settle_taken()
-    writer.commit.settle_interrupted(log)
-    if isinstance(error, CheckpointError):
-        return
-    if told and told[0] is not None:
-        note_written(error, writer.paths.log, told[0][0])
-    elif told or isinstance(error, MemoryError):  # perhaps for what was to be told: the next append looks
-        error.add_note(f"mpcheckpoint: the record may have been written to {writer.paths.log}")
 
 
 def _tell_slow_sync(log: OpenLog) -> None:

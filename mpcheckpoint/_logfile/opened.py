@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -47,7 +47,7 @@ class Appended(msgspec.Struct, gc=False):
 
     ``beginning`` is the log's then: another one tells that the file was opened, or read, anew since.
     ``found`` is the position of the record that made writing needless, or None if something was written.
-    ``is_durable`` tells that it is durable already, and that the log was not replaced.
+    ``is_durable`` tells that it is durable already, and that the log was not replaced; ``failure`` that a sync failed.
     """
 
     log: OpenLog
@@ -55,6 +55,7 @@ class Appended(msgspec.Struct, gc=False):
     beginning: int
     found: Position | None = None
     is_durable: bool = False
+    failure: OSError | None = None
 
 
 class OpenLog:
@@ -337,7 +338,7 @@ class OpenLog:
             self.end.note_durable(offset)
         return status
 
-    def fail_sync(self, failure: int, code: int) -> None:
+    def fail_sync(self, failure: int, code: int) -> NoReturn:
         """Go on as ``sync`` does where one by native code has failed, and raise what that raises.
 
         Args:

@@ -242,9 +242,8 @@ class Page:
 
         Requires: it is true of this file, and the leader lock.
         """
-        self._state.is_page_proven = (
-            False  # a sync takes its time: somebody may have closed this file meanwhile
-        )
+        # A sync takes its time: somebody may have closed this file meanwhile.
+        self._state.is_page_proven = False
         words = list(known.words)
         words[group % 2] = (words[group % 2] + 1) & _WORD_MASK
         ended = _WORDS.pack(*words) + _GROUP.pack(group & _WORD_MASK, 0)

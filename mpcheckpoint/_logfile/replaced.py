@@ -9,14 +9,16 @@ from mpcheckpoint._logfile.successor import outcome_unknown
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError
 
 if TYPE_CHECKING:
-    from mpcheckpoint._logfile.append import LogWriter
+    from collections.abc import Callable
+
     from mpcheckpoint._logfile.opened import Appended
+    from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._types import Position
 
-_LOCK_WAIT_AFTER_LOSS_S = 10.0
 
-
-def has_a_successor(writer: LogWriter, appended: Appended, position: Position) -> bool:
+def has_a_successor(
+    appended: Appended, position: Position, paths: LogPaths, cover_all: Callable[[], Appended]
+) -> bool:
     """Return whether another file has taken the place of the one that was appended to."""
     log = appended.log
     try:
@@ -28,27 +30,32 @@ def has_a_successor(writer: LogWriter, appended: Appended, position: Position) -
         if status[:2] == log.file.identity and log.state.beginning == appended.beginning:
             return status.links == 0
     # Somebody closed the descriptor, and other threads or processes have synced the log.
-    return is_replaced_by_now(writer, appended, position)
+    return is_replaced_by_now(appended, position, paths, cover_all)
 
 
-def is_replaced_by_now(writer: LogWriter, appended: Appended, position: Position) -> bool:
+def is_replaced_by_now(
+    appended: Appended, position: Position, paths: LogPaths, cover_all: Callable[[], Appended]
+) -> bool:
     """Make an append durable whose file somebody closed: as a first use does, opening it anew.
 
     Return whether the log got another generation meanwhile.
+
+    Args:
+        cover_all: makes everything durable that the log holds now.
 
     Raises:
         OutcomeUnknownError: it could not be made durable, or what was written went elsewhere.
     """
     cause = "somebody closed the open file of the log"
     try:
-        there = writer.cover_all(_LOCK_WAIT_AFTER_LOSS_S, position, tries=1)
+        there = cover_all()
     except OutcomeUnknownError:
         raise
     except CheckpointError as failure:
-        raise outcome_unknown(writer.paths, f"{cause} ({failure.message})", position) from failure
+        raise outcome_unknown(paths, f"{cause} ({failure.message})", position) from failure
     if there.log.generation != position.generation:
         return True
     # Closed before it was written, it went into whatever file had got the number.
     if there.end.offset < appended.end.offset or not there.log.end.bears_out(appended.end):
-        raise outcome_unknown(writer.paths, f"{cause}, and the record is not in it", position)
+        raise outcome_unknown(paths, f"{cause}, and the record is not in it", position)
     return False

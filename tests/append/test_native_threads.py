@@ -166,6 +166,23 @@ def test_ctrl_c_ends_the_wait_for_another_thread_and_leaves_nothing_to_it(
     assert_goes_on(log, [0])
 
 
+def test_waiting_threads_are_woken_and_do_not_only_look_again(log: Log, ready: PureAppendState) -> None:
+    """A thread looks again every 50 ms by itself: 3,000 appends by two would take a minute and more so."""
+    began_s = time.monotonic()
+    workers = [
+        threading.Thread(target=lambda: [log.append("x", 1, durability="never") for _ in range(1500)])
+        for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(NEVER_S)
+
+    assert log.count("x") == 3001
+    assert time.monotonic() - began_s < 20
+    assert ready.waiters == 0
+
+
 @pytest.mark.guarantee(8)
 def test_thread_that_needs_python_while_others_wait_lets_them_go_on_in_native_code(
     store: Path, log: Log, ready: PureAppendState, busy: Callable[[], None]
