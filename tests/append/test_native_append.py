@@ -188,6 +188,38 @@ def test_page_is_believed_only_where_each_of_its_checks_holds(
     assert_goes_on(log, [0, *["by another"] * 3, "after it"])
 
 
+# --- what it makes durable ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(1)
+def test_sync_of_a_log_that_was_removed_is_no_acknowledgement(store: Path, log: Log, calls: Calls) -> None:
+    log.append("x", 1, durability="never")
+    assert calls.core.make_durable(calls.core.end.offset, calls.core.beginning) == DURABLE
+    log.append("x", 2, durability="never")
+
+    log_file(store).unlink()
+
+    assert calls.core.make_durable(calls.core.end.offset, calls.core.beginning) == WRITTEN
+
+
+@pytest.mark.guarantee(1)
+def test_leader_in_native_code_calls_nothing_durable_that_the_log_does_not_hold(
+    store: Path, log: Log, calls: Calls
+) -> None:
+    append_by_another_process(store)
+    log.append("x", "leads")
+    append_by_another_process(store)
+    log.append("x", "not durable", durability="never")
+    end, page = calls.core.end, generation_of(store).page
+    assert page is not None
+    page.publish_end(EndState(end.offset + 60, 0x12345678, end.stamp_us + 5), 0, b"somebody", None)
+
+    assert calls.core.make_durable(end.offset, calls.core.beginning) == DURABLE
+
+    assert calls.core.durable == end.offset
+    assert_goes_on(log, list(log.events("x")))
+
+
 # --- what it leaves to Python ------------------------------------------------------------------------------------
 
 

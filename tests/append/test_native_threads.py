@@ -166,20 +166,23 @@ def test_ctrl_c_ends_the_wait_for_another_thread_and_leaves_nothing_to_it(
     assert_goes_on(log, [0])
 
 
-def test_waiting_threads_are_woken_and_do_not_only_look_again(log: Log, ready: PureAppendState) -> None:
-    """A thread looks again every 50 ms by itself: 3,000 appends by two would take a minute and more so."""
-    began_s = time.monotonic()
-    workers = [
-        threading.Thread(target=lambda: [log.append("x", 1, durability="never") for _ in range(1500)])
-        for _ in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(NEVER_S)
+def test_waiting_thread_is_woken_and_does_not_only_look_again(
+    store: Path, log: Log, ready: PureAppendState
+) -> None:
+    """It looks again every 50 ms by itself; the fastest of a few tries counts, as the machine may be busy."""
+    mutex = writer_of(store).lock._mutex.lock
+    took_s = []
+    for number in range(5):
+        with mutex:
+            thread = threading.Thread(target=log.append, args=("x", number))
+            thread.start()
+            wait_until(lambda: ready.waiters == 1, "it has queued")
+        ready.wake()
+        released_s = time.monotonic()
+        thread.join(NEVER_S)
+        took_s.append(time.monotonic() - released_s)
 
-    assert log.count("x") == 3001
-    assert time.monotonic() - began_s < 20
+    assert min(took_s) < 0.02
     assert ready.waiters == 0
 
 
