@@ -5,9 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A scan of fewer bytes is done before another thread would have taken the lock. */
-#define WORTH_UNLOCKING_BYTES (64 * 1024)
-
 /* The columns of packed numbers, in the order in which they are handed out. */
 enum { OFFSETS, ENDS, STAMPS, DURABLES, EVENT_ENDS, MORES, CRCS, PACKED };
 
@@ -26,7 +23,7 @@ static void clear(Columns *columns)
     Py_XDECREF(columns->metas);
 }
 
-static int fill_numbers(const Found *found, const uint8_t *data, uint64_t offset, Columns *columns)
+static int fill_numbers(const Found *found, const uint8_t *data, Columns *columns)
 {
     uint64_t *wide[MORES];
     uint32_t *narrow[PACKED - MORES];
@@ -50,8 +47,8 @@ static int fill_numbers(const Found *found, const uint8_t *data, uint64_t offset
         const Line *line = &found->lines[index];
         memcpy(events + event_end, data + line->event, line->event_size);
         event_end += line->event_size;
-        wide[OFFSETS][index] = offset;
-        wide[ENDS][index] = offset = line->end;
+        wide[OFFSETS][index] = line->start;
+        wide[ENDS][index] = line->end;
         wide[STAMPS][index] = line->stamp_us;
         wide[DURABLES][index] = line->durable;
         wide[EVENT_ENDS][index] = event_end;
@@ -122,11 +119,11 @@ static int fill_metas(const Found *found, const uint8_t *data, Columns *columns)
     return result;
 }
 
-static PyObject *handed_out(const Found *found, const uint8_t *data, uint64_t offset)
+static PyObject *handed_out(const Found *found, const uint8_t *data)
 {
     Columns columns = {0};
     PyObject *result = NULL;
-    if (fill_numbers(found, data, offset, &columns) == 0 && fill_keys(found, data, &columns) == 0
+    if (fill_numbers(found, data, &columns) == 0 && fill_keys(found, data, &columns) == 0
         && fill_metas(found, data, &columns) == 0)
         result = Py_BuildValue("nOOOOOOOOOOO", (Py_ssize_t)found->whole, columns.packed[OFFSETS], columns.packed[ENDS],
             columns.packed[STAMPS], columns.packed[DURABLES], columns.packed[EVENT_ENDS], columns.packed[MORES],
@@ -136,26 +133,36 @@ static PyObject *handed_out(const Found *found, const uint8_t *data, uint64_t of
     return result;
 }
 
-PyObject *scan(PyObject *Py_UNUSED(module), PyObject *arguments)
+int take_given(PyObject *arguments, const char *format, Given *given)
 {
     PyObject *source;
     unsigned long long offset, stamp_us, most_batch_bytes;
     unsigned int stored_crc;
-    if (!PyArg_ParseTuple(arguments, "SKIKK:scan", &source, &offset, &stored_crc, &stamp_us, &most_batch_bytes))
+    if (!PyArg_ParseTuple(arguments, format, &source, &offset, &stored_crc, &stamp_us, &most_batch_bytes))
+        return -1;
+    given->data = (const uint8_t *)PyBytes_AsString(source);
+    given->size = (size_t)PyBytes_Size(source);
+    given->start = (Start){offset, stamp_us, most_batch_bytes, stored_crc};
+    /* Places in the bytes take 32 bits here, and sums must not overflow. */
+    return given->size > UINT32_MAX || offset > MAX_STAMP_US;
+}
+
+PyObject *scan(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    Given given;
+    int is_beyond = take_given(arguments, "SKIKK:scan", &given);
+    if (is_beyond < 0)
         return NULL;
-    const uint8_t *data = (const uint8_t *)PyBytes_AsString(source);
-    size_t size = (size_t)PyBytes_Size(source);
-    if (size > UINT32_MAX || offset > MAX_STAMP_US) /* places here take 32 bits, and sums must not overflow */
+    if (is_beyond)
         Py_RETURN_NONE;
-    Start start = {offset, stamp_us, most_batch_bytes, stored_crc};
     Found found = {0};
     int proven;
-    if (size < WORTH_UNLOCKING_BYTES) {
-        proven = prove_lines(data, size, &start, &found);
+    if (given.size < WORTH_UNLOCKING_BYTES) {
+        proven = prove_lines(given.data, given.size, &given.start, &found);
     } else {
         /* The bytes cannot change or go away meanwhile: they are an immutable object, which our caller holds. */
         Py_BEGIN_ALLOW_THREADS
-        proven = prove_lines(data, size, &start, &found);
+        proven = prove_lines(given.data, given.size, &given.start, &found);
         Py_END_ALLOW_THREADS
     }
     PyObject *result;
@@ -164,7 +171,7 @@ PyObject *scan(PyObject *Py_UNUSED(module), PyObject *arguments)
     else if (found.count == 0)
         result = Py_NewRef(Py_None);
     else
-        result = handed_out(&found, data, offset);
+        result = handed_out(&found, given.data);
     free_found(&found);
     return result;
 }

@@ -59,7 +59,7 @@ size_t unescaped(const uint8_t *string, size_t size, uint8_t *text);
 
 /* One proven line. What it holds is told by places in the bytes that were scanned. */
 typedef struct {
-    uint64_t end; /* offset in the file */
+    uint64_t start, end; /* offsets in the file */
     uint64_t stamp_us, durable;
     uint32_t more, crc;
     uint32_t numbers, numbers_size; /* stamp and durable, each with its comma */
@@ -88,9 +88,41 @@ typedef struct {
 int prove_lines(const uint8_t *data, size_t size, const Start *start, Found *found);
 void free_found(Found *found);
 
+/* What the whole batches at the start of some bytes come to, and no more of each line. */
+typedef struct {
+    size_t lines, records;
+    size_t proven; /* bytes of proven lines, those of a batch whose end is missing among them */
+    uint64_t end, stamp_us; /* after the last whole batch; of the start if there is none */
+    uint64_t first_us, durable; /* the stamp of the first line; the highest offset that a line calls durable */
+    uint32_t stored_crc;
+    int has_batches; /* of more lines than one */
+    Found controls; /* the control lines: `count` of them, and nothing else */
+} Counts;
+
+/* Prove the lines that prove_lines proves, and count them. Returns as prove_lines does; then frees what is there itself
+   where memory ran out, else it is the caller's to free, with free_found. */
+int count_lines(const uint8_t *data, size_t size, const Start *start, Counts *counts);
+
 /* --- columns.c: proven lines as columns for Python ----------------------------------------------------------------- */
 
 PyObject *scan(PyObject *module, PyObject *arguments);
+
+/* What both functions that prove lines are given. */
+typedef struct {
+    const uint8_t *data;
+    size_t size;
+    Start start;
+} Given;
+
+/* Take the arguments of such a function. Returns 0; 1 if the numbers are beyond what it works on; -1 with an error. */
+int take_given(PyObject *arguments, const char *format, Given *given);
+
+/* A scan of fewer bytes is done before another thread would have taken the interpreter's lock. */
+#define WORTH_UNLOCKING_BYTES (64 * 1024)
+
+/* --- count.c: proven lines as numbers for Python -------------------------------------------------------------------- */
+
+PyObject *count(PyObject *module, PyObject *arguments);
 
 /* --- numbers.c: the index of objects ------------------------------------------------------------------------------- */
 

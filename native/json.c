@@ -5,6 +5,10 @@
 
 #include <string.h>
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 /* A number with no more digits before its point, exponent included, is below 1e308: a double holds it. */
 #define MAX_DIGITS_BEFORE_POINT 308
 
@@ -21,7 +25,19 @@ static inline int is_plain(uint8_t byte)
 /* The first byte that is no plain character of a string: a quote, a backslash, a control, or not ASCII. A newline is. */
 static inline const uint8_t *plain_end(const uint8_t *at, const uint8_t *end)
 {
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#ifdef __SSE2__
+    const __m128i quote = _mm_set1_epi8('"'), backslash = _mm_set1_epi8('\\'), space = _mm_set1_epi8(' ');
+    while (end - at >= 16) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)at);
+        /* As signed numbers, bytes that are not ASCII are below the space as well. */
+        __m128i special = _mm_or_si128(_mm_cmplt_epi8(bytes, space),
+            _mm_or_si128(_mm_cmpeq_epi8(bytes, quote), _mm_cmpeq_epi8(bytes, backslash)));
+        int found = _mm_movemask_epi8(special);
+        if (found)
+            return at + __builtin_ctz((unsigned int)found);
+        at += 16;
+    }
+#elif __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     while (end - at >= 8) {
         uint64_t word;
         memcpy(&word, at, 8);

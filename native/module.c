@@ -20,6 +20,9 @@ static PyMethodDef functions[] = {
         "scan(data, offset, stored_crc, stamp_us, most_batch_bytes): the lines at the start of some bytes that are in\n"
         "the writer's form, as (how many are whole batches, columns ...); None if there is none. See\n"
         "mpcheckpoint._format.columns."},
+    {"count", count, METH_VARARGS,
+        "count(data, offset, stored_crc, stamp_us, most_batch_bytes): what the lines come to that `scan` would take; None\n"
+        "if there is none. See mpcheckpoint._format.count."},
     {"index", index_objects, METH_VARARGS,
         "index(objects, keys, first): add records, numbered from `first`, to a dict of object key -> number or Numbers."},
     {"shifted", shifted, METH_VARARGS, "shifted(places, by): packed numbers of 64 bits, each raised by `by`."},

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.file_bytes import Read
 
 FIRST_READ_BYTES = 4096
-_LARGEST_READ_BYTES = MAX_BATCH_BYTES + MAX_LINE_BYTES
+LARGEST_READ_BYTES = MAX_BATCH_BYTES + MAX_LINE_BYTES
 
 
 def replay(
@@ -53,12 +53,12 @@ def replay(
             yield result
             end = result.end
             size = CHUNK_BYTES
-        elif size >= _LARGEST_READ_BYTES:
+        elif size >= LARGEST_READ_BYTES:
             damage = Mismatch(end.offset, f"a batch of at most {MAX_BATCH_BYTES} bytes", "no end of it")
             yield result._replace(stop=Stop.DAMAGED, damage=damage)
             return
         else:
-            size = min(size * 8, _LARGEST_READ_BYTES)
+            size = min(size * 8, LARGEST_READ_BYTES)
         data = read(size, end.offset)
 
 

@@ -12,13 +12,14 @@ from mpcheckpoint._format.control import Header, Note, note_of
 from mpcheckpoint._format.frame import CLOSING_BYTES, stored_crc_before
 from mpcheckpoint._logfile.header import known_control
 from mpcheckpoint._logfile.page import vouched_durable
-from mpcheckpoint._salvage.scan import Batches, Doubt, Gap, Walk
+from mpcheckpoint._salvage.scan import Batches, Counted, Doubt, Gap, Walk
 from mpcheckpoint.errors import FormatVersionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mpcheckpoint._format.columns import Lines
+    from mpcheckpoint._format.frame import Line
 
 # Weights. More than any log has records: the run that starts at the header comes before everything else.
 _CERTAIN = 1 << 60
@@ -107,12 +108,14 @@ def inspect(fd: int, path: str, page: str, on_progress: Callable[[int], None] | 
         OSError: the file cannot be read.
     """
     found = Inspection(system.size_of(fd))
-    walk = Walk(fd, found.size)
+    walk = Walk(fd, found.size, counts=True)
     inspector = _Inspector(fd, path, found)
     told = 0
     for each in walk.pieces():
         if isinstance(each, Batches):
             inspector.take(each)
+        elif isinstance(each, Counted):
+            inspector.take_counted(each)
         else:
             inspector.take_gap(each)
         read_to = min(walk.read_to, found.size)
@@ -148,20 +151,10 @@ class _Inspector:
         if piece.run != self._run:
             self._run = piece.run
             self._high_us = max([self._high_us, *(each.last_us for each in found.candidates)])
-        self._take_controls(lines)
+        self._take_controls(line for _, line in lines.controls())
         found.durable = max(found.durable, max(lines.durables, default=0))
         found.has_batches = found.has_batches or any(lines.mores)
-        records = _records_in(lines)
-        if found.breaks:
-            last = found.breaks[-1]
-            before_us = last.before_us if last.before_us >= 0 else lines.stamps_us[0]
-            found.breaks[-1] = last._replace(
-                records_behind=last.records_behind + records, before_us=before_us
-            )
-        else:
-            found.records += records
-            found.batches_end = lines.ends[-1]
-        found.end, self._last_us = lines.ends[-1], lines.stamps_us[-1]
+        self._take_records(_records_in(lines), lines.stamps_us[0], lines.ends[-1], lines.stamps_us[-1])
         if piece.doubt is not Doubt.NONE:
             count = lines.mores[0] + 1
             self._add(lines[:count], piece.doubt)
@@ -169,6 +162,31 @@ class _Inspector:
         at = bisect_right(lines.stamps_us, self._high_us)
         self._add(lines[:at])
         self._add(lines[at:])
+
+    def take_counted(self, piece: Counted) -> None:
+        """Take note of batches that were counted. No other run precedes them."""
+        found, counts = self._found, piece.counts
+        self._take_controls(counts.controls)
+        found.durable = max(found.durable, counts.durable)
+        found.has_batches = found.has_batches or counts.has_batches
+        offset, _, last_us = counts.end
+        self._take_records(counts.records, counts.first_us, offset, last_us)
+        self._add_candidate(
+            Candidate(piece.start, offset, counts.first_us, last_us, counts.records, 0, is_in_place=True)
+        )
+
+    def _take_records(self, records: int, first_us: int, end: int, last_us: int) -> None:
+        found = self._found
+        if found.breaks:
+            last = found.breaks[-1]
+            before_us = last.before_us if last.before_us >= 0 else first_us
+            found.breaks[-1] = last._replace(
+                records_behind=last.records_behind + records, before_us=before_us
+            )
+        else:
+            found.records += records
+            found.batches_end = end
+        found.end, self._last_us = end, last_us
 
     def take_gap(self, gap: Gap) -> None:
         """Take note of a damage."""
@@ -178,7 +196,6 @@ class _Inspector:
     def _add(self, lines: Lines, doubt: Doubt = Doubt.NONE) -> None:
         if not lines:
             return
-        candidates = self._found.candidates
         object_keys: tuple[str, ...] = ()
         if doubt is not Doubt.NONE:
             object_keys = tuple(key for key in lines.object_keys if key is not None)[:_MOST_KEYS]
@@ -193,6 +210,10 @@ class _Inspector:
             doubt,
             object_keys,
         )
+        self._add_candidate(new)
+
+    def _add_candidate(self, new: Candidate) -> None:
+        candidates = self._found.candidates
         last = candidates[-1] if candidates else None
         if last is None or not self._belong_together(last, new):
             candidates.append(new)
@@ -230,8 +251,8 @@ class _Inspector:
                 is_moved = is_moved or stored_crc_before(before, len(before)) is None
         return False if is_moved else None
 
-    def _take_controls(self, lines: Lines) -> None:
-        for _, line in lines.controls():
+    def _take_controls(self, controls: Iterable[Line]) -> None:
+        for line in controls:
             try:
                 control = known_control(line, self._path)
             except FormatVersionError as refusal:

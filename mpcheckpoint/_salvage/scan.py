@@ -18,6 +18,7 @@ from zlib import crc32
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.control import MAX_HEADER_BYTES, Header, UnknownVersion, parse_header
+from mpcheckpoint._format.count import Count, count
 from mpcheckpoint._format.frame import (
     CLOSING_BYTES,
     MAX_LINE_BYTES,
@@ -32,7 +33,7 @@ from mpcheckpoint._format.frame import (
     stored_crc_before,
 )
 from mpcheckpoint._logfile.file_bytes import CHUNK_BYTES
-from mpcheckpoint._logfile.replay import replay
+from mpcheckpoint._logfile.replay import LARGEST_READ_BYTES, replay
 from mpcheckpoint._logfile.torn_or_corrupt import SHIFT_BYTES, Broken, provable_lines
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ _OPENING = re.compile(rb'\["[0-9a-f]{8}"')
 _CLOSING = re.compile(rb'"[0-9a-f]{8}"\]\n')
 _OPENING_FIELDS = re.compile(rb'\["[0-9a-f]{8}",(?P<stamp>\d{1,16}),\d{1,18},(?P<more>\d{1,16}),')
 _LOOK_BACK_BYTES = 64 * 1024
+# What is counted at once.
+COUNTED_BYTES = CHUNK_BYTES
 # The ends of so many runs that broke off are remembered, to recognize where one goes on.
 _MOST_ENDS = 8
 
@@ -68,6 +71,13 @@ class Batches(NamedTuple):
     lines: Lines
     run: int
     doubt: Doubt
+
+
+class Counted(NamedTuple):
+    """Whole batches of run 0, where they were written, counted instead of given; ``start`` is their offset."""
+
+    start: int
+    counts: Count
 
 
 class Gap(NamedTuple):
@@ -121,14 +131,16 @@ class Walk:
         read_to: the offset up to which everything was read.
     """
 
-    def __init__(self, fd: int, until: int) -> None:
+    def __init__(self, fd: int, until: int, *, counts: bool = False) -> None:
         """Walk over the log as it is now.
 
         Args:
             until: its size. Nothing that is appended meanwhile is read: there could always be more.
+            counts: whether batches may be counted where that is all that there is to know of them.
         """
         self._fd = fd
         self._until = until
+        self._counts = counts
         self._patches: dict[int, bytes] = {}
         self._run = self._runs = 0
         self._ends: list[_End] = []
@@ -140,7 +152,7 @@ class Walk:
         self.header: Header | None = None
         self._end = EndState(0, 0, -1)
 
-    def pieces(self) -> Iterator[Batches | Gap]:
+    def pieces(self) -> Iterator[Batches | Counted | Gap]:
         """Yield everything, in file order; a Gap at last if the log does not end in a whole batch or padding."""
         yield from self._first_line()
         if self.stated_version is not None or self._end.offset == 0:
@@ -196,17 +208,47 @@ class Walk:
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
-    def _batches(self) -> Iterator[Batches]:
+    def _batches(self) -> Iterator[Batches | Counted]:
         """Yield the whole batches of this run that are still to come; keep what stopped them in ``_last``."""
-        for result in replay(self._fd, self._end, read=self._read_shifted):
-            self._last = result
-            if result.lines:
-                yield self._piece(result)
-            self._end = result.end
-            self.read_to = max(self.read_to, self._end.offset - self._shift)
-            if self.read_to >= self._until:
-                self._last = result._replace(damage=None)
+        is_counted = True
+        while is_counted:
+            yield from self._counted()
+            is_counted = False
+            for result in replay(self._fd, self._end, read=self._read_shifted):
+                self._last = result
+                if result.lines:
+                    yield self._piece(result)
+                # What stopped the count was a line of these: it goes on after them.
+                is_counted = self._counts and result.end.offset > self._end.offset
+                self._pass_to(result.end)
+                if self.read_to >= self._until:
+                    self._last = result._replace(damage=None)
+                    return
+                if is_counted:
+                    break
+
+    def _counted(self) -> Iterator[Counted]:
+        """Yield whole batches of this run as long as counting them tells all that there is to know.
+
+        After damage it does not: which lines stand where they were written is to be found out there.
+        """
+        size = COUNTED_BYTES
+        while self._counts and not self._shift and self.read_to < self._until:
+            start = self._end.offset
+            found = count(self._read(size, start), self._end)
+            if found is None:
                 return
+            if found.lines:
+                yield Counted(start, found)
+                self._pass_to(found.end)
+            elif size < LARGEST_READ_BYTES:
+                size = min(size * 8, LARGEST_READ_BYTES)  # the batch is longer
+            else:
+                return
+
+    def _pass_to(self, end: EndState) -> None:
+        self._end = end
+        self.read_to = max(self.read_to, end.offset - self._shift)
 
     def _read_shifted(self, size: int, offset: int) -> bytes:
         return self._read(size, offset - self._shift)

@@ -17,7 +17,9 @@ import pytest
 
 from mpcheckpoint import _core
 from mpcheckpoint._format import scan as scan_module
-from mpcheckpoint._format.frame import EndState, closing, running_crc
+from mpcheckpoint._format.columns import canonical_lines
+from mpcheckpoint._format.count import Count, count
+from mpcheckpoint._format.frame import MAX_BATCH_BYTES, EndState, Line, closing, running_crc
 from mpcheckpoint._format.scan import Scan, scan
 from support.comparison import compare
 from support.log_bytes import SOUND_VALUES, UNSOUND_VALUES
@@ -226,10 +228,10 @@ class Forger:
         return min(max(0, at), len(data))
 
 
-def forged(lines: Sequence[bytes]) -> bytes:
+def forged(lines: Sequence[bytes], start: EndState = START) -> bytes:
     """Return lines with right lengths and crcs around these fields."""
     parts: list[bytes] = []
-    crc = running_crc(START.stored_crc)
+    crc = running_crc(start.stored_crc)
     for fields in lines:
         body = b'["%08x",%b,' % (12 + len(fields) + 1 + 12, fields)
         stored_crc = crc32(body, crc)
@@ -253,13 +255,43 @@ def scanned_alone(data: bytes, start: EndState = START, *, in_bulk: bool = False
         return scan(data, start)
 
 
-def differences(logs: int, seed: int) -> Iterator[tuple[bytes, Scan, Scan] | str]:
-    """Scan so many logs in both ways; yield what of each log came out: how it stopped, or, where they differ, all."""
+def counted(lines: Sequence[Line], *, proven_bytes: int) -> Count | None:
+    """Return the count of some lines, which make whole batches, by these lines themselves."""
+    if not proven_bytes:
+        return None
+    last = lines[-1] if lines else None
+    return Count(
+        proven_bytes,
+        len(lines),
+        sum(line.object_key is not None for line in lines),
+        START if last is None else EndState(last.end, last.stored_crc, last.stamp_us),
+        lines[0].stamp_us if lines else 0,
+        max((line.durable for line in lines), default=0),
+        any(line.more for line in lines),
+        [line for line in lines if line.object_key is None],
+    )
+
+
+def expected_count(data: bytes, alone: Scan) -> Count | None:
+    """Return what is to be counted: the lines that the native scan takes, as Python alone finds them."""
+    found = canonical_lines(data, START, most_batch_bytes=MAX_BATCH_BYTES)
+    if found is None:
+        return None
+    lines, whole = found
+    return counted(alone.lines[:whole], proven_bytes=lines.ends[-1] - START.offset)
+
+
+def differences(logs: int, seed: int) -> Iterator[tuple[bytes, object, object] | str]:
+    """Scan so many logs in both ways, and count them; yield what of each log came out: how it stopped, or, where they
+    differ, all."""
     forger = Forger(seed)
     for number in range(logs):
         data = forger.log()
         found, expected = scanned_natively(data), scanned_alone(data, in_bulk=number % 4 == 0)
-        if found == expected:
+        count_found, count_expected = count(data, START), expected_count(data, expected)
+        if count_found != count_expected:
+            yield data, count_found, count_expected
+        elif found == expected:
             yield f"{found.stop.name.lower()}, {'some' if found.lines else 'no'} lines"
         else:
             yield data, found, expected
