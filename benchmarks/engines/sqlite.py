@@ -32,21 +32,21 @@ class Sqlite(Engine):
     def create(self, directory: Path) -> None:
         """Make an empty store."""
         directory.mkdir()
-        with closing(_connect(directory)) as connection:
+        with closing(connect(directory)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("CREATE TABLE records (id INTEGER PRIMARY KEY, object_key TEXT, event)")
 
     @contextmanager
     def appender(self, directory: Path) -> Iterator[Append]:
         """Open for appends by this thread."""
-        with closing(_connect(directory)) as connection:
+        with closing(connect(directory)) as connection:
             execute = connection.execute
             yield lambda *record: execute(_INSERT, record)
 
     @contextmanager
     def batcher(self, directory: Path) -> Iterator[AppendMany]:
         """Open for batches by this thread: executemany in one transaction."""
-        with closing(_connect(directory)) as connection:
+        with closing(connect(directory)) as connection:
 
             def append_many(records: Records) -> None:
                 connection.execute("BEGIN IMMEDIATE")
@@ -57,17 +57,17 @@ class Sqlite(Engine):
 
     def rows(self, directory: Path) -> Iterator[tuple[str, Any]]:
         """Return the cursor itself: nothing stands between SQLite and the dict."""
-        return _connect(directory).execute("SELECT object_key, event FROM records ORDER BY id")
+        return connect(directory).execute("SELECT object_key, event FROM records ORDER BY id")
 
     def count(self, directory: Path) -> int:
         """Return how many records the store holds."""
-        with closing(_connect(directory)) as connection:
+        with closing(connect(directory)) as connection:
             (number,) = connection.execute("SELECT count(*) FROM records").fetchone()
             return int(number)
 
     def size_bytes(self, directory: Path) -> int:
         """Return the bytes of the database, once the WAL is in it."""
-        with closing(_connect(directory)) as connection:
+        with closing(connect(directory)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return _path(directory).stat().st_size
 
@@ -76,7 +76,8 @@ def _path(directory: Path) -> Path:
     return directory / "records.sqlite"
 
 
-def _connect(directory: Path) -> sqlite3.Connection:
+def connect(directory: Path) -> sqlite3.Connection:
+    """Open the store, as it is set up for all measurements."""
     connection = sqlite3.connect(_path(directory), isolation_level=None)
     connection.execute(f"PRAGMA busy_timeout={LOCK_TIMEOUT_S * 1000:.0f}")
     connection.execute("PRAGMA synchronous=FULL")

@@ -190,6 +190,41 @@ def test_benchmark_of_a_writer_beside_a_reader_reports_both(tmp_path: Path) -> N
     assert beside["ratio"] > 0
 
 
+def test_benchmark_of_writers_beside_polling_readers_reports_both_engines(tmp_path: Path) -> None:
+    report = run(tmp_path, "polled.py", *IN_NO_TIME, "--writers", "2", "--readers", "2")
+
+    own, sqlite = report["results"]
+    assert (own["engine"], sqlite["engine"]) == ("mpcheckpoint", "sqlite")
+    assert sqlite["ratio_to_sqlite"] == 1
+    assert all(row["rate_per_s"] > 0 and row["polls_per_s"] > 0 for row in report["results"])
+    assert all(row["kept_up"] in {"yes", "no"} and row["behind_ms"] > 0 for row in report["results"])
+
+
+def test_benchmark_whose_readers_miss_a_record_fails(tmp_path: Path) -> None:
+    done = code(
+        tmp_path,
+        "import polled",
+        "run = polled.run_together",
+        "def missed(work, jobs):",
+        "    return [each._replace(seen=max(0, each.seen - 1)) for each in run(work, jobs)]",
+        "if __name__ == '__main__':",
+        "    polled.run_together = missed",
+        f"    polled.main([*{IN_NO_TIME!r}, '--writers', '1', '--readers', '1'])",
+    )
+
+    assert done.returncode != 0
+    assert "and readers saw" in done.stderr
+
+
+def test_verify_benchmark_with_tiny_sizes_reports_each_size_of_batch(tmp_path: Path) -> None:
+    options = ("--rounds", "1", "--size-mb", "0.1", "--batch", "1", "7")
+    results = run(tmp_path, "verify.py", *options)["results"]
+
+    assert [row["batch"] for row in results] == [1, 7]
+    assert all(row["size_mb"] >= 0.1 and 100 < row["line_bytes"] < 300 for row in results)
+    assert all(row["verify_mb_per_s"] > 0 and row["crc_mb_per_s"] > 0 for row in results)
+
+
 def test_read_benchmark_with_tiny_sizes_reports_each_number_of_logs(tmp_path: Path) -> None:
     results = run(tmp_path, "read.py", *IN_NO_TIME, "--logs", "1", "3")["results"]
 
