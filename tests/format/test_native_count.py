@@ -21,7 +21,7 @@ from mpcheckpoint._salvage.scan import Batches, Counted, Gap, Walk
 from mpcheckpoint.maintenance import verify
 from support import log_bytes, scan_fuzz
 from support.capabilities import native_core_in_use
-from support.leaks import require_no_leak
+from support.leaks import CALLS, require_no_leak
 from support.scan_fuzz import START, expected_count, forged, scanned_alone
 from support.verbs import log_file
 
@@ -136,7 +136,7 @@ def test_numbers_out_of_range_count_nothing(native: ModuleType) -> None:
     assert native.count(data, 2**53, START.stored_crc, 0, MAX_BATCH_BYTES) is None
 
 
-def test_counts_leave_no_memory_behind(native: ModuleType) -> None:
+def test_counts_leave_no_memory_behind(native: ModuleType, intensity: int) -> None:
     data = forged([b'1001,0,0,"k\\n",{"a":1},{"id":"x"}', NOTE, b"1003,0,0,x"])
     other = b"x" * 200
 
@@ -144,7 +144,7 @@ def test_counts_leave_no_memory_behind(native: ModuleType) -> None:
         native.count(data, *START, MAX_BATCH_BYTES)
         native.count(other, *START, MAX_BATCH_BYTES)
 
-    require_no_leak(call, (data, None, True, False), calls=100_000)
+    require_no_leak(call, (data, None, True, False), calls=CALLS * intensity)
 
 
 def test_threads_that_count_at_once_find_what_one_finds() -> None:

@@ -16,7 +16,7 @@ from mpcheckpoint.errors import InvalidEventError, InvalidKeyError, LimitExceede
 from support import encode_fuzz
 from support.capabilities import native_core, native_core_in_use
 from support.encode_fuzz import Colour, Name, encoded_alone, framed_alone
-from support.leaks import require_no_leak
+from support.leaks import CALLS, require_no_leak
 from support.scan_fuzz import START
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ def test_batch_of_what_are_no_payloads_is_left_to_python(native: ModuleType) -> 
             native.batch(*arguments)
 
 
-def test_100_000_records_leave_no_memory_behind(native: ModuleType) -> None:
+def test_encoded_records_leave_no_memory_behind(native: ModuleType, intensity: int) -> None:
     key, event, name = "kü", {"a": [1, "x\n", 2.5, None], "b": {}}, "id"
     unfit = {"a": [1, "x", (1,)]}
     shared = (key, event, name, unfit, None, True, Payload)
@@ -301,4 +301,4 @@ def test_100_000_records_leave_no_memory_behind(native: ModuleType) -> None:
         native.batch([found, None], 1, 2, 3)
         native.parts_bytes([found, found])
 
-    require_no_leak(call, shared, calls=100_000)
+    require_no_leak(call, shared, calls=CALLS * intensity)

@@ -16,7 +16,7 @@ from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import Line
 from mpcheckpoint._view.records import Records
 from support.capabilities import native_core
-from support.leaks import require_no_leak
+from support.leaks import CALLS, require_no_leak
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -161,7 +161,7 @@ def test_places_are_shifted_as_python_would(native: ModuleType) -> None:
             native.shifted(*arguments)
 
 
-def test_100_000_calls_leave_no_memory_behind(native: ModuleType) -> None:
+def test_indexed_records_leave_no_memory_behind(native: ModuleType, intensity: int) -> None:
     keys = ["a", "b", "a", "c", "a"]
 
     def call() -> None:
@@ -170,4 +170,4 @@ def test_100_000_calls_leave_no_memory_behind(native: ModuleType) -> None:
         objects["a"][1:].__reduce__()
         native.shifted(b"12345678", 5)
 
-    require_no_leak(call, [*keys, native.Numbers], calls=100_000)
+    require_no_leak(call, [*keys, native.Numbers], calls=CALLS * intensity)

@@ -1,0 +1,121 @@
+"""The functions of the native core by which records are appended leave no memory behind, however often they are called.
+
+A million calls of each function: ``pytest --intensity 10 -k memory_behind -s``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mpcheckpoint import Checkpoint
+from mpcheckpoint import _system as system
+from support.capabilities import native_core, require
+from support.leaks import CALLS, require_no_leak
+from support.verbs import generation_of, log_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpcheckpoint import Log
+
+# By the tests here, and by those of the scan, the count, the encoding and the index.
+CALLED = {
+    *("append_batch", "await_group", "crc32", "file_facts", "futex_wait", "futex_wake"),
+    *("scan", "count", "payload", "payloads", "batch", "parts_bytes", "index", "shifted"),
+}
+# The log of a million records grows meanwhile: what the interpreter keeps of larger numbers.
+SOME_BYTES = 256 * 1024
+# What no word of a page holds after a record or two: nobody waits for it to change.
+NO_WORD = 0xFFFF_1234
+
+
+@pytest.fixture
+def store() -> Iterator[Path]:
+    """Where a store is to stand: in memory, where that can be. A hundred thousand syncs of a disk take minutes."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    directory = Path(tempfile.mkdtemp(dir=memory, prefix="mpcheckpoint-memory-"))
+    yield directory / "store"
+    shutil.rmtree(directory)
+
+
+def test_each_function_of_the_native_core_is_called_by_a_test_of_its_memory() -> None:
+    native = native_core()
+    functions = {name for name, each in vars(native).items() if callable(each) and not name.startswith("__")}
+
+    assert functions - {"Numbers"} <= CALLED
+
+
+@pytest.mark.parametrize("durability", ["never", "always"])
+def test_appends_leave_no_memory_behind(store: Path, durability: str, intensity: int) -> None:
+    require(system.native is not None, "needs the native core")
+    log = Checkpoint(store, durability=durability).log("a")
+
+    require_no_leak(lambda: log.append("y", "y"), calls=CALLS * intensity, most_bytes=SOME_BYTES)
+
+
+def test_batches_leave_no_memory_behind(store: Path, intensity: int) -> None:
+    require(system.native is not None, "needs the native core")
+    log = Checkpoint(store, durability="never").log("a")
+    batch = [("y", {"n": 1.5}), ("z", None)]
+
+    require_no_leak(lambda: log.append_many(batch), calls=CALLS * intensity, most_bytes=SOME_BYTES)
+
+
+def calls_of(store: Path) -> dict[str, Callable[[], object]]:
+    """Return calls of the functions that speak to the system, each also with what it refuses."""
+    native: Any = native_core()
+    for name in ("await_group", "file_facts"):
+        require(hasattr(native, name), f"this platform's native core has no {name}")
+    page: Any = generation_of(store).page
+    path, address = os.fsencode(log_file(store)), page.words[0].address
+
+    def refused(function: Callable[..., object], *arguments: object) -> None:
+        try:
+            function(*arguments)
+        except TypeError:
+            return
+        raise AssertionError("it was not refused")
+
+    def waits() -> None:
+        native.futex_wait(address, NO_WORD, 0.0)
+        refused(native.futex_wait, address, "value", 0.0)
+
+    def wakes() -> None:
+        native.futex_wake(address, 1)
+        refused(native.futex_wake, address)
+
+    def facts() -> None:
+        native.file_facts(-100, path, 0)
+        native.file_facts(-100, b"/nowhere", 0)
+        refused(native.file_facts, -100, "/nowhere", 0)
+
+    def groups() -> None:
+        page.await_group(1 << 40, 0, 0.1)
+        refused(native.await_group, -1, b"short")
+
+    def crcs() -> None:
+        native.crc32(path, 0xFFFFFFFF)
+        refused(native.crc32, "text")
+
+    return {
+        "await_group": groups,
+        "crc32": crcs,
+        "file_facts": facts,
+        "futex_wait": waits,
+        "futex_wake": wakes,
+    }
+
+
+@pytest.mark.parametrize("name", ["await_group", "crc32", "file_facts", "futex_wait", "futex_wake"])
+def test_function_that_speaks_to_the_system_leaves_no_memory_behind(
+    store: Path, log: Log, name: str, intensity: int
+) -> None:
+    require(system.native is not None, "needs the native core")
+
+    require_no_leak(calls_of(store)[name], calls=CALLS * intensity)
