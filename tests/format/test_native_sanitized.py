@@ -1,6 +1,7 @@
 """The native core, built with address and undefined-behaviour sanitizers, goes through its own tests without a finding.
 
-Every object of Python has memory of its own meanwhile, so that a step beyond it is seen.
+Every object of Python has memory of its own meanwhile, so that a step beyond it is seen. So it is in the situations and
+faults of appends that are recorded below the C library: the recorder is then loaded after the sanitizers.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ import pytest
 import mpcheckpoint
 from support.capabilities import native_core, require
 from support.checkout import ROOT, TESTS
+from support.recorder.library import recorder
 
 SANITIZERS = ("libasan.so", "libubsan.so")
 WHAT_IT_RUNS = (
     "format/test_native_scan.py",
+    "format/test_native_count.py",
     "format/test_native_encode.py",
     "read/test_native_index.py",
     "append/test_native_append.py",
     "project/test_core.py",
 )
+RECORDED = "append/test_recorded_calls.py"
+# Each takes a minute or less; one runs wherever tests run that are slow, all of them where everything is tried.
+SHARES = 8
 # Without what the memory of sanitizers is in the way of.
 ONLY = "(test_native or crc) and not memory_behind"
 
@@ -84,21 +90,58 @@ def sanitized_run(directory: Path, *arguments: str, source: Path) -> subprocess.
 
 @pytest.mark.timeout(600)
 def test_sanitized_core_goes_through_its_tests_without_a_finding(tmp_path: Path) -> None:
-    run = sanitized_run(tmp_path, *WHAT_IT_RUNS, "-k", ONLY, source=ROOT / "native")
+    require_no_finding(sanitized_run(tmp_path, *WHAT_IT_RUNS, "-k", ONLY, source=ROOT / "native"))
 
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "share",
+    [
+        pytest.param(share, marks=pytest.mark.exhaustive if share > 1 else ())
+        for share in range(1, SHARES + 1)
+    ],
+)
+def test_sanitized_core_appends_in_recorded_situations_and_faults_without_a_finding(
+    tmp_path: Path, share: int
+) -> None:
+    recorder()
+    run = sanitized_run(tmp_path, RECORDED, "--share", f"{share}/{SHARES}", source=ROOT / "native")
+    require_no_finding(run)
+
+
+def require_no_finding(run: subprocess.CompletedProcess[str]) -> None:
+    """Require of a run that its tests passed, some of them, and that no process of it had a finding."""
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Sanitizer" not in run.stderr
     assert "runtime error" not in run.stderr
 
 
 def test_sanitized_core_that_reads_beyond_its_bytes_is_found_out(tmp_path: Path) -> None:
-    source = tmp_path / "native"
-    shutil.copytree(ROOT / "native", source)
-    text, check = (source / "lines.c").read_text(), " || length > size - at)"
-    assert text.count(check) == 1
-    (source / "lines.c").write_text(text.replace(check, " || length > size + MAX_LINE_BYTES)"))
+    source = mistaken(tmp_path, "lines.c", " || length > size - at)", " || length > size + MAX_LINE_BYTES)")
 
     run = sanitized_run(tmp_path, "format/test_native_scan.py", "-k", "fuzzed", source=source)
 
     assert run.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in run.stderr + run.stdout
+
+
+def test_sanitized_core_that_writes_beyond_its_bytes_in_a_recorded_append_is_found_out(
+    tmp_path: Path,
+) -> None:
+    recorder()
+    source = mistaken(tmp_path, "encode.c", "realloc(text->bytes, room);", "realloc(text->bytes, room / 8);")
+
+    run = sanitized_run(tmp_path, RECORDED, "-k", "usual_append", "-x", source=source)
+
+    assert run.returncode != 0
+    assert "AddressSanitizer: heap-buffer-overflow" in run.stderr + run.stdout
+
+
+def mistaken(directory: Path, file: str, right: str, wrong: str) -> Path:
+    """Return a copy of the core's sources with a mistake in one of them."""
+    source = directory / "native"
+    shutil.copytree(ROOT / "native", source)
+    text = (source / file).read_text()
+    assert text.count(right) == 1
+    (source / file).write_text(text.replace(right, wrong))
+    return source

@@ -68,7 +68,9 @@ def under_recorder(*, is_pure: bool, **settings: object) -> dict[str, str]:
         settings: out, below, rules, time_us, seed: what RECORDER_OUT and the others are set to.
     """
     environment = {name: value for name, value in os.environ.items() if name != "MPCHECKPOINT_PURE"}
-    environment |= {"LD_PRELOAD": str(recorder()), "PYTHONHASHSEED": "0"}
+    # After what is loaded before everything here: the sanitizers of a core that was built with them have to come first.
+    loaded = [*filter(None, [os.environ.get("LD_PRELOAD")]), str(recorder())]
+    environment |= {"LD_PRELOAD": ":".join(loaded), "PYTHONHASHSEED": "0"}
     if is_pure:
         environment["MPCHECKPOINT_PURE"] = "1"
     return environment | {f"RECORDER_{name.upper()}": str(value) for name, value in settings.items()}
