@@ -27,6 +27,7 @@ WHAT_IT_RUNS = (
     "format/test_native_encode.py",
     "read/test_native_index.py",
     "append/test_native_append.py",
+    "append/test_native_threads.py",
     "project/test_core.py",
 )
 RECORDED = "append/test_recorded_calls.py"
