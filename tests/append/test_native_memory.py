@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint import _system as system
+from mpcheckpoint._format.frame import EndState
 from support.capabilities import native_core, require
 from support.leaks import CALLS, require_no_leak
 from support.verbs import generation_of, log_file
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 # By the tests here, and by those of the scan, the count, the encoding and the index.
 CALLED = {
-    *("append_batch", "await_group", "crc32", "file_facts", "futex_wait", "futex_wake"),
+    *("AppendState", "HighestStamp", "await_group", "crc32", "file_facts", "futex_wait", "futex_wake"),
     *("scan", "count", "payload", "payloads", "batch", "parts_bytes", "index", "shifted"),
 }
 # The log of a million records grows meanwhile: what the interpreter keeps of larger numbers.
@@ -119,3 +122,61 @@ def test_function_that_speaks_to_the_system_leaves_no_memory_behind(
     require(system.native is not None, "needs the native core")
 
     require_no_leak(calls_of(store)[name], calls=CALLS * intensity)
+
+
+def test_what_is_known_of_a_log_leaves_no_memory_behind(store: Path, log: Log, intensity: int) -> None:
+    """Made, attached to the files of a log, asked and told everything, used, and let go of."""
+    require(system.native is not None, "needs the native core")
+    native: Any = native_core()
+    told: list[tuple[object, ...]] = []
+    generation = generation_of(store)
+
+    class Told:
+        def __getattr__(self, name: str) -> Any:
+            return told.append if name == "attach" else getattr(own, name)
+
+        def __setattr__(self, name: str, value: object) -> None:
+            setattr(own, name, value)
+
+    own, generation.state = generation.state, Told()  # type: ignore[assignment]
+    log.append("x", 1, record_id="id")  # in Python, which attaches
+    generation.state = own
+    assert len(told) == 1
+
+    def use() -> None:
+        state = native.AppendState(EndState)
+        state.attach(told[0])
+        state.end = EndState(*state.end)._replace(offset=1 << 40)
+        state.left, state.failed_write, state.failed_sync = b"left", (b"data", [], 0), (0, 5, False, 1, ())
+        state.attach(told[0])
+        assert (state.end.offset, state.left, state.waiters) == (1 << 40, b"left", 0)
+        for wrong in ((), (b"path",) * 3, (*told[0][:-1], 7)):
+            with suppress(TypeError):
+                state.attach(wrong)
+        state.settle_taken()
+        state.wake()
+        state.detach()
+        stamp = native.HighestStamp()
+        stamp.observe(1 << 40)
+        assert stamp.give(1, 1) == (1 << 40) + 1
+
+    # The interpreter keeps some tuples, to be used again.
+    require_no_leak(use, calls=CALLS * intensity, most_bytes=SOME_BYTES)
+
+
+def test_threads_that_write_for_each_other_leave_no_memory_behind(store: Path, intensity: int) -> None:
+    require(system.native is not None, "needs the native core")
+    log = Checkpoint(store).log("a")
+
+    def burst() -> None:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def work() -> None:
+        for _ in range(250):
+            log.append("y", "y")
+
+    require_no_leak(burst, calls=CALLS * intensity // 1000, most_bytes=SOME_BYTES)
