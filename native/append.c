@@ -29,7 +29,7 @@
 #define LARGEST_QUEUED_BYTES (16 * 1024)
 #define YEAR_2200_US INT64_C(7258118400000000)
 #define MOST_UNPUBLISHED 15
-#define LONGEST_FOLLOWED_NS (INT64_C(600) * 1000000000)
+#define LONGEST_FOLLOWED_NS (INT64_C(60) * 1000000000)
 #define LARGEST_OFFSET (INT64_C(1) << 62)
 
 /* Everything that an append needs to know, and what came of it: plain memory, for use without the interpreter's lock. */
@@ -223,26 +223,6 @@ static int encode(struct append *append, struct request *request)
     return 1;
 }
 
-/* Take what other threads have queued meanwhile, to be written by this one; return how many bytes that may take. */
-static size_t take_queued(AppendState *state)
-{
-    size_t size = 0;
-    pthread_mutex_lock(&state->queue_mutex);
-    while (state->first && state->taken_count < MOST_AT_ONCE) {
-        struct request *request = state->first;
-        state->first = request->next;
-        request->status = TAKEN;
-        request->users++;
-        request->after.offset = 0;
-        state->taken[state->taken_count++] = request;
-        size += request->size;
-    }
-    if (!state->first)
-        state->last = NULL;
-    pthread_mutex_unlock(&state->queue_mutex);
-    return size;
-}
-
 /* Make the bytes of all batches; return whether they can be written. */
 static int encode_all(struct append *append)
 {
@@ -372,11 +352,7 @@ static int note_failed(struct append *append)
     return failed ? 0 : -1;
 }
 
-/* Append as the thread that has the append mutex, and give that back; not where a write failed: Python goes on there.
-
-   Where this thread syncs next it wakes nobody: the end of a sync wakes all. Those whose batches it wrote have nothing to
-   do until then, and those that come meanwhile are written together. */
-static enum outcome append_inside(
+enum outcome append_inside(
     AppendState *state, struct files *files, struct request *own, int may_wait, int is_durable)
 {
     struct append append = {0};
@@ -449,121 +425,6 @@ static int find_texts(struct request *request, PyObject *payloads, Piece *few, P
         request->size += MARGIN_BYTES;
     }
     return 0;
-}
-
-/* A copy of a batch of one record, for another thread to write; NULL without memory. */
-static struct request *copied(const struct request *own)
-{
-    struct request *copy = calloc(1, sizeof *copy + 3 * sizeof(Piece) + own->size);
-    if (!copy)
-        return NULL;
-    copy->texts = (Piece *)(copy + 1);
-    char *at = (char *)(copy->texts + 3);
-    for (int part = 0; part < 3; part++) {
-        memcpy(at, own->texts[part].bytes, own->texts[part].size);
-        copy->texts[part] = (Piece){at, own->texts[part].size};
-        at += own->texts[part].size;
-    }
-    copy->records = 1;
-    copy->size = own->size;
-    copy->status = GIVEN_BACK;
-    copy->users = 1;
-    return copy;
-}
-
-static void join_queue(AppendState *state, struct request *request)
-{
-    pthread_mutex_lock(&state->queue_mutex);
-    request->status = QUEUED;
-    request->next = NULL;
-    *(state->last ? &state->last->next : &state->first) = request;
-    state->last = request;
-    pthread_mutex_unlock(&state->queue_mutex);
-}
-
-/* What has become of a request, which leaves the queue if it is to. */
-static enum status status_of(AppendState *state, struct request *request, int is_to_leave)
-{
-    pthread_mutex_lock(&state->queue_mutex);
-    enum status status = request->status;
-    if (is_to_leave && status == QUEUED) {
-        struct request *before = NULL, **link = &state->first;
-        for (; *link != request; link = &before->next)
-            before = *link;
-        *link = request->next;
-        if (state->last == request)
-            state->last = before;
-        status = request->status = GIVEN_BACK;
-    }
-    pthread_mutex_unlock(&state->queue_mutex);
-    return status;
-}
-
-/* Become the thread that is inside, with a batch that is in the queue, or was; WRITTEN if somebody else is. */
-static enum outcome get_inside(AppendState *state, struct request *mine, int is_durable)
-{
-    struct files *files = use_files(state);
-    int is_inside = files ? try_take(files->mutex_take) : 0;
-    enum outcome outcome = is_inside < 0 ? FAILED : WRITTEN;
-    if (is_inside > 0 && status_of(state, mine, 1) == GIVEN_BACK)
-        outcome = append_inside(state, files, mine, 1, is_durable), mine->status = outcome == WRITTEN ? APPENDED : GIVEN_BACK;
-    else if (is_inside > 0) { /* another thread has just taken it */
-        outcome = release(files->mutex_release) == 0 ? WRITTEN : FAILED;
-        wake_threads(state);
-    }
-    leave_files(files);
-    return outcome;
-}
-
-/* Wait for the thread that is inside: it writes this batch as well, or lets this thread in. */
-static enum outcome wait_in_queue(AppendState *state, struct files *files, struct request *mine, int is_durable)
-{
-    struct wait wait = {.is_durable = is_durable, .files = files};
-    enum outcome outcome = WRITTEN;
-    join_queue(state, mine);
-    while (outcome == WRITTEN) {
-        wait.gate = __atomic_load_n(&state->gate, __ATOMIC_SEQ_CST);
-        enum status status = status_of(state, mine, 0);
-        if (status == APPENDED)
-            return wait.is_there ? DURABLE : WRITTEN;
-        if (status != TAKEN && !state->is_ready) {
-            if (status_of(state, mine, 1) == GIVEN_BACK)
-                return NOT_OURS;
-        } else if (status != TAKEN) {
-            outcome = get_inside(state, mine, is_durable);
-            if (outcome != WRITTEN || status_of(state, mine, 0) == APPENDED)
-                break;
-            if (status_of(state, mine, 0) == GIVEN_BACK)
-                join_queue(state, mine);
-        }
-        outcome = wait_for_others(state, mine, &wait);
-    }
-    return outcome;
-}
-
-/* Have another thread write a batch, or write it when that is no longer inside. */
-static enum outcome append_queued(
-    AppendState *state, struct files *files, struct request *own, PyObject *told, int is_durable)
-{
-    struct request *mine = copied(own);
-    if (!mine)
-        return NOT_OURS;
-    __atomic_add_fetch(&state->waiters, 1, __ATOMIC_SEQ_CST);
-    enum outcome outcome = wait_in_queue(state, files, mine, is_durable);
-    __atomic_sub_fetch(&state->waiters, 1, __ATOMIC_SEQ_CST);
-    if (outcome == FAILED && status_of(state, mine, 1) != GIVEN_BACK) {
-        /* Another thread writes it, or has written it: the caller is to know. */
-        PyObject *type, *value, *trace;
-        PyErr_Fetch(&type, &value, &trace);
-        if (PyList_Append(told, Py_None) != 0)
-            PyErr_Clear();
-        PyErr_Restore(type, value, trace);
-    }
-    own->after = mine->after;
-    pthread_mutex_lock(&state->queue_mutex);
-    leave_request(mine);
-    pthread_mutex_unlock(&state->queue_mutex);
-    return outcome;
 }
 
 /* append(payloads, told, is_durable, may_wait) -> one of `enum outcome`. Where the log ends then goes into the caller's list,

@@ -1,17 +1,11 @@
 /* AppendState: mpcheckpoint/_logfile/append_state.py has the same in Python, and says what its attributes mean. */
 
-#define _GNU_SOURCE /* syscall */
 #include "state.h"
 
 #ifdef HAS_APPEND
 
-#include <errno.h>
-#include <limits.h>
-#include <linux/futex.h>
 #include <stdlib.h>
 #include <structmember.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 /* --- which files --------------------------------------------------------------------------------------------------- */
 
@@ -207,90 +201,6 @@ static PyObject *stamp_observe(PyObject *self, PyObject *argument)
             &clock->highest_us, &highest_us, stamp_us, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         ;
     Py_RETURN_NONE;
-}
-
-/* --- threads that wait ------------------------------------------------------------------------------------------------ */
-
-void wake_threads(AppendState *state)
-{
-    __atomic_add_fetch(&state->gate, 1, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&state->waiters, __ATOMIC_SEQ_CST) > 0)
-        syscall(SYS_futex, &state->gate, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-}
-
-/* Whether the batch of a thread is durable. */
-static int is_covered(AppendState *state, struct request *mine, const struct wait *wait)
-{
-    int64_t offset = wait->offset;
-    if (mine) {
-        pthread_mutex_lock(&state->queue_mutex);
-        offset = mine->status == APPENDED ? mine->after.offset : INT64_MAX;
-        pthread_mutex_unlock(&state->queue_mutex);
-    }
-    return __atomic_load_n(&state->durable, __ATOMIC_SEQ_CST) >= offset;
-}
-
-/* Whether a thread still has nothing to do: its batch is another thread's to write, or to make durable. */
-static int has_to_wait(AppendState *state, struct request *mine, const struct wait *wait)
-{
-    int64_t offset = wait->offset;
-    if (mine) {
-        pthread_mutex_lock(&state->queue_mutex);
-        enum status status = mine->status;
-        int is_first = state->first == mine;
-        offset = mine->after.offset;
-        pthread_mutex_unlock(&state->queue_mutex);
-        if (status != APPENDED)
-            return status == TAKEN || (status == QUEUED && !is_first); /* the first one tries to get in, for all */
-        if (!wait->is_durable)
-            return 0;
-    }
-    return __atomic_load_n(&state->durable, __ATOMIC_SEQ_CST) < offset;
-}
-
-enum outcome wait_for_others(AppendState *state, struct request *mine, struct wait *wait)
-{
-    int64_t until_ns = monotonic_ns() + LONGEST_NAP_NS, left_ns;
-    uint32_t gate = wait->gate;
-    int is_waiting = 1;
-    pid_t pid = getpid();
-    Py_BEGIN_ALLOW_THREADS;
-    do {
-        left_ns = until_ns - monotonic_ns();
-        struct timespec most = {.tv_sec = 0, .tv_nsec = left_ns > 0 ? left_ns : 0};
-        if (syscall(SYS_futex, &state->gate, FUTEX_WAIT_PRIVATE, gate, &most, NULL, 0) != 0 && errno == EINTR)
-            break; /* Python's handlers run now */
-        gate = __atomic_load_n(&state->gate, __ATOMIC_SEQ_CST);
-        is_waiting = has_to_wait(state, mine, wait);
-    } while (left_ns > 0 && is_waiting);
-    if (!is_waiting && wait->is_durable && is_covered(state, mine, wait))
-        wait->is_there = is_there(wait->files);
-    Py_END_ALLOW_THREADS;
-    if (PyErr_CheckSignals() != 0)
-        return FAILED;
-    return getpid() == pid ? WRITTEN : NOT_OURS;
-}
-
-void leave_request(struct request *request)
-{
-    if (--request->users == 0)
-        free(request);
-}
-
-void settle_taken(AppendState *state)
-{
-    if (state->taken_count == 0)
-        return;
-    pthread_mutex_lock(&state->queue_mutex);
-    for (int at = 0; at < state->taken_count; at++) {
-        struct request *taken = state->taken[at];
-        /* A batch is there if the log does not end before it. */
-        taken->status = taken->after.offset > 0 && taken->after.offset <= state->end.offset ? APPENDED : GIVEN_BACK;
-        state->appends += taken->status == APPENDED;
-        leave_request(taken);
-    }
-    state->taken_count = 0;
-    pthread_mutex_unlock(&state->queue_mutex);
 }
 
 static PyObject *python_settle_taken(PyObject *self, PyObject *Py_UNUSED(none))

@@ -112,8 +112,6 @@ int release(PyObject *release);
 void set_end(AppendState *state, const struct end *end);
 int64_t next_stamp_us(HighestStamp *clock, int64_t wall_us, int64_t after_us);
 
-/* Let go of a request; the last one frees it. Requires: `queue_mutex`. */
-void leave_request(struct request *request);
 /* Tell threads what became of the batches that were taken from them. Requires: the append lock, the interpreter's lock. */
 void settle_taken(AppendState *state);
 void wake_threads(AppendState *state);
@@ -146,7 +144,18 @@ static inline int64_t monotonic_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* --- append.c, commit.c -------------------------------------------------------------------------------------------- */
+/* --- append.c, queued.c, commit.c -------------------------------------------------------------------------------------------- */
+
+/* Append as the thread that has the append mutex, and give that back; not where a write failed: Python goes on there.
+
+   Where this thread syncs next it wakes nobody: the end of a sync wakes all. Those whose batches it wrote have nothing to
+   do until then, and those that come meanwhile are written together. */
+enum outcome append_inside(
+    AppendState *state, struct files *files, struct request *own, int may_wait, int is_durable);
+/* Have another thread write a batch, or write it when that is no longer inside. */
+enum outcome append_queued(
+    AppendState *state, struct files *files, struct request *own, PyObject *told, int is_durable);
+size_t take_queued(AppendState *state);
 
 PyObject *state_append(PyObject *self, PyObject *arguments);
 PyObject *state_make_durable(PyObject *self, PyObject *arguments);
