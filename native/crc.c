@@ -16,7 +16,9 @@
 #define STEP 8
 
 static uint32_t tables[STEP][256];
+#ifdef HAS_FOLDING
 static int can_fold;
+#endif
 static pthread_once_t is_prepared = PTHREAD_ONCE_INIT;
 
 static void fill(void)

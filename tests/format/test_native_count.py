@@ -210,7 +210,7 @@ def test_forged_logs_are_inspected_alike_with_the_native_core_and_without(tmp_pa
     header, start = encode_header(log_bytes.LOG_KEY, log_bytes.GENERATION, 1, stamp_us=1)
     forger = scan_fuzz.Forger(5)
     breaks = records = 0
-    for number in range(300):
+    for number in range(100):
         lines = [fields.replace(b",5000,", b",%d," % start.offset, 1) for fields in forger.fields()]
         data = header + forged(lines, start)
         at = forger.random.randrange(len(header), len(data))
@@ -218,8 +218,8 @@ def test_forged_logs_are_inspected_alike_with_the_native_core_and_without(tmp_pa
         found = require_inspected_alike(tmp_path / "a", data if number % 3 else data[:at], chunk_bytes=200)
         breaks, records = breaks + len(found.breaks), records + found.records
 
-    assert breaks > 100
-    assert records > 300
+    assert breaks > 30
+    assert records > 100
 
 
 def test_log_whose_lines_are_counted_is_durable_up_to_where_they_say(

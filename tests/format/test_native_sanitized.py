@@ -50,15 +50,18 @@ def sanitizers() -> str:
     return ":".join(found)
 
 
-def sanitized_run(directory: Path, *arguments: str, source: Path) -> subprocess.CompletedProcess[str]:
-    """Run tests on a copy of the package whose core was built with sanitizers."""
+def sanitized_run(
+    directory: Path, *arguments: str, source: Path, flags: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run tests on a copy of the package whose core was built with sanitizers, and with further flags."""
     libraries = sanitizers()
     package = directory / "mpcheckpoint"
     shutil.copytree(
         Path(mpcheckpoint.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "*.so")
     )
     build = [sys.executable, str(ROOT / "native" / "build.py"), "--sanitize", "--into", str(package)]
-    subprocess.run([*build, "--source", str(source)], check=True)
+    compiler = f"{os.environ.get('CC') or sysconfig.get_config_var('CC') or 'cc'} {flags}"
+    subprocess.run([*build, "--source", str(source)], check=True, env={**os.environ, "CC": compiler})
     # -s: a finding ends the process at once, and what pytest had captured would be lost.
     command = [
         sys.executable,
@@ -92,6 +95,13 @@ def sanitized_run(directory: Path, *arguments: str, source: Path) -> subprocess.
 @pytest.mark.timeout(600)
 def test_sanitized_core_goes_through_its_tests_without_a_finding(tmp_path: Path) -> None:
     require_no_finding(sanitized_run(tmp_path, *WHAT_IT_RUNS, "-k", ONLY, source=ROOT / "native"))
+
+
+@pytest.mark.timeout(600)
+def test_sanitized_core_for_a_processor_without_vectors_finds_the_same(tmp_path: Path) -> None:
+    tests = "format/test_native_scan.py", "project/test_core.py"
+    run = sanitized_run(tmp_path, *tests, "-k", ONLY, source=ROOT / "native", flags="-U__SSE2__")
+    require_no_finding(run)
 
 
 @pytest.mark.timeout(600)
