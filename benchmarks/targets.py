@@ -60,8 +60,8 @@ RUNS = (
     Run("read", quick="--rounds 1 --seconds 0.1 --logs 1 10 100"),
     Run("follow", quick="--rounds 1 --appends 20 --idle-s 1"),
     Run("open", quick="--rounds 1 --size-mb 1 10"),
-    Run("verify", quick="--rounds 1 --size-mb 1", is_asked=False),
-    Run("polled", quick="--rounds 1 --seconds 0.3", is_asked=False),
+    Run("verify", quick="--rounds 1 --size-mb 1"),
+    Run("polled", quick="--rounds 1 --seconds 0.3"),
     Run(
         "growth",
         quick="--repeats 5 --records 1000 10000 --logs 1 10 --processes 1 4 --event-bytes 16 65536",
