@@ -179,7 +179,7 @@ def test_benchmark_of_calls_counts_those_of_an_append_and_of_reads(tmp_path: Pat
     appends, *reads = run(tmp_path, "calls.py", "--rounds", "5")["results"]
 
     assert appends["calls"] > appends["files"] > 0
-    assert all(0 < row["calls"] < appends["calls"] for row in reads)
+    assert all(0 < row["files"] < row["calls"] < 25 for row in reads)
 
 
 def test_benchmark_of_a_writer_beside_a_reader_reports_both(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_append_profile_with_tiny_sizes_adds_up_to_the_total(tmp_path: Path) -> 
 
 def test_targets_judged_from_reports_tell_met_from_missed_and_not_measured(tmp_path: Path) -> None:
     appends = [
-        {"engine": "mpcheckpoint", "processes": 1, "ratio_to_sqlite": 1.2},
+        {"engine": "mpcheckpoint", "processes": 1, "ratio_to_sqlite": 1.1},
         {"engine": "mpcheckpoint", "processes": 4, "ratio_to_sqlite": 1.99},
         {"engine": "mpcheckpoint", "processes": 8, "ratio_to_sqlite": 3.7},
     ]
