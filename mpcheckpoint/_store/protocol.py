@@ -137,7 +137,8 @@ class StoredLog(Protocol):
         and between its call and the batch nothing else is appended. It reads the log, and it neither appends nor waits.
 
         Args:
-            payloads: the records, and notes; at least one. The list stays the caller's.
+            payloads: the records, and notes; at least one. The list stays the caller's. ``guard`` may change it: the
+                batch is what it holds when ``guard`` returns, never more bytes than before.
             durability: what is to be true when this returns. ALWAYS: the batch survives a loss of power. INTERVAL: it
                 does after ``interval_s`` seconds, or ``finish``, or when the process exits. NEVER: no matter.
             timeout_s: how long to wait for other writers in seconds; None for ever.

@@ -96,17 +96,29 @@ class LogHandle:
         return self._append(stored, payloads, None, durability) if payloads else None
 
     def append_if(
-        self, payloads: list[Payload], judge: Callable[[LogView], None], *, durability: str | None = None
+        self,
+        payloads: list[Payload],
+        judge: Callable[[LogView], list[Payload] | None],
+        *,
+        durability: str | None = None,
     ) -> Position:
         """Append a batch unless ``judge`` raises when shown the view under the append lock.
 
-        ``judge`` must neither wait nor call back into the store.
+        ``judge`` must neither wait nor call back into the store. It may return those of ``payloads`` that are to be
+        appended, at least one; None for all.
         """
         stored = self.for_writing()
+        batch = payloads.copy()
+
+        def guard() -> None:
+            chosen = self.query(judge)
+            if chosen is not None:
+                batch[:] = chosen
+
         # Outside the lock, so that only the rest is read inside. Not for what others appended in the last few
         # milliseconds: reading it takes less time than writing it took.
         self.query(_nothing, max_age_s=RECENT_S)
-        return self._append(stored, payloads, lambda: self.query(judge), durability)
+        return self._append(stored, batch, guard, durability)
 
     def append_guarded(self, payloads: list[Payload], guard: Callable[[], None]) -> Position:
         """Append a batch unless ``guard`` raises under the append lock; it must neither wait nor append."""

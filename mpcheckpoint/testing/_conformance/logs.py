@@ -175,6 +175,19 @@ class GuardTests(StorageUnderTest):
         assert append(log, 2, guard=lambda: first) == first
         assert events(log) == [0, 1]
 
+    def test_guard_that_chooses_among_the_payloads_has_only_these_appended(self) -> None:
+        log = self.open_log()
+        append(log, 0)
+        payloads = [payload(event) for event in (1, 2, 3, 4)]
+
+        def choose() -> None:
+            payloads[:] = [payloads[len(events(log))], payloads[3]]
+
+        log.append(payloads, durability=UNSYNCED, timeout_s=self.patience_s, guard=choose)
+
+        assert batches(records(log)) == [[0], [2, 4]]
+        assert events(self.open_log()) == [0, 2, 4]
+
     def test_nothing_is_appended_between_a_guard_and_its_batch(self) -> None:
         log = self.open_log()
 

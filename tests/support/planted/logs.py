@@ -174,6 +174,12 @@ class CallsGuardsTwice(_Guards):
         return self.plain(payloads, timeout_s, lambda: guard() or guard())
 
 
+@found_by("test_guard_that_chooses_among_the_payloads_has_only_these_appended")
+class EncodesBeforeItAsks(_Guards):
+    def guarded(self, payloads: list[Payload], guard: Guard, timeout_s: float | None) -> Position:
+        return self.plain(payloads.copy(), timeout_s, guard)
+
+
 @found_by(
     "test_guard_is_called_once_after_all_that_came_before",
     "test_guard_that_raises_leaves_nothing_written_and_the_log_free",
