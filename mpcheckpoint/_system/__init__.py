@@ -49,6 +49,7 @@ from mpcheckpoint._system.files import (
     space_at,
     stat_fd,
     stat_path,
+    touch,
     truncate,
     write_at,
 )

@@ -237,6 +237,15 @@ def publish(temporary: str, path: str, *, is_alone: bool = True) -> bool:
     return True
 
 
+def touch(path: str) -> None:
+    """Set the times of a file to now.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    os.utime(path)
+
+
 def remove(path: str) -> None:
     """Remove a file; no error if there is none."""
     with suppress(FileNotFoundError):

@@ -186,10 +186,15 @@ class Dispatcher:
         directory = self._log.workers_directory
 
         def judged(view: LogView) -> ItemState:
-            self._runs = history_of(view).by_number  # an outcome may be of a run that began after ours
+            self._note_runs(view)
             return state_of(view, self._plan.run, object_key, directory)
 
         return self._log.query(judged, max_age_s=max_age_s)
+
+    def _note_runs(self, view: LogView) -> None:
+        """Take note of the runs: an outcome may be of one that began after ours."""
+        runs, own = history_of(view).by_number, self._plan.run.note
+        self._runs = runs if own.number in runs else {**runs, own.number: own}  # a view of before ours began
 
     # --- settling ---------------------------------------------------------------------------------------------
 
@@ -226,9 +231,11 @@ class Dispatcher:
 
     def _settle_outcome(self, entries: list[Input], entry: Input, report: ItemReport) -> None:
         is_own = report.kind is Kind.RECORDED
-        event = outlast_shortage(
-            lambda: self._recorded_event(entry.object_key, is_own=is_own), self._options.on_shortage
-        )
+        event = report.event
+        if event is None:
+            event = outlast_shortage(
+                lambda: self._recorded_event(entry.object_key, is_own=is_own), self._options.on_shortage
+            )
         assert event is not None
         if not is_own and not is_same_input(event, entry):
             raise changed_item(entry)
@@ -243,7 +250,7 @@ class Dispatcher:
             return self._state(object_key).outcome
 
         def judged(view: LogView) -> bytes | None:
-            self._runs = history_of(view).by_number
+            self._note_runs(view)
             return own_outcome(view, self._plan.run, object_key)
 
         return self._log.query(judged)
@@ -256,7 +263,10 @@ class Dispatcher:
         outcome = outcome_of(event, entries[0].object_key, repeated=not is_own, runs=self._runs)
         for number, entry in enumerate(entries):
             is_first = is_own and number == 0
-            found = replace(outcome, item=entry.item, repeated=not is_first)
+            is_as_found = (
+                is_first and entry.item is entry.object_key
+            )  # most often; ``replace`` takes its time
+            found = outcome if is_as_found else replace(outcome, item=entry.item, repeated=not is_first)
             is_given_out = is_first or self._options.include_done
             self._outputs.put(
                 entry.place, Finished(found if is_given_out else None, raised if number == 0 else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mpcheckpoint._work.refusals import refused_item
 from mpcheckpoint._work.report import ItemReport, Kind
-from mpcheckpoint._work.run_item import run_item
+from mpcheckpoint._work.run_item import ItemRunner, run_item
 from mpcheckpoint._work.shortage import shortage_of
 from mpcheckpoint.errors import CheckpointError, WorkerDiedError
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.plan import Plan
 
 _LOOK_S = 0.1
+# A thread goes on with further items for so long; then what else the executor was given gets its turn.
+_STINT_S = 0.1
 # The message of an executor's RuntimeError after it was shut down.
 _SHUT_DOWN = "cannot schedule new futures after"
 
@@ -78,7 +81,8 @@ class ExecutorPool:
     """Runs items in an executor, of threads or processes, that the caller shuts down.
 
     Gives out a few more items than the executor has workers, so that no worker waits for us. An item is claimed when it
-    starts.
+    starts. A thread that is done with one goes on with the next that waits, and claims it with the outcome of the
+    first; what the executor was given for that one then does nothing.
     """
 
     def __init__(
@@ -88,12 +92,13 @@ class ExecutorPool:
         self._executor = executor
         self.most = 2 * jobs
         self._on_stop = on_stop
-        self._futures: dict[Future[ItemReport], Input] = {}
-        self._done: SimpleQueue[tuple[Input, Future[ItemReport]]] = SimpleQueue()
+        self._tickets: set[_Ticket] = set()
+        self._waiting: deque[_Ticket] = deque()
+        self._done: SimpleQueue[_Ticket] = SimpleQueue()
 
     def has_room(self) -> bool:
         """Return whether another item can be given out now."""
-        return len(self._futures) < self.most
+        return len(self._tickets) < self.most
 
     def submit(self, entry: Input) -> None:
         """Give out an item.
@@ -101,20 +106,21 @@ class ExecutorPool:
         Raises:
             WorkerDiedError: the executor is broken, or was shut down.
         """
-        ticket = _Ticket(self._plan, entry)
+        ticket = _Ticket(self._plan, entry, self._waiting)
         try:
-            future = self._executor.submit(ticket)
+            call = self._executor.submit(ticket)
         except BrokenExecutor as error:
             raise _broken(error) from error
         except Exception as error:
             if isinstance(error, RuntimeError) and str(error).startswith(_SHUT_DOWN):
                 raise _broken(error) from error
-            if shortage_of(error) is None or ticket.future.cancel():
+            if shortage_of(error) is None or ticket.recall():
                 raise
             # No new thread could start, but one of the old ones has taken up the item.
-            future = ticket.future
-        self._futures[future] = entry
-        future.add_done_callback(lambda done: self._done.put((entry, done)))
+        else:
+            ticket.follow(call)
+        self._tickets.add(ticket)
+        ticket.report.add_done_callback(lambda _: self._done.put(ticket))
 
     def collect(self, timeout_s: float | None) -> list[tuple[Input, ItemReport]]:
         """Return reports as soon as there are any."""
@@ -130,19 +136,20 @@ class ExecutorPool:
                 continue
             while not self._done.empty():
                 found.append(self._done.get())
-            reports = [(entry, self._report(future)) for entry, future in found if future in self._futures]
+            reports = [(ticket.entry, self._report(ticket)) for ticket in found if ticket in self._tickets]
             if reports:
                 return reports  # none if all of them were recalled
 
     def recall(self) -> list[Input]:
         """Take back what has not started."""
-        recalled = [future for future in self._futures if future.cancel()]
-        return [self._futures.pop(future) for future in recalled]
+        recalled = [ticket for ticket in self._tickets if ticket.recall()]
+        self._tickets.difference_update(recalled)
+        return [ticket.entry for ticket in recalled]
 
-    def _report(self, future: Future[ItemReport]) -> ItemReport:
-        entry = self._futures.pop(future)
+    def _report(self, ticket: _Ticket) -> ItemReport:
+        self._tickets.discard(ticket)
         try:
-            return future.result()
+            return ticket.report.result()
         except (BrokenExecutor, CancelledError) as error:
             raise _broken(error) from error
         except CheckpointError:
@@ -151,7 +158,7 @@ class ExecutorPool:
             shortage = shortage_of(error)
             if shortage is not None:  # it kept the item, or its report, from being sent
                 return ItemReport(Kind.SHORT, shortage=shortage)
-            refused = refused_item(entry, self._executor)
+            refused = refused_item(ticket.entry, self._executor)
             if refused is None:
                 raise
             raise refused from error
@@ -159,13 +166,13 @@ class ExecutorPool:
     def stop(self, *, is_interrupted: bool) -> None:
         """Drop what has not started, and wait for what runs: it cannot be interrupted from here."""
         del is_interrupted
-        for future in self._futures:
-            future.cancel()
+        for ticket in list(self._tickets):
+            if ticket.recall():
+                self._tickets.discard(ticket)
         self._on_stop()
-        for future in self._futures:
-            if not future.cancelled():
-                future.exception()
-        self._futures = {}
+        for ticket in self._tickets:
+            ticket.report.exception()
+        self._tickets = set()
 
 
 class _Ticket:
@@ -173,28 +180,87 @@ class _Ticket:
 
     An executor queues what it is given before it starts a thread or process for it. If none can start, ``submit``
     raises but the item stays in the queue. Once a thread or process started later, the item would run unasked.
+
+    Invariant: of the threads one takes a ticket out of ``waiting``, and that one runs it unless ``report`` is cancelled
+    (held by tests/map/test_item_batch.py).
+
+    Attributes:
+        report: what became of the item. Running as soon as it cannot be recalled.
     """
 
-    def __init__(self, plan: Plan, entry: Input) -> None:
+    def __init__(self, plan: Plan, entry: Input, waiting: deque[_Ticket]) -> None:
         self._plan = plan
-        self._entry = entry
-        self.future: Future[ItemReport] = Future()
+        self.entry = entry
+        self._waiting = waiting
+        self.report: Future[ItemReport] = Future()
+        self._call: Future[Any] | None = None  # the executor's: an ItemReport, or None if it ran here
+        self._is_sent = False
+        waiting.append(self)
 
-    def __call__(self) -> ItemReport:
-        if not self.future.set_running_or_notify_cancel():
-            return ItemReport(Kind.TAKEN)
+    def __call__(self) -> None:
+        """Run the item in this thread, and those that follow; nothing if it was recalled, or another thread has it."""
+        if not self._leave() or not self.report.set_running_or_notify_cancel():
+            return
+        until_s = time.monotonic() + _STINT_S
+        taken = deque([self])
+
+        def following() -> Input | None:
+            while self._waiting and time.monotonic() < until_s:
+                try:
+                    ticket = self._waiting.popleft()
+                except IndexError:
+                    break  # another thread was quicker
+                if ticket.report.set_running_or_notify_cancel():
+                    taken.append(ticket)
+                    return ticket.entry
+            return None
+
         try:
-            report = run_item(self._plan, self._entry)
-        except BaseException as error:
-            self.future.set_exception(error)
-            raise
-        self.future.set_result(report)
-        return report
+            for report in ItemRunner(self._plan).run(self.entry, following):
+                taken.popleft().report.set_result(report)
+        except BaseException as error:  # noqa: BLE001 - the map raises it
+            for ticket in taken:  # the second one did not begin
+                ticket.report.set_exception(error)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self.future.cancelled():
-            return partial, (ItemReport, Kind.TAKEN)
-        return partial, (run_item, self._plan, self._entry)
+        if not self._is_sent:
+            if not self._leave() or not self.report.set_running_or_notify_cancel():
+                return partial, (ItemReport, Kind.TAKEN)
+            self._is_sent = True
+        return partial, (run_item, self._plan, self.entry)
+
+    def follow(self, call: Future[Any]) -> None:
+        """Take the report from the executor's call, if that runs the item elsewhere, or cannot run it at all."""
+        self._call = call
+        call.add_done_callback(self._take)
+
+    def recall(self) -> bool:
+        """Take the item back; return False if it has started, or was sent. Recalling twice is fine."""
+        if not self.report.cancel():
+            return False
+        self._leave()
+        if self._call is not None:
+            self._call.cancel()  # it would do nothing
+        return True
+
+    def _leave(self) -> bool:
+        try:
+            self._waiting.remove(self)
+        except ValueError:
+            return False
+        return True
+
+    def _take(self, call: Future[Any]) -> None:
+        if call.cancelled():
+            self.report.cancel()  # by the executor's owner; too late if another thread runs the item
+            return
+        error = call.exception()
+        if self.report.done() or (error is None and call.result() is None):
+            return
+        if error is not None:
+            self.report.set_exception(error)
+        else:
+            self.report.set_result(call.result())
 
 
 def _broken(error: BaseException) -> WorkerDiedError:

@@ -1,4 +1,4 @@
-"""Worker processes of our own. Each runs one item at a time.
+"""Worker processes of our own. Each runs one item at a time, and has the next one at hand.
 
 Rejected: ProcessPoolExecutor. When one of its processes dies, it kills the others and fails everything given out, so
 that nobody can tell which item was to blame, and its processes cannot be stopped before they are done. Here a death
@@ -7,24 +7,27 @@ costs the one item that ran in the process, and counts against that item only.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import select
 import signal
 import threading
 import time
-from multiprocessing import connection as connections
+from collections import deque
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._store.process import process
+from mpcheckpoint._work.item_pipe import ItemSender
+from mpcheckpoint._work.member import TERMINATE_S, Given, Member
 from mpcheckpoint._work.refusals import invalid_item, item_message
-from mpcheckpoint._work.report import ItemReport, Kind
+from mpcheckpoint._work.report import ItemReport, Kind, received
 from mpcheckpoint._work.shortage import shortage_of
 from mpcheckpoint._work.start_process import start_process
-from mpcheckpoint._work.worker_process import Clock, Hello, Trouble, Unreadable, serve
-from mpcheckpoint.errors import CheckpointError, WorkerDiedError
+from mpcheckpoint._work.worker_process import Clock, Hello, Leaving, Trouble, Unreadable, serve
+from mpcheckpoint.errors import CheckpointError, InvalidItemError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
     from multiprocessing.context import BaseContext
 
     from mpcheckpoint._work.inputs import Input
@@ -32,97 +35,149 @@ if TYPE_CHECKING:
 
 _LOOK_S = 1.0
 _UNWIND_S = 2.0
-_TERMINATE_S = 5.0
 _SEND_LIMIT = 3
 _START_LIMIT = 3
 _EXIT_PRIORITY = 10
 
 
-class _Member:
-    """One worker process, as seen by the process that started it."""
-
-    def __init__(self, process: Any, pipe: Connection) -> None:
-        self.process = process
-        self.pipe = pipe
-        self.entry: Input | None = None
-        self.has_started = False
-        # While its item's function runs: when to tell it to end; once it was told, when to kill it.
-        self.due_s: float | None = None
-        self.is_late = False
-
-    def end_if_due(self, now_s: float) -> None:
-        """If its item's time is up, tell the process to end; kill it if it has not after a moment."""
-        if self.due_s is None or now_s < self.due_s:
-            return
-        if self.is_late:
-            self.process.kill()
-            self.due_s = None
-        else:
-            self.is_late = True
-            self.process.terminate()
-            self.due_s = now_s + _TERMINATE_S
-
-
 class ProcessPool:
     """Starts worker processes as items come, up to ``jobs``, and replaces those that die.
 
-    With ``timeout_s``, a process whose item's function runs for longer is ended and replaced.
+    Each has one item ahead in its pipe, so that it need not wait for us. No worker is idle beside an item that waits in
+    another one's pipe: it is withdrawn from there. With ``timeout_s``, a process whose item's function runs for longer
+    is ended and replaced.
     """
 
     def __init__(self, plan: Plan, jobs: int, context: BaseContext, timeout_s: float | None = None) -> None:
         self._plan = plan
         self._timeout_s = timeout_s
-        self.most = jobs
+        self._jobs = jobs
+        self.most = 2 * jobs
         self._context: Any = context  # typeshed's common base class knows no Process
-        self._members: list[_Member] = []
+        self._members: list[Member] = []
+        self._waiting: deque[Given] = deque()
         self._failed_starts = 0  # in a row
+        self._is_alive_due_s = 0.0
         self._is_stopping = threading.Event()
         process.register(self)
         # At exit multiprocessing waits for its children, which wait for us, so they must be released first.
         Finalize(self, _release, args=(self._members, self._is_stopping), exitpriority=_EXIT_PRIORITY)
 
+    # --- items ------------------------------------------------------------------------------------------------
+
     def has_room(self) -> bool:
         """Return whether another item can be given out now."""
-        return sum(member.entry is not None for member in self._members) < self.most
+        return len(self._waiting) + sum(len(member.given) for member in self._members) < self.most
 
     def submit(self, entry: Input) -> None:
         """Give out an item.
 
         Raises:
             WorkerDiedError: worker processes cannot be started.
-            InvalidItemError: the item cannot be sent.
+            InvalidItemError: the item cannot be sent, and what was given out before it is done.
             OSError: the machine is short of something, and the item was not given out.
         """
-        message = item_message(entry, self._context)
+        message: bytes | InvalidItemError
+        try:
+            message = item_message(entry, self._context)
+        except InvalidItemError as error:
+            message = error  # raised when its turn comes: what runs before it is not to be given back for it
+        self._give(Given(entry, message))
+
+    def _give(self, given: Given) -> None:
+        """Send an item to a worker: an idle one, a new one, or one that has it ahead; else keep it here."""
         for _ in range(_SEND_LIMIT):
-            member = next((each for each in self._members if each.entry is None), None) or self._start()
-            member.entry = entry  # before it is sent: an interrupt in between must not hide it
+            member = next((each for each in self._members if not each.given), None)
+            if member is None and len(self._members) < self._jobs:
+                member = self._start()
+            if member is None:
+                member = next((each for each in self._members if each.has_room_ahead(given)), None)
+            if member is None:
+                self._waiting.append(given)
+                return
             try:
-                member.pipe.send_bytes(message)
+                member.send(given)
             except (BrokenPipeError, ConnectionResetError):
-                self._bury(member)  # it died while it was idle
-                continue
-            except Exception:
-                member.entry = None  # it cannot be pickled, and nothing of it was sent
-                raise
+                member.given.remove(given)
+                if not member.given:
+                    self._bury(member)  # it died while it was idle
+                    continue
+                self._waiting.append(given)  # what it ran is reported first
             return
         raise _cannot_start("it died before it was given anything")
+
+    def recall(self) -> list[Input]:
+        """Take back what waits here, or in the pipe of a worker that is busy."""
+        recalled = [given.entry for given in self._waiting]
+        self._waiting.clear()
+        for member in self._members:
+            if len(member.given) > 1:
+                found = member.withdraw()
+                recalled += [] if found is None else [found.entry]
+        return recalled
+
+    def _share_out(self) -> list[tuple[Input, ItemReport]]:
+        """Give what waits to workers that are idle, and to those what other workers have ahead.
+
+        Returns reports of items for which no process can be started.
+        """
+        found: list[tuple[Input, ItemReport]] = []
+        idle = self._jobs - sum(bool(member.given) for member in self._members)
+        ahead = [member for member in self._members if len(member.given) > 1]
+        while idle > 0 and (self._waiting or ahead):
+            given = self._waiting.popleft() if self._waiting else ahead.pop().withdraw()
+            if given is not None:
+                found += self._given_again(given)
+                idle -= 1
+        return found
+
+    def _given_again(self, given: Given) -> list[tuple[Input, ItemReport]]:
+        """Give an item to another process; report a shortage that keeps one from starting."""
+        given.number = None
+        try:
+            self._give(given)
+        except Exception as error:
+            shortage = shortage_of(error)
+            if shortage is None:
+                raise
+            return [(given.entry, ItemReport(Kind.SHORT, shortage=shortage))]
+        return []
+
+    # --- reports ----------------------------------------------------------------------------------------------
 
     def collect(self, timeout_s: float | None) -> list[tuple[Input, ItemReport]]:
         """Return reports as soon as there are any."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            left_s = _LOOK_S if deadline is None else deadline - time.monotonic()
-            busy = [member for member in self._members if member.entry is not None]
-            ready = connections.wait([member.pipe for member in busy], self._look_s(left_s))
-            found = []
-            for member in busy:
-                # The pipe does not tell of a death if another process inherited its other end.
-                if member.pipe in ready or not member.process.is_alive():
-                    found += self._heard(member)
-                member.end_if_due(time.monotonic())
+            now_s = time.monotonic()
+            left_s = _LOOK_S if deadline is None else deadline - now_s
+            # If nothing is left to be had at once, those who have something share it.
+            found = self._share_out() if left_s > 0 or self._waiting else []
+            ready = self._ready(0.0 if found else self._look_s(left_s))
+            for member in list(self._members):
+                if member in self._members:  # else another one's death has shown that it is dead
+                    if member.pipe.fileno() in ready:
+                        found += self._heard(member)
+                    member.end_if_due(time.monotonic())
+            found += self._found_dead()
             if found or left_s <= 0:
                 return found
+
+    def _ready(self, timeout_s: float) -> set[int]:
+        """Wait for messages; return the descriptors of the pipes that have one, or no other end any more."""
+        poll = select.poll()
+        for member in self._members:
+            poll.register(member.pipe.fileno(), select.POLLIN)
+        return {fd for fd, _ in poll.poll(max(0, math.ceil(timeout_s * 1000)))}
+
+    def _found_dead(self) -> list[tuple[Input, ItemReport]]:
+        """Look, now and then, for dead processes of which no pipe tells: another one has inherited its other end."""
+        now_s = time.monotonic()
+        if now_s < self._is_alive_due_s:
+            return []
+        self._is_alive_due_s = now_s + _LOOK_S
+        dead = [each for each in self._members if not each.process.is_alive() and not each.pipe.poll()]
+        return [report for member in dead for report in self._settle_death(member)]
 
     def _look_s(self, left_s: float) -> float:
         """Return how long to wait for a message before an item's time may be up."""
@@ -131,9 +186,65 @@ class ProcessPool:
             left_s = min(left_s, due_s - time.monotonic())
         return min(_LOOK_S, max(0.0, left_s))
 
-    def recall(self) -> list[Input]:
-        """Take back nothing: an item starts as soon as it is given out."""
-        return []
+    def _heard(self, member: Member) -> list[tuple[Input, ItemReport]]:
+        try:
+            message = received(member.pipe.recv_bytes())
+        except (EOFError, OSError):
+            return self._settle_death(member)
+        if isinstance(message, Hello):
+            member.has_started = True
+            self._failed_starts = 0
+            return []
+        if isinstance(message, Clock):
+            if not member.is_late and self._timeout_s is not None:
+                member.due_s = time.monotonic() + self._timeout_s if message.is_running else None
+            return []
+        if isinstance(message, Leaving):
+            return self._left(member)
+        entry = member.finished().entry
+        found: list[tuple[Input, ItemReport]] = []
+        if member.is_late:
+            member.process.kill()
+            found = self._left(member)  # it was told to end, and finished at the last moment
+        if isinstance(message, Unreadable):
+            raise invalid_item(entry, message.text)
+        if isinstance(message, Trouble):
+            raise message.raised.error or CheckpointError(
+                f"a worker process failed: {message.text}", reason="worker failed"
+            )
+        return [(entry, message), *found]
+
+    def _left(self, member: Member) -> list[tuple[Input, ItemReport]]:
+        """Reap a process that begins nothing more; give what it had ahead to another one."""
+        self._bury(member)
+        return [report for given in member.given for report in self._given_again(given)]
+
+    def _settle_death(self, member: Member) -> list[tuple[Input, ItemReport]]:
+        """Reap a process that died; report the item that it had begun."""
+        not_begun: list[Given] = []
+        while (withdrawn := member.withdraw()) is not None:
+            not_begun.append(withdrawn)
+        cause = self._bury(member)
+        code = member.process.exitcode
+        begun = member.given.popleft() if member.given else None
+        # Taken, and perhaps claimed, but begun only after a report on the one before it.
+        not_begun += member.given
+        found: list[tuple[Input, ItemReport]] = []
+        if begun is not None and member.is_late:
+            assert self._timeout_s is not None
+            late = f"timed out after {self._timeout_s:g} s"
+            found = [(begun.entry, ItemReport(Kind.TIMED_OUT, cause=late, duration_s=self._timeout_s))]
+        elif begun is not None:
+            found = [(begun.entry, ItemReport(Kind.DIED, cause=cause, exit_code=code or 0))]
+        elif not member.has_started:
+            self._failed_starts += 1
+            if self._failed_starts >= _START_LIMIT:
+                raise _cannot_start(cause) from None
+        for given in not_begun:
+            found += self._given_again(given)
+        return found
+
+    # --- processes --------------------------------------------------------------------------------------------
 
     def stop(self, *, is_interrupted: bool) -> None:
         """End all processes. What they run is given back: a claim ends with its worker.
@@ -145,8 +256,9 @@ class ProcessPool:
         """
         is_again = self._is_stopping.is_set()
         self._is_stopping.set()
+        self._waiting.clear()
         for member in self._members:
-            member.pipe.close()
+            member.sender.close()
         try:
             if not is_again:
                 self._end_gently(is_interrupted=is_interrupted)
@@ -161,86 +273,38 @@ class ProcessPool:
         if is_interrupted:
             _join(self._members, _UNWIND_S)
         for member in self._members:
-            if member.entry is not None and member.process.pid is not None:
+            if member.given and member.process.pid is not None:
                 member.process.terminate()
-        _join(self._members, _TERMINATE_S)
+        _join(self._members, TERMINATE_S)
 
     def reset_after_fork(self) -> None:
         """In a forked child, a worker or any other: close our ends of the pipes, so that our death is noticed."""
         members, self._members = self._members, []
         for member in members:
-            member.pipe.close()
+            member.sender.forget()
 
-    def _start(self) -> _Member:
-        ours, theirs = self._context.Pipe()
-        arguments = theirs, self._plan, self._timeout_s is not None
+    def _start(self) -> Member:
+        sender = ItemSender(self._context)
+        arguments = sender.worker_end, self._plan, self._timeout_s
         child = self._context.Process(target=serve, args=arguments, name="mpcheckpoint-map")
-        member = _Member(child, ours)
+        member = Member(child, sender)
         self._members.append(member)  # before it starts: an interrupt in between must not hide it
         try:
             start_process(member.process)
         except Exception:
             self._members.remove(member)
-            ours.close()
+            sender.close()
             raise
         finally:
-            theirs.close()
+            sender.close_worker_end()
         return member
 
-    def _heard(self, member: _Member) -> list[tuple[Input, ItemReport]]:
-        entry = member.entry
-        assert entry is not None
-        try:
-            message = member.pipe.recv()
-        except (EOFError, OSError):
-            cause = self._bury(member)
-            code = member.process.exitcode
-            if member.is_late:
-                assert self._timeout_s is not None
-                late = f"timed out after {self._timeout_s:g} s"
-                return [(entry, ItemReport(Kind.TIMED_OUT, cause=late, duration_s=self._timeout_s))]
-            if member.has_started:
-                return [(entry, ItemReport(Kind.DIED, cause=cause, exit_code=code or 0))]
-            self._failed_starts += 1
-            if self._failed_starts >= _START_LIMIT:
-                raise _cannot_start(cause) from None
-            return self._given_again(entry)
-        if isinstance(message, Hello):
-            member.has_started = True
-            self._failed_starts = 0
-            return []
-        if isinstance(message, Clock):
-            if not member.is_late and self._timeout_s is not None:
-                member.due_s = time.monotonic() + self._timeout_s if message.is_running else None
-            return []
-        member.entry = None
-        if member.is_late:
-            member.process.kill()
-            self._bury(member)  # it was told to end, and finished at the last moment
-        if isinstance(message, Unreadable):
-            raise invalid_item(entry, message.text)
-        if isinstance(message, Trouble):
-            raise message.raised.error or CheckpointError(
-                f"a worker process failed: {message.text}", reason="worker failed"
-            )
-        return [(entry, message)]
-
-    def _given_again(self, entry: Input) -> list[tuple[Input, ItemReport]]:
-        """Give an item to another process; report a shortage that keeps one from starting."""
-        try:
-            self.submit(entry)
-        except Exception as error:
-            shortage = shortage_of(error)
-            if shortage is None:
-                raise
-            return [(entry, ItemReport(Kind.SHORT, shortage=shortage))]
-        return []
-
-    def _bury(self, member: _Member) -> str:
+    def _bury(self, member: Member) -> str:
         """Reap a dead process; return how it died."""
         self._members.remove(member)
-        member.pipe.close()
-        member.process.join(_TERMINATE_S)
+        member.due_s = None
+        member.sender.close()
+        member.process.join(TERMINATE_S)
         code = member.process.exitcode
         if code is not None and code < 0:
             return f"it was killed by signal {-code} ({signal.Signals(-code).name})"
@@ -261,10 +325,10 @@ def require_children_allowed() -> None:
         )
 
 
-def _release(members: list[_Member], is_stopping: threading.Event) -> None:
+def _release(members: list[Member], is_stopping: threading.Event) -> None:
     """Close the pipes: an idle process ends, a busy one when its item is done; at once if a stop was interrupted."""
     for member in members:
-        member.pipe.close()
+        member.sender.close()
         if is_stopping.is_set():
             _kill(member)
     members.clear()
@@ -273,12 +337,12 @@ def _release(members: list[_Member], is_stopping: threading.Event) -> None:
 # An interrupt may have come before a member's process was started: it has no pid then.
 
 
-def _kill(member: _Member) -> None:
+def _kill(member: Member) -> None:
     if member.process.pid is not None and member.process.is_alive():
         member.process.kill()
 
 
-def _join(members: list[_Member], timeout_s: float | None) -> None:
+def _join(members: list[Member], timeout_s: float | None) -> None:
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     for member in members:
         if member.process.pid is not None:

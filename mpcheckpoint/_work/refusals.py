@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._format.advice import a, shown
 from mpcheckpoint._format.codec import encode_event
+from mpcheckpoint._work.sent_item import packed
 from mpcheckpoint._work.shortage import shortage_of
 from mpcheckpoint.errors import InvalidEventError, InvalidFunctionError, InvalidItemError, InvalidResultError
 
@@ -225,8 +226,7 @@ def item_message(entry: Input, context: Any) -> bytes:
         MemoryError, OSError: the machine is short of something.
     """
     try:
-        # No view of the buffer: if both are collected in one cycle, Python 3.13 prints that it is still in use.
-        message = bytes(ForkingPickler.dumps(entry))
+        message = packed(entry)
     except Exception as error:
         if shortage_of(error) is not None:
             raise

@@ -57,6 +57,7 @@ class ItemReport(NamedTuple):
         exit_code: of the process that died.
         deaths: how many processes of this item have died.
         shortage: what the machine is short of.
+        event: the outcome that was recorded, as it is in the log; None if it is long, or another worker's.
     """
 
     kind: Kind
@@ -67,3 +68,24 @@ class ItemReport(NamedTuple):
     exit_code: int = 0
     deaths: int = 0
     shortage: Shortage | None = None
+    event: bytes | None = None
+
+
+# The first byte of a report on its way to another process: an outcome without an exception, which most reports are, as
+# it is in the log; or anything, pickled.
+_OUTCOME, _PICKLED = b"o", b"p"
+
+
+def sent(message: object) -> bytes:
+    """Return a message of a worker process as it is sent."""
+    if isinstance(message, ItemReport) and message.event is not None and message.raised.error is None:
+        assert message.kind is Kind.RECORDED
+        return _OUTCOME + message.event
+    return _PICKLED + pickle.dumps(message)
+
+
+def received(data: bytes) -> Any:
+    """Return what ``sent`` was given."""
+    if data[:1] == _OUTCOME:
+        return ItemReport(Kind.RECORDED, event=data[1:])
+    return pickle.loads(data[1:])

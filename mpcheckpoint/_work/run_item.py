@@ -1,13 +1,14 @@
-"""One item in a worker: claim it, run it, record what became of it."""
+"""Items in a worker: each is claimed, run, and recorded in the batch that claims the next one."""
 
 from __future__ import annotations
 
 import time
 from subprocess import CalledProcessError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpcheckpoint._work.claims import TakenError, claim_payload, give_back, take
+from mpcheckpoint._work.claims import give_back
 from mpcheckpoint._work.forked_child import end_forked_child
+from mpcheckpoint._work.item_batch import Finish, ItemBatch, Start
 from mpcheckpoint._work.outcomes import Result, attempt_payload, death_payload, outcome_payload
 from mpcheckpoint._work.report import ItemReport, Kind, SentError
 from mpcheckpoint._work.retries import HELD_S, MOST_DEATHS, is_kill, is_told_to_end, last_death, rest_s
@@ -16,15 +17,15 @@ from mpcheckpoint._work.shortage import retry_while_short, shortage_of
 from mpcheckpoint._work.workers import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from mpcheckpoint._format.frame import Payload
-    from mpcheckpoint._view.view import LogView
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan
 
 # How long a result is kept that a shortage keeps from being recorded. Then its item is given back, and runs again.
 _RECORD_S = 5.0
+# A longer outcome is read from the log by the process that gives it out, and not sent there as well.
+_MOST_TOLD_BYTES = 64 * 1024
 
 
 class FunctionCall:
@@ -62,136 +63,210 @@ def _failure(error: BaseException) -> Result:
     return result
 
 
-class DoneError(Exception):
-    """The object has an outcome already."""
+class _Turn(NamedTuple):
+    """An item whose turn it is.
+
+    Attributes:
+        worker: that has claimed it; None if it is not claimed yet.
+        refusal: why it could not be claimed.
+    """
+
+    entry: Input
+    worker: Worker | None = None
+    refusal: Kind | None = None
 
 
-class HaltedError(Exception):
-    """The map starts no more items."""
+class ItemRunner:
+    """Runs items one after the other. The batch that records what became of one claims the next.
 
+    With ``keeps_file`` it has one worker file for its life, as a process that runs functions has. Commands inherit the
+    file, so each of them gets its own.
 
-_REFUSALS = {DoneError: Kind.FOUND, TakenError: Kind.TAKEN, HaltedError: Kind.HALTED}
+    Invariant: a worker is used again only after a batch recorded what became of its item, or refused it. After anything
+    else its file is removed, which frees the item (held by tests/map/test_item_batch.py).
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        keeps_file: bool = False,
+        unpacked: Callable[[Input], Input] = lambda entry: entry,
+    ) -> None:
+        """Begin without a worker file.
+
+        Args:
+            unpacked: returns an item as it was handed in. What this raises is raised with the item given back.
+        """
+        self._plan = plan
+        self._keeps_file = keeps_file
+        self._unpacked = unpacked
+        self._workers: list[Worker] = []
+        self._upcoming: Input | None = None
+
+    def run(
+        self,
+        entry: Input,
+        following: Callable[[], Input | None] = lambda: None,
+        failure: Result | None = None,
+    ) -> Iterator[ItemReport]:
+        """Run an item, and those that follow. Yield what became of each; the next one runs after that.
+
+        An outcome is durable before its report is yielded. Whoever takes no more reports closes the iterator: the next
+        item may be claimed already, and is free again then.
+
+        Args:
+            following: returns the next item if there is one now. It is asked when an item has run.
+            failure: nothing is run: it is the result of a call that was cut short.
+
+        Raises:
+            CheckpointError: the outcome could not be recorded; the item may run again.
+            KeyboardInterrupt: and other interrupts; the item was given back.
+        """
+        turn: _Turn | None = _Turn(entry)
+        try:
+            while turn is not None:
+                try:
+                    report, turn = self._step(turn, following, failure)
+                except Exception as error:
+                    shortage = shortage_of(error)
+                    if shortage is None:
+                        raise
+                    self.retire()
+                    report, turn = ItemReport(Kind.SHORT, shortage=shortage), self._taken()
+                if report is not None:
+                    yield report
+        except BaseException:
+            self.retire()
+            raise
+
+    def retire(self) -> None:
+        """Remove the worker files; what they have claimed is free. Twice is fine."""
+        while self._workers:
+            self._workers[-1].retire()
+            self._workers.pop()
+
+    def _step(
+        self, turn: _Turn, following: Callable[[], Input | None], failure: Result | None
+    ) -> tuple[ItemReport | None, _Turn | None]:
+        """Claim an item, or run one that is claimed; return its report, if it has come to one, and what is next."""
+        if turn.refusal is not None:
+            self._upcoming = following()
+            return ItemReport(turn.refusal), self._taken()
+        if turn.worker is None:
+            return None, self._claimed(turn.entry, is_over=failure is not None)
+        return self._ran(turn.entry, turn.worker, following, failure)
+
+    def _claimed(self, entry: Input, *, is_over: bool) -> _Turn:
+        worker = self._worker_for_next(self._workers[-1] if self._workers else None)
+        batch = ItemBatch(self._plan, None, Start(entry, worker, is_over))
+        batch.append()
+        return self._turn_after(batch, entry, worker)
+
+    def _ran(
+        self, entry: Input, worker: Worker, following: Callable[[], Input | None], failure: Result | None
+    ) -> tuple[ItemReport, _Turn | None]:
+        """Run an item that ``worker`` has claimed, record the result, and claim the next item."""
+        log, object_key = self._plan.log.log, entry.object_key
+        try:
+            entry = self._unpacked(entry) if failure is None else entry
+            started_s = time.monotonic()
+            result = self._plan.call(entry.item, worker) if failure is None else failure
+        except BaseException:
+            give_back(log, object_key, worker)
+            raise
+        if result is None:
+            give_back(log, object_key, worker)
+            self.retire()
+            return ItemReport(Kind.GIVEN_BACK), None
+        duration_s = time.monotonic() - started_s if result.duration_s is None else result.duration_s
+        upcoming = self._upcoming = following()
+        next_worker = None if upcoming is None else self._next_worker(worker)
+        start = None if upcoming is None or next_worker is None else Start(upcoming, next_worker)
+
+        def record() -> tuple[ItemReport, ItemBatch]:
+            finish, report = _finish(self._plan, entry, result, duration_s, worker)
+            batch = ItemBatch(self._plan, finish, start)
+            batch.append()
+            return report, batch
+
+        report, batch = retry_while_short(record, _RECORD_S)
+        if not self._keeps_file:
+            self._end(worker)
+        if batch.finish_refusal is not None:
+            report = ItemReport(batch.finish_refusal)
+        if start is None:
+            return report, self._taken()
+        self._upcoming = None
+        return report, self._turn_after(batch, start.entry, start.worker)
+
+    def _turn_after(self, batch: ItemBatch, entry: Input, worker: Worker) -> _Turn:
+        if batch.start_refusal is None:
+            return _Turn(entry, worker)
+        if not self._keeps_file:
+            self._end(worker)
+        return _Turn(entry, refusal=batch.start_refusal)
+
+    def _taken(self) -> _Turn | None:
+        entry, self._upcoming = self._upcoming, None
+        return None if entry is None else _Turn(entry)
+
+    # --- worker files -----------------------------------------------------------------------------------------
+
+    def _next_worker(self, worker: Worker) -> Worker | None:
+        """Return the worker for the next item; None if the machine is short of something: it is claimed later."""
+        try:
+            return self._worker_for_next(worker)
+        except Exception as error:
+            if shortage_of(error) is None:
+                raise
+            return None
+
+    def _worker_for_next(self, worker: Worker | None) -> Worker:
+        """Return a worker: the one that is kept, unless somebody has removed its file, or a new one."""
+        if worker is not None and self._keeps_file and worker.begin_again():
+            return worker
+        new = Worker(self._plan.log.log.workers_directory)
+        self._workers.append(new)
+        return new
+
+    def _end(self, worker: Worker) -> None:
+        worker.retire()
+        self._workers.remove(worker)
 
 
 def run_item(plan: Plan, entry: Input, failure: Result | None = None) -> ItemReport:
     """Claim an item, run it, and return when its outcome is durable, or report why it did not start.
 
-    With ``failure`` nothing is run: it is the result of a call that was cut short.
-
-    Claims and outcomes are judged under the append lock of the one log that holds both. So one worker runs the item,
-    however many try at once.
-
-    Raises:
-        CheckpointError: the outcome could not be recorded; the item may run again.
-        KeyboardInterrupt: and other interrupts; the item was given back.
+    See ``ItemRunner.run``.
     """
-    try:
-        with Worker(plan.log.log.workers_directory) as worker:
-            take(plan.log.log, entry.object_key, worker, _start_judge(plan, entry, failure))
-            return _run_claimed(plan, entry, failure, worker)
-    except (DoneError, TakenError, HaltedError) as refusal:
-        return ItemReport(_REFUSALS[type(refusal)])
-    except Exception as error:
-        shortage = shortage_of(error)
-        if shortage is None:
-            raise
-        return ItemReport(Kind.SHORT, shortage=shortage)
+    [report] = ItemRunner(plan).run(entry, failure=failure)
+    return report
 
 
-def _start_judge(plan: Plan, entry: Input, failure: Result | None) -> Callable[[LogView], None]:
-    """Return the judge of whether an item may start."""
-    directory = plan.log.log.workers_directory
-
-    def judge(view: LogView) -> None:
-        state = state_of(view, plan.run, entry.object_key, directory)
-        if state.outcome is not None:
-            raise DoneError
-        if state.attempts.failed != entry.attempts:
-            raise TakenError  # another worker tried it since, and it rests now
-        # The failure of a process that died is recorded even if the map halts.
-        if failure is None and plan.permit is not None and not plan.permit.is_valid():
-            raise HaltedError
-
-    return judge
-
-
-def _run_claimed(plan: Plan, entry: Input, failure: Result | None, worker: Worker) -> ItemReport:
-    """Run an item that ``worker`` has claimed, and record the result. One batch records it and frees the item.
-
-    Raises:
-        DoneError, TakenError: the worker lost the item meanwhile; nothing was recorded.
-    """
-    log = plan.log.log
-    started_s = time.monotonic()
-    try:
-        result = plan.call(entry.item, worker) if failure is None else failure
-    except BaseException:
-        give_back(log, entry.object_key, worker)
-        raise
-    if result is None:
-        give_back(log, entry.object_key, worker)
-        return ItemReport(Kind.GIVEN_BACK)
-    duration_s = time.monotonic() - started_s if result.duration_s is None else result.duration_s
-    record = _record_death if result.is_death else _record
-    return retry_while_short(lambda: record(plan, entry, result, duration_s, worker), _RECORD_S)
-
-
-def _record(plan: Plan, entry: Input, result: Result, duration_s: float, worker: Worker) -> ItemReport:
+def _finish(
+    plan: Plan, entry: Input, result: Result, duration_s: float, worker: Worker
+) -> tuple[Finish, ItemReport]:
+    """Return what is to be recorded of an item that ran, and the report if that is not refused."""
+    if result.is_death:
+        deaths = _deaths(plan, entry, worker) + 1
+        if deaths < MOST_DEATHS:
+            death = death_payload(plan.run, entry, deaths, result, duration_s)
+            report = ItemReport(Kind.KILLED, cause=result.cause, pause_s=rest_s(deaths), deaths=deaths)
+            return Finish(entry, worker, death), report
+        result = last_death(result)  # that many are a failure
     outcome, result = outcome_payload(plan.run, entry, result, duration_s)
     if not (result.ok or result.is_final) and entry.attempts < plan.retries.limit:
         pause_s = plan.retries.pause_s(entry.attempts + 1)
         attempt = attempt_payload(plan.run, entry, result, duration_s, pause_s)
-        _append(plan, entry, attempt, worker)  # not synced: a loss of power costs one more attempt
-        return ItemReport(Kind.TO_RETRY, cause=result.cause, pause_s=pause_s)
-    _append(plan, entry, outcome, worker, halts=not result.ok, durability="always")
-    return ItemReport(Kind.RECORDED, SentError(result.exception))
+        return Finish(entry, worker, attempt), ItemReport(Kind.TO_RETRY, cause=result.cause, pause_s=pause_s)
+    event = outcome.event if len(outcome.event) <= _MOST_TOLD_BYTES else None
+    report = ItemReport(Kind.RECORDED, SentError(result.exception), event=event)
+    return Finish(entry, worker, outcome, is_outcome=True, halts=not result.ok), report
 
 
-def _record_death(plan: Plan, entry: Input, result: Result, duration_s: float, worker: Worker) -> ItemReport:
-    """Count a death in the log; the last one is a failure."""
+def _deaths(plan: Plan, entry: Input, worker: Worker) -> int:
+    """Return how many deaths of an item the log counts."""
     log, key = plan.log.log, entry.object_key
     state = log.query(lambda view: state_of(view, plan.run, key, log.workers_directory, worker.id))
-    deaths = state.attempts.deaths + 1
-    if deaths >= MOST_DEATHS:
-        return _record(plan, entry, last_death(result), duration_s, worker)
-    death = death_payload(plan.run, entry, deaths, result, duration_s)
-    _append(plan, entry, death, worker)  # not synced: a loss of power costs one count
-    return ItemReport(Kind.KILLED, cause=result.cause, pause_s=rest_s(deaths), deaths=deaths)
-
-
-def _append(
-    plan: Plan,
-    entry: Input,
-    record: Payload,
-    worker: Worker,
-    *,
-    halts: bool = False,
-    durability: str = "never",
-) -> None:
-    """Append a record of an item, and give the item back, unless ``worker`` has no say any more.
-
-    A worker's file may be removed, or its lock lost, while it is stopped or at work; others then take the item for
-    free. It has no say once another live worker has the item, or an outcome is there, or the map went on as another
-    run. A claim that merely vanished refuses nothing: the item ran, and nobody else runs it. A forked child has its
-    parent's worker, but was given nothing.
-
-    With ``halts``, a map that the first failure ends starts no more items from then on.
-
-    Raises:
-        DoneError, TakenError: it has none.
-    """
-    log = plan.log.log
-    directory = log.workers_directory
-
-    def judge(view: LogView) -> None:
-        if not worker.is_mine:
-            raise TakenError
-        state = state_of(view, plan.run, entry.object_key, directory, worker.id)
-        if state.outcome is not None:
-            raise DoneError
-        if state.is_taken:
-            raise TakenError
-        if halts and plan.permit is not None:
-            plan.permit.revoke()
-
-    log.append_if([record, claim_payload(entry.object_key, None)], judge, durability=durability)
+    return state.attempts.deaths

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import pickle
 import signal
 import sys
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._store.process import process
-from mpcheckpoint._work.report import ItemReport, Kind, SentError
-from mpcheckpoint._work.run_item import run_item
-from mpcheckpoint._work.shortage import shortage_of
+from mpcheckpoint._work.item_pipe import ItemReceiver
+from mpcheckpoint._work.report import SentError, sent
+from mpcheckpoint._work.run_item import ItemRunner
+from mpcheckpoint._work.sent_item import UnreadableError, header_of, unpacked
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
+    from mpcheckpoint._work.inputs import Input
+    from mpcheckpoint._work.item_pipe import WorkerEnd
     from mpcheckpoint._work.outcomes import Result
     from mpcheckpoint._work.plan import ItemCall, Plan
     from mpcheckpoint._work.workers import Worker
@@ -39,6 +40,10 @@ class Unreadable(NamedTuple):
     """Why a worker process cannot read the item that it was sent."""
 
     text: str
+
+
+class Leaving(NamedTuple):
+    """The last message of a worker process that begins no more items: another one is to have them."""
 
 
 class Trouble(NamedTuple):
@@ -83,6 +88,10 @@ class _Interrupts:
         if self.has_come:
             raise KeyboardInterrupt
 
+    def are_due(self) -> bool:
+        """Return whether a signal was kept that will end this process."""
+        return self.has_come or signal.SIGTERM in signal.sigpending()
+
     def _take(self, number: int, frame: object) -> None:
         del number, frame
         if self._is_exposed:
@@ -93,61 +102,104 @@ class _Interrupts:
 class _Call:
     """A call that signals may interrupt. If its time is limited, it sends when it begins and when it ends.
 
-    A process that the call forks has no part in our end of the pipe: it is closed there.
+    A process that the call forks has no part in our ends of the pipes: they are closed there.
+
+    Attributes:
+        is_late: whether a call took all its time. The process that started us may be about to end us for it.
     """
 
-    def __init__(self, call: ItemCall, interrupts: _Interrupts, pipe: Connection, *, is_timed: bool) -> None:
+    def __init__(
+        self, call: ItemCall, interrupts: _Interrupts, end: WorkerEnd, timeout_s: float | None
+    ) -> None:
         self._call = call
         self._interrupts = interrupts
-        self._pipe = pipe
-        self._is_timed = is_timed
+        self._end = end
+        self._timeout_s = timeout_s
+        self.is_late = False
         process.register(self)
 
     def __call__(self, item: Any, worker: Worker) -> Result | None:
-        if self._is_timed:
-            self._pipe.send(Clock(is_running=True))
+        if self._timeout_s is None:
+            return self._exposed(item, worker)
+        # Read before the other side can know that the call began: so it never ends us before we know that we are late.
+        due_s = time.monotonic() + self._timeout_s
+        self._end.pipe.send_bytes(sent(Clock(is_running=True)))
+        try:
+            return self._exposed(item, worker)
+        finally:
+            # Even if the other side is gone, the result is recorded.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self._end.pipe.send_bytes(sent(Clock(is_running=False)))
+            self.is_late = time.monotonic() >= due_s
+
+    def _exposed(self, item: Any, worker: Worker) -> Result | None:
         try:
             self._interrupts.expose()
             return self._call(item, worker)
         finally:
             self._interrupts.hold()
-            if self._is_timed:
-                # Even if the other side is gone, the result is recorded.
-                with suppress(BrokenPipeError, ConnectionResetError):
-                    self._pipe.send(Clock(is_running=False))
 
     def reset_after_fork(self) -> None:
-        """In a forked child: close the pipe."""
-        self._pipe.close()
+        """In a forked child: close the pipes."""
+        self._end.pipe.close()
+        self._end.rights.close()
 
 
-def serve(pipe: Connection, plan: Plan, is_timed: bool) -> None:
-    """Run items, in a process of its own, until the other side is gone."""
-    interrupts = _Interrupts()
-    interrupts.install()
-    plan = plan._replace(call=_Call(plan.call, interrupts, pipe, is_timed=is_timed))
-    try:
-        pipe.send(Hello())
+class _Server:
+    """Runs the items that come, and says what became of each."""
+
+    def __init__(self, end: WorkerEnd, plan: Plan, timeout_s: float | None) -> None:
+        self._pipe = end.pipe
+        self._receiver = ItemReceiver(end)
+        self.interrupts = _Interrupts()
+        self._call = _Call(plan.call, self.interrupts, end, timeout_s)
+        self.runner = ItemRunner(plan._replace(call=self._call), keeps_file=True, unpacked=unpacked)
+
+    def serve(self) -> None:
+        """Run items until the other side is gone, or no more is to begin here.
+
+        Raises:
+            EOFError, BrokenPipeError, ConnectionResetError: the other side is gone.
+            KeyboardInterrupt: a Ctrl-C came.
+        """
+        self._pipe.send_bytes(sent(Hello()))
         while True:
-            message = pipe.recv_bytes()
-            interrupts.hold()
-            pipe.send(_reported(plan, message))
-            interrupts.expose()
+            message = self._receiver.wait()
+            self.interrupts.hold()
+            try:
+                for report in self.runner.run(header_of(message), self._following):
+                    self._pipe.send_bytes(sent(report))
+            except UnreadableError as error:
+                self._pipe.send_bytes(sent(Unreadable(str(error))))
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except Exception as error:  # noqa: BLE001 - the other side raises it
+                self._pipe.send_bytes(sent(Trouble(SentError(error), f"{type(error).__name__}: {error}")))
+                return
+            if self._call.is_late:
+                # A late signal must meet no other item.
+                self._pipe.send_bytes(sent(Leaving()))
+                return
+            self.interrupts.expose()
+
+    def _following(self) -> Input | None:
+        """Return the item to go on with, unless a signal is to end this process, or may be on its way to do so."""
+        if self._call.is_late or self.interrupts.are_due():
+            return None
+        message = self._receiver.next()
+        return None if message is None else header_of(message)
+
+
+def serve(end: WorkerEnd, plan: Plan, timeout_s: float | None) -> None:
+    """Run items, in a process of its own, until the other side is gone."""
+    server = _Server(end, plan, timeout_s)
+    server.interrupts.install()
+    try:
+        server.serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the other side is gone
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)  # the other side was interrupted too, or learns of it by this
-
-
-def _reported(plan: Plan, message: bytes) -> ItemReport | Trouble | Unreadable:
-    try:
-        entry = pickle.loads(message)
-    except Exception as error:  # noqa: BLE001 - unpickling runs the user's code
-        shortage = shortage_of(error)
-        if shortage is not None:
-            return ItemReport(Kind.SHORT, shortage=shortage)
-        return Unreadable(f"it cannot be read there: {type(error).__name__}: {error}")
-    try:
-        return run_item(plan, entry)
-    except Exception as error:  # noqa: BLE001 - the other side raises it
-        return Trouble(SentError(error), f"{type(error).__name__}: {error}")
+    finally:
+        server.runner.retire()

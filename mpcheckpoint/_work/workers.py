@@ -19,11 +19,11 @@ _cleared: set[str] = set()
 
 
 class Worker:
-    """Stands for the work on one object, from the claim to the outcome. Use it in a ``with`` statement.
+    """Stands for the work on an object, from the claim to the outcome. Use it in a ``with`` statement.
 
-    Invariant: one worker claims one object (held by tests/map/test_claims.py). A command that inherits the lock and
-    outlives us blocks that object only. A daemon that a command leaves blocks nothing, since the file is removed when
-    the object is done.
+    Invariant: a worker has one object at a time (held by tests/map/test_claims.py). A command that inherits the lock
+    and outlives us blocks that object only. A daemon that a command leaves blocks nothing, since the file is removed
+    when the object is done.
 
     In a forked child the descriptor is closed, never unlocked: an unlock would free the parent's lock, and an open
     descriptor would keep a dead parent's claim alive.
@@ -60,6 +60,17 @@ class Worker:
     def is_mine(self) -> bool:
         """Whether this process made the worker, and is no fork of that one."""
         return self._pid == os.getpid()
+
+    def begin_again(self) -> bool:
+        """Note that this worker begins another object now; return False if its file is gone: its claims count no more.
+
+        The time of the file is what ``Log.map_status`` takes for the beginning of the object's work.
+        """
+        try:
+            system.touch(self.path)
+        except OSError:
+            return False
+        return True
 
     def retire(self) -> None:
         """End the worker and its claim. The file goes first: a process that inherited the lock then holds no claim."""

@@ -15,7 +15,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log, Outcome
 from mpcheckpoint import _system as system
-from mpcheckpoint._work import process_pool
+from mpcheckpoint._work import member
 from mpcheckpoint._work.inputs import Input
 from mpcheckpoint._work.outcomes import outcome_of
 from mpcheckpoint._work.plan import LogRef, Plan
@@ -283,7 +283,7 @@ def test_item_whose_time_is_up_has_failed_and_its_worker_is_replaced(
 def test_time_out_counts_as_a_failed_attempt(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_pool, "_TERMINATE_S", 0.2)
+    monkeypatch.setattr(member, "TERMINATE_S", 0.2)
     context = multiprocessing.get_context("fork")
 
     outcomes = mapped(

@@ -29,7 +29,7 @@ from mpcheckpoint._cli import main
 from mpcheckpoint._cli.maps import child
 from mpcheckpoint._cli.maps.threads import BusyThreads
 from mpcheckpoint._view.log_handle import LogHandle
-from mpcheckpoint._work import held_items, process_pool, shortage
+from mpcheckpoint._work import held_items, process_pool, run_item, shortage
 from mpcheckpoint._work.dispatch import Dispatcher
 from mpcheckpoint._work.held_items import HeldItemNotices
 from mpcheckpoint._work.inputs import Input
@@ -319,7 +319,7 @@ def test_pipe_for_a_worker_that_cannot_be_made_is_made_later(
 ) -> None:
     context = multiprocessing.get_context("fork")
     pipe = Failing(context.Pipe, os_error(errno.EMFILE), range(1, 5))
-    monkeypatch.setattr(type(context), "Pipe", lambda self: pipe())
+    monkeypatch.setattr(type(context), "Pipe", lambda self, duplex=True: pipe(duplex))
 
     assert len(list(log.map(well, NAMES, jobs=3, mp_context=context))) == 12
     assert pipe.count >= 5
@@ -354,6 +354,9 @@ def test_outcome_that_a_shortage_keeps_from_being_read_back_is_waited_for_and_th
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shortage, "STANDSTILL_S", 0.2)
+    monkeypatch.setattr(
+        run_item, "_MOST_TOLD_BYTES", 0
+    )  # every outcome is too long to be sent with its report
     event_of = Failing(Dispatcher._recorded_event, os_error(errno.EMFILE), range(1, 4))
     monkeypatch.setattr(Dispatcher, "_recorded_event", partialmethod(event_of))
 

@@ -1,0 +1,145 @@
+"""One append an item: what became of it, its return, and the claim on the next item, in one batch with one sync.
+
+Which lines the batch has is chosen under the append lock of the one log that holds claims and outcomes. So one worker
+runs an item, however many try at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpcheckpoint._work.claims import claim_payload
+from mpcheckpoint._work.report import Kind
+from mpcheckpoint._work.runs import state_of
+
+if TYPE_CHECKING:
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._view.view import LogView
+    from mpcheckpoint._work.inputs import Input
+    from mpcheckpoint._work.plan import Plan
+    from mpcheckpoint._work.workers import Worker
+
+
+class Finish(NamedTuple):
+    """What is to be recorded of an item that ``worker`` ran.
+
+    Attributes:
+        is_outcome: whether ``record`` is the item's outcome, which has to be durable; else it is a failed attempt, or a
+            death. A loss of power costs one more of these.
+        halts: whether a map that the first failure ends starts no more items from now on.
+    """
+
+    entry: Input
+    worker: Worker
+    record: Payload
+    is_outcome: bool = False
+    halts: bool = False
+
+
+class Start(NamedTuple):
+    """An item that ``worker`` is to begin.
+
+    Attributes:
+        is_over: nothing will run: a failure is to be recorded in place of a worker that ended.
+    """
+
+    entry: Input
+    worker: Worker
+    is_over: bool = False
+
+
+class ItemBatch:
+    """A batch that ends an item, begins one, or both.
+
+    Attributes:
+        finish_refusal: why ``finish`` was not recorded: FOUND or TAKEN; None if it was.
+        start_refusal: why the item of ``start`` was not claimed: FOUND, TAKEN or HALTED; None if it was.
+    """
+
+    def __init__(self, plan: Plan, finish: Finish | None, start: Start | None) -> None:
+        self._plan = plan
+        self._finish = finish
+        self._start = start
+        self.finish_refusal: Kind | None = None
+        self.start_refusal: Kind | None = None
+
+    def append(self) -> None:
+        """Append what is not refused. It can be called again if it raised a shortage.
+
+        Returns when the outcome is durable, if there is one. A claim needs no sync: no worker outlives a loss of power.
+
+        Raises:
+            CheckpointError: nothing was recorded; or, OutcomeUnknownError, perhaps all of it.
+        """
+        finish, start = self._finish, self._start
+        ending: list[Payload] = []
+        if finish is not None:
+            ending = [finish.record, claim_payload(finish.entry.object_key, None)]
+        claim = [] if start is None else [claim_payload(start.entry.object_key, start.worker.id)]
+
+        def choose(view: LogView) -> list[Payload]:
+            self.finish_refusal = None if finish is None else self._refusal_of_finish(view, finish)
+            is_ending = finish is not None and self.finish_refusal is None
+            is_halting = is_ending and finish is not None and finish.halts and self._plan.permit is not None
+            if start is None:
+                self.start_refusal = None
+            else:
+                self.start_refusal = Kind.HALTED if is_halting else self._refusal_of_start(view, start)
+            chosen = ending if is_ending else []
+            if self.start_refusal is None:
+                chosen = chosen + claim
+            if not chosen:
+                raise _NothingError
+            if is_halting and self._plan.permit is not None:
+                self._plan.permit.revoke()
+            return chosen
+
+        is_durable = finish is not None and finish.is_outcome
+        try:
+            self._plan.log.log.append_if(
+                ending + claim, choose, durability="always" if is_durable else "never"
+            )
+        except _NothingError:
+            pass
+
+    def _refusal_of_finish(self, view: LogView, finish: Finish) -> Kind | None:
+        """Return why a worker has no say any more on what became of its item.
+
+        A worker's file may be removed, or its lock lost, while it is stopped or at work; others then take the item for
+        free. It has no say once another live worker has the item, or an outcome is there, or the map went on as another
+        run. A claim that merely vanished refuses nothing: the item ran, and nobody else runs it. A forked child has its
+        parent's worker, but was given nothing.
+
+        Raises:
+            ChangedVersionError: the map went on as another run.
+        """
+        if not finish.worker.is_mine:
+            return Kind.TAKEN
+        plan, object_key = self._plan, finish.entry.object_key
+        state = state_of(view, plan.run, object_key, plan.log.log.workers_directory, finish.worker.id)
+        if state.outcome is not None:
+            return Kind.FOUND
+        if state.is_taken:
+            return Kind.TAKEN
+        return None
+
+    def _refusal_of_start(self, view: LogView, start: Start) -> Kind | None:
+        """Return why an item may not begin.
+
+        Raises:
+            ChangedVersionError: the map went on as another run.
+        """
+        plan, entry = self._plan, start.entry
+        state = state_of(view, plan.run, entry.object_key, plan.log.log.workers_directory)
+        if state.outcome is not None:
+            return Kind.FOUND
+        if state.attempts.failed != entry.attempts:
+            return Kind.TAKEN  # another worker tried it since, and it rests now
+        # The failure of a process that died is recorded even if the map halts.
+        if not start.is_over and plan.permit is not None and not plan.permit.is_valid():
+            return Kind.HALTED
+        return Kind.TAKEN if state.is_taken else None
+
+
+class _NothingError(Exception):
+    """Nothing of the batch may be appended."""
