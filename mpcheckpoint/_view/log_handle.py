@@ -29,6 +29,10 @@ T = TypeVar("T")
 RECENT_S = 0.02
 
 
+# What claims and maps ask for at each append.
+_KNOWN = {setting: Durability.parse(setting) for setting in ("always", "never")}
+
+
 class LogHandle:
     """One log, through one handle on its store.
 
@@ -158,7 +162,7 @@ class LogHandle:
             )
         return stored.append(
             payloads,
-            durability=self.store.durability if durability is None else Durability.parse(durability),
+            durability=self.store.durability if durability is None else _parsed(durability),
             timeout_s=self.store.settings.lock_timeout_s,
             guard=guard,
         )
@@ -241,6 +245,11 @@ class LogHandle:
                 "core": _core.kind,
             }
         return counted | of_process
+
+
+def _parsed(durability: object) -> Durability:
+    known = _KNOWN.get(durability) if type(durability) is str else None
+    return Durability.parse(durability) if known is None else known
 
 
 def _reopen(settings: Settings, log_key: str) -> LogHandle:

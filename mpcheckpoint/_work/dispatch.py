@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _MOST_UNFINISHED = 1000
 _LOOK_EVERY_S = 0.05
+# A map that for so long met no item of another one looks at the log so much more seldom: most of what it would find it
+# recorded itself.
+_ALONE_S = 1.0
+_ALONE_FACTOR = 10
 
 
 class Dispatcher:
@@ -60,6 +64,7 @@ class Dispatcher:
         self._runs: Mapping[int, RunNote] = {plan.run.note.number: plan.run.note}
         self._recorded = 0  # records in the log when ``_moves`` last looked
         self._look_due_s = 0.0
+        self._refused_s = -_ALONE_S  # when a worker last met an item that another map had or did
 
     # --- starting ---------------------------------------------------------------------------------------------
 
@@ -83,7 +88,8 @@ class Dispatcher:
                 known.append(entry)
                 return
         # Its worker judges it again, under the append lock.
-        self._start([entry], max_age_s=RECENT_S)
+        is_alone = time.monotonic() - self._refused_s > _ALONE_S
+        self._start([entry], max_age_s=RECENT_S * (_ALONE_FACTOR if is_alone else 1))
 
     def start_held_back(self) -> None:
         """Start what waits for room, as far as there is room."""
@@ -203,6 +209,8 @@ class Dispatcher:
         if report.kind is Kind.GIVEN_BACK:
             raise KeyboardInterrupt  # a worker was interrupted, and soon we are
         entries = self.running.pop(entry.object_key)
+        if report.kind in (Kind.TAKEN, Kind.FOUND):
+            self._refused_s = time.monotonic()
         if report.kind not in (Kind.SHORT, Kind.TAKEN):
             self._throttle.has_moved()
         if report.kind is Kind.SHORT:

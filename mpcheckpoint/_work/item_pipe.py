@@ -11,6 +11,7 @@ the log decide, by the claim: a worker that begins what was given to another one
 from __future__ import annotations
 
 import os
+import select
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -101,6 +102,9 @@ class ItemReceiver:
     def __init__(self, end: WorkerEnd) -> None:
         self._pipe = end.pipe
         self._rights = end.rights
+        # Rejected: ``Connection.poll``, which makes a selector at each call.
+        self._poll = select.poll()
+        self._poll.register(end.pipe.fileno(), select.POLLIN)
         self._right: int | None = None  # taken out of the pipe, for an item that has not come yet
 
     def wait(self) -> bytes:
@@ -117,7 +121,7 @@ class ItemReceiver:
     def next(self) -> bytes | None:
         """Return the next item that is to begin, if there is one now and the other side is there."""
         try:
-            while self._pipe.poll():
+            while self._poll.poll(0):
                 message = self._admitted(self._pipe.recv_bytes())
                 if message is not None:
                     return message

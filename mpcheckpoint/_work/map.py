@@ -53,6 +53,7 @@ class MapRun:
         self._outputs = OutputQueue(is_ordered=options.ordered)
         self._dispatcher = Dispatcher(plan, pool, options, self._outputs)
         self._notices = HeldItemNotices(self._log, options.on_wait)
+        self._error: Exception | None = None  # from the source, to be raised when what is ready was given out
         self._next_place = 0
         self._is_exhausted = False
         self._is_source_idle = False
@@ -100,6 +101,8 @@ class MapRun:
                 finished = self._outputs.take()
                 if finished is not None:
                     return self._given_out(finished)
+                if self._error is not None:
+                    raise self._error
                 if not self._advance():
                     self.close()
         except BaseException as error:
@@ -192,6 +195,7 @@ class MapRun:
             dispatcher.settle(entry, report)
         if reports:
             self._pause_s = _FIRST_PAUSE_S
+            self._take_early(1 + len(reports))
         elif self._can_take():
             # Only now that all ready outcomes were given out: the iterable may wait for one.
             self._take()
@@ -203,6 +207,18 @@ class MapRun:
         else:
             self._notices.end()
         return True
+
+    def _take_early(self, most: int) -> None:
+        """Take inputs before what is ready is given out, so that no worker waits for the caller.
+
+        Not from an iterable that may wait for what is ready.
+        """
+        try:
+            while most and not isinstance(self._source, InputThread) and self._can_take():
+                self._take()
+                most = 0 if self._is_source_idle else most - 1
+        except Exception as error:  # noqa: BLE001 - raised by the next call
+            self._error = error
 
     def _is_over(self) -> bool:
         return self._is_exhausted or self._dispatcher.is_halted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,8 @@ if TYPE_CHECKING:
     from mpcheckpoint.errors import InvalidItemError
 
 TERMINATE_S = 5.0
-# What is sent to a worker that is busy has to fit into its pipe, or it would hold us up: so many withdrawn items, the
-# next one, and no large ones.
-_MOST_AHEAD_BYTES = 2048
-_MOST_WITHDRAWN = 2
+# What is sent to a worker that is busy has to fit into its pipe, which holds 8 KiB somewhere, or it would hold us up.
+_MOST_AHEAD_BYTES = 4096
 
 
 class Given:
@@ -30,6 +29,10 @@ class Given:
         self.message = message
         self.number: int | None = None
 
+    def __len__(self) -> int:
+        """Return how many bytes are sent; more than fit if it cannot be."""
+        return len(self.message) if isinstance(self.message, bytes) else sys.maxsize
+
 
 class Member:
     """One worker process, as seen by the process that started it."""
@@ -38,17 +41,17 @@ class Member:
         self.process = process
         self.sender = sender
         self.pipe = sender.pipe
-        self.given: deque[Given] = deque()  # the first one runs, or is about to; the second is ahead
+        self.given: deque[Given] = deque()  # the first one runs, or is about to; the others are ahead
         self.has_started = False
-        self._withdrawn = 0  # since its last report
+        self._unread_bytes = 0  # sent since its last report, and perhaps not read
         # While its item's function runs: when to tell it to end; once it was told, when to kill it.
         self.due_s: float | None = None
         self.is_late = False
 
-    def has_room_ahead(self, given: Given) -> bool:
-        """Return whether an item may be sent while another one runs."""
-        is_small = isinstance(given.message, bytes) and len(given.message) <= _MOST_AHEAD_BYTES
-        return is_small and len(self.given) == 1 and self._withdrawn < _MOST_WITHDRAWN and not self.is_late
+    def has_room_ahead(self, given: Given, most: int) -> bool:
+        """Return whether an item may be sent while another one runs, if there may be ``most`` ahead."""
+        is_small = self._unread_bytes + len(given) <= _MOST_AHEAD_BYTES
+        return is_small and 1 <= len(self.given) <= most and not self.is_late
 
     def send(self, given: Given) -> None:
         """Send an item.
@@ -60,6 +63,7 @@ class Member:
         if not isinstance(given.message, bytes):
             raise given.message
         given.number = self.sender.next_number()
+        self._unread_bytes += len(given) if self.given else 0
         self.given.append(given)  # before it is sent: an interrupt in between must not hide it
         self.sender.send(given.number, given.message)
 
@@ -70,13 +74,14 @@ class Member:
         if found is not None:
             self.given.remove(found)
             found.number = None
-            self._withdrawn += 1
         return found
 
     def finished(self) -> Given:
         """Take note of a report; return the item that it is about."""
-        self._withdrawn = 0  # it has read what was sent before
-        return self.given.popleft()
+        done = self.given.popleft()
+        if len(self.given) <= 1:
+            self._unread_bytes = 0  # it has read all, or all but what it may be about to begin
+        return done
 
     def end_if_due(self, now_s: float) -> None:
         """If its item's time is up, tell the process to end; kill it if it has not after a moment."""

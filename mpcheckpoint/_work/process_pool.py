@@ -37,15 +37,16 @@ _LOOK_S = 1.0
 _UNWIND_S = 2.0
 _SEND_LIMIT = 3
 _START_LIMIT = 3
+_MOST_AHEAD = 8
 _EXIT_PRIORITY = 10
 
 
 class ProcessPool:
     """Starts worker processes as items come, up to ``jobs``, and replaces those that die.
 
-    Each has one item ahead in its pipe, so that it need not wait for us. No worker is idle beside an item that waits in
-    another one's pipe: it is withdrawn from there. With ``timeout_s``, a process whose item's function runs for longer
-    is ended and replaced.
+    Each has an item ahead in its pipe, so that it need not wait for us; some more where items are so short that it had
+    to. No worker is idle beside an item that waits in another one's pipe: it is withdrawn from there. With
+    ``timeout_s``, a process whose item's function runs for longer is ended and replaced.
     """
 
     def __init__(self, plan: Plan, jobs: int, context: BaseContext, timeout_s: float | None = None) -> None:
@@ -53,6 +54,7 @@ class ProcessPool:
         self._timeout_s = timeout_s
         self._jobs = jobs
         self.most = 2 * jobs
+        self._ahead = 1
         self._context: Any = context  # typeshed's common base class knows no Process
         self._members: list[Member] = []
         self._waiting: deque[Given] = deque()
@@ -67,7 +69,8 @@ class ProcessPool:
 
     def has_room(self) -> bool:
         """Return whether another item can be given out now."""
-        return len(self._waiting) + sum(len(member.given) for member in self._members) < self.most
+        given = len(self._waiting) + sum(len(member.given) for member in self._members)
+        return given < self._jobs * (1 + self._ahead)
 
     def submit(self, entry: Input) -> None:
         """Give out an item.
@@ -91,7 +94,8 @@ class ProcessPool:
             if member is None and len(self._members) < self._jobs:
                 member = self._start()
             if member is None:
-                member = next((each for each in self._members if each.has_room_ahead(given)), None)
+                having_room = [each for each in self._members if each.has_room_ahead(given, self._ahead)]
+                member = min(having_room, key=lambda each: len(each.given), default=None)
             if member is None:
                 self._waiting.append(given)
                 return
@@ -111,9 +115,8 @@ class ProcessPool:
         recalled = [given.entry for given in self._waiting]
         self._waiting.clear()
         for member in self._members:
-            if len(member.given) > 1:
-                found = member.withdraw()
-                recalled += [] if found is None else [found.entry]
+            while len(member.given) > 1 and (found := member.withdraw()) is not None:
+                recalled.append(found.entry)
         return recalled
 
     def _share_out(self) -> list[tuple[Input, ItemReport]]:
@@ -125,10 +128,12 @@ class ProcessPool:
         idle = self._jobs - sum(bool(member.given) for member in self._members)
         ahead = [member for member in self._members if len(member.given) > 1]
         while idle > 0 and (self._waiting or ahead):
-            given = self._waiting.popleft() if self._waiting else ahead.pop().withdraw()
+            given = self._waiting.popleft() if self._waiting else ahead[-1].withdraw()
             if given is not None:
                 found += self._given_again(given)
                 idle -= 1
+            if ahead and (given is None or len(ahead[-1].given) <= 1):
+                ahead.pop()
         return found
 
     def _given_again(self, given: Given) -> list[tuple[Input, ItemReport]]:
@@ -212,6 +217,8 @@ class ProcessPool:
             raise message.raised.error or CheckpointError(
                 f"a worker process failed: {message.text}", reason="worker failed"
             )
+        if message.is_idle:
+            self._ahead = min(2 * self._ahead, _MOST_AHEAD)  # it waits for us
         return [(entry, message), *found]
 
     def _left(self, member: Member) -> list[tuple[Input, ItemReport]]:

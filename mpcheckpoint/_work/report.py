@@ -58,6 +58,7 @@ class ItemReport(NamedTuple):
         deaths: how many processes of this item have died.
         shortage: what the machine is short of.
         event: the outcome that was recorded, as it is in the log; None if it is long, or another worker's.
+        is_idle: whether its worker has nothing to go on with.
     """
 
     kind: Kind
@@ -69,23 +70,24 @@ class ItemReport(NamedTuple):
     deaths: int = 0
     shortage: Shortage | None = None
     event: bytes | None = None
+    is_idle: bool = False
 
 
 # The first byte of a report on its way to another process: an outcome without an exception, which most reports are, as
-# it is in the log; or anything, pickled.
-_OUTCOME, _PICKLED = b"o", b"p"
+# it is in the log, with or without an item to go on with; or anything, pickled.
+_OUTCOME, _LAST_OUTCOME, _PICKLED = b"o", b"l", b"p"
 
 
 def sent(message: object) -> bytes:
     """Return a message of a worker process as it is sent."""
     if isinstance(message, ItemReport) and message.event is not None and message.raised.error is None:
         assert message.kind is Kind.RECORDED
-        return _OUTCOME + message.event
+        return (_LAST_OUTCOME if message.is_idle else _OUTCOME) + message.event
     return _PICKLED + pickle.dumps(message)
 
 
 def received(data: bytes) -> Any:
     """Return what ``sent`` was given."""
-    if data[:1] == _OUTCOME:
-        return ItemReport(Kind.RECORDED, event=data[1:])
+    if data[:1] != _PICKLED:
+        return ItemReport(Kind.RECORDED, event=data[1:], is_idle=data[:1] == _LAST_OUTCOME)
     return pickle.loads(data[1:])

@@ -196,7 +196,7 @@ class ItemRunner:
         if batch.finish_refusal is not None:
             report = ItemReport(batch.finish_refusal)
         if start is None:
-            return report, self._taken()
+            return report._replace(is_idle=upcoming is None), self._taken()
         self._upcoming = None
         return report, self._turn_after(batch, start.entry, start.worker)
 
