@@ -187,14 +187,12 @@ class Log:
         bounded, apart from the keys of its objects.
 
         Returns:
-            ``records``, ``objects``: how many it holds.
+            ``records``, ``objects``: how many it holds. ``size_bytes``, ``path``: of its file, with padding.
             ``first_us``, ``last_us``: when the first and the last record were made (unix microseconds), or None.
-            ``size_bytes``, ``path``: of its file, with padding.
             ``batches``: how many appends wrote the records, in all processes; a batch is one.
             ``stated_syncs``: how many syncs the log's own lines tell of, in all processes, in its present generation.
                 There may have been more: those that covered nothing new, or came after the last line.
-            ``appends``, ``syncs``: how many of each this process did.
-            ``repairs``: how many torn ends were cut off.
+            ``appends``, ``syncs``: how many of each this process did. ``repairs``: how many torn ends were cut off.
             ``state``, ``is_poisoned``: "whole"; "pending": a write seems to be in progress; "torn": a dying writer left
                 bytes that the next one cuts off; "poisoned": a sync failed, ``recover`` helps. The worst of them.
             ``lock``: whether its append lock is held now: "free", "held", or "unknown" where the system does not tell
@@ -231,9 +229,8 @@ class Log:
     def pending(
         self, items: Iterable[T], *, key: Callable[[T], str] | None = None, rerun: str | None = None
     ) -> Iterator[T]:
-        """Yield the items that are not done, each judged when its turn comes.
-
-        If a map ran on this log, an item is done once it has an outcome, even a failure; else once it has an event.
+        """Yield the items that are not done, each judged when its turn comes. If a map ran on this log, an item is done
+        once it has an outcome, even a failure; else once it has an event.
 
         Args:
             items, key: as for ``map``.
@@ -265,6 +262,9 @@ class Log:
         retries: int = 0,
         retry_delay_s: float = DEFAULT_DELAY_S,
         timeout_s: float | None = None,
+        memory: int | str | None = None,
+        initializer: Callable[[], Any] | None = None,
+        tasks_per_worker: int | None = None,
         max_invalid_results: int | None = DEFAULT_MAX_INVALID_RESULTS,
     ) -> MapRun:
         """Run ``fn(item)`` for every item that has no outcome in this log yet, in parallel, and record each outcome.
@@ -273,9 +273,8 @@ class Log:
         map on the same log: they share the items, and no item runs twice while nobody dies. At least once: an item
         whose worker dies before its outcome is recorded runs again.
 
-        Starts at the call. Items are taken as workers become free, in bounded memory. A list, or whatever has a length,
-        is iterated over in the caller's thread; any other iterable in a thread of its own, an item at a time, so that
-        it may wait for an outcome of this very map.
+        Starts at the call, and takes items as workers become free. What has a length is iterated over in the caller's
+        thread; any other iterable in a thread of its own, an item at a time: it may wait for an outcome of this map.
 
         Args:
             fn: takes an item and returns a JSON value. An exception, or another value, is recorded as a failure. A
@@ -287,10 +286,10 @@ class Log:
             key: a function that returns the object key of an item.
             version: of the work. It is recorded, and another one is refused (see ``if_changed``): outcomes do not mix.
             jobs: how many items run at a time; None for one a processor, or as many as ``executor`` has workers.
-            mp_context: how worker processes are started, as ``multiprocessing.get_context`` returns it; None for the
-                default. With spawn and forkserver ``fn`` must be found by its name in an importable module: no lambda,
-                and no function of a notebook cell.
-            executor: run in this executor instead of worker processes of our own. It is not shut down.
+            mp_context: how worker processes start, as ``multiprocessing.get_context`` returns it; None for the default.
+                With spawn and forkserver ``fn`` is found by its name in a module: no lambda, nothing of a notebook.
+            executor: run in this executor instead of worker processes of our own. It is not shut down. Then
+                ``timeout_s``, ``memory``, ``initializer`` and ``tasks_per_worker`` cannot be given.
             ordered: give outcomes out in the order of the items, not as they come.
             on_error: "record" gives failures out as outcomes; "halt" does so, too, and starts no more items once a
                 failure is recorded here (``MapRun.is_halted``); "raise" starts no more, and raises what ``fn`` raised.
@@ -301,38 +300,38 @@ class Log:
                 have. The outcomes given out are those under that name.
             if_changed: what to do if the map, or that rerun of it, came with another ``version`` before: "refuse" the
                 call; "keep" what is done, and run what is missing; or "keep-ok": keep what is ok, and run what failed
-                again, too. Starts that still run with the version before end with ChangedVersionError.
+                again, too. Starts with the version before end with ChangedVersionError.
             retries: how often an item that failed is tried again before it counts as failed. Failed attempts are
-                recorded, so the limit holds over all starts and processes; an attempt that died with its process does
-                not count. Meanwhile other items run, up to 1000 at rest.
+                recorded: the limit holds over all starts. Meanwhile other items run, up to 1000 at rest.
             retry_delay_s: how long an item rests after its first failed attempt, in seconds; twice as long after each
-                further one, to a minute (or to this, if it is more), shortened by up to a quarter at random.
+                further one, to a minute (or to this, if more), shortened by up to a quarter at random.
             timeout_s: how long ``fn`` may run for an item, in seconds; None for any time. Then its process is ended,
-                with SIGTERM and 5 s later SIGKILL, and replaced; the attempt has failed, "timed out". What ``fn`` has
-                started lives on. Not possible in an ``executor``.
+                with SIGTERM and 5 s later SIGKILL, and replaced; the attempt has failed. What ``fn`` started lives on.
+            memory: end a worker process that has more memory than this while ``fn`` runs, in bytes or as "2G"; what it
+                has started counts, what it shares with this process does not. The attempt has failed. Linux only.
+            initializer: called without arguments in each worker process before its first item. What it returns is the
+                worker's state, unless it is None: ``fn(item, state)`` is called. If it fails, the map stops.
+            tasks_per_worker: replace each worker process after so many items; None to keep it.
             max_invalid_results: for how many items in a row ``fn`` may return what is no JSON value before the map
-                stops with InvalidResultError; None for any number. Such an item is recorded as failed, and not retried.
-                NaN and infinity count only while ``fn`` has returned nothing that can be recorded.
+                stops with InvalidResultError; None for any number. Such an item has failed, and is not retried. NaN
+                and infinity count only while ``fn`` has returned nothing that can be recorded.
 
         Returns:
             A MapRun: iterate over it to have the outcomes. ``close`` ends it early and gives back what runs.
 
         Raises:
-            ChangedVersionError: the map on this log, or that rerun of it, has another version. Nothing was run.
+            ChangedVersionError: this map, or that rerun of it, has another version. Nothing was run.
             ChangedItemError: a key came with another input. That input was not run.
-            InvalidFunctionError: ``fn`` is no function, an ``async def``, a generator function, or cannot be sent to
-                the worker processes. Nothing was run or recorded.
+            InvalidFunctionError: ``fn`` is no function, ``async``, a generator, or cannot be sent. Nothing was run.
             InvalidItemError: an item cannot be sent to a worker process. That item was not run.
             TypeError, ValueError: an argument, or an item, is not what it should be.
-            WorkerDiedError: this process may have no children, they cannot start, or ``executor`` is broken.
-            ShortageError: the machine is short of processes, threads, open files or memory, and for a minute nothing
-                ran. Before that starts pause, with a logged warning, and the items that could not be started wait.
+            WorkerDiedError: worker processes cannot start, their ``initializer`` fails, or ``executor`` is broken.
+            ShortageError: the machine is short of processes, threads, open files or memory: for a minute nothing ran.
             ReadOnlyError, LockTimeoutError, WriteFailedError, PoisonedLogError: nothing was run.
 
         Durability: an outcome survives loss of power before it is given out, whatever the handle's setting.
-        Concurrency: the MapRun is for one thread. An item whose worker process dies runs again; the third time it is
-            recorded as failed. Deaths are counted in the log, over all starts and processes; one by SIGTERM, SIGHUP or
-            SIGINT only a second later, so that a map that is closed meanwhile counts nothing.
+        Concurrency: the MapRun is for one thread. An item whose worker process dies runs again; the third time, over
+            all starts, it has failed. A death by SIGTERM, SIGHUP or SIGINT counts a second later, if the map goes on.
         """
         return start_map(
             self._handle,
@@ -352,13 +351,15 @@ class Log:
             retries=retries,
             retry_delay_s=retry_delay_s,
             timeout_s=timeout_s,
+            memory=memory,
+            initializer=initializer,
+            tasks_per_worker=tasks_per_worker,
             max_invalid_results=max_invalid_results,
         )
 
     def results(self, *, rerun: str | None = None) -> Iterator[Outcome]:
-        """Yield the last outcome of each item, whatever rerun it came from, in the order of the objects.
-
-        ``Outcome.item`` is the item as it was recorded: its object key, if it was no JSON value.
+        """Yield the last outcome of each item, whatever rerun it came from, in the order of the objects. Its ``item``
+        is the item as it was recorded: its object key, if it was no JSON value.
 
         Args:
             rerun: the last outcome under this name; nothing if there is no such rerun.
@@ -374,9 +375,8 @@ class Log:
         return tuple(name for name in self._handle.query(history_of).latest if name is not None)
 
     def map_status(self, *, rerun: str | None = None) -> MapStatus | None:
-        """Return how far the log's map is, in whatever process it runs; None if no map ran on this log.
-
-        Counts what is recorded, and checks which workers and map processes are alive. Takes no lock and writes nothing.
+        """Return how far the log's map is, in whatever process it runs; None if no map ran on this log. Counts what is
+        recorded, and checks which workers and map processes are alive. Takes no lock and writes nothing.
 
         Args:
             rerun: count the outcomes under this name. None for the rerun that is under way, if all starts that live now

@@ -11,6 +11,7 @@ import click
 from mpcheckpoint._cli.terminal import safe
 from mpcheckpoint._logfile.paths import STORE_DIRECTORY, refuse_url
 from mpcheckpoint._work.reruns import require_rerun_name
+from mpcheckpoint._work.worker_options import parse_memory, require_memory_told
 from mpcheckpoint.errors import UnknownSchemeError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -90,3 +91,13 @@ def rerun_option(help_text: str) -> Callable[[Command], Command]:
     return click.option(
         "--rerun", metavar="NAME", is_flag=False, flag_value=_NO_NAME, callback=_rerun, help=help_text
     )
+
+
+def memory_size(text: str) -> int:
+    """Return the size in bytes that was given as a limit on memory."""
+    try:
+        size_bytes = parse_memory(text)
+        require_memory_told()
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return size_bytes

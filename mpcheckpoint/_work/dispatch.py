@@ -222,8 +222,9 @@ class Dispatcher:
             self._rests.rest(entry.object_key, report.pause_s)
             self._options.on_death(Death(entry.object_key, report.deaths, report.cause, report.pause_s))
             self._start(entries)
-        elif report.kind is Kind.TIMED_OUT:
-            error = TimeoutError(report.cause)
+        elif report.kind in (Kind.TIMED_OUT, Kind.OVER_MEMORY):
+            kind = TimeoutError if report.kind is Kind.TIMED_OUT else MemoryError
+            error = kind(report.cause)
             result = Result(False, None, report.cause, error, duration_s=report.duration_s)
             self._record_failure(entries, entry, result)
         elif report.kind is Kind.TO_RETRY:

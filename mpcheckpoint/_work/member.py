@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.item_pipe import ItemSender
+    from mpcheckpoint._work.memory_watch import OverMemory
     from mpcheckpoint.errors import InvalidItemError
 
 TERMINATE_S = 5.0
@@ -43,6 +44,8 @@ class Member:
         self.pipe = sender.pipe
         self.given: deque[Given] = deque()  # the first one runs, or is about to; the others are ahead
         self.has_started = False
+        self.is_ready = False  # its initializer has returned, if there is one
+        self.over_memory: OverMemory | None = None
         self._unread_bytes = 0  # sent since its last report, and perhaps not read
         # While its item's function runs: when to tell it to end; once it was told, when to kill it.
         self.due_s: float | None = None

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint._store.process import process
 from mpcheckpoint._work.item_pipe import ItemSender
 from mpcheckpoint._work.member import TERMINATE_S, Given, Member
+from mpcheckpoint._work.memory_watch import OverMemory
 from mpcheckpoint._work.refusals import invalid_item, item_message
 from mpcheckpoint._work.report import ItemReport, Kind, received
 from mpcheckpoint._work.shortage import shortage_of
 from mpcheckpoint._work.start_process import start_process
-from mpcheckpoint._work.worker_process import Clock, Hello, Leaving, Trouble, Unreadable, serve
+from mpcheckpoint._work.worker_options import WorkerOptions, memory_error
+from mpcheckpoint._work.worker_process import Clock, Hello, Leaving, Trouble, Unreadable, Unready, serve
 from mpcheckpoint.errors import CheckpointError, InvalidItemError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -46,12 +48,14 @@ class ProcessPool:
 
     Each has an item ahead in its pipe, so that it need not wait for us; some more where items are so short that it had
     to. No worker is idle beside an item that waits in another one's pipe: it is withdrawn from there. With
-    ``timeout_s``, a process whose item's function runs for longer is ended and replaced.
+    ``timeout_s``, a process whose item's function runs for longer is ended and replaced; so is one that has more memory
+    than allowed, or has run as many items as it may.
     """
 
-    def __init__(self, plan: Plan, jobs: int, context: BaseContext, timeout_s: float | None = None) -> None:
+    def __init__(self, plan: Plan, jobs: int, context: BaseContext, options: WorkerOptions) -> None:
         self._plan = plan
-        self._timeout_s = timeout_s
+        self._options = options
+        self._timeout_s = options.timeout_s
         self._jobs = jobs
         self.most = 2 * jobs
         self._ahead = 1
@@ -198,7 +202,13 @@ class ProcessPool:
             return self._settle_death(member)
         if isinstance(message, Hello):
             member.has_started = True
-            self._failed_starts = 0
+            member.is_ready = message.is_ready
+            self._failed_starts = 0 if message.is_ready else self._failed_starts
+            return []
+        if isinstance(message, Unready):
+            raise _not_ready(message) from message.raised.error
+        if isinstance(message, OverMemory):
+            member.over_memory = message
             return []
         if isinstance(message, Clock):
             if not member.is_late and self._timeout_s is not None:
@@ -241,12 +251,17 @@ class ProcessPool:
             assert self._timeout_s is not None
             late = f"timed out after {self._timeout_s:g} s"
             found = [(begun.entry, ItemReport(Kind.TIMED_OUT, cause=late, duration_s=self._timeout_s))]
+        elif begun is not None and member.over_memory is not None:
+            assert self._options.memory_bytes is not None
+            used_bytes, duration_s = member.over_memory
+            cause = memory_error(used_bytes, self._options.memory_bytes)
+            found = [(begun.entry, ItemReport(Kind.OVER_MEMORY, cause=cause, duration_s=duration_s))]
         elif begun is not None:
             found = [(begun.entry, ItemReport(Kind.DIED, cause=cause, exit_code=code or 0))]
-        elif not member.has_started:
+        elif not member.is_ready:
             self._failed_starts += 1
             if self._failed_starts >= _START_LIMIT:
-                raise _cannot_start(cause) from None
+                raise (_died_in_initializer if member.has_started else _cannot_start)(cause) from None
         for given in not_begun:
             found += self._given_again(given)
         return found
@@ -292,7 +307,7 @@ class ProcessPool:
 
     def _start(self) -> Member:
         sender = ItemSender(self._context)
-        arguments = sender.worker_end, self._plan, self._timeout_s
+        arguments = sender.worker_end, self._plan, self._options
         child = self._context.Process(target=serve, args=arguments, name="mpcheckpoint-map")
         member = Member(child, sender)
         self._members.append(member)  # before it starts: an interrupt in between must not hide it
@@ -354,6 +369,22 @@ def _join(members: list[Member], timeout_s: float | None) -> None:
     for member in members:
         if member.process.pid is not None:
             member.process.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+
+def _not_ready(message: Unready) -> WorkerDiedError:
+    return WorkerDiedError(
+        f"the initializer of a worker process failed: {message.text}. No item has failed for it; what is done is "
+        "recorded. Correct it, and start the map again to carry on",
+        reason="initializer failed",
+    )
+
+
+def _died_in_initializer(cause: str) -> WorkerDiedError:
+    return WorkerDiedError(
+        f"{_START_LIMIT} worker processes in a row died in their initializer, the last one so: {cause}. No item has "
+        "failed for it; what is done is recorded",
+        reason="died in its initializer",
+    )
 
 
 def _cannot_start(cause: str) -> WorkerDiedError:

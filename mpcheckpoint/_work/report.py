@@ -22,6 +22,7 @@ class Kind(Enum):
     DIED = "the process that ran it died"
     KILLED = "what ran it was killed from elsewhere; that is in the log, and it will run again"
     SHORT = "it could not start, because the machine is short of something"
+    OVER_MEMORY = "it had more memory than allowed, and its process was ended"
     TIMED_OUT = "it ran for too long, and its process was ended"
 
 

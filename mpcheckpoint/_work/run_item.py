@@ -31,13 +31,20 @@ _MOST_TOLD_BYTES = 64 * 1024
 class FunctionCall:
     """Calls a user's function."""
 
-    def __init__(self, function: Callable[[Any], object]) -> None:
+    def __init__(self, function: Callable[..., object]) -> None:
         self._function = function
+        self._state: tuple[Any, ...] = ()
+
+    def with_state(self, state: Any) -> FunctionCall:
+        """Return a call that hands the state to the function, after the item; None is no state."""
+        call = FunctionCall(self._function)
+        call._state = () if state is None else (state,)
+        return call
 
     def __call__(self, item: Any, worker: Worker) -> Result:
         """Return what the function returned; an exception is a failure. Never returns in a forked child."""
         try:
-            value = self._function(item)
+            value = self._function(item, *self._state)
         except BaseException as error:
             if not worker.is_mine:
                 end_forked_child(error)

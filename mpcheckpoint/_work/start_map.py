@@ -21,6 +21,7 @@ from mpcheckpoint._work.retries import Retries
 from mpcheckpoint._work.run_item import FunctionCall
 from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.shortage import outlast_shortage
+from mpcheckpoint._work.worker_options import WorkerOptions, parse_memory, require_memory_told
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -48,16 +49,17 @@ def start_map(  # noqa: PLR0913 - the arguments of ``Log.map``
     retries: int,
     retry_delay_s: float,
     timeout_s: float | None,
+    memory: int | str | None,
+    initializer: Callable[[], Any] | None,
+    tasks_per_worker: int | None,
     max_invalid_results: int | None,
 ) -> MapRun:
     """Start a map: see ``Log.map``."""
     _require_choices(version, on_error, rerun, if_changed)
     if executor is not None and mp_context is not None:
         raise ValueError("executor and mp_context exclude each other: an executor has its own way to start")
-    if executor is not None and timeout_s is not None:
-        raise ValueError(
-            "executor and timeout_s exclude each other: only worker processes of our own can be ended"
-        )
+    if executor is not None:
+        _require_own_workers(timeout_s, memory, initializer, tasks_per_worker)
     if jobs is not None:
         jobs = _whole(jobs, 1, "jobs is a number of workers, at least 1, or None")
     attempts = Retries(
@@ -68,12 +70,15 @@ def start_map(  # noqa: PLR0913 - the arguments of ``Log.map``
         timeout_s = _seconds(timeout_s, limit := "timeout_s is a number of seconds above 0, or None")
         if timeout_s == 0:
             raise ValueError(f"{limit}, not {timeout_s!r}")
+    workers = WorkerOptions(timeout_s, *_worker_options(memory, initializer, tasks_per_worker))
     if max_invalid_results is not None:
         what = "max_invalid_results is a number of items, at least 1, or None"
         max_invalid_results = _whole(max_invalid_results, 1, what)
     # With an executor the default start method is not asked for: asking settles it for the whole process.
     context = mp_context or (multiprocessing.get_context() if executor is None else None)
     require_function(fn, context, executor)
+    if initializer is not None:
+        require_function(initializer, context, executor)
     if executor is None:
         require_children_allowed()
 
@@ -90,7 +95,7 @@ def start_map(  # noqa: PLR0913 - the arguments of ``Log.map``
     plan = Plan(LogRef(log), run, FunctionCall(fn), attempts, permit)
     pool: WorkerPool
     if context is not None:
-        pool = ProcessPool(plan, jobs or default_jobs(), context, timeout_s)
+        pool = ProcessPool(plan, jobs or default_jobs(), context, workers)
     else:
         assert executor is not None
         pool = ExecutorPool(plan, executor, jobs or jobs_of(executor))
@@ -98,6 +103,42 @@ def start_map(  # noqa: PLR0913 - the arguments of ``Log.map``
         ordered, OnError(on_error), include_done, total=lambda: count, max_invalid_results=max_invalid_results
     )
     return MapRun(plan, source, pool, options)
+
+
+def _require_own_workers(
+    timeout_s: object, memory: object, initializer: object, tasks_per_worker: object
+) -> None:
+    given = {
+        "timeout_s": timeout_s,
+        "memory": memory,
+        "initializer": initializer,
+        "tasks_per_worker": tasks_per_worker,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"executor and {name} exclude each other: only worker processes of our own {_WHY[name]}"
+            )
+
+
+_WHY = {
+    "timeout_s": "can be ended",
+    "memory": "can be ended",
+    "initializer": "call it; an executor has an initializer of its own",
+    "tasks_per_worker": "are replaced",
+}
+
+
+def _worker_options(
+    memory: int | str | None, initializer: Callable[[], Any] | None, tasks_per_worker: int | None
+) -> tuple[int | None, Callable[[], Any] | None, int | None]:
+    if tasks_per_worker is not None:
+        what = "tasks_per_worker is a number of items, at least 1, or None"
+        tasks_per_worker = _whole(tasks_per_worker, 1, what)
+    memory_bytes = None if memory is None else parse_memory(memory)
+    if memory_bytes is not None:
+        require_memory_told()
+    return memory_bytes, initializer, tasks_per_worker
 
 
 def _require_choices(version: object, on_error: object, rerun: object, if_changed: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -9,9 +10,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._store.process import process
+from mpcheckpoint._work.forked_child import end_forked_child
 from mpcheckpoint._work.item_pipe import ItemReceiver
+from mpcheckpoint._work.memory_watch import MemoryWatch
 from mpcheckpoint._work.report import SentError, sent
-from mpcheckpoint._work.run_item import ItemRunner
+from mpcheckpoint._work.run_item import FunctionCall, ItemRunner
 from mpcheckpoint._work.sent_item import UnreadableError, header_of, unpacked
 
 if TYPE_CHECKING:
@@ -19,11 +22,21 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.item_pipe import WorkerEnd
     from mpcheckpoint._work.outcomes import Result
     from mpcheckpoint._work.plan import ItemCall, Plan
+    from mpcheckpoint._work.worker_options import WorkerOptions
     from mpcheckpoint._work.workers import Worker
 
 
 class Hello(NamedTuple):
-    """The first message of a worker process: it could start."""
+    """The first message of a worker process: it could start. With an initializer a second one says that it is ready."""
+
+    is_ready: bool
+
+
+class Unready(NamedTuple):
+    """Why the initializer of a worker process failed."""
+
+    raised: SentError
+    text: str
 
 
 class Clock(NamedTuple):
@@ -100,7 +113,8 @@ class _Interrupts:
 
 
 class _Call:
-    """A call that signals may interrupt. If its time is limited, it sends when it begins and when it ends.
+    """A call that signals may interrupt. If its time is limited, it sends when it begins and when it ends. If its
+    memory is, that is looked at in between.
 
     A process that the call forks has no part in our ends of the pipes: they are closed there.
 
@@ -109,12 +123,16 @@ class _Call:
     """
 
     def __init__(
-        self, call: ItemCall, interrupts: _Interrupts, end: WorkerEnd, timeout_s: float | None
+        self, call: ItemCall, interrupts: _Interrupts, end: WorkerEnd, options: WorkerOptions
     ) -> None:
         self._call = call
         self._interrupts = interrupts
         self._end = end
-        self._timeout_s = timeout_s
+        self._timeout_s = options.timeout_s
+        self._memory: MemoryWatch | None = None
+        if options.memory_bytes is not None:
+            self._memory = MemoryWatch(options.memory_bytes, lambda over: end.pipe.send_bytes(sent(over)))
+            self._memory.start()
         self.is_late = False
         process.register(self)
 
@@ -133,11 +151,21 @@ class _Call:
             self.is_late = time.monotonic() >= due_s
 
     def _exposed(self, item: Any, worker: Worker) -> Result | None:
+        memory = self._memory
         try:
+            if memory is not None:
+                memory.begin()
             self._interrupts.expose()
             return self._call(item, worker)
         finally:
             self._interrupts.hold()
+            if memory is not None:
+                memory.end()
+
+    def set_state(self, state: Any) -> None:
+        """Hand the state of this worker to the function, beside the item; None is no state."""
+        if isinstance(self._call, FunctionCall):
+            self._call = self._call.with_state(state)
 
     def reset_after_fork(self) -> None:
         """In a forked child: close the pipes."""
@@ -148,11 +176,13 @@ class _Call:
 class _Server:
     """Runs the items that come, and says what became of each."""
 
-    def __init__(self, end: WorkerEnd, plan: Plan, timeout_s: float | None) -> None:
+    def __init__(self, end: WorkerEnd, plan: Plan, options: WorkerOptions) -> None:
         self._pipe = end.pipe
         self._receiver = ItemReceiver(end)
+        self._options = options
+        self._begun = 0
         self.interrupts = _Interrupts()
-        self._call = _Call(plan.call, self.interrupts, end, timeout_s)
+        self._call = _Call(plan.call, self.interrupts, end, options)
         self.runner = ItemRunner(plan._replace(call=self._call), keeps_file=True, unpacked=unpacked)
 
     def serve(self) -> None:
@@ -162,10 +192,12 @@ class _Server:
             EOFError, BrokenPipeError, ConnectionResetError: the other side is gone.
             KeyboardInterrupt: a Ctrl-C came.
         """
-        self._pipe.send_bytes(sent(Hello()))
+        if not self._is_ready():
+            return
         while True:
             message = self._receiver.wait()
             self.interrupts.hold()
+            self._begun += 1
             try:
                 for report in self.runner.run(header_of(message), self._following):
                     self._pipe.send_bytes(sent(report))
@@ -177,23 +209,51 @@ class _Server:
             except Exception as error:  # noqa: BLE001 - the other side raises it
                 self._pipe.send_bytes(sent(Trouble(SentError(error), f"{type(error).__name__}: {error}")))
                 return
-            if self._call.is_late:
-                # A late signal must meet no other item.
+            if self._is_last():
                 self._pipe.send_bytes(sent(Leaving()))
                 return
             self.interrupts.expose()
 
     def _following(self) -> Input | None:
         """Return the item to go on with, unless a signal is to end this process, or may be on its way to do so."""
-        if self._call.is_late or self.interrupts.are_due():
+        if self._is_last() or self.interrupts.are_due():
             return None
         message = self._receiver.next()
-        return None if message is None else header_of(message)
+        if message is None:
+            return None
+        self._begun += 1
+        return header_of(message)
+
+    def _is_last(self) -> bool:
+        """Return whether no other item is to begin here: the process is to be replaced, or a late signal may come."""
+        return self._call.is_late or (self._options.tasks is not None and self._begun >= self._options.tasks)
+
+    def _is_ready(self) -> bool:
+        """Say that this process has started; call the initializer, and say that it is ready, or why it is not."""
+        initializer = self._options.initializer
+        self._pipe.send_bytes(sent(Hello(is_ready=initializer is None)))
+        if initializer is None:
+            return True
+        pid = os.getpid()
+        try:
+            state = initializer()
+        except BaseException as error:
+            if os.getpid() != pid:
+                end_forked_child(error)
+            if not isinstance(error, Exception | SystemExit):
+                raise
+            self._pipe.send_bytes(sent(Unready(SentError(error), f"{type(error).__name__}: {error}")))
+            return False
+        if os.getpid() != pid:
+            end_forked_child()
+        self._call.set_state(state)
+        self._pipe.send_bytes(sent(Hello(is_ready=True)))
+        return True
 
 
-def serve(end: WorkerEnd, plan: Plan, timeout_s: float | None) -> None:
+def serve(end: WorkerEnd, plan: Plan, options: WorkerOptions) -> None:
     """Run items, in a process of its own, until the other side is gone."""
-    server = _Server(end, plan, timeout_s)
+    server = _Server(end, plan, options)
     server.interrupts.install()
     try:
         server.serve()

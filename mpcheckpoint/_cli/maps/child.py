@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 64 * 1024
 _LOOK_S = 0.1
+_MEMORY_LOOK_S = 0.05
 _DRAIN_S = 1.0
 _PEEK_S = 0.02
 _LEFTOVERS_S = 0.05
@@ -60,26 +61,43 @@ class KeptOutput:
         del self._end[: max(0, len(self._end) - self._most_end)]
 
 
+class End(Enum):
+    """How a command came to its end, or is to come to it."""
+
+    ENDED = "by itself"
+    LATE = "its time is up"
+    OVER_MEMORY = "it has more memory than allowed"
+
+
 class _Stop(Enum):
     """Why nothing more is read."""
 
     CLOSED = "all writers have closed their end"
     ENDED = "the command has ended; a daemon that it started may hold the other end"
     LATE = "its time is up"
+    OVER_MEMORY = "it has more memory than allowed"
 
 
 class Child:
     """A command that was started.
 
-    It belongs to our process group, so that a Ctrl-C reaches it too. If its time is limited, it leads a group of its
-    own: only a group can be ended with all that the command has started.
+    It belongs to our process group, so that a Ctrl-C reaches it too. If its time or its memory is limited, it leads a
+    group of its own: only a group can be ended with all that the command has started.
+
+    Attributes:
+        used_bytes: how much memory it had, with its descendants, when that was found to be too much.
 
     Invariant: the leader of a group is not reaped before the group got its last signal; else its number might belong to
     strangers by then. Only ``reap`` reaps, and its callers hold the lock under which signals are sent.
     """
 
-    def __init__(self, argv: Sequence[bytes], worker_fd: int, *, leads_group: bool) -> None:
+    def __init__(
+        self, argv: Sequence[bytes], worker_fd: int, *, leads_group: bool, memory_bytes: int | None = None
+    ) -> None:
         self._leads_group = leads_group
+        self._memory_bytes = memory_bytes
+        self._memory_due_s = 0.0
+        self.used_bytes = 0
         # Rejected: stdout=PIPE. Python 3.11.3 leaks /dev/null if it can open that and then gets no pipe.
         reading, writing = os.pipe()
         self._pipe = os.fdopen(reading, "rb", buffering=0)
@@ -103,24 +121,33 @@ class Child:
         """The process group it was started in."""
         return self._process.pid if self._leads_group else os.getpgrp()
 
-    def finish(self, kept: KeptOutput, timeout_s: float | None) -> bool:
-        """Read all its output and wait for its end; return whether it ended in time. It is still to be reaped."""
+    def finish(self, kept: KeptOutput, timeout_s: float | None) -> End:
+        """Read all its output and wait for its end, or for why it is to be ended. It is still to be reaped."""
         due_s = None if timeout_s is None else time.monotonic() + timeout_s
         stop = self._read(kept, due_s)
-        if stop is _Stop.LATE:
-            return False
+        if stop in (_Stop.LATE, _Stop.OVER_MEMORY):
+            return End.LATE if stop is _Stop.LATE else End.OVER_MEMORY
         while not self._has_ended():
-            if due_s is None and hasattr(os, "waitid"):
+            if due_s is None and self._memory_bytes is None and hasattr(os, "waitid"):
                 os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
             elif due_s is not None and time.monotonic() >= due_s:
-                return False
+                return End.LATE
+            elif self._is_over_memory():
+                return End.OVER_MEMORY
             else:
                 time.sleep(_PEEK_S)
-        return True
+        return End.ENDED
+
+    def kill(self, kept: KeptOutput) -> None:
+        """End a group at once, and read what it had written. The command is still to be reaped."""
+        self._memory_bytes = None
+        self.signal(signal.SIGKILL)
+        self._read(kept, time.monotonic() + _DRAIN_S)
 
     def end(self, kept: KeptOutput, patience_s: float) -> None:
         """End a group: send SIGTERM and read on until all of it closed their output or ``patience_s`` is over. Then
         send SIGKILL to the rest. The command is still to be reaped."""
+        self._memory_bytes = None
         self.signal(signal.SIGTERM)
         due_s = time.monotonic() + patience_s
         while self._read(kept, due_s) is _Stop.ENDED and time.monotonic() < due_s:
@@ -142,6 +169,16 @@ class Child:
         self._pipe.close()
         return self._process.wait()
 
+    def _is_over_memory(self) -> bool:
+        """Return whether it has more memory than allowed; looks now and then."""
+        now_s = time.monotonic()
+        if self._memory_bytes is None or now_s < self._memory_due_s:
+            return False
+        self._memory_due_s = now_s + _MEMORY_LOOK_S
+        used_bytes = system.memory_above(self._process.pid, self._memory_bytes)
+        self.used_bytes = used_bytes or 0
+        return used_bytes is not None
+
     def _has_ended(self) -> bool:
         if not hasattr(os, "waitid"):  # macOS before Python 3.13
             return self._process.poll() is not None
@@ -159,7 +196,10 @@ class Child:
                 return _Stop.ENDED
             if due_s is not None and now_s >= due_s and drained_s is None:
                 return _Stop.LATE
-            look_s = _LOOK_S if due_s is None else min(_LOOK_S, max(0.0, due_s - now_s))
+            if self._is_over_memory():
+                return _Stop.OVER_MEMORY
+            most_s = _LOOK_S if self._memory_bytes is None else _MEMORY_LOOK_S
+            look_s = most_s if due_s is None else min(most_s, max(0.0, due_s - now_s))
             if poll.poll(0 if drained_s is not None else look_s * 1000):
                 data = os.read(self._pipe.fileno(), _READ_BYTES)
                 if not data:

@@ -32,6 +32,7 @@ class Job(NamedTuple):
     retries: int
     retry_delay_s: float
     timeout_s: float | None
+    memory_bytes: int | None
     halts_on_error: bool
     retry_failed: bool
     rerun: str | None

@@ -16,7 +16,7 @@ from mpcheckpoint._cli.maps.outcome_text import print_output
 from mpcheckpoint._cli.maps.reporter import Reporter, Tally
 from mpcheckpoint._cli.maps.run_command import RunCommand
 from mpcheckpoint._cli.maps.threads import BusyThreads
-from mpcheckpoint._cli.options import LocalPath, key_option, rerun_option, store_option
+from mpcheckpoint._cli.options import LocalPath, key_option, memory_size, rerun_option, store_option
 from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, plural, safe, say
 from mpcheckpoint._cli.times import duration, duration_above_0
 from mpcheckpoint._format.byte_text import to_text
@@ -98,6 +98,14 @@ _MOST_RETRIES = 1_000_000
     help="End a command that runs longer, with all it has started: SIGTERM, 5 s later SIGKILL. It has failed.",
 )
 @click.option(
+    "--memory",
+    "memory_bytes",
+    type=memory_size,
+    metavar="SIZE",
+    help="Kill a command that has more memory than this, as 500M or 2G, with all it has started. It has failed. "
+    "Linux only.",
+)
+@click.option(
     "--halt-on-error",
     "halts_on_error",
     is_flag=True,
@@ -177,7 +185,8 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     A shortage fails no item: what cannot be started for want of processes, threads, open files or memory waits, and
     starts pause. A command that is killed (SIGKILL, or exit code 137 of a shell) runs again; after its third death,
     over all starts, it has failed. One that SIGTERM, SIGHUP or SIGINT has ended is given back if the map is told to end
-    within a second.
+    within a second. One that has more memory than --memory is killed with all it has started, looked at 20 times a
+    second, and has failed: "exceeded the memory limit".
 
     Exit codes: 0 all items are done and well, 1 some failed (now or before), 2 bad usage, a line that is no item, or a
     store that cannot be used, 75 stopped by a shortage (of processes, open files, memory) in which nothing ran for a
@@ -205,7 +214,9 @@ def _run(job: Job, items: ItemReader) -> int:
             outlast_shortage(Interrupts, _say_shortage) as interrupts,
             outlast_shortage(lambda: Checkpoint(job.store), _say_shortage) as checkpoint,
             BusyThreads(job.jobs) as executor,
-            RunCommand(job.template, job.output_limit_bytes, job.timeout_s, interrupts) as command,
+            RunCommand(
+                job.template, job.output_limit_bytes, job.timeout_s, job.memory_bytes, interrupts
+            ) as command,
             Reporter(items, tally, job) as reporter,
             _started(job, checkpoint, items, executor, command, reporter) as map_run,
         ):

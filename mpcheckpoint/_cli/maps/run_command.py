@@ -7,11 +7,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
-from mpcheckpoint._cli.maps.child import Child, KeptOutput, end_leftovers
+from mpcheckpoint._cli.maps.child import Child, End, KeptOutput, end_leftovers
 from mpcheckpoint._cli.terminal import say
 from mpcheckpoint._work.outcomes import Result
 from mpcheckpoint._work.retries import HELD_S, is_kill, is_told_to_end
 from mpcheckpoint._work.shortage import shortage_of
+from mpcheckpoint._work.worker_options import memory_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,11 +42,18 @@ class RunCommand:
     """
 
     def __init__(
-        self, template: Template, output_limit_bytes: int, timeout_s: float | None, interrupts: Interrupts
+        self,
+        template: Template,
+        output_limit_bytes: int,
+        timeout_s: float | None,
+        memory_bytes: int | None,
+        interrupts: Interrupts,
     ) -> None:
         self._template = template
         self._output_limit_bytes = output_limit_bytes
         self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
+        self._leads_groups = timeout_s is not None or memory_bytes is not None
         self._interrupts = interrupts
         self._lock = threading.Lock()
         self._running: set[Child] = set()
@@ -69,20 +77,23 @@ class RunCommand:
             return None
         kept = KeptOutput(self._output_limit_bytes)
         try:
-            is_in_time = child.finish(kept, self._timeout_s)
-            if not is_in_time:
+            end = child.finish(kept, self._timeout_s)
+            if end is End.LATE:
                 child.end(kept, _GRACE_S)
+            elif end is End.OVER_MEMORY:
+                child.kill(kept)
         except BaseException:
             child.signal(signal.SIGKILL)
             self._reaped(child)
             raise
         code = self._reaped(child)
-        if (code != 0 or not is_in_time) and self._was_interrupted(is_told_to_end(code) and is_in_time):
+        is_by_itself = end is End.ENDED
+        if (code != 0 or not is_by_itself) and self._was_interrupted(is_told_to_end(code) and is_by_itself):
             end_leftovers(worker.path, child.group, lambda: self._interrupts.are_urgent)
             return None
-        error_of = _error_of(code) if is_in_time else f"timed out after {self._timeout_s:g} s"
-        is_death = is_in_time and is_kill(code)
-        return Result(error_of is None, {"exit_code": code} | kept.fields(), error_of, is_death=is_death)
+        failure = self._error_of(end, code, child.used_bytes)
+        is_death = is_by_itself and is_kill(code)
+        return Result(failure is None, {"exit_code": code} | kept.fields(), failure, is_death=is_death)
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +109,7 @@ class RunCommand:
         """
         self._stopping.set()
         self._interrupts.obey()
-        if self._timeout_s is not None and self._interrupts.have_come(0):
+        if self._leads_groups and self._interrupts.have_come(0):
             self._signal(signal.SIGINT)  # groups of their own: the terminal did not interrupt them with us
         for patience_s, signal_number in _STOP_S:
             self._await_end(patience_s, lambda: self._interrupts.are_urgent)
@@ -129,9 +140,17 @@ class RunCommand:
             if self._stopping.is_set():
                 return None
             argv = self._template.argv(item)
-            child = Child(argv, worker.fd, leads_group=self._timeout_s is not None)
+            child = Child(argv, worker.fd, leads_group=self._leads_groups, memory_bytes=self._memory_bytes)
             self._running.add(child)
             return child
+
+    def _error_of(self, end: End, code: int, used_bytes: int) -> str | None:
+        if end is End.LATE:
+            return f"timed out after {self._timeout_s:g} s"
+        if end is End.OVER_MEMORY:
+            assert self._memory_bytes is not None
+            return memory_error(used_bytes, self._memory_bytes)
+        return _error_of(code)
 
     def _reaped(self, child: Child) -> int:
         with self._lock:
