@@ -109,12 +109,14 @@ class ExecutorPool:
         ticket = _Ticket(self._plan, entry, self._waiting)
         try:
             call = self._executor.submit(ticket)
-        except BrokenExecutor as error:
-            raise _broken(error) from error
         except Exception as error:
-            if isinstance(error, RuntimeError) and str(error).startswith(_SHUT_DOWN):
+            is_ours = ticket.recall()
+            if not is_ours:
+                self._tickets.add(ticket)  # a thread has taken it up, and ``stop`` waits for that
+            is_shut_down = isinstance(error, RuntimeError) and str(error).startswith(_SHUT_DOWN)
+            if isinstance(error, BrokenExecutor) or is_shut_down:
                 raise _broken(error) from error
-            if shortage_of(error) is None or ticket.recall():
+            if shortage_of(error) is None or is_ours:
                 raise
             # No new thread could start, but one of the old ones has taken up the item.
         else:

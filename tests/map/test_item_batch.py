@@ -27,9 +27,10 @@ from mpcheckpoint._work.report import ItemReport, Kind
 from mpcheckpoint._work.reruns import IfChanged
 from mpcheckpoint._work.run_item import FunctionCall, ItemRunner
 from mpcheckpoint._work.runs import join_run
+from mpcheckpoint._work.worker_options import WorkerOptions
 from mpcheckpoint._work.worker_process import _Call, _Interrupts
 from mpcheckpoint._work.workers import Worker
-from mpcheckpoint.errors import ChangedVersionError, OutcomeUnknownError, WriteFailedError
+from mpcheckpoint.errors import ChangedVersionError, OutcomeUnknownError, WorkerDiedError, WriteFailedError
 from mpcheckpoint.log import handle_of
 from support.verbs import Faults, inside, wait_until
 
@@ -517,7 +518,8 @@ def test_call_that_took_all_its_time_is_late_and_others_are_not() -> None:
     assert sender.worker_end is not None
     interrupts = _Interrupts()
     for pause_s, is_late in ((0.0, False), (0.05, True)):
-        call = _Call(lambda item, worker: time.sleep(item), interrupts, sender.worker_end, 0.04)
+        options = WorkerOptions(timeout_s=0.04)
+        call = _Call(lambda item, worker: time.sleep(item), interrupts, sender.worker_end, options)
         call(pause_s, Worker.__new__(Worker))
         assert call.is_late is is_late
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -645,3 +647,27 @@ def test_batch_is_tried_again_as_a_whole(log: Log, line: Line) -> None:
         again.append()
 
         assert (batch.start_refusal, again.start_refusal) == (None, Kind.TAKEN)
+
+
+class Refusing(ThreadPoolExecutor):
+    """Takes one call, and refuses the others as if it had been shut down."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if hasattr(self, "has_one"):
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        self.has_one = True
+        return super().submit(fn, *args, **kwargs)
+
+
+def test_item_that_an_executor_refuses_is_not_run_by_a_thread_that_goes_on(log: Log) -> None:
+    called: list[str] = []
+
+    def call(item: str) -> None:
+        time.sleep(0.2)
+        called.append(item)
+
+    with Refusing(1) as one, pytest.raises(WorkerDiedError):
+        list(log.map(call, NAMES, executor=one))
+
+    assert called == ["a"]
+    assert log.events("b") == ()
