@@ -35,6 +35,11 @@ class Count(NamedTuple):
     controls: list[Line]
 
 
+def can_count() -> bool:
+    """Return whether there is a native core, which counts."""
+    return _core.native is not None
+
+
 def count(data: bytes, end: EndState) -> Count | None:
     """Return what follows ``end`` at the start of ``data``; None if nothing is proven, or there is no native core.
 

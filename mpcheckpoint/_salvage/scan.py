@@ -18,7 +18,7 @@ from zlib import crc32
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.control import MAX_HEADER_BYTES, Header, UnknownVersion, parse_header
-from mpcheckpoint._format.count import Count, count
+from mpcheckpoint._format.count import Count, can_count, count
 from mpcheckpoint._format.frame import (
     CLOSING_BYTES,
     MAX_LINE_BYTES,
@@ -140,7 +140,7 @@ class Walk:
         """
         self._fd = fd
         self._until = until
-        self._counts = counts
+        self._counts = counts and can_count()
         self._patches: dict[int, bytes] = {}
         self._run = self._runs = 0
         self._ends: list[_End] = []

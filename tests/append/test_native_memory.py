@@ -56,14 +56,16 @@ def test_each_function_of_the_native_core_is_called_by_a_test_of_its_memory() ->
 
 @pytest.mark.parametrize("durability", ["never", "always"])
 def test_appends_leave_no_memory_behind(store: Path, durability: str, intensity: int) -> None:
-    require(system.native is not None, "needs the native core")
+    if system.native is None:
+        pytest.skip("the native core does not run")
     log = Checkpoint(store, durability=durability).log("a")
 
     require_no_leak(lambda: log.append("y", "y"), calls=CALLS * intensity, most_bytes=SOME_BYTES)
 
 
 def test_batches_leave_no_memory_behind(store: Path, intensity: int) -> None:
-    require(system.native is not None, "needs the native core")
+    if system.native is None:
+        pytest.skip("the native core does not run")
     log = Checkpoint(store, durability="never").log("a")
     batch = [("y", {"n": 1.5}), ("z", None)]
 
@@ -119,14 +121,16 @@ def calls_of(store: Path) -> dict[str, Callable[[], object]]:
 def test_function_that_speaks_to_the_system_leaves_no_memory_behind(
     store: Path, log: Log, name: str, intensity: int
 ) -> None:
-    require(system.native is not None, "needs the native core")
+    if system.native is None:
+        pytest.skip("the native core does not run")
 
     require_no_leak(calls_of(store)[name], calls=CALLS * intensity)
 
 
 def test_what_is_known_of_a_log_leaves_no_memory_behind(store: Path, log: Log, intensity: int) -> None:
     """Made, attached to the files of a log, asked and told everything, used, and let go of."""
-    require(system.native is not None, "needs the native core")
+    if system.native is None:
+        pytest.skip("the native core does not run")
     native: Any = native_core()
     told: list[tuple[object, ...]] = []
     generation = generation_of(store)
@@ -165,7 +169,8 @@ def test_what_is_known_of_a_log_leaves_no_memory_behind(store: Path, log: Log, i
 
 
 def test_threads_that_write_for_each_other_leave_no_memory_behind(store: Path, intensity: int) -> None:
-    require(system.native is not None, "needs the native core")
+    if system.native is None:
+        pytest.skip("the native core does not run")
     log = Checkpoint(store).log("a")
 
     def burst() -> None:

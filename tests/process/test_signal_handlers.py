@@ -27,9 +27,13 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-# The clock of native code has no mutex.
-_CLOCK = {"clock": clock.highest} if isinstance(clock.highest, PureHighestStamp) else {}
-SHARED_BY_ALL_LOGS: dict[str, object] = {**_CLOCK, "pool": pool, "registry": process}
+# Asked for in the test: another clock is the process's then. That of native code has no mutex.
+_CLOCK = {"clock": lambda: clock.highest} if isinstance(clock.highest, PureHighestStamp) else {}
+SHARED_BY_ALL_LOGS: dict[str, Callable[[], object]] = {
+    **_CLOCK,
+    "pool": lambda: pool,
+    "registry": lambda: process,
+}
 
 
 # --- a view in mid-refresh -----------------------------------------------------------------------------------
@@ -132,7 +136,7 @@ def write_two_logs(store: Path, shared: str) -> bool:
         other.events("x")
 
     on_signal(handle)
-    owner: Any = SHARED_BY_ALL_LOGS[shared]
+    owner: Any = SHARED_BY_ALL_LOGS[shared]()
     with pytest.MonkeyPatch.context() as patches:
         mutex = Interrupted(owner._mutex)
         patches.setattr(owner, "_mutex", mutex)
