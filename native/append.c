@@ -345,7 +345,7 @@ static int note_failed(struct append *append)
         Py_XDECREF(object);
     }
     if (ends)
-        failed = Py_BuildValue("(y#Oi)", (const char *)append->data, (Py_ssize_t)append->data_bytes, ends, append->error);
+        failed = Py_BuildValue("(NOi)", new_bytes(append->data, append->data_bytes), ends, append->error);
     Py_XDECREF(ends);
     Py_XDECREF(state->failed_write);
     state->failed_write = failed;

@@ -3,7 +3,7 @@
 #ifndef MPCHECKPOINT_CORE_H
 #define MPCHECKPOINT_CORE_H
 
-#define PY_SSIZE_T_CLEAN
+/* No format has a "#" in it: what Python 3.13 compiles it to is refused by 3.12 and before, in the middle of an append. */
 #ifndef Py_LIMITED_API
 #define Py_LIMITED_API 0x030B0000 /* Python 3.11: the first whose stable ABI has the buffer protocol */
 #endif
@@ -15,6 +15,12 @@
 /* Raised by one whenever what Python and C say to each other changes: a build that is older or newer than the package
    beside it is then not used (mpcheckpoint/_core.py). */
 #define CORE_VERSION 4
+
+/* New bytes, for an N of Py_BuildValue: that passes on a NULL. */
+static inline PyObject *new_bytes(const void *data, size_t size)
+{
+    return PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
+}
 
 /* The bounds of mpcheckpoint/_format/frame.py. A test compares them: the module hands them out as LIMITS. */
 #define MIN_LINE_BYTES 40

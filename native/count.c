@@ -9,10 +9,10 @@ static PyObject *controls_of(const Found *controls, const uint8_t *data)
     for (size_t index = 0; made != NULL && index < controls->count; index++) {
         const Line *line = &controls->lines[index];
         int has_meta = line->meta_size != 0;
-        PyObject *fields = Py_BuildValue("KKKKIOy#y#I", (unsigned long long)line->start, (unsigned long long)line->end,
+        PyObject *fields = Py_BuildValue("KKKKIONNI", (unsigned long long)line->start, (unsigned long long)line->end,
             (unsigned long long)line->stamp_us, (unsigned long long)line->durable, line->more, Py_None,
-            (const char *)data + line->event, (Py_ssize_t)line->event_size,
-            has_meta ? (const char *)data + line->meta : "null", (Py_ssize_t)(has_meta ? line->meta_size : 4), line->crc);
+            new_bytes(data + line->event, line->event_size),
+            has_meta ? new_bytes(data + line->meta, line->meta_size) : new_bytes("null", 4), line->crc);
         if (fields == NULL || PyList_SetItem(made, (Py_ssize_t)index, fields) < 0)
             Py_CLEAR(made);
     }

@@ -101,7 +101,7 @@ static PyObject *numbers_reduce(PyObject *self, PyObject *Py_UNUSED(nothing))
     const char *packed = numbers->count ? (char *)numbers->numbers : "";
     PyObject *result = type == NULL
         ? NULL
-        : Py_BuildValue("O(sy#)", type, "I", packed, (Py_ssize_t)(numbers->count * sizeof(uint32_t)));
+        : Py_BuildValue("O(sN)", type, "I", new_bytes(packed, numbers->count * sizeof(uint32_t)));
     Py_XDECREF(module);
     Py_XDECREF(type);
     return result;

@@ -73,8 +73,8 @@ void wake_group(const uint64_t *addresses, uint32_t group)
 PyObject *known_of(const struct page *page)
 {
     return Py_BuildValue(
-        "(KO(II)IKy#)", (unsigned long long)page->durable, truth(page->is_poisoned), page->words[0], page->words[1],
-        page->group, (unsigned long long)page->target, page->look, (Py_ssize_t)sizeof page->look);
+        "(KO(II)IKN)", (unsigned long long)page->durable, truth(page->is_poisoned), page->words[0], page->words[1],
+        page->group, (unsigned long long)page->target, new_bytes(page->look, sizeof page->look));
 }
 
 /* await_group(fd, generation, bound, offset, addresses, most, pause_s) -> how often it waited, what the page said last as

@@ -158,6 +158,7 @@ class Process:
         self._mutex = threading.RLock()
         self._resumes = {}
         self.flushes_at_exit = False
+        system.close_inherited_store_locks()
         clock.reset_after_fork()
         pool.reset_after_fork()
         waits.reset_after_fork()

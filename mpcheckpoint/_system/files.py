@@ -7,14 +7,14 @@ import fcntl
 import os
 import resource
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 from mpcheckpoint._system.statx import file_status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _MANY_FILES = 4096
@@ -110,20 +110,6 @@ def open_above_streams(path: str, flags: int, mode: int = 0o666) -> int:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD)
     finally:
         os.close(fd)
-
-
-@contextmanager
-def filled_streams() -> Iterator[None]:
-    """Keep the numbers of closed standard streams in use during the block, so that nothing opened there gets them."""
-    fillers = []
-    try:
-        while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) < _FIRST_FD:
-            fillers.append(fd)
-        os.close(fd)
-        yield
-    finally:
-        for filler in fillers:
-            os.close(filler)
 
 
 def open_source(path: str) -> Descriptor:

@@ -11,14 +11,14 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-import filelock
 import portalocker
 from portalocker.portalocker import FlockLocker
 
-from mpcheckpoint._system.files import filled_streams, open_above_streams
+from mpcheckpoint._system.files import Descriptor, open_above_streams, open_file
+from mpcheckpoint._system.statx import path_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,6 @@ _SHARED_TRY = int(portalocker.LockFlags.SHARED | portalocker.LockFlags.NON_BLOCK
 _UNLOCK = int(portalocker.LockFlags.UNBLOCK)
 _FIRST_PAUSE_S = 0.0002
 _LONGEST_PAUSE_S = 0.02
-_STORE_LOCK_POLL_S = 0.01
 _CHILD_TIMEOUT_S = 30
 _LONGEST_PROBE_S = 2.0
 # The child opens the file by its name. It must be refused the lock while this process holds it.
@@ -88,23 +87,53 @@ def unlock(fd: int) -> None:
     _flock(fd, _UNLOCK)
 
 
+# What this process has open to hold, or to wait for, the lock of a store.
+_store_locks: set[Descriptor] = set()
+
+
 @contextmanager
 def store_lock(path: str, timeout_s: float | None) -> Iterator[None]:
-    """Hold the lock of a whole store, for rare, long sections. Waiting for it polls.
+    """Hold the lock of a whole store, a file that exists, for rare, long sections.
 
     Raises:
         TimeoutError: it was held elsewhere for ``timeout_s`` seconds.
+        FileNotFoundError: there is no such file.
     """
-    guard = filelock.FileLock(
-        path,
-        timeout=-1 if timeout_s is None else timeout_s,
-        poll_interval=_STORE_LOCK_POLL_S,
-        fallback_to_soft=False,
-    )
-    with ExitStack() as held:
-        with filled_streams():  # filelock opens the file itself
-            held.enter_context(guard)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    file = _locked_file(path, deadline)
+    try:
         yield
+    finally:
+        _store_locks.discard(file)
+        if file.fd >= 0:  # else this is a forked child
+            # Unlocked, not closed alone: a child that was forked while the file was being opened shares the lock.
+            unlock(file.fd)
+            file.close()
+
+
+def _locked_file(path: str, deadline: float | None) -> Descriptor:
+    """Return the file of that name, open and locked: the one that has the name once it is locked."""
+    while True:
+        file = open_file(path, write=True)
+        _store_locks.add(file)
+        try:
+            if not lock(file.fd, None if deadline is None else max(0.0, deadline - time.monotonic())):
+                raise TimeoutError(errno.ETIMEDOUT, "the lock is held elsewhere", path)
+            if path_status(path).identity == file.identity:
+                return file
+        except BaseException:
+            _store_locks.discard(file)
+            file.close()
+            raise
+        _store_locks.discard(file)
+        file.close()
+
+
+def close_inherited_store_locks() -> None:
+    """Close, in a forked child, what its parent held or waited for; the parent goes on holding it."""
+    for file in tuple(_store_locks):
+        file.close()
+    _store_locks.clear()
 
 
 class LockProof(NamedTuple):

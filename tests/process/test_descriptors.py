@@ -630,7 +630,7 @@ def test_open_file_gives_no_number_of_a_standard_stream(tmp_path: Path) -> None:
         for fd in (0, 1, 2):
             os.close(fd)
         opened = [system.open_file(sys.argv[1], write=True, create=True) for _ in range(3)]
-        with system.store_lock(sys.argv[1] + ".lock", None):
+        with system.store_lock(sys.argv[1], None):
             found = {int(name) for name in os.listdir("/proc/self/fd")}
         ours = {each.fd for each in opened}
         listing = 1  # the directory itself, while it was listed, on the lowest free number
