@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint import _system as system
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 _REOPEN_LIMIT = 100
 _WRITER_ID_BYTES = 8
 _LOCK_WAIT_AT_RELEASE_S = 0.1
-_LOCK_WAIT_AFTER_LOSS_S = 10.0
 
 T = TypeVar("T")
 # Stands for an append that native code is to do after all.
@@ -137,6 +135,9 @@ class LogWriter:
         Return None where native code can be asked again: a thread that needed Python was inside when it was ``tried``,
         and others need not follow it.
         """
+        is_joint = self.lock.is_entered and self._queue.takes(payloads)
+        if not is_joint and system.native is None:
+            return self.exclusive(timeout_s, under_lock)
 
         def is_native_again() -> Appended | None:
             state = self.log.state if self.log is not None and system.native is not None else None
@@ -145,7 +146,6 @@ class LogWriter:
         def exclusive(done: Callable[[], Appended | None]) -> Appended:
             return self.exclusive(timeout_s, under_lock, lambda: done() or is_native_again())
 
-        is_joint = self.lock.is_entered and self._queue.takes(payloads)
         queued = QueuedAppend(payloads)
         appended = self._queue.append(queued, exclusive, self.paths) if is_joint else exclusive(lambda: None)
         return None if appended is _AGAIN else appended
@@ -158,7 +158,6 @@ class LogWriter:
         """
         log = appended.log
         position = self.position_of(appended)
-        cover_all = partial(self._cover_all, _LOCK_WAIT_AFTER_LOSS_S, position, tries=1)
         try:
             if log.state.is_ready and system.native is not None and is_durable_natively(log, appended):
                 return position
@@ -171,11 +170,11 @@ class LogWriter:
                 failure = None  # kept, it would keep files open
                 if log.file.is_poisoned:
                     raise self._not_covered(position, error) from error
-                is_replaced = is_replaced_by_now(appended, position, self.paths, cover_all)
+                is_replaced = is_replaced_by_now(appended, position, self.paths, self._cover_all)
             else:
                 is_named = status is not None and status.links > 0
                 is_same = is_named and log.state.beginning == appended.beginning
-                is_replaced = not is_same and has_a_successor(appended, position, self.paths, cover_all)
+                is_replaced = not is_same and has_a_successor(appended, position, self.paths, self._cover_all)
             if log.file.notices:
                 tell(log.file)
         except CheckpointError:

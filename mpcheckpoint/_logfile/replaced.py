@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._types import Position
 
+_LOCK_WAIT_AFTER_LOSS_S = 10.0
+
 
 def has_a_successor(
-    appended: Appended, position: Position, paths: LogPaths, cover_all: Callable[[], Appended]
+    appended: Appended, position: Position, paths: LogPaths, cover_all: Callable[..., Appended]
 ) -> bool:
     """Return whether another file has taken the place of the one that was appended to."""
     log = appended.log
@@ -34,21 +36,21 @@ def has_a_successor(
 
 
 def is_replaced_by_now(
-    appended: Appended, position: Position, paths: LogPaths, cover_all: Callable[[], Appended]
+    appended: Appended, position: Position, paths: LogPaths, cover_all: Callable[..., Appended]
 ) -> bool:
     """Make an append durable whose file somebody closed: as a first use does, opening it anew.
 
     Return whether the log got another generation meanwhile.
 
     Args:
-        cover_all: makes everything durable that the log holds now.
+        cover_all: makes everything durable that the log holds now; see ``LogWriter._cover_all``.
 
     Raises:
         OutcomeUnknownError: it could not be made durable, or what was written went elsewhere.
     """
     cause = "somebody closed the open file of the log"
     try:
-        there = cover_all()
+        there = cover_all(_LOCK_WAIT_AFTER_LOSS_S, position, tries=1)
     except OutcomeUnknownError:
         raise
     except CheckpointError as failure:
