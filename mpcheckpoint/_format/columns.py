@@ -161,6 +161,10 @@ class Lines(Sequence[Line]):
             self.crcs[index],
         )
 
+    def end_after(self, number: int) -> EndState:
+        """Return the end of a log whose last line this is."""
+        return EndState(self.ends[number], self.crcs[number], self.stamps_us[number])
+
     def _sliced(self, where: slice) -> Lines:
         start, stop, step = where.indices(len(self))
         if step != 1:

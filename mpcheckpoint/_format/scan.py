@@ -14,6 +14,7 @@ from mpcheckpoint._format.frame import (
     EndState,
     Line,
     Mismatch,
+    is_padding,
     parse_line,
     running_crc,
     stated_length,
@@ -107,6 +108,8 @@ class _State:
 
         Invariant: this takes what taking line by line would have taken (held by tests/format/test_scan.py).
         """
+        if len(data) - self.position < _WORTH_COLUMNS_BYTES or data.startswith(PADDING, self.position):
+            return
         data = data[self.position :]
         lines_end = len(data.rstrip(PADDING)) + 1  # padding would be no line
         cut = lines_end if lines_end <= len(data) else data.rfind(PADDING) + 1
@@ -120,11 +123,10 @@ class _State:
     def _take(self, lines: Lines, whole: int) -> None:
         if whole:
             self.columns.append(lines[:whole])
-            last = lines[whole - 1]
-            self.end = EndState(last.end, last.stored_crc, last.stamp_us)
-        self.batch = lines[whole:]
-        last = lines[-1]
-        self.position = last.end - self.base
+            self.end = lines.end_after(whole - 1)
+        self.batch = lines[whole:] if whole < len(lines) else []
+        last = lines.end_after(len(lines) - 1)
+        self.position = last.offset - self.base
         self.crc, self.stamp_us = running_crc(last.stored_crc), last.stamp_us
 
     def take(self, line: Line) -> Mismatch | None:
@@ -198,7 +200,7 @@ def _next_line(data: bytes, start: int, *, base: int, crc: int) -> Line | Mismat
 def _no_line_starts(data: bytes, start: int, base: int) -> Mismatch | Stop:
     rest = data[start : start + 10]
     if rest[:1] == PADDING:
-        if data.count(PADDING, start) == len(data) - start:
+        if is_padding(data[start:]):
             return Stop.PADDING
         return Mismatch(
             base + start, "a line, or padding to the end of the file", "newlines, then other bytes"

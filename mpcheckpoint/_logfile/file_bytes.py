@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.frame import PADDING
+from mpcheckpoint._format.frame import PADDING, is_padding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,10 @@ def chunks_of(read: Read, start: int, stop: int | None = None) -> Iterator[bytes
 
 def is_padding_from(read: Read, offset: int) -> bool:
     """Return whether a file holds nothing but padding from ``offset`` on."""
-    return all(data.count(PADDING) == len(data) for data in chunks_of(read, offset))
+    first = read(len(PADDING), offset)  # most often nothing: to read a chunk, a buffer of a chunk is made
+    if first != PADDING:
+        return not first
+    return all(map(is_padding, chunks_of(read, offset)))
 
 
 def write_whole(fd: int, data: bytes, offset: int) -> None:
