@@ -32,7 +32,7 @@ CALLED = {
     *("AppendState", "HighestStamp", "await_group", "crc32", "file_facts", "futex_wait", "futex_wake"),
     *("scan", "count", "payload", "payloads", "batch", "parts_bytes", "index", "shifted"),
 }
-# The log of a million records grows meanwhile: what the interpreter keeps of larger numbers.
+# What the interpreter keeps of some calls, to use it again.
 SOME_BYTES = 256 * 1024
 # What no word of a page holds after a record or two: nobody waits for it to change.
 NO_WORD = 0xFFFF_1234
@@ -60,7 +60,7 @@ def test_appends_leave_no_memory_behind(store: Path, durability: str, intensity:
         pytest.skip("the native core does not run")
     log = Checkpoint(store, durability=durability).log("a")
 
-    require_no_leak(lambda: log.append("y", "y"), calls=CALLS * intensity, most_bytes=SOME_BYTES)
+    require_no_leak(lambda: log.append("y", "y"), calls=CALLS * intensity)
 
 
 def test_batches_leave_no_memory_behind(store: Path, intensity: int) -> None:
@@ -69,7 +69,7 @@ def test_batches_leave_no_memory_behind(store: Path, intensity: int) -> None:
     log = Checkpoint(store, durability="never").log("a")
     batch = [("y", {"n": 1.5}), ("z", None)]
 
-    require_no_leak(lambda: log.append_many(batch), calls=CALLS * intensity, most_bytes=SOME_BYTES)
+    require_no_leak(lambda: log.append_many(batch), calls=CALLS * intensity)
 
 
 def calls_of(store: Path) -> dict[str, Callable[[], object]]:
@@ -164,7 +164,6 @@ def test_what_is_known_of_a_log_leaves_no_memory_behind(store: Path, log: Log, i
         stamp.observe(1 << 40)
         assert stamp.give(1, 1) == (1 << 40) + 1
 
-    # The interpreter keeps some tuples, to be used again.
     require_no_leak(use, calls=CALLS * intensity, most_bytes=SOME_BYTES)
 
 
@@ -184,4 +183,6 @@ def test_threads_that_write_for_each_other_leave_no_memory_behind(store: Path, i
         for _ in range(250):
             log.append("y", "y")
 
-    require_no_leak(burst, calls=CALLS * intensity // 1000, most_bytes=SOME_BYTES)
+    # Threads that run at once have arenas of their own in C's memory, and how many there are is chance.
+    calls = CALLS * intensity // 1000
+    require_no_leak(burst, calls=calls, most_bytes=SOME_BYTES, chance_bytes=2 * 2**20)
