@@ -7,23 +7,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._view.transaction import Transaction, update
 from mpcheckpoint._work.claims import claimed
-from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS
 from mpcheckpoint._work.reruns import history_of, require_rerun_name
-from mpcheckpoint._work.retries import DEFAULT_DELAY_S
 from mpcheckpoint._work.start_map import start_map
 from mpcheckpoint._work.status import outcomes_of, pending_of, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Executor
     from contextlib import AbstractContextManager
-    from multiprocessing.context import BaseContext
 
     from mpcheckpoint._types import Position, Record, Repair
     from mpcheckpoint._view.follow import Follower
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._work.claims import Claim
-    from mpcheckpoint._work.map import MapRun
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.status import MapStatus
 
@@ -243,119 +238,8 @@ class Log:
         require_rerun_name(rerun)
         return pending_of(self._handle, items, key, rerun)
 
-    def map(  # noqa: PLR0913 - each is a choice of its own, all but two have a default
-        self,
-        fn: Callable[[Any], Any],
-        items: Iterable[Any],
-        *,
-        key: Callable[[Any], str] | None = None,
-        version: str = "",
-        jobs: int | None = None,
-        mp_context: BaseContext | None = None,
-        executor: Executor | None = None,
-        ordered: bool = False,
-        on_error: str = "record",
-        include_done: bool = True,
-        retry_failed: bool = False,
-        rerun: str | None = None,
-        if_changed: str = "refuse",
-        retries: int = 0,
-        retry_delay_s: float = DEFAULT_DELAY_S,
-        timeout_s: float | None = None,
-        memory: int | str | None = None,
-        initializer: Callable[[], Any] | None = None,
-        tasks_per_worker: int | None = None,
-        max_invalid_results: int | None = DEFAULT_MAX_INVALID_RESULTS,
-    ) -> MapRun:
-        """Run ``fn(item)`` for every item that has no outcome in this log yet, in parallel, and record each outcome.
-
-        Killed at any instant and called again, it runs only what is missing. Any number of processes may run the same
-        map on the same log: they share the items, and no item runs twice while nobody dies. At least once: an item
-        whose worker dies before its outcome is recorded runs again.
-
-        Starts at the call, and takes items as workers become free. What has a length is iterated over in the caller's
-        thread; any other iterable in a thread of its own, an item at a time: it may wait for an outcome of this map.
-
-        Args:
-            fn: takes an item and returns a JSON value. An exception, or another value, is recorded as a failure. A
-                process that ``fn`` or ``items`` forks, and that returns too, ends there and counts for nothing.
-            items: strings that are their own object keys, or anything with ``key``. Items that come twice run once and
-                share the outcome. An item is compared with the one its key came with before, if both are JSON values of
-                at most 1 MiB; others with ==, among the latest 10,000 of this call. What may only be used in the
-                thread that made it, as a cursor of sqlite3, is handed in as a list.
-            key: a function that returns the object key of an item.
-            version: of the work. It is recorded, and another one is refused (see ``if_changed``): outcomes do not mix.
-            jobs: how many items run at a time; None for one a processor, or as many as ``executor`` has workers.
-            mp_context: how worker processes start, as ``multiprocessing.get_context`` returns it; None for the default.
-                With spawn and forkserver ``fn`` is found by its name in a module: no lambda, nothing of a notebook.
-            executor: run in this executor instead of worker processes of our own. It is not shut down. Then
-                ``timeout_s``, ``memory``, ``initializer`` and ``tasks_per_worker`` cannot be given.
-            ordered: give outcomes out in the order of the items, not as they come.
-            on_error: "record" gives failures out as outcomes; "halt" does so, too, and starts no more items once a
-                failure is recorded here (``MapRun.is_halted``); "raise" starts no more, and raises what ``fn`` raised.
-            include_done: also give out outcomes that were there already (``Outcome.repeated``).
-            retry_failed: run again what had failed before this call.
-            rerun: a name of your own choice, at most 200 bytes: each of these items is to have an outcome under that
-                name. The same call carries on; another name begins anew, with any version. Other items keep what they
-                have. The outcomes given out are those under that name.
-            if_changed: what to do if the map, or that rerun of it, came with another ``version`` before: "refuse" the
-                call; "keep" what is done, and run what is missing; or "keep-ok": keep what is ok, and run what failed
-                again, too. Starts with the version before end with ChangedVersionError.
-            retries: how often an item that failed is tried again before it counts as failed. Failed attempts are
-                recorded: the limit holds over all starts. Meanwhile other items run, up to 1000 at rest.
-            retry_delay_s: how long an item rests after its first failed attempt, in seconds; twice as long after each
-                further one, to a minute (or to this, if more), shortened by up to a quarter at random.
-            timeout_s: how long ``fn`` may run for an item, in seconds; None for any time. Then its process is ended,
-                with SIGTERM and 5 s later SIGKILL, and replaced; the attempt has failed. What ``fn`` started lives on.
-            memory: end a worker process that has more memory than this while ``fn`` runs, in bytes or as "2G"; what it
-                has started counts, what it shares with this process does not. The attempt has failed. Linux only.
-            initializer: called without arguments in each worker process before its first item. What it returns is the
-                worker's state, unless it is None: ``fn(item, state)`` is called. If it fails, the map stops.
-            tasks_per_worker: replace each worker process after so many items; None to keep it.
-            max_invalid_results: for how many items in a row ``fn`` may return what is no JSON value before the map
-                stops with InvalidResultError; None for any number. Such an item has failed, and is not retried. NaN
-                and infinity count only while ``fn`` has returned nothing that can be recorded.
-
-        Returns:
-            A MapRun: iterate over it to have the outcomes. ``close`` ends it early and gives back what runs.
-
-        Raises:
-            ChangedVersionError: this map, or that rerun of it, has another version. Nothing was run.
-            ChangedItemError: a key came with another input. That input was not run.
-            InvalidFunctionError: ``fn`` is no function, ``async``, a generator, or cannot be sent. Nothing was run.
-            InvalidItemError: an item cannot be sent to a worker process. That item was not run.
-            TypeError, ValueError: an argument, or an item, is not what it should be.
-            WorkerDiedError: worker processes cannot start, their ``initializer`` fails, or ``executor`` is broken.
-            ShortageError: the machine is short of processes, threads, open files or memory: for a minute nothing ran.
-            ReadOnlyError, LockTimeoutError, WriteFailedError, PoisonedLogError: nothing was run.
-
-        Durability: an outcome survives loss of power before it is given out, whatever the handle's setting.
-        Concurrency: the MapRun is for one thread. An item whose worker process dies runs again; the third time, over
-            all starts, it has failed. A death by SIGTERM, SIGHUP or SIGINT counts a second later, if the map goes on.
-        """
-        return start_map(
-            self._handle,
-            fn,
-            items,
-            key=key,
-            version=version,
-            jobs=jobs,
-            mp_context=mp_context,
-            executor=executor,
-            ordered=ordered,
-            on_error=on_error,
-            include_done=include_done,
-            retry_failed=retry_failed,
-            rerun=rerun,
-            if_changed=if_changed,
-            retries=retries,
-            retry_delay_s=retry_delay_s,
-            timeout_s=timeout_s,
-            memory=memory,
-            initializer=initializer,
-            tasks_per_worker=tasks_per_worker,
-            max_invalid_results=max_invalid_results,
-        )
+    # Defined, with its documentation, where its arguments are checked.
+    map = start_map
 
     def results(self, *, rerun: str | None = None) -> Iterator[Outcome]:
         """Yield the last outcome of each item, whatever rerun it came from, in the order of the objects. Its ``item``

@@ -6,7 +6,7 @@ import multiprocessing
 import operator
 from collections.abc import Callable, Iterable, Sized
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mpcheckpoint._work.input_thread import InputThread
 from mpcheckpoint._work.inputs import inputs_of
@@ -15,9 +15,9 @@ from mpcheckpoint._work.permit import Permit
 from mpcheckpoint._work.plan import LogRef, OnError, Options, Plan
 from mpcheckpoint._work.pool import ExecutorPool, WorkerPool, default_jobs, jobs_of
 from mpcheckpoint._work.process_pool import ProcessPool, require_children_allowed
-from mpcheckpoint._work.refusals import require_function
+from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS, require_function
 from mpcheckpoint._work.reruns import IfChanged, require_rerun_name
-from mpcheckpoint._work.retries import Retries
+from mpcheckpoint._work.retries import DEFAULT_DELAY_S, Retries
 from mpcheckpoint._work.run_item import FunctionCall
 from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.shortage import outlast_shortage
@@ -30,31 +30,108 @@ if TYPE_CHECKING:
     from mpcheckpoint._view.log_handle import LogHandle
 
 
-def start_map(  # noqa: PLR0913 - the arguments of ``Log.map``
-    log: LogHandle,
+class _WithHandle(Protocol):
+    _handle: LogHandle
+
+
+def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have a default
+    self: _WithHandle,
     fn: Callable[[Any], Any],
     items: Iterable[Any],
     *,
-    key: Callable[[Any], str] | None,
-    version: str,
-    jobs: int | None,
-    mp_context: BaseContext | None,
-    executor: Executor | None,
-    ordered: bool,
-    on_error: str,
-    include_done: bool,
-    retry_failed: bool,
-    rerun: str | None,
-    if_changed: str,
-    retries: int,
-    retry_delay_s: float,
-    timeout_s: float | None,
-    memory: int | str | None,
-    initializer: Callable[[], Any] | None,
-    tasks_per_worker: int | None,
-    max_invalid_results: int | None,
+    key: Callable[[Any], str] | None = None,
+    version: str = "",
+    jobs: int | None = None,
+    mp_context: BaseContext | None = None,
+    executor: Executor | None = None,
+    ordered: bool = False,
+    on_error: str = "record",
+    include_done: bool = True,
+    retry_failed: bool = False,
+    rerun: str | None = None,
+    if_changed: str = "refuse",
+    retries: int = 0,
+    retry_delay_s: float = DEFAULT_DELAY_S,
+    timeout_s: float | None = None,
+    memory: int | str | None = None,
+    initializer: Callable[[], Any] | None = None,
+    tasks_per_worker: int | None = None,
+    max_invalid_results: int | None = DEFAULT_MAX_INVALID_RESULTS,
 ) -> MapRun:
-    """Start a map: see ``Log.map``."""
+    """Run ``fn(item)`` for every item that has no outcome in this log yet, in parallel, and record each outcome.
+
+    Killed at any instant and called again, it runs only what is missing. Any number of processes may run the same
+    map on the same log: they share the items, and no item runs twice while nobody dies. At least once: an item
+    whose worker dies before its outcome is recorded runs again.
+
+    Starts at the call. Items are taken as workers become free, in bounded memory. A list, or whatever has a length,
+    is iterated over in the caller's thread; any other iterable in a thread of its own, an item at a time, so that
+    it may wait for an outcome of this very map.
+
+    Args:
+        fn: takes an item and returns a JSON value. An exception, or another value, is recorded as a failure. A
+            process that ``fn`` or ``items`` forks, and that returns too, ends there and counts for nothing.
+        items: strings that are their own object keys, or anything with ``key``. Items that come twice run once and
+            share the outcome. An item is compared with the one its key came with before, if both are JSON values of
+            at most 1 MiB; others with ==, among the latest 10,000 of this call. What may only be used in the
+            thread that made it, as a cursor of sqlite3, is handed in as a list.
+        key: a function that returns the object key of an item.
+        version: of the work. It is recorded, and another one is refused (see ``if_changed``): outcomes do not mix.
+        jobs: how many items run at a time; None for one a processor, or as many as ``executor`` has workers.
+        mp_context: how worker processes are started, as ``multiprocessing.get_context`` returns it; None for the
+            default. With spawn and forkserver ``fn`` must be found by its name in an importable module: no lambda,
+            and no function of a notebook cell.
+        executor: run in this executor instead of worker processes of our own. It is not shut down. Then ``timeout_s``,
+            ``memory``, ``initializer`` and ``tasks_per_worker`` cannot be given.
+        ordered: give outcomes out in the order of the items, not as they come.
+        on_error: "record" gives failures out as outcomes; "halt" does so, too, and starts no more items once a
+            failure is recorded here (``MapRun.is_halted``); "raise" starts no more, and raises what ``fn`` raised.
+        include_done: also give out outcomes that were there already (``Outcome.repeated``).
+        retry_failed: run again what had failed before this call.
+        rerun: a name of your own choice, at most 200 bytes: each of these items is to have an outcome under that
+            name. The same call carries on; another name begins anew, with any version. Other items keep what they
+            have. The outcomes given out are those under that name.
+        if_changed: what to do if the map, or that rerun of it, came with another ``version`` before: "refuse" the
+            call; "keep" what is done, and run what is missing; or "keep-ok": keep what is ok, and run what failed
+            again, too. Starts that still run with the version before end with ChangedVersionError.
+        retries: how often an item that failed is tried again before it counts as failed. Failed attempts are
+            recorded, so the limit holds over all starts and processes; an attempt that died with its process does
+            not count. Meanwhile other items run, up to 1000 at rest.
+        retry_delay_s: how long an item rests after its first failed attempt, in seconds; twice as long after each
+            further one, to a minute (or to this, if it is more), shortened by up to a quarter at random.
+        timeout_s: how long ``fn`` may run for an item, in seconds; None for any time. Then its process is ended,
+            with SIGTERM and 5 s later SIGKILL, and replaced; the attempt has failed, "timed out". What ``fn`` has
+            started lives on.
+        memory: end a worker process that has more memory than this while ``fn`` runs, in bytes or as "2G"; what it
+            has started counts, what it shares with this process does not. The attempt has failed. Linux only.
+        initializer: called without arguments in each worker process before its first item. What it returns is the
+            worker's state, unless it is None: ``fn(item, state)`` is called. If it fails, the map stops.
+        tasks_per_worker: replace each worker process after so many items; None to keep it.
+        max_invalid_results: for how many items in a row ``fn`` may return what is no JSON value before the map
+            stops with InvalidResultError; None for any number. Such an item is recorded as failed, and not retried.
+            NaN and infinity count only while ``fn`` has returned nothing that can be recorded.
+
+    Returns:
+        A MapRun: iterate over it to have the outcomes. ``close`` ends it early and gives back what runs.
+
+    Raises:
+        ChangedVersionError: the map on this log, or that rerun of it, has another version. Nothing was run.
+        ChangedItemError: a key came with another input. That input was not run.
+        InvalidFunctionError: ``fn`` is no function, an ``async def``, a generator function, or cannot be sent to
+            the worker processes. Nothing was run or recorded.
+        InvalidItemError: an item cannot be sent to a worker process. That item was not run.
+        TypeError, ValueError: an argument, or an item, is not what it should be.
+        WorkerDiedError: worker processes cannot start, their ``initializer`` fails, or ``executor`` is broken.
+        ShortageError: the machine is short of processes, threads, open files or memory, and for a minute nothing
+            ran. Before that starts pause, with a logged warning, and the items that could not be started wait.
+        ReadOnlyError, LockTimeoutError, WriteFailedError, PoisonedLogError: nothing was run.
+
+    Durability: an outcome survives loss of power before it is given out, whatever the handle's setting.
+    Concurrency: the MapRun is for one thread. An item whose worker process dies runs again; the third time it is
+        recorded as failed. Deaths are counted in the log, over all starts and processes; one by SIGTERM, SIGHUP or
+        SIGINT only a second later, so that a map that is closed meanwhile counts nothing.
+    """
+    log = self._handle
     _require_choices(version, on_error, rerun, if_changed)
     if executor is not None and mp_context is not None:
         raise ValueError("executor and mp_context exclude each other: an executor has its own way to start")
@@ -103,6 +180,10 @@ def start_map(  # noqa: PLR0913 - the arguments of ``Log.map``
         ordered, OnError(on_error), include_done, total=lambda: count, max_invalid_results=max_invalid_results
     )
     return MapRun(plan, source, pool, options)
+
+
+# It is a method of ``Log``; so messages of Python call it, and so it is pickled.
+start_map.__name__, start_map.__qualname__ = "map", "Log.map"
 
 
 def _require_own_workers(
