@@ -11,13 +11,13 @@ from mpcheckpoint._view.follow import Follower
 from mpcheckpoint._view.log_handle import LogHandle
 from mpcheckpoint._view.merged_read import Choice, Reading
 from mpcheckpoint._view.object_index import list_objects
-from mpcheckpoint._view.store_handle import Settings, StoreHandle, open_settings
+from mpcheckpoint._view.store_handle import Settings, StoreHandle, open_settings, sendable
 from mpcheckpoint._view.view import merged, ordered_object_keys
 from mpcheckpoint.log import Log
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from mpcheckpoint._store.protocol import Store
@@ -48,6 +48,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         log_keys: Iterable[str] | None = None,
         durability: str = "always",
         lock_timeout_s: float | None = None,
+        default: Callable[[Any], Any] | None = None,
     ) -> None:
         """Open the store in the directory ``path`` (its files are in ``path/.checkpoint``).
 
@@ -60,12 +61,14 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
                 does so at most about so many milliseconds later (default 100) while this process lives, and after
                 ``close`` or exit. "never": the kernel decides; it survives kill -9 at once, loss of power some day.
             lock_timeout_s: how long to wait for other writers before LockTimeoutError; None waits for ever.
+            default: makes JSON of values that are none, in all that is appended through this handle; see
+                ``Log.append``. It is pickled with the handle.
 
         Raises:
             UnknownSchemeError: ``path`` is a URL (``postgresql://...``, ``file:///...``). Nothing was made.
             StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError
         """
-        settings = open_settings(path, create, read_only, log_keys, durability, lock_timeout_s)
+        settings = open_settings(path, create, read_only, log_keys, durability, lock_timeout_s, default)
         self._handle = StoreHandle(settings)
 
     # --- logs -------------------------------------------------------------------------------------------------
@@ -243,7 +246,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         return f"<Checkpoint {self._handle.settings.path}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._handle.settings, tuple(self._handle.open_keys()))
+        return _reopen, (sendable(self._handle.settings), tuple(self._handle.open_keys()))
 
 
 def checkpoint_on(
@@ -254,6 +257,7 @@ def checkpoint_on(
     log_keys: Iterable[str] | None = None,
     durability: str = "always",
     lock_timeout_s: float | None = None,
+    default: Callable[[Any], Any] | None = None,
 ) -> Checkpoint:
     """Return a handle on another storage: one that keeps what ``_store.protocol`` promises.
 
@@ -263,7 +267,7 @@ def checkpoint_on(
     Raises:
         TypeError, ValueError: an argument is not what it should be.
     """
-    settings = open_settings(store.path, create, read_only, log_keys, durability, lock_timeout_s)
+    settings = open_settings(store.path, create, read_only, log_keys, durability, lock_timeout_s, default)
     return _with(settings._replace(store=store))
 
 

@@ -256,7 +256,10 @@ class ChangedItemError(CheckpointError, ValueError):
 
 class InvalidFunctionError(CheckpointError, TypeError):
     """What was handed to ``Log.map`` can run for no item: it is no function, an ``async def``, a generator, or cannot
-    be sent to the worker processes. Nothing was run or recorded."""
+    be sent to the worker processes. Nothing was run or recorded.
+
+    Or a handle cannot be pickled, because its ``default`` cannot.
+    """
 
 
 class InvalidItemError(CheckpointError, TypeError):

@@ -51,6 +51,7 @@ class Log:
         expected_count: int | None = None,
         record_id: str | None = None,
         durability: str | None = None,
+        default: Callable[[Any], Any] | None = None,
     ) -> Position:
         """Record that ``event`` happened to ``object_key``.
 
@@ -61,12 +62,17 @@ class Log:
             record_id: the caller's id. If the log holds it for this object already, nothing is written and the first
                 record's position is returned, so that a retry is safe.
             durability: overrides the handle's setting for this append.
+            default: a function that makes JSON of a value that is none, as ``json.dumps`` has it; None for that of the
+                handle. It is asked for every value in ``event`` that would be refused without it, a tuple and NaN
+                included, and again for such values in what it returned; not for the names in a dict. What it made is
+                what is recorded and read back.
 
         Returns:
             The position right after the record.
 
         Raises:
             InvalidKeyError, InvalidEventError, LimitExceededError: the record is refused; nothing was written.
+            What ``default`` raises: nothing was written.
             ConflictError: ``expected_count`` did not hold; nothing was written.
             LockTimeoutError, WriteFailedError, CorruptLogError, PoisonedLogError, ReadOnlyError: nothing was written.
             OutcomeUnknownError: it was written, and its sync failed.
@@ -74,16 +80,21 @@ class Log:
         Durability: as the setting says; by default the record survives a loss of power when this returns.
         Concurrency: any number of threads and processes.
         """
-        return self._handle.append(object_key, event, expected_count, record_id, durability)
+        return self._handle.append(object_key, event, expected_count, record_id, durability, default)
 
     def append_many(
-        self, records: Iterable[tuple[str, object]], *, durability: str | None = None
+        self,
+        records: Iterable[tuple[str, object]],
+        *,
+        durability: str | None = None,
+        default: Callable[[Any], Any] | None = None,
     ) -> Position | None:
         """Append records as one batch, with one sync: after a crash all of them are there or none.
 
         Args:
             records: pairs of object key and event. None at all is fine.
             durability: overrides the handle's setting for this batch.
+            default: as for ``append``.
 
         Returns:
             The position right after the last record; None if there were none.
@@ -91,7 +102,7 @@ class Log:
         Raises:
             As ``append``; if one record is refused, nothing of the batch was written.
         """
-        return self._handle.append_many(records, durability)
+        return self._handle.append_many(records, durability, default)
 
     def transaction(self) -> Transaction:
         """Return a transaction: read, decide, append, all or nothing. Use it in a ``with`` statement."""

@@ -147,7 +147,9 @@ def _signature(name: str, function: Any, *, is_property: bool = False) -> str:
     returns = ast.unparse(tree.returns) if tree.returns and tree.name != "__init__" else ""
     if is_property:
         return f"```text\n{name}: {returns}\n```\n"
-    parameters = [each for each in _parameters(tree.args, source) if each.partition(":")[0] not in ("self", "cls")]
+    parameters = [
+        each for each in _parameters(tree.args, source) if each.partition(":")[0] not in ("self", "cls")
+    ]
     text = f"{name}({', '.join(parameters)})"
     if len(text) + len(returns) > _WIDE:
         text = "\n".join([f"{name}(", *(f"    {each}," for each in parameters), ")"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mpcheckpoint import _core
-from mpcheckpoint._format.advice import a, json_for, name_of, no_text, shown
+from mpcheckpoint._format.advice import no_text
 from mpcheckpoint._format.frame import (
     MAX_DEPTH,
     MAX_DIGITS,
@@ -17,12 +17,14 @@ from mpcheckpoint._format.frame import (
     batch_bytes_bound,
     may_hold_long_integer,
 )
+from mpcheckpoint._format.made_json import made_json
+from mpcheckpoint._format.unfit import UnfitError, refused, require_json, unfit_text
 from mpcheckpoint.errors import InvalidEventError, InvalidKeyError, LimitExceededError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_INTEGER_LIMIT = 10**MAX_DIGITS
+    from mpcheckpoint._format.made_json import Default
 
 # Of these types, a value that does not decode to itself is the only one that JSON changes: a float that is not finite.
 _ATOMS = frozenset({str, bool, type(None), int, float})
@@ -30,10 +32,6 @@ _STRINGS = frozenset({str})
 _KEPT_ALWAYS = frozenset({str, bool, type(None)})
 # Keys and events that are no longer than this together make no line too long.
 _PLAINLY_SMALL_BYTES = MAX_LINE_BYTES // 2
-# A message shows so many steps into an event; of a longer way the first and the last.
-_MOST_PLACES = 8
-_SURROGATE = "the text holds a lone surrogate, which UTF-8 cannot hold: the name of a file, maybe"
-_FOR_SURROGATE = 'x.encode("utf-8", "backslashreplace").decode()'
 
 _tuple_new = tuple.__new__  # as in ``frame``
 _encode = msgspec.json.Encoder().encode
@@ -43,25 +41,37 @@ _decode_lines = msgspec.json.Decoder().decode_lines
 _decode_meta = msgspec.json.Decoder(dict[str, Any] | None).decode
 
 
-def encode_event(event: object, *, named: str = "event") -> bytes:
+def encode_event(event: object, *, named: str = "event", default: Default | None = None) -> bytes:
     """Return the JSON bytes of ``event``, proven to decode to the same value, types included.
 
     Args:
         event: the value.
         named: what messages call it.
+        default: asked for JSON in place of values that are refused, and for nothing else; then what it made is proven.
 
     Raises:
         InvalidEventError: ``event`` is no JSON value: NaN, a tuple, a set, bytes, a key that is no string, a
             subclass of a JSON type, a lone surrogate, nesting deeper than 128, or a structure that contains itself.
             The message names the place in the event, the type, and what to use instead.
+        LimitExceededError: what ``default`` makes has no end.
+        And what ``default`` raises.
     """
+    try:
+        return _kept(event, named)
+    except InvalidEventError:
+        if default is None:
+            raise
+    return _kept(made_json(event, default, named), named)
+
+
+def _kept(event: object, named: str) -> bytes:
     kind = type(event)
     if kind is str or kind is bool or event is None:
         return _encoded(event, named)
     try:
-        _require_json(event, MAX_DEPTH)
-    except _UnfitError as unfit:
-        raise _refused(unfit, named) from None
+        require_json(event, MAX_DEPTH)
+    except UnfitError as unfit:
+        raise refused(unfit, named) from None
     encoded = _encoded(event, named)
     try:
         decoded = decode_event(encoded)
@@ -78,74 +88,11 @@ def _encoded(event: object, named: str) -> bytes:
     try:
         return _encode(event)
     except UnicodeEncodeError as error:
-        unfit = _UnfitError(_SURROGATE, _FOR_SURROGATE)
+        unfit = unfit_text()
         unfit.place = _place_of_surrogate(event)
-        raise _refused(unfit, named) from error
+        raise refused(unfit, named) from error
     except (msgspec.MsgspecError, RecursionError, ValueError, TypeError) as error:
         raise InvalidEventError(f"the {named} has no JSON form: {error}", reason=str(error)) from error
-
-
-class _UnfitError(Exception):
-    """A value is refused.
-
-    Attributes:
-        why: the reason.
-        instead: what to use instead.
-        kind: the type that JSON does not have, if that is the reason.
-        place: the indexes and names that lead to the value, innermost first.
-    """
-
-    def __init__(self, why: str, instead: str, *, kind: type | None = None) -> None:
-        super().__init__(why)
-        self.why = why
-        self.instead = instead
-        self.kind = kind
-        self.place: list[object] = []
-
-
-def _require_json(value: Any, depth: int) -> None:
-    """Refuse what JSON would change silently.
-
-    Types are compared exactly: an IntEnum or a NumPy float would come back as something else. The place of a refused
-    value is put together on the way out, so that sound values do not pay for it.
-    """
-    kind = type(value)
-    if value is None or kind is str or kind is bool:
-        return
-    if kind is int:
-        if not -_INTEGER_LIMIT < value < _INTEGER_LIMIT:
-            raise _UnfitError(
-                f"an integer of more than {MAX_DIGITS} digits, which not every process can read", "hex(x)"
-            )
-    elif kind is float:
-        if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - the test for NaN
-            raise _UnfitError(f"{value!r} has no JSON form", "None, or str(x),")
-    elif kind is list:
-        _require_members(enumerate(value), depth)
-    elif kind is dict:
-        if not _STRINGS.issuperset(map(type, value)):
-            raise _unfit_name(value)
-        _require_members(value.items(), depth)
-    else:
-        raise _UnfitError(f"{a(kind)} would not come back as one", json_for(kind), kind=kind)
-
-
-def _require_members(members: Iterable[tuple[object, object]], depth: int) -> None:
-    if depth == 0:
-        raise _UnfitError(f"nested deeper than {MAX_DEPTH}", "something flatter")
-    place: object = None
-    try:
-        for place, item in members:  # noqa: B007 - used where an item is refused
-            _require_json(item, depth - 1)
-    except _UnfitError as unfit:
-        unfit.place.append(place)
-        raise
-
-
-def _unfit_name(members: dict[object, object]) -> _UnfitError:
-    name = next(name for name in members if type(name) is not str)
-    why = f"key {shown(name)} is {a(type(name))}, not a string"
-    return _UnfitError(why, "{str(key): value for key, value in x.items()}", kind=type(name))
 
 
 def _place_of_surrogate(value: object) -> list[object]:
@@ -161,18 +108,6 @@ def _place_of_surrogate(value: object) -> list[object]:
         except UnicodeEncodeError:
             return [*_place_of_surrogate(item), place]
     return []
-
-
-def _refused(unfit: _UnfitError, named: str) -> InvalidEventError:
-    where = [f"[{shown(part)}]" for part in reversed(unfit.place)]
-    if len(where) > _MOST_PLACES:
-        where[_MOST_PLACES // 2 : -_MOST_PLACES // 2] = ["..."]
-    return InvalidEventError(
-        f"{named}{''.join(where)}: {unfit.why}; use {unfit.instead} instead. {named.capitalize()}s are None, bool, "
-        "int, finite float, str, list, and dict with string keys",
-        reason=unfit.why,
-        type_name=None if unfit.kind is None else name_of(unfit.kind),
-    )
 
 
 def encode_key(object_key: object) -> bytes:
@@ -191,11 +126,17 @@ def encode_key(object_key: object) -> bytes:
         ) from error
 
 
-def encode_payload(object_key: object, event: object, record_id: object = None) -> Payload:
+def encode_payload(
+    object_key: object, event: object, record_id: object = None, default: Default | None = None
+) -> Payload:
     """Return what a record says, encoded and within the limits of the format.
+
+    Args:
+        default: as for ``encode_event``. An event that is JSON costs no more for it.
 
     Raises:
         InvalidKeyError, InvalidEventError, LimitExceededError: nothing was written.
+        And what ``default`` raises.
     """
     native = _core.native
     if native is not None:
@@ -218,7 +159,7 @@ def encode_payload(object_key: object, event: object, record_id: object = None) 
             pass
     # Not simple, or refused: what follows says why.
     meta = NO_META if record_id is None else _encode({"id": _checked_id(record_id)})
-    payload = Payload(encode_key(object_key), encode_event(event), meta)
+    payload = Payload(encode_key(object_key), encode_event(event, default=default), meta)
     if batch_bytes_bound([payload]) > MAX_LINE_BYTES:
         raise LimitExceededError(
             f"the event for {object_key!r} takes {len(payload.event)} bytes; a line holds at most {MAX_LINE_BYTES}. "
@@ -228,11 +169,14 @@ def encode_payload(object_key: object, event: object, record_id: object = None) 
     return payload
 
 
-def encode_payloads(records: Iterable[tuple[object, object]]) -> list[Payload]:
+def encode_payloads(
+    records: Iterable[tuple[object, object]], default: Default | None = None
+) -> list[Payload]:
     """Return what ``encode_payload`` returns for each pair of object key and event, quicker where there are many.
 
     Raises:
         InvalidKeyError, InvalidEventError, LimitExceededError: nothing was written.
+        And what ``default`` raises.
     """
     given = list(records)
     native = _core.native
@@ -245,13 +189,13 @@ def encode_payloads(records: Iterable[tuple[object, object]]) -> list[Payload]:
         payloads = _encode_simple(pairs)
         if payloads is not None:
             return payloads
-    return [encode_payload(object_key, event) for object_key, event in pairs]
+    return [encode_payload(object_key, event, None, default) for object_key, event in pairs]
 
 
 def _is_simple(event: Any) -> bool:
     """Return whether an event is an atom, or a dict or list of atoms.
 
-    Such an event is kept if it equals its decoded self. Others need the walk of ``_require_json`` as well: an IntEnum
+    Such an event is kept if it equals its decoded self. Others need the walk of ``require_json`` as well: an IntEnum
     equals the int that it decodes to.
     """
     kind = type(event)
@@ -284,6 +228,17 @@ def _encode_simple(pairs: list[tuple[object, object]]) -> list[Payload] | None:
     if len(keys_text) + len(events_text) > _PLAINLY_SMALL_BYTES:
         return None
     return list(map(Payload, keys_text.split(b"\n"), encoded))
+
+
+def is_json(event: object) -> bool:
+    """Return whether an event is encoded as it stands. One that is only too large counts, too."""
+    try:
+        encode_payload("", event)
+    except InvalidEventError:
+        return False
+    except LimitExceededError:
+        pass
+    return True
 
 
 def _checked_id(record_id: object) -> str:

@@ -12,12 +12,13 @@ from mpcheckpoint._logfile.paths import WORKERS
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._view.follow import FollowedLog, Follower, StatedDurable
 from mpcheckpoint._view.merged_read import Choice
-from mpcheckpoint._view.store_handle import Settings, StoreHandle
+from mpcheckpoint._view.store_handle import Settings, StoreHandle, sendable
 from mpcheckpoint.errors import ConflictError, LimitExceededError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from mpcheckpoint._format.made_json import Default
     from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._store.protocol import Reader, StoredLog
     from mpcheckpoint._types import Position, Record
@@ -42,11 +43,19 @@ class LogHandle:
     def __init__(self, store: StoreHandle, log_key: str) -> None:
         self.store = store
         self.log_key = log_key
+        self.default = store.settings.default
         # In it each live worker holds a lock on a file.
         self.workers_directory = os.path.join(store.path, WORKERS)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.store.settings._replace(log_keys=(self.log_key,)), self.log_key)
+        return self._sent_with(sendable(self.store.settings))
+
+    def without_default(self) -> tuple[Any, ...]:
+        """Return what pickles to a handle that has no ``default``: for those who append JSON only."""
+        return self._sent_with(self.store.settings._replace(default=None))
+
+    def _sent_with(self, settings: Settings) -> tuple[Any, ...]:
+        return _reopen, (settings._replace(log_keys=(self.log_key,)), self.log_key)
 
     # --- write ------------------------------------------------------------------------------------------------
 
@@ -65,12 +74,15 @@ class LogHandle:
         expected_count: int | None,
         record_id: str | None,
         durability: str | None,
+        default: Default | None = None,
     ) -> Position:
         """See ``Log.append``."""
+        if default is None:
+            default = self.default
         stored = self.store.opened_for_writing(self.log_key)
         if expected_count is None and record_id is None and durability is None:
             return stored.append(
-                [encode_payload(object_key, event)],
+                [encode_payload(object_key, event, None, default)],
                 durability=self.store.durability,
                 timeout_s=self.store.settings.lock_timeout_s,
             )
@@ -78,7 +90,7 @@ class LogHandle:
             raise ValueError(
                 f"expected_count is a number of events, at least 0, or None, not {expected_count!r}"
             )
-        payload = encode_payload(object_key, event, record_id)
+        payload = encode_payload(object_key, event, record_id, default)
         if expected_count is None and record_id is None:
             return self._append(stored, [payload], None, durability)
         self.query(_nothing)  # outside the lock, so that only the rest is read inside
@@ -92,11 +104,14 @@ class LogHandle:
         return self._append(stored, [payload], lambda: self.query(judge), durability)
 
     def append_many(
-        self, records: Iterable[tuple[str, object]], durability: str | None = None
+        self,
+        records: Iterable[tuple[str, object]],
+        durability: str | None = None,
+        default: Default | None = None,
     ) -> Position | None:
         """See ``Log.append_many``."""
         stored = self.for_writing()
-        payloads = encode_payloads(records)
+        payloads = encode_payloads(records, default or self.default)
         return self._append(stored, payloads, None, durability) if payloads else None
 
     def append_if(

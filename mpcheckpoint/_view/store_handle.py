@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
+import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from mpcheckpoint._format.advice import a, shown
 from mpcheckpoint._logfile.mutex import Mutex
 from mpcheckpoint._logfile.paths import store_directory
 from mpcheckpoint._store.durability import Durability
@@ -13,11 +16,12 @@ from mpcheckpoint._store.process import process
 from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._view.statistics import Statistics
 from mpcheckpoint._view.view import LogView, merged, ordered_object_keys
-from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
+from mpcheckpoint.errors import ClosedError, InvalidFunctionError, LogNotOpenError, ReadOnlyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mpcheckpoint._format.made_json import Default
     from mpcheckpoint._store.protocol import Reader, Store, StoredLog
     from mpcheckpoint._view.records import Cut, Records
 
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MOST_PASSES = 16
+# What pickles functions by what they are, not by their names.
+_BY_VALUE = frozenset({"cloudpickle", "dill"})
 
 
 class Settings(NamedTuple):
@@ -32,6 +38,7 @@ class Settings(NamedTuple):
 
     Attributes:
         store: what the handle reads and writes; None for the directory at ``path``.
+        default: makes JSON of values that are none.
     """
 
     path: str
@@ -41,6 +48,7 @@ class Settings(NamedTuple):
     durability: str
     lock_timeout_s: float | None
     store: Store | None = None
+    default: Default | None = None
 
 
 class LogState(NamedTuple):
@@ -331,6 +339,7 @@ def open_settings(
     log_keys: Iterable[str] | None,
     durability: str,
     lock_timeout_s: float | None,
+    default: Default | None,
 ) -> Settings:
     """Return checked settings, with an absolute path, so that they mean the same after a change of directory.
 
@@ -344,6 +353,10 @@ def open_settings(
             f"lock_timeout_s is a number of seconds, at least 0, or None, not {lock_timeout_s!r}"
         )
     Durability.parse(durability)
+    if default is not None and not callable(default):
+        raise TypeError(
+            f"default is a function that makes JSON of a value, or None, not {a(type(default))}: {shown(default)}"
+        )
     return Settings(
         store_directory(path),
         create,
@@ -351,4 +364,26 @@ def open_settings(
         None if log_keys is None else tuple(log_keys),
         durability,
         lock_timeout_s,
+        default=default,
     )
+
+
+def sendable(settings: Settings) -> Settings:
+    """Return settings that are about to be pickled.
+
+    Raises:
+        InvalidFunctionError: their ``default`` cannot be pickled.
+    """
+    # cloudpickle and dill can pickle what pickle cannot: where one is in use, it is left to say what it cannot.
+    if settings.default is not None and _BY_VALUE.isdisjoint(sys.modules):
+        try:
+            pickle.dumps(settings.default)
+        except Exception as error:
+            name = getattr(settings.default, "__qualname__", None) or a(type(settings.default))
+            raise InvalidFunctionError(
+                f"the handle of {settings.path} cannot be sent to another process, since its default= cannot: {name}: "
+                f"{error}. Put it at the top level of a module, a .py file that is imported",
+                path=settings.path,
+                reason="cannot be sent",
+            ) from error
+    return settings

@@ -54,14 +54,19 @@ class Transaction:
     def __contains__(self, object_key: object) -> bool:
         return isinstance(object_key, str) and bool(self.events(object_key))
 
-    def append(self, object_key: str, event: object) -> None:
+    def append(self, object_key: str, event: object, *, default: Callable[[Any], Any] | None = None) -> None:
         """Add a record to the batch. Nothing is written before the block ends.
+
+        Args:
+            object_key, event, default: as for ``Log.append``.
 
         Raises:
             InvalidKeyError, InvalidEventError, LimitExceededError: the record is refused; the transaction goes on.
+            And what ``default`` raises; the transaction goes on, too.
         """
         self._require_open()
-        self._writes.append((object_key, encode_payload(object_key, event)))
+        payload = encode_payload(object_key, event, None, default or self._log.default)
+        self._writes.append((object_key, payload))
 
     def __enter__(self) -> Transaction:
         if self._is_open or self._position is not None:

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from mpcheckpoint._format.codec import decode_event, encode_payload
+from mpcheckpoint._format.advice import name_of
+from mpcheckpoint._format.codec import decode_event, encode_payload, is_json
+from mpcheckpoint._format.made_json import made_json
 from mpcheckpoint._work.refusals import invalid_result
-from mpcheckpoint.errors import InvalidEventError, LimitExceededError
+from mpcheckpoint.errors import InvalidEventError, InvalidResultError, LimitExceededError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._format.made_json import Default
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.reruns import RunNote
     from mpcheckpoint._work.runs import JoinedRun
@@ -92,6 +95,38 @@ def _clean(cause: str, where: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate has no JSON form
 
 
+def made_result(value: object, default: Default | None) -> Result:
+    """Return the result that a value is which a function returned, once ``default`` has made JSON of it if it is none.
+
+    What ``default`` raises is the item's failure, and final, as a value that is no JSON is.
+    """
+    if default is None or is_json(value):
+        return Result(True, value)
+    try:
+        return Result(True, made_json(value, default, "result"))
+    except InvalidEventError as found:
+        return _invalid(InvalidResultError(str(found), reason=found.reason, type_name=found.type_name))
+    except LimitExceededError as error:
+        return _too_large(error)
+    except Exception as error:  # noqa: BLE001 - whatever default= raises says why there is no JSON
+        raised = Result.of_exception(error).error
+        invalid = InvalidResultError(
+            f"default= raised for it: {raised}", reason="default raised", type_name=name_of(type(value))
+        )
+        invalid.__cause__ = error
+        return _invalid(invalid)
+
+
+def _invalid(error: InvalidResultError) -> Result:
+    return Result(
+        False, None, f"InvalidResultError: the result is no JSON value: {error}", error, is_final=True
+    )
+
+
+def _too_large(error: LimitExceededError) -> Result:
+    return Result(False, None, f"LimitExceededError: the result is too large: {error}", error)
+
+
 def outcome_payload(
     run: JoinedRun, entry: Input, result: Result, duration_s: float
 ) -> tuple[Payload, Result]:
@@ -103,11 +138,9 @@ def outcome_payload(
     try:
         return _payload(run, entry, result, duration_s), result
     except InvalidEventError as found:
-        invalid = invalid_result(result.value, found)
-        text = f"InvalidResultError: the result is no JSON value: {invalid}"
-        result = Result(False, None, text, invalid, is_final=True)
+        result = _invalid(invalid_result(result.value, found))
     except LimitExceededError as error:
-        result = Result(False, None, f"LimitExceededError: the result is too large: {error}", error)
+        result = _too_large(error)
     return _payload(run, entry, result, duration_s), result
 
 

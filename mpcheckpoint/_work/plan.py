@@ -49,7 +49,7 @@ class LogRef:
         self.log = log
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened, tuple(self.log.__reduce__()[:2])
+        return _opened, self.log.without_default()  # what a map records is JSON already
 
 
 @lru_cache(maxsize=_MOST_LOGS)

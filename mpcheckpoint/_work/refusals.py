@@ -51,14 +51,38 @@ def require_function(fn: object, context: BaseContext | None, executor: Executor
             reason="no function",
         )
     _require_plain(fn)
+    _require_there(fn, context, executor)
+
+
+def require_default(default: object, context: BaseContext | None, executor: Executor | None) -> None:
+    """Refuse what cannot make JSON of results where they come about: see ``require_function``.
+
+    Raises:
+        InvalidFunctionError: as above.
+    """
+    if default is None:
+        return
+    if not callable(default):
+        raise InvalidFunctionError(
+            f"default is a function that makes JSON of a value, not {a(type(default))}: {shown(default)}. "
+            f"{_NOTHING_RUN}",
+            reason="no function",
+        )
+    _require_there(default, context, executor, "default=")
+
+
+def _require_there(
+    fn: Callable[..., object], context: BaseContext | None, executor: Executor | None, argument: str = ""
+) -> None:
+    """Refuse a function that cannot be sent to where it would run."""
     if context is not None:
         method = context.get_start_method()
         if method != "fork":
-            _require_sent(fn, f"worker processes that {method} starts", _FORK, is_fork=False)
+            _require_sent(fn, f"worker processes that {method} starts", _FORK, argument, is_fork=False)
     elif executor is not None and _sends(executor):
         own: Any = getattr(executor, "_mp_context", None)
         is_fork = own is not None and own.get_start_method() == "fork"
-        _require_sent(fn, "the processes of a ProcessPoolExecutor", _NO_EXECUTOR, is_fork=is_fork)
+        _require_sent(fn, "the processes of a ProcessPoolExecutor", _NO_EXECUTOR, argument, is_fork=is_fork)
 
 
 def _sends(executor: Executor) -> bool:
@@ -90,12 +114,15 @@ def _require_plain(fn: Callable[..., object]) -> None:
         )
 
 
-def _require_sent(fn: Callable[..., object], where: str, otherwise: str, *, is_fork: bool) -> None:
+def _require_sent(
+    fn: Callable[..., object], where: str, otherwise: str, argument: str, *, is_fork: bool
+) -> None:
     obstacle = obstacle_to_sending(fn, is_fork=is_fork)
     if obstacle is None:
         return
+    name = f"{argument}, {_called(fn)}," if argument else _called(fn)
     raise InvalidFunctionError(
-        f"{_called(fn)} cannot be sent to {where}: {obstacle.cause}. {obstacle.helps}, or {otherwise}, or run it in "
+        f"{name} cannot be sent to {where}: {obstacle.cause}. {obstacle.helps}, or {otherwise}, or run it in "
         f"threads, with executor=ThreadPoolExecutor(). {_NOTHING_RUN}",
         reason="cannot be sent",
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mpcheckpoint._work.claims import give_back
 from mpcheckpoint._work.forked_child import end_forked_child
 from mpcheckpoint._work.item_batch import Finish, ItemBatch, Start
-from mpcheckpoint._work.outcomes import Result, attempt_payload, death_payload, outcome_payload
+from mpcheckpoint._work.outcomes import Result, attempt_payload, death_payload, made_result, outcome_payload
 from mpcheckpoint._work.report import ItemReport, Kind, SentError
 from mpcheckpoint._work.retries import HELD_S, MOST_DEATHS, is_kill, is_told_to_end, last_death, rest_s
 from mpcheckpoint._work.runs import state_of
@@ -19,6 +19,7 @@ from mpcheckpoint._work.workers import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mpcheckpoint._format.made_json import Default
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan
 
@@ -29,22 +30,24 @@ _MOST_TOLD_BYTES = 64 * 1024
 
 
 class FunctionCall:
-    """Calls a user's function."""
+    """Calls a user's function, and has ``default`` make JSON of what it returns and is none."""
 
-    def __init__(self, function: Callable[..., object]) -> None:
+    def __init__(self, function: Callable[..., object], default: Default | None = None) -> None:
         self._function = function
+        self._default = default
         self._state: tuple[Any, ...] = ()
 
     def with_state(self, state: Any) -> FunctionCall:
         """Return a call that hands the state to the function, after the item; None is no state."""
-        call = FunctionCall(self._function)
+        call = FunctionCall(self._function, self._default)
         call._state = () if state is None else (state,)
         return call
 
     def __call__(self, item: Any, worker: Worker) -> Result:
         """Return what the function returned; an exception is a failure. Never returns in a forked child."""
         try:
-            value = self._function(item, *self._state)
+            # Both may run for long, or be interrupted: here the time is limited and signals come.
+            result = made_result(self._function(item, *self._state), self._default)
         except BaseException as error:
             if not worker.is_mine:
                 end_forked_child(error)
@@ -53,7 +56,7 @@ class FunctionCall:
             raise
         if not worker.is_mine:
             end_forked_child()
-        return Result(True, value)
+        return result
 
 
 def _failure(error: BaseException) -> Result:

@@ -15,7 +15,7 @@ from mpcheckpoint._work.permit import Permit
 from mpcheckpoint._work.plan import LogRef, OnError, Options, Plan
 from mpcheckpoint._work.pool import ExecutorPool, WorkerPool, default_jobs, jobs_of
 from mpcheckpoint._work.process_pool import ProcessPool, require_children_allowed
-from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS, require_function
+from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS, require_default, require_function
 from mpcheckpoint._work.reruns import IfChanged, require_rerun_name
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S, Retries
 from mpcheckpoint._work.run_item import FunctionCall
@@ -57,6 +57,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     initializer: Callable[[], Any] | None = None,
     tasks_per_worker: int | None = None,
     max_invalid_results: int | None = DEFAULT_MAX_INVALID_RESULTS,
+    default: Callable[[Any], Any] | None = None,
 ) -> MapRun:
     """Run ``fn(item)`` for every item that has no outcome in this log yet, in parallel, and record each outcome.
 
@@ -110,6 +111,8 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
         max_invalid_results: for how many items in a row ``fn`` may return what is no JSON value before the map
             stops with InvalidResultError; None for any number. Such an item is recorded as failed, and not retried.
             NaN and infinity count only while ``fn`` has returned nothing that can be recorded.
+        default: makes JSON of what ``fn`` returns and is none, where ``fn`` runs and within ``timeout_s``; None for
+            that of the handle. See ``append``. What it raises counts as a result that is no JSON value.
 
     Returns:
         A MapRun: iterate over it to have the outcomes. ``close`` ends it early and gives back what runs.
@@ -156,6 +159,8 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     require_function(fn, context, executor)
     if initializer is not None:
         require_function(initializer, context, executor)
+    default = log.default if default is None else default
+    require_default(default, context, executor)
     if executor is None:
         require_children_allowed()
 
@@ -169,7 +174,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     source = inputs if count is not None else outlast_shortage(lambda: InputThread(inputs))
     halts = on_error != OnError.RECORD.value
     permit = outlast_shortage(lambda: Permit.given(log.workers_directory)) if halts else None
-    plan = Plan(LogRef(log), run, FunctionCall(fn), attempts, permit)
+    plan = Plan(LogRef(log), run, FunctionCall(fn, default), attempts, permit)
     pool: WorkerPool
     if context is not None:
         pool = ProcessPool(plan, jobs or default_jobs(), context, workers)

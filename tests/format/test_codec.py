@@ -486,7 +486,7 @@ def test_store_refuses_a_batch_above_the_limit(tmp_path: Path, monkeypatch: pyte
     encoded = encode_payload("k", big)
     # Encoded once: what is tested is the sum.
     monkeypatch.setattr(
-        "mpcheckpoint._view.log_handle.encode_payloads", lambda records: [encoded for _ in records]
+        "mpcheckpoint._view.log_handle.encode_payloads", lambda records, default: [encoded for _ in records]
     )
     with Checkpoint(tmp_path, durability="never") as checkpoint:
         log = checkpoint.log("k")
