@@ -262,6 +262,10 @@ class InvalidFunctionError(CheckpointError, TypeError):
     """
 
 
+class NoSourceError(CheckpointError, ValueError):
+    """``version="auto"`` needs the source of the map's function, and there is none. Nothing was run or recorded."""
+
+
 class InvalidItemError(CheckpointError, TypeError):
     """An item of a map cannot be sent to a worker process. It was not run."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._view.transaction import Transaction, update
 from mpcheckpoint._work.claims import claimed
+from mpcheckpoint._work.file_marks import chosen
 from mpcheckpoint._work.reruns import history_of, require_rerun_name
 from mpcheckpoint._work.start_map import start_map
 from mpcheckpoint._work.status import outcomes_of, pending_of, status_of
@@ -233,7 +234,13 @@ class Log:
         return claimed(self._handle, object_key)
 
     def pending(
-        self, items: Iterable[T], *, key: Callable[[T], str] | None = None, rerun: str | None = None
+        self,
+        items: Iterable[T],
+        *,
+        key: Callable[[T], str] | None = None,
+        rerun: str | None = None,
+        changed_files: bool | str = False,
+        file: Callable[[T], Any] | None = None,
     ) -> Iterator[T]:
         """Yield the items that are not done, each judged when its turn comes. If a map ran on this log, an item is done
         once it has an outcome, even a failure; else once it has an event.
@@ -241,13 +248,15 @@ class Log:
         Args:
             items, key: as for ``map``.
             rerun: an item is done once it has an outcome under this name; see ``map``.
+            changed_files, file: an item is not done if its file has changed since; see ``map``.
 
         Raises:
-            TypeError, InvalidKeyError: an item has no object key.
-            ValueError: ``rerun`` is no name.
+            TypeError, InvalidKeyError: an item has no object key, or names no file.
+            ValueError: ``rerun`` is no name, or ``changed_files`` no way to compare.
         """
         require_rerun_name(rerun)
-        return pending_of(self._handle, items, key, rerun)
+        changed, file_of = chosen(changed_files, file)
+        return pending_of(self._handle, items, key, rerun, changed, file_of)
 
     # Defined, with its documentation, where its arguments are checked.
     map = start_map

@@ -145,7 +145,10 @@ class Dispatcher:
     def _start_or_wait(self, entries: list[Input], max_age_s: float) -> None:
         object_key = entries[0].object_key
         self._held_back.pop(object_key, None)
-        state = self._state(object_key, max_age_s)
+        state = self._state(entries[0], max_age_s)
+        if self._is_void(state, entries[0]):
+            entries[0] = entries[0]._replace(void_us=state.outcome_us)
+            state = self._state(entries[0], max_age_s)
         self._rests.rest_after(object_key, state.attempts)
         if state.outcome is not None:
             if not is_same_input(state.outcome, entries[0]):
@@ -188,12 +191,12 @@ class Dispatcher:
             return False  # the same shortage keeps us from seeing it
         return is_moving
 
-    def _state(self, object_key: str, max_age_s: float = 0.0) -> ItemState:
+    def _state(self, entry: Input, max_age_s: float = 0.0) -> ItemState:
         directory = self._log.workers_directory
 
         def judged(view: LogView) -> ItemState:
             self._note_runs(view)
-            return state_of(view, self._plan.run, object_key, directory)
+            return state_of(view, self._plan.run, entry.object_key, directory, void_us=entry.void_us)
 
         return self._log.query(judged, max_age_s=max_age_s)
 
@@ -201,6 +204,11 @@ class Dispatcher:
         """Take note of the runs: an outcome may be of one that began after ours."""
         runs, own = history_of(view).by_number, self._plan.run.note
         self._runs = runs if own.number in runs else {**runs, own.number: own}  # a view of before ours began
+
+    def _is_void(self, state: ItemState, entry: Input) -> bool:
+        """Return whether an item has an outcome that does not count for this start of the map."""
+        again = self._options.again
+        return again is not None and state.outcome is not None and again.voids(state.outcome, entry)
 
     # --- settling ---------------------------------------------------------------------------------------------
 
@@ -243,24 +251,28 @@ class Dispatcher:
         event = report.event
         if event is None:
             event = outlast_shortage(
-                lambda: self._recorded_event(entry.object_key, is_own=is_own), self._options.on_shortage
+                lambda: self._recorded_event(entry, is_own=is_own), self._options.on_shortage
             )
         assert event is not None
         if not is_own and not is_same_input(event, entry):
             raise changed_item(entry)
+        if not is_own and self._options.again is not None and self._options.again.voids(event, entry):
+            # Another start ran it meanwhile, when its file was not yet what it is for us.
+            self._start(entries)
+            return
         outcome = self._finish(entries, event, is_own=is_own, raised=report.raised.error)
         self.has_failure |= not outcome.ok
         if is_own:
             self._invalid_results.check(entry.object_key, report.raised.error, is_ok=outcome.ok)
 
-    def _recorded_event(self, object_key: str, *, is_own: bool) -> bytes | None:
+    def _recorded_event(self, entry: Input, *, is_own: bool) -> bytes | None:
         """Return the outcome of an object that counts; or the one of this run, which another run may have replaced."""
         if not is_own:
-            return self._state(object_key).outcome
+            return self._state(entry).outcome
 
         def judged(view: LogView) -> bytes | None:
             self._note_runs(view)
-            return own_outcome(view, self._plan.run, object_key)
+            return own_outcome(view, self._plan.run, entry.object_key)
 
         return self._log.query(judged)
 

@@ -25,6 +25,8 @@ class Input(NamedTuple):
         recorded: what its outcome says of it: nothing if it is its own key; the item, if it is a JSON value; else that
             it is none.
         attempts: how many attempts had failed when it was given to a worker.
+        file: what the file that the item names was before it was given to a worker; None if that does not matter.
+        void_us: the stamp of its outcome that does not count, as the map has judged: see ``run_again``. Later ones do.
     """
 
     place: int
@@ -32,6 +34,8 @@ class Input(NamedTuple):
     object_key: str
     recorded: dict[str, Any]
     attempts: int = 0
+    file: dict[str, Any] | None = None
+    void_us: int = 0
 
 
 class NotYet:

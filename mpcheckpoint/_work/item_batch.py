@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._view.view import LogView
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan
+    from mpcheckpoint._work.runs import ItemState
     from mpcheckpoint._work.workers import Worker
 
 
@@ -115,8 +116,7 @@ class ItemBatch:
         """
         if not finish.worker.is_mine:
             return Kind.TAKEN
-        plan, object_key = self._plan, finish.entry.object_key
-        state = state_of(view, plan.run, object_key, plan.log.log.workers_directory, finish.worker.id)
+        state = self._state_of(view, finish.entry, finish.worker.id)
         if state.outcome is not None:
             return Kind.FOUND
         if state.is_taken:
@@ -130,7 +130,7 @@ class ItemBatch:
             ChangedVersionError: the map went on as another run.
         """
         plan, entry = self._plan, start.entry
-        state = state_of(view, plan.run, entry.object_key, plan.log.log.workers_directory)
+        state = self._state_of(view, entry)
         if state.outcome is not None:
             return Kind.FOUND
         if state.attempts.failed != entry.attempts:
@@ -139,6 +139,12 @@ class ItemBatch:
         if not start.is_over and plan.permit is not None and not plan.permit.is_valid():
             return Kind.HALTED
         return Kind.TAKEN if state.is_taken else None
+
+    def _state_of(self, view: LogView, entry: Input, worker_id: str | None = None) -> ItemState:
+        """Return the state of an item, as it is for this map: an outcome that does not count for it is none."""
+        plan = self._plan
+        directory = plan.log.log.workers_directory
+        return state_of(view, plan.run, entry.object_key, directory, worker_id, void_us=entry.void_us)
 
 
 class _NothingError(Exception):

@@ -148,6 +148,8 @@ def _payload(run: JoinedRun, entry: Input, result: Result, duration_s: float) ->
     event = _event(run, "ok", result.ok, result, duration_s)
     if entry.attempts:
         event["attempts"] = entry.attempts + 1
+    if entry.file is not None:
+        event["file"] = entry.file
     return encode_payload(entry.object_key, event | entry.recorded)
 
 

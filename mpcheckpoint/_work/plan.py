@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._work.outcomes import Result
     from mpcheckpoint._work.permit import Permit
+    from mpcheckpoint._work.run_again import RunAgain
     from mpcheckpoint._work.runs import JoinedRun
     from mpcheckpoint._work.workers import Worker
 
@@ -75,6 +76,7 @@ class Options(NamedTuple):
     Attributes:
         total: returns the number of items; None while it is unknown.
         max_invalid_results: stop after so many results in a row that are no JSON value.
+        again: which outcomes that are there already do not count; None: all of them do.
         on_wait: called with a text, and whether a killed map left what is waited for.
     """
 
@@ -87,3 +89,4 @@ class Options(NamedTuple):
     on_wait: Callable[[str, bool], None] = _log_wait
     on_death: Callable[[Death], None] = lambda _: None
     on_shortage: Callable[[ShortageEvent], None] = log_shortage
+    again: RunAgain | None = None

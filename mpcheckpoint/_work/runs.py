@@ -47,11 +47,12 @@ class Attempts(NamedTuple):
 
 
 class ItemState(NamedTuple):
-    """The state of an object: done, with its outcome; or taken by a live worker; or neither."""
+    """The state of an object: done, with its outcome and the stamp of that; or taken by a live worker; or neither."""
 
     outcome: bytes | None
     is_taken: bool
     attempts: Attempts = Attempts()
+    outcome_us: int = 0
 
 
 class MovedError(Exception):
@@ -101,9 +102,19 @@ def _highest_recorded(view: LogView) -> int:
 
 
 def state_of(
-    view: LogView, run: JoinedRun, object_key: str, directory: str, worker_id: str | None = None
+    view: LogView,
+    run: JoinedRun,
+    object_key: str,
+    directory: str,
+    worker_id: str | None = None,
+    *,
+    void_us: int = 0,
 ) -> ItemState:
-    """Return the state of an object in a run. A claim of ``worker_id`` itself does not count.
+    """Return the state of an object in a run.
+
+    Args:
+        worker_id: its own claim does not count.
+        void_us: outcomes up to this stamp do not count, either.
 
     Raises:
         ChangedVersionError: another start has gone on with another version.
@@ -113,8 +124,11 @@ def state_of(
     if latest is not None and latest.number > run.note.number:
         raise _moved_on(view.log_key, run.note, latest)
     found, attempts = _latest(view, history.rule(run.note.rerun, run.note), run, object_key)
-    if found is not None and not (run.retry_failed and _is_old_failure(found, run)):
-        return ItemState(found.event, is_taken=False, attempts=attempts)
+    is_void = found is not None and (
+        found.stamp_us <= void_us or (run.retry_failed and _is_old_failure(found, run))
+    )
+    if found is not None and not is_void:
+        return ItemState(found.event, is_taken=False, attempts=attempts, outcome_us=found.stamp_us)
     return ItemState(None, is_taken(view, object_key, directory, worker_id), attempts)
 
 
@@ -154,9 +168,13 @@ def is_done(view: LogView, object_key: str, rerun: str | None) -> bool:
     history = history_of(view)
     if not history.notes:
         return rerun is None and object_key in view.records.objects
-    rule = history.rule(rerun)
-    heads = map(head_of, view.records.events_of(object_key))
-    return any(head is not None and rule.counts(head) for head in heads)
+    return last_outcome(view, object_key, rerun) is not None
+
+
+def last_outcome(view: LogView, object_key: str, rerun: str | None) -> bytes | None:
+    """Return an object's last outcome that counts."""
+    rule = history_of(view).rule(rerun)
+    return next((entry.event for entry, head in records_of(view, object_key) if rule.counts(head)), None)
 
 
 def _is_begun(log: LogHandle, note: RunNote, known: tuple[RunNote, ...]) -> bool:

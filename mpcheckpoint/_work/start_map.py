@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sized
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mpcheckpoint._work.file_marks import ChangedFiles, chosen, marked
+from mpcheckpoint._work.fingerprint import AUTO, fingerprint
 from mpcheckpoint._work.input_thread import InputThread
 from mpcheckpoint._work.inputs import inputs_of
 from mpcheckpoint._work.map import MapRun
@@ -18,6 +20,7 @@ from mpcheckpoint._work.process_pool import ProcessPool, require_children_allowe
 from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS, require_default, require_function
 from mpcheckpoint._work.reruns import IfChanged, require_rerun_name
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S, Retries
+from mpcheckpoint._work.run_again import RunAgain
 from mpcheckpoint._work.run_item import FunctionCall
 from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.shortage import outlast_shortage
@@ -58,6 +61,8 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     tasks_per_worker: int | None = None,
     max_invalid_results: int | None = DEFAULT_MAX_INVALID_RESULTS,
     default: Callable[[Any], Any] | None = None,
+    changed_files: bool | str = False,
+    file: Callable[[Any], Any] | None = None,
 ) -> MapRun:
     """Run ``fn(item)`` for every item that has no outcome in this log yet, in parallel, and record each outcome.
 
@@ -78,6 +83,10 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
             thread that made it, as a cursor of sqlite3, is handed in as a list.
         key: a function that returns the object key of an item.
         version: of the work. It is recorded, and another one is refused (see ``if_changed``): outcomes do not mix.
+            "auto" makes it of the source of ``fn``, without comments, of the defaults of its parameters, and of what it
+            holds of its surroundings (variables of an enclosing function, attributes of its object, arguments of a
+            partial): JSON by its value, functions by their source. What it calls or looks up by name is not followed,
+            nor is ``initializer``.
         jobs: how many items run at a time; None for one a processor, or as many as ``executor`` has workers.
         mp_context: how worker processes are started, as ``multiprocessing.get_context`` returns it; None for the
             default. With spawn and forkserver ``fn`` must be found by its name in an importable module: no lambda,
@@ -113,6 +122,11 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
             NaN and infinity count only while ``fn`` has returned nothing that can be recorded.
         default: makes JSON of what ``fn`` returns and is none, where ``fn`` runs and within ``timeout_s``; None for
             that of the handle. See ``append``. What it raises counts as a result that is no JSON value.
+        changed_files: run an item again, whatever its outcome, if the file that it names is not what it was when it was
+            done: True or "stat" compares size and time of its last change; "hash" size and content (SHA-256), for which
+            each file is read. An item whose outcome does not tell what its file was runs again, too. With "hash" a
+            thread of its own iterates over the items, also over a list.
+        file: a function that returns the path of an item's file. None: the item is the path.
 
     Returns:
         A MapRun: iterate over it to have the outcomes. ``close`` ends it early and gives back what runs.
@@ -123,6 +137,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
         InvalidFunctionError: ``fn`` is no function, an ``async def``, a generator function, or cannot be sent to
             the worker processes. Nothing was run or recorded.
         InvalidItemError: an item cannot be sent to a worker process. That item was not run.
+        NoSourceError: ``version`` is "auto", and the source of ``fn`` cannot be read. Nothing was run.
         TypeError, ValueError: an argument, or an item, is not what it should be.
         WorkerDiedError: worker processes cannot start, their ``initializer`` fails, or ``executor`` is broken.
         ShortageError: the machine is short of processes, threads, open files or memory, and for a minute nothing
@@ -136,6 +151,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     """
     log = self._handle
     _require_choices(version, on_error, rerun, if_changed)
+    changed, file_of = chosen(changed_files, file)
     if executor is not None and mp_context is not None:
         raise ValueError("executor and mp_context exclude each other: an executor has its own way to start")
     if executor is not None:
@@ -161,6 +177,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
         require_function(initializer, context, executor)
     default = log.default if default is None else default
     require_default(default, context, executor)
+    version = fingerprint(fn) if version == AUTO else version
     if executor is None:
         require_children_allowed()
 
@@ -170,8 +187,11 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     )
     count = len(items) if isinstance(items, Sized) else None
     inputs = inputs_of(items, key)
-    # What has a length does not wait for outcomes.
-    source = inputs if count is not None else outlast_shortage(lambda: InputThread(inputs))
+    if changed is not None:
+        inputs = marked(inputs, changed, file_of)
+    # What has a length does not wait for outcomes. To read a file takes long.
+    is_quick = count is not None and changed is not ChangedFiles.HASH
+    source = inputs if is_quick else outlast_shortage(lambda: InputThread(inputs))
     halts = on_error != OnError.RECORD.value
     permit = outlast_shortage(lambda: Permit.given(log.workers_directory)) if halts else None
     plan = Plan(LogRef(log), run, FunctionCall(fn, default), attempts, permit)
@@ -182,7 +202,12 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
         assert executor is not None
         pool = ExecutorPool(plan, executor, jobs or jobs_of(executor))
     options = Options(
-        ordered, OnError(on_error), include_done, total=lambda: count, max_invalid_results=max_invalid_results
+        ordered,
+        OnError(on_error),
+        include_done,
+        total=lambda: count,
+        max_invalid_results=max_invalid_results,
+        again=None if changed is None else RunAgain(),
     )
     return MapRun(plan, source, pool, options)
 
@@ -231,7 +256,10 @@ def _require_choices(version: object, on_error: object, rerun: object, if_change
     if on_error not in ("record", "halt", "raise"):
         raise ValueError(f"on_error is 'record', 'halt' or 'raise', not {on_error!r}")
     if if_changed not in (known := [each.value for each in IfChanged]):
-        raise ValueError(f"if_changed is one of {', '.join(map(repr, known))}, not {if_changed!r}")
+        raise ValueError(
+            f"if_changed is one of {', '.join(map(repr, known))}, not {if_changed!r}: it is about another version. To "
+            "run items again whose file has changed, give changed_files=True"
+        )
     require_rerun_name(rerun)
     if type(version) is not str or version.encode("utf-8", "replace").decode() != version:
         raise ValueError(f"version is a str that UTF-8 can hold, not {version!r}")

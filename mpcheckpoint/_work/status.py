@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._format.codec import decode_event
+from mpcheckpoint._work.file_marks import ChangedFiles, FileOf, is_changed, mark_of
 from mpcheckpoint._work.inputs import object_key_of
 from mpcheckpoint._work.outcomes import Outcome, outcome_of
 from mpcheckpoint._work.presence import MapStart, map_starts
 from mpcheckpoint._work.reruns import history_of
-from mpcheckpoint._work.runs import is_done, latest_outcomes
+from mpcheckpoint._work.runs import is_done, last_outcome, latest_outcomes
 from mpcheckpoint._work.workers import is_live
 
 if TYPE_CHECKING:
@@ -69,13 +71,24 @@ class MapStatus:
 
 
 def pending_of(
-    log: LogHandle, items: Iterable[T], key: Callable[[T], str] | None, rerun: str | None
+    log: LogHandle,
+    items: Iterable[T],
+    key: Callable[[T], str] | None,
+    rerun: str | None,
+    changed: ChangedFiles | None,
+    file_of: FileOf,
 ) -> Iterator[T]:
     """Yield the items that are not done. See ``Log.pending``."""
-    for item in items:
+
+    def is_pending(item: T) -> bool:
         object_key = object_key_of(item, key)
-        if not log.query(lambda view, object_key=object_key: is_done(view, object_key, rerun)):  # type: ignore[misc]
-            yield item
+        if changed is None:
+            return not log.query(lambda view: is_done(view, object_key, rerun))
+        mark = mark_of(file_of(item), changed)
+        found = log.query(lambda view: last_outcome(view, object_key, rerun))
+        return found is None or is_changed(decode_event(found).get("file"), mark)
+
+    return filter(is_pending, items)
 
 
 def status_of(log: LogHandle, rerun: str | None) -> MapStatus | None:

@@ -26,7 +26,8 @@ from mpcheckpoint._work.plan import LogRef, Plan
 from mpcheckpoint._work.report import ItemReport, Kind
 from mpcheckpoint._work.reruns import IfChanged
 from mpcheckpoint._work.run_item import FunctionCall, ItemRunner
-from mpcheckpoint._work.runs import join_run
+from mpcheckpoint._work.runs import join_run, state_of
+from mpcheckpoint._work.sent_item import header_of, packed, unpacked
 from mpcheckpoint._work.worker_options import WorkerOptions
 from mpcheckpoint._work.worker_process import _Call, _Interrupts
 from mpcheckpoint._work.workers import Worker
@@ -72,6 +73,11 @@ class Line:
     def holder(self, object_key: str) -> str | None:
         """Return the worker that has claimed an object."""
         return self.log.query(lambda view: view.claim_of(object_key))
+
+    def outcome_us(self, object_key: str) -> int:
+        """Return the stamp of an object's outcome."""
+        run, directory = self._plan.run, self.log.workers_directory
+        return self.log.query(lambda view: state_of(view, run, object_key, directory)).outcome_us
 
 
 @pytest.fixture
@@ -215,6 +221,22 @@ def test_next_item_that_another_holds_is_left_to_it_and_the_outcome_is_recorded(
     assert line.called == ["a", "c"]
 
 
+def test_outcome_that_does_not_count_keeps_an_item_neither_from_its_start_nor_from_its_record(
+    log: Log, line: Line
+) -> None:
+    def run_again() -> list[Kind]:
+        void = deque(entry._replace(void_us=void_us) for entry in entries(*NAMES))
+        reports = line.runner.run(void.popleft(), lambda: void.popleft() if void else None)
+        return [report.kind for report in reports]
+
+    list(line.run(*NAMES))
+    void_us = line.outcome_us(NAMES[-1])
+
+    assert run_again() == [Kind.RECORDED] * 3
+    assert run_again() == [Kind.FOUND] * 3  # what came later counts
+    assert ok_of(log) == {"a": ["A"] * 2, "b": ["B"] * 2, "c": ["C"] * 2}
+
+
 def lose_a_to(store: Path, value: str) -> None:
     """Have another worker take "a" for free and finish it."""
     for file in inside(store, "workers").iterdir():
@@ -287,6 +309,15 @@ def test_two_maps_that_race_for_the_next_item_run_each_once(store: Path) -> None
     assert all(sorted(each.item for each in some) == sorted(names) for some in outcomes)
     ran = [each.item for some in outcomes for each in some if not each.repeated]
     assert sorted(ran) == sorted(names)
+
+
+def test_item_that_was_sent_to_a_worker_process_has_there_all_that_the_map_knows_of_it() -> None:
+    entry = Input(3, [1], "a", {"item": [1]}, attempts=2, file={"size_bytes": 5, "mtime_ns": 7}, void_us=9)
+
+    header = header_of(packed(entry))
+
+    assert header == entry._replace(item=header.item, recorded={})
+    assert unpacked(header) == entry
 
 
 # --- deaths, and disks that fail ---------------------------------------------------------------------------

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._cli.maps.items import ItemReader
     from mpcheckpoint._cli.maps.job import Job
+    from mpcheckpoint._work.inputs import Input
 
 _PAUSE_S = 0.02
 
@@ -31,12 +32,12 @@ def dry_run(job: Job, items: ItemReader) -> int:
     would_run = 0
     with ExitStack() as opened:
         is_pending = _pending_rule(job, opened)
-        for entry in items:
+        for entry in job.inputs(items):
             if isinstance(entry, NotYet):
                 time.sleep(_PAUSE_S)
             elif entry.object_key not in seen:
                 seen.add(entry.object_key)
-                if is_pending(entry.object_key):
+                if is_pending(entry):
                     would_run += 1
                     line = entry.item if isinstance(entry.item, bytes) else entry.item.line
                     write_out(line + separator)
@@ -47,15 +48,18 @@ def dry_run(job: Job, items: ItemReader) -> int:
     return Exit.OK
 
 
-def _pending_rule(job: Job, opened: ExitStack) -> Callable[[str], bool]:
+def _pending_rule(job: Job, opened: ExitStack) -> Callable[[Input], bool]:
     """Return a function that tells whether an item is not done. One that runs elsewhere now counts as not done."""
     try:
         checkpoint = opened.enter_context(Checkpoint(job.store, read_only=True))
         log = handle_of(checkpoint.log(job.log_key, create=False))
     except (StoreNotFoundError, LogNotFoundError):
-        return lambda object_key: True
+        return lambda entry: True
     run = join_run(log, job.version, **job.choice, is_dry_run=True)
-    directory = log.workers_directory
-    return lambda object_key: (
-        log.query(lambda view: state_of(view, run, object_key, directory)).outcome is None
-    )
+    directory, again = log.workers_directory, job.again
+
+    def is_pending(entry: Input) -> bool:
+        found = log.query(lambda view: state_of(view, run, entry.object_key, directory)).outcome
+        return found is None or (again is not None and again.voids(found, entry))
+
+    return is_pending

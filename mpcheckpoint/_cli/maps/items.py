@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import select
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from mpcheckpoint._cli.maps.template import JsonItem, MissingFieldError, Template
+from mpcheckpoint._cli.maps.template import Item, JsonItem, MissingFieldError, Template
 from mpcheckpoint._format.byte_text import to_text
 from mpcheckpoint._maintenance.imports.shapes import BYTE_ORDER_MARK
 from mpcheckpoint._work.inputs import NOT_YET, Input, NotYet, recorded_of
@@ -17,6 +17,8 @@ from mpcheckpoint.errors import CheckpointError, shell_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from mpcheckpoint._work.file_marks import ChangedFiles
 
 _READ_BYTES = 64 * 1024
 # Read ahead so much: enough to know most totals early, little enough to hold.
@@ -28,6 +30,26 @@ _DECIDED_BYTES = 4  # one of these marks and a character
 
 _decode = msgspec.json.Decoder().decode
 _canonical = msgspec.json.Encoder(order="sorted").encode
+
+
+class Files(NamedTuple):
+    """Which files items name.
+
+    Attributes:
+        changed: how they are compared with what they were; None if they are not.
+        field: the field of a JSON item that names its file; None: the item itself does.
+    """
+
+    changed: ChangedFiles | None = None
+    field: str | None = None
+
+    @property
+    def are_compared(self) -> bool:
+        """Whether they are compared."""
+        return self.changed is not None
+
+
+NO_FILES = Files()
 
 
 class BadItemError(Exception):
@@ -147,7 +169,14 @@ def plain_input(place: int, line: bytes) -> Input:
     return Input(place, line, to_text(line), {})
 
 
-def json_input(template: Template, item_key: str | None, place: int, line: bytes) -> Input:
+def file_of(item: Item) -> bytes:
+    """Return the path of the file that an item names. Requires: it names one."""
+    return item if isinstance(item, bytes) else item.file or item.text
+
+
+def json_input(
+    template: Template, item_key: str | None, place: int, line: bytes, files: Files = NO_FILES
+) -> Input:
     """Return the item that a line of JSON is.
 
     Its object key is the field ``item_key``. Without one it is the value itself: a string as it is, anything else as
@@ -164,7 +193,7 @@ def json_input(template: Template, item_key: str | None, place: int, line: bytes
     text = value.encode() if isinstance(value, str) else line.strip()
     is_object = isinstance(value, dict)
     fields = {name.encode(): _text_of(each) for name, each in value.items()} if is_object else None
-    item = JsonItem(line, text, fields)
+    item = JsonItem(line, text, fields, _file_in(value, files))
     try:
         template.argv(item)
     except MissingFieldError as error:
@@ -173,6 +202,18 @@ def json_input(template: Template, item_key: str | None, place: int, line: bytes
         return Input(place, item, object_key, recorded_of(value, object_key))
     except CheckpointError as error:
         raise BadItemError(f"cannot be an item: {shell_text(error)}") from None
+
+
+def _file_in(value: Any, files: Files) -> bytes | None:
+    """Return the path of the file that an item names; None if that is the item itself, or does not matter."""
+    if files.field is None:
+        if files.are_compared and not isinstance(value, str):
+            raise BadItemError("is no string that names a file; --file-field says which field does")
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get(files.field), str):
+        raise BadItemError(f"has no string in the field {files.field!r}, which --file-field names")
+    path: str = value[files.field]
+    return path.encode()
 
 
 def _text_of(value: Any) -> bytes:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import shlex
 import sys
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from mpcheckpoint._cli.maps.items import ItemReader, json_input
+from mpcheckpoint._cli.maps.items import Files, ItemReader, file_of, json_input
 from mpcheckpoint._cli.maps.template import Template
 from mpcheckpoint._cli.terminal import safe, say
 from mpcheckpoint._format.byte_text import to_text
+from mpcheckpoint._work.file_marks import ChangedFiles, marked
 from mpcheckpoint._work.reruns import IfChanged
+from mpcheckpoint._work.run_again import RunAgain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpcheckpoint._work.inputs import Input, NotYet
 
 _STDIN = "-"
 
@@ -37,6 +44,9 @@ class Job(NamedTuple):
     retry_failed: bool
     rerun: str | None
     if_changed: str
+    compares_files: bool
+    compares_content: bool
+    file_field: str | None
     is_printing: bool
     is_ordered: bool
     output_limit_bytes: int
@@ -67,6 +77,22 @@ class Job(NamedTuple):
             "retry_failed": self.retry_failed,
         }
 
+    @property
+    def files(self) -> Files:
+        """Which files the items name, and how they are compared with what they were."""
+        how = ChangedFiles.HASH if self.compares_content else ChangedFiles.STAT
+        return Files(how if self.compares_files else None, self.file_field)
+
+    def inputs(self, items: ItemReader) -> Iterator[Input | NotYet]:
+        """Return the items, with the marks of their files if these are compared."""
+        changed = self.files.changed
+        return iter(items) if changed is None else marked(items, changed, file_of)
+
+    @property
+    def again(self) -> RunAgain | None:
+        """Which outcomes that are there already do not count."""
+        return RunAgain() if self.compares_files else None
+
     def open_items(self) -> ItemReader:
         """Open the items.
 
@@ -77,7 +103,9 @@ class Job(NamedTuple):
             self._open(),
             is_null_separated=self.is_null_separated,
             name="standard input" if self.items == _STDIN else safe(self.items),
-            to_input=partial(json_input, self.template, self.item_key) if self.is_json else None,
+            to_input=partial(json_input, self.template, self.item_key, files=self.files)
+            if self.is_json
+            else None,
         )
 
     def _open(self) -> int:

@@ -43,6 +43,15 @@ _MOST_JOBS = 10_000
 _MOST_RETRIES = 1_000_000
 
 
+def _if_changed(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if value in (known := [each.value for each in IfChanged]):
+        return value
+    raise click.BadParameter(
+        f"{safe(repr(value))} is not one of {', '.join(known)}: what becomes of outcomes if COMMAND has changed. To "
+        "run items again whose file has changed, give --changed-files"
+    )
+
+
 @click.command(
     "map",
     short_help="Run a command for every item of a list.",
@@ -115,10 +124,30 @@ _MOST_RETRIES = 1_000_000
 @rerun_option("Run each of these items under NAME: the same line carries on, another name begins anew.")
 @click.option(
     "--if-changed",
-    type=click.Choice([each.value for each in IfChanged]),
+    metavar="[refuse|keep|keep-ok]",
     default=IfChanged.REFUSE.value,
+    is_flag=False,
+    flag_value="",
+    callback=_if_changed,
     help="If COMMAND has changed: refuse it, keep what is done, or keep what is ok and run again what failed. "
     "[default: refuse]",
+)
+@click.option(
+    "--changed-files",
+    "compares_files",
+    is_flag=True,
+    help="Each item names a file. Run it again if the file's size or time is not what it was when it was done.",
+)
+@click.option(
+    "--hash",
+    "compares_content",
+    is_flag=True,
+    help="With --changed-files: compare the content (SHA-256), not the time.",
+)
+@click.option(
+    "--file-field",
+    metavar="FIELD",
+    help="With --changed-files and --jsonl: the field that names the file. [default: the whole value]",
 )
 @click.option(
     "--print",
@@ -166,8 +195,9 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     Never as sh -c 'wc -c < {}': the shell would run the text of the item,
     as in "x; rm -r .".
 
-    Only the name of an item counts: a file that has changed since it was done is not run again. To run it again, put a
-    date or a checksum into the item (with --jsonl beside the path), or use another key.
+    Only the name of an item counts: a file that has changed since it was done is not run again, but with
+    --changed-files. That records what the file was before its item ran, and runs the item again, whatever its outcome,
+    if the file is another by now, came into being, or is gone. What was done without --changed-files runs again, too.
 
     With --jsonl each line is a JSON value. {name} is replaced by the field of that name, {} by the whole value. Strings
     stand for themselves, anything else for its JSON; {{name}} is {name}. A DURATION is seconds, or like 90s, 5m,
@@ -197,6 +227,13 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     job = Job(words=words, jobs=jobs or default_jobs(), **options)
     if job.item_key is not None and not job.is_json:
         raise click.UsageError("--item-key names a field of JSON items, which take --jsonl; nothing was run")
+    if not job.compares_files and (job.compares_content or job.file_field is not None):
+        name = "--hash says how" if job.compares_content else "--file-field says which file"
+        raise click.UsageError(f"{name} --changed-files compares; give both. Nothing was run")
+    if job.file_field is not None and not job.is_json:
+        raise click.UsageError(
+            "--file-field names a field of JSON items, which take --jsonl; nothing was run"
+        )
     if not job.template.is_command():
         raise click.UsageError(f"there is no command {safe(to_text(words[0]))!r}; nothing was run")
     field = job.template.unfilled_field()
@@ -283,8 +320,9 @@ def _started(
         on_wait=reporter.take_wait,
         on_death=reporter.take_death,
         on_shortage=reporter.take_shortage,
+        again=job.again,
     )
-    return MapRun(plan, iter(items), pool, options)
+    return MapRun(plan, job.inputs(items), pool, options)
 
 
 def _say_shortage(event: ShortageEvent) -> None:

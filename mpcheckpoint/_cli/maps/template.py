@@ -20,11 +20,13 @@ class JsonItem(NamedTuple):
         line: the line it came in.
         text: what {} stands for: a string as it is, anything else as the line has it.
         fields: what {name} stands for, for each field of an object; None if the value is no object.
+        file: the path of the file that it names, if that is not the item itself.
     """
 
     line: bytes
     text: bytes
     fields: dict[bytes, bytes] | None
+    file: bytes | None = None
 
     def __repr__(self) -> str:
         return self.line.decode(errors="replace")  # in messages
