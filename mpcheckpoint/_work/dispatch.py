@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._view.log_handle import RECENT_S
+from mpcheckpoint._work.halt import FailureCount
 from mpcheckpoint._work.inputs import Input, LatestItems, changed_item
 from mpcheckpoint._work.outcomes import Outcome, Result, is_same, is_same_input, outcome_of
 from mpcheckpoint._work.output_queue import Finished, OutputQueue
-from mpcheckpoint._work.plan import OnError, Options, Plan
+from mpcheckpoint._work.plan import Options, Plan
 from mpcheckpoint._work.refusals import InvalidResults
 from mpcheckpoint._work.report import ItemReport, Kind
 from mpcheckpoint._work.reruns import RunNote, history_of
@@ -40,8 +41,8 @@ class Dispatcher:
     Attributes:
         running: by object key, the inputs that workers have. All after the first one are its repetitions.
         waiting: by object key, the inputs that other processes have, that rest before a retry, or that wait for room.
-        is_halted: an item failed, and the map starts no others.
-        has_failure: an item failed that was given out here.
+        is_halted: so many items failed that the map starts no others.
+        has_failure: the items that failed are enough to halt it.
     """
 
     def __init__(self, plan: Plan, pool: WorkerPool, options: Options, outputs: OutputQueue) -> None:
@@ -60,11 +61,17 @@ class Dispatcher:
         self._latest = LatestItems()
         self._rests = Rests()
         self._throttle = StartThrottle(pool.most, options.on_shortage)
+        self._failures = FailureCount(options.halt)
         self._invalid_results = InvalidResults(options.max_invalid_results)
         self._runs: Mapping[int, RunNote] = {plan.run.note.number: plan.run.note}
         self._recorded = 0  # records in the log when ``_moves`` last looked
         self._look_due_s = 0.0
         self._refused_s = -_ALONE_S  # when a worker last met an item that another map had or did
+
+    @property
+    def failures(self) -> int:
+        """How many items failed that ran here."""
+        return self._failures.failed
 
     # --- starting ---------------------------------------------------------------------------------------------
 
@@ -208,7 +215,7 @@ class Dispatcher:
     def _is_void(self, state: ItemState, entry: Input) -> bool:
         """Return whether an item has an outcome that does not count for this start of the map."""
         again = self._options.again
-        return again is not None and state.outcome is not None and again.voids(state.outcome, entry)
+        return again is not None and again.voids(state, entry, self._runs)
 
     # --- settling ---------------------------------------------------------------------------------------------
 
@@ -248,31 +255,35 @@ class Dispatcher:
 
     def _settle_outcome(self, entries: list[Input], entry: Input, report: ItemReport) -> None:
         is_own = report.kind is Kind.RECORDED
-        event = report.event
-        if event is None:
-            event = outlast_shortage(
-                lambda: self._recorded_event(entry, is_own=is_own), self._options.on_shortage
+        if report.event is not None:
+            state = ItemState(report.event, is_taken=False)
+        else:
+            state = outlast_shortage(
+                lambda: self._outcome_of(entry, is_own=is_own), self._options.on_shortage
             )
+        event = state.outcome
         assert event is not None
         if not is_own and not is_same_input(event, entry):
             raise changed_item(entry)
-        if not is_own and self._options.again is not None and self._options.again.voids(event, entry):
+        if not is_own and self._is_void(state, entry):
             # Another start ran it meanwhile, when its file was not yet what it is for us.
             self._start(entries)
             return
         outcome = self._finish(entries, event, is_own=is_own, raised=report.raised.error)
-        self.has_failure |= not outcome.ok
+        permit = self._plan.permit
+        is_first_last = permit is None or permit.is_for_one
+        self.has_failure |= not outcome.ok if is_first_last else self._failures.is_reached
         if is_own:
             self._invalid_results.check(entry.object_key, report.raised.error, is_ok=outcome.ok)
 
-    def _recorded_event(self, entry: Input, *, is_own: bool) -> bytes | None:
+    def _outcome_of(self, entry: Input, *, is_own: bool) -> ItemState:
         """Return the outcome of an object that counts; or the one of this run, which another run may have replaced."""
         if not is_own:
-            return self._state(entry).outcome
+            return self._state(entry)
 
-        def judged(view: LogView) -> bytes | None:
+        def judged(view: LogView) -> ItemState:
             self._note_runs(view)
-            return own_outcome(view, self._plan.run, entry.object_key)
+            return ItemState(own_outcome(view, self._plan.run, entry.object_key), is_taken=False)
 
         return self._log.query(judged)
 
@@ -292,7 +303,7 @@ class Dispatcher:
             self._outputs.put(
                 entry.place, Finished(found if is_given_out else None, raised if number == 0 else None)
             )
-        if is_own and not outcome.ok and self._options.on_error is not OnError.RECORD:
+        if is_own and self._failures.take(is_ok=outcome.ok):
             self._halt()
         return outcome
 
@@ -300,6 +311,8 @@ class Dispatcher:
         """Start nothing more. What runs finishes, and failures that are held are recorded; the next start of the map
         does the rest."""
         self.is_halted = True
+        if self._plan.permit is not None and not self._plan.permit.is_for_one:
+            self._plan.permit.revoke()
         left = [object_key for object_key in self.waiting if not self._rests.is_held(object_key)]
         self._held_back.clear()
         for entries in [*self._recalled(), *map(self.waiting.pop, left)]:

@@ -27,14 +27,15 @@ class Finish(NamedTuple):
     Attributes:
         is_outcome: whether ``record`` is the item's outcome, which has to be durable; else it is a failed attempt, or a
             death. A loss of power costs one more of these.
-        halts: whether a map that the first failure ends starts no more items from now on.
+        is_failure: whether ``record`` is an outcome that is a failure. If the first one ends the map, no more items
+            start from now on.
     """
 
     entry: Input
     worker: Worker
     record: Payload
     is_outcome: bool = False
-    halts: bool = False
+    is_failure: bool = False
 
 
 class Start(NamedTuple):
@@ -81,7 +82,9 @@ class ItemBatch:
         def choose(view: LogView) -> list[Payload]:
             self.finish_refusal = None if finish is None else self._refusal_of_finish(view, finish)
             is_ending = finish is not None and self.finish_refusal is None
-            is_halting = is_ending and finish is not None and finish.halts and self._plan.permit is not None
+            # Of a map that failures end: this may be the last one.
+            permit = self._plan.permit if is_ending and finish is not None and finish.is_failure else None
+            is_halting = permit is not None and permit.is_for_one
             if start is None:
                 self.start_refusal = None
             else:
@@ -91,8 +94,8 @@ class ItemBatch:
                 chosen = chosen + claim
             if not chosen:
                 raise _NothingError
-            if is_halting and self._plan.permit is not None:
-                self._plan.permit.revoke()
+            if permit is not None:
+                permit.take_failure()
             return chosen
 
         is_durable = finish is not None and finish.is_outcome

@@ -112,8 +112,13 @@ class MapRun:
         raise StopIteration
 
     @property
+    def failures(self) -> int:
+        """How many of the items that ran in this map have failed so far."""
+        return self._dispatcher.failures
+
+    @property
     def is_halted(self) -> bool:
-        """Whether an item has failed and ``on_error="halt"`` keeps the others from being started."""
+        """Whether so many items failed that ``halt``, or ``on_error="halt"``, keeps the others from being started."""
         return self._dispatcher.is_halted
 
     def close(self) -> None:

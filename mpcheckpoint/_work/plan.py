@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._view.log_handle import LogHandle
+    from mpcheckpoint._work.halt import Halt
     from mpcheckpoint._work.outcomes import Result
     from mpcheckpoint._work.permit import Permit
     from mpcheckpoint._work.run_again import RunAgain
@@ -40,7 +41,7 @@ class Plan(NamedTuple):
     run: JoinedRun
     call: ItemCall
     retries: Retries = Retries()
-    permit: Permit | None = None  # if the first failure ends the map
+    permit: Permit | None = None  # if failures end the map
 
 
 class LogRef:
@@ -75,6 +76,7 @@ class Options(NamedTuple):
 
     Attributes:
         total: returns the number of items; None while it is unknown.
+        halt: the failures that end the map; None: none do.
         max_invalid_results: stop after so many results in a row that are no JSON value.
         again: which outcomes that are there already do not count; None: all of them do.
         on_wait: called with a text, and whether a killed map left what is waited for.
@@ -90,3 +92,4 @@ class Options(NamedTuple):
     on_death: Callable[[Death], None] = lambda _: None
     on_shortage: Callable[[ShortageEvent], None] = log_shortage
     again: RunAgain | None = None
+    halt: Halt | None = None

@@ -59,6 +59,9 @@ class ProcessPool:
         self._jobs = jobs
         self.most = 2 * jobs
         self._ahead = 1
+        # Several failures that end a map are counted here: what is ahead may begin before the count is known.
+        is_counting = plan.permit is not None and not plan.permit.is_for_one
+        self._most_ahead = 1 if is_counting else _MOST_AHEAD
         self._context: Any = context  # typeshed's common base class knows no Process
         self._members: list[Member] = []
         self._waiting: deque[Given] = deque()
@@ -228,7 +231,7 @@ class ProcessPool:
                 f"a worker process failed: {message.text}", reason="worker failed"
             )
         if message.is_idle:
-            self._ahead = min(2 * self._ahead, _MOST_AHEAD)  # it waits for us
+            self._ahead = min(2 * self._ahead, self._most_ahead)  # it waits for us
         return [(entry, message), *found]
 
     def _left(self, member: Member) -> list[tuple[Input, ItemReport]]:

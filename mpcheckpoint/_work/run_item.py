@@ -272,7 +272,7 @@ def _finish(
         return Finish(entry, worker, attempt), ItemReport(Kind.TO_RETRY, cause=result.cause, pause_s=pause_s)
     event = outcome.event if len(outcome.event) <= _MOST_TOLD_BYTES else None
     report = ItemReport(Kind.RECORDED, SentError(result.exception), event=event)
-    return Finish(entry, worker, outcome, is_outcome=True, halts=not result.ok), report
+    return Finish(entry, worker, outcome, is_outcome=True, is_failure=not result.ok), report
 
 
 def _deaths(plan: Plan, entry: Input, worker: Worker) -> int:

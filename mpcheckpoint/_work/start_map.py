@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Sized
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mpcheckpoint._work.causes import chosen_failures
 from mpcheckpoint._work.file_marks import ChangedFiles, chosen, marked
 from mpcheckpoint._work.fingerprint import AUTO, fingerprint
+from mpcheckpoint._work.halt import Halt
 from mpcheckpoint._work.input_thread import InputThread
 from mpcheckpoint._work.inputs import inputs_of
 from mpcheckpoint._work.map import MapRun
-from mpcheckpoint._work.permit import Permit
+from mpcheckpoint._work.permit import permit_for
 from mpcheckpoint._work.plan import LogRef, OnError, Options, Plan
 from mpcheckpoint._work.pool import ExecutorPool, WorkerPool, default_jobs, jobs_of
 from mpcheckpoint._work.process_pool import ProcessPool, require_children_allowed
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from mpcheckpoint._view.log_handle import LogHandle
+    from mpcheckpoint._work.outcomes import Outcome
+    from mpcheckpoint._work.permit import Permit
 
 
 class _WithHandle(Protocol):
@@ -50,7 +54,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     ordered: bool = False,
     on_error: str = "record",
     include_done: bool = True,
-    retry_failed: bool = False,
+    retry_failed: bool | str | Iterable[str] | Callable[[Outcome], object] = False,
     rerun: str | None = None,
     if_changed: str = "refuse",
     retries: int = 0,
@@ -63,6 +67,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     default: Callable[[Any], Any] | None = None,
     changed_files: bool | str = False,
     file: Callable[[Any], Any] | None = None,
+    halt: int | str | None = None,
 ) -> MapRun:
     """Run ``fn(item)`` for every item that has no outcome in this log yet, in parallel, and record each outcome.
 
@@ -97,7 +102,9 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
         on_error: "record" gives failures out as outcomes; "halt" does so, too, and starts no more items once a
             failure is recorded here (``MapRun.is_halted``); "raise" starts no more, and raises what ``fn`` raised.
         include_done: also give out outcomes that were there already (``Outcome.repeated``).
-        retry_failed: run again what had failed before this call.
+        retry_failed: run again what had failed before this call: True for all of it; "exit=CODE", "timed-out", "killed"
+            (by a signal) or "not-started" for what failed so, or several of these; or a function that takes an Outcome
+            and returns whether to run it again. What that raises ends the map.
         rerun: a name of your own choice, at most 200 bytes: each of these items is to have an outcome under that
             name. The same call carries on; another name begins anew, with any version. Other items keep what they
             have. The outcomes given out are those under that name.
@@ -127,6 +134,9 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
             each file is read. An item whose outcome does not tell what its file was runs again, too. With "hash" a
             thread of its own iterates over the items, also over a list.
         file: a function that returns the path of an item's file. None: the item is the path.
+        halt: start no more items once so many have failed that ran in this map: a number, or a share of what ran, as
+            "10%", which is judged from the tenth on. What runs then finishes, a few items that were given out included;
+            with ``halt=1``, which is ``on_error="halt"``, none of those begins.
 
     Returns:
         A MapRun: iterate over it to have the outcomes. ``close`` ends it early and gives back what runs.
@@ -151,11 +161,17 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     """
     log = self._handle
     _require_choices(version, on_error, rerun, if_changed)
+    halting = _halt_of(halt, on_error)
+    retries_all, failures = chosen_failures(retry_failed)
     changed, file_of = chosen(changed_files, file)
-    if executor is not None and mp_context is not None:
-        raise ValueError("executor and mp_context exclude each other: an executor has its own way to start")
-    if executor is not None:
-        _require_own_workers(timeout_s, memory, initializer, tasks_per_worker)
+    _require_fitting(
+        executor,
+        mp_context,
+        timeout_s=timeout_s,
+        memory=memory,
+        initializer=initializer,
+        tasks_per_worker=tasks_per_worker,
+    )
     if jobs is not None:
         jobs = _whole(jobs, 1, "jobs is a number of workers, at least 1, or None")
     attempts = Retries(
@@ -183,7 +199,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
 
     choice = IfChanged(if_changed)
     run = outlast_shortage(
-        lambda: join_run(log, version, rerun=rerun, if_changed=choice, retry_failed=retry_failed)
+        lambda: join_run(log, version, rerun=rerun, if_changed=choice, retry_failed=retries_all)
     )
     count = len(items) if isinstance(items, Sized) else None
     inputs = inputs_of(items, key)
@@ -192,8 +208,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     # What has a length does not wait for outcomes. To read a file takes long.
     is_quick = count is not None and changed is not ChangedFiles.HASH
     source = inputs if is_quick else outlast_shortage(lambda: InputThread(inputs))
-    halts = on_error != OnError.RECORD.value
-    permit = outlast_shortage(lambda: Permit.given(log.workers_directory)) if halts else None
+    permit = _permit_for(halting, log)
     plan = Plan(LogRef(log), run, FunctionCall(fn, default), attempts, permit)
     pool: WorkerPool
     if context is not None:
@@ -207,7 +222,8 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
         include_done,
         total=lambda: count,
         max_invalid_results=max_invalid_results,
-        again=None if changed is None else RunAgain(),
+        again=None if changed is None and failures is None else RunAgain(failures, run.joined_us),
+        halt=halting,
     )
     return MapRun(plan, source, pool, options)
 
@@ -216,16 +232,13 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
 start_map.__name__, start_map.__qualname__ = "map", "Log.map"
 
 
-def _require_own_workers(
-    timeout_s: object, memory: object, initializer: object, tasks_per_worker: object
-) -> None:
-    given = {
-        "timeout_s": timeout_s,
-        "memory": memory,
-        "initializer": initializer,
-        "tasks_per_worker": tasks_per_worker,
-    }
-    for name, value in given.items():
+def _require_fitting(executor: object, mp_context: object, **own: object) -> None:
+    """Refuse what does not go with an executor; ``own`` is for worker processes of our own."""
+    if executor is None:
+        return
+    if mp_context is not None:
+        raise ValueError("executor and mp_context exclude each other: an executor has its own way to start")
+    for name, value in own.items():
         if value is not None:
             raise ValueError(
                 f"executor and {name} exclude each other: only worker processes of our own {_WHY[name]}"
@@ -263,6 +276,21 @@ def _require_choices(version: object, on_error: object, rerun: object, if_change
     require_rerun_name(rerun)
     if type(version) is not str or version.encode("utf-8", "replace").decode() != version:
         raise ValueError(f"version is a str that UTF-8 can hold, not {version!r}")
+
+
+def _halt_of(halt: int | str | None, on_error: str) -> Halt | None:
+    """Return which failures end the map."""
+    if halt is None:
+        return None if on_error == OnError.RECORD.value else Halt(failures=1)
+    if on_error == OnError.RAISE.value:
+        raise ValueError('on_error="raise" ends at the first failure; halt= goes with "record" or "halt"')
+    return Halt.of(halt)
+
+
+def _permit_for(halting: Halt | None, log: LogHandle) -> Permit | None:
+    if halting is None:
+        return None
+    return outlast_shortage(lambda: permit_for(halting, log.workers_directory))
 
 
 def _whole(value: Any, least: int, what: str) -> int:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._work.causes import OVER_MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +63,7 @@ def require_memory_told() -> None:
 
 def memory_error(used_bytes: int, limit_bytes: int) -> str:
     """Return the error of an item that was ended for its memory."""
-    return f"exceeded the memory limit of {in_units(limit_bytes)}: used {in_units(used_bytes)}"
+    return f"{OVER_MEMORY}{in_units(limit_bytes)}: used {in_units(used_bytes)}"
 
 
 def in_units(size_bytes: int) -> str:

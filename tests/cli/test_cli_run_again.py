@@ -126,3 +126,84 @@ def test_bare_if_changed_says_what_is_wanted_for_files(run_map: RunMap) -> None:
         "To run items again whose file has changed, give --changed-files"
         in run_map("--if-changed", "--", "true").err
     )
+
+
+# --- which failures run again, and how many halt the map ---------------------------------------------------
+
+SCRIPT = """case $1 in
+137) exit 137;; killed) kill -SEGV $$;; timed-out) sleep 60;; bad*) exit 3;; fine) ;; esac"""
+WAYS = "bad\nkilled\ntimed-out\nfine\n"
+
+
+def test_failures_are_chosen_by_exit_code_and_cause(run_map: RunMap) -> None:
+    command = ("--timeout", "1", "--", "sh", "-c", SCRIPT, "sh")
+    assert run_map(*command, items=WAYS).code == 1
+
+    for where, items in (("exit=3", "bad\n"), ("killed", "killed\n"), ("timed-out", "timed-out\n")):
+        line = ("--retry-failed", "--where", where, "--dry-run", *command)
+        assert run_map(*line, items=WAYS).out == items
+    both = run_map("--retry-failed", "--where", "exit=3", "--where", "killed", *command, items=WAYS)
+    assert "2 run now (0 ok, 2 failed), 2 done already (1 of them failed)" in both.err
+
+
+def test_command_that_could_not_be_started_is_chosen(run_map: RunMap) -> None:
+    items = json.dumps({"program": "./tool"}) + "\n"
+    command = ("--jsonl", "--", "{program}")
+    assert "could not be started" in run_map(*command, items=items).err
+    Path("tool").write_text("#!/bin/sh\n")
+    Path("tool").chmod(0o755)
+
+    assert ran(run_map("--retry-failed", "--where", "not-started", *command, items=items)) == "1"
+
+
+def test_map_halts_after_so_many_failures_and_says_so(run_map: RunMap) -> None:
+    items = "".join(f"bad{number}\n" for number in range(60))
+    ended = run_map("--halt", "5", "--", "sh", "-c", SCRIPT, "sh", items=items)
+
+    assert ended.code == 1
+    count = int(ended.err.split(" run now")[0].split()[-1])
+    assert 5 <= count <= 9
+    assert (
+        f"halted by {count} failures; what ran is recorded. Start the same line again to run the others"
+        in ended.err
+    )
+
+
+def test_map_halts_once_a_share_has_failed(run_map: RunMap) -> None:
+    items = "".join(f"bad{number}\n" for number in range(60))
+    ended = run_map("--halt", "10%", "--", "sh", "-c", SCRIPT, "sh", items=items)
+
+    assert "halted by 1" in ended.err
+    assert 10 <= int(ended.err.split(" run now")[0].split()[-1]) <= 14
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (
+            ["--where", "killed"],
+            "--where says which failures --retry-failed runs again; give both. Nothing was run",
+        ),
+        (
+            ["--retry-failed", "--where", "sad"],
+            "'sad' is no way to fail; there are exit=CODE, timed-out, killed, not-",
+        ),
+        (
+            ["--halt", "now,fail=1"],
+            "a map is halted by a number of failures, at least 1, or a share above 0%",
+        ),
+        (["--halt", "0"], "not '0'"),
+        (
+            ["--halt", "5", "--halt-on-error"],
+            "--halt and --halt-on-error, which is --halt 1, exclude each other",
+        ),
+    ],
+)
+def test_choice_of_failures_that_means_nothing_is_one_line_and_runs_nothing(
+    arguments: list[str], complaint: str, run_map: RunMap
+) -> None:
+    ended = run_map(*arguments, "--", "touch", "ran", items="a\n")
+
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert complaint in ended.err
+    assert not Path("ran").exists()

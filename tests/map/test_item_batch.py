@@ -22,6 +22,7 @@ from mpcheckpoint._work.inputs import Input
 from mpcheckpoint._work.item_batch import ItemBatch
 from mpcheckpoint._work.item_pipe import ItemReceiver, ItemSender
 from mpcheckpoint._work.member import Member
+from mpcheckpoint._work.permit import Permit
 from mpcheckpoint._work.plan import LogRef, Plan
 from mpcheckpoint._work.report import ItemReport, Kind
 from mpcheckpoint._work.reruns import IfChanged
@@ -53,11 +54,14 @@ def entries(*names: str) -> list[Input]:
 class Line:
     """Items that go through one runner, and what was called for them."""
 
-    def __init__(self, log: Log, *, version: str = "", keeps_file: bool = True) -> None:
+    def __init__(
+        self, log: Log, *, version: str = "", keeps_file: bool = True, permit: Permit | None = None
+    ) -> None:
         self.called: list[str] = []
         self.during: dict[str, Callable[[], object]] = {}
         self.log = handle_of(log)
-        self._plan = Plan(LogRef(self.log), join_run(self.log, version), FunctionCall(self._call))
+        run, call = join_run(self.log, version), FunctionCall(self._call)
+        self._plan = Plan(LogRef(self.log), run, call, permit=permit)
         self.runner = ItemRunner(self._plan, keeps_file=keeps_file)
 
     def _call(self, item: str) -> str:
@@ -190,6 +194,29 @@ def test_worker_seems_to_run_an_item_for_as_long_as_the_item_runs(log: Log, line
 
     assert len(elapsed) == 1
     assert elapsed[0] < 0.2
+
+
+@pytest.mark.parametrize("is_for_one", [True, False])
+def test_failure_keeps_the_next_item_from_being_claimed_only_if_it_alone_ends_the_map(
+    is_for_one: bool, log: Log
+) -> None:
+    def fail() -> None:
+        raise ValueError("a")
+
+    permit = Permit.given(handle_of(log).workers_directory, is_for_one=is_for_one)
+    line = Line(log, permit=permit)
+    line.during["a"] = fail
+
+    reports = list(line.run("a", "b"))
+
+    assert [report.kind for report in reports] == [
+        Kind.RECORDED,
+        Kind.HALTED if is_for_one else Kind.RECORDED,
+    ]
+    assert line.called == (["a"] if is_for_one else ["a", "b"])
+    assert permit.is_valid() != is_for_one
+    line.runner.retire()
+    permit.retire()
 
 
 # --- what others did meanwhile -----------------------------------------------------------------------------

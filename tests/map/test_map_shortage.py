@@ -357,8 +357,8 @@ def test_outcome_that_a_shortage_keeps_from_being_read_back_is_waited_for_and_th
     monkeypatch.setattr(
         run_item, "_MOST_TOLD_BYTES", 0
     )  # every outcome is too long to be sent with its report
-    event_of = Failing(Dispatcher._recorded_event, os_error(errno.EMFILE), range(1, 4))
-    monkeypatch.setattr(Dispatcher, "_recorded_event", partialmethod(event_of))
+    event_of = Failing(Dispatcher._outcome_of, os_error(errno.EMFILE), range(1, 4))
+    monkeypatch.setattr(Dispatcher, "_outcome_of", partialmethod(event_of))
 
     with ThreadPoolExecutor(1) as one:
         assert len(list(log.map(well, NAMES, executor=one))) == 12

@@ -11,6 +11,7 @@ import click
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.terminal import Exit, flush_out, plural, say, write_out
 from mpcheckpoint._work.inputs import NotYet
+from mpcheckpoint._work.reruns import history_of
 from mpcheckpoint._work.runs import join_run, state_of
 from mpcheckpoint.errors import LogNotFoundError, StoreNotFoundError
 from mpcheckpoint.log import handle_of
@@ -56,10 +57,10 @@ def _pending_rule(job: Job, opened: ExitStack) -> Callable[[Input], bool]:
     except (StoreNotFoundError, LogNotFoundError):
         return lambda entry: True
     run = join_run(log, job.version, **job.choice, is_dry_run=True)
-    directory, again = log.workers_directory, job.again
+    directory, again, runs = log.workers_directory, job.again(run), log.query(history_of).by_number
 
     def is_pending(entry: Input) -> bool:
-        found = log.query(lambda view: state_of(view, run, entry.object_key, directory)).outcome
-        return found is None or (again is not None and again.voids(found, entry))
+        state = log.query(lambda view: state_of(view, run, entry.object_key, directory))
+        return state.outcome is None or (again is not None and again.voids(state, entry, runs))
 
     return is_pending

@@ -13,6 +13,7 @@ from mpcheckpoint._cli.maps.items import Files, ItemReader, file_of, json_input
 from mpcheckpoint._cli.maps.template import Template
 from mpcheckpoint._cli.terminal import safe, say
 from mpcheckpoint._format.byte_text import to_text
+from mpcheckpoint._work.causes import any_of
 from mpcheckpoint._work.file_marks import ChangedFiles, marked
 from mpcheckpoint._work.reruns import IfChanged
 from mpcheckpoint._work.run_again import RunAgain
@@ -20,7 +21,9 @@ from mpcheckpoint._work.run_again import RunAgain
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mpcheckpoint._work.halt import Halt
     from mpcheckpoint._work.inputs import Input, NotYet
+    from mpcheckpoint._work.runs import JoinedRun
 
 _STDIN = "-"
 
@@ -40,8 +43,9 @@ class Job(NamedTuple):
     retry_delay_s: float
     timeout_s: float | None
     memory_bytes: int | None
-    halts_on_error: bool
+    halt: Halt | None
     retry_failed: bool
+    where: tuple[str, ...]
     rerun: str | None
     if_changed: str
     compares_files: bool
@@ -74,7 +78,7 @@ class Job(NamedTuple):
         return {
             "rerun": self.rerun,
             "if_changed": IfChanged(self.if_changed),
-            "retry_failed": self.retry_failed,
+            "retry_failed": self.retry_failed and not self.where,
         }
 
     @property
@@ -88,10 +92,11 @@ class Job(NamedTuple):
         changed = self.files.changed
         return iter(items) if changed is None else marked(items, changed, file_of)
 
-    @property
-    def again(self) -> RunAgain | None:
-        """Which outcomes that are there already do not count."""
-        return RunAgain() if self.compares_files else None
+    def again(self, run: JoinedRun) -> RunAgain | None:
+        """Return which outcomes that are there already do not count."""
+        if not self.compares_files and not self.where:
+            return None
+        return RunAgain(any_of(self.where) if self.where else None, run.joined_us)
 
     def open_items(self) -> ItemReader:
         """Open the items.

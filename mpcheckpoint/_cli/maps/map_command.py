@@ -20,9 +20,11 @@ from mpcheckpoint._cli.options import LocalPath, key_option, memory_size, rerun_
 from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, plural, safe, say
 from mpcheckpoint._cli.times import duration, duration_above_0
 from mpcheckpoint._format.byte_text import to_text
+from mpcheckpoint._work.causes import condition
+from mpcheckpoint._work.halt import Halt
 from mpcheckpoint._work.map import MapRun
-from mpcheckpoint._work.permit import Permit
-from mpcheckpoint._work.plan import LogRef, OnError, Options, Plan
+from mpcheckpoint._work.permit import permit_for
+from mpcheckpoint._work.plan import LogRef, Options, Plan
 from mpcheckpoint._work.pool import ExecutorPool, default_jobs
 from mpcheckpoint._work.reruns import IfChanged
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S, Retries
@@ -50,6 +52,22 @@ def _if_changed(context: click.Context, parameter: click.Parameter, value: str) 
         f"{safe(repr(value))} is not one of {', '.join(known)}: what becomes of outcomes if COMMAND has changed. To "
         "run items again whose file has changed, give --changed-files"
     )
+
+
+def _halt(context: click.Context, parameter: click.Parameter, value: str | None) -> Halt | None:
+    try:
+        return None if value is None else Halt.of(value)
+    except ValueError as error:
+        raise click.BadParameter(safe(str(error))) from None
+
+
+def _where(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        for value in values:
+            condition(value)
+    except ValueError as error:
+        raise click.BadParameter(safe(str(error))) from None
+    return values
 
 
 @click.command(
@@ -118,9 +136,24 @@ def _if_changed(context: click.Context, parameter: click.Parameter, value: str) 
     "--halt-on-error",
     "halts_on_error",
     is_flag=True,
-    help="Start no more items once one that ran in this map has failed; what runs finishes.",
+    help="Start no more items once one that ran in this map has failed; what runs finishes. The same as --halt 1.",
+)
+@click.option(
+    "--halt",
+    metavar="N|N%",
+    callback=_halt,
+    help="Start no more items once N that ran in this map have failed, or N percent of ten or more; what runs "
+    "finishes.",
 )
 @click.option("--retry-failed", is_flag=True, help="Run again what failed before.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="CAUSE",
+    callback=_where,
+    help="With --retry-failed: only what failed so: exit=CODE, timed-out, killed, not-started. May be given several "
+    "times.",
+)
 @rerun_option("Run each of these items under NAME: the same line carries on, another name begins anew.")
 @click.option(
     "--if-changed",
@@ -208,9 +241,12 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     again if its command was killed with the map, or if its outcome could not be recorded. To see the progress from
     elsewhere: mpcheckpoint results --watch.
 
-    An item that failed, all its --retries included, counts as done, until --retry-failed. With --rerun NAME an item
-    counts as done once it has an outcome under that name; items that are not given keep what they have. A changed
-    COMMAND is refused: say what to keep with --if-changed, or use another key, or --rerun with a new name.
+    An item that failed, all its --retries included, counts as done, until --retry-failed; --where chooses by exit code
+    and cause. Killed is what a signal has ended, by its own exit code or by that of a shell (137, 143).
+
+    With --rerun NAME an item counts as done once it has an outcome under that name; items that are not given keep what
+    they have. A changed COMMAND is refused: say what to keep with --if-changed, or use another key, or --rerun with a
+    new name.
 
     A shortage fails no item: what cannot be started for want of processes, threads, open files or memory waits, and
     starts pause. A command that is killed (SIGKILL, or exit code 137 of a shell) runs again; after its third death,
@@ -224,6 +260,16 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     """
     words = tuple(map(os.fsencode, command))
     options["is_printing"] |= options["is_ordered"]
+    if options.pop("halts_on_error"):
+        if options["halt"] is not None:
+            raise click.UsageError(
+                "--halt and --halt-on-error, which is --halt 1, exclude each other; nothing was run"
+            )
+        options["halt"] = Halt(failures=1)
+    if options["where"] and not options["retry_failed"]:
+        raise click.UsageError(
+            "--where says which failures --retry-failed runs again; give both. Nothing was run"
+        )
     job = Job(words=words, jobs=jobs or default_jobs(), **options)
     if job.item_key is not None and not job.is_json:
         raise click.UsageError("--item-key names a field of JSON items, which take --jsonl; nothing was run")
@@ -279,9 +325,10 @@ def _run(job: Job, items: ItemReader) -> int:
         return Exit.USAGE
     _say_summary(job, tally, time.monotonic() - started_s)
     if map_run.is_halted:
+        by, them = ("a failure", "it") if map_run.failures == 1 else (f"{map_run.failures} failures", "them")
         say(
-            "mpcheckpoint: halted by a failure; what ran is recorded. Start the same line again to run the others, "
-            "with --retry-failed to run it again, too"
+            f"mpcheckpoint: halted by {by}; what ran is recorded. Start the same line again to run the others, with "
+            f"--retry-failed to run {them} again, too"
         )
     if items.problem is not None:
         say(
@@ -307,20 +354,19 @@ def _started(
 
     log, run = outlast_shortage(joined, reporter.take_shortage)
     permit = None
-    if job.halts_on_error:
-        permit = outlast_shortage(lambda: Permit.given(log.workers_directory), reporter.take_shortage)
+    if (halt := job.halt) is not None:
+        permit = outlast_shortage(lambda: permit_for(halt, log.workers_directory), reporter.take_shortage)
     plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s), permit)
     pool = ExecutorPool(plan, executor, job.jobs, on_stop=command.stop)
-    on_error = OnError.HALT if job.halts_on_error else OnError.RECORD
     options = Options(
         job.is_ordered,
-        on_error,
         on_retry=reporter.take_retry,
         total=items.total,
         on_wait=reporter.take_wait,
         on_death=reporter.take_death,
         on_shortage=reporter.take_shortage,
-        again=job.again,
+        again=job.again(run),
+        halt=halt,
     )
     return MapRun(plan, job.inputs(items), pool, options)
 

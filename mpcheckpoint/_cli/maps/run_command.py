@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from mpcheckpoint._cli.maps.child import Child, End, KeptOutput, end_leftovers
 from mpcheckpoint._cli.terminal import say
+from mpcheckpoint._work.causes import NOT_STARTED, TIMED_OUT
 from mpcheckpoint._work.outcomes import Result
 from mpcheckpoint._work.retries import HELD_S, is_kill, is_told_to_end
 from mpcheckpoint._work.shortage import shortage_of
@@ -72,7 +73,7 @@ class RunCommand:
             if shortage_of(error) is not None:
                 raise
             reason = error.strerror if isinstance(error, OSError) else None
-            return Result(False, None, f"could not be started: {reason or error}")
+            return Result(False, None, f"{NOT_STARTED}{reason or error}")
         if child is None:
             return None
         kept = KeptOutput(self._output_limit_bytes)
@@ -146,7 +147,7 @@ class RunCommand:
 
     def _error_of(self, end: End, code: int, used_bytes: int) -> str | None:
         if end is End.LATE:
-            return f"timed out after {self._timeout_s:g} s"
+            return f"{TIMED_OUT}{self._timeout_s:g} s"
         if end is End.OVER_MEMORY:
             assert self._memory_bytes is not None
             return memory_error(used_bytes, self._memory_bytes)
