@@ -90,7 +90,7 @@ def test_field_names_the_file_of_a_json_item(run_map: RunMap, files: list[str]) 
         (
             ["--changed-files", "--file-field", "path"],
             "a\n",
-            "JSON items, which take --jsonl; nothing was run",
+            "JSON items, which take --jsonl, or a column",
         ),
         (
             ["--changed-files", "--jsonl"],

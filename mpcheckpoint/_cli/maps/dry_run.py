@@ -19,14 +19,13 @@ from mpcheckpoint.log import handle_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint._cli.maps.items import ItemReader
-    from mpcheckpoint._cli.maps.job import Job
+    from mpcheckpoint._cli.maps.job import Items, Job
     from mpcheckpoint._work.inputs import Input
 
 _PAUSE_S = 0.02
 
 
-def dry_run(job: Job, items: ItemReader) -> int:
+def dry_run(job: Job, items: Items) -> int:
     """Print the items that ``map`` would run now, as they were read; return the exit code."""
     separator = b"\0" if job.is_null_separated else b"\n"
     seen: set[str] = set()  # an item that is given twice would run once
@@ -39,6 +38,8 @@ def dry_run(job: Job, items: ItemReader) -> int:
             elif entry.object_key not in seen:
                 seen.add(entry.object_key)
                 if is_pending(entry):
+                    if would_run == 0 and items.header is not None:
+                        write_out(items.header + separator)  # what is printed is a table again
                     would_run += 1
                     line = entry.item if isinstance(entry.item, bytes) else entry.item.line
                     write_out(line + separator)

@@ -18,18 +18,19 @@ from mpcheckpoint.errors import CheckpointError, shell_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mpcheckpoint._cli.maps.quoted_lines import QuotedLines
     from mpcheckpoint._work.file_marks import ChangedFiles
 
 _READ_BYTES = 64 * 1024
 # Read ahead so much: enough to know most totals early, little enough to hold.
 _MOST_AHEAD_BYTES = 6 * 1024 * 1024
 _LINE_BYTES = 48  # memory of a line beside its bytes
-_MOST_ITEM_BYTES = 1024 * 1024
+MOST_ITEM_BYTES = 1024 * 1024
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DECIDED_BYTES = 4  # one of these marks and a character
 
 _decode = msgspec.json.Decoder().decode
-_canonical = msgspec.json.Encoder(order="sorted").encode
+canonical = msgspec.json.Encoder(order="sorted").encode
 
 
 class Files(NamedTuple):
@@ -64,6 +65,7 @@ class ItemReader:
     A line that is no item, or that cannot be read, ends the items early; those before it are good.
 
     Attributes:
+        header: the line that names the columns of a table, once it was read.
         count: how many items were read so far, given out or not.
         is_at_end: whether there will be no more.
         problem: why the items ended early; None if they did not.
@@ -75,14 +77,19 @@ class ItemReader:
         *,
         is_null_separated: bool,
         name: str = "standard input",
-        to_input: Callable[[int, bytes], Input] | None = None,
+        to_input: Callable[[int, bytes], Input | None] | None = None,
+        has_header: bool = False,
+        quoted: QuotedLines | None = None,
     ) -> None:
+        self.header: bytes | None = None
         self.count = 0
         self.is_at_end = False
         self.problem: str | None = None
         self._fd = fd
         self._name = name
         self._to_input = to_input or plain_input
+        self._quoted = quoted
+        self._is_header_due = has_header
         self._is_null_separated = is_null_separated
         self._separator = b"\0" if is_null_separated else b"\n"
         self._blank = b"" if is_null_separated else b" \t\r"
@@ -98,16 +105,21 @@ class ItemReader:
             self._read_ahead()
             if self._lines:
                 line = self._lines.popleft()
-                number += 1
+                number, first = number + 1, number + 1
+                if self._quoted is not None:
+                    number += line.count(b"\n")
                 self._held_bytes -= len(line) + _LINE_BYTES
                 if self._is_blank(line):
                     continue
                 try:
                     entry = self._to_input(place, line)
                 except BadItemError as error:
-                    self.problem = f"line {number} of {self._name} {error}"
+                    self.problem = f"line {first} of {self._name} {error}"
                     self.count, self.is_at_end = place, True
                     return
+                if entry is None:
+                    self.header = line
+                    continue
                 yield entry
                 place += 1
             elif self.is_at_end:
@@ -142,14 +154,31 @@ class ItemReader:
                     return
             *lines, self._rest = (text if data else text + self._separator).split(self._separator)
             for line in lines:
-                self._lines.append(line)
-                self._held_bytes += len(line) + _LINE_BYTES
-                self.count += not self._is_blank(line)
-            if len(self._rest) > _MOST_ITEM_BYTES:
+                self._take(line)
+            if self._quoted is not None:
+                problem = self._quoted.problem_at_end if self.is_at_end else self._quoted.problem
+                if problem is not None:
+                    self._end_early(f"in {self._name}, {problem}")
+            if len(self._rest) > MOST_ITEM_BYTES:
                 self._end_early(
-                    f"item {self.count + 1} is longer than {_MOST_ITEM_BYTES} bytes; are the items "
+                    f"item {self.count + 1} is longer than {MOST_ITEM_BYTES} bytes; are the items "
                     "separated by NUL (--null)?"
                 )
+
+    def _take(self, line: bytes) -> None:
+        if self._quoted is not None:
+            if self._quoted.begun is None and self.is_at_end and not line:
+                return  # nothing came after the last newline
+            row = self._quoted.add(line)
+            if row is None:
+                return
+            line = row
+        self._lines.append(line)
+        self._held_bytes += len(line) + _LINE_BYTES
+        if self._is_blank(line):
+            return
+        self.count += not self._is_header_due
+        self._is_header_due = False
 
     def _is_blank(self, line: bytes) -> bool:
         return not line.strip(self._blank)
@@ -167,6 +196,11 @@ def _may_be_part_of_mark(text: bytes) -> bool:
 def plain_input(place: int, line: bytes) -> Input:
     """Return the line as an item, as it stands."""
     return Input(place, line, to_text(line), {})
+
+
+def numbered_input(place: int, line: bytes) -> Input:
+    """Return the line as an item that knows its number."""
+    return Input(place, JsonItem(line, line, None, number=place + 1), to_text(line), {})
 
 
 def file_of(item: Item) -> bytes:
@@ -193,7 +227,8 @@ def json_input(
     text = value.encode() if isinstance(value, str) else line.strip()
     is_object = isinstance(value, dict)
     fields = {name.encode(): _text_of(each) for name, each in value.items()} if is_object else None
-    item = JsonItem(line, text, fields, _file_in(value, files))
+    columns = tuple(map(_text_of, value)) if isinstance(value, list) else ()
+    item = JsonItem(line, text, fields, _file_in(value, files), columns, place + 1)
     try:
         template.argv(item)
     except MissingFieldError as error:
@@ -217,7 +252,7 @@ def _file_in(value: Any, files: Files) -> bytes | None:
 
 
 def _text_of(value: Any) -> bytes:
-    return value.encode() if isinstance(value, str) else _canonical(value)
+    return value.encode() if isinstance(value, str) else canonical(value)
 
 
 def _key_in(value: Any, item_key: str) -> str:

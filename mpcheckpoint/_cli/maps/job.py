@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from mpcheckpoint._cli.maps.items import Files, ItemReader, file_of, json_input
-from mpcheckpoint._cli.maps.template import Template
+from mpcheckpoint._cli.maps.items import Files, ItemReader, file_of, json_input, numbered_input, plain_input
+from mpcheckpoint._cli.maps.lists import Combinations
+from mpcheckpoint._cli.maps.quoted_lines import QuotedLines
+from mpcheckpoint._cli.maps.tables import TableInputs
+from mpcheckpoint._cli.maps.template import Shape, Template
 from mpcheckpoint._cli.terminal import safe, say
 from mpcheckpoint._format.byte_text import to_text
 from mpcheckpoint._work.causes import any_of
@@ -19,13 +22,17 @@ from mpcheckpoint._work.reruns import IfChanged
 from mpcheckpoint._work.run_again import RunAgain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mpcheckpoint._work.halt import Halt
     from mpcheckpoint._work.inputs import Input, NotYet
     from mpcheckpoint._work.runs import JoinedRun
 
-_STDIN = "-"
+STDIN = "-"
+
+
+# Items of either kind: read ahead, or on the command line.
+Items = ItemReader | Combinations
 
 
 class Job(NamedTuple):
@@ -38,6 +45,8 @@ class Job(NamedTuple):
     items: str
     is_null_separated: bool
     is_json: bool
+    is_csv: bool
+    is_tsv: bool
     item_key: str | None
     retries: int
     retry_delay_s: float
@@ -54,6 +63,7 @@ class Job(NamedTuple):
     is_printing: bool
     is_ordered: bool
     output_limit_bytes: int
+    lists: list[list[bytes]] | None = None
 
     @property
     def version(self) -> str:
@@ -63,7 +73,14 @@ class Job(NamedTuple):
     @property
     def template(self) -> Template:
         """The command line with places for an item."""
-        return Template(self.words, is_json=self.is_json)
+        if self.lists is not None:
+            return Template(self.words, shape=Shape.LISTS)
+        return Template(self.words, shape=Shape.FIELDS if self.has_fields else Shape.PLAIN)
+
+    @property
+    def has_fields(self) -> bool:
+        """Whether items have fields: they are JSON, or the rows of a table."""
+        return self.is_json or self.is_csv or self.is_tsv
 
     @property
     def results_line(self) -> str:
@@ -87,7 +104,7 @@ class Job(NamedTuple):
         how = ChangedFiles.HASH if self.compares_content else ChangedFiles.STAT
         return Files(how if self.compares_files else None, self.file_field)
 
-    def inputs(self, items: ItemReader) -> Iterator[Input | NotYet]:
+    def inputs(self, items: Items) -> Iterator[Input | NotYet]:
         """Return the items, with the marks of their files if these are compared."""
         changed = self.files.changed
         return iter(items) if changed is None else marked(items, changed, file_of)
@@ -98,23 +115,36 @@ class Job(NamedTuple):
             return None
         return RunAgain(any_of(self.where) if self.where else None, run.joined_us)
 
-    def open_items(self) -> ItemReader:
+    def open_items(self) -> Items:
         """Open the items.
 
         Raises:
             click.ClickException: they cannot be read.
         """
+        template = self.template
+        if self.lists is not None:
+            combinations = Combinations(self.lists)
+            combinations.require_places(template)
+            return combinations
+        is_table = self.is_csv or self.is_tsv
         return ItemReader(
             self._open(),
             is_null_separated=self.is_null_separated,
-            name="standard input" if self.items == _STDIN else safe(self.items),
-            to_input=partial(json_input, self.template, self.item_key, files=self.files)
-            if self.is_json
-            else None,
+            name="standard input" if self.items == STDIN else safe(self.items),
+            to_input=self._to_input(template),
+            has_header=is_table,
+            quoted=QuotedLines() if self.is_csv else None,
         )
 
+    def _to_input(self, template: Template) -> Callable[[int, bytes], Input | None]:
+        if self.is_json:
+            return partial(json_input, template, self.item_key, files=self.files)
+        if self.is_csv or self.is_tsv:
+            return TableInputs(template, self.item_key, self.files, is_csv=self.is_csv)
+        return numbered_input if template.has_number else plain_input
+
     def _open(self) -> int:
-        if self.items != _STDIN:
+        if self.items != STDIN:
             try:
                 file = click.open_file(self.items, "rb")
                 return click.get_current_context().with_resource(file).fileno()

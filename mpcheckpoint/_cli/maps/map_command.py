@@ -11,63 +11,31 @@ import click
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.interrupts import Interrupts, exit_code_of
 from mpcheckpoint._cli.maps.dry_run import dry_run
-from mpcheckpoint._cli.maps.job import Job
+from mpcheckpoint._cli.maps.job import STDIN, Job
+from mpcheckpoint._cli.maps.lists import split_lists
+from mpcheckpoint._cli.maps.map_options import map_options
 from mpcheckpoint._cli.maps.outcome_text import print_output
 from mpcheckpoint._cli.maps.reporter import Reporter, Tally
 from mpcheckpoint._cli.maps.run_command import RunCommand
 from mpcheckpoint._cli.maps.threads import BusyThreads
-from mpcheckpoint._cli.options import LocalPath, key_option, memory_size, rerun_option, store_option
 from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, plural, safe, say
-from mpcheckpoint._cli.times import duration, duration_above_0
 from mpcheckpoint._format.byte_text import to_text
-from mpcheckpoint._work.causes import condition
 from mpcheckpoint._work.halt import Halt
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.permit import permit_for
 from mpcheckpoint._work.plan import LogRef, Options, Plan
 from mpcheckpoint._work.pool import ExecutorPool, default_jobs
-from mpcheckpoint._work.reruns import IfChanged
-from mpcheckpoint._work.retries import DEFAULT_DELAY_S, Retries
+from mpcheckpoint._work.retries import Retries
 from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.shortage import outlast_shortage
 from mpcheckpoint.errors import ShortageError
 from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
-    from mpcheckpoint._cli.maps.items import ItemReader
+    from mpcheckpoint._cli.maps.job import Items
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._work.runs import JoinedRun
     from mpcheckpoint._work.shortage import ShortageEvent
-
-_DEFAULT_OUTPUT_BYTES = 64 * 1024
-_MOST_OUTPUT_BYTES = 8 * 1024 * 1024  # escaped, it is six times as long, and still below the limit of a line
-_MOST_JOBS = 10_000
-_MOST_RETRIES = 1_000_000
-
-
-def _if_changed(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    if value in (known := [each.value for each in IfChanged]):
-        return value
-    raise click.BadParameter(
-        f"{safe(repr(value))} is not one of {', '.join(known)}: what becomes of outcomes if COMMAND has changed. To "
-        "run items again whose file has changed, give --changed-files"
-    )
-
-
-def _halt(context: click.Context, parameter: click.Parameter, value: str | None) -> Halt | None:
-    try:
-        return None if value is None else Halt.of(value)
-    except ValueError as error:
-        raise click.BadParameter(safe(str(error))) from None
-
-
-def _where(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        for value in values:
-            condition(value)
-    except ValueError as error:
-        raise click.BadParameter(safe(str(error))) from None
-    return values
 
 
 @click.command(
@@ -75,132 +43,7 @@ def _where(context: click.Context, parameter: click.Parameter, values: tuple[str
     short_help="Run a command for every item of a list.",
     context_settings={"allow_interspersed_args": False},
 )
-@store_option
-@key_option
-@click.option(
-    "--jobs",
-    "-j",
-    type=click.IntRange(1, _MOST_JOBS),
-    metavar="N",
-    help="Run N commands at a time. [default: one a processor]",
-)
-@click.option(
-    "--items",
-    "-a",
-    default="-",
-    type=LocalPath("list of items", "it is read from a file: give its path"),
-    metavar="FILE",
-    help="Read the items from FILE instead of standard input.",
-)
-@click.option(
-    "--null", "-0", "is_null_separated", is_flag=True, help="Items end in NUL instead of a newline."
-)
-@click.option("--jsonl", "is_json", is_flag=True, help="Each item is a JSON value on its own line.")
-@click.option(
-    "--item-key",
-    metavar="FIELD",
-    help="With --jsonl: the field that names an item in the log. [default: the whole value]",
-)
-@click.option(
-    "--retries",
-    type=click.IntRange(0, _MOST_RETRIES),
-    default=0,
-    metavar="N",
-    help="Try what fails up to N times more, over all starts, before it counts as failed. [default: 0]",
-)
-@click.option(
-    "--retry-delay",
-    "retry_delay_s",
-    type=duration,
-    default=str(DEFAULT_DELAY_S),
-    metavar="DURATION",
-    help="The pause before the first retry; it doubles each time, up to a minute. Other items run meanwhile. "
-    "[default: 1]",
-)
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=duration_above_0,
-    metavar="DURATION",
-    help="End a command that runs longer, with all it has started: SIGTERM, 5 s later SIGKILL. It has failed.",
-)
-@click.option(
-    "--memory",
-    "memory_bytes",
-    type=memory_size,
-    metavar="SIZE",
-    help="Kill a command that has more memory than this, as 500M or 2G, with all it has started. It has failed. "
-    "Linux only.",
-)
-@click.option(
-    "--halt-on-error",
-    "halts_on_error",
-    is_flag=True,
-    help="Start no more items once one that ran in this map has failed; what runs finishes. The same as --halt 1.",
-)
-@click.option(
-    "--halt",
-    metavar="N|N%",
-    callback=_halt,
-    help="Start no more items once N that ran in this map have failed, or N percent of ten or more; what runs "
-    "finishes.",
-)
-@click.option("--retry-failed", is_flag=True, help="Run again what failed before.")
-@click.option(
-    "--where",
-    multiple=True,
-    metavar="CAUSE",
-    callback=_where,
-    help="With --retry-failed: only what failed so: exit=CODE, timed-out, killed, not-started. May be given several "
-    "times.",
-)
-@rerun_option("Run each of these items under NAME: the same line carries on, another name begins anew.")
-@click.option(
-    "--if-changed",
-    metavar="[refuse|keep|keep-ok]",
-    default=IfChanged.REFUSE.value,
-    is_flag=False,
-    flag_value="",
-    callback=_if_changed,
-    help="If COMMAND has changed: refuse it, keep what is done, or keep what is ok and run again what failed. "
-    "[default: refuse]",
-)
-@click.option(
-    "--changed-files",
-    "compares_files",
-    is_flag=True,
-    help="Each item names a file. Run it again if the file's size or time is not what it was when it was done.",
-)
-@click.option(
-    "--hash",
-    "compares_content",
-    is_flag=True,
-    help="With --changed-files: compare the content (SHA-256), not the time.",
-)
-@click.option(
-    "--file-field",
-    metavar="FIELD",
-    help="With --changed-files and --jsonl: the field that names the file. [default: the whole value]",
-)
-@click.option(
-    "--print",
-    "is_printing",
-    is_flag=True,
-    help="Print the output of each item as it is recorded, and of those done before.",
-)
-@click.option("--ordered", "-k", "is_ordered", is_flag=True, help="As --print, in the order of the items.")
-@click.option(
-    "--output-limit",
-    "output_limit_bytes",
-    type=click.IntRange(0, _MOST_OUTPUT_BYTES),
-    default=_DEFAULT_OUTPUT_BYTES,
-    show_default=True,
-    metavar="BYTES",
-    help="Keep so much of an item's output: its beginning and its end.",
-)
-@click.option(
-    "--dry-run", "is_dry_run", is_flag=True, help="Print the items that would run; run and write nothing."
-)
+@map_options
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None, **options: Any) -> int:
     """Run COMMAND for every item read from standard input, and record the outcome of each.
@@ -217,10 +60,23 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     \b
       mpcheckpoint map --store run-42 --key fetch -a urls.txt \\
         --rerun monday -- curl -fsS {}
+    \b
+      mpcheckpoint map --store run-42 --key train -- \\
+        train.py --rate {1} --seed {2} ::: 0.1 0.01 ::: 1 2 3
 
-    Each line is an item; blank lines are skipped. The item replaces {} in COMMAND; without {} it goes to the end. There
-    is no shell in between; standard input is empty. Exit code, duration and output (standard output and standard error
-    together) are recorded before the next item runs.
+    Each line is an item; blank lines are skipped. The item replaces {} in COMMAND; without a place for it, it goes to
+    the end. There is no shell in between; standard input is empty. Exit code, duration and output (standard output and
+    standard error together) are recorded before the next item runs.
+
+    \b
+    As in GNU parallel, where an item is the name of a file:
+      {.}    without its extension      {/}    without its directory
+      {//}   its directory              {/.}   without both
+      {#}    the number of the item, from 1
+
+    After :::, values on the command line are the items; after several :::, every combination of one value of each list.
+    {1}, {2} and so on are the values, {1.} or {2/} parts of them, {} all, with blanks between. With --csv and --tsv
+    each row is an item, and the first one names the columns: {name} and {1} are its fields, {} is all of it.
 
     \b
     For a pipe or a redirection, call a shell and give it the item as an argument:
@@ -232,8 +88,9 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     --changed-files. That records what the file was before its item ran, and runs the item again, whatever its outcome,
     if the file is another by now, came into being, or is gone. What was done without --changed-files runs again, too.
 
-    With --jsonl each line is a JSON value. {name} is replaced by the field of that name, {} by the whole value. Strings
-    stand for themselves, anything else for its JSON; {{name}} is {name}. A DURATION is seconds, or like 90s, 5m,
+    With --jsonl each line is a JSON value. {name} is replaced by the field of that name, {1} by the first value of an
+    array, {} by the whole value. Strings stand for themselves, anything else for its JSON. To write {name} or {.}
+    itself, double the braces: {{name}}. A DURATION is seconds, or like 90s, 5m,
     1h30m, 2d.
 
     If it is killed at any instant, start the same line again: it runs only what is missing. Start it several times at
@@ -258,6 +115,7 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     store that cannot be used, 75 stopped by a shortage (of processes, open files, memory) in which nothing ran for a
     minute, 130 interrupted, 143 terminated.
     """
+    command, lists = split_lists(command)
     words = tuple(map(os.fsencode, command))
     options["is_printing"] |= options["is_ordered"]
     if options.pop("halts_on_error"):
@@ -270,16 +128,8 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
         raise click.UsageError(
             "--where says which failures --retry-failed runs again; give both. Nothing was run"
         )
-    job = Job(words=words, jobs=jobs or default_jobs(), **options)
-    if job.item_key is not None and not job.is_json:
-        raise click.UsageError("--item-key names a field of JSON items, which take --jsonl; nothing was run")
-    if not job.compares_files and (job.compares_content or job.file_field is not None):
-        name = "--hash says how" if job.compares_content else "--file-field says which file"
-        raise click.UsageError(f"{name} --changed-files compares; give both. Nothing was run")
-    if job.file_field is not None and not job.is_json:
-        raise click.UsageError(
-            "--file-field names a field of JSON items, which take --jsonl; nothing was run"
-        )
+    job = Job(words=words, jobs=jobs or default_jobs(), lists=lists, **options)
+    _require_fitting(job)
     if not job.template.is_command():
         raise click.UsageError(f"there is no command {safe(to_text(words[0]))!r}; nothing was run")
     field = job.template.unfilled_field()
@@ -289,7 +139,45 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     return dry_run(job, items) if is_dry_run else _run(job, items)
 
 
-def _run(job: Job, items: ItemReader) -> int:
+def _require_fitting(job: Job) -> None:
+    """Refuse options that have nothing to do with each other.
+
+    Raises:
+        click.UsageError: there are such.
+    """
+    shapes = [
+        name
+        for name in ("jsonl", "csv", "tsv")
+        if getattr(job, "is_json" if name == "jsonl" else f"is_{name}")
+    ]
+    if len(shapes) > 1:
+        raise click.UsageError(f"--{shapes[0]} and --{shapes[1]} exclude each other; nothing was run")
+    if job.is_null_separated and (job.is_csv or job.is_tsv):
+        raise click.UsageError(
+            f"--null and --{shapes[0]} exclude each other: rows are lines; nothing was run"
+        )
+    if job.lists is not None and (shapes or job.is_null_separated or job.items != STDIN):
+        raise click.UsageError("the items stand after :::, so no others are read; nothing was run")
+    if job.item_key is not None and not shapes:
+        raise click.UsageError(
+            "--item-key names a field of JSON items, which take --jsonl, or a column, which takes --csv or --tsv; "
+            "nothing was run"
+        )
+    if not job.compares_files and (job.compares_content or job.file_field is not None):
+        name = "--hash says how" if job.compares_content else "--file-field says which file"
+        raise click.UsageError(f"{name} --changed-files compares; give both. Nothing was run")
+    if job.file_field is not None and not shapes:
+        raise click.UsageError(
+            "--file-field names a field of JSON items, which take --jsonl, or a column, which takes --csv or --tsv; "
+            "nothing was run"
+        )
+    if job.compares_files and job.lists is not None and len(job.lists) > 1:
+        raise click.UsageError(
+            "--changed-files takes items that name a file, not combinations; nothing was run"
+        )
+
+
+def _run(job: Job, items: Items) -> int:
     started_s = time.monotonic()
     tally = Tally()
     try:
@@ -343,7 +231,7 @@ def _run(job: Job, items: ItemReader) -> int:
 def _started(
     job: Job,
     checkpoint: Checkpoint,
-    items: ItemReader,
+    items: Items,
     executor: BusyThreads,
     command: RunCommand,
     reporter: Reporter,

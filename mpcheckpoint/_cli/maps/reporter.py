@@ -13,8 +13,7 @@ from mpcheckpoint._work.retries import MOST_DEATHS, Death, Retry
 
 if TYPE_CHECKING:
     from mpcheckpoint._cli.bars import Bar
-    from mpcheckpoint._cli.maps.items import ItemReader
-    from mpcheckpoint._cli.maps.job import Job
+    from mpcheckpoint._cli.maps.job import Items, Job
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.shortage import ShortageEvent
 
@@ -54,7 +53,7 @@ class Reporter:
     The output of the commands is recorded, not shown here: that of several at a time would be a muddle.
     """
 
-    def __init__(self, items: ItemReader, tally: Tally, job: Job) -> None:
+    def __init__(self, items: Items, tally: Tally, job: Job) -> None:
         self._tally, self._items = tally, items
         self._attempts = job.retries + 1
         self._display = _display(job)
