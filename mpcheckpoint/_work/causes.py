@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NOT_STARTED = "could not be started: "
 TIMED_OUT = "timed out after "
 OVER_MEMORY = "exceeded the memory limit of "
-_KILLED = re.compile(r"(the process that ran it died: it was )?killed by signal \d")
+_KILLED = re.compile(r"(?:the process that ran it died: it was )?killed by signal (\d{1,3})")
 _ENDED = re.compile(r"the process that ran it died: it ended with exit code (\d+)")
 _EXIT = re.compile(r"exit=(\d{1,3})")
 _MOST_CODE = 255
@@ -58,6 +58,15 @@ def exit_code(outcome: Outcome) -> int | None:
         return code
     ended = _ENDED.match(outcome.error or "")
     return int(ended[1]) if ended else None
+
+
+def killing_signal(outcome: Outcome) -> int | None:
+    """Return the signal that ended a command, or the process of a function; None if none did."""
+    code = exit_code(outcome)
+    if code is not None and code < 0:
+        return -code
+    found = _KILLED.match(outcome.error or "")
+    return None if found is None else int(found[1])
 
 
 def condition(text: str) -> Choice:

@@ -86,12 +86,25 @@ class ExecutorPool:
     """
 
     def __init__(
-        self, plan: Plan, executor: Executor, jobs: int, *, on_stop: Callable[[], None] = lambda: None
+        self,
+        plan: Plan,
+        executor: Executor,
+        jobs: int,
+        *,
+        on_stop: Callable[[], None] = lambda: None,
+        goes_on: bool = True,
     ) -> None:
+        """Give out nothing yet.
+
+        Args:
+            on_stop: called before what runs is waited for.
+            goes_on: whether a thread goes on with the next item by itself; else the executor starts each of them.
+        """
         self._plan = plan
         self._executor = executor
         self.most = 2 * jobs
         self._on_stop = on_stop
+        self._goes_on = goes_on
         self._tickets: set[_Ticket] = set()
         self._waiting: deque[_Ticket] = deque()
         self._done: SimpleQueue[_Ticket] = SimpleQueue()
@@ -106,7 +119,7 @@ class ExecutorPool:
         Raises:
             WorkerDiedError: the executor is broken, or was shut down.
         """
-        ticket = _Ticket(self._plan, entry, self._waiting)
+        ticket = _Ticket(self._plan, entry, self._waiting, goes_on=self._goes_on)
         try:
             call = self._executor.submit(ticket)
         except Exception as error:
@@ -190,10 +203,11 @@ class _Ticket:
         report: what became of the item. Running as soon as it cannot be recalled.
     """
 
-    def __init__(self, plan: Plan, entry: Input, waiting: deque[_Ticket]) -> None:
+    def __init__(self, plan: Plan, entry: Input, waiting: deque[_Ticket], *, goes_on: bool) -> None:
         self._plan = plan
         self.entry = entry
         self._waiting = waiting
+        self._goes_on = goes_on
         self.report: Future[ItemReport] = Future()
         self._call: Future[Any] | None = None  # the executor's: an ItemReport, or None if it ran here
         self._is_sent = False
@@ -203,7 +217,7 @@ class _Ticket:
         """Run the item in this thread, and those that follow; nothing if it was recalled, or another thread has it."""
         if not self._leave() or not self.report.set_running_or_notify_cancel():
             return
-        until_s = time.monotonic() + _STINT_S
+        until_s = time.monotonic() + (_STINT_S if self._goes_on else 0.0)
         taken = deque([self])
 
         def following() -> Input | None:

@@ -229,3 +229,18 @@ def latest_outcomes(log: LogHandle, rule: Rule) -> Iterator[LatestOutcome]:
     for start in range(0, len(object_keys), _KEYS_A_LOOK):
         some = object_keys[start : start + _KEYS_A_LOOK]
         yield from log.query(lambda view, some=some: [latest(view, each) for each in some])  # type: ignore[misc]
+
+
+def dated_outcomes(log: LogHandle, rule: Rule) -> Iterator[tuple[int, str, bytes]]:
+    """Yield the stamp, the object key and the event of each object's last outcome that counts."""
+
+    def latest(view: LogView, object_key: str) -> tuple[int, str, bytes] | None:
+        found = next((entry for entry, head in records_of(view, object_key) if rule.counts(head)), None)
+        return None if found is None else (found.stamp_us, object_key, found.event)
+
+    object_keys = log.query(lambda view: list(view.records.objects))
+    for start in range(0, len(object_keys), _KEYS_A_LOOK):
+        some = object_keys[start : start + _KEYS_A_LOOK]
+        for each in log.query(lambda view, some=some: [latest(view, key) for key in some]):  # type: ignore[misc]
+            if each is not None:
+                yield each

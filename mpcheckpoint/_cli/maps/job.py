@@ -13,9 +13,9 @@ from mpcheckpoint._cli.maps.items import Files, ItemReader, file_of, json_input,
 from mpcheckpoint._cli.maps.lists import Combinations
 from mpcheckpoint._cli.maps.quoted_lines import QuotedLines
 from mpcheckpoint._cli.maps.tables import TableInputs
-from mpcheckpoint._cli.maps.template import Shape, Template
+from mpcheckpoint._cli.maps.template import JsonItem, Shape, Template
 from mpcheckpoint._cli.terminal import safe, say
-from mpcheckpoint._format.byte_text import to_text
+from mpcheckpoint._format.byte_text import to_bytes, to_text
 from mpcheckpoint._work.causes import any_of
 from mpcheckpoint._work.file_marks import ChangedFiles, marked
 from mpcheckpoint._work.reruns import IfChanged
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._work.halt import Halt
     from mpcheckpoint._work.inputs import Input, NotYet
+    from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.runs import JoinedRun
 
 STDIN = "-"
@@ -63,6 +64,10 @@ class Job(NamedTuple):
     is_printing: bool
     is_ordered: bool
     output_limit_bytes: int
+    is_tagging: bool
+    delay_s: float
+    most_load: float | None
+    joblog: str | None
     lists: list[list[bytes]] | None = None
 
     @property
@@ -103,6 +108,19 @@ class Job(NamedTuple):
         """Which files the items name, and how they are compared with what they were."""
         how = ChangedFiles.HASH if self.compares_content else ChangedFiles.STAT
         return Files(how if self.compares_files else None, self.file_field)
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether commands wait before they start."""
+        return self.delay_s > 0 or self.most_load is not None
+
+    def tag(self, outcome: Outcome) -> bytes | None:
+        """Return what the lines of an item's output begin with; None for nothing."""
+        if not self.is_tagging:
+            return None
+        item = outcome.item
+        text: bytes = item.text if isinstance(item, JsonItem) else item
+        return text if self.item_key is None else to_bytes(outcome.object_key)
 
     def inputs(self, items: Items) -> Iterator[Input | NotYet]:
         """Return the items, with the marks of their files if these are compared."""

@@ -12,11 +12,13 @@ from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.interrupts import Interrupts, exit_code_of
 from mpcheckpoint._cli.maps.dry_run import dry_run
 from mpcheckpoint._cli.maps.job import STDIN, Job
+from mpcheckpoint._cli.maps.joblog import write_joblog
 from mpcheckpoint._cli.maps.lists import split_lists
 from mpcheckpoint._cli.maps.map_options import map_options
 from mpcheckpoint._cli.maps.outcome_text import print_output
 from mpcheckpoint._cli.maps.reporter import Reporter, Tally
 from mpcheckpoint._cli.maps.run_command import RunCommand
+from mpcheckpoint._cli.maps.start_gate import StartGate
 from mpcheckpoint._cli.maps.threads import BusyThreads
 from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, plural, safe, say
 from mpcheckpoint._format.byte_text import to_text
@@ -117,7 +119,7 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     """
     command, lists = split_lists(command)
     words = tuple(map(os.fsencode, command))
-    options["is_printing"] |= options["is_ordered"]
+    options["is_printing"] |= options["is_ordered"] or options["is_tagging"]
     if options.pop("halts_on_error"):
         if options["halt"] is not None:
             raise click.UsageError(
@@ -136,7 +138,13 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
     if field is not None:
         say(f"mpcheckpoint map: {field} is passed as it stands; with --jsonl it would be a field of the item")
     items = job.open_items()
-    return dry_run(job, items) if is_dry_run else _run(job, items)
+    if is_dry_run:
+        return dry_run(job, items)
+    code = _run(job, items)
+    if job.joblog is not None:
+        with Checkpoint(job.store, read_only=True) as checkpoint:
+            write_joblog(handle_of(checkpoint.log(job.log_key, create=False)), job.rerun, job.joblog)
+    return code
 
 
 def _require_fitting(job: Job) -> None:
@@ -180,20 +188,21 @@ def _require_fitting(job: Job) -> None:
 def _run(job: Job, items: Items) -> int:
     started_s = time.monotonic()
     tally = Tally()
+    gate = StartGate(job.delay_s, job.most_load, lambda text: reporter.take_wait(text, False))
     try:
         with (
             outlast_shortage(Interrupts, _say_shortage) as interrupts,
             outlast_shortage(lambda: Checkpoint(job.store), _say_shortage) as checkpoint,
-            BusyThreads(job.jobs) as executor,
+            BusyThreads(job.jobs, gate.wait) as executor,
             RunCommand(
-                job.template, job.output_limit_bytes, job.timeout_s, job.memory_bytes, interrupts
+                job.template, job.output_limit_bytes, job.timeout_s, job.memory_bytes, interrupts, gate
             ) as command,
             Reporter(items, tally, job) as reporter,
             _started(job, checkpoint, items, executor, command, reporter) as map_run,
         ):
             for outcome in map_run:
                 if job.is_printing:
-                    print_output(outcome)
+                    print_output(outcome, job.tag(outcome))
                 reporter.take(outcome)
     except BrokenPipeError:
         end_by_broken_pipe()  # now that what ran was given back
@@ -245,7 +254,7 @@ def _started(
     if (halt := job.halt) is not None:
         permit = outlast_shortage(lambda: permit_for(halt, log.workers_directory), reporter.take_shortage)
     plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s), permit)
-    pool = ExecutorPool(plan, executor, job.jobs, on_stop=command.stop)
+    pool = ExecutorPool(plan, executor, job.jobs, on_stop=command.stop, goes_on=not job.has_gate)
     options = Options(
         job.is_ordered,
         on_retry=reporter.take_retry,

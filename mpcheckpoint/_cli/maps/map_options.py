@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mpcheckpoint._cli.maps.joblog import require_joblog
+from mpcheckpoint._cli.maps.start_gate import load_limit
 from mpcheckpoint._cli.options import LocalPath, key_option, memory_size, rerun_option, store_option
 from mpcheckpoint._cli.terminal import safe
 from mpcheckpoint._cli.times import duration, duration_above_0
@@ -39,6 +41,19 @@ def _halt(context: click.Context, parameter: click.Parameter, value: str | None)
         return None if value is None else Halt.of(value)
     except ValueError as error:
         raise click.BadParameter(safe(str(error))) from None
+
+
+def _load(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else load_limit(value)
+    except ValueError as error:
+        raise click.BadParameter(safe(str(error))) from None
+
+
+def _joblog(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        require_joblog(value)
+    return value
 
 
 def _where(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -119,6 +134,27 @@ _OPTIONS = (
         "Linux only.",
     ),
     click.option(
+        "--delay",
+        "delay_s",
+        type=duration,
+        default="0",
+        metavar="DURATION",
+        help="Start commands so far apart. [default: 0]",
+    ),
+    click.option(
+        "--load",
+        "most_load",
+        metavar="N|N%",
+        callback=_load,
+        help="Start commands only while fewer than N processes run or could run on the machine; N% of its processors.",
+    ),
+    click.option(
+        "--joblog",
+        metavar="FILE",
+        callback=_joblog,
+        help="When the map ends, write the outcomes of all items into FILE, as a job log of GNU parallel.",
+    ),
+    click.option(
         "--halt-on-error",
         "halts_on_error",
         is_flag=True,
@@ -176,6 +212,12 @@ _OPTIONS = (
     ),
     click.option(
         "--ordered", "-k", "is_ordered", is_flag=True, help="As --print, in the order of the items."
+    ),
+    click.option(
+        "--tag",
+        "is_tagging",
+        is_flag=True,
+        help="As --print; each line begins with the item (or with its --item-key) and a tab.",
     ),
     click.option(
         "--output-limit",

@@ -54,8 +54,10 @@ def text_of(outcome: Outcome) -> str:
     return text
 
 
-def print_output(outcome: Outcome) -> None:
+def print_output(outcome: Outcome, tag: bytes | None = None) -> None:
     """Print an item's output byte by byte, whole, and flush it.
+
+    With ``tag``, each line begins with that and a tab, and the last line ends.
 
     An item that was done before is printed from its record. So the same line, started again after a kill, prints all.
 
@@ -68,6 +70,9 @@ def print_output(outcome: Outcome) -> None:
     text = to_bytes(str(value.get("output", "")))
     if "left_out_bytes" in value:
         text += f"\n{_left_out_note(value)}\n".encode() + to_bytes(str(value.get("output_end", "")))
+    if tag is not None and text:
+        prefix = tag.replace(b"\n", b"\\n") + b"\t"
+        text = prefix + text.removesuffix(b"\n").replace(b"\n", b"\n" + prefix) + b"\n"
     # Not `write_out`, which ends the process at a broken pipe: what runs is to be given back first.
     sys.stdout.buffer.write(text)
     sys.stdout.buffer.flush()

@@ -11,10 +11,12 @@ import click
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.known_keys import keys_in, shown_keys
+from mpcheckpoint._cli.maps.joblog import require_joblog, write_joblog
 from mpcheckpoint._cli.maps.outcome_text import json_row, text_of
 from mpcheckpoint._cli.maps.watch import JsonRows, PlainLines, watch
 from mpcheckpoint._cli.options import json_option, key_option, rerun_option, store_option
 from mpcheckpoint._cli.terminal import Exit, flush_out, is_screen, json_line, one_line, safe, write_out
+from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
     from mpcheckpoint import Log, MapStatus
@@ -28,6 +30,11 @@ _MOST_RERUNS = 5
 @key_option
 @rerun_option("Only the outcomes under that name. [default: the last one of each item]")
 @click.option("--failed", "only_failed", is_flag=True, help="Only items that failed.")
+@click.option(
+    "--joblog",
+    metavar="FILE",
+    help="Write them into FILE, or - for standard output, as a job log of GNU parallel; print nothing else.",
+)
 @click.option("--summary", "is_summary", is_flag=True, help="Only the counts, and what runs now.")
 @click.option("--watch", "is_watching", is_flag=True, help="Show the progress of the map until it ends.")
 @json_option
@@ -37,6 +44,7 @@ def results_command(
     log_key: str,
     rerun: str | None,
     only_failed: bool,
+    joblog: str | None,
     is_summary: bool,
     is_watching: bool,
     is_json: bool,
@@ -64,6 +72,10 @@ def results_command(
     failure and the counts every 10 seconds; with --json every outcome, also the earlier ones. It ends when no process
     works on the map any more.
 
+    --joblog writes Seq, Host, Starttime, JobRuntime, Send, Receive, Exitval, Signal and Command of each item, in the
+    order in which they ended. Seq numbers the items in the order in which they were first recorded; Exitval is -1 for a
+    time-out, and 126 or 127 for what could not be started. FILE is replaced, if it is a job log.
+
     While only one rerun is under way, --summary and --watch count what is done under its name, as with --rerun.
 
     Exit codes: 0, or 2 for a store or log that cannot be read or that no map has run on, or no such rerun; with
@@ -71,11 +83,18 @@ def results_command(
     """
     if is_summary and is_watching:
         raise click.UsageError("--summary and --watch exclude each other")
+    if joblog is not None:
+        if is_summary or is_watching or is_json:
+            raise click.UsageError("--joblog excludes --summary, --watch and --json")
+        require_joblog(joblog)
     with Checkpoint(store, read_only=True) as checkpoint:
         log = checkpoint.log(log_key, create=False)
         status = log.map_status(rerun=rerun)
         if status is None:
             raise click.ClickException(_none_ran(log, store, rerun))
+        if joblog is not None:
+            write_joblog(handle_of(log), rerun, joblog, only_failed=only_failed)
+            return Exit.OK
         if is_watching:
             with closing(_display(is_json=is_json, only_failed=only_failed)) as display:
                 watch(log, status, display)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._cli.interrupts import Interrupts
+    from mpcheckpoint._cli.maps.start_gate import StartGate
     from mpcheckpoint._cli.maps.template import Item, Template
     from mpcheckpoint._work.workers import Worker
 
@@ -49,7 +50,9 @@ class RunCommand:
         timeout_s: float | None,
         memory_bytes: int | None,
         interrupts: Interrupts,
+        gate: StartGate,
     ) -> None:
+        self._gate = gate
         self._template = template
         self._output_limit_bytes = output_limit_bytes
         self._timeout_s = timeout_s
@@ -109,6 +112,7 @@ class RunCommand:
         A Ctrl-C meanwhile kills them at once. Stopping twice is fine.
         """
         self._stopping.set()
+        self._gate.open()
         self._interrupts.obey()
         if self._leads_groups and self._interrupts.have_come(0):
             self._signal(signal.SIGINT)  # groups of their own: the terminal did not interrupt them with us

@@ -24,8 +24,9 @@ class BusyThreads(Executor):
     ``_lock`` guards all fields.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, before: Callable[[], None] = lambda: None) -> None:
         self._most = most
+        self._before = before  # each call
         self._lock = threading.Lock()
         self._queue: deque[Callable[[], None]] = deque()
         self._threads: set[threading.Thread] = set()
@@ -92,5 +93,6 @@ class BusyThreads(Executor):
                     self._threads.discard(threading.current_thread())
                     return
                 call = self._queue.popleft()
+            self._before()  # the call may be taken back meanwhile
             call()
             del call  # let go of the item before the next one comes

@@ -1,0 +1,168 @@
+"""The outcomes of a map as a job log of GNU parallel: a table of ten columns, one line an item."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._cli.maps.items import canonical
+from mpcheckpoint._cli.maps.template import Item, JsonItem, MissingFieldError, Shape, Template
+from mpcheckpoint._cli.terminal import flush_out, one_line, safe, write_out
+from mpcheckpoint._format.byte_text import to_bytes, to_text
+from mpcheckpoint._work.causes import NOT_STARTED, TIMED_OUT, exit_code, killing_signal
+from mpcheckpoint._work.outcomes import outcome_of
+from mpcheckpoint._work.reruns import history_of
+from mpcheckpoint._work.runs import dated_outcomes
+
+if TYPE_CHECKING:
+    from mpcheckpoint import Outcome
+    from mpcheckpoint._view.log_handle import LogHandle
+
+STDOUT = "-"
+_HEAD = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+_HOST = ":"  # this one
+_NOT_FOUND, _NOT_RUN = 127, 126  # of a shell
+
+
+def require_joblog(path: str) -> None:
+    """Refuse a file that a job log must not take the place of.
+
+    Raises:
+        click.UsageError: it is another kind of file, or cannot be looked at.
+    """
+    if path == STDOUT:
+        return
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(len(_HEAD))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise click.UsageError(f"cannot write the job log {safe(path)}: {error.strerror}") from error
+    if not _HEAD.startswith(beginning):
+        raise click.UsageError(f"{safe(path)} is no job log: it is left alone. Give the name of another file")
+
+
+def write_joblog(log: LogHandle, rerun: str | None, path: str, *, only_failed: bool = False) -> None:
+    """Write the last outcome of each item, in the order in which they ended.
+
+    A file is replaced as a whole: whoever reads it meanwhile sees the one or the other.
+
+    Raises:
+        click.ClickException: it cannot be written.
+    """
+    text = _HEAD + b"".join(_rows(log, rerun, only_failed=only_failed))
+    if path == STDOUT:
+        write_out(text)
+        flush_out()
+        return
+    try:
+        _replace(path, text)
+    except OSError as error:
+        raise click.ClickException(f"cannot write the job log {safe(path)}: {error.strerror}") from error
+
+
+def _replace(path: str, text: bytes) -> None:
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:  # a pipe, /dev/stderr
+            file.write(text)
+        return
+    path = os.path.realpath(path)
+    descriptor, new = tempfile.mkstemp(prefix=".joblog-", dir=os.path.dirname(path))
+    try:
+        with open(descriptor, "wb") as file:
+            mask = os.umask(0)
+            os.umask(mask)
+            os.fchmod(descriptor, os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o666 & ~mask)
+            file.write(text)
+        system.replace(new, path)
+    except BaseException:
+        with suppress(OSError):
+            system.remove(new)
+        raise
+
+
+def _rows(log: LogHandle, rerun: str | None, *, only_failed: bool) -> list[bytes]:
+    history = log.query(history_of)
+    rows = []
+    for number, (stamp_us, object_key, event) in enumerate(dated_outcomes(log, history.rule(rerun)), 1):
+        outcome = outcome_of(event, object_key, repeated=True, runs=history.by_number)
+        if not (only_failed and outcome.ok):
+            rows.append((stamp_us, number, _row(number, stamp_us, outcome)))
+    return [row for _, _, row in sorted(rows)]
+
+
+def _row(number: int, stamp_us: int, outcome: Outcome) -> bytes:
+    began_s = max(0.0, stamp_us / 1e6 - outcome.duration_s)
+    code, signal_number = _ended(outcome)
+    fields = (
+        *(number, _HOST, f"{began_s:.3f}", f"{outcome.duration_s:10.3f}", 0, _received_bytes(outcome.value)),
+        *(code, signal_number, one_line(command_of(outcome))),
+    )
+    return "\t".join(map(str, fields)).encode() + b"\n"
+
+
+def _received_bytes(value: Any) -> int:
+    if not isinstance(value, dict) or "output" not in value:
+        return 0
+    kept = sum(len(to_bytes(str(value.get(name, "")))) for name in ("output", "output_end"))
+    left_out = value.get("left_out_bytes", 0)
+    return kept + (left_out if isinstance(left_out, int) else 0)
+
+
+def _ended(outcome: Outcome) -> tuple[int, int]:
+    """Return the exit code and the signal, as GNU parallel has them."""
+    error = outcome.error or ""
+    code = exit_code(outcome)
+    number = killing_signal(outcome)
+    if error.startswith(TIMED_OUT):
+        return -1, number or 0
+    if number is not None:
+        return 0, number
+    if error.startswith(NOT_STARTED):
+        return (_NOT_FOUND if "No such file" in error else _NOT_RUN), 0
+    return (int(not outcome.ok) if code is None else code), 0
+
+
+def command_of(outcome: Outcome) -> str:
+    """Return the command line that an outcome came from, with its item in it.
+
+    The numbers of items are not recorded, so {#} stands for itself.
+    """
+    error = outcome.error or ""
+    if exit_code(outcome) is None and not error.startswith(NOT_STARTED):
+        return f"{outcome.version or '(a function)'} {outcome.object_key}"
+    item, shape = _item_of(outcome)
+    try:
+        words = tuple(to_bytes(word).replace(b"{#}", b"{{#}}") for word in shlex.split(outcome.version))
+        argv = Template(words, shape=shape).argv(item)
+    except (ValueError, MissingFieldError):  # another kind of writer
+        return f"{outcome.version} {outcome.object_key}"
+    return shlex.join(map(to_text, argv))
+
+
+def _item_of(outcome: Outcome) -> tuple[Item, Shape]:
+    value = outcome.item
+    if isinstance(value, str):
+        return to_bytes(value), Shape.PLAIN if value == outcome.object_key else Shape.FIELDS
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        columns = tuple(map(to_bytes, value))
+        return JsonItem(b"", b" ".join(columns), None, None, columns), Shape.LISTS
+    text = canonical(value)
+    fields = (
+        {name.encode(): _text_of(each) for name, each in value.items()} if isinstance(value, dict) else None
+    )
+    columns = tuple(
+        map(_text_of, value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+    )
+    return JsonItem(text, text, fields, None, columns), Shape.FIELDS
+
+
+def _text_of(value: Any) -> bytes:
+    return to_bytes(value) if isinstance(value, str) else canonical(value)
