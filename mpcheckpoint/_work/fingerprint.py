@@ -150,7 +150,11 @@ def _without_comments(source: str) -> str:
 
 
 def _source_of_lambda(code: CodeType) -> str:
-    """Return the source of one lambda. There may be several on its line, and the lines alone may be no Python."""
+    """Return the source of one lambda. There may be several on its line, and the lines alone may be no Python.
+
+    Raises:
+        OSError: which one it is cannot be told, or its file was written anew meanwhile.
+    """
     lines, _ = inspect.findsource(code)
     text = "".join(lines)
     places = [place for place in code.co_positions() if place[0] is not None and place[2] is not None]
@@ -159,13 +163,29 @@ def _source_of_lambda(code: CodeType) -> str:
     found = [
         node
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Lambda) and all(_holds(node.body, place) for place in inside)
+        if isinstance(node, ast.Lambda)
+        and node.lineno == code.co_firstlineno
+        and all(_holds(node.body, place) for place in inside)
     ]
+    # CPython 3.12 knows no columns where a constant is returned, and none at all with PYTHONNODEBUGRANGES.
+    if not inside and len(found) > 1:
+        found = [node for node in found if _compiles_to(node, code)]
     smallest = max(found, key=lambda node: (node.lineno, node.col_offset), default=None)
     segment = None if smallest is None else ast.get_source_segment(text, smallest)
     if segment is None:
-        raise OSError("its lambda was not found")
+        raise OSError("which lambda of its line it is cannot be told")
     return _without_comments(f"({segment})")
+
+
+def _compiles_to(node: ast.Lambda, code: CodeType) -> bool:
+    """Return whether a lambda is that of a code: never of one that uses variables of an enclosing function."""
+    compiled = compile(ast.Expression(node), code.co_filename, "eval", dont_inherit=True)
+    return any(isinstance(each, CodeType) and _is_alike(each, code) for each in compiled.co_consts)
+
+
+def _is_alike(one: CodeType, other: CodeType) -> bool:
+    """Return whether two codes are the same but for what tells what they were compiled inside of."""
+    return one.replace(co_qualname=other.co_qualname, co_flags=other.co_flags) == other
 
 
 def _holds(node: ast.expr, place: tuple[int | None, int | None]) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import itertools
+import os
+import subprocess
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -49,6 +51,9 @@ SAME = [
     ("def fn(x):\n    return x + 1\n", "import os\n\n\ndef fn(x):\n    return x + 1\n"),
     ("fn = lambda x: x + 1\n", "other = lambda x: x; fn = lambda x: x + 1\n"),
     ("fn = [\n lambda x:\n  x + 1][0]\n", "fn = [lambda x: x, lambda x:\n  x + 1][1]\n"),
+    ("fn = lambda x: 1\n", "fn, other = lambda x: 1, lambda x: 2\n"),
+    ("fn = lambda x: 1\n", "fn = lambda x: 1\nother = lambda x: 2\n"),
+    ("fn = lambda: 1\n", "fn = (lambda: (lambda: 1))()\n"),
 ]
 OTHER = [
     ("def fn(x):\n    return x + 1\n", "def fn(x):\n    return x + 2\n"),
@@ -56,6 +61,7 @@ OTHER = [
     ("def fn(x):\n    return '''a \nb'''\n", "def fn(x):\n    return '''a\nb'''\n"),
     ("def fn(x):\n    return '# 1'\n", "def fn(x):\n    return '# 2'\n"),
     ("f, fn = lambda x: 1, lambda x: 2\n", "fn, f = lambda x: 1, lambda x: 2\n"),
+    ("fn = lambda x: 1\nlast = lambda x: x\n", "fn = lambda x: 2\nlast = lambda x: x\n"),
     ("n = 1\ndef fn(x, y=n):\n    return y\n", "n = 2\ndef fn(x, y=n):\n    return y\n"),
     ("n = 1\ndef fn(x, *, y=n):\n    return y\n", "n = 2\ndef fn(x, *, y=n):\n    return y\n"),
 ]
@@ -105,6 +111,33 @@ def test_function_that_does_the_same_has_the_same_version(first: str, second: st
 @pytest.mark.parametrize(("first", "second"), OTHER)
 def test_function_that_was_changed_has_another_version(first: str, second: str, load: Any) -> None:
     assert fingerprint(load(first)) != fingerprint(load(second))
+
+
+def test_lambda_whose_place_in_its_line_is_not_known_has_its_own_version_or_none(tmp_path: Path) -> None:
+    (tmp_path / "lambdas.py").write_text(
+        "one, two = lambda x: x + 1, lambda x: x + 2\n"
+        "alone = lambda x: x + 1\n"
+        "def make(n): return (lambda: n), (lambda: n + 1)\n"
+    )
+    check = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from lambdas import *; from mpcheckpoint._work.fingerprint import fingerprint as of\n"
+        "assert of(one) == of(alone) != of(two)\n"
+        "of(make(1)[0])\n"
+    )
+
+    environment = os.environ | {"PYTHONNODEBUGRANGES": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", check],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert "which lambda of its line it is cannot be told" in done.stderr.splitlines()[-1]
+    assert "AssertionError" not in done.stderr
 
 
 @pytest.mark.parametrize("fn", HELD)
