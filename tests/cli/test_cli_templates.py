@@ -255,6 +255,13 @@ def test_tabs_separate_and_quotes_are_no_more_than_quotes(run_map: RunMap) -> No
     assert ended.out == '5" "a,b\n'
 
 
+def test_row_of_empty_fields_is_an_item_and_a_blank_line_is_none(run_map: RunMap) -> None:
+    lines = ["-k", "--", "echo", "<{a}|{b}>"]
+
+    assert run_map("--tsv", *lines, items="a\tb\r\n\t\r\n\r\n  \n1\t\n").out == "<|>\n<1|>\n"
+    assert run_map("--key", "other", "--csv", *lines, items="a,b\n,\n\n1,\n").out == "<|>\n<1|>\n"
+
+
 @pytest.mark.parametrize(
     ("option", "items", "complaint", "done"),
     [
@@ -266,6 +273,9 @@ def test_tabs_separate_and_quotes_are_no_more_than_quotes(run_map: RunMap) -> No
         ("--csv", "name,path\n1,a\n", "its columns are name, path; nothing was run", 0),
         ("--csv", "id,a,a\n1,a\n", "line 1 of items names the column 'a' twice; nothing was run", 0),
         ("--tsv", "id\tpath\n1\ta\n2\n", "line 3 of items has 1 column, unlike the first, which names 2", 1),
+        ("--csv", "id,path\r1,a\r2,b\r", "line 1 of items has a carriage return without a newline; if all", 0),
+        ("--tsv", "id\tpath\r1\ta\r2\tb\r", "line 1 of items has a carriage return without a newline; if", 0),
+        ("--csv", "id,path\n1,a\n2,b\r3,c\n", "line 3 of items has a carriage return without a newline; if all", 1),
         ("--csv", "id," + "x" * 2_000_000, "is longer than 1048576 bytes", 0),
         ("--csv", 'id,n\n1,"' + "x\n" * 600_000, "in items, line 2 opens a quote that does not close within 104", 0),
     ],

@@ -80,6 +80,7 @@ class ItemReader:
         to_input: Callable[[int, bytes], Input | None] | None = None,
         has_header: bool = False,
         quoted: QuotedLines | None = None,
+        blanks: bytes = b" \t\r",
     ) -> None:
         self.header: bytes | None = None
         self.count = 0
@@ -92,7 +93,7 @@ class ItemReader:
         self._is_header_due = has_header
         self._is_null_separated = is_null_separated
         self._separator = b"\0" if is_null_separated else b"\n"
-        self._blank = b"" if is_null_separated else b" \t\r"
+        self._blanks = b"" if is_null_separated else blanks
         self._lines: deque[bytes] = deque()
         self._held_bytes = 0
         self._rest = b""
@@ -181,7 +182,7 @@ class ItemReader:
         self._is_header_due = False
 
     def _is_blank(self, line: bytes) -> bool:
-        return not line.strip(self._blank)
+        return not line.strip(self._blanks)
 
     def _end_early(self, problem: str) -> None:
         self.problem = problem

@@ -152,6 +152,7 @@ class Job(NamedTuple):
             to_input=self._to_input(template),
             has_header=is_table,
             quoted=QuotedLines() if self.is_csv else None,
+            blanks=b" \r" if self.is_tsv else b" \t\r",  # tabs alone are a row of empty fields
         )
 
     def _to_input(self, template: Template) -> Callable[[int, bytes], Input | None]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._cli.maps.template import Template
 
 _MOST_SHOWN_COLUMNS = 20
+_LONE_RETURN = r"has a carriage return without a newline; if all its lines end so, first run: tr '\r' '\n'"
 
 
 class TableInputs:
@@ -59,13 +60,18 @@ class TableInputs:
 
     def _split(self, row: bytes) -> list[bytes]:
         if not self._is_csv:
+            if self._names is None and b"\r" in row:  # else the whole file is the line that names the columns
+                raise BadItemError(_LONE_RETURN)
             return row.split(b"\t")
         text = row.decode("utf-8", "surrogateescape")
         csv.field_size_limit(MOST_ITEM_BYTES)
         try:
-            (values,) = csv.reader(io.StringIO(text, newline=""), strict=True)
-        except (csv.Error, ValueError) as error:
+            rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        except csv.Error as error:
             raise BadItemError(f"is no CSV: {error}") from None
+        if len(rows) != 1:
+            raise BadItemError(_LONE_RETURN)
+        (values,) = rows
         return [value.encode("utf-8", "surrogateescape") for value in values]
 
     def _take_names(self, names: list[bytes]) -> None:
