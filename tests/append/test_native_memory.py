@@ -183,6 +183,7 @@ def test_threads_that_write_for_each_other_leave_no_memory_behind(store: Path, i
         for _ in range(250):
             log.append("y", "y")
 
-    # Threads that run at once have arenas of their own in C's memory, and how many there are is chance.
+    # Threads that run at once have arenas of their own in C's memory, and how much of these is resident is chance: up
+    # to 2 MB were seen on a busy machine. What is given out of them counts as everywhere.
     calls = CALLS * intensity // 1000
-    require_no_leak(burst, calls=calls, most_bytes=SOME_BYTES, chance_bytes=2 * 2**20)
+    require_no_leak(burst, calls=calls, most_bytes=SOME_BYTES, chance_bytes=4 * 2**20)
