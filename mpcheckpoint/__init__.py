@@ -18,6 +18,7 @@ from mpcheckpoint._view.transaction import Transaction
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.outcomes import Outcome
 from mpcheckpoint._work.presence import MapStart
+from mpcheckpoint._work.results import Results
 from mpcheckpoint._work.status import MapStatus, RunningItem
 from mpcheckpoint.checkpoint import Checkpoint, Snapshot
 from mpcheckpoint.log import Log
@@ -38,6 +39,7 @@ __all__ = [
     "Reading",
     "Record",
     "Repair",
+    "Results",
     "RunningItem",
     "Snapshot",
     "Transaction",

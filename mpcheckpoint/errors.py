@@ -313,6 +313,29 @@ class ShortageError(CheckpointError, OSError):
     """
 
 
+# --- tables ------------------------------------------------------------------------------------------------
+
+
+class MissingExtraError(CheckpointError, ImportError):
+    """A library that a table needs is not installed. Nothing was read.
+
+    Attributes:
+        extra: which extra of mpcheckpoint installs it.
+        library: the library.
+    """
+
+    extra: str
+    library: str
+
+    def __init__(self, extra: str, library: str) -> None:
+        super().__init__(
+            f"{library} is not installed; the extra {extra!r} has it: pip install 'mpcheckpoint[{extra}]'",
+            reason="missing extra",
+        )
+        self.extra = extra
+        self.library = library
+
+
 # --- imports -----------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from mpcheckpoint._view.transaction import Transaction, update
 from mpcheckpoint._work.claims import claimed
 from mpcheckpoint._work.file_marks import chosen
 from mpcheckpoint._work.reruns import history_of, require_rerun_name
+from mpcheckpoint._work.results import Results, chosen_outcomes
 from mpcheckpoint._work.start_map import start_map
 from mpcheckpoint._work.status import outcomes_of, pending_of, status_of
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._view.follow import Follower
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._work.claims import Claim
-    from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.status import MapStatus
 
 __all__ = ["Log"]
@@ -261,18 +261,30 @@ class Log:
     # Defined, with its documentation, where its arguments are checked.
     map = start_map
 
-    def results(self, *, rerun: str | None = None) -> Iterator[Outcome]:
-        """Yield the last outcome of each item, whatever rerun it came from, in the order of the objects. Its ``item``
-        is the item as it was recorded: its object key, if it was no JSON value.
+    def results(
+        self,
+        *,
+        rerun: str | None = None,
+        failed: bool = False,
+        since_us: int = 0,
+        slowest: int | None = None,
+    ) -> Results:
+        """Return an iterator over the last outcome of each item, whatever rerun it came from, in the order of the
+        objects. Its ``item`` is the item as it was recorded: its object key, if it was no JSON value. The iterator
+        turns what it would give into a table, too: ``to_pandas``, ``to_arrow``, ``write_parquet``.
 
         Args:
             rerun: the last outcome under this name; nothing if there is no such rerun.
+            failed: only failures.
+            since_us: only what ended then or later, in microseconds since 1970.
+            slowest: only so many, those whose last attempt took longest, the longest first.
 
         Raises:
-            ValueError: ``rerun`` is no name.
+            ValueError: ``rerun`` is no name, ``since_us`` no time, or ``slowest`` no number of outcomes.
         """
         require_rerun_name(rerun)
-        return outcomes_of(self._handle, rerun)
+        chosen = chosen_outcomes(only_failed=failed, since_us=since_us, slowest=slowest)
+        return Results(chosen.of(outcomes_of(self._handle, rerun)))
 
     def reruns(self) -> tuple[str, ...]:
         """Return the names of the reruns on this log, in the order in which they were begun."""

@@ -160,7 +160,7 @@ class Dispatcher:
         if state.outcome is not None:
             if not is_same_input(state.outcome, entries[0]):
                 raise changed_item(entries[0])
-            self._finish(entries, state.outcome, is_own=False)
+            self._finish(entries, state, is_own=False)
         elif self.is_halted:
             self._drop(entries)
         elif state.is_taken or self._rests.is_resting(object_key):
@@ -240,7 +240,9 @@ class Dispatcher:
         elif report.kind in (Kind.TIMED_OUT, Kind.OVER_MEMORY):
             kind = TimeoutError if report.kind is Kind.TIMED_OUT else MemoryError
             error = kind(report.cause)
-            result = Result(False, None, report.cause, error, duration_s=report.duration_s)
+            result = Result(
+                False, None, report.cause, error, duration_s=report.duration_s, worker=report.worker
+            )
             self._record_failure(entries, entry, result)
         elif report.kind is Kind.TO_RETRY:
             self._options.on_retry(Retry(entry.object_key, entry.attempts + 1, report.cause, report.pause_s))
@@ -256,7 +258,7 @@ class Dispatcher:
     def _settle_outcome(self, entries: list[Input], entry: Input, report: ItemReport) -> None:
         is_own = report.kind is Kind.RECORDED
         if report.event is not None:
-            state = ItemState(report.event, is_taken=False)
+            state = ItemState(report.event, is_taken=False, outcome_us=report.stamp_us)
         else:
             state = outlast_shortage(
                 lambda: self._outcome_of(entry, is_own=is_own), self._options.on_shortage
@@ -269,7 +271,7 @@ class Dispatcher:
             # Another start ran it meanwhile, when its file was not yet what it is for us.
             self._start(entries)
             return
-        outcome = self._finish(entries, event, is_own=is_own, raised=report.raised.error)
+        outcome = self._finish(entries, state, is_own=is_own, raised=report.raised.error)
         permit = self._plan.permit
         is_first_last = permit is None or permit.is_for_one
         self.has_failure |= not outcome.ok if is_first_last else self._failures.is_reached
@@ -283,16 +285,22 @@ class Dispatcher:
 
         def judged(view: LogView) -> ItemState:
             self._note_runs(view)
-            return ItemState(own_outcome(view, self._plan.run, entry.object_key), is_taken=False)
+            found = own_outcome(view, self._plan.run, entry.object_key)
+            if found is None:
+                return ItemState(None, is_taken=False)
+            return ItemState(found.event, is_taken=False, outcome_us=found.stamp_us)
 
         return self._log.query(judged)
 
     def _finish(
-        self, entries: list[Input], event: bytes, *, is_own: bool, raised: BaseException | None = None
+        self, entries: list[Input], state: ItemState, *, is_own: bool, raised: BaseException | None = None
     ) -> Outcome:
+        assert state.outcome is not None
         self._unfinished -= len(entries)
         self._rests.forget(entries[0].object_key)
-        outcome = outcome_of(event, entries[0].object_key, repeated=not is_own, runs=self._runs)
+        outcome = outcome_of(
+            state.outcome, entries[0].object_key, state.outcome_us, repeated=not is_own, runs=self._runs
+        )
         for number, entry in enumerate(entries):
             is_first = is_own and number == 0
             is_as_found = (
@@ -327,7 +335,8 @@ class Dispatcher:
 
     def _settle_death(self, entries: list[Input], entry: Input, report: ItemReport) -> None:
         """Count the death of the process that ran an item; after a second, if the whole job may be told to end."""
-        death = Result(False, None, f"the process that ran it died: {report.cause}", is_death=True)
+        cause = f"the process that ran it died: {report.cause}"
+        death = Result(False, None, cause, is_death=True, worker=report.worker)
         if is_told_to_end(report.exit_code):
             self._hold(entries, entry, death)
         else:

@@ -56,6 +56,7 @@ class ItemBatch:
     Attributes:
         finish_refusal: why ``finish`` was not recorded: FOUND or TAKEN; None if it was.
         start_refusal: why the item of ``start`` was not claimed: FOUND, TAKEN or HALTED; None if it was.
+        stamp_us: of the batch; 0 until it is appended.
     """
 
     def __init__(self, plan: Plan, finish: Finish | None, start: Start | None) -> None:
@@ -64,6 +65,7 @@ class ItemBatch:
         self._start = start
         self.finish_refusal: Kind | None = None
         self.start_refusal: Kind | None = None
+        self.stamp_us = 0
 
     def append(self) -> None:
         """Append what is not refused. It can be called again if it raised a shortage.
@@ -100,9 +102,10 @@ class ItemBatch:
 
         is_durable = finish is not None and finish.is_outcome
         try:
-            self._plan.log.log.append_if(
+            appended = self._plan.log.log.append_if(
                 ending + claim, choose, durability="always" if is_durable else "never"
             )
+            self.stamp_us = appended.stamp_us
         except _NothingError:
             pass
 

@@ -12,6 +12,7 @@ from mpcheckpoint._format.advice import name_of
 from mpcheckpoint._format.codec import decode_event, encode_payload, is_json
 from mpcheckpoint._format.made_json import made_json
 from mpcheckpoint._work.refusals import invalid_result
+from mpcheckpoint._work.workers import worker_name
 from mpcheckpoint.errors import InvalidEventError, InvalidResultError, LimitExceededError
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ class Outcome:
         attempts: how many attempts it took, the last one included; more than 1 only if failures are retried.
         rerun: the rerun it was made under; None if under none.
         version: the version of the map that made it.
+        ended_us: when it was recorded, right after its last attempt ended, in microseconds since 1970. As the stamps of
+            records it never goes back, whatever the clock does.
+        worker: what ran the last attempt: "4711", a process, or "4711/2", the second thread of a process that runs
+            items beside its first thread. None if that was recorded before outcomes told it.
     """
 
     item: Any
@@ -55,6 +60,16 @@ class Outcome:
     attempts: int = 1
     rerun: str | None = None
     version: str = ""
+    ended_us: int = 0
+    worker: str | None = None
+
+    @property
+    def began_us(self) -> int:
+        """When its last attempt began: ``duration_s`` before ``ended_us``.
+
+        Of a process that died only the end is known: then it is the same.
+        """
+        return max(0, self.ended_us - round(self.duration_s * 1_000_000))
 
 
 class Result(NamedTuple):
@@ -64,6 +79,7 @@ class Result(NamedTuple):
         is_final: whether a failure is not retried.
         is_death: whether what ran was killed from elsewhere, so that the item runs again: see ``retries``.
         duration_s: how long it took, if the caller cannot know.
+        worker: what ran it, if that is not the caller.
     """
 
     ok: bool
@@ -73,6 +89,7 @@ class Result(NamedTuple):
     is_final: bool = False
     duration_s: float | None = None
     is_death: bool = False
+    worker: str | None = None
 
     @property
     def cause(self) -> str:
@@ -178,19 +195,23 @@ def _event(run: JoinedRun, name: str, value: object, result: Result, duration_s:
     if result.ok or result.value is not None:
         event["value"] = result.value
     event["duration_s"] = round(duration_s, 6)
+    event["worker"] = result.worker or worker_name()
     return event
 
 
-def outcome_of(event: bytes, object_key: str, *, repeated: bool, runs: Mapping[int, RunNote]) -> Outcome:
+def outcome_of(
+    event: bytes, object_key: str, stamp_us: int, *, repeated: bool, runs: Mapping[int, RunNote]
+) -> Outcome:
     """Return the outcome that a record holds, with the item as recorded. ``runs`` have the versions."""
-    return outcome_in(decode_event(event), object_key, repeated=repeated, runs=runs)
+    return outcome_in(decode_event(event), object_key, stamp_us, repeated=repeated, runs=runs)
 
 
 def outcome_in(
-    fields: dict[str, Any], object_key: str, *, repeated: bool, runs: Mapping[int, RunNote]
+    fields: dict[str, Any], object_key: str, stamp_us: int, *, repeated: bool, runs: Mapping[int, RunNote]
 ) -> Outcome:
     """Return the outcome that a decoded event is."""
     run = runs.get(fields["run"])
+    worker = fields.get("worker")
     return Outcome(
         fields.get("item", object_key),
         object_key,
@@ -202,6 +223,8 @@ def outcome_in(
         fields.get("attempts", 1),
         None if run is None else run.rerun,
         "" if run is None else run.version,
+        stamp_us,
+        worker if isinstance(worker, str) else None,
     )
 
 

@@ -265,6 +265,7 @@ class ProcessPool:
             self._failed_starts += 1
             if self._failed_starts >= _START_LIMIT:
                 raise (_died_in_initializer if member.has_started else _cannot_start)(cause) from None
+        found = [(entry, report._replace(worker=str(member.process.pid))) for entry, report in found]
         for given in not_begun:
             found += self._given_again(given)
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,6 +60,8 @@ class ItemReport(NamedTuple):
         deaths: how many processes of this item have died.
         shortage: what the machine is short of.
         event: the outcome that was recorded, as it is in the log; None if it is long, or another worker's.
+        stamp_us: of ``event`` in the log.
+        worker: the name of the process that died or was ended.
         is_idle: whether its worker has nothing to go on with.
     """
 
@@ -72,23 +75,30 @@ class ItemReport(NamedTuple):
     shortage: Shortage | None = None
     event: bytes | None = None
     is_idle: bool = False
+    stamp_us: int = 0
+    worker: str | None = None
 
 
 # The first byte of a report on its way to another process: an outcome without an exception, which most reports are, as
-# it is in the log, with or without an item to go on with; or anything, pickled.
+# it is in the log, after its stamp, with or without an item to go on with; or anything, pickled.
 _OUTCOME, _LAST_OUTCOME, _PICKLED = b"o", b"l", b"p"
+_STAMP = struct.Struct("=Q")
+_EVENT_AT = 1 + _STAMP.size
 
 
 def sent(message: object) -> bytes:
     """Return a message of a worker process as it is sent."""
     if isinstance(message, ItemReport) and message.event is not None and message.raised.error is None:
         assert message.kind is Kind.RECORDED
-        return (_LAST_OUTCOME if message.is_idle else _OUTCOME) + message.event
+        kind = _LAST_OUTCOME if message.is_idle else _OUTCOME
+        return kind + _STAMP.pack(message.stamp_us) + message.event
     return _PICKLED + pickle.dumps(message)
 
 
 def received(data: bytes) -> Any:
     """Return what ``sent`` was given."""
     if data[:1] != _PICKLED:
-        return ItemReport(Kind.RECORDED, event=data[1:], is_idle=data[:1] == _LAST_OUTCOME)
+        (stamp_us,) = _STAMP.unpack_from(data, 1)
+        is_idle = data[:1] == _LAST_OUTCOME
+        return ItemReport(Kind.RECORDED, event=data[_EVENT_AT:], is_idle=is_idle, stamp_us=stamp_us)
     return pickle.loads(data[1:])

@@ -205,6 +205,8 @@ class ItemRunner:
             self._end(worker)
         if batch.finish_refusal is not None:
             report = ItemReport(batch.finish_refusal)
+        elif report.event is not None:
+            report = report._replace(stamp_us=batch.stamp_us)
         if start is None:
             return report._replace(is_idle=upcoming is None), self._taken()
         self._upcoming = None

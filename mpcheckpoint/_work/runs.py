@@ -132,12 +132,12 @@ def state_of(
     return ItemState(None, is_taken(view, object_key, directory, worker_id), attempts)
 
 
-def own_outcome(view: LogView, run: JoinedRun, object_key: str) -> bytes | None:
+def own_outcome(view: LogView, run: JoinedRun, object_key: str) -> RawEvent | None:
     """Return the last outcome of an object that this very run recorded, whether or not it still counts."""
     number = b"%d" % run.note.number
     for entry, head in records_of(view, object_key):
         if head.is_outcome and head.run == number:
-            return entry.event
+            return entry
     return None
 
 

@@ -13,7 +13,7 @@ from mpcheckpoint._work.inputs import object_key_of
 from mpcheckpoint._work.outcomes import Outcome, outcome_of
 from mpcheckpoint._work.presence import MapStart, map_starts
 from mpcheckpoint._work.reruns import history_of
-from mpcheckpoint._work.runs import is_done, last_outcome, latest_outcomes
+from mpcheckpoint._work.runs import dated_outcomes, is_done, last_outcome, latest_outcomes
 from mpcheckpoint._work.workers import is_live
 
 if TYPE_CHECKING:
@@ -147,6 +147,5 @@ def has_moved_since(log: LogHandle, records: int) -> tuple[bool, int]:
 def outcomes_of(log: LogHandle, rerun: str | None) -> Iterator[Outcome]:
     """Yield each object's last outcome that counts for that rerun, or without one."""
     history = log.query(history_of)
-    for object_key, outcome, _, _ in latest_outcomes(log, history.rule(rerun)):
-        if outcome is not None:
-            yield outcome_of(outcome, object_key, repeated=True, runs=history.by_number)
+    for stamp_us, object_key, event in dated_outcomes(log, history.rule(rerun)):
+        yield outcome_of(event, object_key, stamp_us, repeated=True, runs=history.by_number)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import threading
 import uuid
 
 from mpcheckpoint import _system as system
@@ -16,6 +18,29 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _CREATE_LIMIT = 100
 # Directories in which this process has removed the files of killed workers.
 _cleared: set[str] = set()
+
+
+class _Thread(threading.local):
+    """The number of a thread among those of its process that have run items, from 1."""
+
+    number = 0
+
+
+_numbers = itertools.count(1)
+_thread = _Thread()
+
+
+def worker_name() -> str:
+    """Return how outcomes name whoever runs an item: "4711", a process, or "4711/2", a thread that is not its first.
+
+    Rejected: the id of the worker's file. A command has a file of its own, so there is one an item, and nobody can tell
+    which of them ran one after the other.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return str(os.getpid())
+    if not _thread.number:
+        _thread.number = next(_numbers)
+    return f"{os.getpid()}/{_thread.number}"
 
 
 class Worker:

@@ -595,7 +595,8 @@ def test_results_are_printed_for_people_and_for_programs(shell: Shell) -> None:
     assert re.fullmatch(r"failed +\d+\.\d{3} s  bad  \(exit code 3\)\n", failed)
     by_item = {result["item"]: result for result in shell.results()}
     assert set(by_item["a"]) == {
-        *("item", "object_key", "ok", "error", "duration_s", "attempts", "value", "rerun", "version")
+        *("item", "object_key", "ok", "error", "duration_s", "attempts", "value", "rerun", "version"),
+        *("began", "ended", "worker"),
     }
     assert by_item["a"]["value"] == {"exit_code": 0, "output": "out a\n"}
     assert [result["item"] for result in shell.results("--failed")] == ["bad"]

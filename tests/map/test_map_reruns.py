@@ -132,7 +132,8 @@ def test_outcomes_name_their_run_and_rerun_in_the_log(log: Log) -> None:
     mapped(log, Ran("a"), ["a"], version="2", rerun="x", retries=1)
 
     first, attempt, second = log.events("a")
-    assert list(first) == ["run", "ok", "error", "value", "duration_s"]  # as it has always been recorded
+    as_ever = ["run", "ok", "error", "value", "duration_s"]
+    assert list(first) == [*as_ever, "worker"]
     assert list(attempt)[:3] == ["run", "attempt", "rerun"]
     assert list(second)[:3] == ["run", "ok", "rerun"]
     assert (first["run"], attempt["run"], second["run"], second["rerun"]) == (1, 2, 2, "x")

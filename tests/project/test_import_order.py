@@ -25,6 +25,8 @@ ONLY_IN = {
     "filelock": set(),
     "click": {"_cli"},
     "rich": {"_cli"},
+    "pandas": {"_work"},
+    "pyarrow": {"_work"},
     "pytest": {"testing"},
 }
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import tempfile
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpcheckpoint import _system as system
 from mpcheckpoint._cli.maps.items import canonical
 from mpcheckpoint._cli.maps.template import Item, JsonItem, MissingFieldError, Shape, Template
 from mpcheckpoint._cli.terminal import flush_out, one_line, safe, write_out
+from mpcheckpoint._cli.whole_file import write_whole
 from mpcheckpoint._format.byte_text import to_bytes, to_text
 from mpcheckpoint._work.causes import NOT_STARTED, TIMED_OUT, exit_code, killing_signal
 from mpcheckpoint._work.outcomes import outcome_of
@@ -63,36 +60,16 @@ def write_joblog(log: LogHandle, rerun: str | None, path: str, *, only_failed: b
         flush_out()
         return
     try:
-        _replace(path, text)
+        write_whole(path, lambda file: file.write(text))
     except OSError as error:
         raise click.ClickException(f"cannot write the job log {safe(path)}: {error.strerror}") from error
-
-
-def _replace(path: str, text: bytes) -> None:
-    if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "wb") as file:  # a pipe, /dev/stderr
-            file.write(text)
-        return
-    path = os.path.realpath(path)
-    descriptor, new = tempfile.mkstemp(prefix=".joblog-", dir=os.path.dirname(path))
-    try:
-        with open(descriptor, "wb") as file:
-            mask = os.umask(0)
-            os.umask(mask)
-            os.fchmod(descriptor, os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o666 & ~mask)
-            file.write(text)
-        system.replace(new, path)
-    except BaseException:
-        with suppress(OSError):
-            system.remove(new)
-        raise
 
 
 def _rows(log: LogHandle, rerun: str | None, *, only_failed: bool) -> list[bytes]:
     history = log.query(history_of)
     rows = []
     for number, (stamp_us, object_key, event) in enumerate(dated_outcomes(log, history.rule(rerun)), 1):
-        outcome = outcome_of(event, object_key, repeated=True, runs=history.by_number)
+        outcome = outcome_of(event, object_key, stamp_us, repeated=True, runs=history.by_number)
         if not (only_failed and outcome.ok):
             rows.append((stamp_us, number, _row(number, stamp_us, outcome)))
     return [row for _, _, row in sorted(rows)]

@@ -8,21 +8,33 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mpcheckpoint._cli.terminal import json_line, one_line, plural, safe
+from mpcheckpoint._cli.times import iso
 from mpcheckpoint._format.byte_text import to_bytes
 
 if TYPE_CHECKING:
     from mpcheckpoint import Outcome
 
 _INDENT = "    "
-_FIELDS = (
-    *("item", "object_key", "ok", "error", "duration_s", "attempts"),
-    *("rerun", "version", "value"),
-)
 
 
 def json_row(outcome: Outcome) -> bytes:
     """Return an outcome as a line of JSON."""
-    return json_line({name: getattr(outcome, name) for name in _FIELDS})
+    return json_line(
+        {
+            "item": outcome.item,
+            "object_key": outcome.object_key,
+            "ok": outcome.ok,
+            "error": outcome.error,
+            "began": iso(outcome.began_us),
+            "ended": iso(outcome.ended_us),
+            "duration_s": outcome.duration_s,
+            "attempts": outcome.attempts,
+            "worker": outcome.worker,
+            "rerun": outcome.rerun,
+            "version": outcome.version,
+            "value": outcome.value,
+        }
+    )
 
 
 def failure_line(outcome: Outcome) -> str:

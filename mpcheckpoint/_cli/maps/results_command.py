@@ -5,17 +5,20 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.known_keys import keys_in, shown_keys
-from mpcheckpoint._cli.maps.joblog import require_joblog, write_joblog
-from mpcheckpoint._cli.maps.outcome_text import json_row, text_of
+from mpcheckpoint._cli.maps.joblog import STDOUT, require_joblog, write_joblog
+from mpcheckpoint._cli.maps.outcome_forms import Form, chunks_of
 from mpcheckpoint._cli.maps.watch import JsonRows, PlainLines, watch
 from mpcheckpoint._cli.options import json_option, key_option, rerun_option, store_option
 from mpcheckpoint._cli.terminal import Exit, flush_out, is_screen, json_line, one_line, safe, write_out
+from mpcheckpoint._cli.times import moment
+from mpcheckpoint._cli.whole_file import write_whole
+from mpcheckpoint.errors import CheckpointError
 from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
@@ -31,6 +34,32 @@ _MOST_RERUNS = 5
 @rerun_option("Only the outcomes under that name. [default: the last one of each item]")
 @click.option("--failed", "only_failed", is_flag=True, help="Only items that failed.")
 @click.option(
+    "--since",
+    "since_us",
+    type=moment,
+    metavar="TIME",
+    help="Only items that ended from this time on, as 2026-11-01T12:30, or so long ago, as 2h.",
+)
+@click.option(
+    "--slowest",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only the N items that took longest, the longest first.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice([form.value for form in Form]),
+    metavar="[" + "|".join(form.value for form in Form) + "]",
+    help="text, a table of one line an item, one JSON array, JSON Lines, CSV, TSV, or Parquet. [default: text]",
+)
+@click.option(
+    "--output",
+    "-o",
+    metavar="FILE",
+    help="Write into FILE, which is replaced as a whole; - is standard output.",
+)
+@click.option(
     "--joblog",
     metavar="FILE",
     help="Write them into FILE, or - for standard output, as a job log of GNU parallel; print nothing else.",
@@ -43,11 +72,11 @@ def results_command(
     store: str,
     log_key: str,
     rerun: str | None,
-    only_failed: bool,
     joblog: str | None,
     is_summary: bool,
     is_watching: bool,
     is_json: bool,
+    **printed: Any,
 ) -> int:
     """Print the last outcome of each item of a map, in the order in which the items were first recorded.
 
@@ -57,12 +86,23 @@ def results_command(
       mpcheckpoint results --store run-42 --key lines --json |
         jq -r 'select(.ok) | .item'
       mpcheckpoint results --store run-42 --key lines --watch
+    \b
+      mpcheckpoint results --store run-42 --key lines --slowest 10 \\
+        --format table
+      mpcheckpoint results --store run-42 --key lines --since 1d \\
+        --format parquet -o lines.parquet
 
     Works while the map runs, and does not disturb it. Bytes that are not UTF-8 are written \\xNN.
 
-    With --json each object has item, object_key, ok, error, duration_s, attempts, rerun (null for none), version (what
-    was run) and value. The value of a command has exit_code and output and, if that was cut, output_end and
-    left_out_bytes.
+    With --json, which is --format jsonl, each object has item, object_key, ok, error, began and ended (when the last
+    attempt did), duration_s (of that), attempts, worker (what ran it: a process, or process/thread; null in outcomes
+    from before there were workers in them), rerun (null for none), version (what was run) and value. The value of a
+    command has exit_code and output and, if that was cut, output_end and left_out_bytes.
+
+    CSV, TSV and Parquet have the same columns, headings first; value is JSON, and so is an item that is no string. TSV
+    writes a tab, a newline, a carriage return and a backslash as \\t, \\n, \\r and \\\\, and quotes nothing. Times
+    are local with their offset from UTC; in Parquet, UTC. Parquet takes --output, and pip install
+    'mpcheckpoint[arrow]'. A table is cut to the width of a terminal; elsewhere it is whole.
 
     --summary counts what is done, and says what runs now and in which processes. With --json it is one object: run,
     version, items (null if not known yet), done, ok, failed, to_retry, running (object_key, elapsed_s), starts (pid,
@@ -78,11 +118,15 @@ def results_command(
 
     While only one rerun is under way, --summary and --watch count what is done under its name, as with --rerun.
 
-    Exit codes: 0, or 2 for a store or log that cannot be read or that no map has run on, or no such rerun; with
-    --summary and --watch 1 if items have failed; 130 interrupted.
+    Exit codes: 0, or 2 for a store or log that cannot be read or that no map has run on, no such rerun, or a FILE that
+    cannot be written; with --summary and --watch 1 if items have failed; 130 interrupted.
     """
     if is_summary and is_watching:
         raise click.UsageError("--summary and --watch exclude each other")
+    if is_summary or is_watching or joblog is not None:
+        _require_unused(printed, "--summary" if is_summary else "--watch" if is_watching else "--joblog")
+    printing = _printing(**printed, is_json=is_json)
+    only_failed = printing.only_failed
     if joblog is not None:
         if is_summary or is_watching or is_json:
             raise click.UsageError("--joblog excludes --summary, --watch and --json")
@@ -102,11 +146,79 @@ def results_command(
         if is_summary or (is_watching and not is_json):
             write_out(_json_summary(status) if is_json else _summary(status, log.reruns()).encode())
         if not (is_summary or is_watching):
-            for outcome in log.results(rerun=rerun):
-                if not (only_failed and outcome.ok):
-                    write_out(json_row(outcome) if is_json else text_of(outcome).encode())
+            printing.print(log, rerun)
     flush_out()
     return Exit.FAILED if status.failed and (is_summary or is_watching) else Exit.OK
+
+
+class _Printing(NamedTuple):
+    """Which outcomes to print, in which form, and where."""
+
+    form: Form
+    output: str | None
+    since_us: int
+    slowest: int | None
+    only_failed: bool
+
+    def print(self, log: Log, rerun: str | None) -> None:
+        """Print them, or write them into the file.
+
+        Raises:
+            click.ClickException: the file cannot be written.
+            MissingExtraError: it is Parquet, and pyarrow is not installed.
+        """
+        outcomes = log.results(
+            rerun=rerun, failed=self.only_failed, since_us=self.since_us, slowest=self.slowest
+        )
+        if self.output is None:
+            for chunk in chunks_of(outcomes, self.form, is_for_file=False):
+                write_out(chunk)
+            return
+        try:
+            if self.form is Form.PARQUET:
+                write_whole(self.output, outcomes.write_parquet)
+            else:
+                chunks = chunks_of(outcomes, self.form, is_for_file=True)
+                write_whole(self.output, lambda file: file.writelines(chunks))
+        except CheckpointError:
+            raise  # some are an OSError, too, and none is about this file
+        except OSError as error:
+            raise click.ClickException(f"cannot write {safe(self.output)}: {error.strerror}") from error
+
+
+def _require_unused(printed: dict[str, Any], other: str) -> None:
+    """Refuse options that are about outcomes that are printed one by one.
+
+    Raises:
+        click.UsageError: there are such.
+    """
+    names = {"since_us": "--since", "slowest": "--slowest", "form": "--format", "output": "--output"}
+    for name, option in names.items():
+        if printed[name] is not None:
+            raise click.UsageError(f"{other} and {option} exclude each other")
+
+
+def _printing(
+    *,
+    only_failed: bool,
+    since_us: int | None,
+    slowest: int | None,
+    form: str | None,
+    output: str | None,
+    is_json: bool,
+) -> _Printing:
+    """Return what the options ask for.
+
+    Raises:
+        click.UsageError: they contradict each other.
+    """
+    if is_json and form not in (None, Form.JSONL.value):
+        raise click.UsageError(f"--json is --format jsonl, and excludes --format {form}")
+    chosen = Form.JSONL if is_json else Form(form or Form.TEXT.value)
+    output = None if output == STDOUT else output
+    if chosen is Form.PARQUET and output is None:
+        raise click.UsageError("--format parquet takes --output FILE: it is nothing to look at")
+    return _Printing(chosen, output, since_us or 0, slowest, only_failed)
 
 
 def _none_ran(log: Log, store: str, rerun: str | None) -> str:
