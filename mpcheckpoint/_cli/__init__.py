@@ -1,4 +1,4 @@
-"""The command line. Only this package imports click and rich.
+"""The command line. Only this package imports click.
 
 ``main`` is the entry; each command has a module of its name. Exit codes: 0 all is well; 1 an item failed; 2 bad usage,
 or a store that cannot be used; 128 plus the number of the signal that ended it (130: Ctrl-C).

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
+from mpcheckpoint._progress.bar import LiveConsole as LiveConsole  # noqa: PLC0414 - for the screens
+
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
-
-
-class LiveConsole(Console):
-    """A console for bars and screens that never hides the cursor.
-
-    Crash: rich hides the cursor while it draws, and shows it again at the end. A process that is killed has no end, and
-    its user would type blindly.
-    """
-
-    def show_cursor(self, show: bool = True) -> bool:
-        """Leave the cursor alone; return that nothing was written."""
-        del show
-        return False
 
 
 class Bar:
@@ -71,13 +57,3 @@ def byte_bar(what: str, total_bytes: int | None) -> Bar:
     """Return a bar of bytes. It disappears at the end: only the findings stay on the screen."""
     columns = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     return Bar(what, total_bytes, *columns, is_transient=True)
-
-
-def item_bar() -> Bar:
-    """Return a bar of a map's items, which stays on the screen.
-
-    Raises:
-        RuntimeError: no thread can be started to draw it.
-    """
-    columns = MofNCompleteColumn(), TextColumn("{task.fields[failed]}"), TimeElapsedColumn()
-    return Bar("items", None, *columns)

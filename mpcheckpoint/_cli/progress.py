@@ -7,31 +7,15 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from mpcheckpoint._cli.terminal import is_screen, say
+from mpcheckpoint._progress.lines import LINE_EVERY_S, Ticker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._cli.bars import Bar
 
-LINE_EVERY_S = 10.0
 _SHOW_EVERY_S = 0.1
 _MB = 1e6
-
-
-class Ticker:
-    """Something that is due every so many seconds."""
-
-    def __init__(self, every_s: float) -> None:
-        self._every_s = every_s
-        self._due_s = time.monotonic() + every_s
-
-    def is_due(self) -> bool:
-        """Return whether it is due now. It is due again that much later."""
-        now_s = time.monotonic()
-        if now_s < self._due_s:
-            return False
-        self._due_s = now_s + self._every_s
-        return True
 
 
 class PlainProgress:

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from mpcheckpoint._progress.choice import is_screen as is_screen  # noqa: PLC0414 - for the commands
+from mpcheckpoint._progress.lines import say as say  # noqa: PLC0414 - for the commands
+from mpcheckpoint._progress.words import escaped
+from mpcheckpoint._progress.words import items_done as items_done  # noqa: PLC0414 - for the commands
+from mpcheckpoint._progress.words import one_line as one_line  # noqa: PLC0414 - for the commands
+from mpcheckpoint._progress.words import plural as plural  # noqa: PLC0414 - for the commands
+from mpcheckpoint._progress.words import safe as safe  # noqa: PLC0414 - for the commands
 from mpcheckpoint.errors import shell_text
 
 if TYPE_CHECKING:
-    from typing import TextIO
-
     from mpcheckpoint.errors import CheckpointError
     from mpcheckpoint.maintenance import LogCheck, LogSurvey
 
-# Control characters could move the cursor or change colours and titles: all below the blank but newline and tab, and
-# C1. Surrogates stand for bytes of a path that are no UTF-8; no terminal can show them.
-_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PASSWORD = re.compile(r"(:/[^\s:@]*):\S*@")
 _PASSWORD_FIELD = re.compile(r"(?i)([?&](?:password|passwd|pwd|secret|token)=)[^&\s'\")]*")
@@ -38,19 +40,6 @@ class Exit(IntEnum):
     INTERRUPTED = 128 + signal.SIGINT
 
 
-def is_screen(stream: TextIO) -> bool:
-    """Return whether a stream is a terminal that can move its cursor."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def say(line: str) -> None:
-    """Print a line on standard error, made safe. If nobody reads it any more, go on all the same."""
-    try:
-        print(safe(line), file=sys.stderr, flush=True)  # noqa: T201 - this is what prints
-    except OSError:
-        pass
-
-
 def say_error(error: CheckpointError, more: str = "") -> None:
     """Print an error on standard error, in one line, with the advice that helps on the command line."""
     say(f"mpcheckpoint: {' '.join((shell_text(error) + more).split())}")
@@ -61,36 +50,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {plural(number, noun)}"
 
 
-def plural(number: int, noun: str) -> str:
-    """Return the noun in the form that fits the number."""
-    return noun if number == 1 else f"{noun}s"
-
-
-def items_done(done: int, total: int | None) -> str:
-    """Return how many items are done, and of how many if that is known."""
-    if total is None:
-        return f"{done} {plural(done, 'item')} done"
-    return f"{done} of {total} {plural(total, 'item')} done"
-
-
-def safe(text: str) -> str:
-    """Return a text that a terminal shows and does not obey."""
-    return _UNSAFE.sub(_escaped, text)
-
-
-def one_line(text: str) -> str:
-    """Return a text, which may hold anything, as one line that is safe to show."""
-    return safe(text.replace("\n", "\\n").replace("\t", "\\t"))
-
-
 def shown_name(log: LogCheck | LogSurvey) -> str:
     """Return a log's key as it is shown; the name of its file if the key cannot be told."""
     return one_line(os.path.basename(log.path) if log.log_key is None else log.log_key) or "''"
-
-
-def _escaped(match: re.Match[str]) -> str:
-    # Python turns a byte that is no UTF-8 into U+DC80 to U+DCFF.
-    return f"\\x{ord(match[0]) & 0xFF:02x}"
 
 
 def without_passwords(text: str) -> str:
@@ -104,7 +66,7 @@ def json_line(value: object) -> bytes:
         return msgspec.json.encode(value) + b"\n"
     except UnicodeEncodeError:
         text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False, separators=(",", ":"))
-        return _SURROGATE.sub(lambda match: "\\" + _escaped(match), text).encode() + b"\n"
+        return _SURROGATE.sub(lambda match: "\\" + escaped(match), text).encode() + b"\n"
 
 
 def write_out(data: bytes) -> None:

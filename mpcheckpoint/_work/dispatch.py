@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._view.log_handle import RECENT_S
+from mpcheckpoint._work.counts import Counts
 from mpcheckpoint._work.halt import FailureCount
 from mpcheckpoint._work.inputs import Input, LatestItems, changed_item
 from mpcheckpoint._work.outcomes import Outcome, Result, is_same, is_same_input, outcome_of
@@ -43,6 +44,7 @@ class Dispatcher:
         waiting: by object key, the inputs that other processes have, that rest before a retry, or that wait for room.
         is_halted: so many items failed that the map starts no others.
         has_failure: the items that failed are enough to halt it.
+        counts: how many inputs have an outcome.
     """
 
     def __init__(self, plan: Plan, pool: WorkerPool, options: Options, outputs: OutputQueue) -> None:
@@ -55,6 +57,7 @@ class Dispatcher:
         self.waiting: dict[str, list[Input]] = {}
         self.is_halted = False
         self.has_failure = False
+        self.counts = Counts()
         # Of the waiting ones, those that start first when there is room.
         self._held_back: dict[str, None] = {}
         self._unfinished = 0  # inputs in ``running`` and ``waiting``
@@ -311,6 +314,7 @@ class Dispatcher:
             self._outputs.put(
                 entry.place, Finished(found if is_given_out else None, raised if number == 0 else None)
             )
+        self.counts.take(outcome, len(entries))
         if is_own and self._failures.take(is_ok=outcome.ok):
             self._halt()
         return outcome

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._work.counts import ProgressMeter, running_of
 from mpcheckpoint._work.dispatch import Dispatcher
 from mpcheckpoint._work.held_items import HeldItemNotices
 from mpcheckpoint._work.input_thread import InputThread
@@ -52,6 +53,7 @@ class MapRun:
         self._options = options
         self._outputs = OutputQueue(is_ordered=options.ordered)
         self._dispatcher = Dispatcher(plan, pool, options, self._outputs)
+        self._meter = ProgressMeter(options.progress, self._log, self._dispatcher.counts)
         self._notices = HeldItemNotices(self._log, options.on_wait)
         self._error: Exception | None = None  # from the source, to be raised when what is ready was given out
         self._next_place = 0
@@ -98,6 +100,7 @@ class MapRun:
         try:
             self._require_own_process()
             while not self._is_closing:
+                self._meter.show(self._items(), self._dispatcher.running)
                 finished = self._outputs.take()
                 if finished is not None:
                     return self._given_out(finished)
@@ -110,6 +113,45 @@ class MapRun:
             raise
         self.close()
         raise StopIteration
+
+    def __len__(self) -> int:
+        """Return how many items this map was given, those included that were done before.
+
+        Raises:
+            TypeError: that is not known: what they come from has no length, and has not ended yet.
+        """
+        items = self._items()
+        if items is None:
+            raise TypeError(
+                "how many items there are is not known before the last one was taken: what they come from has no "
+                "length"
+            )
+        return items
+
+    def __bool__(self) -> bool:
+        """Return True: that a map has no items, or that nobody knows how many, makes it no less of a map."""
+        return True
+
+    @property
+    def done(self) -> int:
+        """How many items have an outcome, those included that were done before, and those that others did."""
+        return self._dispatcher.counts.done
+
+    @property
+    def failed(self) -> int:
+        """How many of the items that are done failed, now or before. What was done before counts once it was met."""
+        return self._dispatcher.counts.failed
+
+    @property
+    def running(self) -> int:
+        """How many items the workers of this map run now. Looks into the log."""
+        return len(running_of(self._log, self._dispatcher.running))
+
+    @property
+    def left(self) -> int | None:
+        """How many items have no outcome yet, those that run included; None if ``len`` is not known."""
+        items = self._items()
+        return None if items is None else items - self.done
 
     @property
     def failures(self) -> int:
@@ -146,6 +188,7 @@ class MapRun:
             self._presence.retire()
             if self._plan.permit is not None:
                 self._plan.permit.retire()
+            self._meter.close(self._items())
         remove_dead_workers(self._log.workers_directory)
         self._is_closed = True
 
@@ -195,7 +238,7 @@ class MapRun:
             if dispatcher.is_halted and not dispatcher.has_failure and self._plan.permit is not None:
                 raise self._plan.permit.loss  # items were left out, so it must not end as if all were done
             return False
-        reports = self._pool.collect(self._patience_s())
+        reports = self._pool.collect(_shorter(self._patience_s(), self._meter.patience_s))
         for entry, report in reports:
             dispatcher.settle(entry, report)
         if reports:
@@ -237,6 +280,10 @@ class MapRun:
             pause_s, self._pause_s = self._pause_s, min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
         return self._dispatcher.patience_s(pause_s)
 
+    def _items(self) -> int | None:
+        """Return how many inputs there are, if that is known."""
+        return self._next_place if self._is_exhausted else self._options.total()
+
     def _can_take(self) -> bool:
         return (
             not self._is_over() and self._dispatcher.has_room() and self._outputs.has_room(self._next_place)
@@ -250,8 +297,13 @@ class MapRun:
         self._is_source_idle = entry is NOT_YET
         longer_s = min(self._source_pause_s * 1.5, _LONGEST_SOURCE_PAUSE_S)
         self._source_pause_s = longer_s if self._is_source_idle else _FIRST_SOURCE_PAUSE_S
-        self._presence.has_items(self._next_place if entry is None else self._options.total())
+        self._presence.has_items(self._items())
         if entry is None or isinstance(entry, NotYet):
             return
         self._next_place = entry.place + 1
         self._dispatcher.add(entry)
+
+
+def _shorter(first_s: float | None, second_s: float | None) -> float | None:
+    """Return the shorter one of two times; None is for ever."""
+    return min((each_s for each_s in (first_s, second_s) if each_s is not None), default=None)

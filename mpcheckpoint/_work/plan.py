@@ -13,6 +13,7 @@ from mpcheckpoint._work.shortage import ShortageEvent, log_shortage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpcheckpoint._progress.snapshot import ProgressDisplay
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._work.halt import Halt
     from mpcheckpoint._work.outcomes import Result
@@ -77,6 +78,7 @@ class Options(NamedTuple):
     Attributes:
         total: returns the number of items; None while it is unknown.
         halt: the failures that end the map; None: none do.
+        progress: where it is shown how far the map is.
         max_invalid_results: stop after so many results in a row that are no JSON value.
         again: which outcomes that are there already do not count; None: all of them do.
         on_wait: called with a text, and whether a killed map left what is waited for.
@@ -93,3 +95,4 @@ class Options(NamedTuple):
     on_shortage: Callable[[ShortageEvent], None] = log_shortage
     again: RunAgain | None = None
     halt: Halt | None = None
+    progress: ProgressDisplay | None = None

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import operator
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mpcheckpoint._progress.choice import display_for, require_progress
 from mpcheckpoint._work.causes import chosen_failures
 from mpcheckpoint._work.file_marks import ChangedFiles, chosen, marked
 from mpcheckpoint._work.fingerprint import AUTO, fingerprint
 from mpcheckpoint._work.halt import Halt
 from mpcheckpoint._work.input_thread import InputThread
-from mpcheckpoint._work.inputs import inputs_of
+from mpcheckpoint._work.inputs import Input, NotYet, inputs_of
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.permit import permit_for
 from mpcheckpoint._work.plan import LogRef, OnError, Options, Plan
@@ -68,6 +69,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     changed_files: bool | str = False,
     file: Callable[[Any], Any] | None = None,
     halt: int | str | None = None,
+    progress: Any = False,
 ) -> MapRun:
     """Run ``fn(item)`` for every item that has no outcome in this log yet, in parallel, and record each outcome.
 
@@ -137,6 +139,11 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
         halt: start no more items once so many have failed that ran in this map: a number, or a share of what ran, as
             "10%", which is judged from the tenth on. What runs then finishes, a few items that were given out included;
             with ``halt=1``, which is ``on_error="halt"``, none of those begins.
+        progress: show how far the map is while it is iterated over. True: a bar on standard error, with the rate, the
+            time left, what runs, and the last failure; if that is no terminal, a line every ten seconds. A function
+            that makes a bar, as ``tqdm.auto.tqdm`` (called with ``total`` and ``unit``): that bar is moved, and closed
+            in the end. A bar, or anything with ``update(n)``: it is moved, and left open; its ``total`` is set once it
+            is known. What was done before does not count for the rate.
 
     Returns:
         A MapRun: iterate over it to have the outcomes. ``close`` ends it early and gives back what runs.
@@ -164,6 +171,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     halting = _halt_of(halt, on_error)
     retries_all, failures = chosen_failures(retry_failed)
     changed, file_of = chosen(changed_files, file)
+    require_progress(progress)
     _require_fitting(
         executor,
         mp_context,
@@ -224,12 +232,22 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
         max_invalid_results=max_invalid_results,
         again=None if changed is None and failures is None else RunAgain(failures, run.joined_us),
         halt=halting,
+        progress=display_for(progress, count),
     )
-    return MapRun(plan, source, pool, options)
+    return _begun(plan, source, pool, options)
 
 
 # It is a method of ``Log``; so messages of Python call it, and so it is pickled.
 start_map.__name__, start_map.__qualname__ = "map", "Log.map"
+
+
+def _begun(plan: Plan, source: Iterator[Input | NotYet], pool: WorkerPool, options: Options) -> MapRun:
+    try:
+        return MapRun(plan, source, pool, options)
+    except BaseException:
+        if options.progress is not None:
+            options.progress.close()  # nobody else has it
+        raise
 
 
 def _require_fitting(executor: object, mp_context: object, **own: object) -> None:

@@ -24,7 +24,7 @@ ONLY_IN = {
     # From Python 3.12 on it refuses forks of two threads at once, and adds an audit hook.
     "filelock": set(),
     "click": {"_cli"},
-    "rich": {"_cli"},
+    "rich": {"_cli", "_progress"},
     "pandas": {"_work"},
     "pyarrow": {"_work"},
     "pytest": {"testing"},
@@ -168,7 +168,7 @@ SMALL = Order(
         ("_view.follow", "import pytest", "only testing does"),
         ("_cli.commands", "from portalocker import lock", "only _system does"),
         ("_work.claim", "def f():\n    import filelock", "nobody does"),
-        ("_view.follow", "from rich.progress import Progress", "only _cli does"),
+        ("_view.follow", "from rich.progress import Progress", "only _cli and _progress does"),
         ("_work.claim", "import click", "only _cli does"),
         ("_logfile.log", "import os\nos.replace('a', 'b')", "uses os.replace"),
         ("_work.claim", "import os as o\nhandle = o.open", "uses os.open"),

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -81,6 +81,7 @@ class CommandLine:
         typed: bytes = b"",
         columns: int = 100,
         react: Callable[[bytes], object] = lambda shown: None,
+        program: Sequence[str] = MPCHECKPOINT,
     ) -> Ended:
         """Run a command whose three streams are one terminal; ``out`` is all that was shown, without its escapes.
 
@@ -90,7 +91,7 @@ class CommandLine:
         termios.tcsetwinsize(theirs, (40, columns))
         try:
             process = subprocess.Popen(
-                [*MPCHECKPOINT, *arguments],
+                [*program, *arguments],
                 cwd=self.directory,
                 stdin=theirs,
                 stdout=theirs,

@@ -197,7 +197,7 @@ def _run(job: Job, items: Items) -> int:
             RunCommand(
                 job.template, job.output_limit_bytes, job.timeout_s, job.memory_bytes, interrupts, gate
             ) as command,
-            Reporter(items, tally, job) as reporter,
+            Reporter(tally, job) as reporter,
             _started(job, checkpoint, items, executor, command, reporter) as map_run,
         ):
             for outcome in map_run:
@@ -264,6 +264,7 @@ def _started(
         on_shortage=reporter.take_shortage,
         again=job.again(run),
         halt=halt,
+        progress=reporter.display,
     )
     return MapRun(plan, job.inputs(items), pool, options)
 

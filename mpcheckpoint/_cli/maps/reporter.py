@@ -7,13 +7,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Self
 
 from mpcheckpoint._cli.maps.outcome_text import failure_line
-from mpcheckpoint._cli.progress import PlainProgress
-from mpcheckpoint._cli.terminal import is_screen, items_done, one_line
+from mpcheckpoint._cli.terminal import is_screen, one_line
+from mpcheckpoint._progress.choice import terminal_display
+from mpcheckpoint._progress.lines import ProgressLines
 from mpcheckpoint._work.retries import MOST_DEATHS, Death, Retry
 
 if TYPE_CHECKING:
-    from mpcheckpoint._cli.bars import Bar
-    from mpcheckpoint._cli.maps.job import Items, Job
+    from mpcheckpoint._cli.maps.job import Job
+    from mpcheckpoint._progress.snapshot import ProgressDisplay
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.shortage import ShortageEvent
 
@@ -51,12 +52,15 @@ class Reporter:
     """Show progress and failures on standard error, while a ``with`` block lasts.
 
     The output of the commands is recorded, not shown here: that of several at a time would be a muddle.
+
+    Attributes:
+        display: where the map shows how far it is.
     """
 
-    def __init__(self, items: Items, tally: Tally, job: Job) -> None:
-        self._tally, self._items = tally, items
+    def __init__(self, tally: Tally, job: Job) -> None:
+        self._tally = tally
         self._attempts = job.retries + 1
-        self._display = _display(job)
+        self.display = _display(job)
         self._printed: Counter[str] = Counter()
 
     def take(self, outcome: Outcome) -> None:
@@ -68,7 +72,6 @@ class Reporter:
                 f"failed: {failure_line(outcome)}{attempts}",
                 "more failures are not shown here; results --failed lists them all",
             )
-        self._display.show(self._tally.done, self._items.total(), self._tally.failed)
 
     def take_retry(self, retry: Retry) -> None:
         """Show an attempt that failed and will be followed by another."""
@@ -89,35 +92,30 @@ class Reporter:
     def take_wait(self, text: str, is_left: bool) -> None:
         """Show what the map waits for."""
         del is_left
-        self._display.print(one_line(text))
+        self.display.print(one_line(text))
 
     def take_shortage(self, event: ShortageEvent) -> None:
         """Show that the machine is short of something, or no longer."""
         fewer = "" if event.is_over else ", or run fewer --jobs"
-        self._display.print(one_line(f"{event}{fewer}"))
+        self.display.print(one_line(f"{event}{fewer}"))
 
     def _print_some(self, line: str, more: str) -> None:
         """Print the first of many lines, then once that there are more."""
         self._printed[more] += 1
         if self._printed[more] <= _MOST_SHOWN:
-            self._display.print(one_line(line))
+            self.display.print(one_line(line))
         elif self._printed[more] == _MOST_SHOWN + 1:
-            self._display.print(more)
+            self.display.print(more)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._display.close()
+        self.display.close()
 
 
-def _display(job: Job) -> Bar | PlainProgress:
+def _display(job: Job) -> ProgressDisplay:
     # A bar and the outputs on one terminal would be a muddle.
     if is_screen(sys.stderr) and not (job.is_printing and sys.stdout.isatty()):
-        from mpcheckpoint._cli.bars import item_bar  # noqa: PLC0415 - rich takes a while to import
-
-        try:
-            return item_bar()
-        except RuntimeError:  # "can't start new thread"
-            pass
-    return PlainProgress(lambda done, total, failed: f"{items_done(done, total)}, {failed} failed")
+        return terminal_display()
+    return ProgressLines()

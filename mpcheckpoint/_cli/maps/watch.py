@@ -7,8 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._cli.maps.outcome_text import failure_line, json_row
-from mpcheckpoint._cli.progress import LINE_EVERY_S, Ticker
 from mpcheckpoint._cli.terminal import flush_out, items_done, write_out
+from mpcheckpoint._progress.lines import LINE_EVERY_S, Ticker
 from mpcheckpoint._work.outcomes import outcome_in
 from mpcheckpoint._work.presence import map_starts
 from mpcheckpoint._work.reruns import History, head_of_decoded, history_of

@@ -10,10 +10,11 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from mpcheckpoint._cli.bars import LiveConsole
 from mpcheckpoint._cli.maps.outcome_text import failure_line
 from mpcheckpoint._cli.maps.watch import WatchDisplay
 from mpcheckpoint._cli.terminal import safe
+from mpcheckpoint._progress.bar import LiveConsole
+from mpcheckpoint._progress.words import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,14 +76,8 @@ def _counts(watched: Watched) -> str:
     if rate:
         parts.append(f"{rate:.1f}/s")
         if watched.items is not None and watched.items > watched.done:
-            parts.append(f"about {_span((watched.items - watched.done) / rate)} left")
+            parts.append(f"about {span((watched.items - watched.done) / rate)} left")
     return ", ".join(parts)
-
-
-def _span(seconds: float) -> str:
-    minutes, rest_s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest_s:02}" if hours else f"{minutes}:{rest_s:02}"
 
 
 def _line(text: str) -> Text:
