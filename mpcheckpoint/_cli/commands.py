@@ -14,6 +14,7 @@ from mpcheckpoint._cli.known_keys import logs_there_are
 from mpcheckpoint._cli.ls_command import ls_command
 from mpcheckpoint._cli.maps.map_command import map_command
 from mpcheckpoint._cli.maps.results_command import results_command
+from mpcheckpoint._cli.remembered import Origins
 from mpcheckpoint._cli.repair_command import repair_command
 from mpcheckpoint._cli.show_command import show_command
 from mpcheckpoint._cli.streams import OutputError, StandardStreams
@@ -37,6 +38,9 @@ def cli() -> None:
       mpcheckpoint results --store run-42 --key lines
 
     A store is a directory; a key names one log in it. Any number of processes may use one store.
+
+    Both may be remembered: in MPCHECKPOINT_STORE and MPCHECKPOINT_KEY, or as store and key in the nearest
+    mpcheckpoint.toml, or in the table [tool.mpcheckpoint] of the nearest pyproject.toml, here or in a directory above.
     """
 
 
@@ -71,22 +75,24 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    origins = Origins()
     logging.basicConfig(format="mpcheckpoint: %(message)s", level=logging.WARNING)
     try:
-        code = cli.main(argv, prog_name="mpcheckpoint", standalone_mode=False)
+        code = cli.main(argv, prog_name="mpcheckpoint", standalone_mode=False, obj=origins)
     except click.exceptions.NoArgsIsHelpError as error:
         say(error.format_message())
         return Exit.USAGE
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        say(f"{context.command_path if context else 'mpcheckpoint'}: {_one_line(error.format_message())}")
+        where = context.command_path if context else "mpcheckpoint"
+        say(f"{where}: {_one_line(error.format_message() + origins.text(error))}")
         return Exit.USAGE
     except BrokenPipeError:
         end_by_broken_pipe()
     except OutputError:
         return Exit.USAGE  # `run` prints it, also if a command caught it
     except CheckpointError as error:
-        say_error(error, logs_there_are(error))
+        say_error(error, logs_there_are(error) + without_passwords(origins.text(error)))
         return Exit.USAGE
     except OSError as error:
         say(f"mpcheckpoint: {_one_line(error)}")

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from mpcheckpoint._cli.completion import complete_key
+from mpcheckpoint._cli.remembered import RememberedOption
 from mpcheckpoint._cli.terminal import safe
 from mpcheckpoint._logfile.paths import STORE_DIRECTORY, refuse_url
 from mpcheckpoint._work.reruns import require_rerun_name
@@ -60,6 +62,8 @@ def _named(context: click.Context, parameter: click.Parameter, store: str) -> st
 
 store_option = click.option(
     "--store",
+    cls=RememberedOption,
+    setting="store",
     required=True,
     envvar="MPCHECKPOINT_STORE",
     show_envvar=True,
@@ -68,12 +72,24 @@ store_option = click.option(
     callback=_named,
     help="The directory of the store.",
 )
-key_option = click.option("--key", "log_key", required=True, metavar="KEY", help="The log in that store.")
+key_option = click.option(
+    "--key",
+    "log_key",
+    cls=RememberedOption,
+    setting="key",
+    required=True,
+    envvar="MPCHECKPOINT_KEY",
+    show_envvar=True,
+    metavar="KEY",
+    shell_complete=complete_key,
+    help="The log in that store.",
+)
 keys_option = click.option(
     "--key",
     "log_keys",
     multiple=True,
     metavar="KEY",
+    shell_complete=complete_key,
     help="Only this log; may be given several times. [default: all]",
 )
 json_option = click.option("--json", "is_json", is_flag=True, help="One JSON object a line.")

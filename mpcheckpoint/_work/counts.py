@@ -71,8 +71,10 @@ class ProgressMeter:
             items: how many there are, if that is known.
             given: the object keys that its workers have.
         """
+        if self._display is None:
+            return
         now_s = time.monotonic()
-        if self._display is None or (now_s < self._due_s and not is_last):
+        if now_s < self._due_s and not is_last:
             return
         self._due_s = now_s + _SHOW_EVERY_S
         counts = self._counts

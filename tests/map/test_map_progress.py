@@ -83,6 +83,16 @@ def test_counts_include_what_was_done_before_and_items_that_come_twice(
     assert (len(run), run.done, run.failed, run.left) == (8, 8, 2, 0)
 
 
+def test_item_that_comes_again_while_it_runs_counts_as_often(log: Log, threads: ThreadPoolExecutor) -> None:
+    gate = threading.Event()
+
+    with log.map(lambda _: gate.wait(30), ["a", "a", "b", "a"], executor=threads) as run:
+        gate.set()
+        list(run)
+
+    assert (len(run), run.done, run.left) == (4, 4, 0)
+
+
 def test_length_of_a_map_of_unknown_length_is_known_at_its_end(log: Log, threads: ThreadPoolExecutor) -> None:
     run = log.map(fails_on_2, (f"item{number}" for number in range(100)), executor=threads)
 
