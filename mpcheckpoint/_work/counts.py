@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from mpcheckpoint import _system as system
 from mpcheckpoint._progress.pace import Pace
 from mpcheckpoint._progress.snapshot import Snapshot
 from mpcheckpoint._work.shortage import shortage_of
@@ -25,6 +24,9 @@ _SHOW_EVERY_S = 0.25
 class Counts:
     """The inputs of a map that have an outcome.
 
+    Args:
+        joined_us: outcomes of others with a later stamp were recorded since this start of the map.
+
     Attributes:
         done: how many.
         before: how many of them had it before this start of the map.
@@ -33,16 +35,20 @@ class Counts:
         pace: how many are done a second.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, joined_us: int) -> None:
         self.done = self.before = self.failed = 0
         self.last_failure: str | None = None
-        self.pace = Pace(system.now_us())
+        self.pace = Pace(time.monotonic())
+        self._joined_us = joined_us
 
     def take(self, outcome: Outcome, inputs: int) -> None:
         """Count an outcome, which so many inputs have."""
-        is_new = self.pace.take(outcome.ended_us)
+        is_new = not outcome.repeated or outcome.ended_us >= self._joined_us
         self.done += inputs
-        self.before += 0 if is_new else inputs
+        if is_new:
+            self.pace.take(time.monotonic())
+        else:
+            self.before += inputs
         if not outcome.ok:
             self.failed += inputs
             if is_new:
@@ -87,7 +93,7 @@ class ProgressMeter:
                 counts.failed,
                 tuple((item.object_key, item.elapsed_s) for item in running),
                 counts.last_failure,
-                counts.pace.per_second(system.now_us()),
+                counts.pace.per_second(now_s),
             )
         )
 

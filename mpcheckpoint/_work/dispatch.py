@@ -57,7 +57,7 @@ class Dispatcher:
         self.waiting: dict[str, list[Input]] = {}
         self.is_halted = False
         self.has_failure = False
-        self.counts = Counts()
+        self.counts = Counts(plan.run.joined_us)
         # Of the waiting ones, those that start first when there is room.
         self._held_back: dict[str, None] = {}
         self._unfinished = 0  # inputs in ``running`` and ``waiting``

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 from tqdm import tqdm
 
-from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import Checkpoint, Log, Outcome
 from mpcheckpoint._progress.choice import display_for
 from mpcheckpoint._progress.pace import Pace
 from mpcheckpoint._progress.snapshot import Snapshot, line_of, running_text
 from mpcheckpoint._progress.tqdm_bar import TqdmBar
 from mpcheckpoint._progress.words import rate, span
+from mpcheckpoint._work.counts import Counts
 from support.shell import CommandLine
 from support.verbs import wait_until
 
@@ -144,26 +145,34 @@ def test_items_that_a_halt_leaves_out_are_left(log: Log) -> None:
 # --- rate and words ----------------------------------------------------------------------------------------
 
 
-def test_rate_counts_what_was_recorded_since_the_start_and_nothing_before() -> None:
-    pace = Pace(began_us=10_000_000)
+def test_rate_is_that_since_the_start_for_the_first_half_minute() -> None:
+    pace = Pace(began_s=10.0)
+    assert pace.per_second(10.0) == 0.0
+    pace.take(10.1)
+    assert pace.per_second(10.2) == 1.0  # the first one says little
+    pace.take(11.0)
 
-    assert [pace.take(stamp_us) for stamp_us in (1, 9_999_999, 10_000_000, 11_000_000)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
-    assert pace.per_second(14_000_000) == 0.5
-    assert pace.per_second(60_000_000) == 0.0
+    assert pace.per_second(14.0) == 0.5
+    assert pace.per_second(60.0) == 0.0
+
+
+def test_counts_tell_what_others_did_since_the_start_from_what_was_done_before() -> None:
+    counts = Counts(joined_us=1000)
+
+    for ended_us, repeated in [(999, True), (1000, True), (999, False)]:
+        counts.take(Outcome("a", "a", False, None, "why\nwhere", 1.0, repeated, ended_us=ended_us), 2)
+        assert counts.last_failure == ("a: why" if counts.done > 2 else None)
+
+    assert (counts.done, counts.before, counts.failed) == (6, 2, 6)
 
 
 def test_rate_is_of_the_last_half_minute() -> None:
-    pace = Pace(began_us=0)
+    pace = Pace(began_s=0.0)
     for second in range(100):
         for _ in range(1 if second < 50 else 10):
-            pace.take(second * 1_000_000)
+            pace.take(float(second))
 
-    assert pace.per_second(99_000_000) == pytest.approx(10, rel=0.1)
+    assert pace.per_second(99.0) == pytest.approx(10, rel=0.1)
 
 
 def test_time_left_follows_from_the_rate() -> None:
