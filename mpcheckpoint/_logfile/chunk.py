@@ -21,6 +21,7 @@ class Chunk(NamedTuple):
         durable: the highest offset that they, or lines before them, state as durable.
         is_reset: whether the log was loaded anew, so that what was read before is void.
         begun_us: when the generation began: older records were copied into it.
+        note_stamps_us: the stamp of each of the notes; empty where the storage does not tell.
     """
 
     lines: Sequence[Line]
@@ -29,3 +30,4 @@ class Chunk(NamedTuple):
     durable: int
     is_reset: bool
     begun_us: int = 0
+    note_stamps_us: Sequence[int] = ()

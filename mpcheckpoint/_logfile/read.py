@@ -223,7 +223,7 @@ class LogReader:
         """Move on to the end of a scan; yield what it found, if that is anything."""
         if not scan.lines and not self._is_reset:
             return
-        lines, notes = Lines.of(scan.lines), list[Note]()
+        lines, notes, note_stamps_us = Lines.of(scan.lines), list[Note](), list[int]()
         for index, line in lines.controls():
             try:
                 control = known_control(line, self._paths.log)
@@ -233,6 +233,7 @@ class LogReader:
                 raise refusal
             if control not in CONTROLS_OF_A_GENERATION:
                 notes.append(note_of(line))
+                note_stamps_us.append(line.stamp_us)
         self._durable = max(self._durable, max(lines.durables, default=0))
         records, passed = lines.records(), 0
         # Stamps rise, so what is to be skipped comes first.
@@ -247,7 +248,8 @@ class LogReader:
         clock.observe(scan.end.stamp_us)
         if is_new:
             assert self._header is not None
-            yield Chunk(records, notes, generation, self._durable, is_reset, self._header.created_us)
+            begun_us = self._header.created_us
+            yield Chunk(records, notes, generation, self._durable, is_reset, begun_us, note_stamps_us)
 
     def _cut_off(self, scan: Scan, index: int) -> Scan:
         """Return the whole batches before the one that the line at ``index`` belongs to."""

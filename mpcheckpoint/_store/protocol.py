@@ -63,7 +63,8 @@ class Reader(Protocol):
         given before is void and the log comes anew from its start: only where it was replaced, and never if the reader
         ``resumes``. ``lines`` is a list of Lines, or a Lines (``_format.columns``), which costs less where there are
         many; lists are the caller's to change. ``begun_us`` is above the stamps of lines that were copied from an
-        earlier generation, and below all others; 0 where there are none.
+        earlier generation, and below all others; 0 where there are none. ``note_stamps_us`` may stay
+        empty.
 
         Raises:
             CorruptLogError, ReadFailedError, LogNotFoundError: what was given before stays valid.
