@@ -16,6 +16,7 @@ from mpcheckpoint._cli.maps.map_command import map_command
 from mpcheckpoint._cli.maps.results_command import results_command
 from mpcheckpoint._cli.remembered import Origins
 from mpcheckpoint._cli.repair_command import repair_command
+from mpcheckpoint._cli.report_command import report_command
 from mpcheckpoint._cli.show_command import show_command
 from mpcheckpoint._cli.streams import OutputError, StandardStreams
 from mpcheckpoint._cli.tail_command import tail_command
@@ -47,6 +48,7 @@ def cli() -> None:
 for command in (
     map_command,
     results_command,
+    report_command,
     ls_command,
     show_command,
     tail_command,
