@@ -1,4 +1,4 @@
-"""Take the pictures of docs/pictures: of a report in a browser.
+"""Take the pictures of docs/pictures: of a report in a browser, and of the live screen.
 
     python tools/take_pictures.py
 
@@ -8,6 +8,9 @@ chromium-driver. The pictures differ a little each time, as the times of items d
 
 from __future__ import annotations
 
+import asyncio
+import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +23,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PICTURES = CHECKOUT / "docs" / "pictures"
 
 sys.path.insert(0, str(CHECKOUT / "tests"))
+from mpcheckpoint._cli.top.screen import TopApp  # noqa: E402
+from mpcheckpoint._maintenance.monitoring.store_monitor import StoreMonitor  # noqa: E402
 from support.browser import browser  # noqa: E402 - found only now
 
 _MPCHECKPOINT = [sys.executable, "-m", "mpcheckpoint"]
@@ -35,6 +40,7 @@ def main() -> None:
         work = Path(directory)
         _run_a_map(work)
         _take_report(work)
+        asyncio.run(_take_screen(work))
 
 
 def _run_a_map(work: Path) -> None:
@@ -59,6 +65,29 @@ def _take_report(work: Path) -> None:
             page.prefer(scheme)
             page.open(work / "report.html")
             page.picture(PICTURES / f"report-{scheme}.png")
+
+
+async def _take_screen(work: Path) -> None:
+    """Watch two maps that run; what textual draws asks for a font of a network, which a picture can do without."""
+    lines = [
+        [*_MPCHECKPOINT, "map", "--store", "run-43", "--key", key, "--jobs", jobs, "-a", "items", "--"]
+        for key, jobs in (("photos", "2"), ("thumbnails", "1"))
+    ]
+    maps = [
+        subprocess.Popen([*line, "sh", "-c", _COMMAND, "sh", "{}"], cwd=work, stderr=subprocess.DEVNULL)
+        for line in lines
+    ]
+    await asyncio.sleep(3)
+    os.chdir(work)  # the picture shows the name of the store
+    app = TopApp(StoreMonitor("run-43"), 1.0)
+    async with app.run_test(size=(100, 22)) as pilot:
+        await pilot.pause(3.5)
+        picture = re.sub(r"@font-face \{.*?\}", "", app.export_screenshot(), flags=re.DOTALL)
+        (PICTURES / "top.svg").write_text(picture, encoding="utf-8")
+        await pilot.press("q")
+    for each in maps:
+        each.terminate()
+        each.wait()
 
 
 if __name__ == "__main__":

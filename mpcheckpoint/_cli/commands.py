@@ -21,6 +21,7 @@ from mpcheckpoint._cli.show_command import show_command
 from mpcheckpoint._cli.streams import OutputError, StandardStreams
 from mpcheckpoint._cli.tail_command import tail_command
 from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, say, say_error, without_passwords
+from mpcheckpoint._cli.top.top_command import top_command
 from mpcheckpoint._cli.verify_command import verify_command
 from mpcheckpoint.errors import CheckpointError
 
@@ -52,6 +53,7 @@ for command in (
     ls_command,
     show_command,
     tail_command,
+    top_command,
     verify_command,
     repair_command,
     import_command,

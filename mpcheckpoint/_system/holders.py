@@ -90,11 +90,17 @@ def openers(paths: Collection[str]) -> dict[str, list[LockHolder]]:
     that took it. Read from the links of descriptors in /proc: no file is opened or looked at. Raises nothing.
     """
     found: dict[str, list[LockHolder]] = {path: [] for path in paths}
-    names = {os.path.realpath(path): path for path in paths}
+    names = {_without_links(path): path for path in paths}
     for pid in _processes() if names else ():
         for name in _open_files(pid) & names.keys():
             found[names[name]].append(_process(pid))
     return found
+
+
+def _without_links(path: str) -> str:
+    """Return a path as the links in /proc have it. Its last part is no link, and may be a log: it is not looked at."""
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory), name)
 
 
 def _processes() -> list[int]:

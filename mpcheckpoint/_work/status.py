@@ -122,8 +122,12 @@ def status_of(log: LogHandle, rerun: str | None) -> MapStatus | None:
 
 def running_items(log: LogHandle) -> tuple[RunningItem, ...]:
     """Return what live workers run, the longest running first."""
-    directory = log.workers_directory
     claims = log.query(lambda view: dict(view.claims))  # a copy: the view goes on
+    return running_of(log.workers_directory, claims)
+
+
+def running_of(directory: str, claims: dict[str, str]) -> tuple[RunningItem, ...]:
+    """Return the claimed objects whose workers live, the longest running first."""
     found = []
     for object_key, worker_id in claims.items():
         if is_live(directory, worker_id):

@@ -82,10 +82,12 @@ class CommandLine:
         columns: int = 100,
         react: Callable[[bytes], object] = lambda shown: None,
         program: Sequence[str] = MPCHECKPOINT,
+        typed_at: Mapping[bytes, bytes] | None = None,
     ) -> Ended:
         """Run a command whose three streams are one terminal; ``out`` is all that was shown, without its escapes.
 
-        ``react`` is called with all that was shown so far, whenever there is more.
+        ``react`` is called with all that was shown so far, whenever there is more. ``typed_at`` says what is typed once
+        something is shown.
         """
         ours, theirs = pty.openpty()
         termios.tcsetwinsize(theirs, (40, columns))
@@ -104,7 +106,14 @@ class CommandLine:
             os.close(theirs)
         try:
             os.write(ours, typed)
-            shown = _read_terminal(ours, time.monotonic() + self._timeout_s, react)
+            waiting = dict(typed_at or {})
+
+            def look(shown: bytes) -> None:
+                for awaited in [each for each in waiting if each in shown]:
+                    os.write(ours, waiting.pop(awaited))
+                react(shown)
+
+            shown = _read_terminal(ours, time.monotonic() + self._timeout_s, look)
             code = process.wait(self._timeout_s)
         finally:
             os.close(ours)

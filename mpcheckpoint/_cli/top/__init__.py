@@ -1,0 +1,1 @@
+"""``mpcheckpoint top``."""
