@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from mpcheckpoint._cli.known_keys import keys_in, shown_keys
@@ -60,8 +62,8 @@ def report_command(store: str, log_keys: tuple[str, ...], output: str) -> int:
 
 def _require_report(path: str) -> None:
     """Refuse a file that a report must not take the place of."""
-    if path == _STDOUT:
-        return
+    if path == _STDOUT or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)):
+        return  # a pipe or a device is written to; reading from one might wait for ever
     try:
         with open(path, "rb") as file:
             beginning = file.read(len(BEGINNING))

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._format.byte_text import to_text
 from mpcheckpoint._report.page import page_of
 from mpcheckpoint._report.story import story_of
 from mpcheckpoint._store.store import DirectoryStore
@@ -67,7 +68,7 @@ def report_of(path: str | os.PathLike[str], log_keys: Sequence[str] = ()) -> Rep
     told = told[:MOST_LOGS]
     page = None
     if told:
-        name = os.path.basename(os.path.abspath(path)) or os.fspath(path)
+        name = to_text(os.fsencode(os.path.basename(os.path.abspath(path)) or path))
         page = page_of(name, told, _notices(unreadable, without_map, left_out), system.now_us())
     return Report(page, [each.log_key for each in told], without_map, left_out, [*unreadable, *damages])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -75,6 +76,26 @@ def test_earlier_report_is_replaced_and_another_file_is_left_alone(
     capfd.readouterr()
     assert "cannot write nowhere/x.html: No such file" in refused(capfd, *OF_STORE, "-o", "nowhere/x.html")
     assert "cannot write .: Is a directory" in refused(capfd, *OF_STORE, "-o", ".")
+
+
+def test_page_goes_into_a_pipe_and_a_device_that_is_full_is_told(
+    work: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor(1) as reader:
+        received = reader.submit((work / "pipe").read_text, encoding="utf-8")
+        assert main((*OF_STORE, "-o", "pipe")) == 0
+        assert received.result(timeout=60).startswith(BEGINNING)
+    capfd.readouterr()
+    assert "cannot write /dev/full: No space left" in refused(capfd, *OF_STORE, "-o", "/dev/full")
+
+
+def test_store_whose_name_is_no_utf_8_is_named_in_its_report(work: Path) -> None:
+    (work / "store").rename(os.fsdecode(b"st\xff"))
+
+    assert main(("report", "--store", os.fsdecode(b"st\xff"), "-o", "report.html")) == 0
+
+    assert "<h1><bdi>st\\xff</bdi></h1>" in (work / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_reported_is_one_line_and_no_page(
