@@ -39,7 +39,7 @@ def pages() -> dict[str, str]:
     directory = os.getcwd()
     os.chdir("/")
     try:
-        context = click.Context(cli, info_name=_NAME)
+        context = click.Context(cli, info_name=_NAME, **cli.context_settings)
         made = {f"{_NAME}.1": _page(_NAME, cli, context)}
         for name, command in sorted(cli.commands.items()):
             of_command = click.Context(command, info_name=name, parent=context)

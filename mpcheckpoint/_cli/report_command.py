@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from mpcheckpoint._cli.known_keys import keys_in, shown_keys
 from mpcheckpoint._cli.options import keys_option, store_option
 from mpcheckpoint._cli.terminal import Exit, counted, flush_out, safe, say, say_error, write_out
-from mpcheckpoint._cli.whole_file import write_whole
+from mpcheckpoint._cli.whole_file import first_bytes, write_whole
 from mpcheckpoint._report.making import Report, report_of
 from mpcheckpoint._report.page import BEGINNING
 
@@ -62,13 +60,10 @@ def report_command(store: str, log_keys: tuple[str, ...], output: str) -> int:
 
 def _require_report(path: str) -> None:
     """Refuse a file that a report must not take the place of."""
-    if path == _STDOUT or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)):
-        return  # a pipe or a device is written to; reading from one might wait for ever
-    try:
-        with open(path, "rb") as file:
-            beginning = file.read(len(BEGINNING))
-    except FileNotFoundError:
+    if path == _STDOUT:
         return
+    try:
+        beginning = first_bytes(path, len(BEGINNING))
     except OSError as error:
         raise click.UsageError(f"cannot write {safe(path)}: {error.strerror}") from error
     if not BEGINNING.encode().startswith(beginning):

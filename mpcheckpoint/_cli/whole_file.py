@@ -13,6 +13,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def first_bytes(path: str, most: int) -> bytes:
+    """Return what the file begins with that ``write_whole`` would replace; nothing where it would replace none.
+
+    A pipe or a device is written to: reading from one might wait for ever.
+
+    Raises:
+        OSError: it cannot be looked at, or is a directory.
+    """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read(most)
+    except FileNotFoundError:
+        return b""
+
+
 def write_whole(path: str, write: Callable[[IO[bytes]], object]) -> None:
     """Have ``write`` write a file, and put it in the place of ``path``; a pipe or a device is written to as it is.
 

@@ -299,6 +299,14 @@ def current_umask() -> int:
     return mask
 
 
+def test_job_log_goes_into_a_pipe(run: Run, tmp_path: Path) -> None:
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor(1) as reader:
+        received = reader.submit(Path("pipe").read_text, encoding="utf-8")
+        assert run("map", "--joblog", "pipe", "--", "true", items="a\n").code == 0
+        assert [row[0] for row in rows(received.result(timeout=60))] == ["1"]
+
+
 def test_job_log_that_cannot_be_written_is_said_and_the_outcomes_are_there(run: Run) -> None:
     ended = run("map", "--joblog", "nowhere/log", "--", "true", items="a\n")
 

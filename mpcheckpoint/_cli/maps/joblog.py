@@ -10,7 +10,7 @@ import click
 from mpcheckpoint._cli.maps.items import canonical
 from mpcheckpoint._cli.maps.template import Item, JsonItem, MissingFieldError, Shape, Template
 from mpcheckpoint._cli.terminal import flush_out, one_line, safe, write_out
-from mpcheckpoint._cli.whole_file import write_whole
+from mpcheckpoint._cli.whole_file import first_bytes, write_whole
 from mpcheckpoint._format.byte_text import to_bytes, to_text
 from mpcheckpoint._work.causes import NOT_STARTED, TIMED_OUT, exit_code, killing_signal
 from mpcheckpoint._work.outcomes import outcome_of
@@ -36,10 +36,7 @@ def require_joblog(path: str) -> None:
     if path == STDOUT:
         return
     try:
-        with open(path, "rb") as file:
-            beginning = file.read(len(_HEAD))
-    except FileNotFoundError:
-        return
+        beginning = first_bytes(path, len(_HEAD))
     except OSError as error:
         raise click.UsageError(f"cannot write the job log {safe(path)}: {error.strerror}") from error
     if not _HEAD.startswith(beginning):
