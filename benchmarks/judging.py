@@ -92,6 +92,7 @@ def targets() -> Iterator[Target]:
     yield from _beside_targets()
     yield from _read_targets()
     yield from _follow_targets()
+    yield from _map_targets()
     yield Target(
         "open for append, log of 1 GB / of 1 MB",
         partial(figure_of, script="open", name="ratio_to_shortest", size_mb=1000),
@@ -203,6 +204,49 @@ def _replay_targets() -> Iterator[Target]:
             partial(figure, name="memory_to_file"),
             memory,
             is_least=False,
+        )
+
+
+def _map_targets() -> Iterator[Target]:
+    figure = partial(figure_of, script="maps", engine=OURS)
+    ours_to = partial(figure_of, script="maps", name="ratio")
+    yield Target(
+        "map of a function that does nothing / ProcessPoolExecutor.map(chunksize=1)",
+        partial(ours_to, work="function", engine="pool"),
+        3,
+        is_least=False,
+    )
+    yield Target(
+        "processor an item of that map",
+        partial(figure, work="function", name="processor_us"),
+        200,
+        is_least=False,
+        form="{:,.0f} us",
+    )
+    yield Target(
+        "items of 1 ms, 32 workers: share of what the processors allow",
+        partial(figure, work="1 ms", name="share", workers=32),
+        0.8,
+    )
+    yield Target(
+        "map of the command true / xargs -P2 -n1",
+        partial(ours_to, work="command", engine="xargs"),
+        1.5,
+        is_least=False,
+    )
+    yield Target(
+        "map of the command true / GNU parallel --joblog",
+        partial(ours_to, work="command", engine="parallel"),
+        1 / 3.5,
+        is_least=False,
+    )
+    for name, most, form in (("seconds", 5, "{:.1f} s"), ("memory_mb", 200, "{:.0f} MB")):
+        yield Target(
+            f"{_REPLAYED:,} items that are all done: {'time' if name == 'seconds' else 'memory'}",
+            partial(figure, work="done", name=name, items=_REPLAYED),
+            most,
+            is_least=False,
+            form=form,
         )
 
 

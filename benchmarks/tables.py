@@ -192,6 +192,18 @@ TABLES: dict[str, Callable[[Reports], str]] = {
         Column("first read, ms", "first_read_ms", ",.1f"),
         Column("memory, MB", "memory_mb", ",.1f"),
     ),
+    "maps": _rows_of(
+        "maps",
+        Column("work", "work"),
+        Column("items", "items", ",d"),
+        Column("workers", "workers", "d"),
+        Column("who", "engine"),
+        Column("seconds", "seconds", ",.2f"),
+        Column("processor us an item", "processor_us", ",.0f"),
+        Column("ours / theirs", "ratio", ".2f"),
+        Column("share of the ideal", "share", ".2f"),
+        Column("memory, MB", "memory_mb", ",.0f"),
+    ),
     "commands": commands,
 }
 

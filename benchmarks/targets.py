@@ -62,6 +62,7 @@ RUNS = (
     Run("open", quick="--rounds 1 --size-mb 1 10"),
     Run("verify", quick="--rounds 1 --size-mb 1"),
     Run("polled", quick="--rounds 1 --seconds 0.3"),
+    Run("maps", quick="--rounds 1 --items 100 --commands 20 --done 10000"),
     Run(
         "growth",
         quick="--repeats 5 --records 1000 10000 --logs 1 10 --processes 1 4 --event-bytes 16 65536",

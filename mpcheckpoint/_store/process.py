@@ -21,6 +21,7 @@ from mpcheckpoint._logfile.descriptors import pool
 from mpcheckpoint._logfile.lock_waits import waits
 from mpcheckpoint._store.interval import IntervalSyncer
 from mpcheckpoint._store.notifier import StoreNotifier
+from mpcheckpoint._system.locks import store_locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +159,7 @@ class Process:
         self._mutex = threading.RLock()
         self._resumes = {}
         self.flushes_at_exit = False
-        system.close_inherited_store_locks()
+        store_locks.reset_after_fork()
         clock.reset_after_fork()
         pool.reset_after_fork()
         waits.reset_after_fork()

@@ -56,7 +56,6 @@ from mpcheckpoint._system.files import (
 from mpcheckpoint._system.holders import LockHolder, LockState, LockStatus, lock_status, openers
 from mpcheckpoint._system.locks import (
     LockProof,
-    close_inherited_store_locks,
     is_locked,
     lock,
     prove_locking,

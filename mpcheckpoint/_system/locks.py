@@ -87,8 +87,20 @@ def unlock(fd: int) -> None:
     _flock(fd, _UNLOCK)
 
 
-# What this process has open to hold, or to wait for, the lock of a store.
-_store_locks: set[Descriptor] = set()
+class StoreLocks:
+    """What this process has open to hold, or to wait for, the locks of stores."""
+
+    def __init__(self) -> None:
+        self.files: set[Descriptor] = set()
+
+    def reset_after_fork(self) -> None:
+        """Close, in a forked child, the files of its parent, which goes on holding its locks."""
+        files, self.files = self.files, set()
+        for file in files:
+            file.close()
+
+
+store_locks = StoreLocks()
 
 
 @contextmanager
@@ -104,36 +116,29 @@ def store_lock(path: str, timeout_s: float | None) -> Iterator[None]:
     try:
         yield
     finally:
-        _store_locks.discard(file)
-        if file.fd >= 0:  # else this is a forked child
+        store_locks.files.discard(file)
+        if file.is_intact():  # not in a forked child, nor where somebody closed it
             # Unlocked, not closed alone: a child that was forked while the file was being opened shares the lock.
             unlock(file.fd)
-            file.close()
+        file.close()
 
 
 def _locked_file(path: str, deadline: float | None) -> Descriptor:
     """Return the file of that name, open and locked: the one that has the name once it is locked."""
     while True:
         file = open_file(path, write=True)
-        _store_locks.add(file)
+        store_locks.files.add(file)
         try:
             if not lock(file.fd, None if deadline is None else max(0.0, deadline - time.monotonic())):
                 raise TimeoutError(errno.ETIMEDOUT, "the lock is held elsewhere", path)
             if path_status(path).identity == file.identity:
                 return file
         except BaseException:
-            _store_locks.discard(file)
+            store_locks.files.discard(file)
             file.close()
             raise
-        _store_locks.discard(file)
+        store_locks.files.discard(file)
         file.close()
-
-
-def close_inherited_store_locks() -> None:
-    """Close, in a forked child, what its parent held or waited for; the parent goes on holding it."""
-    for file in tuple(_store_locks):
-        file.close()
-    _store_locks.clear()
 
 
 class LockProof(NamedTuple):

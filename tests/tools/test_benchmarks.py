@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -198,6 +199,23 @@ def test_benchmark_of_writers_beside_polling_readers_reports_both_engines(tmp_pa
     assert sqlite["ratio_to_sqlite"] == 1
     assert all(row["rate_per_s"] > 0 and row["polls_per_s"] > 0 for row in report["results"])
     assert all(row["kept_up"] in {"yes", "no"} and row["behind_ms"] > 0 for row in report["results"])
+
+
+def test_map_benchmark_with_tiny_sizes_reports_ours_and_who_is_installed(tmp_path: Path) -> None:
+    sizes = {"items": 20, "commands": 5, "done": 2001, "workers": 3}
+    options = [text for name, size in sizes.items() for text in (f"--{name}", str(size))]
+    results = run(tmp_path, "maps.py", "--rounds", "1", *options)["results"]
+
+    peers = [name for name in ("xargs", "parallel") if which(name)]
+    assert [(row["work"], row["engine"], row["items"]) for row in results] == [
+        *(("function", engine, 20) for engine in ("mpcheckpoint", "pool")),
+        *(("1 ms", engine, 20) for engine in ("mpcheckpoint", "pool")),
+        *(("command", engine, 5) for engine in ("mpcheckpoint", *peers)),
+        ("done", "mpcheckpoint", 2001),
+    ]
+    assert all(row["seconds"] > 0 and row["processor_us"] > 0 and row["memory_mb"] > 0 for row in results)
+    assert all((row["ratio"] is None) == (row["engine"] == "mpcheckpoint") for row in results)
+    assert all(0 < row["share"] <= 1 for row in results if row["work"] == "1 ms")
 
 
 def test_benchmark_whose_readers_miss_a_record_fails(tmp_path: Path) -> None:

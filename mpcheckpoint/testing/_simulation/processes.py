@@ -13,6 +13,7 @@ from mpcheckpoint._logfile.descriptors import DescriptorPool, pool
 from mpcheckpoint._logfile.places import Places, places
 from mpcheckpoint._store.interval import IntervalSyncer
 from mpcheckpoint._store.process import Process, process
+from mpcheckpoint._system.locks import StoreLocks, store_locks
 
 # The objects of which a process has one each, and what it begins with.
 _OF_A_PROCESS: tuple[tuple[object, type], ...] = (
@@ -20,6 +21,7 @@ _OF_A_PROCESS: tuple[tuple[object, type], ...] = (
     (pool, DescriptorPool),
     (clock, HybridClock),
     (places, Places),
+    (store_locks, StoreLocks),
 )
 
 
