@@ -13,7 +13,7 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint.errors import LockTimeoutError
 from support.processes import call
-from support.verbs import LOCK, LOG, Faults, assert_goes_on, bounded, is_locked, lock_file, tear
+from support.verbs import LOCK, LOG, Faults, assert_goes_on, bounded, is_locked, lock_file, opened_until, tear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,8 +106,7 @@ def test_lock_whose_descriptor_is_closed_while_it_is_waited_for_is_taken_anew(
         if becomes == "another file":
             other.append(os.dup2(os.open(os.devnull, os.O_RDWR), fd))
         elif becomes == "another file of ours":
-            other.append(system.open_file(str(store)))  # the lowest free number
-            assert other[0].fd == fd
+            other.extend(opened_until(fd, str(store)))
         return taken
 
     holder = system.open_file(str(lock_file(store)), write=True)

@@ -29,6 +29,7 @@ from support.verbs import (
     is_locked,
     lock_file,
     log_file,
+    opened_until,
     seen_anew,
     wait_until,
     writer_of,
@@ -273,15 +274,6 @@ def test_lock_whose_descriptor_was_given_to_another_file_still_keeps_processes_a
     finally:
         writer.lock.give_back()
     assert not is_locked(lock_file(store))
-
-
-def opened_until(number: int, path: str) -> list[system.Descriptor]:
-    """Open a file until it gets that number. Lower ones may be free: the garbage collector closes files, too."""
-    opened = [system.open_file(path, write=True)]
-    while opened[-1].fd != number:
-        assert opened[-1].fd < number
-        opened.append(system.open_file(path, write=True))
-    return opened
 
 
 @pytest.mark.parametrize("which", ["lock", "sync"])

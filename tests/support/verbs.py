@@ -396,3 +396,12 @@ def poison(log: Log, faults: Faults, event: object = 1) -> Position:
     fault.clear()
     assert caught.value.position is not None
     return caught.value.position
+
+
+def opened_until(number: int, path: str) -> list[system.Descriptor]:
+    """Open a file until it gets that number. Lower ones may be free: the garbage collector closes files, too."""
+    opened = [system.open_file(path)]
+    while opened[-1].fd != number:
+        assert opened[-1].fd < number
+        opened.append(system.open_file(path))
+    return opened
