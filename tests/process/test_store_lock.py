@@ -9,7 +9,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
 import pytest
 
 from mpcheckpoint import _system as system
@@ -34,6 +33,23 @@ def is_free(path: Path) -> bool:
         return False
 
 
+FILELOCK = """
+import sys
+import filelock
+
+lock = filelock.FileLock(sys.argv[1], timeout=0, fallback_to_soft=False)
+with lock:
+    print("held", flush=True)
+    sys.stdin.readline()
+print("released", flush=True)
+sys.stdin.readline()
+try:
+    lock.acquire()
+except filelock.Timeout:
+    print("refused", flush=True)
+"""
+
+
 def times_open(path: Path) -> int:
     """Return how many descriptors this process has of a file."""
     found = Path("/proc/self/fd").iterdir()
@@ -41,12 +57,25 @@ def times_open(path: Path) -> int:
 
 
 def test_lock_excludes_programs_that_take_it_by_filelock(path: Path) -> None:
-    """Versions before this one did, and scripts of administrators may."""
-    theirs = filelock.FileLock(path, timeout=0, fallback_to_soft=False)
-    with theirs:
+    """Versions before this one did, and scripts of administrators may.
+
+    In another process: where it was imported, threads may not fork at the same time, which other tests do.
+    """
+    command = [sys.executable, "-c", FILELOCK, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as theirs:
+        assert theirs.stdin is not None
+        assert theirs.stdout is not None
+        assert theirs.stdout.readline() == "held\n"
         assert not is_free(path)
-    with system.store_lock(str(path), None), pytest.raises(filelock.Timeout):
-        theirs.acquire()
+
+        theirs.stdin.write("\n")
+        theirs.stdin.flush()
+        assert theirs.stdout.readline() == "released\n"
+        with system.store_lock(str(path), 0):
+            theirs.stdin.write("\n")
+            theirs.stdin.flush()
+            assert theirs.stdout.readline() == "refused\n"
+    assert theirs.returncode == 0
     assert is_free(path)
 
 
