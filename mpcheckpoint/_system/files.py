@@ -8,13 +8,10 @@ import os
 import resource
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from mpcheckpoint._system.statx import file_status
-
-if TYPE_CHECKING:
-    pass
 
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _MANY_FILES = 4096

@@ -33,6 +33,7 @@ _SHARED_TRY = int(portalocker.LockFlags.SHARED | portalocker.LockFlags.NON_BLOCK
 _UNLOCK = int(portalocker.LockFlags.UNBLOCK)
 _FIRST_PAUSE_S = 0.0002
 _LONGEST_PAUSE_S = 0.02
+_REOPEN_LIMIT = 100
 _CHILD_TIMEOUT_S = 30
 _LONGEST_PROBE_S = 2.0
 # The child opens the file by its name. It must be refused the lock while this process holds it.
@@ -109,7 +110,7 @@ def store_lock(path: str, timeout_s: float | None) -> Iterator[None]:
 
     Raises:
         TimeoutError: it was held elsewhere for ``timeout_s`` seconds.
-        FileNotFoundError: there is no such file.
+        OSError: it cannot be opened: there is none, or it is a link; or it is being replaced again and again.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     file = _locked_file(path, deadline)
@@ -125,7 +126,7 @@ def store_lock(path: str, timeout_s: float | None) -> Iterator[None]:
 
 def _locked_file(path: str, deadline: float | None) -> Descriptor:
     """Return the file of that name, open and locked: the one that has the name once it is locked."""
-    while True:
+    for _ in range(_REOPEN_LIMIT):
         file = open_file(path, write=True)
         store_locks.files.add(file)
         try:
@@ -139,6 +140,7 @@ def _locked_file(path: str, deadline: float | None) -> Descriptor:
             raise
         store_locks.files.discard(file)
         file.close()
+    raise OSError(errno.EAGAIN, "the lock file is being replaced again and again", path)
 
 
 class LockProof(NamedTuple):

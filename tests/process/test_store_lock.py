@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._system import locks
 from support.verbs import wait_until
 
 if TYPE_CHECKING:
@@ -113,6 +114,28 @@ def test_failed_wait_leaves_no_file_open(path: Path) -> None:
     with pytest.raises(FileNotFoundError), system.store_lock(str(path), None):
         pass
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_file_that_never_is_the_one_at_its_name_is_an_error_and_no_endless_loop(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = path.with_name("elsewhere")
+    elsewhere.touch()
+    monkeypatch.setattr(locks, "path_status", lambda path: system.path_status(str(elsewhere)))
+    before = len(os.listdir("/proc/self/fd"))
+
+    with pytest.raises(OSError, match="replaced again and again"), system.store_lock(str(path), None):
+        pass
+
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_link_in_the_place_of_the_file_is_refused(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+    with pytest.raises(OSError, match="symbolic"), system.store_lock(str(path), None):
+        pass
 
 
 def fork_and_hold(path: Path, forked: Path) -> None:
