@@ -6,12 +6,11 @@ import click
 
 from mpcheckpoint._cli.known_keys import keys_in, shown_keys
 from mpcheckpoint._cli.options import keys_option, store_option
-from mpcheckpoint._cli.terminal import Exit, counted, flush_out, safe, say, say_error, write_out
-from mpcheckpoint._cli.whole_file import first_bytes, write_whole
+from mpcheckpoint._cli.terminal import Exit, counted, safe, say, say_error
+from mpcheckpoint._cli.whole_file import STDOUT, put_out, require_earlier
 from mpcheckpoint._report.making import Report, report_of
 from mpcheckpoint._report.page import BEGINNING
 
-_STDOUT = "-"
 _INSTALL = "a report takes jinja2, which is not installed: pip install 'mpcheckpoint[report]'"
 
 
@@ -39,7 +38,7 @@ def report_command(store: str, log_keys: tuple[str, ...], output: str) -> int:
     Exit codes: 0; 1 if a log is damaged or cannot be read: the page shows what can; 2 bad usage, a store or log
     that cannot be read or that no map has run on.
     """
-    _require_report(output)
+    require_earlier(output, BEGINNING.encode(), "report", safe(output))
     try:
         report = report_of(store, log_keys)
     except ImportError as error:
@@ -52,33 +51,10 @@ def report_command(store: str, log_keys: tuple[str, ...], output: str) -> int:
         if report.damages:
             return Exit.USAGE
         raise click.ClickException(_none_ran(store, log_keys, report))
-    _write(output, report.page.encode("utf-8", "backslashreplace"))
-    if output != _STDOUT:
+    put_out(output, report.page.encode("utf-8", "backslashreplace"), safe(output))
+    if output != STDOUT:
         say(f"mpcheckpoint: {safe(output)} shows {counted(len(report.log_keys), 'log')}")
     return Exit.FAILED if report.damages else Exit.OK
-
-
-def _require_report(path: str) -> None:
-    """Refuse a file that a report must not take the place of."""
-    if path == _STDOUT:
-        return
-    try:
-        beginning = first_bytes(path, len(BEGINNING))
-    except OSError as error:
-        raise click.UsageError(f"cannot write {safe(path)}: {error.strerror}") from error
-    if not BEGINNING.encode().startswith(beginning):
-        raise click.UsageError(f"{safe(path)} is no report: it is left alone. Give the name of another file")
-
-
-def _write(path: str, page: bytes) -> None:
-    if path == _STDOUT:
-        write_out(page)
-        flush_out()
-        return
-    try:
-        write_whole(path, lambda file: file.write(page))
-    except OSError as error:
-        raise click.ClickException(f"cannot write {safe(path)}: {error.strerror}") from error
 
 
 def _none_ran(store: str, log_keys: tuple[str, ...], report: Report) -> str:

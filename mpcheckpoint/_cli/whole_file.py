@@ -7,13 +7,55 @@ import tempfile
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
+import click
+
 from mpcheckpoint import _system as system
+from mpcheckpoint._cli.terminal import flush_out, safe, write_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def first_bytes(path: str, most: int) -> bytes:
+STDOUT = "-"
+
+
+def require_earlier(path: str, head: bytes, kind: str, named: str) -> None:
+    """Refuse a file that does not begin with ``head``: it is none that we have written.
+
+    Args:
+        kind: what it should be, in messages.
+        named: how messages name it, the path included.
+
+    Raises:
+        click.UsageError: it is another kind of file, or cannot be looked at.
+    """
+    if path == STDOUT:
+        return
+    try:
+        beginning = _first_bytes(path, len(head))
+    except OSError as error:
+        raise click.UsageError(f"cannot write {named}: {error.strerror}") from error
+    if not head.startswith(beginning):
+        raise click.UsageError(f"{safe(path)} is no {kind}: it is left alone. Give the name of another file")
+
+
+def put_out(path: str, content: bytes, named: str) -> None:
+    """Write to standard output, or a file as a whole.
+
+    Raises:
+        click.ClickException: it cannot be written; ``named`` is how the message names it.
+    """
+    if path == STDOUT:
+        write_out(content)
+        flush_out()
+        return
+    try:
+        write_whole(path, lambda file: file.write(content))
+    except OSError as error:
+        raise click.ClickException(f"cannot write {named}: {error.strerror}") from error
+
+
+def _first_bytes(path: str, most: int) -> bytes:
     """Return what the file begins with that ``write_whole`` would replace; nothing where it would replace none.
 
     A pipe or a device is written to: reading from one might wait for ever.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import operator
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from mpcheckpoint._work.outcomes import Outcome
+from mpcheckpoint._work.whole_number import whole_number
 from mpcheckpoint.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -59,21 +59,11 @@ def chosen_outcomes(*, only_failed: object, since_us: object, slowest: object) -
     """
     return Chosen(
         bool(only_failed),
-        _whole(since_us, 0, "since_us is a time, in whole microseconds since 1970"),
+        whole_number(since_us, 0, "since_us is a time, in whole microseconds since 1970"),
         None
         if slowest is None
-        else _whole(slowest, 1, "slowest is a number of outcomes, at least 1, or None"),
+        else whole_number(slowest, 1, "slowest is a number of outcomes, at least 1, or None"),
     )
-
-
-def _whole(value: Any, least: int, what: str) -> int:
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if number < least:
-        raise ValueError(f"{what}, not {value!r}")
-    return number
 
 
 def item_text(item: Any) -> str:

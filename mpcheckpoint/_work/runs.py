@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._format.control import note_payload
@@ -13,7 +13,7 @@ from mpcheckpoint._work.reruns import IfChanged, RecordHead, Rule, RunNote, head
 from mpcheckpoint.errors import ChangedVersionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.records import RawEvent
@@ -206,13 +206,15 @@ def _moved_on(log_key: str, run: RunNote, latest: RunNote) -> ChangedVersionErro
     )
 
 
+Found = TypeVar("Found")
+
 # An object, its last outcome that counts, the head of that, and whether attempts failed after it. Rejected: a class for
 # the four, which takes a tenth of the time.
 LatestOutcome = tuple[str, bytes | None, RecordHead | None, bool]
 
 
 def latest_outcomes(log: LogHandle, rule: Rule) -> Iterator[LatestOutcome]:
-    """Yield what there is of each object, looking at a few objects at a time."""
+    """Yield what there is of each object."""
 
     def latest(view: LogView, object_key: str) -> LatestOutcome:
         is_to_retry = False
@@ -225,10 +227,7 @@ def latest_outcomes(log: LogHandle, rule: Rule) -> Iterator[LatestOutcome]:
             is_to_retry |= rule.is_to_retry(head)
         return object_key, None, None, is_to_retry
 
-    object_keys = log.query(lambda view: list(view.records.objects))
-    for start in range(0, len(object_keys), _KEYS_A_LOOK):
-        some = object_keys[start : start + _KEYS_A_LOOK]
-        yield from log.query(lambda view, some=some: [latest(view, each) for each in some])  # type: ignore[misc]
+    return _of_each_object(log, latest)
 
 
 def dated_outcomes(log: LogHandle, rule: Rule) -> Iterator[tuple[int, str, bytes]]:
@@ -238,9 +237,12 @@ def dated_outcomes(log: LogHandle, rule: Rule) -> Iterator[tuple[int, str, bytes
         found = next((entry for entry, head in records_of(view, object_key) if rule.counts(head)), None)
         return None if found is None else (found.stamp_us, object_key, found.event)
 
+    return (each for each in _of_each_object(log, latest) if each is not None)
+
+
+def _of_each_object(log: LogHandle, look: Callable[[LogView, str], Found]) -> Iterator[Found]:
+    """Yield what ``look`` returns for each object, a few objects at a time: others use the view in between."""
     object_keys = log.query(lambda view: list(view.records.objects))
     for start in range(0, len(object_keys), _KEYS_A_LOOK):
         some = object_keys[start : start + _KEYS_A_LOOK]
-        for each in log.query(lambda view, some=some: [latest(view, key) for key in some]):  # type: ignore[misc]
-            if each is not None:
-                yield each
+        yield from log.query(lambda view, some=some: [look(view, each) for each in some])  # type: ignore[misc]

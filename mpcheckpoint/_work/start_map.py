@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sized
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +26,7 @@ from mpcheckpoint._work.run_again import RunAgain
 from mpcheckpoint._work.run_item import FunctionCall
 from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.shortage import outlast_shortage
+from mpcheckpoint._work.whole_number import whole_number
 from mpcheckpoint._work.worker_options import WorkerOptions, parse_memory, require_memory_told
 
 if TYPE_CHECKING:
@@ -181,9 +181,9 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
         tasks_per_worker=tasks_per_worker,
     )
     if jobs is not None:
-        jobs = _whole(jobs, 1, "jobs is a number of workers, at least 1, or None")
+        jobs = whole_number(jobs, 1, "jobs is a number of workers, at least 1, or None")
     attempts = Retries(
-        _whole(retries, 0, "retries is a number of attempts, at least 0"),
+        whole_number(retries, 0, "retries is a number of attempts, at least 0"),
         _seconds(retry_delay_s, "retry_delay_s is a number of seconds, at least 0"),
     )
     if timeout_s is not None:
@@ -193,7 +193,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     workers = WorkerOptions(timeout_s, *_worker_options(memory, initializer, tasks_per_worker))
     if max_invalid_results is not None:
         what = "max_invalid_results is a number of items, at least 1, or None"
-        max_invalid_results = _whole(max_invalid_results, 1, what)
+        max_invalid_results = whole_number(max_invalid_results, 1, what)
     # With an executor the default start method is not asked for: asking settles it for the whole process.
     context = mp_context or (multiprocessing.get_context() if executor is None else None)
     require_function(fn, context, executor)
@@ -276,7 +276,7 @@ def _worker_options(
 ) -> tuple[int | None, Callable[[], Any] | None, int | None]:
     if tasks_per_worker is not None:
         what = "tasks_per_worker is a number of items, at least 1, or None"
-        tasks_per_worker = _whole(tasks_per_worker, 1, what)
+        tasks_per_worker = whole_number(tasks_per_worker, 1, what)
     memory_bytes = None if memory is None else parse_memory(memory)
     if memory_bytes is not None:
         require_memory_told()
@@ -309,17 +309,6 @@ def _permit_for(halting: Halt | None, log: LogHandle) -> Permit | None:
     if halting is None:
         return None
     return outlast_shortage(lambda: permit_for(halting, log.workers_directory))
-
-
-def _whole(value: Any, least: int, what: str) -> int:
-    """Return a whole number of any type that has one, as those of numpy; True is none."""
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if number < least:
-        raise ValueError(f"{what}, not {value!r}")
-    return number
 
 
 def _seconds(value: Any, what: str) -> float:

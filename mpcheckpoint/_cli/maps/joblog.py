@@ -5,12 +5,10 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from mpcheckpoint._cli.maps.items import canonical
 from mpcheckpoint._cli.maps.template import Item, JsonItem, MissingFieldError, Shape, Template
-from mpcheckpoint._cli.terminal import flush_out, one_line, safe, write_out
-from mpcheckpoint._cli.whole_file import first_bytes, write_whole
+from mpcheckpoint._cli.terminal import one_line, safe
+from mpcheckpoint._cli.whole_file import put_out, require_earlier
 from mpcheckpoint._format.byte_text import to_bytes, to_text
 from mpcheckpoint._work.causes import NOT_STARTED, TIMED_OUT, exit_code, killing_signal
 from mpcheckpoint._work.outcomes import outcome_of
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from mpcheckpoint import Outcome
     from mpcheckpoint._view.log_handle import LogHandle
 
-STDOUT = "-"
 _HEAD = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 _HOST = ":"  # this one
 _NOT_FOUND, _NOT_RUN = 127, 126  # of a shell
@@ -33,14 +30,7 @@ def require_joblog(path: str) -> None:
     Raises:
         click.UsageError: it is another kind of file, or cannot be looked at.
     """
-    if path == STDOUT:
-        return
-    try:
-        beginning = first_bytes(path, len(_HEAD))
-    except OSError as error:
-        raise click.UsageError(f"cannot write the job log {safe(path)}: {error.strerror}") from error
-    if not _HEAD.startswith(beginning):
-        raise click.UsageError(f"{safe(path)} is no job log: it is left alone. Give the name of another file")
+    require_earlier(path, _HEAD, "job log", _named(path))
 
 
 def write_joblog(log: LogHandle, rerun: str | None, path: str, *, only_failed: bool = False) -> None:
@@ -51,15 +41,11 @@ def write_joblog(log: LogHandle, rerun: str | None, path: str, *, only_failed: b
     Raises:
         click.ClickException: it cannot be written.
     """
-    text = _HEAD + b"".join(_rows(log, rerun, only_failed=only_failed))
-    if path == STDOUT:
-        write_out(text)
-        flush_out()
-        return
-    try:
-        write_whole(path, lambda file: file.write(text))
-    except OSError as error:
-        raise click.ClickException(f"cannot write the job log {safe(path)}: {error.strerror}") from error
+    put_out(path, _HEAD + b"".join(_rows(log, rerun, only_failed=only_failed)), _named(path))
+
+
+def _named(path: str) -> str:
+    return f"the job log {safe(path)}"
 
 
 def _rows(log: LogHandle, rerun: str | None, *, only_failed: bool) -> list[bytes]:

@@ -11,13 +11,13 @@ import click
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.known_keys import keys_in, shown_keys
-from mpcheckpoint._cli.maps.joblog import STDOUT, require_joblog, write_joblog
+from mpcheckpoint._cli.maps.joblog import require_joblog, write_joblog
 from mpcheckpoint._cli.maps.outcome_forms import Form, chunks_of
 from mpcheckpoint._cli.maps.watch import JsonRows, PlainLines, watch
 from mpcheckpoint._cli.options import json_option, key_option, rerun_option, store_option
 from mpcheckpoint._cli.terminal import Exit, flush_out, is_screen, json_line, one_line, safe, write_out
 from mpcheckpoint._cli.times import moment
-from mpcheckpoint._cli.whole_file import write_whole
+from mpcheckpoint._cli.whole_file import STDOUT, write_whole
 from mpcheckpoint.errors import CheckpointError
 from mpcheckpoint.log import handle_of
 
