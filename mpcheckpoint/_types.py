@@ -111,6 +111,18 @@ class Cursor(msgspec.Struct, frozen=True):
         return cls(tuple(positions[log_key] for log_key in sorted(positions)))
 
 
+class Folded(msgspec.Struct, frozen=True):
+    """What a record stands for that a compaction folded others into.
+
+    Attributes:
+        count: how many records were folded into it, itself included.
+        first_us: the stamp of the first of them.
+    """
+
+    count: int
+    first_us: int
+
+
 class Record(msgspec.Struct, frozen=True):
     """One event that was recorded for one object.
 
@@ -121,6 +133,7 @@ class Record(msgspec.Struct, frozen=True):
         stamp_us: its logical time, in microseconds since 1970 (a hybrid logical clock).
         record_id: the caller's id, or None.
         position: the place right after it.
+        folded: what it stands for, if a compaction folded earlier records into it; else None.
     """
 
     log_key: str
@@ -129,6 +142,7 @@ class Record(msgspec.Struct, frozen=True):
     stamp_us: int
     record_id: str | None
     position: Position
+    folded: Folded | None = None
 
 
 class Repair(msgspec.Struct, frozen=True):

@@ -212,6 +212,10 @@ class PoisonedLogError(CheckpointError, OSError):
     """A sync of this log failed earlier, so it takes no appends until ``Log.recover()``. Nothing was written."""
 
 
+class CompactionError(CheckpointError, RuntimeError):
+    """A log could not be compacted, since others changed it all the time. Nothing was changed."""
+
+
 class ClockError(CheckpointError, OverflowError):
     """The wall clock is outside the range of stamps. Nothing was written."""
 

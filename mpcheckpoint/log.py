@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mpcheckpoint._compaction.compacting import compact
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._view.transaction import Transaction, update
 from mpcheckpoint._work.claims import claimed
@@ -136,17 +137,23 @@ class Log:
         """
         self._handle.for_writing().recover(self._handle.store.settings.lock_timeout_s)
 
+    # Defined, with its documentation, where its arguments are checked.
+    compact = compact
+
     # --- read -------------------------------------------------------------------------------------------------
 
     def events(self, object_key: str) -> tuple[Any, ...]:
-        """Return the events of an object in this log, in the order they were appended; () if there are none.
+        """Return the events of an object in this log, in the order they were appended; () if there are none. What a
+        compaction left out is not among them; ``count`` counts it.
 
         Sees every append that returned before this call, in any process.
         """
         return tuple(map(decode_event, self._handle.raw_events(object_key)))
 
     def count(self, object_key: str) -> int:
-        """Return how many events were ever appended for an object to this log."""
+        """Return how many events were ever appended for an object to this log, those included that a compaction left
+        out: it may be more than ``len(events(object_key))``.
+        """
         return self._handle.count(object_key)
 
     def read(

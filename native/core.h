@@ -14,7 +14,7 @@
 
 /* Raised by one whenever what Python and C say to each other changes: a build that is older or newer than the package
    beside it is then not used (mpcheckpoint/_core.py). */
-#define CORE_VERSION 4
+#define CORE_VERSION 5
 
 /* New bytes, for an N of Py_BuildValue: that passes on a NULL. */
 static inline PyObject *new_bytes(const void *data, size_t size)
@@ -129,6 +129,10 @@ int take_given(PyObject *arguments, const char *format, Given *given);
 /* --- count.c: proven lines as numbers for Python -------------------------------------------------------------------- */
 
 PyObject *count(PyObject *module, PyObject *arguments);
+
+/* --- recode.c: lines written anew in another place ------------------------------------------------------------------ */
+
+PyObject *recode(PyObject *module, PyObject *arguments);
 
 /* --- numbers.c: the index of objects ------------------------------------------------------------------------------- */
 

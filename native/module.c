@@ -23,6 +23,9 @@ static PyMethodDef functions[] = {
     {"count", count, METH_VARARGS,
         "count(data, offset, stored_crc, stamp_us, most_batch_bytes): what the lines come to that `scan` would take; None\n"
         "if there is none. See mpcheckpoint._format.count."},
+    {"recode", recode, METH_VARARGS,
+     "recode(data, base, starts, ends, stamps_us, mores, fates, placeholder, offset, crc, stamp_us): lines written anew in "
+     "another place, or None: mpcheckpoint/_format/recode.py."},
     {"index", index_objects, METH_VARARGS,
         "index(objects, keys, first): add records, numbered from `first`, to a dict of object key -> number or Numbers."},
     {"shifted", shifted, METH_VARARGS, "shifted(places, by): packed numbers of 64 bits, each raised by `by`."},

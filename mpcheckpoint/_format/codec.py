@@ -19,6 +19,7 @@ from mpcheckpoint._format.frame import (
 )
 from mpcheckpoint._format.made_json import made_json
 from mpcheckpoint._format.unfit import UnfitError, refused, require_json, unfit_text
+from mpcheckpoint._types import Folded
 from mpcheckpoint.errors import InvalidEventError, InvalidKeyError, LimitExceededError
 
 if TYPE_CHECKING:
@@ -260,3 +261,14 @@ def record_id_of(meta: bytes) -> str | None:
     fields = _decode_meta(meta) or {}
     record_id = fields.get("id")
     return record_id if isinstance(record_id, str) else None
+
+
+def folded_of(meta: bytes) -> Folded | None:
+    """Return what a line's meta says of the records that were folded into it, or None."""
+    if meta == NO_META:
+        return None
+    fields = (_decode_meta(meta) or {}).get("folded")
+    count, first_us = (
+        (fields.get("count"), fields.get("first_us")) if isinstance(fields, dict) else (None, None)
+    )
+    return Folded(count, first_us) if isinstance(count, int) and isinstance(first_us, int) else None

@@ -61,6 +61,19 @@ class Header(NamedTuple):
     end: EndState
 
 
+class Copied(NamedTuple):
+    """What the line says that ends the copied part of a generation.
+
+    Attributes:
+        stamp_us: its own stamp.
+        covers_us: the stamp of the last line of the generation before: all up to that was copied, or left out on
+            purpose. 0 if the line does not say.
+    """
+
+    stamp_us: int
+    covers_us: int
+
+
 class UnknownVersion(NamedTuple):
     """The first line states a format version that this release does not read."""
 
@@ -71,8 +84,16 @@ class UnknownControlError(Exception):
     """A control line that is not known and not marked ignorable."""
 
 
+COPIED = "copied"
 # These say something about one generation only: they are not copied into the next.
-CONTROLS_OF_A_GENERATION = frozenset({"header", "sealed", "unsealed", "copied"})
+CONTROLS_OF_A_GENERATION = frozenset({"header", "sealed", "unsealed", COPIED})
+# What a compaction left out. Not to be ignored: without it the counts of objects are wrong.
+DROPPED = "dropped"
+# A salvage left this generation with what could be proven of a corrupt one.
+SALVAGED = "salvaged"
+# Holds the place of a line that a compaction took out of its batch.
+GONE = "gone"
+_BINDING = frozenset({DROPPED})
 
 _GENERATION = re.compile("[0-9a-f]{32}")
 _decode_control = msgspec.json.Decoder(_Control).decode
@@ -118,7 +139,7 @@ def note_payload(note: Note) -> Payload:
 
 
 def control_name(line: Line) -> str:
-    """Return the name of a control line: one about its generation, or one that may be ignored.
+    """Return the name of a control line: one that this release knows, or one that may be ignored.
 
     Raises:
         UnknownControlError: this release does not know the line, and must not ignore it.
@@ -127,7 +148,7 @@ def control_name(line: Line) -> str:
         control = _decode_control(line.event)
     except msgspec.MsgspecError as error:
         raise UnknownControlError(f"a control line without a name: {error}") from None
-    if control.control in CONTROLS_OF_A_GENERATION or control.ignorable:
+    if control.control in CONTROLS_OF_A_GENERATION or control.ignorable or control.control in _BINDING:
         return control.control
     raise UnknownControlError(f"the control line {control.control!r}")
 
@@ -136,6 +157,12 @@ def note_of(line: Line) -> Note:
     """Return what a control line that may be ignored says."""
     fields = _decode_fields(line.event)
     return Note(fields.pop("control"), {name: value for name, value in fields.items() if name != "ignorable"})
+
+
+def copied_of(line: Line) -> Copied:
+    """Return what a line says that ends the copied part of a generation."""
+    covers_us = _decode_fields(line.event).get("covers_us", 0)
+    return Copied(line.stamp_us, covers_us if isinstance(covers_us, int) else 0)
 
 
 def parse_header(data: bytes) -> Header | UnknownVersion | Mismatch:

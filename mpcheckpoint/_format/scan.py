@@ -71,6 +71,19 @@ def scan(data: bytes, end: EndState) -> Scan:
     return state.result(Stop.INCOMPLETE if state.batch else Stop.END, None)
 
 
+def cut_off(found: Scan, index: int, begun: EndState) -> Scan:
+    """Return the whole batches of a scan before the one that the line at ``index`` belongs to.
+
+    Args:
+        begun: where the scan began.
+    """
+    while index and found.lines[index - 1].more:
+        index -= 1
+    lines = found.lines[:index]
+    end = EndState(lines[-1].end, lines[-1].stored_crc, lines[-1].stamp_us) if lines else begun
+    return found._replace(lines=lines, end=end)
+
+
 class _State:
     """How far a scan has come.
 

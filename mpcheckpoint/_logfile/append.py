@@ -211,7 +211,7 @@ class LogWriter:
         Raises:
             LockTimeoutError, WriteFailedError: before ``act``. And what that raises.
         """
-        lock = self.lock
+        lock, before = self.lock, self.log
         if lock.is_owned():  # before the try: its finally would give back what the outer call holds
             lock.refuse_reentry()
         try:
@@ -232,6 +232,8 @@ class LogWriter:
                     known.state.wake()
                 if known.file.notices:
                     tell(known.file)
+            # Who closes a file that was replaced last frees it, which takes long if it is large.
+            del before
 
     def _locked(self) -> OpenLog | None:
         """Take the append lock; return the open log, if that is what stands at the log's path under it.

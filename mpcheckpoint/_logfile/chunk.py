@@ -20,7 +20,7 @@ class Chunk(NamedTuple):
         generation: the generation that they are in.
         durable: the highest offset that they, or lines before them, state as durable.
         is_reset: whether the log was loaded anew, so that what was read before is void.
-        begun_us: when the generation began: older records were copied into it.
+        begun_us: the stamp of the line that ends what was copied into the generation; 0 while none was read.
         note_stamps_us: the stamp of each of the notes; empty where the storage does not tell.
     """
 

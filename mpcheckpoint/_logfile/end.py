@@ -88,6 +88,12 @@ class LogEnd:
         """Take note that the last line is a seal."""
         self.is_sealed = True
 
+    def adopt(self, end: EndState) -> None:
+        """Take note that this process wrote the whole file, and made it durable, up to ``end``."""
+        self.state.end, self.state.durable = end, end.offset
+        self.state.allocated = self._seen_padding = end.offset
+        self.is_used = True
+
     def distrust(self) -> None:
         """Have the next append prove the log as the first one does."""
         self.is_used = False

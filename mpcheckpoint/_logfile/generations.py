@@ -1,10 +1,10 @@
-"""Put another generation of a log in the place of the present one, with the same records.
+"""Put another generation of a log in the place of the present one.
 
 Used by recovery after a failed sync: what reads well in the poisoned file need not be on disk, and a second sync of it
-would succeed without writing. A copy is new bytes.
+would succeed without writing. A copy is new bytes. A compaction, whose copy leaves records out, ends in the same way.
 
 Order, and what is on disk if we die:
-1. store lock and append lock, held throughout: nobody writes, nobody else switches.
+1. store lock and append lock, held from before the last line is copied: nobody writes, nobody else switches.
 2. the copy, under a temporary name, synced.       Crash: a stale temporary file; the next creator removes it.
 3. ``sealed`` at the end of the old generation.     Crash: the seal is void; the next writer appends ``unsealed``.
 4. rename over the old one, directory synced.       Crash: one or the other, each whole.
@@ -17,9 +17,16 @@ import uuid
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.codec import encode_key
-from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, Header, control_payload, encode_header
-from mpcheckpoint._format.frame import EndState, Line, Payload, encode_line, running_crc
+from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._format.control import (
+    CONTROLS_OF_A_GENERATION,
+    COPIED,
+    Header,
+    control_payload,
+    encode_header,
+)
+from mpcheckpoint._format.frame import Payload, encode_batch
+from mpcheckpoint._format.recode import DROP, KEEP, LEFT, recoded
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.file_bytes import write_whole
@@ -32,13 +39,15 @@ from mpcheckpoint._logfile.torn_or_corrupt import Broken, refuse_shortened, requ
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from mpcheckpoint._format.frame import Line
     from mpcheckpoint._format.scan import Scan
     from mpcheckpoint._logfile.opened import OpenLog
     from mpcheckpoint._logfile.paths import LogPaths
 
 _FLUSH_BYTES = 1024 * 1024
+_LEADING_LINES_A_BATCH = 100
 
 
 def switch_generation(paths: LogPaths, old: OpenLog) -> None:
@@ -56,15 +65,7 @@ def switch_generation(paths: LogPaths, old: OpenLog) -> None:
         try:
             copy = GenerationCopy(paths, temporary, old.end.header)
             _take(copy, paths, old)
-            system.sync_data(copy.fd)
-            old.require_lock()  # else others have appended to what was copied, and had it acknowledged
-            try:
-                old.seal(copy.generation)
-            except CheckpointError as error:
-                old.file.notices.append(
-                    f"could not seal the old generation of log {paths.log_key!r}: {error}"
-                )
-            system.replace(temporary, paths.log)
+            put_in_place(copy, paths, old)
         except BaseException:
             system.remove(temporary)
             raise
@@ -72,15 +73,29 @@ def switch_generation(paths: LogPaths, old: OpenLog) -> None:
         system.sync_directory(paths.directory)
 
 
+def put_in_place(copy: GenerationCopy, paths: LogPaths, old: OpenLog) -> None:
+    """Make a whole copy durable and give it the log's name. The directory is still to be synced.
+
+    Requires: as ``switch_generation``; and ``copy.finish`` was called under these locks.
+    """
+    system.sync_data(copy.fd)
+    old.require_lock()  # else others have appended to what was copied, and had it acknowledged
+    try:
+        old.seal(copy.generation)
+    except CheckpointError as error:
+        old.file.notices.append(f"could not seal the old generation of log {paths.log_key!r}: {error}")
+    system.replace(copy.path, paths.log)
+
+
 def _take(copy: GenerationCopy, paths: LogPaths, old: OpenLog) -> None:
     """Copy the records of ``old``, and move ``old.end`` to where they end."""
     for result in replay(old.file.fd, old.end.header.end):
-        copy.add(result.lines)
+        copy.add(old.file.fd, result.lines)
         old.end.move_to(result.end)
         if result.damage is not None:
             _keep_torn_end(paths, old, result)
     refuse_shortened(old.file.fd, old.state.end.offset, paths, known_durable=old.end.known_durable)
-    copy.finish()
+    copy.finish(covers_us=old.state.end.stamp_us)
 
 
 def _keep_torn_end(paths: LogPaths, old: OpenLog, result: Scan) -> None:
@@ -101,63 +116,106 @@ class GenerationCopy:
 
     Every line states its batch's own offset as durable: the whole file is synced before it gets the log's name, like a
     header is, so damage in it is never a torn end.
+
+    Attributes:
+        generation: its name.
+        path: the temporary name.
+        descriptor, fd: the open file.
+        end: where the copy ends.
+        records: how many were copied.
     """
 
-    def __init__(self, paths: LogPaths, temporary: str, old: Header) -> None:
+    def __init__(self, paths: LogPaths, temporary: str, old: Header, leading: Sequence[Payload] = ()) -> None:
+        """Begin a copy of the generation ``old``.
+
+        Args:
+            leading: control lines that are to stand after the header, before all that is copied.
+        """
         self.generation = uuid.uuid4().hex
+        self.path = temporary
         self._paths = paths
         self._old = old
-        line, self._end = encode_header(
+        batches = [
+            list(leading[start : start + _LEADING_LINES_A_BATCH])
+            for start in range(0, len(leading), _LEADING_LINES_A_BATCH)
+        ]
+        # All that is copied is younger than the old header; what is led in takes stamps below that.
+        stamp_us = old.end.stamp_us - len(batches)
+        line, self.end = encode_header(
             paths.log_key,
             self.generation,
             clock.next(old.end.stamp_us),
-            stamp_us=old.end.stamp_us,
+            stamp_us=stamp_us,
             previous=(*old.previous, old.generation),
         )
         # Crash: whose it is to be is settled before the log has it.
-        self._descriptor = create_successor(temporary, paths.log)
-        self.fd = self._descriptor.fd
+        self.descriptor = create_successor(temporary, paths.log)
+        self.fd = self.descriptor.fd
         self._buffer = bytearray(line)
-        self._written = self._records = 0
+        self._written = self.records = 0
+        for batch in batches:
+            self._batch(batch, self.end.stamp_us + 1)
 
-    def add(self, lines: Sequence[Line]) -> None:
-        """Copy whole batches, but for what the old generation says of itself."""
-        batch_offset = self._end.offset
-        is_in_batch = False
-        for line in lines:
-            # Requires of a writer that such a line is a batch of its own. Left out of a larger one, it would leave a
-            # hole in the count of the lines to come, and with that cut off all that follows.
-            is_in_batch = is_in_batch or line.more > 0
-            if self._is_carried(line) or is_in_batch:
-                object_key = b"null" if line.object_key is None else encode_key(line.object_key)
-                payload = Payload(object_key, line.event, line.meta)
-                self._line(payload, stamp_us=line.stamp_us, durable=batch_offset, more=line.more)
-            self._records += line.object_key is not None
-            if line.more == 0:
-                is_in_batch = False
-                batch_offset = self._end.offset
-                if len(self._buffer) > _FLUSH_BYTES:
-                    self._flush()
+    def add(
+        self,
+        fd: int,
+        lines: Sequence[Line],
+        fates: bytes | bytearray | None = None,
+        payloads: Mapping[int, Payload] | None = None,
+    ) -> None:
+        """Copy whole batches, but for what the old generation says of itself.
 
-    def finish(self, *notes: Payload) -> None:
-        """End the copied part, with ``notes`` before the line that says so. Not synced yet."""
-        copied = control_payload("copied", **{"from": self._old.generation}, records=self._records)
+        Args:
+            fd: the file that the lines were read from.
+            fates, payloads: what becomes of each; see ``recoded``. None: all are copied.
+        """
+        lines = Lines.of(lines)
+        if not lines:
+            return
+        if fates is None:
+            fates = self._carried(lines)
+        base = lines.offsets[0]
+        data = system.read_at(fd, lines.ends[-1] - base, base)
+        made, self.end = recoded(data, base, lines, fates, self.end, payloads)
+        self._buffer += made
+        self.records += sum(
+            fate != DROP and object_key is not None and fate != LEFT
+            for fate, object_key in zip(fates, lines.object_keys, strict=True)
+        )
+        if len(self._buffer) > _FLUSH_BYTES:
+            self.flush()
+
+    def finish(self, *notes: Payload, covers_us: int) -> None:
+        """End the copied part, with ``notes`` before the line that says so. Not synced yet.
+
+        Args:
+            covers_us: the stamp of the last line of the old generation: all up to that was copied, or left out on
+                purpose.
+        """
+        copied = control_payload(
+            COPIED, **{"from": self._old.generation}, records=self.records, covers_us=covers_us
+        )
         for payload in (*notes, copied):
-            self._line(payload, stamp_us=clock.next(self._end.stamp_us), durable=self._end.offset, more=0)
-        self._flush()
+            self._batch([payload], clock.next(max(self.end.stamp_us, covers_us)))
+        self.flush()
 
-    def _is_carried(self, line: Line) -> bool:
-        if line.object_key is not None:
-            return True
-        return known_control(line, self._paths.log) not in CONTROLS_OF_A_GENERATION
-
-    def _line(self, payload: Payload, *, stamp_us: int, durable: int, more: int) -> None:
-        crc = running_crc(self._end.stored_crc)
-        line, stored_crc = encode_line(payload, stamp_us=stamp_us, durable=durable, more=more, crc=crc)
-        self._buffer += line
-        self._end = EndState(self._end.offset + len(line), stored_crc, stamp_us)
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what was copied so far. Not synced yet."""
         write_whole(self.fd, bytes(self._buffer), self._written)
         self._written += len(self._buffer)
         self._buffer.clear()
+
+    def _carried(self, lines: Lines) -> bytearray:
+        """Return what becomes of lines where nothing is to be left out."""
+        fates = bytearray([KEEP]) * len(lines)
+        for index, line in lines.controls():
+            # Requires of a writer that such a line is a batch of its own. Left out of a larger one, it would leave a
+            # hole in the count of the lines to come, and with that cut off all that follows.
+            is_alone = not line.more and (not index or not lines.mores[index - 1])
+            if is_alone and known_control(line, self._paths.log) in CONTROLS_OF_A_GENERATION:
+                fates[index] = DROP
+        return fates
+
+    def _batch(self, payloads: list[Payload], stamp_us: int) -> None:
+        data, self.end = encode_batch(payloads, end=self.end, stamp_us=stamp_us, durable=self.end.offset)
+        self._buffer += data

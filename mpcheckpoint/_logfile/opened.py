@@ -182,6 +182,15 @@ class OpenLog:
             self.file.reopen()
             self.end.distrust()
 
+    def adopt(self, end: EndState) -> None:
+        """Take over a file that this process has just written and made durable whole, name and all, up to ``end``.
+
+        Requires: the append lock, held since before it got its name.
+        """
+        self.end.adopt(end)
+        self._open_page()
+        self._reset_page()
+
     # --- the page ---------------------------------------------------------------------------------------------
 
     def _open_page(self) -> None:

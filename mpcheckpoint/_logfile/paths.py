@@ -50,6 +50,7 @@ class LogPaths(NamedTuple):
     sync: str
     page: str
     poison: str
+    compaction: str
     directory: str
     quarantine: str
 
@@ -66,6 +67,7 @@ class LogPaths(NamedTuple):
             base + ".sync",
             base + ".page",
             base + ".poison",
+            base + ".compact",
             directory,
             os.path.join(directory, QUARANTINE),
         )

@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.columns import Lines
-from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, Note, note_of
+from mpcheckpoint._format.control import (
+    CONTROLS_OF_A_GENERATION,
+    COPIED,
+    Copied,
+    Note,
+    copied_of,
+    note_of,
+)
 from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, closing
 from mpcheckpoint._format.resync import last_line
-from mpcheckpoint._format.scan import Stop
+from mpcheckpoint._format.scan import Stop, cut_off
 from mpcheckpoint._logfile.chunk import Chunk
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._logfile.descriptors import pool
+from mpcheckpoint._logfile.descriptors import pool, require_intact
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import known_control, read_header
 from mpcheckpoint._logfile.near_end import Rest, batch_near_end, length_and_crc, look_at_rest
@@ -89,6 +96,10 @@ class LogReader:
         self._mark: tuple[object, ...] | None = None
         self._around_end, self._around_end_at = b"", 0
         self._is_told_by_mark = False
+        # What the line says that ends what was copied into this generation, once it was read.
+        self.copied: Copied | None = None
+        # A file that was replaced, until the next poll: to close it may free it, and we may be under an append lock.
+        self._replaced: system.Descriptor | None = None
         # How many chunks were given out. Counted before anything moves on: a caller that was interrupted and took fewer
         # chunks must take a new reader.
         self.given = 0
@@ -104,7 +115,7 @@ class LogReader:
         # Why nothing is missed: valid lines are never cut off, so an append makes the file longer or overwrites
         # padding, and a new generation is another file, by its inode or its time of birth. The closing of the last line
         # tells of a log that was overwritten by hand.
-        mark = None
+        mark = self._replaced = None
         try:
             mark = system.path_mark(self._paths.log)
             if mark == self._mark:
@@ -167,7 +178,7 @@ class LogReader:
                 refuse_shortened(fd, self._end.offset, self._paths, known_durable=known)
                 self._remember(descriptor, status, is_padded=scan.stop is Stop.PADDING)
                 return
-            _require_intact(descriptor)
+            require_intact(descriptor)
             vouched = self._vouched(fd, scan, vouched)
             if vouched <= scan.damage.offset:
                 # The first time only the place is remembered: the next poll scans the bytes, too.
@@ -180,7 +191,7 @@ class LogReader:
         fd, offset = descriptor.fd, self._end.offset
         data = system.read_at(fd, CLOSING_BYTES + FIRST_READ_BYTES, offset - CLOSING_BYTES)
         if data[:CLOSING_BYTES] != closing(self._end.stored_crc):
-            _require_intact(descriptor)
+            require_intact(descriptor)
             self._restart(read_header(fd, self._paths.log, log_key=self._paths.log_key))
             return system.read_at(fd, FIRST_READ_BYTES, self._end.offset)
         return data[CLOSING_BYTES:]
@@ -224,13 +235,16 @@ class LogReader:
         if not scan.lines and not self._is_reset:
             return
         lines, notes, note_stamps_us = Lines.of(scan.lines), list[Note](), list[int]()
+        known = self.copied
         for index, line in lines.controls():
             try:
                 control = known_control(line, self._paths.log)
             except FormatVersionError as refusal:
                 # The batches before it are given out first: where a read happened to end must not decide about them.
-                yield from self._admitted(self._cut_off(scan, index), generation)
+                yield from self._admitted(cut_off(scan, index, self._end), generation)
                 raise refusal
+            if control == COPIED:
+                self.copied = copied_of(line)
             if control not in CONTROLS_OF_A_GENERATION:
                 notes.append(note_of(line))
                 note_stamps_us.append(line.stamp_us)
@@ -241,23 +255,14 @@ class LogReader:
             passed += 1
         records = records[passed:] if passed else records
         is_reset = self._is_reset
-        is_new = bool(records or notes or is_reset)
+        is_new = bool(records or notes or is_reset or self.copied is not known)
         self.given += is_new
         self._end = scan.end
         self._is_reset = False
         clock.observe(scan.end.stamp_us)
         if is_new:
-            assert self._header is not None
-            begun_us = self._header.created_us
+            begun_us = 0 if self.copied is None else self.copied.stamp_us
             yield Chunk(records, notes, generation, self._durable, is_reset, begun_us, note_stamps_us)
-
-    def _cut_off(self, scan: Scan, index: int) -> Scan:
-        """Return the whole batches before the one that the line at ``index`` belongs to."""
-        while index and scan.lines[index - 1].more:
-            index -= 1
-        lines = scan.lines[:index]
-        end = EndState(lines[-1].end, lines[-1].stored_crc, lines[-1].stamp_us) if lines else self._end
-        return scan._replace(lines=lines, end=end)
 
     # --- where to begin ---------------------------------------------------------------------------------------
 
@@ -308,6 +313,11 @@ class LogReader:
             self._end = EndState(line.end, line.stored_crc, line.stamp_us)
             self._durable = max(self._durable, line.durable)
             return line.stamp_us
+
+    def continues(self, generation: str) -> bool:
+        """Return whether this log is that generation, or one that came after it. Requires: as ``position``."""
+        assert self._header is not None
+        return generation == self._header.generation or generation in self._header.previous
 
     def position(self) -> Position:
         """Return the place after what was read so far.
@@ -362,7 +372,7 @@ class LogReader:
             ) from None
         descriptor = self._descriptor
         if descriptor is None or descriptor.identity != status.identity:
-            descriptor = system.open_file(self._paths.log)
+            self._replaced, descriptor = descriptor, system.open_file(self._paths.log)
             header = read_header(descriptor.fd, self._paths.log, log_key=self._paths.log_key)
             self._descriptor = descriptor
             # A generation is known by its name: a new file can have the inode number of a deleted one.
@@ -378,17 +388,7 @@ class LogReader:
             self._is_reset = True
         self._header = header
         self._end = header.end
-        self._judged_torn = self._mark = None
+        self._judged_torn = self._mark = self.copied = None
         self._padded = (-1, 0)
         self._durable = header.end.offset
         clock.observe(header.end.stamp_us)
-
-
-def _require_intact(descriptor: system.Descriptor) -> None:
-    """Return if an open file is the one that was opened. Asked before what was read of it is judged.
-
-    Raises:
-        OSError: EBADF, somebody closed it, and another file may have its number.
-    """
-    if not descriptor.is_intact():
-        raise OSError(errno.EBADF, "somebody closed the open file of the log")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mpcheckpoint._format.control import SALVAGED
 from mpcheckpoint._logfile.read import LogReader
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError
@@ -13,25 +14,56 @@ from mpcheckpoint.errors import CheckpointError, OutcomeUnknownError
 if TYPE_CHECKING:
     from mpcheckpoint._logfile.paths import LogPaths
 
+_NEAR_END_BYTES = 64 * 1024
+_FARTHER = 8
+
 
 def find_in_successor(paths: LogPaths, position: Position) -> Position:
     """Return where a record stands that was written just before the log got another generation.
 
+    The new generation was made durable before it got the log's name, so what was copied is durable. What was covered by
+    the copy and is not there was left out on purpose: its position stays.
+
     Raises:
-        OutcomeUnknownError: it is not there.
+        OutcomeUnknownError: it is neither there nor was it left out.
     """
     reader = LogReader(paths)
     try:
+        _begin_before(reader, position.stamp_us)
+        gaps: list[dict[str, Any]] = []
         for chunk in reader.poll():
             for line in chunk.lines:
                 if line.stamp_us == position.stamp_us and line.more == 0:
                     return Position(paths.log_key, chunk.generation, line.end, line.stamp_us)
+            gaps += [
+                gap for note in chunk.notes if note.name == SALVAGED for gap in note.fields.get("gaps", ())
+            ]
+        # It has a higher stamp than all that was copied, so it was read if the record's place was.
+        copied = reader.copied
+        is_covered = copied is not None and position.stamp_us <= copied.covers_us
+        if is_covered and reader.continues(position.generation) and not _may_be_lost(position.stamp_us, gaps):
+            return position
     except CheckpointError as error:
         cause = f"the log was replaced by one that cannot be read ({error.message})"
         raise outcome_unknown(paths, cause, position) from error
     finally:
         reader.release()
     raise outcome_unknown(paths, "the log was replaced by one that does not hold it", position)
+
+
+def _begin_before(reader: LogReader, stamp_us: int) -> None:
+    """Have a reader begin before what has this stamp, as near to the end as may be."""
+    length = _NEAR_END_BYTES
+    while (passed_us := reader.begin_near_end(length)) is not None and passed_us >= stamp_us:
+        length *= _FARTHER
+
+
+def _may_be_lost(stamp_us: int, gaps: list[dict[str, Any]]) -> bool:
+    """Return whether a salvage may have lost what has this stamp."""
+    return any(
+        gap.get("after_us", 0) < stamp_us and (gap.get("before_us") is None or stamp_us < gap["before_us"])
+        for gap in gaps
+    )
 
 
 def outcome_unknown(paths: LogPaths, cause: str, position: Position | None) -> OutcomeUnknownError:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.control import Header, Note, note_of
+from mpcheckpoint._format.control import SALVAGED, Header, Note, note_of
 from mpcheckpoint._format.frame import CLOSING_BYTES, stored_crc_before
 from mpcheckpoint._logfile.header import known_control
 from mpcheckpoint._logfile.page import vouched_durable
@@ -28,7 +28,6 @@ _IN_PLACE = 1 << 20
 # So many lines of a run are checked for where they were written.
 _MOST_ASKED = 64
 _MOST_KEYS = 20
-SALVAGED = "salvaged"
 
 
 class Candidate(NamedTuple):

@@ -26,7 +26,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.control import MAX_HEADER_BYTES, Header, Note, note_payload
+from mpcheckpoint._format.control import MAX_HEADER_BYTES, SALVAGED, Header, Note, note_payload
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated
@@ -34,7 +34,7 @@ from mpcheckpoint._logfile.generations import GenerationCopy
 from mpcheckpoint._logfile.ownership import temporary_name
 from mpcheckpoint._logfile.page import stated_generation
 from mpcheckpoint._logfile.quarantine import keep_bytes
-from mpcheckpoint._salvage.inspection import SALVAGED, Candidate, Inspection, inspect, removed_spans, selected
+from mpcheckpoint._salvage.inspection import Candidate, Inspection, inspect, removed_spans, selected
 from mpcheckpoint._salvage.scan import Batches, Walk
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def salvage_log(paths: LogPaths, require_lock: Callable[[], None]) -> Salvage | 
             copy = GenerationCopy(paths, temporary, old)
             _quarantine(descriptor.fd, paths, old.generation, spans, repairs)
             _copy_kept(descriptor.fd, copy, kept)
-            copy.finish(note_payload(_note(old.generation, found)))
+            covers_us = kept[-1].last_us if kept else old.end.stamp_us
+            copy.finish(note_payload(_note(old.generation, found)), covers_us=covers_us)
             system.sync_data(copy.fd)
             require_lock()  # else another process may have appended to the copied log, and had it acknowledged
         except BaseException:
@@ -152,7 +153,7 @@ def _copy_kept(fd: int, copy: GenerationCopy, kept: list[Candidate]) -> None:
         for each in islice(kept, bisect_right(stops, offsets[0]), None):
             if each.start >= piece.lines.ends[-1]:
                 break
-            copy.add(piece.lines[bisect_left(offsets, each.start) : bisect_left(offsets, each.stop)])
+            copy.add(fd, piece.lines[bisect_left(offsets, each.start) : bisect_left(offsets, each.stop)])
 
 
 def _note(generation: str, found: Inspection) -> Note:

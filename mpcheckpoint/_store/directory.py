@@ -329,7 +329,10 @@ class StoreDirectory:
                 continue
             path = os.path.join(self.path, name)
             try:
-                system.remove_directory(path) if system.is_directory(path) else system.remove(path)
+                if system.is_directory(path):
+                    system.remove_directory(path)
+                elif not system.is_locked(path):  # by a compaction that is still at work on it
+                    system.remove(path)
             except (FileNotFoundError, PermissionError):
                 pass  # finished meanwhile; or another user's, in a directory where that is no business of ours
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.chunk import Chunk
+    from mpcheckpoint._logfile.compaction import Compacted, Pace, Selection
     from mpcheckpoint._logfile.near_end import Rest
     from mpcheckpoint._store.durability import Durability
     from mpcheckpoint._types import Position, Repair
@@ -193,6 +194,29 @@ class StoredLog(Protocol):
 
         Raises:
             LockTimeoutError, CorruptLogError, WriteFailedError: nothing was changed.
+        """
+
+    def compact(
+        self,
+        selection: Selection,
+        *,
+        timeout_s: float | None,
+        pace: Pace,
+        is_dry_run: bool = False,
+    ) -> Compacted:
+        """Drop what ``selection`` says of what the log holds now, at once for all or not at all.
+
+        What is left keeps its order, stamps, batches and meta, and positions stay valid, those of dropped records, too.
+        Lines that are appended meanwhile stay. A reader that was not made to resume comes anew from the start
+        (``is_reset``); others go on after what they gave.
+
+        Args:
+            selection, pace: see ``_logfile.compaction``. Both are called without any lock.
+            is_dry_run: only tell what would be done.
+
+        Raises:
+            LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError, ReadFailedError, StoreAccessError,
+            CompactionError: nothing was changed. And what ``selection`` and ``pace`` raise.
         """
 
     def repairs(self) -> list[Repair]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._logfile.compaction import Compactor
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.quarantine import list_repairs
 from mpcheckpoint._logfile.read import LogReader
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.append import LogWriter
+    from mpcheckpoint._logfile.compaction import Compacted, Pace, Selection
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._types import Position, Repair
 
@@ -90,6 +92,19 @@ class DirectoryLog:
         """Copy the records into a new generation, durably, so that the log takes appends again."""
         with translated("recovering", self._paths.log), self._directory.locked(timeout_s):
             recover(self._writer(), timeout_s)
+
+    def compact(
+        self,
+        selection: Selection,
+        *,
+        timeout_s: float | None,
+        pace: Pace,
+        is_dry_run: bool = False,
+    ) -> Compacted:
+        """Drop what ``selection`` says, at once for all or not at all."""
+        self._directory.require_locking()
+        compactor = Compactor(self._writer(), self._directory.locked, timeout_s, pace)
+        return compactor.run(selection, is_dry_run=is_dry_run)
 
     def repairs(self) -> list[Repair]:
         """Return what repairs have cut off, oldest generation and lowest offset first."""

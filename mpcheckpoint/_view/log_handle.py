@@ -13,6 +13,7 @@ from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._view.follow import FollowedLog, Follower, StatedDurable
 from mpcheckpoint._view.merged_read import Choice
 from mpcheckpoint._view.store_handle import Settings, StoreHandle, sendable
+from mpcheckpoint._view.view import MovedError
 from mpcheckpoint.errors import ConflictError, LimitExceededError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class LogHandle:
                 _require_count(view, object_key, expected_count)
             return found
 
-        return self._append(stored, [payload], lambda: self.query(judge), durability)
+        return self._append(stored, [payload], lambda: self._query_locked(judge), durability)
 
     def append_many(
         self,
@@ -130,7 +131,7 @@ class LogHandle:
         batch = payloads.copy()
 
         def guard() -> None:
-            chosen = self.query(judge)
+            chosen = self._query_locked(judge)
             if chosen is not None:
                 batch[:] = chosen
 
@@ -175,12 +176,22 @@ class LogHandle:
                 "Append it in parts.",
                 reason="batch too large",
             )
-        return stored.append(
-            payloads,
-            durability=self.store.durability if durability is None else _parsed(durability),
-            timeout_s=self.store.settings.lock_timeout_s,
-            guard=guard,
-        )
+        while True:
+            try:
+                return stored.append(
+                    payloads,
+                    durability=self.store.durability if durability is None else _parsed(durability),
+                    timeout_s=self.store.settings.lock_timeout_s,
+                    guard=guard,
+                )
+            except MovedError:
+                self.query(
+                    _nothing
+                )  # outside the lock; each turn takes another compaction that ends just then
+
+    def _query_locked(self, judge: Callable[[LogView], T]) -> T:
+        """Return what ``judge`` makes of the view, under the append lock."""
+        return self.store.query(self.log_key, judge, is_locked=True)
 
     # --- read -------------------------------------------------------------------------------------------------
 
@@ -197,10 +208,15 @@ class LogHandle:
             encode_key(object_key)  # what is no key is not in the log either
         return events
 
+    def counted_events(self, object_key: str) -> tuple[list[bytes], int]:
+        """Return the events of an object, undecoded, and how many were ever appended, at one moment."""
+        encode_key(object_key)
+        return self.query(lambda view: (view.records.events_of(object_key), view.count_of(object_key)))
+
     def count(self, object_key: str) -> int:
         """See ``Log.count``."""
         encode_key(object_key)
-        return self.query(lambda view: len(view.records.numbers_of(object_key)))
+        return self.query(lambda view: view.count_of(object_key))
 
     def reader(self) -> Reader:
         """Return a new reader at the start of the log: what it reads takes no memory in the view."""
@@ -276,12 +292,12 @@ def _nothing(view: LogView) -> None:
 
 
 def _require_count(view: LogView, object_key: str, expected: int) -> None:
-    numbers = view.records.numbers_of(object_key)
-    if len(numbers) != expected:
-        unexpected = numbers[expected] if 0 <= expected < len(numbers) else None
+    numbers, dropped = view.records.numbers_of(object_key), view.dropped_of(object_key)
+    if dropped + len(numbers) != expected:
+        unexpected = numbers[expected - dropped] if 0 <= expected - dropped < len(numbers) else None
         raise ConflictError(
             object_key,
             expected=expected,
-            found=len(numbers),
+            found=dropped + len(numbers),
             position=view.position_of(unexpected) if unexpected is not None else None,
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpcheckpoint._format.codec import decode_event, record_id_of
+from mpcheckpoint._format.codec import decode_event, folded_of, record_id_of
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import MAX_STAMP_US, Line
 from mpcheckpoint._types import Cursor, Position, Record
@@ -74,6 +74,7 @@ class RawRecord(NamedTuple):
             line.stamp_us,
             record_id_of(line.meta),
             Position(self.log_key, self.generation, self.offset, line.stamp_us, line.more),
+            folded_of(line.meta),
         )
 
 
@@ -98,6 +99,7 @@ def records_in(lines: Lines, choice: Choice, log_key: str, generation: str) -> I
             stamp_us,
             None if metas is None else record_id_of(metas[number]),
             Position(log_key, generation, _place_after(lines, number), stamp_us, more),
+            None if metas is None else folded_of(metas[number]),
         )
 
 

@@ -15,7 +15,7 @@ from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._store.process import process
 from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._view.statistics import Statistics
-from mpcheckpoint._view.view import LogView, merged, ordered_object_keys
+from mpcheckpoint._view.view import LogView, MovedError, merged, ordered_object_keys
 from mpcheckpoint.errors import ClosedError, InvalidFunctionError, LogNotOpenError, ReadOnlyError
 
 if TYPE_CHECKING:
@@ -173,14 +173,20 @@ class StoreHandle:
             self._refresh((self._states[log_key],))
             return self._records[log_key].events_of(object_key)
 
-    def query(self, log_key: str, judge: Callable[[LogView], T], *, max_age_s: float = 0.0) -> T:
-        """Return what ``judge`` makes of a log's view as it is now, or as a query saw it at most ``max_age_s`` ago."""
+    def query(
+        self, log_key: str, judge: Callable[[LogView], T], *, max_age_s: float = 0.0, is_locked: bool = False
+    ) -> T:
+        """Return what ``judge`` makes of a log's view as it is now, or as a query saw it at most ``max_age_s`` ago.
+
+        Raises:
+            MovedError: the append lock ``is_locked``, and the log has to be read anew from its start.
+        """
         self.opened(log_key)
         with self.mutex.guard():
             state, now_s = self._states[log_key], time.monotonic()
             is_whole = state.reader.given == state.view.applied  # no signal handler has interrupted a refresh
             if not is_whole or now_s - self._queried_s.get(log_key, 0.0) >= max_age_s:
-                self._refresh((state,))
+                self._refresh((state,), is_locked=is_locked)
                 self._queried_s[log_key] = now_s
             return judge(self._states[log_key].view)
 
@@ -238,15 +244,19 @@ class StoreHandle:
                 break
         return self._records
 
-    def _refresh(self, states: Iterable[LogState]) -> bool:
+    def _refresh(self, states: Iterable[LogState], *, is_locked: bool = False) -> bool:
         """Read what is new in these logs; return whether there was anything. Few calls: each read asks."""
         is_new = False
         for stored, reader, view in states:
             if reader.given != view.applied:
                 # A signal handler raised (a Ctrl-C, or our own ReentrancyError) when the reader had moved on and the
                 # view had not: read anew.
+                if is_locked:
+                    raise MovedError
                 _, reader, view = self._begin(stored)  # noqa: PLW2901
             for chunk in reader.poll():
+                if chunk.is_reset and is_locked:
+                    raise MovedError  # the reader has moved on, and the view has not: it is read anew
                 view.apply(chunk)
                 self._records[view.log_key] = view.records
                 is_new = True

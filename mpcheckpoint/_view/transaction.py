@@ -34,7 +34,8 @@ class Transaction:
         log.for_writing()  # refuses a handle that may not write, before anything is decided
         self._log = log
         self._pid = os.getpid()
-        self._reads: dict[str, list[bytes]] = {}
+        # The events of each object that was read, and how many were ever appended for it.
+        self._reads: dict[str, tuple[list[bytes], int]] = {}
         self._writes: list[tuple[str, Payload]] = []
         self._is_open = False
         self._position: Position | None = None
@@ -80,7 +81,7 @@ class Transaction:
             return
         self._require_open()
         self._is_open = False
-        counts = {object_key: len(events) for object_key, events in self._reads.items()}
+        counts = {object_key: count for object_key, (_, count) in self._reads.items()}
         try:
             self._position = self._log.commit([payload for _, payload in self._writes], counts)
         except ConflictError as conflict:
@@ -90,8 +91,8 @@ class Transaction:
     def _read(self, object_key: str) -> list[bytes]:
         self._require_open()
         if object_key not in self._reads:
-            self._reads[object_key] = self._log.raw_events(object_key)
-        return self._reads[object_key]
+            self._reads[object_key] = self._log.counted_events(object_key)
+        return self._reads[object_key][0]
 
     def _require_open(self) -> None:
         if not self._is_open:

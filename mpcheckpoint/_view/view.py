@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._format.control import DROPPED
+from mpcheckpoint._format.dropped import dropped_of
 from mpcheckpoint._format.frame import NO_META
 from mpcheckpoint._types import Position
 from mpcheckpoint._view.records import Cut, Records
@@ -18,12 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mpcheckpoint._format.control import Note
+    from mpcheckpoint._format.dropped import DroppedRecords
     from mpcheckpoint._logfile.chunk import Chunk
 
 # The note by which a worker takes an object or gives it back.
 CLAIM = "claim"
 # The note that begins a run of a map. All of them are kept: outcomes name theirs.
 MAP = "map"
+
+
+class MovedError(Exception):
+    """A log got another generation: to read it takes too long for a caller that holds an append lock."""
 
 
 class LogView:
@@ -35,6 +42,9 @@ class LogView:
         self.records = Records()
         self.applied = 0
         self._ids: dict[tuple[str, str], int] = {}
+        # Of records that a compaction left out: how many of each object, and the places of ids that are still known.
+        self._dropped: dict[str, int] = {}
+        self._dropped_ids: dict[tuple[str, str], tuple[int, int]] = {}
         # Those not given back, object key to worker. The workers may be dead.
         self.claims: dict[str, str] = {}
         self._notes: dict[str, dict[str, Any]] = {}
@@ -47,6 +57,7 @@ class LogView:
         if chunk.is_reset:
             # A new one: a snapshot may share the old one.
             self.records, self._ids = Records(), {}
+            self._dropped, self._dropped_ids = {}, {}
             self.claims, self._notes = {}, {}
             self.map_notes, self.memo = [], {}
         self.generation = chunk.generation
@@ -68,6 +79,10 @@ class LogView:
         if note.name == MAP:
             self.map_notes.append(note.fields)
             self.memo = {}
+        if note.name == DROPPED:
+            for dropped in dropped_of(note.fields):
+                self._apply_dropped(dropped)
+            return
         if note.name != CLAIM:
             self._notes[note.name] = note.fields
             return
@@ -78,6 +93,20 @@ class LogView:
             self.claims[object_key] = worker
         else:
             self.claims.pop(object_key, None)
+
+    def _apply_dropped(self, dropped: DroppedRecords) -> None:
+        object_key = dropped.object_key
+        self._dropped[object_key] = self._dropped.get(object_key, 0) + dropped.count
+        for record_id, stamp_us, more in dropped.ids:
+            self._dropped_ids.setdefault((object_key, record_id), (stamp_us, more))
+
+    def count_of(self, object_key: str) -> int:
+        """Return how many events were appended for an object, those included that a compaction left out."""
+        return self._dropped.get(object_key, 0) + len(self.records.numbers_of(object_key))
+
+    def dropped_of(self, object_key: str) -> int:
+        """Return how many events of an object a compaction left out."""
+        return self._dropped.get(object_key, 0)
 
     def claim_of(self, object_key: str) -> str | None:
         """Return the worker that last claimed an object and has not given it back; it may be dead."""
@@ -93,7 +122,10 @@ class LogView:
         return Position(self.log_key, self.generation, entry.end, entry.stamp_us, entry.more)
 
     def position_of_id(self, object_key: str, record_id: str) -> Position | None:
-        """Return the place after the first record of that id for that object, or None."""
+        """Return the place after the first record of that id for that object, or None. It may be left out by now."""
+        place = self._dropped_ids.get((object_key, record_id))
+        if place is not None:
+            return Position(self.log_key, self.generation, 0, *place)
         number = self._ids.get((object_key, record_id))
         return self.position_of(number) if number is not None else None
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mpcheckpoint._format.codec import decode_event
-from mpcheckpoint._format.control import note_payload
+from mpcheckpoint._format.control import SALVAGED, note_payload
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._salvage.inspection import SALVAGED
 from mpcheckpoint._work.claims import is_taken
 from mpcheckpoint._work.reruns import IfChanged, RecordHead, Rule, RunNote, head_of, history_of, records_of
 from mpcheckpoint.errors import ChangedVersionError

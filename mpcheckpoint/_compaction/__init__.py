@@ -1,0 +1,1 @@
+"""What a compaction drops, and what it says of that."""

@@ -1,0 +1,179 @@
+"""Compact a log by rules, for users."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from fnmatch import translate
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._compaction.selection import WEEK_S, Rules, Selection
+from mpcheckpoint._work.workers import is_live
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._logfile.compaction import Pace
+    from mpcheckpoint._types import Record
+    from mpcheckpoint._view.log_handle import LogHandle
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """What a compaction did, or in a dry run would do.
+
+    Attributes:
+        log_key: the log.
+        bytes_before, bytes_after: its length; in a dry run the latter is an estimate.
+        records_before, records_after: how many records it holds.
+        objects_before, objects_after: of how many objects.
+        longest_wait_s: how long, at most, it kept an append waiting.
+        is_changed: whether the log was changed: there was something to drop, and this was no dry run.
+    """
+
+    log_key: str
+    bytes_before: int
+    bytes_after: int
+    records_before: int
+    records_after: int
+    objects_before: int
+    objects_after: int
+    longest_wait_s: float
+    is_changed: bool
+
+
+class _WithHandle(Protocol):
+    """A Log."""
+
+    _handle: LogHandle
+
+
+def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
+    self: _WithHandle,
+    *,
+    keep_last: int | None = None,
+    newer_than_s: float | None = None,
+    drop: Callable[[Record], object] | str | None = None,
+    fold: Callable[[Any, Any], Any] | None = None,
+    keep_ids_s: float = WEEK_S,
+    dry_run: bool = False,
+    limit_rate: float | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> Compaction:
+    """Make the log smaller: drop what is asked of what it holds now, for all processes at once, while others go on.
+
+    Dropped without being asked: claims of workers that are gone; of a map, outcomes that later ones superseded, and
+    their attempts; notes of imports that later ones superseded.
+
+    Args:
+        keep_last: keep so many records of each object, its last ones.
+        newer_than_s: keep the records that are at most so many seconds old, by the present time, or by the newest
+            stamp in the log if that is lower. With ``keep_last``: keep what either keeps.
+        drop: drop the records of which this function returns true, or whose object key matches this pattern, such
+            as "tmp/*", whatever the others keep.
+        fold: instead of dropping what ``keep_last`` and ``newer_than_s`` do not keep, keep one record an object in
+            its place, with the event that ``fold(earlier, later)`` makes of two events, called with the first two,
+            then with what it returned and the third, and so on. Without these two, one record of each object is
+            left. It has the stamp and the position of the last one that went into it, and says so (``folded``).
+        keep_ids_s: for so many seconds record ids of dropped records are still known, so that a retry finds them,
+            and so is the count of an object of which nothing is left.
+        dry_run: change nothing, only tell.
+        limit_rate: read no more than so many bytes a second.
+        on_progress: called with how many bytes are done, and of how many. What it raises ends the compaction.
+
+    Returns:
+        What was there and what is.
+
+    ``count``, ``expected_count``, positions, cursors and followers go on as if nothing had been dropped, but that
+    dropped records are not given any more.
+
+    Raises:
+        ValueError, TypeError: an argument is not what it should be.
+        InvalidEventError, LimitExceededError: what ``fold`` made is no JSON value. And what ``drop``, ``fold`` and
+            ``on_progress`` raise.
+        CompactionError: others changed the log all the time.
+        LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError, ReadFailedError, StoreAccessError,
+        ReadOnlyError: as their names say. After any of these nothing was changed.
+
+    Durability: what is left survives a loss of power when this returns, and before: the log is the old one or the
+    new one, each whole.
+    Concurrency: any number of threads and processes. One compaction of a log at a time; others wait.
+    """
+    log = self._handle
+    stored = log.for_writing()
+    rules = Rules(
+        _number(keep_last, "keep_last", "a number of records, at least 1", least=1, is_whole=True),
+        _number(newer_than_s, "newer_than_s", "a number of seconds, at least 0"),
+        _matching(drop) if isinstance(drop, str) else _function(drop, "drop"),
+        _function(fold, "fold"),
+        _number(keep_ids_s, "keep_ids_s", "a number of seconds, at least 0"),
+    )
+    _number(limit_rate, "limit_rate", "a number of bytes a second, at least 1", least=1)
+    directory = log.workers_directory
+    selection = Selection(
+        log.log_key,
+        log.store.path,
+        rules,
+        now_us=system.now_us(),
+        is_live=lambda worker: is_live(directory, worker),
+    )
+    compacted = stored.compact(
+        selection,
+        timeout_s=log.store.settings.lock_timeout_s,
+        pace=paced(limit_rate, on_progress),
+        is_dry_run=dry_run,
+    )
+    return Compaction(
+        log.log_key,
+        compacted.bytes_before,
+        compacted.bytes_after,
+        selection.records,
+        selection.kept_records,
+        selection.objects,
+        selection.kept_objects,
+        compacted.longest_wait_s,
+        compacted.generation is not None,
+    )
+
+
+def _number(value: Any, name: str, what: str, *, least: float = 0, is_whole: bool = False) -> Any:
+    """Return the value of an argument, or None.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    if value is None:
+        return None
+    kinds = int if is_whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < float("inf"):
+        raise ValueError(f"{name} is {what}, or None, not {value!r}")
+    return value
+
+
+def _function(value: Any, name: str) -> Any:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} is a function, or None, not {value!r}")
+    return value
+
+
+def _matching(pattern: str) -> Callable[[Record], object]:
+    """Return what tells whether the object of a record matches a pattern, as those of a shell do."""
+    matches = re.compile(translate(pattern)).match
+    return lambda record: matches(record.object_key)
+
+
+def paced(limit_rate: float | None, on_progress: Callable[[int, int], object] | None) -> Pace:
+    """Return what waits so that no more than so many bytes a second are read, and tells how far it is."""
+    begun_s = time.monotonic()
+
+    def pace(done_bytes: int, total_bytes: int) -> None:
+        if on_progress is not None:
+            on_progress(done_bytes, total_bytes)
+        if limit_rate is not None:
+            ahead_s = done_bytes / limit_rate - (time.monotonic() - begun_s)
+            if ahead_s > 0:
+                time.sleep(ahead_s)
+
+    return pace

@@ -1,0 +1,360 @@
+"""What a compaction drops: decided by rules, of lines that are looked at once and copied at a second pass.
+
+Memory: one entry an object, and a few dozen bytes for each record that is dropped out of turn (by the caller's
+``drop``, or since a later outcome of a map superseded it) or has a record id that is to be remembered.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from mpcheckpoint._compaction.superseded import Superseded
+from mpcheckpoint._format.codec import decode_event, encode_payload, folded_of, record_id_of
+from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, DROPPED, GONE, note_of
+from mpcheckpoint._format.dropped import DroppedRecords, dropped_in, dropped_payloads
+from mpcheckpoint._format.recode import DROP, KEEP, LEFT, REPLACED
+from mpcheckpoint._logfile.header import known_control
+from mpcheckpoint._types import Folded
+from mpcheckpoint._view.merged_read import ALL, records_in
+from mpcheckpoint._view.view import CLAIM, MAP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from mpcheckpoint._format.columns import Lines
+    from mpcheckpoint._format.frame import Line, Payload
+    from mpcheckpoint._types import Record
+
+_US = 1_000_000
+# What a copy has of its own, or has where it is needed.
+_REMADE = CONTROLS_OF_A_GENERATION | {DROPPED, GONE}
+IMPORT = "import"
+WEEK_S = 7 * 24 * 3600.0
+
+
+class Rules(NamedTuple):
+    """What to drop. Without a rule: nothing but what is of no use to anybody any more.
+
+    Attributes:
+        keep_last: keep so many records of each object.
+        newer_than_s: keep the records that are at most so many seconds old. With both: what either keeps.
+        drop: drop the records of which it returns true, whatever the others say.
+        fold: keep, in the place of what the first two would drop of an object, what this makes of the events, two at
+            a time: the earlier one (or what it made of those before), and the later one.
+        keep_ids_s: for so many seconds record ids of dropped records are known, and the count of an object of which
+            nothing is left.
+    """
+
+    keep_last: int | None = None
+    newer_than_s: float | None = None
+    drop: Callable[[Record], object] | None = None
+    fold: Callable[[Any, Any], Any] | None = None
+    keep_ids_s: float = WEEK_S
+
+
+class _Id(NamedTuple):
+    object_key: str
+    record_id: str
+    stamp_us: int
+    more: int
+    number: int
+    rank: int  # among all records of the object
+
+
+class Folding(NamedTuple):
+    """What a few events were folded into so far."""
+
+    value: Any
+    records: int
+    first_us: int
+
+
+class Selection:
+    """What one compaction drops of one log. See ``_logfile.compaction.Selection`` for how it is used.
+
+    A record is dropped out of turn, by its number, or as one of the first so many of its object.
+
+    Attributes:
+        records, objects, kept_records, kept_objects: how many there were, and are.
+    """
+
+    def __init__(
+        self,
+        log_key: str,
+        path: str,
+        rules: Rules,
+        *,
+        now_us: int,
+        is_live: Callable[[str], bool],
+    ) -> None:
+        self._log_key = log_key
+        self._path = path
+        self._rules = rules
+        self._now_us = now_us
+        self._is_live = is_live
+
+    # --- the first pass ---------------------------------------------------------------------------------------
+
+    def begin(self, newest_us: int, generation: str = "") -> None:
+        """Begin, or begin anew."""
+        rules = self._rules
+        # A wall clock that is ahead must not make everything old.
+        now_us = min(self._now_us, newest_us)
+        self._generation = generation
+        self._old_below_us = None if rules.newer_than_s is None else now_us - int(rules.newer_than_s * _US)
+        self._ids_from_us = now_us - int(rules.keep_ids_s * _US)
+        self._lines = self._at = 0
+        self._counts: Counter[str] = Counter()
+        self._old: Counter[str] = Counter()
+        self._last_us: dict[str, int] = {}
+        self._superseded = Superseded()
+        # Of the first line that is not old.
+        self._first_new = 0
+        # The numbers of what is dropped out of turn, by object, and, once it is decided, of all of them.
+        self._less: dict[str, list[int]] = {}
+        self._out_of_turn = array("Q")
+        self._ids: list[_Id] = []
+        # Of control lines: those that may go, unless the last of their kind is kept.
+        self._notes_that_may_go = 0
+        self._last_claims: dict[str, tuple[int, str]] = {}
+        self._last_imports: dict[str, int] = {}
+        self._earlier: dict[str, DroppedRecords] = {}
+        self._kept_notes: frozenset[int] = frozenset()
+        self._leading: dict[str, int] = {}
+        self._left: dict[str, int] = {}
+        self._folding: dict[str, Folding] = {}
+        self.records = self.objects = self.kept_records = self.kept_objects = 0
+
+    def look(self, lines: Lines) -> None:
+        """Look at the next lines."""
+        first = self._lines
+        self._lines += len(lines)
+        for index, line in lines.controls():
+            self._look_at_control(first + index, line)
+        self._count(lines)
+        if self._rules.drop is not None:
+            self._ask(lines, first, self._rules.drop)
+        if self._superseded.is_needed:
+            self._find_superseded(lines, first)
+
+    def _count(self, lines: Lines) -> None:
+        object_keys = lines.object_keys
+        last_us = dict(zip(object_keys, lines.stamps_us, strict=True))
+        has_controls = None in last_us
+        if has_controls:
+            del last_us[None]
+        self._last_us.update(last_us)  # type: ignore[arg-type]
+        if lines.metas is not None:
+            self._take_ids(lines, self._lines - len(lines))
+        old = 0 if self._old_below_us is None else bisect_left(lines.stamps_us, self._old_below_us)
+        if old:
+            self._old.update(filter(_is_key, object_keys[:old]))  # type: ignore[arg-type]
+            self._first_new = self._lines - len(lines) + old
+        self._counts.update(object_keys if not has_controls else filter(_is_key, object_keys))  # type: ignore[arg-type]
+
+    def _take_ids(self, lines: Lines, first: int) -> None:
+        """Note the record ids that are to be remembered, should their records be dropped."""
+        assert lines.metas is not None
+        seen: Counter[str] = Counter()
+        for index, (object_key, meta) in enumerate(zip(lines.object_keys, lines.metas, strict=True)):
+            if object_key is None:
+                continue
+            record_id = record_id_of(meta)
+            stamp_us = lines.stamps_us[index]
+            if record_id is not None and stamp_us >= self._ids_from_us:
+                rank = self._counts[object_key] + seen[object_key]
+                self._ids.append(
+                    _Id(object_key, record_id, stamp_us, lines.mores[index], first + index, rank)
+                )
+            seen[object_key] += 1
+
+    def _ask(self, lines: Lines, first: int, drop: Callable[[Record], object]) -> None:
+        """Ask the caller's function about each record."""
+        places = [index for index, each in enumerate(lines.object_keys) if each is not None]
+        records = records_in(lines.records(), ALL, self._log_key, self._generation)
+        for index, record in zip(places, records, strict=True):
+            if drop(record):
+                self._less.setdefault(record.object_key, []).append(first + index)
+
+    def _find_superseded(self, lines: Lines, first: int) -> None:
+        for index, object_key in enumerate(lines.object_keys):
+            if object_key is None:
+                continue
+            superseded = list(self._superseded.look(first + index, object_key, lines[index].event))
+            if superseded:
+                self._less.setdefault(object_key, []).extend(superseded)
+
+    def _look_at_control(self, number: int, line: Line) -> None:
+        control = known_control(line, self._path)
+        if control == DROPPED:
+            for each in dropped_in(line.event):
+                known = self._earlier.get(each.object_key)
+                if known is None:
+                    self._earlier[each.object_key] = each
+                else:
+                    known.add(each)
+        elif control == MAP:
+            self._superseded.note(note_of(line).fields)
+        elif control == CLAIM:
+            self._notes_that_may_go += 1
+            fields = note_of(line).fields
+            object_key, worker = fields.get("object_key"), fields.get("worker")
+            if isinstance(object_key, str):
+                self._last_claims.pop(object_key, None)
+                if isinstance(worker, str):
+                    self._last_claims[object_key] = number, worker
+        elif control == IMPORT:
+            self._notes_that_may_go += 1
+            self._last_imports[str(note_of(line).fields.get("source"))] = number
+
+    # --- the decision -----------------------------------------------------------------------------------------
+
+    def decide(self) -> bool:
+        """Decide what is dropped; return whether that is anything."""
+        live = {worker for _, worker in self._last_claims.values()}
+        live = {worker for worker in live if self._is_live(worker)}
+        claims = [number for number, worker in self._last_claims.values() if worker in live]
+        self._kept_notes = frozenset([*claims, *self._last_imports.values()])
+        self._less = {object_key: sorted(set(numbers)) for object_key, numbers in self._less.items()}
+        self._out_of_turn = array("Q", sorted(chain.from_iterable(self._less.values())))
+        self._leading = dict(self._first_ones())
+        self._left = dict(self._leading)
+        self.records, self.objects = self._counts.total(), len(self._counts)
+        dropped = len(self._out_of_turn) + sum(self._leading.values())
+        self.kept_records = self.records - dropped + (len(self._leading) if self._rules.fold else 0)
+        self.kept_objects = sum(1 for each in self._counts if self._kept_of(each))
+        return dropped > 0 or self._notes_that_may_go > len(self._kept_notes)
+
+    def _first_ones(self) -> Iterator[tuple[str, int]]:
+        """Yield how many of the first records of each object are dropped, of those that are not dropped out of turn."""
+        keep_last, is_folded = self._rules.keep_last, self._rules.fold is not None
+        if keep_last is None and self._old_below_us is None and not is_folded:
+            return
+        for object_key, count in self._counts.items():
+            less = self._less.get(object_key, ())
+            left = count - len(less)
+            if self._old_below_us is not None:
+                old = self._old[object_key] - bisect_left(less, self._first_new)
+                left = old if keep_last is None else min(old, left - keep_last)
+            elif keep_last is not None:
+                left -= keep_last
+            if left > (1 if is_folded else 0):  # one alone is folded already
+                yield object_key, left
+
+    def _kept_of(self, object_key: str) -> int:
+        folded = 1 if self._rules.fold and object_key in self._leading else 0
+        less = len(self._less.get(object_key, ())) + self._leading.get(object_key, 0)
+        return self._counts[object_key] - less + folded
+
+    def share_kept(self) -> float:
+        """Return about which part of the log is kept."""
+        gone = self.records - self.kept_records + self._notes_that_may_go - len(self._kept_notes)
+        return max(0.0, 1 - gone / max(1, self._lines))
+
+    def leading(self) -> list[Payload]:
+        """Return the lines that say what was dropped."""
+        ids: dict[str, list[tuple[str, int, int]]] = {}
+        for each in self._ids:
+            if self._is_dropped(each):
+                ids.setdefault(each.object_key, []).append((each.record_id, each.stamp_us, each.more))
+        object_keys = dict.fromkeys([*self._earlier, *self._less, *self._leading])
+        return list(dropped_payloads(filter(None, (self._dropped(each, ids) for each in object_keys))))
+
+    def _is_dropped(self, each: _Id) -> bool:
+        less = self._less.get(each.object_key, ())
+        before = bisect_left(less, each.number)
+        is_out_of_turn = before < len(less) and less[before] == each.number
+        return is_out_of_turn or each.rank - before < self._leading.get(each.object_key, 0)
+
+    def _dropped(self, object_key: str, ids: dict[str, list[tuple[str, int, int]]]) -> DroppedRecords | None:
+        """Return what was dropped of an object, now and earlier; None if that is nothing, or forgotten."""
+        folded = 1 if self._rules.fold and object_key in self._leading else 0
+        count = len(self._less.get(object_key, ())) + self._leading.get(object_key, 0) - folded
+        earlier = self._earlier.get(object_key)
+        known = [] if earlier is None else [each for each in earlier.ids if each[1] >= self._ids_from_us]
+        count += 0 if earlier is None else earlier.count
+        last_us = max(0 if earlier is None else earlier.last_us, self._last_us.get(object_key, 0))
+        if not count or (not self._kept_of(object_key) and last_us < self._ids_from_us):
+            return None
+        return DroppedRecords(object_key, count, last_us, [*known, *ids.get(object_key, ())])
+
+    # --- the second pass --------------------------------------------------------------------------------------
+
+    def fates(self, lines: Lines) -> tuple[bytearray, Mapping[int, Payload]]:
+        """Return what becomes of the next lines."""
+        first = self._at
+        self._at += len(lines)
+        fates = bytearray([KEEP]) * len(lines)
+        payloads: dict[int, Payload] = {}
+        for place in range(bisect_left(self._out_of_turn, first), bisect_left(self._out_of_turn, self._at)):
+            fates[self._out_of_turn[place] - first] = DROP
+        if self._left:
+            self._drop_first_ones(lines, fates, payloads)
+        for index, line in lines.controls():
+            control = known_control(line, self._path)
+            is_noted = control in (CLAIM, IMPORT) and first + index not in self._kept_notes
+            if is_noted or control in _REMADE:
+                fates[index] = DROP
+        if any(lines.mores):
+            _keep_places(lines, fates)
+        return fates, payloads
+
+    def _drop_first_ones(self, lines: Lines, fates: bytearray, payloads: dict[int, Payload]) -> None:
+        left, fold = self._left, self._rules.fold
+        for index, object_key in enumerate(lines.object_keys):
+            if object_key not in left or not fates[index]:
+                continue
+            count = left[object_key]
+            if count > 1:
+                left[object_key] = count - 1
+            else:
+                del left[object_key]
+            fates[index] = DROP
+            if fold is not None:
+                self._fold(lines[index], fold)
+                if count == 1:
+                    payloads[index] = self._snapshot(object_key)
+                    fates[index] = REPLACED
+
+    def _fold(self, line: Line, fold: Callable[[Any, Any], Any]) -> None:
+        object_key = line.object_key
+        assert object_key is not None
+        event, own = decode_event(line.event), folded_of(line.meta) or Folded(1, line.stamp_us)
+        known = self._folding.get(object_key)
+        if known is None:
+            self._folding[object_key] = Folding(event, own.count, own.first_us)
+            return
+        try:
+            value = fold(known.value, event)
+        except Exception as error:
+            error.add_note(f"mpcheckpoint: fold= raised this for {object_key!r}; nothing was changed")
+            raise
+        self._folding[object_key] = Folding(value, known.records + own.count, known.first_us)
+
+    def _snapshot(self, object_key: str) -> Payload:
+        value, count, first_us = self._folding.pop(object_key)
+        payload = encode_payload(object_key, value)
+        return payload._replace(meta=msgspec.json.encode({"folded": {"count": count, "first_us": first_us}}))
+
+
+def _is_key(object_key: str | None) -> bool:
+    return object_key is not None
+
+
+def _keep_places(lines: Lines, fates: bytearray) -> None:
+    """Have placeholders stand for what leaves a batch of which other lines stay: its lines count down."""
+    start = 0
+    mores = lines.mores
+    while start < len(fates):
+        stop = start + mores[start] + 1
+        if stop - start > 1:
+            batch = fates[start:stop]
+            if DROP in batch and any(batch):
+                fates[start:stop] = bytes(LEFT if fate == DROP else fate for fate in batch)
+        start = stop

@@ -1,0 +1,58 @@
+"""What maps recorded and no start asks for any more: outcomes that a later one replaced, and their attempts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mpcheckpoint._work.reruns import RunNote, head_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Superseded:
+    """Finds them while a log is read from its start.
+
+    What counts depends on the name of a rerun, and on whether failures count. So of each object and each name stay the
+    last outcome and the last one that is no failure, and the attempts after it; for a start without a name counts what
+    is the last of any name.
+    """
+
+    def __init__(self) -> None:
+        # By the number of a run, as it is written, its name.
+        self._names: dict[bytes, str | None] = {}
+        self._outcomes: dict[str | None, dict[str, int]] = {}
+        self._last_ok: dict[str | None, dict[str, int]] = {}
+        self._attempts: dict[str | None, dict[str, list[int]]] = {}
+
+    def note(self, fields: dict[str, Any]) -> None:
+        """Take note that a run begins. Its outcomes come after that."""
+        run = RunNote.of(fields)
+        if run is not None:
+            self._names[b"%d" % run.number] = run.rerun
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a map ran on the log, so that ``look`` may find something."""
+        return bool(self._names)
+
+    def look(self, number: int, object_key: str, event: bytes) -> Iterator[int]:
+        """Yield the numbers of records that the record of this number supersedes."""
+        head = head_of(event)
+        if head is None or head.run not in self._names:
+            return  # no map's, or of a run of which a salvage lost the note
+        name = self._names[head.run]
+        attempts = self._attempts.setdefault(name, {})
+        if not head.is_outcome:
+            attempts.setdefault(object_key, []).append(number)
+            return
+        yield from attempts.pop(object_key, ())
+        outcomes, last_ok = self._outcomes.setdefault(name, {}), self._last_ok.setdefault(name, {})
+        before, before_ok = outcomes.get(object_key), last_ok.get(object_key)
+        outcomes[object_key] = number
+        if before is not None and before != before_ok:
+            yield before
+        if head.is_ok:
+            if before_ok is not None:
+                yield before_ok
+            last_ok[object_key] = number

@@ -1,0 +1,95 @@
+"""What a compaction left out: how many records of each object, and which record ids are still known.
+
+The lines stand right after the header, before all records.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mpcheckpoint._format.control import DROPPED, control_payload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from mpcheckpoint._format.frame import Payload
+
+_LINE_BYTES = 512 * 1024
+_ENTRY_BYTES, _ID_BYTES = 40, 48
+
+
+# A record id of a record that was dropped, and its place: its stamp, and how many lines of its batch follow it.
+RememberedId = tuple[str, int, int]
+
+
+class DroppedRecords(msgspec.Struct, array_like=True, gc=False):
+    """What was dropped of one object.
+
+    Attributes:
+        count: how many of its records. A record that others were folded into counts as one that is there.
+        last_us: the stamp of its last record, dropped or not.
+        ids: the record ids that are still known.
+    """
+
+    object_key: str
+    count: int
+    last_us: int
+    ids: list[RememberedId] = []
+
+    def add(self, other: DroppedRecords) -> None:
+        """Add what another line says of the same object."""
+        self.count += other.count
+        self.last_us = max(self.last_us, other.last_us)
+        self.ids = [*self.ids, *other.ids]
+
+
+class _Dropped(msgspec.Struct):
+    objects: list[DroppedRecords]
+
+
+_decode = msgspec.json.Decoder(_Dropped).decode
+
+
+def dropped_payloads(dropped: Iterable[DroppedRecords]) -> Iterator[Payload]:
+    """Yield the lines that say what was dropped, each far shorter than a line may be."""
+    part: list[DroppedRecords] = []
+    length = 0
+    for each in _pieces(dropped):
+        part.append(each)
+        length += _ENTRY_BYTES + 6 * len(each.object_key) + _bytes_bound(each.ids)
+        if length > _LINE_BYTES:
+            yield control_payload(DROPPED, objects=part)
+            part, length = [], 0
+    if part:
+        yield control_payload(DROPPED, objects=part)
+
+
+def _pieces(dropped: Iterable[DroppedRecords]) -> Iterator[DroppedRecords]:
+    """Yield the same, an object with many ids in several parts."""
+    for each in dropped:
+        ids, count = each.ids, each.count
+        while _bytes_bound(ids) > _LINE_BYTES and len(ids) > 1:
+            head, ids = ids[: len(ids) // 2], ids[len(ids) // 2 :]
+            yield from _pieces([DroppedRecords(each.object_key, count, each.last_us, head)])
+            count = 0
+        yield DroppedRecords(each.object_key, count, each.last_us, ids)
+
+
+def _bytes_bound(ids: list[RememberedId]) -> int:
+    return sum(_ID_BYTES + 6 * len(each[0]) for each in ids)
+
+
+def dropped_in(event: bytes) -> list[DroppedRecords]:
+    """Return what such a line says.
+
+    Raises:
+        msgspec.MsgspecError: it is none that this library writes.
+    """
+    return _decode(event).objects
+
+
+def dropped_of(fields: Mapping[str, Any]) -> list[DroppedRecords]:
+    """Return the same from the decoded fields of the line."""
+    return msgspec.convert(fields["objects"], list[DroppedRecords])
