@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mpcheckpoint._store.protocol import Store
-    from mpcheckpoint._types import Cursor
+    from mpcheckpoint._types import Cursor, Position
     from mpcheckpoint._view.object_index import ObjectSummary
     from mpcheckpoint._view.records import Cut
 
@@ -95,6 +95,29 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             idle_timeout_s: end quietly when nothing came for so many seconds; None waits for ever.
         """
         return Follower(self._handle.discovered, after=after, idle_timeout_s=idle_timeout_s)
+
+    def forget(self, object_keys: str | Iterable[str]) -> dict[str, Position]:
+        """Forget objects in every log that holds something of them, one log after the other; see ``Log.forget``.
+
+        Returns:
+            By log key, the position of this in the log. If one log fails, those before it have forgotten.
+
+        Raises:
+            As ``Log.forget``.
+        """
+        keys = [object_keys] if isinstance(object_keys, str) else list(object_keys)
+        positions = {}
+        for log_key in self.logs():
+            is_open = log_key in self._handle.open_keys()
+            log = self.log(log_key, create=False)
+            try:
+                position = log.forget(each for each in keys if log.count(each))
+            finally:
+                if not is_open:
+                    self._handle.release(log_key)
+            if position is not None:
+                positions[log_key] = position
+        return positions
 
     # --- looking inside ---------------------------------------------------------------------------------------
 

@@ -118,6 +118,26 @@ class Log:
         """
         return update(self._handle, fn)
 
+    def forget(self, object_keys: str | Iterable[str]) -> Position | None:
+        """Forget objects: from when this returns, no view shows them, their counts begin at 0, and their record ids are
+        new ones. All of them at once.
+
+        Their records stay in the file, and ``read`` and ``follow`` give them, until the next ``compact``; what was cut
+        off by repairs stays until ``compact(purge=True)``, after which no byte of them is left in the store.
+
+        Args:
+            object_keys: the objects, or one of them. Those that the log does not hold are no error.
+
+        Returns:
+            The position of this in the log; None if there are no objects.
+
+        Raises:
+            As ``append``.
+
+        Durability: as the handle's setting says; by default it survives a loss of power when this returns.
+        """
+        return self._handle.forget([object_keys] if isinstance(object_keys, str) else object_keys)
+
     def flush(self) -> None:
         """Make all durable that the log holds now, written by any process.
 

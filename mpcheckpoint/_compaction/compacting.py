@@ -58,6 +58,7 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
     drop: Callable[[Record], object] | str | None = None,
     fold: Callable[[Any, Any], Any] | None = None,
     keep_ids_s: float = WEEK_S,
+    purge: bool = False,
     dry_run: bool = False,
     limit_rate: float | None = None,
     on_progress: Callable[[int, int], object] | None = None,
@@ -79,6 +80,8 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
             left. It has the stamp and the position of the last one that went into it, and says so (``folded``).
         keep_ids_s: for so many seconds record ids of dropped records are still known, so that a retry finds them,
             and so is the count of an object of which nothing is left.
+        purge: leave no byte of what was forgotten (``forget``) anywhere in the store, and none of what repairs cut off
+            this log: its quarantine is removed, whatever is in it.
         dry_run: change nothing, only tell.
         limit_rate: read no more than so many bytes a second.
         on_progress: called with how many bytes are done, and of how many. What it raises ends the compaction.
@@ -109,6 +112,7 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
         _matching(drop) if isinstance(drop, str) else _function(drop, "drop"),
         _function(fold, "fold"),
         _number(keep_ids_s, "keep_ids_s", "a number of seconds, at least 0"),
+        purge,
     )
     _number(limit_rate, "limit_rate", "a number of bytes a second, at least 1", least=1)
     directory = log.workers_directory
@@ -124,6 +128,7 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
         timeout_s=log.store.settings.lock_timeout_s,
         pace=paced(limit_rate, on_progress),
         is_dry_run=dry_run,
+        purges=purge,
     )
     return Compaction(
         log.log_key,

@@ -12,15 +12,20 @@ from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
+from mpcheckpoint._compaction.folds import Folds
 from mpcheckpoint._compaction.superseded import Superseded
-from mpcheckpoint._format.codec import decode_event, encode_payload, folded_of, record_id_of
-from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, DROPPED, GONE, note_of
+from mpcheckpoint._format.codec import record_id_of
+from mpcheckpoint._format.control import (
+    CONTROLS_OF_A_GENERATION,
+    DROPPED,
+    FORGET,
+    GONE,
+    forgotten_in,
+    note_of,
+)
 from mpcheckpoint._format.dropped import DroppedRecords, dropped_in, dropped_payloads
-from mpcheckpoint._format.recode import DROP, KEEP, LEFT, REPLACED
+from mpcheckpoint._format.recode import DROP, KEEP, REPLACED, keep_places
 from mpcheckpoint._logfile.header import known_control
-from mpcheckpoint._types import Folded
 from mpcheckpoint._view.merged_read import ALL, records_in
 from mpcheckpoint._view.view import CLAIM, MAP
 
@@ -49,6 +54,7 @@ class Rules(NamedTuple):
             a time: the earlier one (or what it made of those before), and the later one.
         keep_ids_s: for so many seconds record ids of dropped records are known, and the count of an object of which
             nothing is left.
+        purge: leave nothing of what was forgotten, not even that it was.
     """
 
     keep_last: int | None = None
@@ -56,6 +62,7 @@ class Rules(NamedTuple):
     drop: Callable[[Record], object] | None = None
     fold: Callable[[Any, Any], Any] | None = None
     keep_ids_s: float = WEEK_S
+    purge: bool = False
 
 
 class _Id(NamedTuple):
@@ -65,14 +72,6 @@ class _Id(NamedTuple):
     more: int
     number: int
     rank: int  # among all records of the object
-
-
-class Folding(NamedTuple):
-    """What a few events were folded into so far."""
-
-    value: Any
-    records: int
-    first_us: int
 
 
 class Selection:
@@ -124,15 +123,41 @@ class Selection:
         self._notes_that_may_go = 0
         self._last_claims: dict[str, tuple[int, str]] = {}
         self._last_imports: dict[str, int] = {}
+        # Of objects that were forgotten: by which line last, whether that line is kept, and how many of their records
+        # stand before it. All else that is counted of them is of after it.
+        self._forgets: dict[str, tuple[int, bool]] = {}
+        self._forgotten: Counter[str] = Counter()
         self._earlier: dict[str, DroppedRecords] = {}
         self._kept_notes: frozenset[int] = frozenset()
         self._leading: dict[str, int] = {}
         self._left: dict[str, int] = {}
-        self._folding: dict[str, Folding] = {}
+        self._left_forgotten: dict[str, int] = {}
+        self._folds = None if rules.fold is None else Folds(rules.fold)
         self.records = self.objects = self.kept_records = self.kept_objects = 0
 
     def look(self, lines: Lines) -> None:
         """Look at the next lines."""
+        done = 0
+        for index, line in lines.controls():
+            if known_control(line, self._path) == FORGET:
+                self._look_at(lines[done:index])
+                self._forget(forgotten_in(line), line.stamp_us)
+                done = index
+        self._look_at(lines[done:] if done else lines)
+
+    def _forget(self, object_key: str, stamp_us: int) -> None:
+        """Take note that all that was looked at of an object is forgotten by the next line."""
+        self._notes_that_may_go += 1
+        is_kept = stamp_us >= self._ids_from_us and not self._rules.purge
+        self._forgets[object_key] = self._lines, is_kept
+        self._forgotten[object_key] += self._counts.pop(object_key, 0)
+        for known in (self._less, self._earlier, self._old, self._last_us):
+            known.pop(object_key, None)
+        self._superseded.forget(object_key)
+        if self._rules.purge:
+            self._last_claims.pop(object_key, None)
+
+    def _look_at(self, lines: Lines) -> None:
         first = self._lines
         self._lines += len(lines)
         for index, line in lines.controls():
@@ -220,13 +245,15 @@ class Selection:
         live = {worker for _, worker in self._last_claims.values()}
         live = {worker for worker in live if self._is_live(worker)}
         claims = [number for number, worker in self._last_claims.values() if worker in live]
-        self._kept_notes = frozenset([*claims, *self._last_imports.values()])
+        forgets = [number for number, is_kept in self._forgets.values() if is_kept]
+        self._kept_notes = frozenset([*claims, *self._last_imports.values(), *forgets])
         self._less = {object_key: sorted(set(numbers)) for object_key, numbers in self._less.items()}
         self._out_of_turn = array("Q", sorted(chain.from_iterable(self._less.values())))
         self._leading = dict(self._first_ones())
-        self._left = dict(self._leading)
-        self.records, self.objects = self._counts.total(), len(self._counts)
-        dropped = len(self._out_of_turn) + sum(self._leading.values())
+        self._left, self._left_forgotten = dict(self._leading), dict(+self._forgotten)
+        self.records = self._counts.total() + self._forgotten.total()
+        self.objects = len(self._counts.keys() | self._left_forgotten.keys())
+        dropped = len(self._out_of_turn) + sum(self._leading.values()) + self._forgotten.total()
         self.kept_records = self.records - dropped + (len(self._leading) if self._rules.fold else 0)
         self.kept_objects = sum(1 for each in self._counts if self._kept_of(each))
         return dropped > 0 or self._notes_that_may_go > len(self._kept_notes)
@@ -261,7 +288,8 @@ class Selection:
         """Return the lines that say what was dropped."""
         ids: dict[str, list[tuple[str, int, int]]] = {}
         for each in self._ids:
-            if self._is_dropped(each):
+            is_forgotten = each.number < self._forgets.get(each.object_key, (-1, False))[0]
+            if not is_forgotten and self._is_dropped(each):
                 ids.setdefault(each.object_key, []).append((each.record_id, each.stamp_us, each.more))
         object_keys = dict.fromkeys([*self._earlier, *self._less, *self._leading])
         return list(dropped_payloads(filter(None, (self._dropped(each, ids) for each in object_keys))))
@@ -294,19 +322,31 @@ class Selection:
         payloads: dict[int, Payload] = {}
         for place in range(bisect_left(self._out_of_turn, first), bisect_left(self._out_of_turn, self._at)):
             fates[self._out_of_turn[place] - first] = DROP
+        if self._left_forgotten:
+            self._drop_forgotten(lines, fates)
         if self._left:
             self._drop_first_ones(lines, fates, payloads)
         for index, line in lines.controls():
             control = known_control(line, self._path)
-            is_noted = control in (CLAIM, IMPORT) and first + index not in self._kept_notes
+            is_noted = control in (CLAIM, IMPORT, FORGET) and first + index not in self._kept_notes
             if is_noted or control in _REMADE:
                 fates[index] = DROP
         if any(lines.mores):
-            _keep_places(lines, fates)
+            keep_places(lines.mores, fates)
         return fates, payloads
 
+    def _drop_forgotten(self, lines: Lines, fates: bytearray) -> None:
+        left = self._left_forgotten
+        for index, object_key in enumerate(lines.object_keys):
+            if object_key not in left:
+                continue
+            fates[index] = DROP
+            left[object_key] -= 1
+            if not left[object_key]:
+                del left[object_key]
+
     def _drop_first_ones(self, lines: Lines, fates: bytearray, payloads: dict[int, Payload]) -> None:
-        left, fold = self._left, self._rules.fold
+        left, folds = self._left, self._folds
         for index, object_key in enumerate(lines.object_keys):
             if object_key not in left or not fates[index]:
                 continue
@@ -316,45 +356,12 @@ class Selection:
             else:
                 del left[object_key]
             fates[index] = DROP
-            if fold is not None:
-                self._fold(lines[index], fold)
+            if folds is not None:
+                folds.add(lines[index])
                 if count == 1:
-                    payloads[index] = self._snapshot(object_key)
+                    payloads[index] = folds.snapshot(object_key)
                     fates[index] = REPLACED
-
-    def _fold(self, line: Line, fold: Callable[[Any, Any], Any]) -> None:
-        object_key = line.object_key
-        assert object_key is not None
-        event, own = decode_event(line.event), folded_of(line.meta) or Folded(1, line.stamp_us)
-        known = self._folding.get(object_key)
-        if known is None:
-            self._folding[object_key] = Folding(event, own.count, own.first_us)
-            return
-        try:
-            value = fold(known.value, event)
-        except Exception as error:
-            error.add_note(f"mpcheckpoint: fold= raised this for {object_key!r}; nothing was changed")
-            raise
-        self._folding[object_key] = Folding(value, known.records + own.count, known.first_us)
-
-    def _snapshot(self, object_key: str) -> Payload:
-        value, count, first_us = self._folding.pop(object_key)
-        payload = encode_payload(object_key, value)
-        return payload._replace(meta=msgspec.json.encode({"folded": {"count": count, "first_us": first_us}}))
 
 
 def _is_key(object_key: str | None) -> bool:
     return object_key is not None
-
-
-def _keep_places(lines: Lines, fates: bytearray) -> None:
-    """Have placeholders stand for what leaves a batch of which other lines stay: its lines count down."""
-    start = 0
-    mores = lines.mores
-    while start < len(fates):
-        stop = start + mores[start] + 1
-        if stop - start > 1:
-            batch = fates[start:stop]
-            if DROP in batch and any(batch):
-                fates[start:stop] = bytes(LEFT if fate == DROP else fate for fate in batch)
-        start = stop

@@ -31,6 +31,12 @@ class Superseded:
         if run is not None:
             self._names[b"%d" % run.number] = run.rerun
 
+    def forget(self, object_key: str) -> None:
+        """Take note that all that was recorded of an object is forgotten."""
+        for name in self._outcomes.keys() | self._attempts.keys():
+            for known in (self._outcomes, self._last_ok, self._attempts):
+                known.get(name, {}).pop(object_key, None)
+
     @property
     def is_needed(self) -> bool:
         """Whether a map ran on the log, so that ``look`` may find something."""

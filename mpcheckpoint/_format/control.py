@@ -89,11 +89,13 @@ COPIED = "copied"
 CONTROLS_OF_A_GENERATION = frozenset({"header", "sealed", "unsealed", COPIED})
 # What a compaction left out. Not to be ignored: without it the counts of objects are wrong.
 DROPPED = "dropped"
+# From here on the log holds nothing of an object. Not to be ignored, either.
+FORGET = "forget"
 # A salvage left this generation with what could be proven of a corrupt one.
 SALVAGED = "salvaged"
 # Holds the place of a line that a compaction took out of its batch.
 GONE = "gone"
-_BINDING = frozenset({DROPPED})
+_BINDING = frozenset({DROPPED, FORGET})
 
 _GENERATION = re.compile("[0-9a-f]{32}")
 _decode_control = msgspec.json.Decoder(_Control).decode
@@ -157,6 +159,16 @@ def note_of(line: Line) -> Note:
     """Return what a control line that may be ignored says."""
     fields = _decode_fields(line.event)
     return Note(fields.pop("control"), {name: value for name, value in fields.items() if name != "ignorable"})
+
+
+def forget_payload(object_key: str) -> Payload:
+    """Return the payload of a line from which on the log holds nothing of an object."""
+    return control_payload(FORGET, object_key=object_key)
+
+
+def forgotten_in(line: Line) -> str:
+    """Return which object such a line says to forget."""
+    return str(_decode_fields(line.event).get("object_key"))
 
 
 def copied_of(line: Line) -> Copied:

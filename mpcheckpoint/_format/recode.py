@@ -81,3 +81,15 @@ def _recoded(
         if not more:
             batch_offset = offset
     return b"".join(made), EndState(offset, stored_crc, last_us)
+
+
+def keep_places(mores: Column, fates: bytearray) -> None:
+    """Have placeholders stand for what leaves a batch of which other lines stay: its lines count down."""
+    start = 0
+    while start < len(fates):
+        stop = start + mores[start] + 1
+        if stop - start > 1:
+            batch = fates[start:stop]
+            if DROP in batch and any(batch):
+                fates[start:stop] = bytes(LEFT if fate == DROP else fate for fate in batch)
+        start = stop

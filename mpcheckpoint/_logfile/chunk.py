@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, FORGET, Note, forgotten_in, note_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mpcheckpoint._format.control import Note
     from mpcheckpoint._format.frame import Line
+
+
+class Forget(NamedTuple):
+    """A line from which on the log holds nothing of an object.
+
+    Attributes:
+        at: how many records of the chunk stand before it.
+        object_key: the object. stamp_us: the stamp of the line.
+    """
+
+    at: int
+    object_key: str
+    stamp_us: int
 
 
 class Chunk(NamedTuple):
@@ -22,6 +36,7 @@ class Chunk(NamedTuple):
         is_reset: whether the log was loaded anew, so that what was read before is void.
         begun_us: the stamp of the line that ends what was copied into the generation; 0 while none was read.
         note_stamps_us: the stamp of each of the notes; empty where the storage does not tell.
+        forgets: what is forgotten, in the order of the log.
     """
 
     lines: Sequence[Line]
@@ -31,3 +46,35 @@ class Chunk(NamedTuple):
     is_reset: bool
     begun_us: int = 0
     note_stamps_us: Sequence[int] = ()
+    forgets: Sequence[Forget] = ()
+
+
+class Told:
+    """What the control lines tell that a reader came across."""
+
+    def __init__(self) -> None:
+        self.notes: list[Note] = []
+        self._stamps_us: list[int] = []
+        self.forgets: list[Forget] = []
+
+    def take(self, control: str, line: Line, at: int) -> None:
+        """Take note of a line of that name, before which ``at`` of the records stand."""
+        if control == FORGET:
+            self.forgets.append(Forget(at, forgotten_in(line), line.stamp_us))
+        elif control not in CONTROLS_OF_A_GENERATION:
+            self.notes.append(note_of(line))
+            self._stamps_us.append(line.stamp_us)
+
+    def chunk(
+        self,
+        records: Sequence[Line],
+        generation: str,
+        durable: int,
+        passed: int,
+        *,
+        is_reset: bool,
+        begun_us: int,
+    ) -> Chunk:
+        """Return the chunk of these records; ``passed`` of those that stood before them are left out."""
+        forgets = [each._replace(at=max(0, each.at - passed)) for each in self.forgets]
+        return Chunk(records, self.notes, generation, durable, is_reset, begun_us, self._stamps_us, forgets)

@@ -71,6 +71,16 @@ def _created(path: str, paths: LogPaths) -> system.Descriptor:
         ) from error
 
 
+def remove_repairs(paths: LogPaths) -> int:
+    """Remove all bytes that repairs have cut off a log; return how many files that were."""
+    repairs = list_repairs(paths)
+    for repair in repairs:
+        system.remove(repair.path)
+    if repairs:
+        system.sync_directory(paths.quarantine)
+    return len(repairs)
+
+
 def list_repairs(paths: LogPaths) -> list[Repair]:
     """Return what repairs have cut off a log, in order of generation and offset."""
     try:

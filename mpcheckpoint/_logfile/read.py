@@ -12,18 +12,11 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.columns import Lines
-from mpcheckpoint._format.control import (
-    CONTROLS_OF_A_GENERATION,
-    COPIED,
-    Copied,
-    Note,
-    copied_of,
-    note_of,
-)
+from mpcheckpoint._format.control import COPIED, Copied, copied_of
 from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, closing
 from mpcheckpoint._format.resync import last_line
 from mpcheckpoint._format.scan import Stop, cut_off
-from mpcheckpoint._logfile.chunk import Chunk
+from mpcheckpoint._logfile.chunk import Told
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.descriptors import pool, require_intact
 from mpcheckpoint._logfile.faults import translated
@@ -46,6 +39,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.control import Header
     from mpcheckpoint._format.scan import Scan
+    from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._logfile.paths import LogPaths
 
 _LOOK_BACK_BYTES = 64 * 1024
@@ -234,9 +228,8 @@ class LogReader:
         """Move on to the end of a scan; yield what it found, if that is anything."""
         if not scan.lines and not self._is_reset:
             return
-        lines, notes, note_stamps_us = Lines.of(scan.lines), list[Note](), list[int]()
-        known = self.copied
-        for index, line in lines.controls():
+        lines, told, known = Lines.of(scan.lines), Told(), self.copied
+        for before, (index, line) in enumerate(lines.controls()):
             try:
                 control = known_control(line, self._paths.log)
             except FormatVersionError as refusal:
@@ -245,24 +238,24 @@ class LogReader:
                 raise refusal
             if control == COPIED:
                 self.copied = copied_of(line)
-            if control not in CONTROLS_OF_A_GENERATION:
-                notes.append(note_of(line))
-                note_stamps_us.append(line.stamp_us)
+            else:
+                told.take(control, line, index - before)
         self._durable = max(self._durable, max(lines.durables, default=0))
         records, passed = lines.records(), 0
         # Stamps rise, so what is to be skipped comes first.
         while passed < len(records) and (records.stamps_us[passed], -records.mores[passed]) <= self._skip:
             passed += 1
-        records = records[passed:] if passed else records
+        if passed:
+            records = records[passed:]
         is_reset = self._is_reset
-        is_new = bool(records or notes or is_reset or self.copied is not known)
+        is_new = bool(records or told.notes or told.forgets or is_reset or self.copied is not known)
         self.given += is_new
         self._end = scan.end
         self._is_reset = False
         clock.observe(scan.end.stamp_us)
         if is_new:
             begun_us = 0 if self.copied is None else self.copied.stamp_us
-            yield Chunk(records, notes, generation, self._durable, is_reset, begun_us, note_stamps_us)
+            yield told.chunk(records, generation, self._durable, passed, is_reset=is_reset, begun_us=begun_us)
 
     # --- where to begin ---------------------------------------------------------------------------------------
 

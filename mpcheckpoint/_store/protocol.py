@@ -203,6 +203,7 @@ class StoredLog(Protocol):
         timeout_s: float | None,
         pace: Pace,
         is_dry_run: bool = False,
+        purges: bool = False,
     ) -> Compacted:
         """Drop what ``selection`` says of what the log holds now, at once for all or not at all.
 
@@ -213,6 +214,7 @@ class StoredLog(Protocol):
         Args:
             selection, pace: see ``_logfile.compaction``. Both are called without any lock.
             is_dry_run: only tell what would be done.
+            purges: also remove, for good, what earlier repairs have cut off the log.
 
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError, ReadFailedError, StoreAccessError,

@@ -9,7 +9,7 @@ from weakref import ref
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.compaction import Compactor
 from mpcheckpoint._logfile.faults import translated
-from mpcheckpoint._logfile.quarantine import list_repairs
+from mpcheckpoint._logfile.quarantine import list_repairs, remove_repairs
 from mpcheckpoint._logfile.read import LogReader
 from mpcheckpoint._logfile.recovery import is_poisoned, recover
 from mpcheckpoint._store.directory import StoreDirectory
@@ -100,11 +100,17 @@ class DirectoryLog:
         timeout_s: float | None,
         pace: Pace,
         is_dry_run: bool = False,
+        purges: bool = False,
     ) -> Compacted:
         """Drop what ``selection`` says, at once for all or not at all."""
         self._directory.require_locking()
         compactor = Compactor(self._writer(), self._directory.locked, timeout_s, pace)
-        return compactor.run(selection, is_dry_run=is_dry_run)
+        compacted = compactor.run(selection, is_dry_run=is_dry_run)
+        if purges and not is_dry_run:
+            with translated("purging", self._paths.log), self._directory.locked(timeout_s):
+                remove_repairs(self._paths)
+                self._directory.remove_stale_files()
+        return compacted
 
     def repairs(self) -> list[Repair]:
         """Return what repairs have cut off, oldest generation and lowest offset first."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint import _core
 from mpcheckpoint._format.codec import encode_key, encode_payload, encode_payloads
+from mpcheckpoint._format.control import forget_payload
 from mpcheckpoint._format.frame import MAX_BATCH_BYTES, Line, Payload, batch_bytes_bound
 from mpcheckpoint._logfile.paths import WORKERS
 from mpcheckpoint._store.durability import Durability
@@ -140,21 +141,27 @@ class LogHandle:
         self.query(_nothing, max_age_s=RECENT_S)
         return self._append(stored, batch, guard, durability)
 
+    def forget(self, object_keys: Iterable[str]) -> Position | None:
+        """See ``Log.forget``."""
+        keys = list(object_keys)
+        payloads = [forget_payload(object_key) for object_key in keys if encode_key(object_key)]
+        return self._append(self.for_writing(), payloads, None, None) if payloads else None
+
     def append_guarded(self, payloads: list[Payload], guard: Callable[[], None]) -> Position:
         """Append a batch unless ``guard`` raises under the append lock; it must neither wait nor append."""
         return self._append(self.for_writing(), payloads, guard, None)
 
-    def commit(self, payloads: list[Payload], counts: Mapping[str, int]) -> Position | None:
-        """Append a transaction's batch if each object it read still has as many events as it read.
+    def commit(self, payloads: list[Payload], states: Mapping[str, tuple[int, int]]) -> Position | None:
+        """Append a transaction's batch if each object it read is still in the state in which it was read.
 
         Raises:
-            ConflictError: one has not.
+            ConflictError: one is not.
         """
         self.for_writing()
 
         def judge(view: LogView) -> None:
-            for object_key, expected in counts.items():
-                _require_count(view, object_key, expected)
+            for object_key, (forgotten_us, count) in states.items():
+                _require_count(view, object_key, count, forgotten_us=forgotten_us)
 
         if payloads:
             return self.append_if(payloads, judge)
@@ -208,10 +215,10 @@ class LogHandle:
             encode_key(object_key)  # what is no key is not in the log either
         return events
 
-    def counted_events(self, object_key: str) -> tuple[list[bytes], int]:
-        """Return the events of an object, undecoded, and how many were ever appended, at one moment."""
+    def events_and_state(self, object_key: str) -> tuple[list[bytes], tuple[int, int]]:
+        """Return the events of an object, undecoded, and its state (``LogView.state_of``), at one moment."""
         encode_key(object_key)
-        return self.query(lambda view: (view.records.events_of(object_key), view.count_of(object_key)))
+        return self.query(lambda view: (view.records.events_of(object_key), view.state_of(object_key)))
 
     def count(self, object_key: str) -> int:
         """See ``Log.count``."""
@@ -291,9 +298,11 @@ def _nothing(view: LogView) -> None:
     """Judge nothing: the view was brought up to date."""
 
 
-def _require_count(view: LogView, object_key: str, expected: int) -> None:
+def _require_count(view: LogView, object_key: str, expected: int, *, forgotten_us: int | None = None) -> None:
+    """Return if an object has so many events, and, unless None, was last forgotten then."""
     numbers, dropped = view.records.numbers_of(object_key), view.dropped_of(object_key)
-    if dropped + len(numbers) != expected:
+    is_same = forgotten_us is None or view.state_of(object_key)[0] == forgotten_us
+    if dropped + len(numbers) != expected or not is_same:
         unexpected = numbers[expected - dropped] if 0 <= expected - dropped < len(numbers) else None
         raise ConflictError(
             object_key,

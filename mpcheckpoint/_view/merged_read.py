@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +14,7 @@ from mpcheckpoint._types import Cursor, Position, Record
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from mpcheckpoint._logfile.chunk import Forget
     from mpcheckpoint._store.protocol import Reader, StoredLog
 
 # How much of a log is read at a time: worth a turn, and little enough to hold of many logs at once.
@@ -110,6 +111,14 @@ def _place_after(lines: Lines, number: int) -> int:
     return lines.offsets[bisect_left(lines.stamps_us, lines.stamps_us[number])]
 
 
+class Part(NamedTuple):
+    """Some lines of a log, their generation, and what is forgotten among them."""
+
+    lines: Lines
+    generation: str
+    forgets: Sequence[Forget]
+
+
 class Tap:
     """One log, read a part at a time. Between two parts no file is in use: there may be many logs."""
 
@@ -131,21 +140,22 @@ class Tap:
         while since_us and (passed_us := self._begin_near_end(length)) is not None and passed_us >= since_us:
             length *= _FARTHER
 
-    def lines(self) -> Iterator[tuple[Lines, str]]:
-        """Yield what the log holds, a part at a time, each with its generation. Keep what ends it too early as
-        ``failure``."""
+    def lines(self) -> Iterator[Part]:
+        """Yield what the log holds, a part at a time. Keep what ends it too early as ``failure``."""
         while not self.is_at_end:
             yield from self._part()
 
-    def _part(self) -> list[tuple[Lines, str]]:
-        part: list[tuple[Lines, str]] = []
+    def _part(self) -> list[Part]:
+        part: list[Part] = []
         taken_bytes = 0
         try:
             for chunk in self.reader.poll():  # what is left of them comes at the next call
                 lines = Lines.of(chunk.lines)
                 if not lines:
+                    if chunk.forgets:
+                        part.append(Part(lines, chunk.generation, chunk.forgets))
                     continue
-                part.append((lines, chunk.generation))
+                part.append(Part(lines, chunk.generation, chunk.forgets))
                 taken_bytes += lines.ends[-1] - lines.offsets[0]
                 self.is_at_end = lines.stamps_us[-1] >= self._choice.until_us
                 if taken_bytes >= _PART_BYTES or self.is_at_end:
@@ -157,7 +167,7 @@ class Tap:
 
     def records(self) -> Iterator[Record]:
         """Yield the wanted records."""
-        for lines, generation in self.lines():
+        for lines, generation, _ in self.lines():
             yield from records_in(lines, self._choice, self.log_key, generation)
         self.reader.release()
 
@@ -167,7 +177,7 @@ class Tap:
         while True:
             passed_us = self._begin_near_end(length)
             kept: list[RawRecord] = []
-            for lines, generation in self.lines():
+            for lines, generation, _ in self.lines():
                 numbers = self._choice.numbers_in(lines)[-count:]
                 kept += [raw_record_at(lines, number, self.log_key, generation) for number in numbers]
                 del kept[:-count]

@@ -53,7 +53,7 @@ class _Seen:
 
 
 class _ObjectIndex:
-    """All objects that were seen so far."""
+    """All objects of a log that were seen so far."""
 
     def __init__(self, choice: Choice, match: str | None) -> None:
         self.seen: dict[str, _Seen] = {}
@@ -78,27 +78,46 @@ class _ObjectIndex:
             if known is None:
                 known = self.seen[object_key] = _Seen(first, found)
             known.count += counts[object_key]
-            known.first = min(known.first, first)
-            known.last = max(known.last, found, key=lambda each: each.order)
+            known.last = found
+
+    def forget(self, object_key: str) -> None:
+        """Have an object as if it had not been seen."""
+        self.seen.pop(object_key, None)
+
+
+def _merge(objects: dict[str, _Seen], found: dict[str, _Seen]) -> None:
+    """Add the objects of another log."""
+    for object_key, seen in found.items():
+        known = objects.setdefault(object_key, seen)
+        if known is not seen:
+            known.count += seen.count
+            known.first = min(known.first, seen.first)
+            known.last = max(known.last, seen.last, key=lambda each: each.order)
 
 
 def list_objects(
     logs: Iterable[StoredLog], choice: Choice, match: str | None, *, on_failure: OnFailure | None = None
 ) -> Iterator[ObjectSummary]:
     """Yield the objects that have chosen records; with ``on_failure`` raise nothing. See ``Checkpoint.objects``."""
-    objects = _ObjectIndex(choice, match)
+    all_seen: dict[str, _Seen] = {}
     failures: dict[str, CheckpointError] = {}
     for stored in logs:
         tap = Tap(stored, choice)
         tap.begin()
-        before = 0
-        for lines, generation in tap.lines():
-            objects.add(lines, stored.log_key, generation, before)
+        objects, before = _ObjectIndex(choice, match), 0
+        for lines, generation, forgets in tap.lines():
+            done = 0
+            for at, object_key, _ in forgets:
+                objects.add(lines[done:at], stored.log_key, generation, before + done)
+                objects.forget(object_key)
+                done = at
+            objects.add(lines[done:] if done else lines, stored.log_key, generation, before + done)
             before += len(lines)
+        _merge(all_seen, objects.seen)
         tap.reader.release()
         if tap.failure is not None:
             failures[stored.log_key] = tap.failure
-    for object_key, seen in sorted(objects.seen.items(), key=lambda item: item[1].first):
+    for object_key, seen in sorted(all_seen.items(), key=lambda item: item[1].first):
         yield ObjectSummary(object_key, seen.count, seen.first[0], seen.last.record())
     for log_key, failure in failures.items():
         if on_failure is None:

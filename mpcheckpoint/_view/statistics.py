@@ -36,11 +36,14 @@ class Figures:
     def add(self, chunk: Chunk) -> None:
         """Count what a reader found new."""
         lines = Lines.of(chunk.lines)
+        self.object_keys.update(lines.object_keys)
+        for at, object_key, _ in chunk.forgets:
+            if object_key not in lines.object_keys[at:]:
+                self.object_keys.discard(object_key)
         if not lines:
             return
         stamps_us = lines.stamps_us
         self.records += len(lines)
-        self.object_keys.update(lines.object_keys)
         # The lines of a batch share a stamp, and no other batch has it.
         self.batches += len(set(stamps_us)) if any(lines.mores) else len(lines)
         self.first_us = stamps_us[0] if self.first_us is None else self.first_us

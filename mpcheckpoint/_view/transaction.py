@@ -34,8 +34,8 @@ class Transaction:
         log.for_writing()  # refuses a handle that may not write, before anything is decided
         self._log = log
         self._pid = os.getpid()
-        # The events of each object that was read, and how many were ever appended for it.
-        self._reads: dict[str, tuple[list[bytes], int]] = {}
+        # The events of each object that was read, and the state it was in.
+        self._reads: dict[str, tuple[list[bytes], tuple[int, int]]] = {}
         self._writes: list[tuple[str, Payload]] = []
         self._is_open = False
         self._position: Position | None = None
@@ -81,9 +81,9 @@ class Transaction:
             return
         self._require_open()
         self._is_open = False
-        counts = {object_key: count for object_key, (_, count) in self._reads.items()}
+        states = {object_key: state for object_key, (_, state) in self._reads.items()}
         try:
-            self._position = self._log.commit([payload for _, payload in self._writes], counts)
+            self._position = self._log.commit([payload for _, payload in self._writes], states)
         except ConflictError as conflict:
             self.conflict = conflict
             raise
@@ -91,7 +91,7 @@ class Transaction:
     def _read(self, object_key: str) -> list[bytes]:
         self._require_open()
         if object_key not in self._reads:
-            self._reads[object_key] = self._log.counted_events(object_key)
+            self._reads[object_key] = self._log.events_and_state(object_key)
         return self._reads[object_key][0]
 
     def _require_open(self) -> None:

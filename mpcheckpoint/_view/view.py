@@ -44,7 +44,9 @@ class LogView:
         self._ids: dict[tuple[str, str], int] = {}
         # Of records that a compaction left out: how many of each object, and the places of ids that are still known.
         self._dropped: dict[str, int] = {}
-        self._dropped_ids: dict[tuple[str, str], tuple[int, int]] = {}
+        self._dropped_ids: dict[str, dict[str, tuple[int, int]]] = {}
+        # Of each object that was forgotten: when last, and how many records the log had then.
+        self._forgets: dict[str, tuple[int, int]] = {}
         # Those not given back, object key to worker. The workers may be dead.
         self.claims: dict[str, str] = {}
         self._notes: dict[str, dict[str, Any]] = {}
@@ -57,31 +59,53 @@ class LogView:
         if chunk.is_reset:
             # A new one: a snapshot may share the old one.
             self.records, self._ids = Records(), {}
-            self._dropped, self._dropped_ids = {}, {}
+            self._dropped, self._dropped_ids, self._forgets = {}, {}, {}
             self.claims, self._notes = {}, {}
             self.map_notes, self.memo = [], {}
         self.generation = chunk.generation
-        lines = Lines.of(chunk.lines)
-        if lines.metas is not None:
-            self._apply_ids(lines.object_keys, lines.metas, self.records.count)
-        self.records.add(lines)
+        for note in chunk.notes:
+            if note.name == DROPPED:  # those lines stand before all others
+                self._apply_dropped(dropped_of(note.fields))
+        lines, done = Lines.of(chunk.lines), 0
+        for at, object_key, stamp_us in chunk.forgets:
+            self._add(lines[done:at])
+            self._forget(object_key, stamp_us)
+            done = at
+        self._add(lines[done:] if done else lines)
         for note in chunk.notes:
             self._apply_note(note)
         self.applied += 1
 
+    def _add(self, lines: Lines) -> None:
+        if lines.metas is not None:
+            self._apply_ids(lines.object_keys, lines.metas, self.records.count)
+        self.records.add(lines)
+
+    def _forget(self, object_key: str, stamp_us: int) -> None:
+        """Have the object as if nothing had been recorded of it. What shares the records goes on seeing them."""
+        self.records.objects.pop(object_key, None)
+        self._dropped.pop(object_key, None)
+        self._dropped_ids.pop(object_key, None)
+        self._forgets[object_key] = stamp_us, self.records.count
+
     def _apply_ids(self, object_keys: list[str | None], metas: list[bytes], first: int) -> None:
         for number, (object_key, meta) in enumerate(zip(object_keys, metas, strict=True), first):
             record_id = record_id_of(meta) if meta != NO_META else None
-            if record_id is not None and object_key is not None:
-                self._ids.setdefault((object_key, record_id), number)
+            if record_id is None or object_key is None:
+                continue
+            known = self._ids.setdefault((object_key, record_id), number)
+            if known < self._first_of(object_key):
+                self._ids[object_key, record_id] = number
+
+    def _first_of(self, object_key: str) -> int:
+        """Return the number of the first record that may be one of an object's, since it was last forgotten."""
+        return self._forgets[object_key][1] if object_key in self._forgets else 0
 
     def _apply_note(self, note: Note) -> None:
         if note.name == MAP:
             self.map_notes.append(note.fields)
             self.memo = {}
         if note.name == DROPPED:
-            for dropped in dropped_of(note.fields):
-                self._apply_dropped(dropped)
             return
         if note.name != CLAIM:
             self._notes[note.name] = note.fields
@@ -94,15 +118,19 @@ class LogView:
         else:
             self.claims.pop(object_key, None)
 
-    def _apply_dropped(self, dropped: DroppedRecords) -> None:
-        object_key = dropped.object_key
-        self._dropped[object_key] = self._dropped.get(object_key, 0) + dropped.count
-        for record_id, stamp_us, more in dropped.ids:
-            self._dropped_ids.setdefault((object_key, record_id), (stamp_us, more))
+    def _apply_dropped(self, dropped: list[DroppedRecords]) -> None:
+        for each in dropped:
+            self._dropped[each.object_key] = self._dropped.get(each.object_key, 0) + each.count
+            for record_id, stamp_us, more in each.ids:
+                self._dropped_ids.setdefault(each.object_key, {}).setdefault(record_id, (stamp_us, more))
 
     def count_of(self, object_key: str) -> int:
         """Return how many events were appended for an object, those included that a compaction left out."""
         return self._dropped.get(object_key, 0) + len(self.records.numbers_of(object_key))
+
+    def state_of(self, object_key: str) -> tuple[int, int]:
+        """Return what differs if anything happened to an object: when it was last forgotten, and its count."""
+        return self._forgets.get(object_key, (0, 0))[0], self.count_of(object_key)
 
     def dropped_of(self, object_key: str) -> int:
         """Return how many events of an object a compaction left out."""
@@ -123,11 +151,13 @@ class LogView:
 
     def position_of_id(self, object_key: str, record_id: str) -> Position | None:
         """Return the place after the first record of that id for that object, or None. It may be left out by now."""
-        place = self._dropped_ids.get((object_key, record_id))
+        place = self._dropped_ids.get(object_key, {}).get(record_id)
         if place is not None:
             return Position(self.log_key, self.generation, 0, *place)
         number = self._ids.get((object_key, record_id))
-        return self.position_of(number) if number is not None else None
+        if number is None or number < self._first_of(object_key):
+            return None
+        return self.position_of(number)
 
 
 def merged(logs: Mapping[str, Records] | Mapping[str, Cut], object_key: str) -> list[bytes]:

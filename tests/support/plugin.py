@@ -28,7 +28,7 @@ from support.tmpfs import TmpFileSystem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_GUARANTEES = range(1, 12)
+_GUARANTEES = range(1, 13)
 _EXIT_GRACE_S = 2.0
 # What a whole run does at the least, times the intensity.
 _PROMISED = {"kills": 200, "power cuts": 20}
@@ -112,7 +112,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(mark_to_add)
         for mark in item.iter_markers("guarantee"):
             if len(mark.args) != 1 or mark.args[0] not in _GUARANTEES:
-                raise pytest.UsageError(f"{item.nodeid}: guarantee{mark.args} is none of G1 to G11")
+                raise pytest.UsageError(f"{item.nodeid}: guarantee{mark.args} is none of G1 to G12")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -198,7 +198,7 @@ def test_guarantee_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     done = run_suite(tmp_path, "import pytest\n@pytest.mark.guarantee(99)\ndef test_it(): pass")
 
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "none of G1 to G11" in done.stderr
+    assert "none of G1 to G12" in done.stderr
 
 
 def test_kills_of_all_workers_are_counted(tmp_path: Path) -> None:
