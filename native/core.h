@@ -145,6 +145,7 @@ typedef struct {
 extern PyType_Spec numbers_spec;
 PyObject *index_objects(PyObject *module, PyObject *arguments);
 PyObject *shifted(PyObject *module, PyObject *arguments);
+PyObject *drop_first(PyObject *module, PyObject *arguments);
 /* state.c, append.c, commit.c, page.c and system.c: where the C library has statx, and numbers lie in memory as they lie in the page. */
 #if defined(__linux__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define HAS_APPEND

@@ -28,6 +28,8 @@ static PyMethodDef functions[] = {
      "another place, or None: mpcheckpoint/_format/recode.py."},
     {"index", index_objects, METH_VARARGS,
         "index(objects, keys, first): add records, numbered from `first`, to a dict of object key -> number or Numbers."},
+    {"drop_first", drop_first, METH_VARARGS,
+     "drop_first(keys, left, fates): of each object drop the first so many lines: mpcheckpoint/_compaction/selection.py."},
     {"shifted", shifted, METH_VARARGS, "shifted(places, by): packed numbers of 64 bits, each raised by `by`."},
     {"payload", payload, METH_VARARGS,
         "payload(type, key, event, record_id, most_bytes): a record as a `type` of three pieces of JSON; None if it is\n"

@@ -12,6 +12,7 @@ from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mpcheckpoint import _core
 from mpcheckpoint._compaction.folds import Folds
 from mpcheckpoint._compaction.superseded import Superseded
 from mpcheckpoint._format.codec import record_id_of
@@ -111,6 +112,8 @@ class Selection:
         self._lines = self._at = 0
         self._counts: Counter[str] = Counter()
         self._old: Counter[str] = Counter()
+        # When the last record of each object was made, where rules may leave nothing of one.
+        self._may_empty = rules.newer_than_s is not None or rules.drop is not None
         self._last_us: dict[str, int] = {}
         self._superseded = Superseded()
         # Of the first line that is not old.
@@ -170,11 +173,9 @@ class Selection:
 
     def _count(self, lines: Lines) -> None:
         object_keys = lines.object_keys
-        last_us = dict(zip(object_keys, lines.stamps_us, strict=True))
-        has_controls = None in last_us
-        if has_controls:
-            del last_us[None]
-        self._last_us.update(last_us)  # type: ignore[arg-type]
+        has_controls = not lines.is_plain and None in object_keys
+        if self._may_empty:
+            self._last_us.update(zip(object_keys, lines.stamps_us, strict=True))  # type: ignore[arg-type]
         if lines.metas is not None:
             self._take_ids(lines, self._lines - len(lines))
         old = 0 if self._old_below_us is None else bisect_left(lines.stamps_us, self._old_below_us)
@@ -322,10 +323,11 @@ class Selection:
         payloads: dict[int, Payload] = {}
         for place in range(bisect_left(self._out_of_turn, first), bisect_left(self._out_of_turn, self._at)):
             fates[self._out_of_turn[place] - first] = DROP
-        if self._left_forgotten:
-            self._drop_forgotten(lines, fates)
-        if self._left:
-            self._drop_first_ones(lines, fates, payloads)
+        _drop_first(lines.object_keys, self._left_forgotten, fates)
+        if self._folds is None:
+            _drop_first(lines.object_keys, self._left, fates)
+        elif self._left:
+            self._fold_first_ones(lines, fates, payloads, self._folds)
         for index, line in lines.controls():
             control = known_control(line, self._path)
             is_noted = control in (CLAIM, IMPORT, FORGET) and first + index not in self._kept_notes
@@ -335,32 +337,36 @@ class Selection:
             keep_places(lines.mores, fates)
         return fates, payloads
 
-    def _drop_forgotten(self, lines: Lines, fates: bytearray) -> None:
-        left = self._left_forgotten
+    def _fold_first_ones(
+        self, lines: Lines, fates: bytearray, payloads: dict[int, Payload], folds: Folds
+    ) -> None:
+        """Drop what is the first so many records of its object; keep the last of them with what they fold into."""
+        left = self._left
         for index, object_key in enumerate(lines.object_keys):
-            if object_key not in left:
+            if object_key not in left or not fates[index]:
                 continue
+            folds.add(lines[index])
+            left[object_key] -= 1
+            fates[index] = DROP
+            if not left[object_key]:
+                del left[object_key]
+                payloads[index] = folds.snapshot(object_key)
+                fates[index] = REPLACED
+
+
+def _drop_first(object_keys: list[str | None], left: dict[str, int], fates: bytearray) -> None:
+    """Of each object drop so many of the lines that are not dropped yet; what is ``left`` to drop becomes less."""
+    if not left:
+        return
+    if _core.native is not None:
+        _core.native.drop_first(object_keys, left, fates)
+        return
+    for index, object_key in enumerate(object_keys):
+        if object_key in left and fates[index]:
             fates[index] = DROP
             left[object_key] -= 1
             if not left[object_key]:
                 del left[object_key]
-
-    def _drop_first_ones(self, lines: Lines, fates: bytearray, payloads: dict[int, Payload]) -> None:
-        left, folds = self._left, self._folds
-        for index, object_key in enumerate(lines.object_keys):
-            if object_key not in left or not fates[index]:
-                continue
-            count = left[object_key]
-            if count > 1:
-                left[object_key] = count - 1
-            else:
-                del left[object_key]
-            fates[index] = DROP
-            if folds is not None:
-                folds.add(lines[index])
-                if count == 1:
-                    payloads[index] = folds.snapshot(object_key)
-                    fates[index] = REPLACED
 
 
 def _is_key(object_key: str | None) -> bool:

@@ -69,6 +69,9 @@ def dropped_payloads(dropped: Iterable[DroppedRecords]) -> Iterator[Payload]:
 def _pieces(dropped: Iterable[DroppedRecords]) -> Iterator[DroppedRecords]:
     """Yield the same, an object with many ids in several parts."""
     for each in dropped:
+        if not each.ids:
+            yield each
+            continue
         ids, count = each.ids, each.count
         while _bytes_bound(ids) > _LINE_BYTES and len(ids) > 1:
             head, ids = ids[: len(ids) // 2], ids[len(ids) // 2 :]

@@ -178,10 +178,8 @@ class GenerationCopy:
         data = system.read_at(fd, lines.ends[-1] - base, base)
         made, self.end = recoded(data, base, lines, fates, self.end, payloads)
         self._buffer += made
-        self.records += sum(
-            fate != DROP and object_key is not None and fate != LEFT
-            for fate, object_key in zip(fates, lines.object_keys, strict=True)
-        )
+        controls = sum(fates[index] not in (DROP, LEFT) for index, _ in lines.controls())
+        self.records += len(fates) - fates.count(DROP) - fates.count(LEFT) - controls
         if len(self._buffer) > _FLUSH_BYTES:
             self.flush()
 
