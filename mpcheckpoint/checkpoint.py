@@ -11,7 +11,8 @@ from mpcheckpoint._view.follow import Follower
 from mpcheckpoint._view.log_handle import LogHandle
 from mpcheckpoint._view.merged_read import Choice, Reading
 from mpcheckpoint._view.object_index import list_objects
-from mpcheckpoint._view.store_handle import Settings, StoreHandle, open_settings, sendable
+from mpcheckpoint._view.settings import Settings, open_settings, sendable
+from mpcheckpoint._view.store_handle import StoreHandle
 from mpcheckpoint._view.view import merged, ordered_object_keys
 from mpcheckpoint.log import Log
 

@@ -256,13 +256,20 @@ class Selection:
         self.objects = len(self._counts.keys() | self._left_forgotten.keys())
         dropped = len(self._out_of_turn) + sum(self._leading.values()) + self._forgotten.total()
         self.kept_records = self.records - dropped + (len(self._leading) if self._rules.fold else 0)
-        self.kept_objects = sum(1 for each in self._counts if self._kept_of(each))
+        self.kept_objects = len(self._counts)
+        if self._less or self._may_empty:
+            self.kept_objects = sum(1 for each in self._counts if self._kept_of(each))
         return dropped > 0 or self._notes_that_may_go > len(self._kept_notes)
 
     def _first_ones(self) -> Iterator[tuple[str, int]]:
         """Yield how many of the first records of each object are dropped, of those that are not dropped out of turn."""
         keep_last, is_folded = self._rules.keep_last, self._rules.fold is not None
         if keep_last is None and self._old_below_us is None and not is_folded:
+            return
+        if keep_last is not None and self._old_below_us is None and not self._less and not is_folded:
+            for object_key, count in self._counts.items():
+                if count > keep_last:
+                    yield object_key, count - keep_last
             return
         for object_key, count in self._counts.items():
             less = self._less.get(object_key, ())
@@ -303,15 +310,20 @@ class Selection:
 
     def _dropped(self, object_key: str, ids: dict[str, list[tuple[str, int, int]]]) -> DroppedRecords | None:
         """Return what was dropped of an object, now and earlier; None if that is nothing, or forgotten."""
-        folded = 1 if self._rules.fold and object_key in self._leading else 0
-        count = len(self._less.get(object_key, ())) + self._leading.get(object_key, 0) - folded
+        count, last_us = self._leading.get(object_key, 0), self._last_us.get(object_key, 0)
+        if count and self._folds is not None:
+            count -= 1
+        if object_key in self._less:
+            count += len(self._less[object_key])
+        known = ids.get(object_key, [])
         earlier = self._earlier.get(object_key)
-        known = [] if earlier is None else [each for each in earlier.ids if each[1] >= self._ids_from_us]
-        count += 0 if earlier is None else earlier.count
-        last_us = max(0 if earlier is None else earlier.last_us, self._last_us.get(object_key, 0))
-        if not count or (not self._kept_of(object_key) and last_us < self._ids_from_us):
+        if earlier is not None:
+            count, last_us = count + earlier.count, max(last_us, earlier.last_us)
+            known = [*(each for each in earlier.ids if each[1] >= self._ids_from_us), *known]
+        may_be_empty = self._may_empty or object_key not in self._counts
+        if not count or (may_be_empty and last_us < self._ids_from_us and not self._kept_of(object_key)):
             return None
-        return DroppedRecords(object_key, count, last_us, [*known, *ids.get(object_key, ())])
+        return DroppedRecords(object_key, count, last_us, known)
 
     # --- the second pass --------------------------------------------------------------------------------------
 

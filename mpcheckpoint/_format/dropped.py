@@ -58,7 +58,7 @@ def dropped_payloads(dropped: Iterable[DroppedRecords]) -> Iterator[Payload]:
     length = 0
     for each in _pieces(dropped):
         part.append(each)
-        length += _ENTRY_BYTES + 6 * len(each.object_key) + _bytes_bound(each.ids)
+        length += _ENTRY_BYTES + 6 * len(each.object_key) + (_bytes_bound(each.ids) if each.ids else 0)
         if length > _LINE_BYTES:
             yield control_payload(DROPPED, objects=part)
             part, length = [], 0

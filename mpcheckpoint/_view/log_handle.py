@@ -13,7 +13,8 @@ from mpcheckpoint._logfile.paths import WORKERS
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._view.follow import FollowedLog, Follower, StatedDurable
 from mpcheckpoint._view.merged_read import Choice
-from mpcheckpoint._view.store_handle import Settings, StoreHandle, sendable
+from mpcheckpoint._view.settings import Settings, sendable
+from mpcheckpoint._view.store_handle import StoreHandle
 from mpcheckpoint._view.view import MovedError
 from mpcheckpoint.errors import ConflictError, LimitExceededError
 
@@ -218,7 +219,10 @@ class LogHandle:
     def events_and_state(self, object_key: str) -> tuple[list[bytes], tuple[int, int]]:
         """Return the events of an object, undecoded, and its state (``LogView.state_of``), at one moment."""
         encode_key(object_key)
-        return self.query(lambda view: (view.records.events_of(object_key), view.state_of(object_key)))
+        self.store.opened(self.log_key)
+        with self.store.mutex.guard():
+            view = self.store.view_of(self.log_key)
+            return view.records.events_of(object_key), view.state_of(object_key)
 
     def count(self, object_key: str) -> int:
         """See ``Log.count``."""

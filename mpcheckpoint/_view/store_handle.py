@@ -3,52 +3,28 @@
 from __future__ import annotations
 
 import os
-import pickle
-import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from mpcheckpoint._format.advice import a, shown
 from mpcheckpoint._logfile.mutex import Mutex
-from mpcheckpoint._logfile.paths import store_directory
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._store.process import process
 from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._view.statistics import Statistics
 from mpcheckpoint._view.view import LogView, MovedError, merged, ordered_object_keys
-from mpcheckpoint.errors import ClosedError, InvalidFunctionError, LogNotOpenError, ReadOnlyError
+from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mpcheckpoint._format.made_json import Default
     from mpcheckpoint._store.protocol import Reader, Store, StoredLog
     from mpcheckpoint._view.records import Cut, Records
+    from mpcheckpoint._view.settings import Settings
 
 
 T = TypeVar("T")
 
 _MOST_PASSES = 16
-# What pickles functions by what they are, not by their names.
-_BY_VALUE = frozenset({"cloudpickle", "dill"})
-
-
-class Settings(NamedTuple):
-    """How a handle was opened; enough to open it again in another process.
-
-    Attributes:
-        store: what the handle reads and writes; None for the directory at ``path``.
-        default: makes JSON of values that are none.
-    """
-
-    path: str
-    create: bool
-    read_only: bool
-    log_keys: tuple[str, ...] | None
-    durability: str
-    lock_timeout_s: float | None
-    store: Store | None = None
-    default: Default | None = None
 
 
 class LogState(NamedTuple):
@@ -173,13 +149,17 @@ class StoreHandle:
             self._refresh((self._states[log_key],))
             return self._records[log_key].events_of(object_key)
 
+    def view_of(self, log_key: str) -> LogView:
+        """Return the view of a log, brought up to date. Requires: ``mutex``."""
+        self._refresh((self._states[log_key],))
+        return self._states[log_key].view
+
     def query(
         self, log_key: str, judge: Callable[[LogView], T], *, max_age_s: float = 0.0, is_locked: bool = False
     ) -> T:
         """Return what ``judge`` makes of a log's view as it is now, or as a query saw it at most ``max_age_s`` ago.
 
-        Raises:
-            MovedError: the append lock ``is_locked``, and the log has to be read anew from its start.
+        If the append lock ``is_locked`` and the log has to be read anew, MovedError is raised instead.
         """
         self.opened(log_key)
         with self.mutex.guard():
@@ -340,60 +320,3 @@ class StoreHandle:
         for statistics in self._statistics.values():
             statistics.reader.release()
         self._statistics = {}
-
-
-def open_settings(
-    path: str | os.PathLike[str],
-    create: bool,
-    read_only: bool,
-    log_keys: Iterable[str] | None,
-    durability: str,
-    lock_timeout_s: float | None,
-    default: Default | None,
-) -> Settings:
-    """Return checked settings, with an absolute path, so that they mean the same after a change of directory.
-
-    Raises:
-        TypeError, ValueError: an argument is not what it should be; UnknownSchemeError if the path is a URL.
-    """
-    if isinstance(log_keys, str):
-        raise TypeError(f"log_keys is a list of keys, not the string {log_keys!r}")
-    if lock_timeout_s is not None and not lock_timeout_s >= 0:
-        raise ValueError(
-            f"lock_timeout_s is a number of seconds, at least 0, or None, not {lock_timeout_s!r}"
-        )
-    Durability.parse(durability)
-    if default is not None and not callable(default):
-        raise TypeError(
-            f"default is a function that makes JSON of a value, or None, not {a(type(default))}: {shown(default)}"
-        )
-    return Settings(
-        store_directory(path),
-        create,
-        read_only,
-        None if log_keys is None else tuple(log_keys),
-        durability,
-        lock_timeout_s,
-        default=default,
-    )
-
-
-def sendable(settings: Settings) -> Settings:
-    """Return settings that are about to be pickled.
-
-    Raises:
-        InvalidFunctionError: their ``default`` cannot be pickled.
-    """
-    # cloudpickle and dill can pickle what pickle cannot: where one is in use, it is left to say what it cannot.
-    if settings.default is not None and _BY_VALUE.isdisjoint(sys.modules):
-        try:
-            pickle.dumps(settings.default)
-        except Exception as error:
-            name = getattr(settings.default, "__qualname__", None) or a(type(settings.default))
-            raise InvalidFunctionError(
-                f"the handle of {settings.path} cannot be sent to another process, since its default= cannot: {name}: "
-                f"{error}. Put it at the top level of a module, a .py file that is imported",
-                path=settings.path,
-                reason="cannot be sent",
-            ) from error
-    return settings

@@ -30,7 +30,18 @@ if TYPE_CHECKING:
 # By the tests here, and by those of the scan, the count, the encoding and the index.
 CALLED = {
     *("AppendState", "HighestStamp", "await_group", "crc32", "file_facts", "futex_wait", "futex_wake"),
-    *("scan", "count", "payload", "payloads", "batch", "parts_bytes", "index", "shifted"),
+    *(
+        "scan",
+        "count",
+        "payload",
+        "payloads",
+        "batch",
+        "parts_bytes",
+        "index",
+        "shifted",
+        "recode",
+        "drop_first",
+    ),
 }
 # What the interpreter keeps of some calls, to use it again.
 SOME_BYTES = 256 * 1024
