@@ -10,6 +10,7 @@ with Checkpoint("run-42") as checkpoint:
 
 from __future__ import annotations
 
+from mpcheckpoint._compaction.retention import Retention
 from mpcheckpoint._types import Cursor, Position, Record, Repair
 from mpcheckpoint._view.follow import Follower
 from mpcheckpoint._view.merged_read import Reading
@@ -40,6 +41,7 @@ __all__ = [
     "Record",
     "Repair",
     "Results",
+    "Retention",
     "RunningItem",
     "Snapshot",
     "Transaction",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any
 
+from mpcheckpoint._compaction.retention import Retention, keeper, record
 from mpcheckpoint._format.codec import decode_event, encode_key
 from mpcheckpoint._format.frame import MAX_STAMP_US
 from mpcheckpoint._view.follow import Follower
@@ -78,15 +79,23 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         """Return the keys of all logs of the store, sorted."""
         return self._handle.log_keys()
 
-    def log(self, log_key: str, *, create: bool = True) -> Log:
+    def log(self, log_key: str, *, create: bool = True, retention: Retention | None = None) -> Log:
         """Return a log, open in this handle, creating it if need be.
+
+        Args:
+            retention: what the log keeps by itself, from now on. It is recorded in the log, if that says otherwise,
+                and this process sees to it in the background as long as the Log is used. None leaves it as it is.
 
         Raises:
             InvalidKeyError: it is no key.
             LogNotFoundError: there is none, and ``create`` (of this call or of the handle) is False.
+            TypeError: ``retention`` is none. With one, also what an append raises.
         """
         self._handle.open(log_key, create=create)
-        return Log(LogHandle(self._handle, log_key))
+        handle = LogHandle(self._handle, log_key)
+        if retention is not None:
+            record(handle, retention)
+        return Log(handle)
 
     def follow(self, after: Cursor | str = "start", *, idle_timeout_s: float | None = None) -> Follower:
         """Return an iterator over the records of all logs, new logs included, that waits for more.
@@ -254,7 +263,12 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
     # --- life -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Sync what the "interval" setting has left unsynced and give back files and memory. Closing twice is fine."""
+        """Sync what the "interval" setting has left unsynced and give back files and memory. Closing twice is fine.
+
+        A log that is known to keep a part only (``Retention``) is made smaller first, if that is worth it.
+        """
+        if not self._handle.is_closed and not self._handle.settings.read_only:
+            keeper.finish([LogHandle(self._handle, log_key) for log_key in self._handle.open_keys()])
         self._handle.close()
 
     def __enter__(self) -> Checkpoint:

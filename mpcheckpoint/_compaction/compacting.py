@@ -104,17 +104,32 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
     new one, each whole.
     Concurrency: any number of threads and processes. One compaction of a log at a time; others wait.
     """
-    log = self._handle
-    stored = log.for_writing()
     rules = Rules(
-        _number(keep_last, "keep_last", "a number of records, at least 1", least=1, is_whole=True),
-        _number(newer_than_s, "newer_than_s", "a number of seconds, at least 0"),
+        require_number(keep_last, "keep_last", "a number of records, at least 1", least=1, is_whole=True),
+        require_number(newer_than_s, "newer_than_s", "a number of seconds, at least 0"),
         _matching(drop) if isinstance(drop, str) else _function(drop, "drop"),
         _function(fold, "fold"),
-        _number(keep_ids_s, "keep_ids_s", "a number of seconds, at least 0"),
+        require_number(keep_ids_s, "keep_ids_s", "a number of seconds, at least 0"),
         purge,
     )
-    _number(limit_rate, "limit_rate", "a number of bytes a second, at least 1", least=1)
+    require_number(limit_rate, "limit_rate", "a number of bytes a second, at least 1", least=1)
+    return compact_by(self._handle, rules, paced(limit_rate, on_progress), is_dry_run=dry_run)
+
+
+def compact_by(
+    log: LogHandle,
+    rules: Rules,
+    pace: Pace = lambda done_bytes, total_bytes: None,
+    *,
+    is_dry_run: bool = False,
+    waits: bool = True,
+) -> Compaction:
+    """Compact a log by rules.
+
+    Args:
+        waits: for another compaction of the log; else LockTimeoutError is raised at once.
+    """
+    stored = log.for_writing()
     directory = log.workers_directory
     selection = Selection(
         log.log_key,
@@ -126,9 +141,10 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
     compacted = stored.compact(
         selection,
         timeout_s=log.store.settings.lock_timeout_s,
-        pace=paced(limit_rate, on_progress),
-        is_dry_run=dry_run,
-        purges=purge,
+        pace=pace,
+        is_dry_run=is_dry_run,
+        purges=rules.purge,
+        waits=waits,
     )
     return Compaction(
         log.log_key,
@@ -143,7 +159,7 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
     )
 
 
-def _number(value: Any, name: str, what: str, *, least: float = 0, is_whole: bool = False) -> Any:
+def require_number(value: Any, name: str, what: str, *, least: float = 0, is_whole: bool = False) -> Any:
     """Return the value of an argument, or None.
 
     Raises:

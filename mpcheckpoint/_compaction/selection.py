@@ -41,6 +41,8 @@ _US = 1_000_000
 # What a copy has of its own, or has where it is needed.
 _REMADE = CONTROLS_OF_A_GENERATION | {DROPPED, GONE}
 IMPORT = "import"
+RETENTION = "retention"
+_LAST_ONE_COUNTS = frozenset({CLAIM, IMPORT, FORGET, RETENTION})
 WEEK_S = 7 * 24 * 3600.0
 
 
@@ -56,6 +58,7 @@ class Rules(NamedTuple):
         keep_ids_s: for so many seconds record ids of dropped records are known, and the count of an object of which
             nothing is left.
         purge: leave nothing of what was forgotten, not even that it was.
+        most_kept: drop nothing where more than this part of the log would be kept.
     """
 
     keep_last: int | None = None
@@ -64,6 +67,7 @@ class Rules(NamedTuple):
     fold: Callable[[Any, Any], Any] | None = None
     keep_ids_s: float = WEEK_S
     purge: bool = False
+    most_kept: float = 1.0
 
 
 class _Id(NamedTuple):
@@ -126,6 +130,7 @@ class Selection:
         self._notes_that_may_go = 0
         self._last_claims: dict[str, tuple[int, str]] = {}
         self._last_imports: dict[str, int] = {}
+        self._last_retention: tuple[int, ...] = ()
         # Of objects that were forgotten: by which line last, whether that line is kept, and how many of their records
         # stand before it. All else that is counted of them is of after it.
         self._forgets: dict[str, tuple[int, bool]] = {}
@@ -238,6 +243,9 @@ class Selection:
         elif control == IMPORT:
             self._notes_that_may_go += 1
             self._last_imports[str(note_of(line).fields.get("source"))] = number
+        elif control == RETENTION:
+            self._notes_that_may_go += 1
+            self._last_retention = (number,)
 
     # --- the decision -----------------------------------------------------------------------------------------
 
@@ -247,7 +255,8 @@ class Selection:
         live = {worker for worker in live if self._is_live(worker)}
         claims = [number for number, worker in self._last_claims.values() if worker in live]
         forgets = [number for number, is_kept in self._forgets.values() if is_kept]
-        self._kept_notes = frozenset([*claims, *self._last_imports.values(), *forgets])
+        last_ones = [*self._last_imports.values(), *self._last_retention]
+        self._kept_notes = frozenset([*claims, *last_ones, *forgets])
         self._less = {object_key: sorted(set(numbers)) for object_key, numbers in self._less.items()}
         self._out_of_turn = array("Q", sorted(chain.from_iterable(self._less.values())))
         self._leading = dict(self._first_ones())
@@ -259,7 +268,8 @@ class Selection:
         self.kept_objects = len(self._counts)
         if self._less or self._may_empty:
             self.kept_objects = sum(1 for each in self._counts if self._kept_of(each))
-        return dropped > 0 or self._notes_that_may_go > len(self._kept_notes)
+        is_any = dropped > 0 or self._notes_that_may_go > len(self._kept_notes)
+        return is_any and self.share_kept() <= self._rules.most_kept
 
     def _first_ones(self) -> Iterator[tuple[str, int]]:
         """Yield how many of the first records of each object are dropped, of those that are not dropped out of turn."""
@@ -342,7 +352,7 @@ class Selection:
             self._fold_first_ones(lines, fates, payloads, self._folds)
         for index, line in lines.controls():
             control = known_control(line, self._path)
-            is_noted = control in (CLAIM, IMPORT, FORGET) and first + index not in self._kept_notes
+            is_noted = control in _LAST_ONE_COUNTS and first + index not in self._kept_notes
             if is_noted or control in _REMADE:
                 fates[index] = DROP
         if any(lines.mores):

@@ -122,18 +122,22 @@ class Compactor:
         store_locked: Callable[[float | None], AbstractContextManager[None]],
         timeout_s: float | None,
         pace: Pace,
+        *,
+        waits: bool = True,
     ) -> None:
         """Prepare to compact the log of ``writer``.
 
         Args:
             store_locked: holds the store lock for a block.
             timeout_s: how long to wait for each lock.
+            waits: for another compaction, too; else none.
         """
         self._writer = writer
         self._paths: LogPaths = writer.paths
         self._store_locked = store_locked
         self._timeout_s = timeout_s
         self._pace = pace
+        self._others_timeout_s = timeout_s if waits else 0.0
         self._longest_wait_s = 0.0
         self._passes = 0
 
@@ -167,13 +171,13 @@ class Compactor:
         """Hold the compaction lock."""
         path = self._paths.compaction
         try:
-            with system.store_lock(path, self._timeout_s):
+            with system.store_lock(path, self._others_timeout_s):
                 yield
         except TimeoutError as error:
             if isinstance(error, LockTimeoutError):
                 raise
             raise LockTimeoutError(
-                f"another process compacted the log {self._paths.log_key!r} for {abs(self._timeout_s or 0):g} s "
+                f"another process compacted the log {self._paths.log_key!r} for {abs(self._others_timeout_s or 0):g} s "
                 f"({path})",
                 path=path,
                 reason="lock timeout",

@@ -204,6 +204,7 @@ class StoredLog(Protocol):
         pace: Pace,
         is_dry_run: bool = False,
         purges: bool = False,
+        waits: bool = True,
     ) -> Compacted:
         """Drop what ``selection`` says of what the log holds now, at once for all or not at all.
 
@@ -215,11 +216,15 @@ class StoredLog(Protocol):
             selection, pace: see ``_logfile.compaction``. Both are called without any lock.
             is_dry_run: only tell what would be done.
             purges: also remove, for good, what earlier repairs have cut off the log.
+            waits: for another compaction of the log, for ``timeout_s`` seconds; else LockTimeoutError comes at once.
 
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError, ReadFailedError, StoreAccessError,
             CompactionError: nothing was changed. And what ``selection`` and ``pace`` raise.
         """
+
+    def size_bytes(self) -> int:
+        """Return how large the log is. Asked for often, so it must not cost anything to those who append."""
 
     def repairs(self) -> list[Repair]:
         """Return what repairs after crashes have cut off, oldest first; [] if none did."""

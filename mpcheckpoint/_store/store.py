@@ -101,16 +101,22 @@ class DirectoryLog:
         pace: Pace,
         is_dry_run: bool = False,
         purges: bool = False,
+        waits: bool = True,
     ) -> Compacted:
         """Drop what ``selection`` says, at once for all or not at all."""
         self._directory.require_locking()
-        compactor = Compactor(self._writer(), self._directory.locked, timeout_s, pace)
+        compactor = Compactor(self._writer(), self._directory.locked, timeout_s, pace, waits=waits)
         compacted = compactor.run(selection, is_dry_run=is_dry_run)
         if purges and not is_dry_run:
             with translated("purging", self._paths.log), self._directory.locked(timeout_s):
                 remove_repairs(self._paths)
                 self._directory.remove_stale_files()
         return compacted
+
+    def size_bytes(self) -> int:
+        """Return the length of the log's file, without asking for its times."""
+        with translated("reading", self._paths.log, is_read=True):
+            return system.path_status(self._paths.log).size_bytes
 
     def repairs(self) -> list[Repair]:
         """Return what repairs have cut off, oldest generation and lowest offset first."""

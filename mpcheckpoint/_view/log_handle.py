@@ -207,6 +207,12 @@ class LogHandle:
         """Return what ``judge`` makes of this log's view, brought up to date if it is older than ``max_age_s``."""
         return self.store.query(self.log_key, judge, max_age_s=max_age_s)
 
+    def known_note(self, judge: Callable[[LogView], T]) -> T | None:
+        """Return what ``judge`` makes of the view as far as it was read before; None if it was not."""
+        with self.store.mutex.guard():
+            view = self.store.known_view(self.log_key)
+            return None if view is None else judge(view)
+
     def raw_events(self, object_key: str) -> list[bytes]:
         """Return the events of an object, undecoded, as they are now."""
         if type(object_key) is not str:

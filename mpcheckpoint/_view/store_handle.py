@@ -170,6 +170,11 @@ class StoreHandle:
                 self._queried_s[log_key] = now_s
             return judge(self._states[log_key].view)
 
+    def known_view(self, log_key: str) -> LogView | None:
+        """Return the view of a log as far as it was read before; None if it was not."""
+        state = self._states.get(log_key)
+        return None if state is None or not state.view.applied else state.view
+
     def statistics(self, log_key: str) -> Statistics:
         """Return the figures of one log, brought up to date. Requires: ``mutex``."""
         statistics = self._statistics.get(log_key)
@@ -280,6 +285,11 @@ class StoreHandle:
             return {log_key: log.cut() for log_key, log in self._refreshed().items()}
 
     # --- life -------------------------------------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the handle was closed."""
+        return self._is_closed
 
     def require_open(self) -> None:
         """Raise ClosedError if the handle was closed; notice a fork that ran no hooks."""

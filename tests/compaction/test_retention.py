@@ -1,0 +1,169 @@
+"""Logs that look after their own size: recorded in the log, done in the background or at a close, in nobody's way."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mpcheckpoint import Checkpoint, Log, Retention
+from mpcheckpoint import _system as system
+from mpcheckpoint._compaction import retention as module
+from mpcheckpoint._compaction.retention import Keeper, keeper
+from mpcheckpoint.errors import ReadOnlyError, WriteFailedError
+from mpcheckpoint.log import handle_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMALL = Retention(keep_last=1, max_bytes=2000)
+
+
+def size_of(store: Path) -> int:
+    return (store / ".checkpoint" / "k.jsonl").stat().st_size
+
+
+def fill(log: Log, count: int = 100) -> None:
+    for number in range(count):
+        log.append("x", {"n": number, "text": "y" * 50}, durability="never")
+
+
+def wait_until_small(store: Path) -> None:
+    until = time.monotonic() + 60
+    while size_of(store) > 2000:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_log_is_made_smaller_in_the_background(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.02)
+    log = Checkpoint(store).log("k", retention=SMALL)
+    for _ in range(3):
+        fill(log)
+        wait_until_small(store)
+    assert log.count("x") == 300
+    assert len(log.events("x")) <= 100
+
+
+def test_close_makes_it_smaller_also_where_the_log_alone_says_so(store: Path) -> None:
+    with Checkpoint(store) as checkpoint:
+        fill(checkpoint.log("k", retention=SMALL), 1)
+    with Checkpoint(store) as checkpoint:
+        log = checkpoint.log("k")
+        assert log.count("x") == 1  # which reads the log, and what it says of itself
+        fill(log)
+        assert size_of(store) > 2000
+    assert size_of(store) < 2000
+    assert Checkpoint(store).log("k").count("x") == 101
+
+
+def test_without_a_retention_nothing_goes(store: Path) -> None:
+    with Checkpoint(store) as checkpoint:
+        log = checkpoint.log("k")
+        fill(log)
+        assert len(log.events("x")) == 100
+    assert len(Checkpoint(store).log("k").events("x")) == 100
+
+
+def test_retention_is_recorded_once_outlives_compactions_and_can_be_changed(store: Path) -> None:
+    file = store / ".checkpoint" / "k.jsonl"
+    for _ in range(2):
+        with Checkpoint(store) as checkpoint:
+            checkpoint.log("k", retention=SMALL)
+    assert file.read_bytes().count(b'"retention"') == 1
+    with Checkpoint(store) as checkpoint:
+        checkpoint.log("k", retention=Retention(newer_than_s=5.5))
+        checkpoint.log("k").compact(keep_last=1)
+    assert file.read_bytes().count(b'"retention"') == 1
+    assert b'"newer_than_s":5.5' in file.read_bytes()
+    with Checkpoint(store) as checkpoint:
+        log = checkpoint.log("k", retention=Retention())  # off
+        fill(log)
+    assert len(Checkpoint(store).log("k").events("x")) == 100
+
+
+def test_what_would_keep_more_than_half_is_left_alone(store: Path) -> None:
+    log = Checkpoint(store).log("k")
+    fill(log)
+    own = Keeper()
+    before = size_of(store)
+    assert own.look_after(handle_of(log), Retention(keep_last=60, max_bytes=1)) is False
+    assert size_of(store) == before
+    # Not looked into again before it is long enough that half of it can go.
+    (again_bytes,) = own._next_bytes.values()
+    assert again_bytes == pytest.approx(1.2 * log.compact(dry_run=True).bytes_before, rel=0.01)
+    own._next_bytes = dict.fromkeys(own._next_bytes, 2**40)
+    assert own.look_after(handle_of(log), Retention(keep_last=1, max_bytes=1)) is False
+    own._next_bytes = dict.fromkeys(own._next_bytes, again_bytes)
+    fill(log, 200)
+    assert own.look_after(handle_of(log), Retention(keep_last=1, max_bytes=1)) is True
+
+
+def test_one_that_is_compacted_elsewhere_is_not_waited_for(store: Path) -> None:
+    log = Checkpoint(store).log("k")
+    fill(log)
+    lock = store / ".checkpoint" / "k.compact"
+    lock.touch()
+    with system.store_lock(os.fspath(lock), None):
+        begun_s = time.monotonic()
+        assert Keeper().look_after(handle_of(log), SMALL) is False
+        assert time.monotonic() - begun_s < 30
+    assert Keeper().look_after(handle_of(log), SMALL) is True
+
+
+def test_failure_is_logged_and_tried_again_later(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = Checkpoint(store).log("k")
+    fill(log)
+    own = Keeper()
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise WriteFailedError("no room", reason="no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "compact_by", fails)
+        assert own.look_after(handle_of(log), SMALL) is False
+    assert "the log 'k' was not made smaller: no room" in caplog.text
+    fill(log, 200)
+    assert own.look_after(handle_of(log), SMALL) is True
+
+
+def test_thread_ends_when_no_log_is_looked_after(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.02)
+    with Checkpoint(store) as checkpoint:
+        log = checkpoint.log("k", retention=SMALL)
+        assert any(each.name == "mpcheckpoint-retention" for each in threading.enumerate())
+        del log
+    until = time.monotonic() + 60
+    while any(each.name == "mpcheckpoint-retention" for each in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert keeper._watched == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"keep_last": 0},
+        {"keep_last": 1.5},
+        {"newer_than_s": -1},
+        {"max_bytes": 0},
+        {"max_bytes": None},
+        {"max_bytes": True},
+    ],
+)
+def test_what_is_no_retention_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        Retention(**arguments)
+
+
+def test_other_types_and_read_only_handles_are_refused(store: Path) -> None:
+    Checkpoint(store).log("k")
+    with pytest.raises(TypeError, match="retention is a Retention"):
+        Checkpoint(store).log("k", retention={"keep_last": 1})  # type: ignore[arg-type]
+    with pytest.raises(ReadOnlyError):
+        Checkpoint(store, read_only=True).log("k", retention=SMALL)
