@@ -93,6 +93,7 @@ def targets() -> Iterator[Target]:
     yield from _read_targets()
     yield from _follow_targets()
     yield from _map_targets()
+    yield from _compaction_targets()
     yield Target(
         "open for append, log of 1 GB / of 1 MB",
         partial(figure_of, script="open", name="ratio_to_shortest", size_mb=1000),
@@ -247,6 +248,34 @@ def _map_targets() -> Iterator[Target]:
             most,
             is_least=False,
             form=form,
+        )
+
+
+def _compaction_targets() -> Iterator[Target]:
+    figure = partial(figure_of, script="compact")
+    yield Target(
+        "compaction, bytes a second / those of a check",
+        partial(figure, work="rate", name="ratio_to_verify"),
+        0.4,
+    )
+    yield Target(
+        "4 writers while their log is compacted / alone",
+        partial(figure, work="beside", name="ratio_to_alone", writers=4),
+        0.7,
+    )
+    yield Target(
+        "longest append meanwhile, beyond the longest alone",
+        partial(figure, work="beside", name="beyond_ms", writers=4),
+        50,
+        is_least=False,
+        form="{:.1f} ms",
+    )
+    for name in ("seconds", "memory"):
+        yield Target(
+            f"{name} of a view after a compaction that kept a tenth / before",
+            partial(figure, work="view", name=f"{name}_to_before"),
+            0.1,
+            is_least=False,
         )
 
 

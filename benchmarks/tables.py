@@ -204,6 +204,20 @@ TABLES: dict[str, Callable[[Reports], str]] = {
         Column("share of the ideal", "share", ".2f"),
         Column("memory, MB", "memory_mb", ",.0f"),
     ),
+    "compact": _rows_of(
+        "compact",
+        Column("work", "work"),
+        Column("log, MB", "size_mb", ",.0f"),
+        Column("verify, MB/s", "verify_mb_per_s", ",.0f"),
+        Column("compact, MB/s", "compact_mb_per_s", ",.0f"),
+        Column("/ verify", "ratio_to_verify", ".2f"),
+        Column("appends/s", "rate_per_s", ",.0f"),
+        Column("/ alone", "ratio_to_alone", ".2f"),
+        Column("longest append, ms", "longest_ms", ",.1f"),
+        Column("beyond that alone, ms", "beyond_ms", ",.1f"),
+        Column("view: seconds / before", "seconds_to_before", ".2f"),
+        Column("memory / before", "memory_to_before", ".2f"),
+    ),
     "commands": commands,
 }
 

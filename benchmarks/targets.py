@@ -61,6 +61,7 @@ RUNS = (
     Run("follow", quick="--rounds 1 --appends 20 --idle-s 1"),
     Run("open", quick="--rounds 1 --size-mb 1 10"),
     Run("verify", quick="--rounds 1 --size-mb 1"),
+    Run("compact", quick="--rounds 1 --size-mb 2 --seconds 0.5"),
     Run("polled", quick="--rounds 1 --seconds 0.3"),
     Run("maps", quick="--rounds 1 --items 100 --commands 20 --done 10000"),
     Run(

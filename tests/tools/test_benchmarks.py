@@ -201,6 +201,18 @@ def test_benchmark_of_writers_beside_polling_readers_reports_both_engines(tmp_pa
     assert all(row["kept_up"] in {"yes", "no"} and row["behind_ms"] > 0 for row in report["results"])
 
 
+def test_benchmark_of_compaction_reports_rate_writers_and_view(tmp_path: Path) -> None:
+    options = ["--rounds", "1", "--size-mb", "0.2", "--writers", "2", "--seconds", "0.2"]
+    rate, beside, view = run(tmp_path, "compact.py", *options)["results"]
+
+    assert rate["compact_mb_per_s"] > 0
+    assert rate["verify_mb_per_s"] > 0
+    assert beside["writers"] == 2
+    assert beside["rate_per_s"] > 0
+    assert beside["longest_ms"] > 0
+    assert view["seconds_to_before"] > 0
+
+
 def test_map_benchmark_with_tiny_sizes_reports_ours_and_who_is_installed(tmp_path: Path) -> None:
     sizes = {"items": 20, "commands": 5, "done": 2001, "workers": 3}
     options = [text for name, size in sizes.items() for text in (f"--{name}", str(size))]
