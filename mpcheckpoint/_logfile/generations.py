@@ -81,7 +81,7 @@ def put_in_place(copy: GenerationCopy, paths: LogPaths, old: OpenLog) -> None:
     system.sync_data(copy.fd)
     old.require_lock()  # else others have appended to what was copied, and had it acknowledged
     try:
-        old.seal(copy.generation)
+        old.seal(copy.generation, copy.seal_us)
     except CheckpointError as error:
         old.file.notices.append(f"could not seal the old generation of log {paths.log_key!r}: {error}")
     system.replace(copy.path, paths.log)
@@ -123,6 +123,7 @@ class GenerationCopy:
         descriptor, fd: the open file.
         end: where the copy ends.
         records: how many were copied.
+        seal_us: the stamp for the seal of the old generation. ``finish`` draws it.
     """
 
     def __init__(self, paths: LogPaths, temporary: str, old: Header, leading: Sequence[Payload] = ()) -> None:
@@ -152,7 +153,7 @@ class GenerationCopy:
         self.descriptor = create_successor(temporary, paths.log)
         self.fd = self.descriptor.fd
         self._buffer = bytearray(line)
-        self._written = self.records = 0
+        self._written = self.records = self.seal_us = 0
         for batch in batches:
             self._batch(batch, self.end.stamp_us + 1)
 
@@ -190,11 +191,13 @@ class GenerationCopy:
             covers_us: the stamp of the last line of the old generation: all up to that was copied, or left out on
                 purpose.
         """
+        # Drawn before the stamps of what follows here.
+        self.seal_us = clock.next(max(self.end.stamp_us, covers_us))
         copied = control_payload(
             COPIED, **{"from": self._old.generation}, records=self.records, covers_us=covers_us
         )
         for payload in (*notes, copied):
-            self._batch([payload], clock.next(max(self.end.stamp_us, covers_us)))
+            self._batch([payload], clock.next(self.seal_us))
         self.flush()
 
     def flush(self) -> None:

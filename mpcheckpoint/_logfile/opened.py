@@ -240,7 +240,9 @@ class OpenLog:
             state.left = self.page.publish_end(state.end, state.allocated, self._writer_id, durable)
             state.unpublished = 0
 
-    def _write(self, batches: Sequence[list[Payload]], ends: list[EndState]) -> None:
+    def _write(
+        self, batches: Sequence[list[Payload]], ends: list[EndState], stamp_us: int | None = None
+    ) -> None:
         state = self.state
         before = after = state.end
         data = b""
@@ -248,7 +250,7 @@ class OpenLog:
             line, after = encode_batch(
                 payloads,
                 end=after,
-                stamp_us=clock.next(after.stamp_us),
+                stamp_us=clock.next(after.stamp_us) if stamp_us is None else stamp_us,
                 durable=min(state.durable, after.offset),
             )
             data += line
@@ -286,12 +288,16 @@ class OpenLog:
         if isinstance(error, OSError) and not isinstance(error, CheckpointError):
             raise typed(error, doing="appending to", path=self.paths.log) from error
 
-    def seal(self, successor: str) -> None:
+    def seal(self, successor: str, stamp_us: int | None = None) -> None:
         """Say at the end of this generation which one follows. Best effort: a full disk must not stop a switch.
 
         The page is not told: should we die now, the next writer has to read the seal.
+
+        Args:
+            stamp_us: above that of the last line, and below those that the successor will take: a reader that has read
+                the seal goes on in the successor after this stamp.
         """
-        self._write([[control_payload("sealed", next=successor)]], [])
+        self._write([[control_payload("sealed", next=successor)]], [], stamp_us)
         self.end.seal()
 
     def cut_padding(self) -> None:
