@@ -136,6 +136,8 @@ class Selection:
         self._forgets: dict[str, tuple[int, bool]] = {}
         self._forgotten: Counter[str] = Counter()
         self._earlier: dict[str, DroppedRecords] = {}
+        # Objects whose count ends here, since nothing is left of them and their time is over.
+        self._uncounted: set[str] = set()
         self._kept_notes: frozenset[int] = frozenset()
         self._leading: dict[str, int] = {}
         self._left: dict[str, int] = {}
@@ -331,9 +333,16 @@ class Selection:
             count, last_us = count + earlier.count, max(last_us, earlier.last_us)
             known = [*(each for each in earlier.ids if each[1] >= self._ids_from_us), *known]
         may_be_empty = self._may_empty or object_key not in self._counts
-        if not count or (may_be_empty and last_us < self._ids_from_us and not self._kept_of(object_key)):
+        if not count:
+            return None
+        if may_be_empty and last_us < self._ids_from_us and not self._kept_of(object_key):
+            self._uncounted.add(object_key)
             return None
         return DroppedRecords(object_key, count, last_us, known)
+
+    def is_out_of_date(self, lines: Lines) -> bool:
+        """Return whether lines that were appended meanwhile hold records of an object whose count would end here."""
+        return not self._uncounted.isdisjoint(lines.object_keys)
 
     # --- the second pass --------------------------------------------------------------------------------------
 

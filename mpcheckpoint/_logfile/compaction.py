@@ -70,6 +70,12 @@ class Selection(Protocol):
     def leading(self) -> Sequence[Payload]:
         """Return the lines that say what was dropped. Requires: ``decide``."""
 
+    def is_out_of_date(self, lines: Lines) -> bool:
+        """Return whether these lines, appended since the start, make the decision wrong. Asked under locks, too.
+
+        Requires: ``leading``.
+        """
+
     def fates(self, lines: Lines) -> tuple[bytes | bytearray, Mapping[int, Payload]]:
         """Return what becomes of the next whole batches, as ``recoded`` wants it. Requires: ``decide``."""
 
@@ -107,7 +113,7 @@ class _Start(NamedTuple):
 
 
 class _OvertakenError(Exception):
-    """The log was given another generation meanwhile."""
+    """The log was given another generation meanwhile, or other lines than those that the decision was made for."""
 
 
 class Compactor:
@@ -122,6 +128,7 @@ class Compactor:
         store_locked: Callable[[float | None], AbstractContextManager[None]],
         timeout_s: float | None,
         pace: Pace,
+        clear: Callable[[], None],
         *,
         waits: bool = True,
     ) -> None:
@@ -130,6 +137,7 @@ class Compactor:
         Args:
             store_locked: holds the store lock for a block.
             timeout_s: how long to wait for each lock.
+            clear: removes what killed processes left unfinished, such as an earlier copy. Called under the store lock.
             waits: for another compaction, too; else none.
         """
         self._writer = writer
@@ -137,6 +145,8 @@ class Compactor:
         self._store_locked = store_locked
         self._timeout_s = timeout_s
         self._pace = pace
+        self._clear = clear
+        self._is_out_of_date: Callable[[Lines], bool] = lambda lines: False
         self._others_timeout_s = timeout_s if waits else 0.0
         self._longest_wait_s = 0.0
         self._passes = 0
@@ -188,6 +198,7 @@ class Compactor:
 
     def _run(self, selection: Selection, *, is_dry_run: bool) -> Compacted:
         start = self._begin()
+        self._is_out_of_date = selection.is_out_of_date
         selection.begin(start.end.stamp_us, start.header.generation)
         total, done = 2 * (start.end.offset - start.header.end.offset), 0
         for lines in self._lines(start):
@@ -269,6 +280,7 @@ class Compactor:
         """Return the copy, begun. Its file is locked before anybody who cleans up can see it."""
         leading = selection.leading()
         with self._store_locked(self._timeout_s):
+            self._clear()
             copy = GenerationCopy(self._paths, temporary_name(self._paths.log), start.header, leading)
             store_locks.files.add(copy.descriptor)  # closed in forked children, which would share the lock
             if not system.try_lock(copy.fd):
@@ -297,7 +309,10 @@ class Compactor:
         """Copy what stands after ``copied`` by now. A write that is in progress is left to the next pass."""
         self._passes += 1
         for result in replay(start.file.fd, copied):
-            copy.add(start.file.fd, result.lines)
+            lines = Lines.of(result.lines)
+            if lines and self._is_out_of_date(lines):
+                raise _OvertakenError
+            copy.add(start.file.fd, lines)
             copied = result.end
         return copied
 

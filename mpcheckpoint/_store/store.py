@@ -105,7 +105,10 @@ class DirectoryLog:
     ) -> Compacted:
         """Drop what ``selection`` says, at once for all or not at all."""
         self._directory.require_locking()
-        compactor = Compactor(self._writer(), self._directory.locked, timeout_s, pace, waits=waits)
+        directory = self._directory
+        compactor = Compactor(
+            self._writer(), directory.locked, timeout_s, pace, directory.remove_stale_files, waits=waits
+        )
         compacted = compactor.run(selection, is_dry_run=is_dry_run)
         if purges and not is_dry_run:
             with translated("purging", self._paths.log), self._directory.locked(timeout_s):
