@@ -68,10 +68,12 @@ class Copied(NamedTuple):
         stamp_us: its own stamp.
         covers_us: the stamp of the last line of the generation before: all up to that was copied, or left out on
             purpose. 0 if the line does not say.
+        source: that generation. What was lost on the way from an earlier one to it, this line does not tell.
     """
 
     stamp_us: int
     covers_us: int
+    source: str
 
 
 class UnknownVersion(NamedTuple):
@@ -173,8 +175,9 @@ def forgotten_in(line: Line) -> str:
 
 def copied_of(line: Line) -> Copied:
     """Return what a line says that ends the copied part of a generation."""
-    covers_us = _decode_fields(line.event).get("covers_us", 0)
-    return Copied(line.stamp_us, covers_us if isinstance(covers_us, int) else 0)
+    fields = _decode_fields(line.event)
+    covers_us = fields.get("covers_us", 0)
+    return Copied(line.stamp_us, covers_us if isinstance(covers_us, int) else 0, str(fields.get("from")))
 
 
 def parse_header(data: bytes) -> Header | UnknownVersion | Mismatch:

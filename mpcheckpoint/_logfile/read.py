@@ -307,11 +307,6 @@ class LogReader:
             self._durable = max(self._durable, line.durable)
             return line.stamp_us
 
-    def continues(self, generation: str) -> bool:
-        """Return whether this log is that generation, or one that came after it. Requires: as ``position``."""
-        assert self._header is not None
-        return generation == self._header.generation or generation in self._header.previous
-
     def position(self) -> Position:
         """Return the place after what was read so far.
 

@@ -22,7 +22,8 @@ def find_in_successor(paths: LogPaths, position: Position) -> Position:
     """Return where a record stands that was written just before the log got another generation.
 
     The new generation was made durable before it got the log's name, so what was copied is durable. What was covered by
-    the copy and is not there was left out on purpose: its position stays.
+    the copy, made of the very generation it was written to, and is not there was left out on purpose: its position
+    stays.
 
     Raises:
         OutcomeUnknownError: it is neither there nor was it left out.
@@ -40,8 +41,10 @@ def find_in_successor(paths: LogPaths, position: Position) -> Position:
             ]
         # It has a higher stamp than all that was copied, so it was read if the record's place was.
         copied = reader.copied
-        is_covered = copied is not None and position.stamp_us <= copied.covers_us
-        if is_covered and reader.continues(position.generation) and not _may_be_lost(position.stamp_us, gaps):
+        # After two switches it is not known: a recovery may have lost it before a compaction covered its stamp.
+        is_next = copied is not None and copied.source == position.generation
+        covers_us = copied.covers_us if copied is not None and is_next else 0
+        if position.stamp_us <= covers_us and not _may_be_lost(position.stamp_us, gaps):
             return position
     except CheckpointError as error:
         cause = f"the log was replaced by one that cannot be read ({error.message})"
