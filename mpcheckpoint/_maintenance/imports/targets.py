@@ -8,7 +8,8 @@ import msgspec
 
 from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.columns import Lines
-from mpcheckpoint._format.control import Note, note_payload
+from mpcheckpoint._format.control import DROPPED, Note, note_payload
+from mpcheckpoint._format.dropped import dropped_of
 from mpcheckpoint._format.frame import NO_META
 from mpcheckpoint.errors import SourceBusyError
 
@@ -120,6 +121,12 @@ class ImportTarget:
             for note in chunk.notes:
                 if note.name == IMPORT:
                     self._take_note(note)
+                elif note.name == DROPPED and self._identities is not None:
+                    self._identities.update(
+                        Identity(each.object_key, record_id)
+                        for each in dropped_of(note.fields)
+                        for record_id, _, _ in each.ids
+                    )
             if self._identities is not None:
                 self._take_identities(Lines.of(chunk.lines), self._identities)
 
