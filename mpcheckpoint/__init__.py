@@ -10,8 +10,9 @@ with Checkpoint("run-42") as checkpoint:
 
 from __future__ import annotations
 
+from mpcheckpoint._compaction.compacting import Compaction
 from mpcheckpoint._compaction.retention import Retention
-from mpcheckpoint._types import Cursor, Position, Record, Repair
+from mpcheckpoint._types import Cursor, Folded, Position, Record, Repair
 from mpcheckpoint._view.follow import Follower
 from mpcheckpoint._view.merged_read import Reading
 from mpcheckpoint._view.object_index import ObjectSummary
@@ -28,7 +29,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Checkpoint",
+    "Compaction",
     "Cursor",
+    "Folded",
     "Follower",
     "Log",
     "MapRun",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint.maintenance import Damage, LogCheck
 
-_QUICK_S = 0.5
+QUICK_S = 0.5
 MOST_SHOWN = 20
 _CHECK_FIELDS = (
     *("log_key", "path", "generation", "state", "records", "size_bytes", "durable_bytes"),
@@ -27,7 +27,7 @@ _DAMAGE_FIELDS = (
 
 def check_progress(what: str, store: str, log_keys: tuple[str, ...] | None) -> ByteProgress:
     """Return the progress of a pass over logs. It is shown while one log takes long."""
-    return ByteProgress(what, size_in_bytes(store, log_keys=log_keys), quiet_s=_QUICK_S)
+    return ByteProgress(what, size_in_bytes(store, log_keys=log_keys), quiet_s=QUICK_S)
 
 
 def write_lines(lines: Iterable[str]) -> None:

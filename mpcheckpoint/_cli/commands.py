@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpcheckpoint import __version__, _core
+from mpcheckpoint._cli.compact_command import compact_command
 from mpcheckpoint._cli.doctor_command import doctor_command
 from mpcheckpoint._cli.import_command import import_command
 from mpcheckpoint._cli.known_keys import logs_there_are
@@ -56,6 +57,7 @@ for command in (
     top_command,
     verify_command,
     repair_command,
+    compact_command,
     import_command,
     doctor_command,
 ):

@@ -117,3 +117,11 @@ def memory_size(text: str) -> int:
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return size_bytes
+
+
+def byte_rate(text: str) -> int:
+    """Return the rate in bytes a second that was given as a limit."""
+    try:
+        return parse_memory(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no rate: give bytes a second, as 500k, 20M or 1G") from None

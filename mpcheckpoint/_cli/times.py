@@ -49,13 +49,19 @@ def parse_time(text: str, now_us: int) -> int | None:
 
 def duration(text: str) -> float:
     """Return the duration that was given on the command line, in seconds: finite and not negative."""
+    seconds = any_duration(text)
+    if seconds > _LONGEST_S:
+        raise click.BadParameter(f"{text!r} is more than {_LONGEST_S:.0f} s")
+    return seconds
+
+
+def any_duration(text: str) -> float:
+    """Return the same, however long it is: the age of something, and no time to wait."""
     seconds = parse_duration(text)
     if seconds is None:
         raise click.BadParameter(
             f"{text!r} is no duration: give seconds, as 90 or 0.5, or 90s, 5m, 1h30m, 2d"
         )
-    if seconds > _LONGEST_S:
-        raise click.BadParameter(f"{text!r} is more than {_LONGEST_S:.0f} s")
     return seconds
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mpcheckpoint._types import Record
     from mpcheckpoint._view.log_handle import LogHandle
 
+# Of seconds, more than there are since any stamp; in microseconds it is still a number.
+_MOST = 1e12
+
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
@@ -107,12 +110,13 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
     rules = Rules(
         require_number(keep_last, "keep_last", "a number of records, at least 1", least=1, is_whole=True),
         require_number(newer_than_s, "newer_than_s", "a number of seconds, at least 0"),
-        _matching(drop) if isinstance(drop, str) else _function(drop, "drop"),
+        _matching(drop) if isinstance(drop, str) else _function(drop, "drop", "a function, a pattern"),
         _function(fold, "fold"),
-        require_number(keep_ids_s, "keep_ids_s", "a number of seconds, at least 0"),
+        require_number(keep_ids_s, "keep_ids_s", "a number of seconds, at least 0", is_optional=False),
         purge,
     )
     require_number(limit_rate, "limit_rate", "a number of bytes a second, at least 1", least=1)
+    _function(on_progress, "on_progress")
     return compact_by(self._handle, rules, paced(limit_rate, on_progress), is_dry_run=dry_run)
 
 
@@ -159,23 +163,25 @@ def compact_by(
     )
 
 
-def require_number(value: Any, name: str, what: str, *, least: float = 0, is_whole: bool = False) -> Any:
-    """Return the value of an argument, or None.
+def require_number(
+    value: Any, name: str, what: str, *, least: float = 0, is_whole: bool = False, is_optional: bool = True
+) -> Any:
+    """Return the value of an argument, a number or perhaps None.
 
     Raises:
         ValueError: it is no such number.
     """
-    if value is None:
+    if value is None and is_optional:
         return None
     kinds = int if is_whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < float("inf"):
-        raise ValueError(f"{name} is {what}, or None, not {value!r}")
-    return value
+        raise ValueError(f"{name} is {what}{', or None' if is_optional else ''}, not {value!r}")
+    return value if is_whole else min(value, _MOST)
 
 
-def _function(value: Any, name: str) -> Any:
+def _function(value: Any, name: str, what: str = "a function") -> Any:
     if value is not None and not callable(value):
-        raise TypeError(f"{name} is a function, or None, not {value!r}")
+        raise TypeError(f"{name} is {what}, or None, not {value!r}")
     return value
 
 

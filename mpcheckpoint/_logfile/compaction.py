@@ -212,20 +212,23 @@ class Compactor:
             after = int(before * selection.share_kept())
             return Compacted(None, before, after, self._longest_wait_s)
         self._require_room(start, selection)
-        copy = self._created(start, selection)
+        temporary, copy = temporary_name(self._paths.log), None
         try:
+            copy = self._created(temporary, start, selection)
             for lines in self._lines(start):
                 copy.add(start.file.fd, lines, *selection.fates(lines))
                 done += lines.ends[-1] - lines.offsets[0]
                 self._pace(done, total)
             self._finish(copy, start)
         except BaseException:
-            # Only while it has its own name: else it is the log.
-            system.remove(copy.path)
+            # Only while it has its own name: else it is the log. It may be there though the interrupted call that made
+            # it has not returned.
+            system.remove(temporary)
             raise
         finally:
             # Crash: until here a process that cleans up finds it locked.
-            store_locks.files.discard(copy.descriptor)
+            if copy is not None:
+                store_locks.files.discard(copy.descriptor)
         return Compacted(copy.generation, before, copy.end.offset, self._longest_wait_s, self._passes)
 
     def _begin(self) -> _Start:
@@ -276,15 +279,14 @@ class Compactor:
 
     # --- copy -------------------------------------------------------------------------------------------------
 
-    def _created(self, start: _Start, selection: Selection) -> GenerationCopy:
+    def _created(self, temporary: str, start: _Start, selection: Selection) -> GenerationCopy:
         """Return the copy, begun. Its file is locked before anybody who cleans up can see it."""
         leading = selection.leading()
         with self._store_locked(self._timeout_s):
             self._clear()
-            copy = GenerationCopy(self._paths, temporary_name(self._paths.log), start.header, leading)
+            copy = GenerationCopy(self._paths, temporary, start.header, leading)
             store_locks.files.add(copy.descriptor)  # closed in forked children, which would share the lock
             if not system.try_lock(copy.fd):
-                system.remove(copy.path)
                 raise OSError(errno.EAGAIN, "a file that was just made is already locked", copy.path)
         return copy
 

@@ -157,6 +157,7 @@ COMMANDS = [
     *(
         ["verify", "--store"],
         ["repair", "--store"],
+        ["compact", "--superseded", "--store"],
         ["ls", "--store"],
         ["show", "--store"],
         ["tail", "--store"],

@@ -379,10 +379,10 @@ def test_verify_of_a_log_that_cannot_be_read_says_so_and_goes_on(
 def test_verify_names_what_does_not_belong_there_and_what_is_in_quarantine(store: Path, log: Log) -> None:
     tear(store)
     log.append("x", 1)
-    for name in ("notes.txt", "a.jsonl.bak", "zz.page"):
+    for name in ("notes.txt", "a.jsonl.bak", "zz.page", "zz.compact", "a.compact", f"a.jsonl.{'0' * 32}.tmp"):
         inside(store, name).write_text("x")
 
-    assert stray_files(store) == ["a.jsonl.bak", "notes.txt", "zz.page"]
+    assert stray_files(store) == ["a.jsonl.bak", "notes.txt", "zz.compact", "zz.page"]
     (note,) = check(store).notes
     assert f"{len(TORN)} bytes that repairs cut off" in note
 

@@ -13,6 +13,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.names import LOG_SUFFIX, file_name
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import read_header, wrong_log
+from mpcheckpoint._logfile.ownership import is_temporary
 from mpcheckpoint._logfile.page import stated_durable
 from mpcheckpoint._logfile.paths import QUARANTINE, WORKERS, LogPaths
 from mpcheckpoint._logfile.poison import Poison
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 _MOST_DAMAGES = 1000
 _PAUSE_S = 0.1
-_OF_A_LOG = (LOG_SUFFIX, ".lock", ".sync", ".page", ".poison")
+_OF_A_LOG = (LOG_SUFFIX, ".lock", ".sync", ".page", ".poison", ".compact")
 _OF_THE_STORE = frozenset({"store.lock", "logs", "bell", QUARANTINE, WORKERS})
 
 
@@ -97,13 +98,15 @@ def size_in_bytes(path: str | os.PathLike[str], *, log_keys: Iterable[str] | Non
 def stray_files(path: str | os.PathLike[str]) -> list[str]:
     """Return the names in a store's directory that do not belong to it, sorted. They are left alone.
 
+    A file that is being made, or that a killed process left unfinished, belongs to it: that one is removed in time.
+
     Raises:
         StoreNotFoundError, NotAStoreError, StoreAccessError, ReadFailedError: there is no store that can be read.
     """
     directory = StoreDirectory(path, create=False, read_only=True)
     names, logs = _names_in(directory)
     own = _OF_THE_STORE.union(log + suffix for log in logs for suffix in _OF_A_LOG)
-    return sorted(names - own)
+    return sorted(name for name in names - own if not is_temporary(name))
 
 
 def targets_in(directory: StoreDirectory, log_keys: Iterable[str] | None) -> list[CheckTarget]:

@@ -1,0 +1,250 @@
+"""``mpcheckpoint compact``: show what would be dropped from logs, and drop it if told to."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import asdict
+from fnmatch import translate
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli.checks import QUICK_S, write_lines
+from mpcheckpoint._cli.compact_table import table_lines
+from mpcheckpoint._cli.interrupts import Interrupts, exit_code_of
+from mpcheckpoint._cli.options import byte_rate, json_option, keys_option, store_option
+from mpcheckpoint._cli.progress import ByteProgress
+from mpcheckpoint._cli.terminal import (
+    Exit,
+    counted,
+    flush_out,
+    is_screen,
+    json_line,
+    say,
+    say_error,
+    write_out,
+)
+from mpcheckpoint._cli.times import any_duration, duration
+from mpcheckpoint._store.directory import StoreDirectory
+from mpcheckpoint.errors import CheckpointError, shell_text
+from mpcheckpoint.maintenance import size_in_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpcheckpoint import Compaction, Record
+
+_NO_RULE = (
+    "say what may go: --keep-last N, --older-than DURATION, --drop PATTERN, or --superseded (only what nobody asks for "
+    "any more)"
+)
+
+
+class _Options(NamedTuple):
+    """What the command line asked for: ``rules`` are arguments of ``Log.compact``."""
+
+    store: str
+    log_keys: tuple[str, ...] | None
+    is_yes: bool
+    is_json: bool
+    lock_timeout_s: float
+    rules: dict[str, Any]
+
+
+@click.command("compact", short_help="Make logs smaller by dropping what you name.")
+@store_option
+@keys_option
+@click.option(
+    "--keep-last", type=click.IntRange(min=1), metavar="N", help="Keep the last N records of each object."
+)
+@click.option(
+    "--older-than",
+    "newer_than_s",
+    type=any_duration,
+    metavar="DURATION",
+    help="Drop records that are older: 30d, 12h, 1h30m. With --keep-last, only what both drop.",
+)
+@click.option(
+    "--drop",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Drop all records of the objects whose keys match, as 'tmp/*'; may be given several times.",
+)
+@click.option(
+    "--superseded",
+    "is_superseded",
+    is_flag=True,
+    help="Drop only what nobody asks for any more. The others drop that, too.",
+)
+@click.option("-y", "--yes", "is_yes", is_flag=True, help="Do it. Without this, only say what would be done.")
+@click.option(
+    "--keep-ids",
+    "keep_ids_s",
+    type=any_duration,
+    default="7d",
+    show_default=True,
+    metavar="DURATION",
+    help="How long record ids of dropped records are still known, and counts of objects that are gone.",
+)
+@click.option(
+    "--limit-rate",
+    type=byte_rate,
+    metavar="RATE",
+    help="Read no more than so many bytes a second: 500k, 20M, 1G.",
+)
+@click.option(
+    "--lock-timeout",
+    "lock_timeout_s",
+    type=duration,
+    default="30s",
+    show_default=True,
+    metavar="DURATION",
+    help="How long to wait for writers: seconds, or like 90s, 5m, 1h30m.",
+)
+@json_option
+def compact_command(
+    *,
+    store: str,
+    log_keys: tuple[str, ...],
+    is_yes: bool,
+    is_json: bool,
+    lock_timeout_s: float,
+    patterns: tuple[str, ...],
+    is_superseded: bool,
+    **rules: Any,
+) -> int:
+    """Say what can be dropped from the logs of a store, and, with --yes, drop it.
+
+    \b
+    Example:
+      mpcheckpoint compact --store run-42 --key photos --keep-last 1
+      mpcheckpoint compact --store run-42 --key photos --keep-last 1 --yes
+      mpcheckpoint compact --store run-42 --superseded --yes
+
+    Records that are dropped are not given any more; what is left keeps its order and its time. Counts, record ids,
+    positions and those who follow a log go on as if nothing had been dropped. Age is told by the clock, or by the
+    newest record if that is older. A * in PATTERN matches any characters, also /.
+
+    Nobody asks any more for claims of workers that are gone, for outcomes of a map that later ones replaced, with their
+    attempts, and for notes of imports that later ones replaced: these are always dropped.
+
+    Other processes may read and append meanwhile. If it is killed, each log is as it was or as it is to be: run it
+    again. It needs free space for a copy of what is left, and the right to write, without --yes too. The table has
+    bytes, records and objects, each as it is and as it is left; a ~ marks an estimate.
+
+    With --json there is one object a log, with log_key, bytes_before, bytes_after, records_before, records_after,
+    objects_before, objects_after, longest_wait_s (of an append), is_changed and error.
+
+    Exit codes: 0 nothing to drop, or all done; 1 there is something to drop and --yes was not given; 2 a log cannot be
+    compacted, or there is no such store or log.
+    """
+    if rules["keep_last"] is None and rules["newer_than_s"] is None and not patterns and not is_superseded:
+        raise click.UsageError(_NO_RULE)
+    rules |= {"drop": _drop(patterns), "dry_run": not is_yes}
+    options = _Options(store, log_keys or None, is_yes, is_json, lock_timeout_s, rules)
+    try:
+        with Interrupts():
+            return _run(options)
+    except KeyboardInterrupt as error:
+        say("mpcheckpoint: interrupted; each log is as it was, or compacted whole")
+        return exit_code_of(error)
+
+
+def _drop(patterns: tuple[str, ...]) -> Callable[[Record], object] | str | None:
+    if len(patterns) < 2:
+        return patterns[0] if patterns else None
+    matches = re.compile("|".join(map(translate, patterns))).match
+    return lambda record: matches(record.object_key)
+
+
+def _run(options: _Options) -> int:
+    found: list[Compaction] = []
+    has_failed = False
+    total_bytes = _passes(options) * size_in_bytes(options.store, log_keys=options.log_keys)
+    try:
+        with (
+            ByteProgress("compact", total_bytes, quiet_s=QUICK_S) as progress,
+            Checkpoint(options.store, create=False, lock_timeout_s=options.lock_timeout_s) as checkpoint,
+        ):
+            for log_key, problem in _logs(options):
+                try:
+                    if problem is not None:
+                        raise problem
+                    done = _compacted(checkpoint, log_key, options, progress)
+                except CheckpointError as error:
+                    has_failed = True
+                    progress.pause()
+                    _tell_failure(log_key, error, options)
+                    continue
+                found.append(done)
+                if options.is_json:
+                    progress.pause()
+                    write_out(json_line({**asdict(done), "error": None}))
+                    flush_out()
+    finally:
+        if found and not options.is_json:
+            write_lines(table_lines(found, is_plan=not options.is_yes, is_fitted=is_screen(sys.stdout)))
+            flush_out()
+    is_due = any(each.bytes_after < each.bytes_before and not each.is_changed for each in found)
+    if not options.is_json and not has_failed:
+        write_lines(_summary(found, is_due=is_due and not options.is_yes))
+    flush_out()
+    if has_failed:
+        return Exit.USAGE
+    return Exit.FAILED if is_due and not options.is_yes else Exit.OK
+
+
+def _logs(options: _Options) -> Iterator[tuple[str | None, CheckpointError | None]]:
+    """Yield the key of each log, or None and why it cannot be told."""
+    if options.log_keys is not None:
+        yield from ((log_key, None) for log_key in dict.fromkeys(options.log_keys))
+        return
+    for _, log in StoreDirectory(options.store, create=False, read_only=True).listing():
+        yield (log, None) if isinstance(log, str) else (None, log)
+
+
+def _compacted(
+    checkpoint: Checkpoint, log_key: str | None, options: _Options, progress: ByteProgress
+) -> Compaction:
+    assert log_key is not None
+    shown_bytes = 0
+
+    def on_progress(done_bytes: int, total_bytes: int) -> None:
+        del total_bytes
+        nonlocal shown_bytes
+        progress.advance(done_bytes - shown_bytes)
+        shown_bytes = done_bytes
+
+    done = checkpoint.log(log_key, create=False).compact(**options.rules, on_progress=on_progress)
+    # The header, and the second pass where there was nothing to drop.
+    progress.advance(_passes(options) * done.bytes_before - shown_bytes)
+    return done
+
+
+def _passes(options: _Options) -> int:
+    """Return how often a log is read."""
+    return 2 if options.is_yes else 1
+
+
+def _tell_failure(log_key: str | None, error: CheckpointError, options: _Options) -> None:
+    if options.is_json:
+        write_out(json_line({"log_key": log_key, "is_changed": False, "error": shell_text(error)}))
+        flush_out()
+    else:
+        say_error(error)
+
+
+def _summary(found: list[Compaction], *, is_due: bool) -> Iterator[str]:
+    done = [each for each in found if each.is_changed]
+    if is_due:
+        yield "nothing was changed; the same line with --yes does it"
+    elif not done:
+        yield "nothing to drop"
+    else:
+        freed = sum(each.bytes_before - each.bytes_after for each in done)
+        change = f"{counted(freed, 'byte')} freed" if freed >= 0 else f"{counted(-freed, 'byte')} more"
+        yield f"{counted(len(done), 'log')} compacted, {change}"
+        yield f"appends waited {max(each.longest_wait_s for each in done):.3f} s at most"
