@@ -19,14 +19,12 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial, partialmethod
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._cli import main
-from mpcheckpoint._cli.maps import child
 from mpcheckpoint._cli.maps.threads import BusyThreads
 from mpcheckpoint._view.log_handle import LogHandle
 from mpcheckpoint._work import held_items, process_pool, run_item, shortage
@@ -55,6 +53,7 @@ pytestmark = pytest.mark.guarantee(11)
 ERRNOS = [errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE]
 NAMES = [f"item{number}" for number in range(12)]
 ITEMS = "".join(f"{name}\n" for name in NAMES)
+POSIX_SPAWN = os.posix_spawnp
 NO_THREAD = RuntimeError("can't start new thread")
 
 
@@ -89,13 +88,11 @@ class Failing:
         return self._real(*args, **options)
 
 
-def failing_popen(monkeypatch: pytest.MonkeyPatch, number: int, calls: range) -> Failing:
+def failing_start(monkeypatch: pytest.MonkeyPatch, number: int, calls: range) -> Failing:
     """Have the start of some commands fail; what else starts processes is left alone."""
-    popen = Failing(subprocess.Popen, os_error(number), calls)
-    names = ("DEVNULL", "PIPE", "STDOUT")
-    stand_in = SimpleNamespace(Popen=popen, **{name: getattr(subprocess, name) for name in names})
-    monkeypatch.setattr(child, "subprocess", stand_in)
-    return popen
+    start = Failing(POSIX_SPAWN, os_error(number), calls)
+    monkeypatch.setattr(os, "posix_spawnp", start)
+    return start
 
 
 def os_error(number: int) -> Callable[[], OSError]:
@@ -140,12 +137,12 @@ def assert_told_once(said: str, count: int = 1) -> None:
 def test_command_that_a_shortage_keeps_from_starting_runs_when_it_is_over(
     number: int, run_map: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    popen = failing_popen(monkeypatch, number, range(3, 10))
+    start = failing_start(monkeypatch, number, range(3, 10))
 
     code, said = run_map()
 
     assert code == 0
-    assert popen.count == 12 + 7
+    assert start.count == 12 + 7
     assert_told_once(said)
     assert "12 items: 12 run now (12 ok, 0 failed)" in said
     assert results(tmp_path / "store") == dict.fromkeys(NAMES, True)
@@ -216,7 +213,7 @@ def test_terminal_without_a_thread_for_its_bar_gets_lines_and_keeps_its_cursor(
 def test_shortage_that_ends_is_said_to_be_over(
     run_map: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing_popen(monkeypatch, errno.EAGAIN, range(1, 4))
+    failing_start(monkeypatch, errno.EAGAIN, range(1, 4))
 
     _, said = run_map("sh", "-c", "sleep 0.03", jobs=1)
 
@@ -228,7 +225,7 @@ def test_shortage_in_which_nothing_runs_stops_the_map_with_its_own_exit_code_and
     run_map: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shortage, "STANDSTILL_S", 0.5)
-    failing_popen(monkeypatch, errno.EMFILE, range(4, 10**6))
+    failing_start(monkeypatch, errno.EMFILE, range(4, 10**6))
 
     code, said = run_map("sh", "-c", 'echo "$1" >> runs', "x")
 
@@ -238,7 +235,7 @@ def test_shortage_in_which_nothing_runs_stops_the_map_with_its_own_exit_code_and
     assert "ulimit -n" in said
     assert "start the same map again" in said
     assert len(results(tmp_path / "store")) == 3
-    monkeypatch.setattr(child, "subprocess", subprocess)
+    monkeypatch.setattr(os, "posix_spawnp", POSIX_SPAWN)
     assert run_map("sh", "-c", 'echo "$1" >> runs', "x")[0] == 0
     assert sorted((tmp_path / "runs").read_text().split()) == sorted(NAMES)
 
@@ -260,7 +257,7 @@ def test_shortage_before_anything_has_run_is_waited_out_and_then_told_by_the_exi
 def test_command_that_cannot_be_started_for_a_reason_of_its_own_has_failed(
     number: int, run_map: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing_popen(monkeypatch, number, range(3, 4))
+    failing_start(monkeypatch, number, range(3, 4))
 
     code, said = run_map()
 

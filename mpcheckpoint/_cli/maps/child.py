@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import subprocess
 import time
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -14,7 +13,9 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.byte_text import to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+
+    from mpcheckpoint._cli.maps.spawn import Spawner
 
 _READ_BYTES = 64 * 1024
 _LOOK_S = 0.1
@@ -92,26 +93,24 @@ class Child:
     """
 
     def __init__(
-        self, argv: Sequence[bytes], worker_fd: int, *, leads_group: bool, memory_bytes: int | None = None
+        self,
+        spawner: Spawner,
+        argv: list[bytes],
+        worker_fd: int,
+        *,
+        leads_group: bool,
+        memory_bytes: int | None = None,
     ) -> None:
         self._leads_group = leads_group
         self._memory_bytes = memory_bytes
         self._memory_due_s = 0.0
         self.used_bytes = 0
-        # Rejected: stdout=PIPE. Python 3.11.3 leaks /dev/null if it can open that and then gets no pipe.
-        reading, writing = os.pipe()
-        self._pipe = os.fdopen(reading, "rb", buffering=0)
+        self._code: int | None = None
+        self._pipe, writing = os.pipe()
         try:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=writing,
-                stderr=subprocess.STDOUT,
-                pass_fds=[worker_fd],
-                process_group=0 if leads_group else None,
-            )
+            self._pid = spawner.start(argv, writing, worker_fd, leads_group=leads_group)
         except BaseException:
-            self._pipe.close()
+            os.close(self._pipe)
             raise
         finally:
             os.close(writing)
@@ -119,7 +118,7 @@ class Child:
     @property
     def group(self) -> int:
         """The process group it was started in."""
-        return self._process.pid if self._leads_group else os.getpgrp()
+        return self._pid if self._leads_group else os.getpgrp()
 
     def finish(self, kept: KeptOutput, timeout_s: float | None) -> End:
         """Read all its output and wait for its end, or for why it is to be ended. It is still to be reaped."""
@@ -129,7 +128,7 @@ class Child:
             return End.LATE if stop is _Stop.LATE else End.OVER_MEMORY
         while not self._has_ended():
             if due_s is None and self._memory_bytes is None and hasattr(os, "waitid"):
-                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+                os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
             elif due_s is not None and time.monotonic() >= due_s:
                 return End.LATE
             elif self._is_over_memory():
@@ -158,16 +157,19 @@ class Child:
         """Send a signal to the command, or to its whole group. Requires: it was not reaped."""
         try:
             if self._leads_group:
-                os.killpg(self._process.pid, number)
+                os.killpg(self._pid, number)
             else:
-                self._process.send_signal(number)
+                os.kill(self._pid, number)
         except ProcessLookupError:
             pass
 
     def reap(self) -> int:
         """Return its exit code; minus the signal if one ended it."""
-        self._pipe.close()
-        return self._process.wait()
+        os.close(self._pipe)
+        if self._code is None:
+            self._take_code(0)
+        assert self._code is not None
+        return self._code
 
     def _is_over_memory(self) -> bool:
         """Return whether it has more memory than allowed; looks now and then."""
@@ -175,16 +177,25 @@ class Child:
         if self._memory_bytes is None or now_s < self._memory_due_s:
             return False
         self._memory_due_s = now_s + _MEMORY_LOOK_S
-        used_bytes = system.memory_above(self._process.pid, self._memory_bytes)
+        used_bytes = system.memory_above(self._pid, self._memory_bytes)
         self.used_bytes = used_bytes or 0
         return used_bytes is not None
 
     def _has_ended(self) -> bool:
         if not hasattr(os, "waitid"):  # macOS before Python 3.13
-            return self._process.poll() is not None
-        if self._process.returncode is not None:
-            return True
-        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+            return self._code is not None or self._take_code(os.WNOHANG)
+        return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+    def _take_code(self, options: int) -> bool:
+        """Reap the command if it has ended, or wait for that; return whether it has."""
+        try:
+            pid, status = os.waitpid(self._pid, options)
+        except ChildProcessError:  # nobody is told of it where SIGCHLD is ignored
+            pid, status = self._pid, 0
+        if pid == 0:
+            return False
+        self._code = os.waitstatus_to_exitcode(status)
+        return True
 
     def _read(self, kept: KeptOutput, due_s: float | None) -> _Stop:
         poll = select.poll()
@@ -201,7 +212,7 @@ class Child:
             most_s = _LOOK_S if self._memory_bytes is None else _MEMORY_LOOK_S
             look_s = most_s if due_s is None else min(most_s, max(0.0, due_s - now_s))
             if poll.poll(0 if drained_s is not None else look_s * 1000):
-                data = os.read(self._pipe.fileno(), _READ_BYTES)
+                data = os.read(self._pipe, _READ_BYTES)
                 if not data:
                     return _Stop.CLOSED
                 kept.add(data)

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from mpcheckpoint._cli.maps.child import Child, End, KeptOutput, end_leftovers
+from mpcheckpoint._cli.maps.spawn import Spawner
 from mpcheckpoint._cli.terminal import say
 from mpcheckpoint._work.causes import NOT_STARTED, TIMED_OUT
 from mpcheckpoint._work.outcomes import Result
@@ -53,6 +54,7 @@ class RunCommand:
         gate: StartGate,
     ) -> None:
         self._gate = gate
+        self._spawner = Spawner()
         self._template = template
         self._output_limit_bytes = output_limit_bytes
         self._timeout_s = timeout_s
@@ -145,7 +147,13 @@ class RunCommand:
             if self._stopping.is_set():
                 return None
             argv = self._template.argv(item)
-            child = Child(argv, worker.fd, leads_group=self._leads_groups, memory_bytes=self._memory_bytes)
+            child = Child(
+                self._spawner,
+                argv,
+                worker.fd,
+                leads_group=self._leads_groups,
+                memory_bytes=self._memory_bytes,
+            )
             self._running.add(child)
             return child
 
