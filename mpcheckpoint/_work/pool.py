@@ -17,8 +17,6 @@ from mpcheckpoint._work.shortage import shortage_of
 from mpcheckpoint.errors import CheckpointError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan
 
@@ -85,26 +83,11 @@ class ExecutorPool:
     first; what the executor was given for that one then does nothing.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        executor: Executor,
-        jobs: int,
-        *,
-        on_stop: Callable[[], None] = lambda: None,
-        goes_on: bool = True,
-    ) -> None:
-        """Give out nothing yet.
-
-        Args:
-            on_stop: called before what runs is waited for.
-            goes_on: whether a thread goes on with the next item by itself; else the executor starts each of them.
-        """
+    def __init__(self, plan: Plan, executor: Executor, jobs: int) -> None:
+        """Give out nothing yet."""
         self._plan = plan
         self._executor = executor
         self.most = 2 * jobs
-        self._on_stop = on_stop
-        self._goes_on = goes_on
         self._tickets: set[_Ticket] = set()
         self._waiting: deque[_Ticket] = deque()
         self._done: SimpleQueue[_Ticket] = SimpleQueue()
@@ -119,7 +102,7 @@ class ExecutorPool:
         Raises:
             WorkerDiedError: the executor is broken, or was shut down.
         """
-        ticket = _Ticket(self._plan, entry, self._waiting, goes_on=self._goes_on)
+        ticket = _Ticket(self._plan, entry, self._waiting)
         try:
             call = self._executor.submit(ticket)
         except Exception as error:
@@ -184,7 +167,6 @@ class ExecutorPool:
         for ticket in list(self._tickets):
             if ticket.recall():
                 self._tickets.discard(ticket)
-        self._on_stop()
         for ticket in self._tickets:
             ticket.report.exception()
         self._tickets = set()
@@ -203,11 +185,10 @@ class _Ticket:
         report: what became of the item. Running as soon as it cannot be recalled.
     """
 
-    def __init__(self, plan: Plan, entry: Input, waiting: deque[_Ticket], *, goes_on: bool) -> None:
+    def __init__(self, plan: Plan, entry: Input, waiting: deque[_Ticket]) -> None:
         self._plan = plan
         self.entry = entry
         self._waiting = waiting
-        self._goes_on = goes_on
         self.report: Future[ItemReport] = Future()
         self._call: Future[Any] | None = None  # the executor's: an ItemReport, or None if it ran here
         self._is_sent = False
@@ -217,7 +198,7 @@ class _Ticket:
         """Run the item in this thread, and those that follow; nothing if it was recalled, or another thread has it."""
         if not self._leave() or not self.report.set_running_or_notify_cancel():
             return
-        until_s = time.monotonic() + (_STINT_S if self._goes_on else 0.0)
+        until_s = time.monotonic() + _STINT_S
         taken = deque([self])
 
         def following() -> Input | None:

@@ -17,10 +17,16 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Outcome
 from mpcheckpoint._cli import main
+from mpcheckpoint._cli.maps.command_pool import CommandPool
 from mpcheckpoint._cli.maps.joblog import command_of
 from mpcheckpoint._cli.maps.start_gate import StartGate, current_load, load_limit
-from mpcheckpoint._cli.maps.threads import BusyThreads
+from mpcheckpoint._work.inputs import Input
+from mpcheckpoint._work.plan import LogRef, Plan
 from mpcheckpoint._work.pool import default_jobs
+from mpcheckpoint._work.report import Kind
+from mpcheckpoint._work.run_item import FunctionCall
+from mpcheckpoint._work.runs import join_run
+from mpcheckpoint.log import handle_of
 from support.capabilities import require
 from support.shell import MPCHECKPOINT, Ended
 from support.verbs import wait_until
@@ -147,18 +153,30 @@ def test_gate_that_is_opened_lets_all_through_that_wait() -> None:
             each.result(timeout=10)
 
 
-def test_call_that_waits_to_start_can_be_taken_back() -> None:
+def test_item_that_waits_to_start_can_be_taken_back(tmp_path: Path) -> None:
     begun, may_go = threading.Event(), threading.Event()
+    ran: list[str] = []
 
-    def before() -> None:
+    def gate() -> None:
         begun.set()
         assert may_go.wait(30)
 
-    with BusyThreads(1, before) as executor:
-        future = executor.submit(lambda: pytest.fail("it ran"))
+    with Checkpoint(tmp_path / "store") as checkpoint:
+        log = handle_of(checkpoint.log("a"))
+        plan = Plan(LogRef(log), join_run(log, ""), FunctionCall(ran.append))
+        pool = CommandPool(plan, 1, gate=gate)
+        first, second, third = (Input(place, name, name, {}) for place, name in enumerate("abc"))
+        pool.submit(first)
+        pool.submit(second)
         assert begun.wait(30)
-        assert future.cancel()
+        assert pool.recall() == [first, second]
+        pool.submit(third)
         may_go.set()
+
+        assert [(entry, report.kind) for entry, report in pool.collect(30)] == [(third, Kind.RECORDED)]
+        pool.stop(is_interrupted=False)
+
+    assert ran == ["c"]
 
 
 def test_load_counts_what_runs_now() -> None:

@@ -227,7 +227,7 @@ def test_second_ctrl_c_at_any_step_of_the_end_of_commands_ends_them_and_the_map(
     )  # without it they would go on
     (tmp_path / "items").write_text("a\nb\n")
     earlier = process_tree.living_descendants()
-    modules = ("_work/map.py", "_work/pool.py", "_cli/maps/run_command.py")
+    modules = ("_work/map.py", "_cli/maps/command_pool.py", "_cli/maps/run_command.py")
     real = MapRun._close
     for step in range(1, 30):  # the last ones are in the middle of the wait
         (tmp_path / "runs").unlink(missing_ok=True)

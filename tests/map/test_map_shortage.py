@@ -25,14 +25,16 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._cli import main
-from mpcheckpoint._cli.maps.threads import BusyThreads
+from mpcheckpoint._cli.maps.command_pool import CommandPool
 from mpcheckpoint._view.log_handle import LogHandle
 from mpcheckpoint._work import held_items, process_pool, run_item, shortage
 from mpcheckpoint._work.dispatch import Dispatcher
 from mpcheckpoint._work.held_items import HeldItemNotices
 from mpcheckpoint._work.inputs import Input
+from mpcheckpoint._work.outcomes import Result
 from mpcheckpoint._work.plan import LogRef, Plan
 from mpcheckpoint._work.pool import ExecutorPool
+from mpcheckpoint._work.report import ItemReport, Kind
 from mpcheckpoint._work.run_item import FunctionCall
 from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.shortage import Shortage, ShortageEvent, StartThrottle, shortage_of
@@ -542,23 +544,67 @@ def test_map_in_threads_that_cannot_be_started_goes_on_with_those_there_are(
 # --- the threads of commands -------------------------------------------------------------------------------
 
 
-def test_threads_end_when_there_is_nothing_left_to_do_and_are_never_more_than_allowed() -> None:
+def plan_of(log: Log, function: Callable[[str], object]) -> Plan:
+    return Plan(LogRef(handle_of(log)), join_run(handle_of(log), ""), FunctionCall(function))
+
+
+def test_threads_end_when_there_is_nothing_left_to_do_and_are_never_more_than_allowed(log: Log) -> None:
     most = 0
 
-    def look() -> None:
+    def look(item: str) -> None:
         nonlocal most
         most = max(most, sum(thread.name == "command" for thread in threading.enumerate()))
 
-    with BusyThreads(3) as threads:
-        futures = [threads.submit(look) for _ in range(50)]
-        for future in futures:
-            future.result(10)
-        wait_until(
-            lambda: not any(thread.name == "command" for thread in threading.enumerate()), "they have ended"
-        )
-        assert threads.submit(lambda: 7).result(10) == 7
+    pool = CommandPool(plan_of(log, look), 3)
+    names = iter(range(50))
+    told: list[tuple[Input, ItemReport]] = []
+    while len(told) < 50:
+        while pool.has_room() and (number := next(names, None)) is not None:
+            pool.submit(Input(number, str(number), str(number), {}))
+        told += pool.collect(10)
+    wait_until(
+        lambda: not any(thread.name == "command" for thread in threading.enumerate()), "they have ended"
+    )
+    assert pool.collect(0) == []
 
+    pool.submit(Input(50, "last", "last", {}))
+    assert [report.kind for _, report in pool.collect(10)] == [Kind.RECORDED]
+    pool.stop(is_interrupted=False)
+
+    assert {entry.object_key for entry, report in told if report.kind is Kind.RECORDED} == set(
+        map(str, range(50))
+    )
     assert 1 <= most <= 3
+
+
+def test_item_that_no_thread_could_be_started_for_was_not_given_out(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Failing(threading.Thread.start, lambda: NO_THREAD, range(1, 2))
+    pool = CommandPool(plan_of(log, well), 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", lambda thread: start(thread))  # noqa: PLW0108 - binds self
+        with pytest.raises(RuntimeError, match="new thread"):
+            pool.submit(Input(0, "a", "a", {}))
+    assert pool.recall() == []
+    pool.submit(Input(1, "b", "b", {}))
+
+    assert [(entry.object_key, report.kind) for entry, report in pool.collect(10)] == [("b", Kind.RECORDED)]
+    pool.stop(is_interrupted=False)
+
+
+def test_outcome_that_a_thread_of_commands_cannot_record_is_raised_by_the_map(log: Log) -> None:
+    class NoCall:
+        def __call__(self, item: object, worker: object) -> Result:
+            raise WriteFailedError("refused", path="x", reason="refused")
+
+    handle = handle_of(log)
+    pool = CommandPool(Plan(LogRef(handle), join_run(handle, ""), NoCall()), 1)
+    pool.submit(Input(0, "a", "a", {}))
+    with pytest.raises(WriteFailedError):
+        pool.collect(10)
+    assert pool.has_room()
+    pool.stop(is_interrupted=False)
 
 
 # --- how starts pause --------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import click
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.interrupts import Interrupts, exit_code_of
+from mpcheckpoint._cli.maps.command_pool import CommandPool
 from mpcheckpoint._cli.maps.dry_run import dry_run
 from mpcheckpoint._cli.maps.job import STDIN, Job
 from mpcheckpoint._cli.maps.joblog import write_joblog
@@ -19,14 +20,13 @@ from mpcheckpoint._cli.maps.outcome_text import print_output
 from mpcheckpoint._cli.maps.reporter import Reporter, Tally
 from mpcheckpoint._cli.maps.run_command import RunCommand
 from mpcheckpoint._cli.maps.start_gate import StartGate
-from mpcheckpoint._cli.maps.threads import BusyThreads
 from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, plural, safe, say
 from mpcheckpoint._format.byte_text import to_text
 from mpcheckpoint._work.halt import Halt
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.permit import permit_for
 from mpcheckpoint._work.plan import LogRef, Options, Plan
-from mpcheckpoint._work.pool import ExecutorPool, default_jobs
+from mpcheckpoint._work.pool import default_jobs
 from mpcheckpoint._work.retries import Retries
 from mpcheckpoint._work.runs import join_run
 from mpcheckpoint._work.shortage import outlast_shortage
@@ -193,12 +193,11 @@ def _run(job: Job, items: Items) -> int:
         with (
             outlast_shortage(Interrupts, _say_shortage) as interrupts,
             outlast_shortage(lambda: Checkpoint(job.store), _say_shortage) as checkpoint,
-            BusyThreads(job.jobs, gate.wait) as executor,
             RunCommand(
                 job.template, job.output_limit_bytes, job.timeout_s, job.memory_bytes, interrupts, gate
             ) as command,
             Reporter(tally, job) as reporter,
-            _started(job, checkpoint, items, executor, command, reporter) as map_run,
+            _started(job, checkpoint, items, command, gate, reporter) as map_run,
         ):
             for outcome in map_run:
                 if job.is_printing:
@@ -241,8 +240,8 @@ def _started(
     job: Job,
     checkpoint: Checkpoint,
     items: Items,
-    executor: BusyThreads,
     command: RunCommand,
+    gate: StartGate,
     reporter: Reporter,
 ) -> MapRun:
     def joined() -> tuple[LogHandle, JoinedRun]:
@@ -254,7 +253,7 @@ def _started(
     if (halt := job.halt) is not None:
         permit = outlast_shortage(lambda: permit_for(halt, log.workers_directory), reporter.take_shortage)
     plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s), permit)
-    pool = ExecutorPool(plan, executor, job.jobs, on_stop=command.stop, goes_on=not job.has_gate)
+    pool = CommandPool(plan, job.jobs, gate=gate.wait if job.has_gate else None, on_stop=command.stop)
     options = Options(
         job.is_ordered,
         on_retry=reporter.take_retry,
