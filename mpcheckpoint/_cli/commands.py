@@ -1,36 +1,141 @@
-"""The entry. It turns errors into one line on standard error, never a traceback."""
+"""The entry. It turns errors into one line on standard error, never a traceback.
+
+Each command is imported when it is asked for: what the others need takes longer to import than a short command runs.
+"""
+# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from mpcheckpoint import __version__, _core
-from mpcheckpoint._cli.compact_command import compact_command
-from mpcheckpoint._cli.doctor_command import doctor_command
-from mpcheckpoint._cli.import_command import import_command
 from mpcheckpoint._cli.known_keys import logs_there_are
-from mpcheckpoint._cli.ls_command import ls_command
-from mpcheckpoint._cli.maps.map_command import map_command
-from mpcheckpoint._cli.maps.results_command import results_command
 from mpcheckpoint._cli.remembered import Origins
-from mpcheckpoint._cli.repair_command import repair_command
-from mpcheckpoint._cli.report_command import report_command
-from mpcheckpoint._cli.show_command import show_command
 from mpcheckpoint._cli.streams import OutputError, StandardStreams
-from mpcheckpoint._cli.tail_command import tail_command
 from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, say, say_error, without_passwords
-from mpcheckpoint._cli.top.top_command import top_command
-from mpcheckpoint._cli.verify_command import verify_command
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def _compact() -> click.Command:
+    from mpcheckpoint._cli.compact_command import compact_command
+
+    return compact_command
+
+
+def _doctor() -> click.Command:
+    from mpcheckpoint._cli.doctor_command import doctor_command
+
+    return doctor_command
+
+
+def _import() -> click.Command:
+    from mpcheckpoint._cli.import_command import import_command
+
+    return import_command
+
+
+def _ls() -> click.Command:
+    from mpcheckpoint._cli.ls_command import ls_command
+
+    return ls_command
+
+
+def _map() -> click.Command:
+    from mpcheckpoint._cli.maps.map_command import map_command
+
+    return map_command
+
+
+def _repair() -> click.Command:
+    from mpcheckpoint._cli.repair_command import repair_command
+
+    return repair_command
+
+
+def _report() -> click.Command:
+    from mpcheckpoint._cli.report_command import report_command
+
+    return report_command
+
+
+def _results() -> click.Command:
+    from mpcheckpoint._cli.maps.results_command import results_command
+
+    return results_command
+
+
+def _show() -> click.Command:
+    from mpcheckpoint._cli.show_command import show_command
+
+    return show_command
+
+
+def _tail() -> click.Command:
+    from mpcheckpoint._cli.tail_command import tail_command
+
+    return tail_command
+
+
+def _top() -> click.Command:
+    from mpcheckpoint._cli.top.top_command import top_command
+
+    return top_command
+
+
+def _verify() -> click.Command:
+    from mpcheckpoint._cli.verify_command import verify_command
+
+    return verify_command
+
+
+_LOADERS: dict[str, Callable[[], click.Command]] = {
+    "compact": _compact,
+    "doctor": _doctor,
+    "import": _import,
+    "ls": _ls,
+    "map": _map,
+    "repair": _repair,
+    "report": _report,
+    "results": _results,
+    "show": _show,
+    "tail": _tail,
+    "top": _top,
+    "verify": _verify,
+}
+
+
+class _Commands(Mapping[str, click.Command]):
+    """The commands by name."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._loaded:
+            self._loaded[name] = _LOADERS[name]()
+        return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in _LOADERS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_LOADERS)
+
+    def __len__(self) -> int:
+        return len(_LOADERS)
+
+
+@click.group(
+    commands=cast("dict[str, click.Command]", _Commands()),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, message=f"%(prog)s %(version)s ({_core.description()})")
 def cli() -> None:
     """Run jobs that survive being killed, and see what they did.
@@ -45,23 +150,6 @@ def cli() -> None:
     Both may be remembered: in MPCHECKPOINT_STORE and MPCHECKPOINT_KEY, or as store and key in the nearest
     mpcheckpoint.toml, or in the table [tool.mpcheckpoint] of the nearest pyproject.toml, here or in a directory above.
     """
-
-
-for command in (
-    map_command,
-    results_command,
-    report_command,
-    ls_command,
-    show_command,
-    tail_command,
-    top_command,
-    verify_command,
-    repair_command,
-    compact_command,
-    import_command,
-    doctor_command,
-):
-    cli.add_command(command)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpcheckpoint import Checkpoint, __version__, _core
+from mpcheckpoint._cli.commands import cli
 from mpcheckpoint._cli.maps.child import KeptOutput
 from mpcheckpoint._cli.maps.items import ItemReader
 from mpcheckpoint._format.byte_text import to_bytes, to_text
@@ -760,3 +761,27 @@ def test_closed_output_takes_no_files_place_and_is_no_reason_for_a_traceback(
     assert b"Traceback" not in ended.stderr
     assert b"items" not in ended.stdout  # what is said on standard error goes nowhere else
     assert [each.state for each in verify(shell.directory / "store")] == ["whole"]
+
+
+# --- the start ---------------------------------------------------------------------------------------------
+
+
+def test_command_imports_nothing_of_the_others(tmp_path: Path) -> None:
+    program = (
+        "import sys; from mpcheckpoint._cli import main; main(['map', '--store', 's', '--key', 'k', '--', 'true', "
+        "':::', 'a']); print(*(name for name in sys.modules if name.startswith('mpcheckpoint.')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = {name.removeprefix("mpcheckpoint.") for name in done.stdout.split()}
+
+    of_commands = {name for name in loaded if name.startswith("_cli.") and name.endswith("_command")}
+    assert of_commands == {"_cli.maps.map_command", "_cli.maps.run_command"}
+    assert "maintenance" not in loaded
+
+
+def test_each_command_is_known_by_its_own_name() -> None:
+    assert {name: command.name for name, command in cli.commands.items()} == {
+        name: name for name in cli.commands
+    }
