@@ -10,7 +10,7 @@ import os
 
 from mpcheckpoint._system.files import Descriptor, open_file
 from mpcheckpoint._system.locks import lock, try_shared_lock
-from mpcheckpoint._system.statx import file_status, path_status
+from mpcheckpoint._system.statx import path_status
 
 _LONGEST_LOOK_S = 0.5
 
@@ -22,7 +22,7 @@ def create_locked(path: str) -> Descriptor | None:
     """
     descriptor = open_file(path, write=True, create=True, exclusive=True)
     try:
-        if lock(descriptor.fd, _LONGEST_LOOK_S) and _is_at(path, descriptor.fd):
+        if lock(descriptor.fd, _LONGEST_LOOK_S) and _is_at(path, descriptor):
             return descriptor
     except BaseException:
         descriptor.close()
@@ -52,8 +52,8 @@ def remove_unlocked(path: str) -> bool:
     return True
 
 
-def _is_at(path: str, fd: int) -> bool:
+def _is_at(path: str, descriptor: Descriptor) -> bool:
     try:
-        return path_status(path).identity == file_status(fd).identity
+        return path_status(path).identity == descriptor.identity
     except FileNotFoundError:
         return False

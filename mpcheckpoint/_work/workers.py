@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 import threading
-import uuid
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.faults import translated
@@ -15,6 +14,7 @@ from mpcheckpoint._store.process import process
 from mpcheckpoint.errors import NotAStoreError, WriteFailedError
 
 _ID = re.compile(r"[0-9a-f]{32}")
+_ID_BYTES = 16
 _CREATE_LIMIT = 100
 # Directories in which this process has removed the files of killed workers.
 _cleared: set[str] = set()
@@ -58,8 +58,7 @@ class Worker:
         self._directory = directory
         self._pid = os.getpid()
         with translated("starting a worker in", directory):
-            make_directory_inside(directory)
-            if not system.is_directory(directory):
+            if not _is_directory(directory):
                 raise NotAStoreError(
                     f"{directory} is no directory; nothing in a store is opened through a link: move it away",
                     path=directory,
@@ -141,9 +140,18 @@ def remove_dead_workers(directory: str) -> None:
             pass  # another user's
 
 
+def _is_directory(path: str) -> bool:
+    """Return whether a directory stands there; make it if nothing does."""
+    try:
+        return system.is_directory(path)
+    except FileNotFoundError:
+        make_directory_inside(path)
+        return system.is_directory(path)
+
+
 def _create(directory: str) -> tuple[str, system.Descriptor]:
     for _ in range(_CREATE_LIMIT):
-        worker_id = uuid.uuid4().hex
+        worker_id = os.urandom(_ID_BYTES).hex()
         descriptor = system.create_locked(os.path.join(directory, worker_id))
         if descriptor is not None:
             leave_to_store(descriptor.fd, directory)  # other users' processes check the lock
