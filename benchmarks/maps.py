@@ -9,6 +9,7 @@ is that of the process and of all that it started.
 
 from __future__ import annotations
 
+import compileall
 import os
 import resource
 import shutil
@@ -24,6 +25,7 @@ from figures import Column, Table, median_ratio
 from harness import parser, positive, show_environment, work_directory, write_json
 from runs import peak_memory_bytes, run_alone, turns
 
+import mpcheckpoint
 from mpcheckpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -104,6 +106,8 @@ def work(start: Start, job: Job) -> Took:
 
 def _prepared(job: Job) -> Callable[[], None]:
     if job.work == "command":
+        # As pip leaves it: else a checkout compiles all of it at each start, where Python may not keep that.
+        compileall.compile_dir(os.path.dirname(mpcheckpoint.__file__), quiet=1)
         lines = job.directory.with_name("lines")
         lines.write_text("".join(f"{name}\n" for name in names_of(job.items)))
         return partial(_run_command, _COMMANDS[job.engine](job), lines)
