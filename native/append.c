@@ -184,6 +184,14 @@ static int find_end(struct append *append)
     return 1;
 }
 
+/* Whether the log ends where it did when the condition of the append was judged, if it has one. Two ends are equal only if
+   all bytes before them are: the crc runs over the whole file. */
+static int is_as_seen(const struct append *append)
+{
+    const struct end *seen = append->own->seen, *end = &append->before;
+    return !seen || (seen->offset == end->offset && seen->crc == end->crc && seen->stamp_us == end->stamp_us);
+}
+
 /* --- write ------------------------------------------------------------------------------------------------------ */
 
 /* The stamp of a batch: above all that this process has seen, and above that of the line before. */
@@ -273,7 +281,7 @@ static enum outcome run(struct append *append)
     if (locked != WRITTEN)
         return locked;
     /* To show that the page's descriptor is the page, and to make padding, is Python's. */
-    if (!is_current(append) || !find_end(append) || !append->is_page_proven)
+    if (!is_current(append) || !find_end(append) || !append->is_page_proven || !is_as_seen(append))
         return NOT_OURS;
     long long highest_us = __atomic_load_n(&append->files->clock->highest_us, __ATOMIC_SEQ_CST);
     int is_encoded = encode_all(append), is_extended = append->after.offset > append->allocated;
@@ -427,19 +435,23 @@ static int find_texts(struct request *request, PyObject *payloads, Piece *few, P
     return 0;
 }
 
-/* append(payloads, told, is_durable, may_wait) -> one of `enum outcome`. Where the log ends then goes into the caller's list,
-   and is not returned alone: a Ctrl-C right after this call would take what it returns. */
+/* append(payloads, told, is_durable, may_wait, seen=None) -> one of `enum outcome`. Where the log ends then goes into the caller's
+   list, and is not returned alone: a Ctrl-C right after this call would take what it returns. `seen` is None, or an end:
+   where the log ends elsewhere, this is not ours. */
 PyObject *state_append(PyObject *self, PyObject *arguments)
 {
     AppendState *state = (AppendState *)self;
-    PyObject *payloads, *told;
+    PyObject *payloads, *told, *judged = Py_None;
     int is_durable, may_wait, beginning = state->beginning;
-    if (!PyArg_ParseTuple(
-            arguments, "O!O!pp:append", &PyList_Type, &payloads, &PyList_Type, &told, &is_durable, &may_wait))
+    if (!PyArg_ParseTuple(arguments, "O!O!pp|O:append", &PyList_Type, &payloads, &PyList_Type, &told, &is_durable,
+            &may_wait, &judged))
         return NULL;
     Piece few[3 * 4];
-    struct request own = {0};
+    struct end seen;
+    struct request own = {.seen = judged == Py_None ? NULL : &seen};
     enum outcome outcome = FAILED;
+    if (own.seen && take_end(judged, &seen) != 0)
+        goto end;
     if (find_texts(&own, payloads, few, sizeof few / sizeof *few / 3) != 0)
         goto end;
     struct files *files = use_files(state);
@@ -449,7 +461,7 @@ PyObject *state_append(PyObject *self, PyObject *arguments)
     else if (is_inside > 0)
         outcome = append_inside(state, files, &own, may_wait, is_durable);
     else if (is_inside == 0)
-        outcome = may_wait && own.records == 1 && own.size <= LARGEST_QUEUED_BYTES + MARGIN_BYTES
+        outcome = may_wait && !own.seen && own.records == 1 && own.size <= LARGEST_QUEUED_BYTES + MARGIN_BYTES
             ? append_queued(state, files, &own, told, is_durable)
             : NOT_OURS;
     leave_files(files);

@@ -125,6 +125,7 @@ static PyObject *handed_out(const Found *found, const uint8_t *data)
     PyObject *result = NULL;
     if (fill_numbers(found, data, &columns) == 0 && fill_keys(found, data, &columns) == 0
         && fill_metas(found, data, &columns) == 0)
+        /* As mpcheckpoint/_format/columns.py takes them. */
         result = Py_BuildValue("nOOOOOOOOOOO", (Py_ssize_t)found->whole, columns.packed[OFFSETS], columns.packed[ENDS],
             columns.packed[STAMPS], columns.packed[DURABLES], columns.packed[EVENT_ENDS], columns.packed[MORES],
             columns.packed[CRCS], columns.keys, columns.events, columns.metas,
@@ -172,6 +173,127 @@ PyObject *scan(PyObject *Py_UNUSED(module), PyObject *arguments)
         result = Py_NewRef(Py_None);
     else
         result = handed_out(&found, given.data);
+    free_found(&found);
+    return result;
+}
+
+/* --- records, and what the control lines among them say ------------------------------------------------------------- */
+
+#define CLAIM_START "{\"control\":\"claim\",\"ignorable\":true,\"object_key\":\""
+#define CLAIM_MIDDLE ",\"worker\":"
+
+static int is_next(const uint8_t **at, const uint8_t *end, const char *text, size_t size)
+{
+    if ((size_t)(end - *at) < size || memcmp(*at, text, size) != 0)
+        return 0;
+    *at += size;
+    return 1;
+}
+#define IS_NEXT(at, end, text) is_next(at, end, text, sizeof text - 1)
+
+/* The note that a claim is, as our writer makes it, and without escapes; NULL where it is anything else, or with an error. */
+static PyObject *claim_of(const uint8_t *event, size_t size, PyObject *note_type)
+{
+    const uint8_t *at = event, *end = event + size, *key, *key_end, *worker = NULL, *worker_end = NULL;
+    int has_escapes = 0;
+    if (!IS_NEXT(&at, end, CLAIM_START))
+        return NULL;
+    key = at;
+    at = string_end(at, end, &has_escapes);
+    if (!at || has_escapes)
+        return NULL;
+    key_end = at - 1;
+    if (!IS_NEXT(&at, end, CLAIM_MIDDLE))
+        return NULL;
+    if (!IS_NEXT(&at, end, "null")) {
+        if (!IS_NEXT(&at, end, "\""))
+            return NULL;
+        worker = at;
+        at = string_end(at, end, &has_escapes);
+        if (!at || has_escapes)
+            return NULL;
+        worker_end = at - 1;
+    }
+    if (!IS_NEXT(&at, end, "}") || at != end)
+        return NULL;
+    PyObject *name = PyUnicode_FromStringAndSize((const char *)key, key_end - key);
+    PyObject *taker = !worker ? Py_NewRef(Py_None) : PyUnicode_FromStringAndSize((const char *)worker, worker_end - worker);
+    PyObject *note = PyObject_CallFunction(note_type, "s{sNsN}", "claim", "object_key", name, "worker", taker);
+    return note;
+}
+
+/* Split control lines from records, which stay in `found`. Return notes and stamps, two lists; NULL with an error. What is no
+   usual claim is told by its bytes. */
+static PyObject *split_controls(Found *found, const uint8_t *data, PyObject *note_type)
+{
+    PyObject *notes = PyList_New(0), *stamps = PyList_New(0);
+    size_t kept = 0;
+    for (size_t index = 0; notes && stamps && index < found->count; index++) {
+        const Line *line = &found->lines[index];
+        if (line->key != 0) {
+            found->lines[kept++] = *line;
+            continue;
+        }
+        found->event_bytes -= line->event_size;
+        PyObject *note = line->meta_size != 0 ? NULL : claim_of(data + line->event, line->event_size, note_type);
+        if (!note && !PyErr_Occurred())
+            note = PyBytes_FromStringAndSize((const char *)data + line->event, line->event_size);
+        PyObject *stamp = PyLong_FromUnsignedLongLong(line->stamp_us);
+        if (!note || !stamp || PyList_Append(notes, note) < 0 || PyList_Append(stamps, stamp) < 0)
+            Py_CLEAR(notes);
+        Py_XDECREF(note);
+        Py_XDECREF(stamp);
+    }
+    PyObject *result = notes && stamps ? PyTuple_Pack(2, notes, stamps) : NULL;
+    Py_XDECREF(notes);
+    Py_XDECREF(stamps);
+    found->count = found->whole = kept;
+    found->has_controls = 0;
+    return result;
+}
+
+/* The columns of records, the notes, and what is after the last line; None where not all lines are whole batches. */
+static PyObject *records_of(Found *found, const uint8_t *data, PyObject *note_type)
+{
+    if (found->count == 0 || found->whole != found->count)
+        Py_RETURN_NONE;
+    const Line last = found->lines[found->count - 1];
+    uint64_t durable = 0;
+    for (size_t index = 0; index < found->count; index++)
+        if (found->lines[index].durable > durable)
+            durable = found->lines[index].durable;
+    PyObject *controls = split_controls(found, data, note_type);
+    PyObject *columns = controls ? handed_out(found, data) : NULL, *result = NULL;
+    if (columns)
+        result = Py_BuildValue("(OO(KkK)K)", columns, controls, (unsigned long long)last.end, (unsigned long)last.crc,
+            (unsigned long long)last.stamp_us, (unsigned long long)durable);
+    Py_XDECREF(columns);
+    Py_XDECREF(controls);
+    return result;
+}
+
+PyObject *records(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    Given given;
+    PyObject *note_type = PyTuple_Size(arguments) == 6 ? PyTuple_GetItem(arguments, 5) : NULL;
+    PyObject *others = note_type ? PyTuple_GetSlice(arguments, 0, 5) : NULL;
+    if (!others) {
+        PyErr_Clear();
+        PyErr_SetString(PyExc_TypeError, "records() takes exactly 6 arguments");
+        return NULL;
+    }
+    int is_beyond = take_given(others, "SKIKK:records", &given);
+    Py_DECREF(others);
+    if (is_beyond < 0)
+        return NULL;
+    if (is_beyond)
+        Py_RETURN_NONE;
+    Found found = {0};
+    PyObject *result;
+    if (prove_lines(given.data, given.size, &given.start, &found) < 0)
+        result = PyErr_NoMemory();
+    else
+        result = records_of(&found, given.data, note_type);
     free_found(&found);
     return result;
 }

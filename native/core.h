@@ -14,7 +14,7 @@
 
 /* Raised by one whenever what Python and C say to each other changes: a build that is older or newer than the package
    beside it is then not used (mpcheckpoint/_core.py). */
-#define CORE_VERSION 5
+#define CORE_VERSION 6
 
 /* New bytes, for an N of Py_BuildValue: that passes on a NULL. */
 static inline PyObject *new_bytes(const void *data, size_t size)
@@ -112,6 +112,7 @@ int count_lines(const uint8_t *data, size_t size, const Start *start, Counts *co
 /* --- columns.c: proven lines as columns for Python ----------------------------------------------------------------- */
 
 PyObject *scan(PyObject *module, PyObject *arguments);
+PyObject *records(PyObject *module, PyObject *arguments);
 
 /* What both functions that prove lines are given. */
 typedef struct {

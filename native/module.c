@@ -20,6 +20,10 @@ static PyMethodDef functions[] = {
         "scan(data, offset, stored_crc, stamp_us, most_batch_bytes): the lines at the start of some bytes that are in\n"
         "the writer's form, as (how many are whole batches, columns ...); None if there is none. See\n"
         "mpcheckpoint._format.columns."},
+    {"records", records, METH_VARARGS,
+        "records(data, offset, stored_crc, stamp_us, most_batch_bytes, note_type): the same of records alone, what the\n"
+        "control lines say, and the end after all of them; None where a batch is not whole. See\n"
+        "mpcheckpoint._format.columns."},
     {"count", count, METH_VARARGS,
         "count(data, offset, stored_crc, stamp_us, most_batch_bytes): what the lines come to that `scan` would take; None\n"
         "if there is none. See mpcheckpoint._format.count."},

@@ -125,9 +125,8 @@ static PyObject *get_end(PyObject *self, void *Py_UNUSED(closure))
     return state->end_object;
 }
 
-static int put_end(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
+int take_end(PyObject *value, struct end *end)
 {
-    AppendState *state = (AppendState *)self;
     long long offset, stamp_us;
     unsigned long crc;
     if (!value || !PyTuple_Check(value)) {
@@ -136,7 +135,16 @@ static int put_end(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
     }
     if (!PyArg_ParseTuple(value, "LkL:end", &offset, &crc, &stamp_us))
         return -1;
-    struct end end = {.offset = offset, .stamp_us = stamp_us, .crc = (uint32_t)crc};
+    *end = (struct end){.offset = offset, .stamp_us = stamp_us, .crc = (uint32_t)crc};
+    return 0;
+}
+
+static int put_end(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    AppendState *state = (AppendState *)self;
+    struct end end;
+    if (take_end(value, &end) != 0)
+        return -1;
     set_end(state, &end);
     Py_INCREF(value);
     state->end_object = value;

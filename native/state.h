@@ -40,6 +40,7 @@ struct request {
     Piece *texts; /* three a record */
     Py_ssize_t records;
     size_t size; /* at most so many bytes are written for it */
+    const struct end *seen; /* it is written only if the log ends there; NULL: wherever it ends */
     struct end after;
     enum status status; /* changed under `queue_mutex` */
     int users;          /* as well */
@@ -108,6 +109,8 @@ void leave_files(struct files *files);
 int try_take(PyObject *take);
 int release(PyObject *release);
 
+/* Take an end that Python tells: 0; -1 with an exception. */
+int take_end(PyObject *value, struct end *end);
 /* Where the log ends now. */
 void set_end(AppendState *state, const struct end *end);
 int64_t next_stamp_us(HighestStamp *clock, int64_t wall_us, int64_t after_us);

@@ -242,14 +242,34 @@ def canonical_lines(data: bytes, end: EndState, *, most_batch_bytes: int) -> tup
     found = native.scan(data, *end, most_batch_bytes) if native is not None else None
     if found is None:
         return None
+    return _lines_in(found), found[0]
+
+
+def canonical_records(
+    data: bytes, end: EndState, note_type: type, *, most_batch_bytes: int
+) -> tuple[Lines, list[Any], list[int], EndState, int] | None:
+    """Return the records among the lines that ``canonical_lines`` would return, if these are whole batches; else None.
+
+    And what the control lines say, ``note_type`` made of usual claims and the bytes of others; their stamps; the end
+    after the last line; and the highest offset that a line calls durable.
+    """
+    native = _core.native
+    found = native.records(data, *end, most_batch_bytes, note_type) if native is not None else None
+    if found is None:
+        return None
+    columns, (notes, stamps_us), after, durable = found
+    return _lines_in(columns), notes, stamps_us, EndState(*after), durable
+
+
+def _lines_in(found: tuple[Any, ...]) -> Lines:
     lines = Lines()
-    whole, offsets, ends, stamps_us, durables, event_ends, mores, crcs, *texts, lines.is_plain = found
+    _, offsets, ends, stamps_us, durables, event_ends, mores, crcs, *texts, lines.is_plain = found
     lines.object_keys, lines.events, lines.metas = texts
     lines.offsets, lines.ends = array("Q", offsets), array("Q", ends)
     lines.stamps_us, lines.durables = array("Q", stamps_us), array("Q", durables)
     lines.event_ends = array("Q", event_ends)
     lines.mores, lines.crcs = array("I", mores), array("I", crcs)
-    return lines, whole
+    return lines
 
 
 def parse_lines(data: bytes, *, base: int, crc: int) -> Lines:

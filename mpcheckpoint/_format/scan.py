@@ -71,19 +71,6 @@ def scan(data: bytes, end: EndState) -> Scan:
     return state.result(Stop.INCOMPLETE if state.batch else Stop.END, None)
 
 
-def cut_off(found: Scan, index: int, begun: EndState) -> Scan:
-    """Return the whole batches of a scan before the one that the line at ``index`` belongs to.
-
-    Args:
-        begun: where the scan began.
-    """
-    while index and found.lines[index - 1].more:
-        index -= 1
-    lines = found.lines[:index]
-    end = EndState(lines[-1].end, lines[-1].stored_crc, lines[-1].stamp_us) if lines else begun
-    return found._replace(lines=lines, end=end)
-
-
 class _State:
     """How far a scan has come.
 
@@ -192,6 +179,19 @@ def _whole_batches(lines: Lines, stamp_us: int) -> int | None:
             return start
         start, stamp_us = stop, stamps[start]
     return start
+
+
+def batches_before(scan: Scan, index: int, before: EndState) -> Scan:
+    """Return the whole batches before the one that the line at ``index`` of a scan belongs to.
+
+    Args:
+        before: where the scan began.
+    """
+    while index and scan.lines[index - 1].more:
+        index -= 1
+    lines = scan.lines[:index]
+    end = EndState(lines[-1].end, lines[-1].stored_crc, lines[-1].stamp_us) if lines else before
+    return scan._replace(lines=lines, end=end)
 
 
 def _next_line(data: bytes, start: int, *, base: int, crc: int) -> Line | Mismatch | Stop:

@@ -19,6 +19,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.append_lock import AppendLock
 from mpcheckpoint._logfile.faults import translated, typed
 from mpcheckpoint._logfile.group_commit import GroupCommit
+from mpcheckpoint._logfile.judged import judged
 from mpcheckpoint._logfile.native_append import NativeAppends, is_durable_natively
 from mpcheckpoint._logfile.notices import tell
 from mpcheckpoint._logfile.opened import Appended, OpenLog
@@ -81,8 +82,7 @@ class LogWriter:
             timeout_s: how long to wait for other writers.
             is_durable: have native code see to that at once, if it can.
             guard: called under the append lock. What it raises is raised with nothing written; if it returns a
-                position, nothing is written and that is ``found``. It must not wait for any lock but the
-                mutex of a view.
+                position, nothing is written and that is ``found``. It waits for no lock but the mutex of a view.
 
         Raises:
             LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError: nothing was appended.
@@ -94,7 +94,7 @@ class LogWriter:
                 log.find_end()
             except OSError as error:
                 raise self._not_established(log, error) from error
-            found = guard() if guard is not None else None
+            found = judged(guard, log.generation, log.state.end) if guard is not None else None
             # A record that was found may be visible and not yet durable: what the log holds now is to be covered.
             try:
                 end = log.state.end if found is not None else self._queue.write(log, payloads)
@@ -110,7 +110,8 @@ class LogWriter:
         if self.lock.is_owned():  # before the queue, which the outer append of this very thread would serve
             self.lock.refuse_reentry()
         if guard is not None:
-            return self.exclusive(timeout_s, under_lock)
+            done = self._native.append_judged(self.log, payloads, guard, is_durable, timeout_s is None)
+            return self.exclusive(timeout_s, under_lock) if done is None else done
         while True:
             tried, log = 0, self.log
             if system.native is not None and log is not None and log.state.is_ready:
@@ -232,8 +233,7 @@ class LogWriter:
                     known.state.wake()
                 if known.file.notices:
                     tell(known.file)
-            # Who closes a file that was replaced last frees it, which takes long if it is large.
-            del before
+            del before  # who closes a file that was replaced may free it, which takes long
 
     def _locked(self) -> OpenLog | None:
         """Take the append lock; return the open log, if that is what stands at the log's path under it.

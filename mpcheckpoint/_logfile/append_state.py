@@ -56,7 +56,14 @@ class PureAppendState:
     def detach(self) -> None:
         """Have native code do nothing, and let go of the files: Python is at work."""
 
-    def append(self, payloads: list[Any], told: list[Any], is_durable: bool, may_wait: bool) -> int:
+    def append(
+        self,
+        payloads: list[Any],
+        told: list[Any],
+        is_durable: bool,
+        may_wait: bool,
+        seen: EndState | None = None,
+    ) -> int:
         """Append in native code; see ``native_append``."""
         raise NotImplementedError
 

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.columns import Lines
-from mpcheckpoint._logfile.descriptors import require_intact
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.generations import GenerationCopy, put_in_place
 from mpcheckpoint._logfile.ownership import open_beside_log, temporary_name
@@ -260,7 +259,7 @@ class Compactor:
 
         for result in replay(file.fd, start.header.end, read=read):
             if result.damage is not None:
-                require_intact(file)
+                file.require_intact()
                 broken = Broken(result.damage, result.broken_at, result.broken_crc)
                 require_torn(
                     file.fd, broken, self._paths, known_durable=stop
@@ -330,7 +329,7 @@ class Compactor:
 
     def _switch(self, copy: GenerationCopy, start: _Start, copied: EndState, old: OpenLog) -> bool:
         self._writer.establish(old)
-        require_intact(start.file)
+        start.file.require_intact()
         # What was copied is what the log holds: the crc there follows from every byte before.
         if old.file.identity != start.file.identity or old.generation != start.header.generation:
             raise _OvertakenError

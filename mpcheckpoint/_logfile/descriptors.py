@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from weakref import ref
-
-if TYPE_CHECKING:
-    from mpcheckpoint._system import Descriptor
 
 
 class DescriptorUser(Protocol):
@@ -54,13 +50,3 @@ class DescriptorPool:
 
 
 pool = DescriptorPool()
-
-
-def require_intact(descriptor: Descriptor) -> None:
-    """Return if an open file is the one that was opened. Asked before what was read of it is judged.
-
-    Raises:
-        OSError: EBADF, somebody closed it, and another file may have its number.
-    """
-    if not descriptor.is_intact():
-        raise OSError(errno.EBADF, "somebody closed the open file of the log")

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.file_bytes import write_whole
+from mpcheckpoint._logfile.judged import Judged
 from mpcheckpoint._logfile.notices import tell
 from mpcheckpoint._logfile.opened import Appended
 from mpcheckpoint._logfile.partial_write import PartialWrite, note_written
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.append_lock import AppendLock
     from mpcheckpoint._logfile.group_commit import GroupCommit
@@ -46,14 +49,21 @@ class NativeAppends:
             log.attach(*lock, *self._commit.for_native())
 
     def append(
-        self, log: OpenLog, payloads: list[Payload], *, is_durable: bool, may_wait: bool
+        self,
+        log: OpenLog,
+        payloads: list[Payload],
+        *,
+        is_durable: bool,
+        may_wait: bool,
+        seen: EndState | None = None,
     ) -> Appended | None:
         """Append a batch, and make it durable if that is asked; return what came of it.
 
-        None if something is unusual: then nothing was changed.
+        None if something is unusual, or the log does not end at ``seen``: then nothing was changed.
 
         Args:
             may_wait: whether other threads and processes are waited for.
+            seen: where the log has to end; None for anywhere.
 
         Raises:
             WriteFailedError: nothing was appended.
@@ -62,7 +72,7 @@ class NativeAppends:
         told: list[Any] = []  # filled by native code: a Ctrl-C right after a call takes what the call returns
         beginning = state.beginning
         try:
-            outcome = state.append(payloads, told, is_durable, may_wait)
+            outcome = state.append(payloads, told, is_durable, may_wait, seen)
             if outcome < _WRITTEN:
                 if outcome == _CONTENDED:
                     lock.note_busy()
@@ -87,6 +97,27 @@ class NativeAppends:
                 if log.file.notices:
                     tell(log.file)
         return appended
+
+    def append_judged(
+        self,
+        log: OpenLog | None,
+        payloads: list[Payload],
+        guard: Callable[[], object],
+        is_durable: bool,
+        may_wait: bool,
+    ) -> Appended | None:
+        """Append a batch if the log holds what its condition was judged of, and that was met; else judge it anew.
+
+        None if it is to be judged under the lock: then nothing was changed. Raises as ``append`` does.
+        """
+        while system.native is not None and log is not None and log.state.is_ready:
+            if not isinstance(guard, Judged) or guard.seen is None or guard.seen.generation != log.generation:
+                break
+            end = guard.seen.end
+            done = self.append(log, payloads, is_durable=is_durable, may_wait=may_wait, seen=end)
+            if done is not None or not guard.is_met_anew():
+                return done
+        return None
 
     def _settle(self, log: OpenLog, told: list[Any], error: BaseException) -> None:
         """Settle what native code has left, where a Ctrl-C came right after it; have the error say what was written."""

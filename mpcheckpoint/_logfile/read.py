@@ -15,16 +15,18 @@ from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.control import COPIED, Copied, copied_of
 from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, closing
 from mpcheckpoint._format.resync import last_line
-from mpcheckpoint._format.scan import Stop, cut_off
+from mpcheckpoint._format.scan import Stop, batches_before
 from mpcheckpoint._logfile.chunk import Told
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._logfile.descriptors import pool, require_intact
+from mpcheckpoint._logfile.descriptors import pool
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import known_control, read_header
+from mpcheckpoint._logfile.judged import Seen
 from mpcheckpoint._logfile.near_end import Rest, batch_near_end, length_and_crc, look_at_rest
-from mpcheckpoint._logfile.page import vouched_durable
+from mpcheckpoint._logfile.new_lines import written_after
 from mpcheckpoint._logfile.replay import FIRST_READ_BYTES, replay
-from mpcheckpoint._logfile.torn_or_corrupt import Broken, refuse_shortened, require_torn, vouched_offset
+from mpcheckpoint._logfile.torn_or_corrupt import refuse_shortened
+from mpcheckpoint._logfile.vouched import vouched_for
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import (
     CorruptLogError,
@@ -119,10 +121,34 @@ class LogReader:
                         return ()
                 elif system.read_once(descriptor.fd, _END_BYTES, self._around_end_at) == self._around_end:
                     return ()
+                else:
+                    return self._read_new(descriptor, mark)
+            elif self._mark and self._descriptor and system.has_grown(self._mark, mark):
+                return self._read_new(self._descriptor, mark)
         except OSError:
             pass  # reading on meets the same, and says what it means
         self._latest_mark = mark
         return self._read_on()
+
+    def _read_new(self, descriptor: system.Descriptor, mark: tuple[object, ...]) -> Iterator[Chunk]:
+        """Yield what is new in the file of the last poll, which is no shorter; in one step if all of it is usual."""
+        before, header, found, known = self._end, self._header, None, 0
+        padded_to = self._padded[1] if mark == self._mark and self._padded[0] == before.offset else 0
+        if header is not None and not self._is_reset and self._skip[0] <= before.stamp_us:
+            known = self._known_durable(header.generation)
+            found = written_after(descriptor.fd, before, padded_to)
+        self._latest_mark = mark
+        if found is None or header is None or found.end.offset < known:
+            yield from self._read_on()
+            return
+        self.given += 1
+        self._end, self._durable = found.end, max(self._durable, found.durable)
+        self._judged_torn, self._padded = None, (found.end.offset, padded_to) if found.is_padded else (-1, 0)
+        self._around_end, self._around_end_at = found.around_end()
+        self._mark, self._is_told_by_mark = mark, False
+        clock.observe(found.end.stamp_us)
+        pool.touch(self)
+        yield found.chunk(header, self._durable)
 
     def _read_on(self) -> Iterator[Chunk]:
         with translated("reading", self._paths.log, is_read=True):
@@ -172,8 +198,8 @@ class LogReader:
                 refuse_shortened(fd, self._end.offset, self._paths, known_durable=known)
                 self._remember(descriptor, status, is_padded=scan.stop is Stop.PADDING)
                 return
-            require_intact(descriptor)
-            vouched = self._vouched(fd, scan, vouched)
+            descriptor.require_intact()
+            vouched = vouched_for(fd, scan, vouched, self._paths, generation)
             if vouched <= scan.damage.offset:
                 # The first time only the place is remembered: the next poll scans the bytes, too.
                 is_same = rest is not None and rest[0] == scan.damage.offset
@@ -185,7 +211,7 @@ class LogReader:
         fd, offset = descriptor.fd, self._end.offset
         data = system.read_at(fd, CLOSING_BYTES + FIRST_READ_BYTES, offset - CLOSING_BYTES)
         if data[:CLOSING_BYTES] != closing(self._end.stored_crc):
-            require_intact(descriptor)
+            descriptor.require_intact()
             self._restart(read_header(fd, self._paths.log, log_key=self._paths.log_key))
             return system.read_at(fd, FIRST_READ_BYTES, self._end.offset)
         return data[CLOSING_BYTES:]
@@ -205,25 +231,6 @@ class LogReader:
         if is_padded:
             self._padded = end.offset, status.size_bytes
 
-    def _vouched(self, fd: int, scan: Scan, vouched: int) -> int:
-        """Return the offset below which a line calls the bytes durable; at most the damage's offset, if that is a torn
-        end or a write in progress.
-
-        A line that vouches for the damaged bytes is believed at the second read: the first may have come before their
-        write had ended.
-
-        Raises:
-            CorruptLogError: ``vouched``, known before the poll began, is above the damage.
-        """
-        damage = scan.damage
-        assert damage is not None
-        assert self._header is not None
-        broken = Broken(damage, scan.broken_at, scan.broken_crc)
-        if vouched > damage.offset:
-            require_torn(fd, broken, self._paths, known_durable=vouched)
-        stated = vouched_durable(self._paths.page, self._header.generation, fd)
-        return stated if stated > damage.offset else vouched_offset(fd, broken, above=damage.offset)
-
     def _admitted(self, scan: Scan, generation: str) -> Iterator[Chunk]:
         """Move on to the end of a scan; yield what it found, if that is anything."""
         if not scan.lines and not self._is_reset:
@@ -234,7 +241,7 @@ class LogReader:
                 control = known_control(line, self._paths.log)
             except FormatVersionError as refusal:
                 # The batches before it are given out first: where a read happened to end must not decide about them.
-                yield from self._admitted(cut_off(scan, index, self._end), generation)
+                yield from self._admitted(batches_before(scan, index, self._end), generation)
                 raise refusal
             if control == COPIED:
                 self.copied = copied_of(line)
@@ -308,18 +315,16 @@ class LogReader:
             return line.stamp_us
 
     def position(self) -> Position:
-        """Return the place after what was read so far.
-
-        Requires: ``poll``, ``seek`` or ``begin_near_end`` was called.
-        """
+        """Return the place after what was read so far. Requires: ``poll`` or another of these methods was called."""
         assert self._header is not None
         return Position(self._paths.log_key, self._header.generation, self._end.offset, self._end.stamp_us)
 
-    def rest(self) -> Rest | None:
-        """Return what follows the last whole batch, as the last poll found it; None for nothing, or padding.
+    def seen(self) -> Seen | None:
+        """Return what was read so far, if that is a log from its start; None before the first ``poll``."""
+        return None if self._header is None else Seen(self._header.generation, self._end)
 
-        Takes no lock.
-        """
+    def rest(self) -> Rest | None:
+        """Return what follows the last whole batch, as the last poll found it; None for nothing, or padding."""
         offset = self._end.offset
         if self._judged_torn is None or self._judged_torn[0] != offset:
             return None

@@ -145,7 +145,8 @@ class StoredLog(Protocol):
                 does after ``interval_s`` seconds, or ``finish``, or when the process exits. NEVER: no matter.
             timeout_s: how long to wait for other writers in seconds; None for ever.
             guard: raises what this shall raise, or returns the position this shall return, with nothing written. In the
-                latter case what is at that position is as durable as asked.
+                latter case what is at that position is as durable as asked. One that is a ``Judged``
+                (``_logfile.judged``) need not be called if the log holds what it has seen, and nothing else.
 
         Returns:
             The position right after the batch: that of its last line.

@@ -53,6 +53,15 @@ class Descriptor:
         """Return whether this is still the file that was opened."""
         return self._is_at(self.fd)
 
+    def require_intact(self) -> None:
+        """Return if this is the file that was opened. Asked before what was read of it is judged.
+
+        Raises:
+            OSError: EBADF, somebody closed it, and another file may have its number.
+        """
+        if not self.is_intact():
+            raise OSError(errno.EBADF, "somebody closed the open file")
+
     def _is_at(self, fd: int) -> bool:
         try:
             return fd >= 0 and file_status(fd).identity == self.identity

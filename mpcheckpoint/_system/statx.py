@@ -28,6 +28,7 @@ _unpack = _STATX.unpack
 # Of the same: inode and size, time of birth, device.
 _MARK_AT = 32
 _mark_in = struct.Struct("<16s32x16s40x8s").unpack_from
+_words_in = struct.Struct("<QQ").unpack
 _Buffer = ctypes.c_char * _STATX.size
 _FORBIDDEN = frozenset({errno.ENOSYS, errno.EPERM})
 _NS = 1_000_000_000
@@ -100,6 +101,18 @@ def path_mark(path: str) -> tuple[object, ...]:
     mark: tuple[object, ...] = _mark_in(buffer, _MARK_AT)
     _idle.append(idle)
     return mark
+
+
+def has_grown(before: tuple[object, ...], now: tuple[object, ...]) -> bool:
+    """Return whether two marks are of one file, which got longer from the first one to the second."""
+    if isinstance(before, FileStatus) and isinstance(now, FileStatus):
+        is_same = before.identity == now.identity and before.born_ns == now.born_ns
+        return is_same and before.size_bytes < now.size_bytes
+    first, second = before[0], now[0]
+    if not (isinstance(first, bytes) and isinstance(second, bytes)) or before[1:] != now[1:]:
+        return False
+    (inode, size_bytes), (other, longer_bytes) = _words_in(first), _words_in(second)
+    return bool(inode == other and size_bytes < longer_bytes)
 
 
 def path_status(path: str) -> FileStatus:

@@ -9,6 +9,7 @@ from mpcheckpoint import _core
 from mpcheckpoint._format.codec import encode_key, encode_payload, encode_payloads
 from mpcheckpoint._format.control import forget_payload
 from mpcheckpoint._format.frame import MAX_BATCH_BYTES, Line, Payload, batch_bytes_bound
+from mpcheckpoint._logfile.judged import Judged
 from mpcheckpoint._logfile.paths import WORKERS
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._view.follow import FollowedLog, Follower, StatedDurable
@@ -123,23 +124,39 @@ class LogHandle:
         judge: Callable[[LogView], list[Payload] | None],
         *,
         durability: str | None = None,
+        may_repeat: bool = True,
     ) -> Position:
-        """Append a batch unless ``judge`` raises when shown the view under the append lock.
+        """Append a batch unless ``judge`` raises when shown the view of the log that it is appended to.
 
         ``judge`` must neither wait nor call back into the store. It may return those of ``payloads`` that are to be
-        appended, at least one; None for all.
+        appended, at least one; None for all. It is called without the append lock first, several times perhaps: what it
+        says is taken if nothing was appended since. If it raises, or others append all the time, it is called under the
+        lock, and that is what counts.
+
+        Args:
+            may_repeat: whether ``judge`` changes nothing; else it is called once, under the lock.
         """
         stored = self.for_writing()
         batch = payloads.copy()
 
-        def guard() -> None:
-            chosen = self._query_locked(judge)
-            if chosen is not None:
-                batch[:] = chosen
+        def choose(view: LogView) -> None:
+            chosen = judge(view)
+            batch[:] = payloads if chosen is None else chosen
 
-        # Outside the lock, so that only the rest is read inside. Not for what others appended in the last few
-        # milliseconds: reading it takes less time than writing it took.
-        self.query(_nothing, max_age_s=RECENT_S)
+        def is_met(view: LogView) -> bool:
+            try:
+                choose(view)
+            except Exception:  # noqa: BLE001 - it may be met under the lock
+                return False
+            return True
+
+        if not may_repeat:
+            # Outside the lock, so that only the rest is read inside. Not for what others appended in the last few
+            # milliseconds: reading it takes less time than writing it took.
+            self.query(_nothing, max_age_s=RECENT_S)
+            return self._append(stored, batch, lambda: self._query_locked(choose), durability)
+        guard = Judged(lambda: self._query_locked(choose), lambda: self.store.seen_if(self.log_key, is_met))
+        guard.is_met_anew()
         return self._append(stored, batch, guard, durability)
 
     def forget(self, object_keys: Iterable[str]) -> Position | None:

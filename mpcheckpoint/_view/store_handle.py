@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mpcheckpoint._logfile.mutex import Mutex
+from mpcheckpoint._logfile.read import LogReader
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._store.process import process
 from mpcheckpoint._store.store import DirectoryStore
@@ -17,6 +18,7 @@ from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mpcheckpoint._logfile.judged import Seen
     from mpcheckpoint._store.protocol import Reader, Store, StoredLog
     from mpcheckpoint._view.records import Cut, Records
     from mpcheckpoint._view.settings import Settings
@@ -174,6 +176,19 @@ class StoreHandle:
         """Return the view of a log as far as it was read before; None if it was not."""
         state = self._states.get(log_key)
         return None if state is None or not state.view.applied else state.view
+
+    def seen_if(self, log_key: str, is_met: Callable[[LogView], bool]) -> Seen | None:
+        """Return what a log's view was made of, as it is now, if ``is_met`` says so of it; else None.
+
+        None, too, where the storage cannot tell.
+        """
+        self.opened(log_key)
+        with self.mutex.guard():
+            state = self._states[log_key]
+            self._refresh((state,))
+            self._queried_s[log_key] = time.monotonic()
+            _, reader, view = self._states[log_key]
+            return reader.seen() if is_met(view) and isinstance(reader, LogReader) else None
 
     def statistics(self, log_key: str) -> Statistics:
         """Return the figures of one log, brought up to date. Requires: ``mutex``."""

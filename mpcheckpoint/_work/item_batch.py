@@ -103,7 +103,10 @@ class ItemBatch:
         is_durable = finish is not None and finish.is_outcome
         try:
             appended = self._plan.log.log.append_if(
-                ending + claim, choose, durability="always" if is_durable else "never"
+                ending + claim,
+                choose,
+                durability="always" if is_durable else "never",
+                may_repeat=self._plan.permit is None,  # else what is chosen may take the permit
             )
             self.stamp_us = appended.stamp_us
         except _NothingError:

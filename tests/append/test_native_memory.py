@@ -41,6 +41,7 @@ CALLED = {
         "shifted",
         "recode",
         "drop_first",
+        "records",
     ),
 }
 # What the interpreter keeps of some calls, to use it again.

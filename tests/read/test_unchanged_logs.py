@@ -9,10 +9,11 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
+from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._system import statx
 from support.processes import call
-from support.verbs import log_file
+from support.verbs import handle_of, log_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,6 +146,33 @@ def test_append_of_another_process_is_seen_at_the_next_look(store: Path) -> None
         call(append_elsewhere, store, number, method="fork")
 
     assert log.events("x") == tuple(range(5))
+
+
+@pytest.mark.parametrize("padding_bytes", [0, PADDING_BYTES])
+def test_note_that_is_no_claim_is_read_where_other_lines_are_read_in_one_step(
+    store: Path, padding_bytes: int
+) -> None:
+    append_elsewhere(store, 0)
+    with log_file(store).open("ab") as file:
+        file.write(b"\n" * padding_bytes)
+    log, writer = Checkpoint(store).log("a"), Checkpoint(store, durability="never").log("a")
+
+    for number in range(1, 5):
+        writer.append("x", number)
+        assert log.events("x") == tuple(range(number + 1))
+        note = Note("seen" if number % 2 else "claim", {"object_key": "x", "worker": "w", "number": number})
+        handle_of(writer).append_if([note_payload(note)], lambda view: None)
+        seen = note if number % 2 else Note("seen", note.fields | {"number": number - 1})
+        assert handle_of(log).query(lambda view: view.note("seen")) == seen.fields
+
+
+def test_many_lines_of_another_process_are_all_seen_at_the_next_look(store: Path) -> None:
+    log, writer = Checkpoint(store).log("a"), Checkpoint(store, durability="never").log("a")
+
+    for number in range(1, 40):
+        for _ in range(number):
+            writer.append_many([("x", "event " * number), ("y", number)])
+        assert (log.count("x"), log.count("y")) == (number * (number + 1) / 2,) * 2
 
 
 def test_recovery_by_another_process_is_seen_at_the_next_look(store: Path) -> None:

@@ -1,0 +1,65 @@
+"""The condition of an append, judged before the append lock is taken: that holds if nothing was appended meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._format.frame import EndState
+    from mpcheckpoint._types import Position
+
+# After that it is judged under the lock, where nobody else can append.
+_MOST_EARLY = 3
+
+
+class Seen(NamedTuple):
+    """What a reader has read: a generation of a log, up to an end.
+
+    Two ends are equal only if all bytes before them are: the crc runs over the whole file.
+    """
+
+    generation: str
+    end: EndState
+
+
+class Judged:
+    """A condition, as an append takes it for its ``guard``.
+
+    Invariant: a batch is appended only to what the condition was judged of (held by tests/append/test_judged_early.py).
+
+    Attributes:
+        seen: what the log held when the condition was last found to be met, without the lock; None if it was not.
+    """
+
+    def __init__(self, judge: Callable[[], None], judge_early: Callable[[], Seen | None]) -> None:
+        """Take what judges under the append lock, and raises if the condition is not met; and what judges without it,
+        and returns None then."""
+        self._judge = judge
+        self._judge_early = judge_early
+        self._tries = 0
+        self.seen: Seen | None = None
+
+    def __call__(self) -> None:
+        """Judge. Raises what ``judge`` raises. Requires: the append lock."""
+        self._judge()
+
+    def is_met_anew(self) -> bool:
+        """Judge without the lock; return whether the condition is met by something else than the last time."""
+        before, self.seen = self.seen, None
+        if self._tries < _MOST_EARLY:
+            self._tries += 1
+            self.seen = self._judge_early()
+        return self.seen is not None and self.seen != before
+
+
+def judged(guard: Callable[[], Position | None], generation: str, end: EndState) -> Position | None:
+    """Return what a condition comes to under the append lock, where it may have been judged of what the log holds now.
+
+    Args:
+        end: where the log ends now.
+    """
+    if isinstance(guard, Judged) and guard.seen == (generation, end):
+        return None
+    return guard()
