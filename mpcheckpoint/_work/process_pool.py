@@ -24,6 +24,7 @@ from mpcheckpoint._work.memory_watch import OverMemory
 from mpcheckpoint._work.refusals import invalid_item, item_message
 from mpcheckpoint._work.report import ItemReport, Kind, received
 from mpcheckpoint._work.shortage import shortage_of
+from mpcheckpoint._work.start_errors import cannot_start, died_in_initializer, not_ready
 from mpcheckpoint._work.start_process import start_process
 from mpcheckpoint._work.worker_options import WorkerOptions, memory_error
 from mpcheckpoint._work.worker_process import Clock, Hello, Leaving, Trouble, Unreadable, Unready, serve
@@ -64,6 +65,8 @@ class ProcessPool:
         self._most_ahead = 1 if is_counting else _MOST_AHEAD
         self._context: Any = context  # typeshed's common base class knows no Process
         self._members: list[Member] = []
+        self._by_fd: dict[int, Member] = {}  # by the descriptor of its pipe
+        self._poll = select.poll()  # of these descriptors
         self._waiting: deque[Given] = deque()
         self._failed_starts = 0  # in a row
         self._is_alive_due_s = 0.0
@@ -76,7 +79,7 @@ class ProcessPool:
 
     def has_room(self) -> bool:
         """Return whether another item can be given out now."""
-        given = len(self._waiting) + sum(len(member.given) for member in self._members)
+        given = len(self._waiting) + sum([len(member.given) for member in self._members])
         return given < self._jobs * (1 + self._ahead)
 
     def submit(self, entry: Input) -> None:
@@ -97,12 +100,11 @@ class ProcessPool:
     def _give(self, given: Given) -> None:
         """Send an item to a worker: an idle one, a new one, or one that has it ahead; else keep it here."""
         for _ in range(_SEND_LIMIT):
-            member = next((each for each in self._members if not each.given), None)
-            if member is None and len(self._members) < self._jobs:
-                member = self._start()
-            if member is None:
-                having_room = [each for each in self._members if each.has_room_ahead(given, self._ahead)]
-                member = min(having_room, key=lambda each: len(each.given), default=None)
+            fewest = min([len(member.given) for member in self._members], default=1)
+            if fewest and len(self._members) < self._jobs:
+                member: Member | None = self._start()
+            else:
+                member = self._member_for(given, fewest)
             if member is None:
                 self._waiting.append(given)
                 return
@@ -115,7 +117,15 @@ class ProcessPool:
                     continue
                 self._waiting.append(given)  # what it ran is reported first
             return
-        raise _cannot_start("it died before it was given anything")
+        raise cannot_start("it died before it was given anything")
+
+    def _member_for(self, given: Given, fewest: int) -> Member | None:
+        """Return the first worker that may be sent an item of those that have the fewest; no worker has fewer."""
+        for count in range(fewest, self._ahead + 1):
+            for each in self._members:
+                if len(each.given) == count and (not count or each.has_room_ahead(given, self._ahead)):
+                    return each
+        return None
 
     def recall(self) -> list[Input]:
         """Take back what waits here, or in the pipe of a worker that is busy."""
@@ -132,7 +142,9 @@ class ProcessPool:
         Returns reports of items for which no process can be started.
         """
         found: list[tuple[Input, ItemReport]] = []
-        idle = self._jobs - sum(bool(member.given) for member in self._members)
+        idle = self._jobs - sum([bool(member.given) for member in self._members])
+        if idle <= 0:
+            return found
         ahead = [member for member in self._members if len(member.given) > 1]
         while idle > 0 and (self._waiting or ahead):
             given = self._waiting.popleft() if self._waiting else ahead[-1].withdraw()
@@ -166,21 +178,19 @@ class ProcessPool:
             # If nothing is left to be had at once, those who have something share it.
             found = self._share_out() if left_s > 0 or self._waiting else []
             ready = self._ready(0.0 if found else self._look_s(left_s))
-            for member in list(self._members):
+            for member in ready:
                 if member in self._members:  # else another one's death has shown that it is dead
-                    if member.pipe.fileno() in ready:
-                        found += self._heard(member)
-                    member.end_if_due(time.monotonic())
+                    found += self._heard(member)
+            for member in list(self._members) if self._timeout_s is not None else ():
+                member.end_if_due(time.monotonic())
             found += self._found_dead()
             if found or left_s <= 0:
                 return found
 
-    def _ready(self, timeout_s: float) -> set[int]:
-        """Wait for messages; return the descriptors of the pipes that have one, or no other end any more."""
-        poll = select.poll()
-        for member in self._members:
-            poll.register(member.pipe.fileno(), select.POLLIN)
-        return {fd for fd, _ in poll.poll(max(0, math.ceil(timeout_s * 1000)))}
+    def _ready(self, timeout_s: float) -> list[Member]:
+        """Wait for messages; return the workers whose pipes have one, or no other end any more."""
+        # The members, not the descriptors: a member that comes meanwhile may get the number of one that has gone.
+        return [self._by_fd[fd] for fd, _ in self._poll.poll(max(0, math.ceil(timeout_s * 1000)))]
 
     def _found_dead(self) -> list[tuple[Input, ItemReport]]:
         """Look, now and then, for dead processes of which no pipe tells: another one has inherited its other end."""
@@ -193,9 +203,9 @@ class ProcessPool:
 
     def _look_s(self, left_s: float) -> float:
         """Return how long to wait for a message before an item's time may be up."""
-        due_s = min((member.due_s for member in self._members if member.due_s is not None), default=None)
-        if due_s is not None:
-            left_s = min(left_s, due_s - time.monotonic())
+        if self._timeout_s is not None:
+            due_s = [member.due_s - time.monotonic() for member in self._members if member.due_s is not None]
+            left_s = min([left_s, *due_s])
         return min(_LOOK_S, max(0.0, left_s))
 
     def _heard(self, member: Member) -> list[tuple[Input, ItemReport]]:
@@ -209,7 +219,7 @@ class ProcessPool:
             self._failed_starts = 0 if message.is_ready else self._failed_starts
             return []
         if isinstance(message, Unready):
-            raise _not_ready(message) from message.raised.error
+            raise not_ready(message.text) from message.raised.error
         if isinstance(message, OverMemory):
             member.over_memory = message
             return []
@@ -264,7 +274,9 @@ class ProcessPool:
         elif not member.is_ready:
             self._failed_starts += 1
             if self._failed_starts >= _START_LIMIT:
-                raise (_died_in_initializer if member.has_started else _cannot_start)(cause) from None
+                raise (
+                    died_in_initializer(cause, _START_LIMIT) if member.has_started else cannot_start(cause)
+                ) from None
         found = [(entry, report._replace(worker=str(member.process.pid))) for entry, report in found]
         for given in not_begun:
             found += self._given_again(given)
@@ -315,21 +327,27 @@ class ProcessPool:
         child = self._context.Process(target=serve, args=arguments, name="mpcheckpoint-map")
         member = Member(child, sender)
         self._members.append(member)  # before it starts: an interrupt in between must not hide it
+        self._by_fd[sender.pipe.fileno()] = member
+        self._poll.register(sender.pipe.fileno(), select.POLLIN)
         try:
             start_process(member.process)
         except Exception:
-            self._members.remove(member)
-            sender.close()
+            self._forget(member)
             raise
         finally:
             sender.close_worker_end()
         return member
 
+    def _forget(self, member: Member) -> None:
+        self._members.remove(member)
+        self._poll.unregister(member.pipe.fileno())
+        del self._by_fd[member.pipe.fileno()]
+        member.sender.close()
+
     def _bury(self, member: Member) -> str:
         """Reap a dead process; return how it died."""
-        self._members.remove(member)
+        self._forget(member)
         member.due_s = None
-        member.sender.close()
         member.process.join(TERMINATE_S)
         code = member.process.exitcode
         if code is not None and code < 0:
@@ -373,27 +391,3 @@ def _join(members: list[Member], timeout_s: float | None) -> None:
     for member in members:
         if member.process.pid is not None:
             member.process.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-
-
-def _not_ready(message: Unready) -> WorkerDiedError:
-    return WorkerDiedError(
-        f"the initializer of a worker process failed: {message.text}. No item has failed for it; what is done is "
-        "recorded. Correct it, and start the map again to carry on",
-        reason="initializer failed",
-    )
-
-
-def _died_in_initializer(cause: str) -> WorkerDiedError:
-    return WorkerDiedError(
-        f"{_START_LIMIT} worker processes in a row died in their initializer, the last one so: {cause}. No item has "
-        "failed for it; what is done is recorded",
-        reason="died in its initializer",
-    )
-
-
-def _cannot_start(cause: str) -> WorkerDiedError:
-    return WorkerDiedError(
-        f"a worker process could not start: {cause}. The start methods spawn and forkserver import the main module "
-        "again, so put what starts the map under `if __name__ == '__main__':`",
-        reason="worker cannot start",
-    )
