@@ -32,18 +32,21 @@ _MORE_BYTES = 64 * 1024
 
 
 class Found(NamedTuple):
-    """Records that were written after an end, the notes among them, their stamps, and what is after all of them."""
+    """Records that were written after an end, the notes among them, their stamps, and what is after all of them.
+
+    ``padded_to`` is up to where there is padding; 0 where there is none.
+    """
 
     records: Lines
     notes: list[Note]
     note_stamps_us: list[int]
     end: EndState
     durable: int
-    is_padded: bool = False
+    padded_to: int = 0
 
     def around_end(self) -> tuple[bytes, int]:
         """Return the closing of the last line, with the padding after it if there is any, and where that is."""
-        after = PADDING if self.is_padded else b""
+        after = PADDING if self.padded_to else b""
         return closing(self.end.stored_crc) + after, self.end.offset - CLOSING_BYTES
 
     def chunk(self, header: Header, durable: int) -> Chunk:
@@ -76,8 +79,10 @@ def written_after(fd: int, before: EndState, padded_to: int) -> Found | None:
             rest = data[found.end.offset - before.offset :]
             if not rest and is_whole:
                 return found
+            if is_whole:
+                padded_to = before.offset + len(data)  # the end of the file
             if rest and is_padding(rest) and found.end.offset < padded_to:
-                return found._replace(is_padded=True)
+                return found._replace(padded_to=padded_to)
         if is_whole:
             break  # else there may be more than was read
     return None

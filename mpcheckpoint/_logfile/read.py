@@ -143,7 +143,7 @@ class LogReader:
             return
         self.given += 1
         self._end, self._durable = found.end, max(self._durable, found.durable)
-        self._judged_torn, self._padded = None, (found.end.offset, padded_to) if found.is_padded else (-1, 0)
+        self._judged_torn, self._padded = None, (found.end.offset if found.padded_to else -1, found.padded_to)
         self._around_end, self._around_end_at = found.around_end()
         self._mark, self._is_told_by_mark = mark, False
         clock.observe(found.end.stamp_us)

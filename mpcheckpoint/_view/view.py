@@ -63,17 +63,29 @@ class LogView:
             self.claims, self._notes = {}, {}
             self.map_notes, self.memo = [], {}
         self.generation = chunk.generation
-        for note in chunk.notes:
-            if note.name == DROPPED:  # those lines stand before all others
-                self._apply_dropped(dropped_of(note.fields))
+        if not self.records.count:
+            for note in chunk.notes:
+                if note.name == DROPPED:  # those lines stand before all records
+                    self._apply_dropped(dropped_of(note.fields))
         lines, done = Lines.of(chunk.lines), 0
         for at, object_key, stamp_us in chunk.forgets:
             self._add(lines[done:at])
             self._forget(object_key, stamp_us)
             done = at
         self._add(lines[done:] if done else lines)
+        claims = self.claims
         for note in chunk.notes:
-            self._apply_note(note)
+            if note.name != CLAIM:
+                self._apply_note(note)
+                continue
+            # In here: beside many workers this is most of what there is to do.
+            object_key, worker = note.fields.get("object_key"), note.fields.get("worker")
+            if not isinstance(object_key, str):
+                continue  # a claim to nothing, which no version of this library writes
+            if isinstance(worker, str):
+                claims[object_key] = worker
+            else:
+                claims.pop(object_key, None)
         self.applied += 1
 
     def _add(self, lines: Lines) -> None:
@@ -105,18 +117,8 @@ class LogView:
         if note.name == MAP:
             self.map_notes.append(note.fields)
             self.memo = {}
-        if note.name == DROPPED:
-            return
-        if note.name != CLAIM:
+        if note.name != DROPPED:
             self._notes[note.name] = note.fields
-            return
-        object_key, worker = note.fields.get("object_key"), note.fields.get("worker")
-        if not isinstance(object_key, str):
-            return  # a claim to nothing, which no version of this library writes
-        if isinstance(worker, str):
-            self.claims[object_key] = worker
-        else:
-            self.claims.pop(object_key, None)
 
     def _apply_dropped(self, dropped: list[DroppedRecords]) -> None:
         for each in dropped:
