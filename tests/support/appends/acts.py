@@ -47,7 +47,20 @@ ACTS: dict[str, Callable[[Log], object]] = {
     "many: 100": lambda log: log.append_many([("x", number) for number in range(100)]),
     "transaction": _in_a_transaction,
 }
-# Those on no condition, of events that are taken and have room in the padding: what native code is for.
+# Of events that are taken and have room in the padding, on no condition or on one that was judged: what the native
+# core is for.
 USUAL = frozenset(
-    {"atom", "null", "number", "nested", "unicode", "unicode key", "empty", "long", "many: 1", "many: 2"}
+    {
+        "atom",
+        "null",
+        "number",
+        "nested",
+        "unicode",
+        "unicode key",
+        "empty",
+        "long",
+        "many: 1",
+        "many: 2",
+        "transaction",
+    }
 )
