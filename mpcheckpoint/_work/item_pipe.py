@@ -15,6 +15,8 @@ import select
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mpcheckpoint._work.messages import receive, send
+
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
@@ -76,7 +78,7 @@ class ItemSender:
             BrokenPipeError, ConnectionResetError: the worker has died.
         """
         os.write(self._writing.fileno(), bytes((number,)))
-        self.pipe.send_bytes(bytes((number,)) + message)
+        send(self.pipe, bytes((number,)) + message)
 
     def withdraw(self) -> int | None:
         """Take back an item that was not begun; return its number, or None if there is none."""
@@ -114,7 +116,7 @@ class ItemReceiver:
             EOFError, OSError: the other side is gone.
         """
         while True:
-            message = self._admitted(self._pipe.recv_bytes())
+            message = self._admitted(receive(self._pipe))
             if message is not None:
                 return message
 
@@ -122,7 +124,7 @@ class ItemReceiver:
         """Return the next item that is to begin, if there is one now and the other side is there."""
         try:
             while self._poll.poll(0):
-                message = self._admitted(self._pipe.recv_bytes())
+                message = self._admitted(receive(self._pipe))
                 if message is not None:
                     return message
         except (EOFError, OSError):

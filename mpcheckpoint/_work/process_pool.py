@@ -21,6 +21,7 @@ from mpcheckpoint._store.process import process
 from mpcheckpoint._work.item_pipe import ItemSender
 from mpcheckpoint._work.member import TERMINATE_S, Given, Member
 from mpcheckpoint._work.memory_watch import OverMemory
+from mpcheckpoint._work.messages import receive
 from mpcheckpoint._work.refusals import invalid_item, item_message
 from mpcheckpoint._work.report import ItemReport, Kind, received
 from mpcheckpoint._work.shortage import shortage_of
@@ -210,7 +211,7 @@ class ProcessPool:
 
     def _heard(self, member: Member) -> list[tuple[Input, ItemReport]]:
         try:
-            message = received(member.pipe.recv_bytes())
+            message = received(receive(member.pipe))
         except (EOFError, OSError):
             return self._settle_death(member)
         if isinstance(message, Hello):

@@ -13,6 +13,7 @@ from mpcheckpoint._store.process import process
 from mpcheckpoint._work.forked_child import end_forked_child
 from mpcheckpoint._work.item_pipe import ItemReceiver
 from mpcheckpoint._work.memory_watch import MemoryWatch
+from mpcheckpoint._work.messages import send
 from mpcheckpoint._work.report import SentError, sent
 from mpcheckpoint._work.run_item import FunctionCall, ItemRunner
 from mpcheckpoint._work.sent_item import UnreadableError, header_of, unpacked
@@ -200,7 +201,7 @@ class _Server:
             self._begun += 1
             try:
                 for report in self.runner.run(header_of(message), self._following):
-                    self._pipe.send_bytes(sent(report))
+                    send(self._pipe, sent(report))
             except UnreadableError as error:
                 self._pipe.send_bytes(sent(Unreadable(str(error))))
                 return

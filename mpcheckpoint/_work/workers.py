@@ -52,6 +52,10 @@ class Worker:
 
     In a forked child the descriptor is closed, never unlocked: an unlock would free the parent's lock, and an open
     descriptor would keep a dead parent's claim alive.
+
+    Attributes:
+        id: the name of the locked file.
+        path: the locked file.
     """
 
     def __init__(self, directory: str) -> None:
@@ -68,17 +72,13 @@ class Worker:
                 _cleared.add(directory)
                 remove_dead_workers(directory)
             self.id, self._descriptor = _create(directory)
+        self.path = os.path.join(directory, self.id)
         process.register(self)
 
     @property
     def fd(self) -> int:
         """The descriptor that holds the lock; a command that inherits it keeps this worker alive."""
         return self._descriptor.fd
-
-    @property
-    def path(self) -> str:
-        """The locked file."""
-        return os.path.join(self._directory, self.id)
 
     @property
     def is_mine(self) -> bool:
