@@ -68,9 +68,9 @@ class LogView:
                 if note.name == DROPPED:  # those lines stand before all records
                     self._apply_dropped(dropped_of(note.fields))
         lines, done = Lines.of(chunk.lines), 0
-        for at, object_key, stamp_us in chunk.forgets:
+        for at, forgotten, stamp_us in chunk.forgets:
             self._add(lines[done:at])
-            self._forget(object_key, stamp_us)
+            self._forget(forgotten, stamp_us)
             done = at
         self._add(lines[done:] if done else lines)
         claims = self.claims
