@@ -126,15 +126,15 @@ class Child:
         stop = self._read(kept, due_s)
         if stop in (_Stop.LATE, _Stop.OVER_MEMORY):
             return End.LATE if stop is _Stop.LATE else End.OVER_MEMORY
+        if due_s is None and self._memory_bytes is None and hasattr(os, "waitid"):
+            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+            return End.ENDED
         while not self._has_ended():
-            if due_s is None and self._memory_bytes is None and hasattr(os, "waitid"):
-                os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
-            elif due_s is not None and time.monotonic() >= due_s:
+            if due_s is not None and time.monotonic() >= due_s:
                 return End.LATE
-            elif self._is_over_memory():
+            if self._is_over_memory():
                 return End.OVER_MEMORY
-            else:
-                time.sleep(_PEEK_S)
+            time.sleep(_PEEK_S)
         return End.ENDED
 
     def kill(self, kept: KeptOutput) -> None:
