@@ -13,6 +13,7 @@ from zlib import crc32
 import pytest
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint._compaction.selection import RETENTION
 from mpcheckpoint._format import codec, control, frame, names
 from mpcheckpoint._format.control import Header, parse_header
 from mpcheckpoint._format.frame import CLOSING_BYTES
@@ -90,10 +91,61 @@ def test_header_members_in_the_document_are_those_of_the_code() -> None:
 
 
 def test_control_lines_of_a_generation_in_the_document_are_those_of_the_code() -> None:
-    of_a_generation, ignorable = tables("| `control` | members | meaning |")
+    of_a_generation, binding, ignorable = tables("| `control` | members | meaning |")
 
     assert {row[0] for row in of_a_generation} == control.CONTROLS_OF_A_GENERATION
-    assert [row[0] for row in ignorable] == ["claim", "import", "map", "salvaged"]
+    assert {row[0] for row in binding} == {control.DROPPED, control.FORGET}
+    assert [row[0] for row in ignorable] == [
+        "claim",
+        control.GONE,
+        "import",
+        "map",
+        RETENTION,
+        control.SALVAGED,
+    ]
+    for name in (control.DROPPED, control.FORGET, *control.CONTROLS_OF_A_GENERATION):
+        assert control.control_name(control_line(name)) == name
+    for name in (row[0] for row in ignorable):
+        with pytest.raises(control.UnknownControlError):
+            control.control_name(control_line(name))
+
+
+def control_line(name: str) -> frame.Line:
+    """Return a control line that does not say that it may be ignored."""
+    return frame.Line(0, 0, 0, 0, 0, None, control.control_payload(name).event, b"null", 0)
+
+
+def test_compacted_log_is_as_the_document_says_and_its_readers_give_what_is_left(tmp_path: Path) -> None:
+    log = Checkpoint(tmp_path).log("k")
+    log.append("a", 1, record_id="one")
+    log.append_many([("a", 2), ("b", 1), ("a", 3)])
+    log.append("c", 1)
+    (first, *_, last), before = log.read(), read_lines(tmp_path)
+    log.compact(keep_last=1, drop="c")
+
+    header, dropped, gone, b, a, copied = read_lines(tmp_path)
+    assert header[1] + 1 == dropped[1] == before[0][1] < gone[1]
+    names = [row[1] for row in table("| # | item | rules |")]
+    assert names == ["object key", "count", "last stamp", "record ids"]
+    assert dropped[5]["control"] == "dropped"
+    assert sorted(dropped[5]["objects"]) == [
+        ["a", 2, a[1], [["one", first.stamp_us, 0]]],
+        ["c", 1, last.stamp_us, []],
+    ]
+    assert [line[3:6] for line in (gone, b, a)] == [
+        [2, None, {"control": "gone", "ignorable": True}],
+        [1, "b", 1],
+        [0, "a", 3],
+    ]
+    assert (copied[5]["records"], copied[5]["covers_us"]) == (2, last.stamp_us)
+    assert log.append("a", "again", record_id="one").stamp_us == first.stamp_us
+    records = list(documented_reader()(tmp_path / ".checkpoint" / "k.jsonl"))
+    assert [record[:2] for record in records] == [("b", 1), ("a", 3)]
+    assert jq(tmp_path / ".checkpoint" / "k.jsonl") == [["b", 1], ["a", 3]]
+
+
+def read_lines(store: Path) -> list[Any]:
+    return [json.loads(line) for line in (store / ".checkpoint" / "k.jsonl").read_text().splitlines() if line]
 
 
 def test_field_table_in_the_document_names_the_fields_in_their_order() -> None:
@@ -241,6 +293,7 @@ def test_directory_table_in_the_document_names_what_a_store_holds(tmp_path: Path
     with Checkpoint(tmp_path) as checkpoint:
         log = checkpoint.log("k")
         log.append("a", 2)
+        log.compact(keep_last=1)
         [repair] = log.repairs()
 
     for path in (tmp_path / ".checkpoint").iterdir():
