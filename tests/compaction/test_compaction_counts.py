@@ -384,3 +384,18 @@ def test_no_room_is_refused_before_anything_is_written(store: Path, faults: Faul
 
     assert not made.seen
     assert log.events("x") == tuple(range(6))
+
+
+# --- figures ----------------------------------------------------------------------------------------------------
+
+
+def test_syncs_are_not_counted_from_lines_that_were_copied(store: Path) -> None:
+    log = appended(store)
+    log.compact(keep_last=5)
+    log.append("x", 6)
+    log.append("x", 7)
+
+    stats = Checkpoint(store, read_only=True).log("a").stats()
+
+    assert stats["records"] == 7
+    assert stats["stated_syncs"] == 1

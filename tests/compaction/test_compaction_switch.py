@@ -401,3 +401,25 @@ def test_log_whose_bytes_changed_below_the_end_is_begun_anew_not_copied(
     assert copies(store) == []
     assert Checkpoint(store, read_only=True).log("a").events("x")[-1:] == (15,)
     other.kill()
+
+
+# --- the order of calls ------------------------------------------------------------------------------------------
+
+
+def test_copy_is_synced_after_its_last_byte_and_before_it_gets_the_name(store: Path, faults: Faults) -> None:
+    log = filled(store)
+    calls: list[str] = []
+
+    def noted(name: str) -> Callable[..., Any]:
+        def act(real: Callable[..., Any], *args: Any) -> Any:
+            calls.append(name)
+            return real(*args)
+
+        return act
+
+    for name in ("write_at", "sync_data", "replace"):
+        faults.act(name, noted(name), times=10**9, on=r"a\.jsonl\..")
+    faults.act("sync_directory", noted("sync_directory"), times=10**9)
+    log.compact(keep_last=1)
+
+    assert calls[-4:] == ["write_at", "sync_data", "replace", "sync_directory"]

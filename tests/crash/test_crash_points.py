@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
+from operator import attrgetter
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -31,6 +34,7 @@ from mpcheckpoint.testing import (
     restart,
 )
 from mpcheckpoint.testing._simulation import explore
+from mpcheckpoint.testing._simulation.ledger import Attempt
 from support import tally
 from support.verbs import seeded, tear
 
@@ -189,15 +193,73 @@ def check_claims(store: Path, ledger: Ledger) -> None:
             assert claim is not None, object_key
 
 
+FIRST, SECOND = "drop first: ", "drop second: "
+
+
+def compactions(store: Path, ledger: Ledger) -> None:
+    """A log is compacted twice, by two processes; batches lose some of their lines, and objects all of theirs."""
+    log = Checkpoint(store).log("a")
+    ledger.append(log, "x", f"{FIRST}1")
+    ledger.append_many(log, [("x", 1), ("y", f"{FIRST}2"), ("x", f"{FIRST}3")], durability="never")
+    log.compact(drop=lambda record: str(record.event).startswith(FIRST))
+    ledger.append(log, "x", 2, expected_count=3)
+    restart()
+    log = Checkpoint(store).log("a")
+    ledger.append(log, "y", f"{SECOND}1", durability="never")
+    ledger.append_many(log, [("y", f"{SECOND}2"), ("y", 3)])
+    log.compact(drop=lambda record: str(record.event).startswith(SECOND))
+    ledger.append(log, "y", 4, durability="never")
+
+
+def check_compactions(store: Path, ledger: Ledger) -> None:
+    """What a compaction drops is there as a whole, or not at all; it is counted, and all else is as after any life."""
+    found, counts = set[tuple[str, str]](), Counter[str]()
+    if (store / ".checkpoint").is_dir() and "a" in Checkpoint(store, read_only=True).logs():
+        log = Checkpoint(store, read_only=True).log("a")
+        found = {(record.object_key, repr(record.event)) for record in log.read()}
+        counts = Counter({object_key: log.count(object_key) for object_key in ("x", "y")})
+    dropped: list[str] = []
+    for what in (FIRST, SECOND):
+        sure = [
+            (key, repr(event)) in found
+            for attempt in ledger.attempts
+            for key, event in attempt.records
+            if attempt.is_acknowledged and str(event).startswith(what)
+        ]
+        assert all(sure) or not any(sure), f"a part of what was to be dropped: {what}"
+        dropped += [what] if sure and not any(sure) else []
+    for object_key in ("x", "y"):
+        sure_count, most = (
+            sum(key == object_key for each in ledger.attempts if is_counted(each) for key, _ in each.records)
+            for is_counted in (attrgetter("is_acknowledged"), lambda each: not each.is_refused)
+        )
+        assert sure_count <= counts[object_key] <= most, (object_key, counts)
+    left = Ledger([_without(attempt, tuple(dropped)) for attempt in ledger.attempts])
+    known = len(left.attempts)
+    try:
+        check_recovery(store, left)
+    finally:
+        ledger.attempts += left.attempts[known:]
+
+
+def _without(attempt: Attempt, dropped: tuple[str, ...]) -> Attempt:
+    if not dropped:
+        return attempt
+    return replace(
+        attempt, records=tuple(each for each in attempt.records if not str(each[1]).startswith(dropped))
+    )
+
+
 Life = Callable[["Path", Ledger], None] if TYPE_CHECKING else object
 LIVES = [first_steps, repairs, generations, two_logs]
 FAST_PATHS = [padded, in_turns]
-CHECKS = {claims: check_claims}
+CHECKS = {claims: check_claims, compactions: check_compactions}
 FAULTS: list[tuple[Life, int | str | type[BaseException]]] = [
     *product(LIVES, [errno.EIO, errno.ENOSPC, SHORT_WRITE]),
     *product([generations, two_logs], [MemoryError]),
     *product([first_steps, repairs], [KeyboardInterrupt]),
-    *product([*FAST_PATHS, claims], [errno.EIO]),
+    *product([*FAST_PATHS, claims, compactions], [errno.EIO]),
+    *product([compactions], [errno.ENOSPC, KeyboardInterrupt]),
 ]
 
 
@@ -210,7 +272,7 @@ def little_padding(request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.rule(5)
 @pytest.mark.rule(16)
-@pytest.mark.parametrize("life", [*LIVES, *FAST_PATHS, eventful, claims])
+@pytest.mark.parametrize("life", [*LIVES, *FAST_PATHS, eventful, claims, compactions])
 def test_crash_at_any_call_loses_nothing_acknowledged_and_blocks_nobody(life: Life, intensity: int) -> None:
     seed = seeded(life.__name__).randrange(1 << 32)
 

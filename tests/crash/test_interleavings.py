@@ -48,6 +48,20 @@ def life(store: Path, ledger: Ledger) -> None:
     ledger.append(log, "z", 2, expected_count=1)
 
 
+def compacting_life(store: Path, ledger: Ledger) -> None:
+    log = Checkpoint(store, lock_timeout_s=AT_ONCE).log("a")
+    ledger.append(log, "x", 1)
+    log.append_many([(JUNK, "mine"), (JUNK, "mine")], durability="never")
+    ledger.append_many(log, [("y", f"{number}" * 700) for number in range(3)], durability="never")
+    log.compact(drop=JUNK)
+    assert "mine" not in log.events(JUNK)
+    ledger.append(log, "x", 2, expected_count=1)
+
+
+# What compactions drop. It is in no ledger.
+JUNK = "junk"
+
+
 # --- what the other does -----------------------------------------------------------------------------------
 
 
@@ -61,6 +75,14 @@ def recover(store: Path, ledger: Ledger) -> None:
     log = Checkpoint(store, lock_timeout_s=AT_ONCE).log("a")
     ledger.append(log, "by the other", len(ledger.attempts), durability="never")
     log.recover()
+    ledger.append(log, "by the other", len(ledger.attempts))
+
+
+def compact(store: Path, ledger: Ledger) -> None:
+    log = Checkpoint(store, lock_timeout_s=AT_ONCE).log("a")
+    ledger.append(log, "by the other", len(ledger.attempts), durability="never")
+    log.append(JUNK, len(ledger.attempts), durability="never")
+    log.compact(drop=JUNK)
     ledger.append(log, "by the other", len(ledger.attempts))
 
 
@@ -88,7 +110,14 @@ class Meeting:
         self.ledgers = Ledger(), Ledger()
         self.has_met = False
 
-    def hold(self, other: Callable[[Path, Ledger], None], moment: int, *, is_first_use: bool) -> None:
+    def hold(
+        self,
+        other: Callable[[Path, Ledger], None],
+        moment: int,
+        *,
+        is_first_use: bool,
+        life: Callable[[Path, Ledger], None] = life,
+    ) -> None:
         """Let the other act right before the call of that number, as a new process or as one that knows the log."""
         one, another = self.players
         if not is_first_use:
@@ -131,7 +160,8 @@ class Meeting:
 def check(store: Path, ledgers: list[Ledger]) -> None:
     """Each batch is there once and whole, or not at all; not at all if it was refused, for sure if acknowledged."""
     checkpoint = Checkpoint(store, read_only=True)
-    found = [(record.object_key, record.event) for record in checkpoint.log("a").read()]
+    records = checkpoint.log("a").read()
+    found = [(record.object_key, record.event) for record in records if record.object_key != JUNK]
     left = len(found)
     for ledger in ledgers:
         behind = 0
@@ -154,23 +184,43 @@ def place() -> Iterator[Path]:
 
 @pytest.mark.usefixtures("early_padding")
 @pytest.mark.parametrize("is_first_use", [True, False])
-@pytest.mark.parametrize("other", [append, recover, read])
+@pytest.mark.parametrize("other", [append, recover, read, compact])
 def test_process_that_acts_at_any_moment_of_another_harms_nobody(
     place: Path, other: Callable[[Path, Ledger], None], is_first_use: bool
 ) -> None:
+    assert meetings(place, life, other, is_first_use=is_first_use) > 100
+
+
+@pytest.mark.guarantee(12)
+@pytest.mark.usefixtures("early_padding")
+@pytest.mark.parametrize("other", [append, recover, read, compact])
+def test_process_that_acts_at_any_moment_of_a_compaction_harms_nobody(
+    place: Path, other: Callable[[Path, Ledger], None]
+) -> None:
+    assert meetings(place, compacting_life, other, is_first_use=False) > 100
+
+
+def meetings(
+    place: Path,
+    life: Callable[[Path, Ledger], None],
+    other: Callable[[Path, Ledger], None],
+    *,
+    is_first_use: bool,
+) -> int:
+    """Let the other act at each moment of a life in turn; return how many moments that was."""
     moment, has_met = 0, True
     while has_met:
         moment += 1
         (place / f"{moment}").mkdir()
         meeting = Meeting(place / f"{moment}")
         with meeting.disk:
-            meeting.hold(other, moment, is_first_use=is_first_use)
+            meeting.hold(other, moment, is_first_use=is_first_use, life=life)
             meeting.verify()
         for player in meeting.players:
             player.kill()
         has_met = meeting.has_met
-    assert moment > 100
     tally.add("meetings of two processes", moment - 1)
+    return moment
 
 
 def test_meeting_under_locks_that_do_not_lock_is_found_to_do_harm(
