@@ -14,7 +14,7 @@
 
 /* Raised by one whenever what Python and C say to each other changes: a build that is older or newer than the package
    beside it is then not used (mpcheckpoint/_core.py). */
-#define CORE_VERSION 6
+#define CORE_VERSION 7
 
 /* New bytes, for an N of Py_BuildValue: that passes on a NULL. */
 static inline PyObject *new_bytes(const void *data, size_t size)
@@ -147,6 +147,7 @@ extern PyType_Spec numbers_spec;
 PyObject *index_objects(PyObject *module, PyObject *arguments);
 PyObject *shifted(PyObject *module, PyObject *arguments);
 PyObject *drop_first(PyObject *module, PyObject *arguments);
+PyObject *last_records(PyObject *module, PyObject *arguments);
 /* state.c, append.c, commit.c, page.c and system.c: where the C library has statx, and numbers lie in memory as they lie in the page. */
 #if defined(__linux__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define HAS_APPEND

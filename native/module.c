@@ -34,6 +34,9 @@ static PyMethodDef functions[] = {
         "index(objects, keys, first): add records, numbered from `first`, to a dict of object key -> number or Numbers."},
     {"drop_first", drop_first, METH_VARARGS,
      "drop_first(keys, left, fates): of each object drop the first so many lines: mpcheckpoint/_compaction/selection.py."},
+    {"last_records", last_records, METH_VARARGS,
+        "last_records(objects, keys, ends, events, starts, stamps): of each key the stamp and the event of its last "
+        "record, or None. All but the first two are columns of Records, packed."},
     {"shifted", shifted, METH_VARARGS, "shifted(places, by): packed numbers of 64 bits, each raised by `by`."},
     {"payload", payload, METH_VARARGS,
         "payload(type, key, event, record_id, most_bytes): a record as a `type` of three pieces of JSON; None if it is\n"

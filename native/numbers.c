@@ -248,3 +248,97 @@ PyObject *shifted(PyObject *Py_UNUSED(module), PyObject *arguments)
     PyBuffer_Release(&places);
     return result;
 }
+
+/* --- the last records of many objects ------------------------------------------------------------------------------ */
+
+/* The columns of Records, in the order in which they are handed in: where the events end, and the events; the number and
+   the stamp of the first record of each batch. */
+enum { ENDS, EVENTS, STARTS, STAMPS, COLUMNS };
+
+static uint64_t wide_at(const Py_buffer *column, Py_ssize_t index)
+{
+    uint64_t value;
+    memcpy(&value, (char *)column->buf + index * (Py_ssize_t)sizeof value, sizeof value);
+    return value;
+}
+
+static uint32_t narrow_at(const Py_buffer *column, Py_ssize_t index)
+{
+    uint32_t value;
+    memcpy(&value, (char *)column->buf + index * (Py_ssize_t)sizeof value, sizeof value);
+    return value;
+}
+
+/* The stamp of a record: that of the last batch that begins with it or before it. */
+static uint64_t stamp_of(const Py_buffer *columns, uint32_t number)
+{
+    Py_ssize_t low = 0, high = columns[STARTS].len / (Py_ssize_t)sizeof(uint32_t);
+    while (high - low > 1) {
+        Py_ssize_t middle = low + (high - low) / 2;
+        if (narrow_at(&columns[STARTS], middle) <= number)
+            low = middle;
+        else
+            high = middle;
+    }
+    return wide_at(&columns[STAMPS], low);
+}
+
+static PyObject *record_at(const Py_buffer *columns, uint32_t number)
+{
+    int is_known = number < columns[ENDS].len / (Py_ssize_t)sizeof(uint64_t) && columns[STARTS].len > 0
+        && narrow_at(&columns[STARTS], 0) <= number;
+    uint64_t start = is_known && number > 0 ? wide_at(&columns[ENDS], (Py_ssize_t)number - 1) : 0;
+    uint64_t end = is_known ? wide_at(&columns[ENDS], number) : 0;
+    if (!is_known || start > end || end > (uint64_t)columns[EVENTS].len) {
+        PyErr_SetString(PyExc_ValueError, "the columns do not hold the record");
+        return NULL;
+    }
+    PyObject *stamp = PyLong_FromUnsignedLongLong(stamp_of(columns, number));
+    PyObject *event = new_bytes((char *)columns[EVENTS].buf + start, end - start);
+    PyObject *record = stamp == NULL || event == NULL ? NULL : PyTuple_Pack(2, stamp, event);
+    Py_XDECREF(stamp);
+    Py_XDECREF(event);
+    return record;
+}
+
+static PyObject *last_record(PyObject *objects, PyObject *key, const Py_buffer *columns)
+{
+    if (key == NULL || !PyUnicode_CheckExact(key)) { /* no code of anybody else's runs meanwhile */
+        PyErr_SetString(PyExc_TypeError, "an object key must be a str");
+        return NULL;
+    }
+    PyObject *known = PyDict_GetItemWithError(objects, key);
+    if (known == NULL)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    PyObject *number = PyLong_Check(known) ? Py_NewRef(known) : PySequence_GetItem(known, -1);
+    unsigned long last = number == NULL ? 0 : PyLong_AsUnsignedLong(number);
+    Py_XDECREF(number);
+    if (PyErr_Occurred())
+        return NULL;
+    if (last > UINT32_MAX) {
+        PyErr_SetString(PyExc_OverflowError, "more records than 32 bits count");
+        return NULL;
+    }
+    return record_at(columns, (uint32_t)last);
+}
+
+PyObject *last_records(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    PyObject *objects, *keys, *found = NULL;
+    Py_buffer columns[COLUMNS];
+    if (!PyArg_ParseTuple(arguments, "O!O!y*y*y*y*:last_records", &PyDict_Type, &objects, &PyList_Type, &keys,
+            &columns[ENDS], &columns[EVENTS], &columns[STARTS], &columns[STAMPS]))
+        return NULL;
+    if (columns[STARTS].len % (Py_ssize_t)sizeof(uint32_t) != 0 || columns[STAMPS].len != 2 * columns[STARTS].len)
+        PyErr_SetString(PyExc_ValueError, "a stamp for each batch is wanted");
+    else
+        found = PyList_New(PyList_Size(keys));
+    for (Py_ssize_t index = 0; found != NULL && index < PyList_Size(keys); index++) {
+        PyObject *record = last_record(objects, PyList_GetItem(keys, index), columns);
+        if (record == NULL || PyList_SetItem(found, index, record) < 0)
+            Py_CLEAR(found);
+    }
+    for (int column = 0; column < COLUMNS; column++)
+        PyBuffer_Release(&columns[column]);
+    return found;
+}

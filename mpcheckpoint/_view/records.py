@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _core
@@ -120,6 +120,23 @@ class Records:
         """Return the numbers of an object's records, in order. Do not change them."""
         known = self.objects.get(object_key)
         return () if known is None else (known,) if isinstance(known, int) else known
+
+    def latest_first(self, object_key: str) -> Iterator[tuple[int, bytes]]:
+        """Yield the number and the event, undecoded, of each of an object's records, the latest first. Few calls: a map
+        asks for each item. Requires: nothing is added meanwhile."""
+        events, ends = self._events, self._ends
+        for number in reversed(self.numbers_of(object_key)):
+            yield number, bytes(events[ends[number - 1] if number else 0 : ends[number]])
+
+    def last_of_each(self, object_keys: list[str]) -> list[tuple[int, bytes] | None]:
+        """Return the stamp and the event, undecoded, of each of these objects' last record; None if it has none."""
+        if _core.native is not None:
+            found: list[tuple[int, bytes] | None] = _core.native.last_records(
+                self.objects, object_keys, self._ends, self._events, self._run_starts, self._run_stamps
+            )
+            return found
+        numbers = [self.numbers_of(each)[-1:] for each in object_keys]
+        return [(self.stamp_us(last[0]), self.event(last[0])) if last else None for last in numbers]
 
     def events_of(self, object_key: str) -> list[bytes]:
         """Return an object's events, undecoded, in order. Few calls: each read asks."""

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._view.log_handle import RECENT_S
 from mpcheckpoint._work.counts import Counts
 from mpcheckpoint._work.halt import FailureCount
 from mpcheckpoint._work.inputs import Input, LatestItems, changed_item
-from mpcheckpoint._work.outcomes import Outcome, Result, is_same, is_same_input, outcome_of
-from mpcheckpoint._work.output_queue import Finished, OutputQueue
+from mpcheckpoint._work.item_states import ItemStates
+from mpcheckpoint._work.outcomes import Outcome, Recorded, Result, is_same, recorded_in
+from mpcheckpoint._work.output_queue import OutputQueue
 from mpcheckpoint._work.plan import Options, Plan
 from mpcheckpoint._work.refusals import InvalidResults
 from mpcheckpoint._work.report import ItemReport, Kind
-from mpcheckpoint._work.reruns import RunNote, history_of
 from mpcheckpoint._work.retries import Death, Rests, Retry, is_told_to_end
 from mpcheckpoint._work.run_item import run_item
-from mpcheckpoint._work.runs import ItemState, own_outcome, state_of
+from mpcheckpoint._work.runs import ItemState
 from mpcheckpoint._work.shortage import Shortage, StartThrottle, outlast_shortage, shortage_of
 from mpcheckpoint._work.status import has_moved_since
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections import deque
 
-    from mpcheckpoint._view.view import LogView
     from mpcheckpoint._work.pool import WorkerPool
 
 _MOST_UNFINISHED = 1000
@@ -66,7 +64,7 @@ class Dispatcher:
         self._throttle = StartThrottle(pool.most, options.on_shortage)
         self._failures = FailureCount(options.halt)
         self._invalid_results = InvalidResults(options.max_invalid_results)
-        self._runs: Mapping[int, RunNote] = {plan.run.note.number: plan.run.note}
+        self._states = ItemStates(plan, options.again)
         self._recorded = 0  # records in the log when ``_moves`` last looked
         self._look_due_s = 0.0
         self._refused_s = -_ALONE_S  # when a worker last met an item that another map had or did
@@ -76,30 +74,83 @@ class Dispatcher:
         """How many items failed that ran here."""
         return self._failures.failed
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are items that are not finished."""
+        return bool(self.running or self.waiting)
+
     # --- starting ---------------------------------------------------------------------------------------------
 
     def has_room(self) -> bool:
         """Return whether another input may be added."""
         return not self._held_back and self._may_start() and self._unfinished < _MOST_UNFINISHED
 
-    def add(self, entry: Input) -> None:
-        """Take in an input: start it, unless it is done or waits. Requires: there is room.
+    def add(self, ahead: deque[Input]) -> bool:
+        """Take the first of these inputs out and in: start it, unless it is done or waits. If it is done, go on with
+        those after it that are done as well; all of them are judged in one look. Requires: there is room.
+
+        Returns:
+            Whether none is left, and all were done.
 
         Raises:
-            ChangedItemError: its key came with another item before.
+            ChangedItemError: the key of one came with another item before. That one was taken out.
         """
-        self._latest.check(entry)
-        self._unfinished += 1
-        for unfinished in (self.running, self.waiting):
-            known = unfinished.get(entry.object_key)
-            if known is not None:
-                if not is_same(known[0].recorded, entry.recorded):
-                    raise changed_item(entry)
-                known.append(entry)
-                return
-        # Its worker judges it again, under the append lock.
+        if self._repeats(ahead[0].object_key):
+            self._repeat(self._taken_in(ahead))
+            return False
+        entries: list[Input] = []
+        try:
+            done, state = self._states.leading(self._leading_keys(ahead), self._max_age_s())
+            # Invariant: what follows an input that was not finished is judged anew, since it may be the same item
+            # (held by tests/map/test_map_batches.py).
+            for stamp_us, event in done:
+                entries = [self._taken_in(ahead)]
+                if self._options.again is None:
+                    self._finish_found(entries, event, stamp_us)
+                elif not self._start(entries, ItemState(event, is_taken=False, outcome_us=stamp_us)):
+                    return False
+        except Exception as error:
+            shortage = shortage_of(error)
+            if shortage is None:
+                raise
+            self._hold_back(entries or [self._taken_in(ahead)], shortage)
+            return False
+        if state is not None:
+            self._start([self._taken_in(ahead)], state)
+            return False
+        return not ahead
+
+    def _leading_keys(self, ahead: deque[Input]) -> list[str]:
+        """Return the object keys up to the first that is on its way already."""
+        running, waiting, object_keys = self.running, self.waiting, []
+        for entry in ahead:
+            object_key = entry.object_key
+            if object_key in running or object_key in waiting:
+                break
+            object_keys.append(object_key)
+        return object_keys
+
+    def _max_age_s(self) -> float:
+        """Return how old the view may be that says which items are not done: their worker judges them again, under
+        the append lock."""
         is_alone = time.monotonic() - self._refused_s > _ALONE_S
-        self._start([entry], max_age_s=RECENT_S * (_ALONE_FACTOR if is_alone else 1))
+        return RECENT_S * (_ALONE_FACTOR if is_alone else 1)
+
+    def _taken_in(self, ahead: deque[Input]) -> Input:
+        entry = ahead.popleft()
+        if entry.recorded:
+            self._latest.check(entry)
+        self._unfinished += 1
+        return entry
+
+    def _repeats(self, object_key: str) -> bool:
+        return object_key in self.running or object_key in self.waiting
+
+    def _repeat(self, entry: Input) -> None:
+        known = self.running.get(entry.object_key) or self.waiting[entry.object_key]
+        if not is_same(known[0].recorded, entry.recorded):
+            raise changed_item(entry)
+        known.append(entry)
 
     def start_held_back(self) -> None:
         """Start what waits for room, as far as there is room."""
@@ -137,34 +188,39 @@ class Dispatcher:
     def _may_start(self) -> bool:
         return self._pool.has_room() and self._throttle.has_room(len(self.running))
 
-    def _start(self, entries: list[Input], *, max_age_s: float = 0.0) -> None:
+    def _start(self, entries: list[Input], state: ItemState | None = None) -> bool:
         """Give an input to a worker, unless it is done or waits, or the machine is short of something.
 
         Args:
             entries: the same input, which came once or more often.
-            max_age_s: how old the view may be that it is judged on.
+            state: of it, as it was just judged; None to judge it now.
+
+        Returns:
+            Whether it is done.
         """
+        self._held_back.pop(entries[0].object_key, None)
         try:
-            self._start_or_wait(entries, max_age_s)
+            if state is None:
+                state = self._states.now(entries[0])
+            if self._states.is_void(state, entries[0]):
+                entries[0] = entries[0]._replace(void_us=state.outcome_us)
+                state = self._states.now(entries[0])
+            if state.outcome is None:
+                self._begin_or_wait(entries, state)
+                return False
+            self._finish_found(entries, state.outcome, state.outcome_us)
         except Exception as error:
             shortage = shortage_of(error)
             if shortage is None:
                 raise
             self._hold_back(entries, shortage)
+            return False
+        return True
 
-    def _start_or_wait(self, entries: list[Input], max_age_s: float) -> None:
+    def _begin_or_wait(self, entries: list[Input], state: ItemState) -> None:
         object_key = entries[0].object_key
-        self._held_back.pop(object_key, None)
-        state = self._state(entries[0], max_age_s)
-        if self._is_void(state, entries[0]):
-            entries[0] = entries[0]._replace(void_us=state.outcome_us)
-            state = self._state(entries[0], max_age_s)
         self._rests.rest_after(object_key, state.attempts)
-        if state.outcome is not None:
-            if not is_same_input(state.outcome, entries[0]):
-                raise changed_item(entries[0])
-            self._finish(entries, state, is_own=False)
-        elif self.is_halted:
+        if self.is_halted:
             self._drop(entries)
         elif state.is_taken or self._rests.is_resting(object_key):
             self.waiting[object_key] = entries
@@ -200,25 +256,6 @@ class Dispatcher:
                 raise
             return False  # the same shortage keeps us from seeing it
         return is_moving
-
-    def _state(self, entry: Input, max_age_s: float = 0.0) -> ItemState:
-        directory = self._log.workers_directory
-
-        def judged(view: LogView) -> ItemState:
-            self._note_runs(view)
-            return state_of(view, self._plan.run, entry.object_key, directory, void_us=entry.void_us)
-
-        return self._log.query(judged, max_age_s=max_age_s)
-
-    def _note_runs(self, view: LogView) -> None:
-        """Take note of the runs: an outcome may be of one that began after ours."""
-        runs, own = history_of(view).by_number, self._plan.run.note
-        self._runs = runs if own.number in runs else {**runs, own.number: own}  # a view of before ours began
-
-    def _is_void(self, state: ItemState, entry: Input) -> bool:
-        """Return whether an item has an outcome that does not count for this start of the map."""
-        again = self._options.again
-        return again is not None and again.voids(state, entry, self._runs)
 
     # --- settling ---------------------------------------------------------------------------------------------
 
@@ -268,13 +305,14 @@ class Dispatcher:
             )
         event = state.outcome
         assert event is not None
-        if not is_own and not is_same_input(event, entry):
+        recorded = recorded_in(event)
+        if not is_own and not recorded.is_of(entry):
             raise changed_item(entry)
-        if not is_own and self._is_void(state, entry):
+        if not is_own and self._states.is_void(state, entry):
             # Another start ran it meanwhile, when its file was not yet what it is for us.
             self._start(entries)
             return
-        outcome = self._finish(entries, state, is_own=is_own, raised=report.raised.error)
+        outcome = self._finish(entries, recorded, state.outcome_us, is_own=is_own, raised=report.raised.error)
         permit = self._plan.permit
         is_first_last = permit is None or permit.is_for_one
         self.has_failure |= not outcome.ok if is_first_last else self._failures.is_reached
@@ -283,37 +321,34 @@ class Dispatcher:
 
     def _outcome_of(self, entry: Input, *, is_own: bool) -> ItemState:
         """Return the outcome of an object that counts; or the one of this run, which another run may have replaced."""
-        if not is_own:
-            return self._state(entry)
+        return self._states.own(entry) if is_own else self._states.now(entry)
 
-        def judged(view: LogView) -> ItemState:
-            self._note_runs(view)
-            found = own_outcome(view, self._plan.run, entry.object_key)
-            if found is None:
-                return ItemState(None, is_taken=False)
-            return ItemState(found.event, is_taken=False, outcome_us=found.stamp_us)
-
-        return self._log.query(judged)
+    def _finish_found(self, entries: list[Input], event: bytes, stamp_us: int) -> None:
+        """Give out an outcome that was there already."""
+        recorded = recorded_in(event)
+        if not recorded.is_of(entries[0]):
+            raise changed_item(entries[0])
+        self._finish(entries, recorded, stamp_us, is_own=False)
 
     def _finish(
-        self, entries: list[Input], state: ItemState, *, is_own: bool, raised: BaseException | None = None
+        self,
+        entries: list[Input],
+        recorded: Recorded,
+        stamp_us: int,
+        *,
+        is_own: bool,
+        raised: BaseException | None = None,
     ) -> Outcome:
-        assert state.outcome is not None
+        """Give the outcome out for each of these inputs; only the first of them can be what ran here."""
+        first, object_key = entries[0], entries[0].object_key
         self._unfinished -= len(entries)
-        self._rests.forget(entries[0].object_key)
-        outcome = outcome_of(
-            state.outcome, entries[0].object_key, state.outcome_us, repeated=not is_own, runs=self._runs
-        )
-        for number, entry in enumerate(entries):
-            is_first = is_own and number == 0
-            is_as_found = (
-                is_first and entry.item is entry.object_key
-            )  # most often; ``replace`` takes its time
-            found = outcome if is_as_found else replace(outcome, item=entry.item, repeated=not is_first)
-            is_given_out = is_first or self._options.include_done
-            self._outputs.put(
-                entry.place, Finished(found if is_given_out else None, raised if number == 0 else None)
-            )
+        self._rests.forget(object_key)
+        outcome = recorded.outcome(first.item, object_key, stamp_us, self._states.runs, repeated=not is_own)
+        do_repeat = self._options.include_done
+        self._outputs.put(first.place, outcome if is_own or do_repeat else None, raised)
+        for entry in entries[1:]:
+            found = recorded.outcome(entry.item, object_key, stamp_us, self._states.runs, repeated=True)
+            self._outputs.put(entry.place, found if do_repeat else None)
         self.counts.take(outcome, len(entries))
         if is_own and self._failures.take(is_ok=outcome.ok):
             self._halt()
@@ -333,7 +368,7 @@ class Dispatcher:
     def _drop(self, entries: list[Input]) -> None:
         self._unfinished -= len(entries)
         for entry in entries:
-            self._outputs.put(entry.place, Finished(None))
+            self._outputs.put(entry.place, None)
 
     # --- failures that no worker can record -------------------------------------------------------------------
 

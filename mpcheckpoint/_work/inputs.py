@@ -13,6 +13,7 @@ from mpcheckpoint.errors import ChangedItemError, InvalidEventError, LimitExceed
 # A larger item is not copied into its outcome.
 _MOST_ITEM_BYTES = 1024 * 1024
 _MOST_COMPARED = 10_000
+_tuple_new = tuple.__new__  # twice as quick as the call of a NamedTuple
 
 
 class Input(NamedTuple):
@@ -54,7 +55,8 @@ def inputs_of(items: Iterable[Any], key: Callable[[Any], str] | None) -> Iterato
     """
     for place, item in enumerate(items):
         object_key = object_key_of(item, key)
-        yield Input(place, item, object_key, recorded_of(item, object_key))
+        recorded = {} if object_key is item else recorded_of(item, object_key)
+        yield _tuple_new(Input, (place, item, object_key, recorded, 0, None, 0))
 
 
 def object_key_of(item: Any, key: Callable[[Any], str] | None) -> str:
@@ -66,7 +68,8 @@ def object_key_of(item: Any, key: Callable[[Any], str] | None) -> str:
             f"got {a(type(item))}: {shown(item)}"
         )
     object_key: str = item if key is None else key(item)
-    encode_key(object_key)
+    if type(object_key) is not str or not object_key.isascii():
+        encode_key(object_key)
     return object_key
 
 

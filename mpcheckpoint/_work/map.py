@@ -9,8 +9,8 @@ from mpcheckpoint._work.counts import ProgressMeter, running_of
 from mpcheckpoint._work.dispatch import Dispatcher
 from mpcheckpoint._work.held_items import HeldItemNotices
 from mpcheckpoint._work.input_thread import InputThread
-from mpcheckpoint._work.inputs import NOT_YET, Input, NotYet
-from mpcheckpoint._work.output_queue import Finished, OutputQueue
+from mpcheckpoint._work.look_ahead import LookAhead
+from mpcheckpoint._work.output_queue import OutputQueue
 from mpcheckpoint._work.plan import OnError, Options, Plan
 from mpcheckpoint._work.presence import Presence
 from mpcheckpoint._work.shortage import outlast_shortage
@@ -20,6 +20,7 @@ from mpcheckpoint.errors import ClosedError, ItemFailedError, ReentrancyError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mpcheckpoint._work.inputs import Input, NotYet
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.pool import WorkerPool
 
@@ -27,6 +28,8 @@ _FIRST_SOURCE_PAUSE_S = 0.001
 _LONGEST_SOURCE_PAUSE_S = 0.02
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.5
+# So many inputs at most are taken at a time while others are not finished.
+_MOST_BESIDE = 32
 
 
 class MapRun:
@@ -49,16 +52,14 @@ class MapRun:
         self._plan = plan
         self._log = plan.log.log
         self._source = source
+        self._ahead = LookAhead(source)
         self._pool = pool
         self._options = options
         self._outputs = OutputQueue(is_ordered=options.ordered)
         self._dispatcher = Dispatcher(plan, pool, options, self._outputs)
         self._meter = ProgressMeter(options.progress, self._log, self._dispatcher.counts)
         self._notices = HeldItemNotices(self._log, options.on_wait)
-        self._error: Exception | None = None  # from the source, to be raised when what is ready was given out
-        self._next_place = 0
-        self._is_exhausted = False
-        self._is_source_idle = False
+        self._error: Exception | None = None  # of an input, to be raised when what is ready was given out
         self._source_pause_s = _FIRST_SOURCE_PAUSE_S
         self._pause_s = _FIRST_PAUSE_S
         self._pid = os.getpid()
@@ -100,10 +101,11 @@ class MapRun:
         try:
             self._require_own_process()
             while not self._is_closing:
-                self._meter.show(self._items(), self._dispatcher.running)
-                finished = self._outputs.take()
-                if finished is not None:
-                    return self._given_out(finished)
+                if self._options.progress is not None:
+                    self._meter.show(self._items(), self._dispatcher.running)
+                outcome = self._outputs.take()
+                if outcome is not None:
+                    return outcome if outcome.ok else self._failure(outcome)
                 if self._error is not None:
                     raise self._error
                 if not self._advance():
@@ -200,13 +202,11 @@ class MapRun:
                 reason="forked",
             )
 
-    def _given_out(self, finished: Finished) -> Outcome:
-        outcome = finished.outcome
-        assert outcome is not None
-        if outcome.ok or self._options.on_error is not OnError.RAISE:
+    def _failure(self, outcome: Outcome) -> Outcome:
+        if self._options.on_error is not OnError.RAISE:
             return outcome
-        if finished.raised is not None:
-            raise finished.raised
+        if self._outputs.raised is not None:
+            raise self._outputs.raised
         raise ItemFailedError(outcome.object_key, outcome.error or "for an unknown reason")
 
     def _shown(self) -> Presence:
@@ -225,7 +225,7 @@ class MapRun:
     def _begin(self) -> None:
         """Start the first items, so that work begins before anybody iterates."""
         try:
-            while self._can_take() and not self._is_source_idle:
+            while self._can_take() and not self._ahead.is_idle:
                 self._take()
         except BaseException as error:
             self._close(is_interrupted=isinstance(error, KeyboardInterrupt))
@@ -243,10 +243,13 @@ class MapRun:
             dispatcher.settle(entry, report)
         if reports:
             self._pause_s = _FIRST_PAUSE_S
-            self._take_early(1 + len(reports))
-        elif self._can_take():
+            # Before what is ready is given out, so that no worker waits for the caller. Not from an iterable that may
+            # wait for what is ready.
+            if not isinstance(self._source, InputThread):
+                self._take_some(1 + len(reports))
+        else:
             # Only now that all ready outcomes were given out: the iterable may wait for one.
-            self._take()
+            self._take_some(1)
         dispatcher.start_held_back()
         if dispatcher.waiting:
             dispatcher.look_again()
@@ -256,25 +259,23 @@ class MapRun:
             self._notices.end()
         return True
 
-    def _take_early(self, most: int) -> None:
-        """Take inputs before what is ready is given out, so that no worker waits for the caller.
-
-        Not from an iterable that may wait for what is ready.
-        """
+    def _take_some(self, most: int) -> None:
+        """Take inputs, so many times at most, while there is room and the source has some."""
         try:
-            while most and not isinstance(self._source, InputThread) and self._can_take():
+            while most and self._can_take():
                 self._take()
-                most = 0 if self._is_source_idle else most - 1
-        except Exception as error:  # noqa: BLE001 - raised by the next call
+                most = 0 if self._ahead.is_idle else most - 1
+        except Exception as error:  # noqa: BLE001 - raised once what is ready was given out
+            self._require_own_process()
             self._error = error
 
     def _is_over(self) -> bool:
-        return self._is_exhausted or self._dispatcher.is_halted
+        return self._ahead.is_at_end or self._dispatcher.is_halted
 
     def _patience_s(self) -> float | None:
         """Return how long to wait for a report: for ever, unless something else may happen."""
         if self._can_take():
-            return self._source_pause_s if self._is_source_idle else 0.0
+            return self._source_pause_s if self._ahead.is_idle else 0.0
         pause_s: float | None = None
         if self._dispatcher.needs_look():
             pause_s, self._pause_s = self._pause_s, min(self._pause_s * 1.5, _LONGEST_PAUSE_S)
@@ -282,26 +283,28 @@ class MapRun:
 
     def _items(self) -> int | None:
         """Return how many inputs there are, if that is known."""
-        return self._next_place if self._is_exhausted else self._options.total()
+        return self._ahead.next_place if self._ahead.is_exhausted else self._options.total()
 
     def _can_take(self) -> bool:
-        return (
-            not self._is_over() and self._dispatcher.has_room() and self._outputs.has_room(self._next_place)
-        )
+        return not self._is_over() and self._dispatcher.has_room() and self._room() > 0
+
+    def _room(self) -> int:
+        return self._outputs.room(self._ahead.place)
 
     def _take(self) -> None:
-        """Take the next input from the source, if there is one now. Requires: ``_can_take``."""
-        entry = next(self._source, None)
+        """Take the next inputs, if the source has some now, and add them up to the first that is not done.
+
+        Requires: ``_can_take``.
+        """
+        ahead, room = self._ahead, self._room()
+        # What is ready is given out before the next look at what workers report.
+        ahead.read(min(room, _MOST_BESIDE) if self._dispatcher.is_busy else room)
         self._require_own_process()  # the iterable may fork, and return in both processes
-        self._is_exhausted = entry is None
-        self._is_source_idle = entry is NOT_YET
         longer_s = min(self._source_pause_s * 1.5, _LONGEST_SOURCE_PAUSE_S)
-        self._source_pause_s = longer_s if self._is_source_idle else _FIRST_SOURCE_PAUSE_S
+        self._source_pause_s = longer_s if ahead.is_idle else _FIRST_SOURCE_PAUSE_S
         self._presence.has_items(self._items())
-        if entry is None or isinstance(entry, NotYet):
-            return
-        self._next_place = entry.place + 1
-        self._dispatcher.add(entry)
+        if ahead.entries:
+            ahead.note(were_all_done=self._dispatcher.add(ahead.entries))
 
 
 def _shorter(first_s: float | None, second_s: float | None) -> float | None:

@@ -110,11 +110,17 @@ class Rule:
     Attributes:
         counting: by the number of a run, whether its failures count too.
         latest: the latest run of each name: only its attempts are followed by others.
+        beginnings: with which records begin that are outcomes that count, those of the latest run first.
     """
 
     def __init__(self, counting: dict[bytes, bool], latest: Iterable[bytes]) -> None:
         self.counting = counting
         self.latest = frozenset(latest)
+        self.beginnings = tuple(
+            b'%b%b,"ok":%b' % (_BEGINNING, number, ok)
+            for number, do_failures_count in reversed(counting.items())
+            for ok in (b"true", b"false")[: 1 + do_failures_count]
+        )
 
     def counts(self, head: RecordHead) -> bool:
         """Return whether a record is an outcome that counts."""

@@ -148,5 +148,6 @@ class Rests:
 
     def forget(self, object_key: str) -> None:
         """Take note that an item is done."""
-        self._due_s.pop(object_key, None)
-        self._attempts.pop(object_key, None)
+        if object_key in self._due_s:  # all that have attempts are there, too
+            del self._due_s[object_key]
+            self._attempts.pop(object_key, None)

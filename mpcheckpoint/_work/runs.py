@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import msgspec
 
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._format.control import SALVAGED, note_payload
@@ -45,12 +48,15 @@ class Attempts(NamedTuple):
     deaths: int = 0
 
 
-class ItemState(NamedTuple):
+_NO_ATTEMPTS = Attempts()
+
+
+class ItemState(msgspec.Struct, frozen=True, gc=False):
     """The state of an object: done, with its outcome and the stamp of that; or taken by a live worker; or neither."""
 
     outcome: bytes | None
     is_taken: bool
-    attempts: Attempts = Attempts()
+    attempts: Attempts = _NO_ATTEMPTS
     outcome_us: int = 0
 
 
@@ -118,17 +124,82 @@ def state_of(
     Raises:
         ChangedVersionError: another start has gone on with another version.
     """
-    history = history_of(view)
-    latest = history.latest.get(run.note.rerun)
-    if latest is not None and latest.number > run.note.number:
-        raise _moved_on(view.log_key, run.note, latest)
-    found, attempts = _latest(view, history.rule(run.note.rerun, run.note), run, object_key)
-    is_void = found is not None and (
-        found.stamp_us <= void_us or (run.retry_failed and _is_old_failure(found, run))
-    )
-    if found is not None and not is_void:
-        return ItemState(found.event, is_taken=False, attempts=attempts, outcome_us=found.stamp_us)
-    return ItemState(None, is_taken(view, object_key, directory, worker_id), attempts)
+    return Judge(view, run, directory).state(object_key, worker_id, void_us)
+
+
+class Judge:
+    """Judges objects on one look at the view, for a run.
+
+    Args:
+        directory: where the workers have their files.
+
+    Raises:
+        ChangedVersionError: another start has gone on with another version.
+    """
+
+    def __init__(self, view: LogView, run: JoinedRun, directory: str) -> None:
+        history, note = history_of(view), run.note
+        latest = history.latest.get(note.rerun)
+        if latest is not None and latest.number > note.number:
+            raise _moved_on(view.log_key, note, latest)
+        self._view, self._run, self._directory = view, run, directory
+        self._rule = history.rule(note.rerun, note)
+        self._number = b"%d" % note.number
+
+    def leading(self, object_keys: list[str]) -> tuple[list[tuple[int, bytes]], ItemState | None]:
+        """Return the stamps and the outcomes of these objects up to the first that is not done, and the state of that.
+
+        Of most of them the last record is an outcome that counts: nothing was tried after it.
+        """
+        beginnings = self._rule.beginnings
+        if self._run.retry_failed:
+            beginnings = tuple(each for each in beginnings if each.endswith(b"true"))
+        done: list[tuple[int, bytes]] = []
+        for object_key, last in zip(object_keys, self._view.records.last_of_each(object_keys), strict=True):
+            if last is not None and last[1].startswith(beginnings):
+                done.append(last)
+                continue
+            state = self.state(object_key)
+            if state.outcome is None:
+                return done, state
+            done.append((state.outcome_us, state.outcome))
+        return done, None
+
+    def state(self, object_key: str, worker_id: str | None = None, void_us: int = 0) -> ItemState:
+        """Return the state of an object; arguments as for ``state_of``."""
+        records, counts = self._view.records, self._rule.counts
+        later: list[tuple[int, RecordHead]] = []  # attempts and deaths of this run after its last outcome
+        for number, event in records.latest_first(object_key):
+            head = head_of(event)
+            if head is None:
+                continue
+            if counts(head):
+                stamp_us, attempts = records.stamp_us(number), self._attempts(later)
+                if stamp_us <= void_us or self._is_old_failure(head, stamp_us):
+                    return ItemState(None, self._is_taken(object_key, worker_id), attempts)
+                return ItemState(event, False, attempts, stamp_us)
+            if head.run == self._number and not head.is_outcome:
+                later.append((number, head))
+        return ItemState(None, self._is_taken(object_key, worker_id), self._attempts(later))
+
+    def _is_taken(self, object_key: str, worker_id: str | None) -> bool:
+        return is_taken(self._view, object_key, self._directory, worker_id)
+
+    def _is_old_failure(self, head: RecordHead, stamp_us: int) -> bool:
+        """Return whether it is a failure that this start is to retry."""
+        return self._run.retry_failed and not head.is_ok and stamp_us < self._run.joined_us
+
+    def _attempts(self, later: list[tuple[int, RecordHead]]) -> Attempts:
+        """Return what attempts and deaths come to, the latest first."""
+        failed = [number for number, head in later if not head.is_death]
+        deaths = len(later) - len(failed)
+        if not failed:
+            return Attempts(deaths=deaths) if deaths else _NO_ATTEMPTS
+        records = self._view.records
+        pause_s = decode_event(records.event(failed[0])).get("pause_s")
+        # Another kind of writer may have recorded anything under this name.
+        is_known = isinstance(pause_s, int | float)
+        return Attempts(len(failed), records.stamp_us(failed[0]), pause_s if is_known else 0.0, deaths)
 
 
 def own_outcome(view: LogView, run: JoinedRun, object_key: str) -> RawEvent | None:
@@ -138,28 +209,6 @@ def own_outcome(view: LogView, run: JoinedRun, object_key: str) -> RawEvent | No
         if head.is_outcome and head.run == number:
             return entry
     return None
-
-
-def _latest(view: LogView, rule: Rule, run: JoinedRun, object_key: str) -> tuple[RawEvent | None, Attempts]:
-    """Return an object's last outcome that counts, and the attempts of this run after it."""
-    number, failed, deaths = b"%d" % run.note.number, 0, 0
-    found: RawEvent | None = None
-    last: RawEvent | None = None
-    for entry, head in records_of(view, object_key):
-        if rule.counts(head):
-            found = entry
-            break
-        if head.run == number and head.is_death:
-            deaths += 1
-        elif head.run == number and not head.is_outcome:
-            failed, last = failed + 1, last or entry
-    if last is None:
-        return found, Attempts(deaths=deaths)
-    pause_s = decode_event(last.event).get("pause_s")
-    # Another kind of writer may have recorded anything under this name.
-    return found, Attempts(
-        failed, last.stamp_us, pause_s if isinstance(pause_s, int | float) else 0.0, deaths
-    )
 
 
 def is_done(view: LogView, object_key: str, rerun: str | None) -> bool:
@@ -190,12 +239,6 @@ def _is_begun(log: LogHandle, note: RunNote, known: tuple[RunNote, ...]) -> bool
     return True
 
 
-def _is_old_failure(entry: RawEvent, run: JoinedRun) -> bool:
-    head = head_of(entry.event)
-    has_failed = head is not None and not head.is_ok
-    return has_failed and entry.stamp_us < run.joined_us
-
-
 def _moved_on(log_key: str, run: RunNote, latest: RunNote) -> ChangedVersionError:
     what = "map" if run.rerun is None else f"rerun {run.rerun!r}"
     return ChangedVersionError(
@@ -217,7 +260,7 @@ def latest_outcomes(log: LogHandle, rule: Rule) -> Iterator[LatestOutcome]:
 
     def latest(view: LogView, object_key: str) -> LatestOutcome:
         is_to_retry = False
-        for event in reversed(view.records.events_of(object_key)):
+        for _, event in view.records.latest_first(object_key):
             head = head_of(event)
             if head is None:
                 continue
@@ -226,7 +269,10 @@ def latest_outcomes(log: LogHandle, rule: Rule) -> Iterator[LatestOutcome]:
             is_to_retry |= rule.is_to_retry(head)
         return object_key, None, None, is_to_retry
 
-    return _of_each_object(log, latest)
+    def plain(object_key: str, _: int, event: bytes) -> LatestOutcome:
+        return object_key, event, head_of(event), False
+
+    return _of_each_object(log, rule, plain, latest)
 
 
 def dated_outcomes(log: LogHandle, rule: Rule) -> Iterator[tuple[int, str, bytes]]:
@@ -236,12 +282,35 @@ def dated_outcomes(log: LogHandle, rule: Rule) -> Iterator[tuple[int, str, bytes
         found = next((entry for entry, head in records_of(view, object_key) if rule.counts(head)), None)
         return None if found is None else (found.stamp_us, object_key, found.event)
 
-    return (each for each in _of_each_object(log, latest) if each is not None)
+    def plain(object_key: str, stamp_us: int, event: bytes) -> tuple[int, str, bytes] | None:
+        return stamp_us, object_key, event
+
+    return (each for each in _of_each_object(log, rule, plain, latest) if each is not None)
 
 
-def _of_each_object(log: LogHandle, look: Callable[[LogView, str], Found]) -> Iterator[Found]:
-    """Yield what ``look`` returns for each object, a few objects at a time: others use the view in between."""
+def _of_each_object(
+    log: LogHandle,
+    rule: Rule,
+    plain: Callable[[str, int, bytes], Found],
+    look: Callable[[LogView, str], Found],
+) -> Iterator[Found]:
+    """Yield what is found of each object, a few objects at a time: others use the view in between.
+
+    Args:
+        plain: returns it for an object whose last record is an outcome that counts, as that of most is: with the stamp
+            and the event.
+        look: returns it for any object.
+    """
+
+    def found(view: LogView, object_keys: list[str]) -> list[Found]:
+        lasts = zip(object_keys, view.records.last_of_each(object_keys), strict=True)
+        return [
+            look(view, object_key)
+            if last is None or not last[1].startswith(rule.beginnings)
+            else plain(object_key, *last)
+            for object_key, last in lasts
+        ]
+
     object_keys = log.query(lambda view: list(view.records.objects))
     for start in range(0, len(object_keys), _KEYS_A_LOOK):
-        some = object_keys[start : start + _KEYS_A_LOOK]
-        yield from log.query(lambda view, some=some: [look(view, each) for each in some])  # type: ignore[misc]
+        yield from log.query(partial(found, object_keys=object_keys[start : start + _KEYS_A_LOOK]))

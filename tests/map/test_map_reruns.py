@@ -389,6 +389,26 @@ def test_record_of_a_map_is_told_from_its_first_bytes_as_from_the_whole(
     assert head_of(encode_payload("a", event).event) == head_of_decoded(event) == expected
 
 
+def test_beginnings_of_outcomes_that_count_say_the_same_as_their_heads() -> None:
+    notes = [
+        RunNote(1, "1"),
+        RunNote(2, "2", keeps=Keeps.ALL),
+        RunNote(3, "3", "name"),
+        RunNote(12, "4", keeps=Keeps.OK),
+        RunNote(10**17, "4", "name", keeps=Keeps.OK),
+    ]
+    runs = [0, *(note.number for note in notes), 4, 21, 120]
+    events: list[dict[str, Any]] = [{"run": run, "ok": ok} for run in runs for ok in (True, False, 1)]
+    events += [{"run": run, name: 1} for run in runs for name in ("attempt", "death", "other")]
+    for many in range(len(notes) + 1):
+        for rerun in (None, "name", "other"):
+            rule = History(notes[:many]).rule(rerun)
+            for event in events:
+                data = encode_payload("a", event).event
+                head = head_of(data)
+                assert data.startswith(rule.beginnings) is (head is not None and bool(rule.counts(head)))
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
+import pickle
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,39 @@ def outcome(item: Any, ok: bool = True, **fields: Any) -> Outcome:
 
 def by_key(outcomes: Iterator[Outcome]) -> dict[str, Outcome]:
     return {each.object_key: each for each in outcomes}
+
+
+# --- the class ---
+
+
+def test_outcome_is_a_value_that_is_compared_copied_and_pickled_as_the_dataclass_that_it_was() -> None:
+    one = Outcome("a", "a", True, [1], None, 1.5, False, ended_us=5_000_000)
+
+    assert one == replace(one) == copy.copy(one) == pickle.loads(pickle.dumps(one))
+    assert one != replace(one, attempts=2)
+    assert replace(one, attempts=2).attempts == 2
+    assert asdict(one) == {
+        "item": "a",
+        "object_key": "a",
+        "ok": True,
+        "value": [1],
+        "error": None,
+        "duration_s": 1.5,
+        "repeated": False,
+        "attempts": 1,
+        "rerun": None,
+        "version": "",
+        "ended_us": 5_000_000,
+        "worker": None,
+    }
+    assert hash(replace(one, value=1)) == hash(replace(one, value=1))
+    assert one.began_us == 3_500_000
+    assert repr(one) == (
+        "Outcome(item='a', object_key='a', ok=True, value=[1], error=None, duration_s=1.5, repeated=False, attempts=1, "
+        "rerun=None, version='', ended_us=5000000, worker=None)"
+    )
+    with pytest.raises(AttributeError):
+        one.ok = False  # type: ignore[misc]
 
 
 # --- when, and by what -------------------------------------------------------------------------------------

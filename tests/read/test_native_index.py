@@ -161,6 +161,67 @@ def test_places_are_shifted_as_python_would(native: ModuleType) -> None:
             native.shifted(*arguments)
 
 
+@given(
+    chunks=st.lists(st.lists(st.sampled_from(["a", "b", "ü", "", "long" * 20]), max_size=30), max_size=6),
+    keys=st.lists(st.sampled_from(["a", "b", "ü", "", "never"]), max_size=10),
+)
+def test_last_records_are_the_same_with_the_native_core_and_without(
+    chunks: list[list[str]], keys: list[str]
+) -> None:
+    found = []
+    for core in (native_core(), None):
+        records = records_of(chunks, core)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_core, "native", core)
+            found.append(records.last_of_each(keys))
+
+    assert found[0] == found[1]
+    every = [key for chunk in chunks for key in chunk]
+    last = {key: (number + 1, b"%d" % number) for number, key in enumerate(every)}
+    assert found[0] == [last.get(key) for key in keys]
+
+
+ENDS, STARTS, STAMPS = array("Q", [1, 3]), array("I", [0, 1]), array("Q", [7, 8])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((), TypeError),
+        (([], ["x"], ENDS, b"abc", STARTS, STAMPS), TypeError),
+        (({}, ("x",), ENDS, b"abc", STARTS, STAMPS), TypeError),
+        (({}, [b"x"], ENDS, b"abc", STARTS, STAMPS), TypeError),
+        (({}, [], [1, 3], b"abc", STARTS, STAMPS), TypeError),
+        (({"x": "y"}, ["x"], ENDS, b"abc", STARTS, STAMPS), TypeError),
+        (({"x": -1}, ["x"], ENDS, b"abc", STARTS, STAMPS), OverflowError),
+        (({"x": 2**32}, ["x"], ENDS, b"abc", STARTS, STAMPS), OverflowError),
+        (({"x": []}, ["x"], ENDS, b"abc", STARTS, STAMPS), IndexError),
+        (({"x": 2}, ["x"], ENDS, b"abc", STARTS, STAMPS), ValueError),
+        (({"x": 1}, ["x"], ENDS, b"ab", STARTS, STAMPS), ValueError),
+        (({"x": 1}, ["x"], array("Q", [4, 3]), b"abcd", STARTS, STAMPS), ValueError),
+        (({"x": 1}, ["x"], ENDS, b"abc", array("I", [2, 3]), STAMPS), ValueError),
+        (({"x": 1}, ["x"], ENDS, b"abc", array("I"), array("Q")), ValueError),
+        (({"x": 1}, ["x"], ENDS, b"abc", STARTS, array("Q", [7])), ValueError),
+        (({"x": 1}, ["x"], ENDS, b"abc", b"12345", b"1234567890"), ValueError),
+    ],
+)
+def test_bad_arguments_of_the_last_records_raise(
+    native: ModuleType, arguments: tuple[Any, ...], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        native.last_records(*arguments)
+
+
+def test_last_records_take_the_stamp_of_their_batch(native: ModuleType) -> None:
+    objects: dict[str, Any] = {}
+    native.index(objects, ["a", "b", "a", "c"], 0)
+    ends, starts, stamps = array("Q", [1, 3, 6, 10]), array("I", [0, 3]), array("Q", [7, 2**53])
+
+    found = native.last_records(objects, ["a", "c", "b", "x"], ends, b"0112223333", starts, stamps)
+
+    assert found == [(7, b"222"), (2**53, b"3333"), (7, b"11"), None]
+
+
 def test_indexed_records_leave_no_memory_behind(native: ModuleType, intensity: int) -> None:
     keys = ["a", "b", "a", "c", "a"]
 
@@ -169,5 +230,7 @@ def test_indexed_records_leave_no_memory_behind(native: ModuleType, intensity: i
         native.index(objects, keys, 0)
         objects["a"][1:].__reduce__()
         native.shifted(b"12345678", 5)
+        native.last_records(objects, [*keys, "x"], ends, b"12345", starts, stamps)
 
+    ends, starts, stamps = array("Q", range(1, 6)), array("I", range(5)), array("Q", range(1000, 1005))
     require_no_leak(call, [*keys, native.Numbers], calls=CALLS * intensity)
