@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _POSITION = re.compile(
     r"(?P<log>[^@;]*)@(?P<gen>[0-9a-f]{32}):(?P<offset>[0-9]{1,18}):(?P<stamp>[0-9]{1,16}):(?P<more>[0-9]{1,16})"
+    r"(?::(?P<lineage>[0-9a-f]{32}))?"
 )
 
 
@@ -34,6 +35,8 @@ class Position(msgspec.Struct, frozen=True, eq=False, gc=False):
     # generation of the log too, where offsets differ.
     stamp_us: int
     more: int = 0
+    # All generations of a log share it; "" in those made before logs had one.
+    lineage: str = ""
 
     def _order(self) -> tuple[int, int]:
         return self.stamp_us, -self.more
@@ -61,7 +64,8 @@ class Position(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def __str__(self) -> str:
         log_key = quote(self.log_key, safe="")
-        return f"{log_key}@{self.generation}:{self.offset}:{self.stamp_us}:{self.more}"
+        text = f"{log_key}@{self.generation}:{self.offset}:{self.stamp_us}:{self.more}"
+        return f"{text}:{self.lineage}" if self.lineage else text
 
     @classmethod
     def parse(cls, text: str) -> Position:
@@ -79,6 +83,7 @@ class Position(msgspec.Struct, frozen=True, eq=False, gc=False):
             int(match["offset"]),
             int(match["stamp"]),
             int(match["more"]),
+            match["lineage"] or "",
         )
 
 

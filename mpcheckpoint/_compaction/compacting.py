@@ -136,7 +136,6 @@ def compact_by(
     stored = log.for_writing()
     directory = log.workers_directory
     selection = Selection(
-        log.log_key,
         log.store.path,
         rules,
         now_us=system.now_us(),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.columns import Lines
     from mpcheckpoint._format.frame import Line, Payload
+    from mpcheckpoint._logfile.chunk import Origin
     from mpcheckpoint._types import Record
 
 _US = 1_000_000
@@ -90,14 +91,12 @@ class Selection:
 
     def __init__(
         self,
-        log_key: str,
         path: str,
         rules: Rules,
         *,
         now_us: int,
         is_live: Callable[[str], bool],
     ) -> None:
-        self._log_key = log_key
         self._path = path
         self._rules = rules
         self._now_us = now_us
@@ -105,12 +104,12 @@ class Selection:
 
     # --- the first pass ---------------------------------------------------------------------------------------
 
-    def begin(self, newest_us: int, generation: str = "") -> None:
+    def begin(self, newest_us: int, origin: Origin) -> None:
         """Begin, or begin anew."""
         rules = self._rules
         # A wall clock that is ahead must not make everything old.
         now_us = min(self._now_us, newest_us)
-        self._generation = generation
+        self._origin = origin
         self._old_below_us = None if rules.newer_than_s is None else now_us - int(rules.newer_than_s * _US)
         self._ids_from_us = now_us - int(rules.keep_ids_s * _US)
         self._lines = self._at = 0
@@ -210,7 +209,7 @@ class Selection:
     def _ask(self, lines: Lines, first: int, drop: Callable[[Record], object]) -> None:
         """Ask the caller's function about each record."""
         places = [index for index, each in enumerate(lines.object_keys) if each is not None]
-        records = records_in(lines.records(), ALL, self._log_key, self._generation)
+        records = records_in(lines.records(), ALL, self._origin)
         for index, record in zip(places, records, strict=True):
             if drop(record):
                 self._less.setdefault(record.object_key, []).append(first + index)

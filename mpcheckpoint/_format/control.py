@@ -49,6 +49,7 @@ class _HeaderEvent(msgspec.Struct):
     generation: str
     created_us: int
     previous: list[str] = []
+    lineage: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Header(NamedTuple):
@@ -59,6 +60,11 @@ class Header(NamedTuple):
     created_us: int
     previous: tuple[str, ...]
     end: EndState
+    lineage: str = ""
+
+    def continues(self, generation: str, lineage: str) -> bool:
+        """Return whether a generation, and what its log's generations share ("" if nothing), are of this log."""
+        return generation in (self.generation, *self.previous) or (bool(lineage) and lineage == self.lineage)
 
 
 class Copied(NamedTuple):
@@ -107,12 +113,19 @@ _encode = msgspec.json.encode
 
 
 def encode_header(
-    log_key: str, generation: str, created_us: int, *, stamp_us: int, previous: tuple[str, ...] = ()
+    log_key: str,
+    generation: str,
+    created_us: int,
+    *,
+    stamp_us: int,
+    previous: tuple[str, ...] = (),
+    lineage: str = "",
 ) -> tuple[bytes, EndState]:
     """Return the first line of a new log and the end state after it.
 
     ``previous`` names the generations that this one continues, newest last: their positions are positions of this one.
-    ``stamp_us`` is below the stamps of the records, which a new generation keeps.
+    ``stamp_us`` is below the stamps of the records, which a new generation keeps. ``lineage`` is what all generations
+    of the log share; "" leaves it out.
 
     Raises:
         LimitExceededError: the log key is too long for a header.
@@ -124,7 +137,14 @@ def encode_header(
             reason="log key too long",
         )
     event = _HeaderEvent(
-        "header", FORMAT_NAME, FORMAT_VERSION, log_key, generation, created_us, list(previous[-MAX_PREVIOUS:])
+        "header",
+        FORMAT_NAME,
+        FORMAT_VERSION,
+        log_key,
+        generation,
+        created_us,
+        list(previous[-MAX_PREVIOUS:]),
+        lineage or msgspec.UNSET,
     )
     line, stored_crc = encode_line(
         Payload(b"null", _encode(event)), stamp_us=stamp_us, durable=0, more=0, crc=0
@@ -202,7 +222,8 @@ def parse_header(data: bytes) -> Header | UnknownVersion | Mismatch:
     if line.object_key is not None or line.more or event.control != "header" or event.format != FORMAT_NAME:
         return Mismatch(0, f"the header of a log of format {FORMAT_NAME}", f"a line of {event.format!r}")
     # They become parts of positions and of the names of quarantine files.
-    for generation in (event.generation, *event.previous):
+    lineage = [] if event.lineage is msgspec.UNSET else [event.lineage]
+    for generation in (event.generation, *event.previous, *lineage):
         if not _GENERATION.fullmatch(generation):
             return Mismatch(0, "generations of 32 hex digits", repr(generation[:40]))
     return Header(
@@ -211,6 +232,7 @@ def parse_header(data: bytes) -> Header | UnknownVersion | Mismatch:
         event.created_us,
         tuple(event.previous),
         EndState(length, line.stored_crc, line.stamp_us),
+        "".join(lineage),
     )
 
 

@@ -192,8 +192,10 @@ class LogWriter:
     def position_of(self, appended: Appended) -> Position:
         """Return the position right after the record that was appended, or found."""
         offset, _, stamp_us = appended.end
-        generation = appended.log.end.header.generation
-        return appended.found or Position(self.paths.log_key, generation, offset, stamp_us)
+        header = appended.log.end.header
+        return appended.found or Position(
+            self.paths.log_key, header.generation, offset, stamp_us, 0, header.lineage
+        )
 
     # --- the lock, and the log that stands there under it -----------------------------------------------------
 

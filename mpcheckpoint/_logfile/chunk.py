@@ -25,6 +25,14 @@ class Forget(NamedTuple):
     stamp_us: int
 
 
+class Origin(NamedTuple):
+    """Where records were read: what their positions have in common."""
+
+    log_key: str
+    generation: str
+    lineage: str
+
+
 class Chunk(NamedTuple):
     """Records that are new to a reader, in file order.
 
@@ -36,6 +44,7 @@ class Chunk(NamedTuple):
         is_reset: whether the log was loaded anew, so that what was read before is void.
         begun_us: the stamp of the line that ends what was copied into the generation; 0 while none was read.
         note_stamps_us: the stamp of each of the notes; empty where the storage does not tell.
+        lineage: what all generations of the log share; "" where there is none.
         forgets: what is forgotten, in the order of the log.
     """
 
@@ -46,7 +55,12 @@ class Chunk(NamedTuple):
     is_reset: bool
     begun_us: int = 0
     note_stamps_us: Sequence[int] = ()
+    lineage: str = ""
     forgets: Sequence[Forget] = ()
+
+    def origin(self, log_key: str) -> Origin:
+        """Return where the records were read."""
+        return Origin(log_key, self.generation, self.lineage)
 
 
 class Told:
@@ -69,6 +83,7 @@ class Told:
         self,
         records: Sequence[Line],
         generation: str,
+        lineage: str,
         durable: int,
         passed: int,
         *,
@@ -77,4 +92,7 @@ class Told:
     ) -> Chunk:
         """Return the chunk of these records; ``passed`` of those that stood before them are left out."""
         forgets = [each._replace(at=max(0, each.at - passed)) for each in self.forgets]
-        return Chunk(records, self.notes, generation, durable, is_reset, begun_us, self._stamps_us, forgets)
+        stamps_us = self._stamps_us
+        return Chunk(
+            records, self.notes, generation, durable, is_reset, begun_us, stamps_us, lineage, forgets
+        )

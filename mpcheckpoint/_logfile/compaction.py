@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._logfile.chunk import Origin
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.generations import GenerationCopy, put_in_place
 from mpcheckpoint._logfile.ownership import open_beside_log, temporary_name
@@ -54,8 +55,8 @@ _MOST_BEGINNINGS = 5
 class Selection(Protocol):
     """What is to be dropped. Asked by one thread, without any lock."""
 
-    def begin(self, newest_us: int, generation: str) -> None:
-        """Begin, or begin anew: the newest line that will be looked at has this stamp; all are of this generation."""
+    def begin(self, newest_us: int, origin: Origin) -> None:
+        """Begin, or begin anew: the newest line that will be looked at has this stamp; all are read there."""
 
     def look(self, lines: Lines) -> None:
         """Look at the next whole batches of the log."""
@@ -198,7 +199,8 @@ class Compactor:
     def _run(self, selection: Selection, *, is_dry_run: bool) -> Compacted:
         start = self._begin()
         self._is_out_of_date = selection.is_out_of_date
-        selection.begin(start.end.stamp_us, start.header.generation)
+        header = start.header
+        selection.begin(start.end.stamp_us, Origin(header.log_key, header.generation, header.lineage))
         total, done = 2 * (start.end.offset - start.header.end.offset), 0
         for lines in self._lines(start):
             selection.look(lines)

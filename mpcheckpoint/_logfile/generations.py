@@ -148,6 +148,7 @@ class GenerationCopy:
             clock.next(old.end.stamp_us),
             stamp_us=stamp_us,
             previous=(*old.previous, old.generation),
+            lineage=old.lineage or uuid.uuid4().hex,  # a log from before there were any gets one now
         )
         # Crash: whose it is to be is settled before the log has it.
         self.descriptor = create_successor(temporary, paths.log)

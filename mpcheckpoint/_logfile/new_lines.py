@@ -49,10 +49,11 @@ class Found(NamedTuple):
         after = PADDING if self.padded_to else b""
         return closing(self.end.stored_crc) + after, self.end.offset - CLOSING_BYTES
 
-    def chunk(self, header: Header, durable: int) -> Chunk:
+    def chunk(self, header: Header, durable: int, begun_us: int) -> Chunk:
         """Return it as a reader gives it out."""
         records, notes, stamps_us, *_ = self
-        return Chunk(records, notes, header.generation, durable, False, header.created_us, stamps_us)
+        generation, lineage = header.generation, header.lineage
+        return Chunk(records, notes, generation, durable, False, begun_us, stamps_us, lineage)
 
 
 def written_after(fd: int, before: EndState, padded_to: int) -> Found | None:

@@ -148,7 +148,7 @@ class LogReader:
         self._mark, self._is_told_by_mark = mark, False
         clock.observe(found.end.stamp_us)
         pool.touch(self)
-        yield found.chunk(header, self._durable)
+        yield found.chunk(header, self._durable, self._begun_us())
 
     def _read_on(self) -> Iterator[Chunk]:
         with translated("reading", self._paths.log, is_read=True):
@@ -261,8 +261,14 @@ class LogReader:
         self._is_reset = False
         clock.observe(scan.end.stamp_us)
         if is_new:
-            begun_us = 0 if self.copied is None else self.copied.stamp_us
-            yield told.chunk(records, generation, self._durable, passed, is_reset=is_reset, begun_us=begun_us)
+            assert self._header is not None
+            begun_us, lineage = self._begun_us(), self._header.lineage
+            yield told.chunk(
+                records, generation, lineage, self._durable, passed, is_reset=is_reset, begun_us=begun_us
+            )
+
+    def _begun_us(self) -> int:
+        return 0 if self.copied is None else self.copied.stamp_us
 
     # --- where to begin ---------------------------------------------------------------------------------------
 
@@ -276,8 +282,8 @@ class LogReader:
             descriptor, _ = self._current(is_believed=True)
             header = self._header
             assert header is not None
-            known = (header.generation, *header.previous)
-            if position.log_key != self._paths.log_key or position.generation not in known:
+            is_ours = header.continues(position.generation, position.lineage)
+            if position.log_key != self._paths.log_key or not is_ours:
                 raise InvalidPositionError(
                     f"{position} is no position of the log {self._paths.log_key!r} as it stands in {self._paths.log}",
                     path=self._paths.log,
@@ -316,8 +322,11 @@ class LogReader:
 
     def position(self) -> Position:
         """Return the place after what was read so far. Requires: ``poll`` or another of these methods was called."""
-        assert self._header is not None
-        return Position(self._paths.log_key, self._header.generation, self._end.offset, self._end.stamp_us)
+        header, end = self._header, self._end
+        assert header is not None
+        return Position(
+            self._paths.log_key, header.generation, end.offset, end.stamp_us, lineage=header.lineage
+        )
 
     def seen(self) -> Seen | None:
         """Return what was read so far, if that is a log from its start; None before the first ``poll``."""

@@ -35,7 +35,9 @@ def find_in_successor(paths: LogPaths, position: Position) -> Position:
         for chunk in reader.poll():
             for line in chunk.lines:
                 if line.stamp_us == position.stamp_us and line.more == 0:
-                    return Position(paths.log_key, chunk.generation, line.end, line.stamp_us)
+                    return Position(
+                        paths.log_key, chunk.generation, line.end, line.stamp_us, lineage=chunk.lineage
+                    )
             gaps += [
                 gap for note in chunk.notes if note.name == SALVAGED for gap in note.fields.get("gaps", ())
             ]

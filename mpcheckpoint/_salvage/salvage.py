@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 UNKNOWN_GENERATION = "0" * 32
 _GENERATION = re.compile(rb'"([0-9a-f]{32})"')
+_LINEAGE = re.compile(rb'"lineage":"([0-9a-f]{32})"')
 _LOG_KEY = re.compile(rb'"log_key":("(?:[^"\\]|\\.)*")')
 # One quarantine file for each damage, up to so many; of more damages, one file from the first to the last.
 _MOST_FILES = 64
@@ -183,6 +184,9 @@ def _old_header(fd: int, paths: LogPaths, found: Inspection, kept: list[Candidat
     if found.header is not None:
         return found.header
     first_line = system.read_at(fd, MAX_HEADER_BYTES, 0).partition(b"\n")[0]
+    of_all = _LINEAGE.search(first_line)
+    if of_all is not None:
+        first_line = first_line[: of_all.start()] + first_line[of_all.end() :]
     named = [match.decode() for match in _GENERATION.findall(first_line)]
     previous = [*named[1:], *named[:1]]
     at_page = stated_generation(paths.page)
@@ -190,7 +194,8 @@ def _old_header(fd: int, paths: LogPaths, found: Inspection, kept: list[Candidat
         previous = [*(each for each in previous if each != at_page), at_page]
     generation = previous.pop() if previous else UNKNOWN_GENERATION
     stamp_us = kept[0].first_us - 1 if kept else clock.next(0)
-    return Header(paths.log_key, generation, 0, tuple(previous), EndState(0, 0, max(0, stamp_us)))
+    lineage = "" if of_all is None else of_all[1].decode()
+    return Header(paths.log_key, generation, 0, tuple(previous), EndState(0, 0, max(0, stamp_us)), lineage)
 
 
 def log_key_in(fd: int) -> bytes | None:

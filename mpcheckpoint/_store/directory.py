@@ -306,7 +306,9 @@ class StoreDirectory:
             return
         temporary = temporary_name(paths.log)
         created_us = clock.next(0)
-        header, _ = encode_header(paths.log_key, uuid.uuid4().hex, created_us, stamp_us=created_us)
+        header, _ = encode_header(
+            paths.log_key, uuid.uuid4().hex, created_us, stamp_us=created_us, lineage=uuid.uuid4().hex
+        )
         descriptor = create_log(temporary, self.path)
         try:
             write_whole(descriptor.fd, header, 0)

@@ -92,7 +92,7 @@ class FollowedLog:
             if self._held is not None and self._held.is_superseded_by(chunk.generation):
                 return
             lines = Lines.of(chunk.lines if self._only is None else self._only(chunk))
-            yield from records_in(lines, choice, self.stored.log_key, chunk.generation)
+            yield from records_in(lines, choice, chunk.origin(self.stored.log_key))
 
     def is_superseded(self) -> bool:
         """Return whether the log got another generation while records were held back.

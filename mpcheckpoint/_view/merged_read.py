@@ -14,7 +14,7 @@ from mpcheckpoint._types import Cursor, Position, Record
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from mpcheckpoint._logfile.chunk import Forget
+    from mpcheckpoint._logfile.chunk import Forget, Origin
     from mpcheckpoint._store.protocol import Reader, StoredLog
 
 # How much of a log is read at a time: worth a turn, and little enough to hold of many logs at once.
@@ -55,38 +55,39 @@ class RawRecord(NamedTuple):
     """A wanted record that is not decoded yet, and the offset from which to read on after it."""
 
     line: Line
-    log_key: str
-    generation: str
+    origin: Origin
     offset: int
 
     @property
     def order(self) -> tuple[int, str]:
         """How records of different logs are merged; those of one log are in order already."""
-        return self.line.stamp_us, self.log_key
+        return self.line.stamp_us, self.origin.log_key
 
     def record(self) -> Record:
         """Return the record."""
         line = self.line
+        log_key, generation, lineage = self.origin
         assert line.object_key is not None
         return Record(
-            self.log_key,
+            log_key,
             line.object_key,
             decode_event(line.event),
             line.stamp_us,
             record_id_of(line.meta),
-            Position(self.log_key, self.generation, self.offset, line.stamp_us, line.more),
+            Position(log_key, generation, self.offset, line.stamp_us, line.more, lineage),
             folded_of(line.meta),
         )
 
 
-def raw_record_at(lines: Lines, number: int, log_key: str, generation: str) -> RawRecord:
+def raw_record_at(lines: Lines, number: int, origin: Origin) -> RawRecord:
     """Return one of these lines."""
     line = lines[number]
-    return RawRecord(line, log_key, generation, _place_after(lines, number))
+    return RawRecord(line, origin, _place_after(lines, number))
 
 
-def records_in(lines: Lines, choice: Choice, log_key: str, generation: str) -> Iterator[Record]:
+def records_in(lines: Lines, choice: Choice, origin: Origin) -> Iterator[Record]:
     """Yield the wanted ones of these lines as records. From the columns: no Line is made."""
+    log_key, generation, lineage = origin
     events, event_ends, metas = lines.events, lines.event_ends, lines.metas
     for number in choice.numbers_in(lines):
         object_key = lines.object_keys[number]
@@ -99,7 +100,7 @@ def records_in(lines: Lines, choice: Choice, log_key: str, generation: str) -> I
             decode_event(bytes(events[start : event_ends[number]])),
             stamp_us,
             None if metas is None else record_id_of(metas[number]),
-            Position(log_key, generation, _place_after(lines, number), stamp_us, more),
+            Position(log_key, generation, _place_after(lines, number), stamp_us, more, lineage),
             None if metas is None else folded_of(metas[number]),
         )
 
@@ -112,10 +113,10 @@ def _place_after(lines: Lines, number: int) -> int:
 
 
 class Part(NamedTuple):
-    """Some lines of a log, their generation, and what is forgotten among them."""
+    """Some lines of a log, where they were read, and what is forgotten among them."""
 
     lines: Lines
-    generation: str
+    origin: Origin
     forgets: Sequence[Forget]
 
 
@@ -153,9 +154,9 @@ class Tap:
                 lines = Lines.of(chunk.lines)
                 if not lines:
                     if chunk.forgets:
-                        part.append(Part(lines, chunk.generation, chunk.forgets))
+                        part.append(Part(lines, chunk.origin(self.log_key), chunk.forgets))
                     continue
-                part.append(Part(lines, chunk.generation, chunk.forgets))
+                part.append(Part(lines, chunk.origin(self.log_key), chunk.forgets))
                 taken_bytes += lines.ends[-1] - lines.offsets[0]
                 self.is_at_end = lines.stamps_us[-1] >= self._choice.until_us
                 if taken_bytes >= _PART_BYTES or self.is_at_end:
@@ -167,8 +168,8 @@ class Tap:
 
     def records(self) -> Iterator[Record]:
         """Yield the wanted records."""
-        for lines, generation, _ in self.lines():
-            yield from records_in(lines, self._choice, self.log_key, generation)
+        for lines, origin, _ in self.lines():
+            yield from records_in(lines, self._choice, origin)
         self.reader.release()
 
     def last(self, count: int) -> list[RawRecord]:
@@ -177,9 +178,9 @@ class Tap:
         while True:
             passed_us = self._begin_near_end(length)
             kept: list[RawRecord] = []
-            for lines, generation, _ in self.lines():
+            for lines, origin, _ in self.lines():
                 numbers = self._choice.numbers_in(lines)[-count:]
-                kept += [raw_record_at(lines, number, self.log_key, generation) for number in numbers]
+                kept += [raw_record_at(lines, number, origin) for number in numbers]
                 del kept[:-count]
             self.reader.release()
             if passed_us is None or len(kept) >= count or passed_us < self._choice.since_us:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from mpcheckpoint._format.columns import Lines
+    from mpcheckpoint._logfile.chunk import Origin
     from mpcheckpoint._store.protocol import StoredLog
     from mpcheckpoint._types import Record
     from mpcheckpoint.errors import CheckpointError
@@ -60,7 +61,7 @@ class _ObjectIndex:
         self._choice = choice
         self._matches = None if match is None else re.compile(translate(match)).match
 
-    def add(self, lines: Lines, log_key: str, generation: str, before: int) -> None:
+    def add(self, lines: Lines, origin: Origin, before: int) -> None:
         """Add a part of a log. ``before``: number of preceding records."""
         numbers = self._choice.numbers_in(lines)
         object_keys = [lines.object_keys[number] for number in numbers]
@@ -72,8 +73,8 @@ class _ObjectIndex:
             if self._matches is not None and not self._matches(object_key):
                 continue
             at = firsts[object_key]
-            first = (lines.stamps_us[at], log_key, before + at)
-            found = raw_record_at(lines, number, log_key, generation)
+            first = (lines.stamps_us[at], origin.log_key, before + at)
+            found = raw_record_at(lines, number, origin)
             known = self.seen.get(object_key)
             if known is None:
                 known = self.seen[object_key] = _Seen(first, found)
@@ -105,13 +106,13 @@ def list_objects(
         tap = Tap(stored, choice)
         tap.begin()
         objects, before = _ObjectIndex(choice, match), 0
-        for lines, generation, forgets in tap.lines():
+        for lines, origin, forgets in tap.lines():
             done = 0
             for at, object_key, _ in forgets:
-                objects.add(lines[done:at], stored.log_key, generation, before + done)
+                objects.add(lines[done:at], origin, before + done)
                 objects.forget(object_key)
                 done = at
-            objects.add(lines[done:] if done else lines, stored.log_key, generation, before + done)
+            objects.add(lines[done:] if done else lines, origin, before + done)
             before += len(lines)
         _merge(all_seen, objects.seen)
         tap.reader.release()

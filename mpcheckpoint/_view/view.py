@@ -38,7 +38,7 @@ class LogView:
 
     def __init__(self, log_key: str) -> None:
         self.log_key = log_key
-        self.generation = ""
+        self.generation = self.lineage = ""
         self.records = Records()
         self.applied = 0
         self._ids: dict[tuple[str, str], int] = {}
@@ -62,7 +62,7 @@ class LogView:
             self._dropped, self._dropped_ids, self._forgets = {}, {}, {}
             self.claims, self._notes = {}, {}
             self.map_notes, self.memo = [], {}
-        self.generation = chunk.generation
+        self.generation, self.lineage = chunk.generation, chunk.lineage
         if not self.records.count:
             for note in chunk.notes:
                 if note.name == DROPPED:  # those lines stand before all records
@@ -149,13 +149,13 @@ class LogView:
     def position_of(self, number: int) -> Position:
         """Return the place after a record."""
         entry = self.records.entry(number)
-        return Position(self.log_key, self.generation, entry.end, entry.stamp_us, entry.more)
+        return Position(self.log_key, self.generation, entry.end, entry.stamp_us, entry.more, self.lineage)
 
     def position_of_id(self, object_key: str, record_id: str) -> Position | None:
         """Return the place after the first record of that id for that object, or None. It may be left out by now."""
         place = self._dropped_ids.get(object_key, {}).get(record_id)
         if place is not None:
-            return Position(self.log_key, self.generation, 0, *place)
+            return Position(self.log_key, self.generation, 0, *place, self.lineage)
         number = self._ids.get((object_key, record_id))
         if number is None or number < self._first_of(object_key):
             return None

@@ -42,6 +42,7 @@ CALLED = {
         "recode",
         "drop_first",
         "records",
+        "last_records",
     ),
 }
 # What the interpreter keeps of some calls, to use it again.

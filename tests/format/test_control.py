@@ -204,14 +204,14 @@ def test_note_comes_back_as_written(name: str, fields: dict[str, Any]) -> None:
 
 @pytest.mark.guarantee(6)
 @pytest.mark.parametrize("generation", ["", "../../x", "\0", "x" * 400, GENERATION.upper(), GENERATION + "0"])
-@pytest.mark.parametrize("member", ["generation", "previous"])
+@pytest.mark.parametrize("member", ["generation", "previous", "lineage"])
 def test_header_that_names_no_generation_is_damage(bench: Bench, generation: str, member: str) -> None:
     """File names in quarantine are made of it."""
     sound = log_bytes.header()[0]
     fields = json.loads(sound)[5]
     assert isinstance(parse_header(sound), Header)
     chain = log_bytes.Chain()
-    fields[member] = generation if member == "generation" else [generation]
+    fields[member] = [generation] if member == "previous" else generation
     chain.line(b"%d,0,0,null,%b,null" % (log_bytes.CREATED_US, json.dumps(fields).encode()))
     bench.put(chain.data + b'["torn')
 
