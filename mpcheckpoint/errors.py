@@ -93,6 +93,15 @@ class UnsupportedPlatformError(CheckpointError, OSError):
     """This operating system is not supported."""
 
 
+class UnfinishedBackupError(CheckpointError, RuntimeError):
+    """A backup into this directory, or a restore of it, was interrupted: its logs may not belong together."""
+
+
+class BackupPlaceError(CheckpointError, ValueError):
+    """The directory cannot take this backup, or this store cannot be restored from it: it is, or lies in, something
+    else. Nothing was changed."""
+
+
 class ReadOnlyError(CheckpointError, PermissionError):
     """The handle was opened with ``read_only=True`` and never writes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mpcheckpoint._backup.backing_up import BackedUpLog, Backup
 from mpcheckpoint._maintenance.imports.import_task import Imported
 from mpcheckpoint._maintenance.imports.importing import (
     OlderFile,
@@ -17,6 +18,8 @@ from mpcheckpoint._maintenance.repairs.verification import size_in_bytes, stray_
 from mpcheckpoint._maintenance.survey import LogSurvey, survey
 
 __all__ = [
+    "BackedUpLog",
+    "Backup",
     "Damage",
     "Examination",
     "Finding",

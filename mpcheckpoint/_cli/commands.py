@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
+def _backup() -> click.Command:
+    from mpcheckpoint._cli.backup_command import backup_command
+
+    return backup_command
+
+
 def _compact() -> click.Command:
     from mpcheckpoint._cli.compact_command import compact_command
 
@@ -96,6 +102,7 @@ def _verify() -> click.Command:
 
 
 _LOADERS: dict[str, Callable[[], click.Command]] = {
+    "backup": _backup,
     "compact": _compact,
     "doctor": _doctor,
     "import": _import,

@@ -11,6 +11,7 @@ import click
 from mpcheckpoint._cli.completion import complete_key
 from mpcheckpoint._cli.remembered import RememberedOption
 from mpcheckpoint._cli.terminal import safe
+from mpcheckpoint._cli.times import duration
 from mpcheckpoint._logfile.paths import STORE_DIRECTORY, refuse_url
 from mpcheckpoint._work.reruns import require_rerun_name
 from mpcheckpoint._work.worker_options import parse_memory, require_memory_told
@@ -107,6 +108,17 @@ def rerun_option(help_text: str) -> Callable[[Command], Command]:
     return click.option(
         "--rerun", metavar="NAME", is_flag=False, flag_value=_NO_NAME, callback=_rerun, help=help_text
     )
+
+
+lock_timeout_option = click.option(
+    "--lock-timeout",
+    "lock_timeout_s",
+    type=duration,
+    default="30s",
+    show_default=True,
+    metavar="DURATION",
+    help="How long to wait for writers: seconds, or like 90s, 5m, 1h30m.",
+)
 
 
 def memory_size(text: str) -> int:

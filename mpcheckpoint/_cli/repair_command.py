@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpcheckpoint._cli.checks import MOST_SHOWN, check_fields, check_progress, write_lines
-from mpcheckpoint._cli.options import json_option, keys_option, store_option
+from mpcheckpoint._cli.options import json_option, keys_option, lock_timeout_option, store_option
 from mpcheckpoint._cli.terminal import Exit, counted, flush_out, json_line, safe, shown_name, write_out
-from mpcheckpoint._cli.times import duration, iso
+from mpcheckpoint._cli.times import iso
 from mpcheckpoint.errors import shell_text
 from mpcheckpoint.maintenance import plan_repairs, repair
 
@@ -24,15 +24,7 @@ if TYPE_CHECKING:
 @store_option
 @keys_option
 @click.option("-y", "--yes", "is_yes", is_flag=True, help="Do it. Without this, only say what would be done.")
-@click.option(
-    "--lock-timeout",
-    "lock_timeout_s",
-    type=duration,
-    default="30s",
-    show_default=True,
-    metavar="DURATION",
-    help="How long to wait for writers: seconds, or like 90s, 5m, 1h30m.",
-)
+@lock_timeout_option
 @json_option
 def repair_command(
     store: str, log_keys: tuple[str, ...], is_yes: bool, lock_timeout_s: float, is_json: bool

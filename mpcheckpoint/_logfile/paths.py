@@ -14,6 +14,9 @@ TEMPORARY_SUFFIX = ".tmp"
 STORE_LOCK = "store.lock"
 QUARANTINE = "quarantine"
 WORKERS = "workers"
+# In a backup: what it is, and what is being done to it.
+BACKUP_MARKER = "backup"
+BACKUP_JOURNAL = "backup.journal"
 
 # One slash is enough: ``pathlib`` makes one of two. At least two letters: C:/ is a drive of another system.
 _SCHEME = re.compile(r"\s*((?:[A-Za-z][A-Za-z0-9+.-]+:)+)/")

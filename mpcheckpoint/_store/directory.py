@@ -29,6 +29,7 @@ from mpcheckpoint._logfile.ownership import (
     temporary_name,
 )
 from mpcheckpoint._logfile.paths import (
+    BACKUP_JOURNAL,
     STORE_DIRECTORY,
     STORE_LOCK,
     TEMPORARY_SUFFIX,
@@ -44,6 +45,7 @@ from mpcheckpoint.errors import (
     NetworkFileSystemError,
     NotAStoreError,
     StoreNotFoundError,
+    UnfinishedBackupError,
 )
 
 if TYPE_CHECKING:
@@ -62,11 +64,18 @@ class StoreDirectory:
     Locking: creating and recovering logs happens under the store lock; listing needs none.
     """
 
-    def __init__(self, base: str | os.PathLike[str], *, create: bool, read_only: bool) -> None:
-        """Open the store below ``base``.
+    def __init__(
+        self,
+        base: str | os.PathLike[str],
+        *,
+        create: bool,
+        read_only: bool,
+        is_unfinished_taken: bool = False,
+    ) -> None:
+        """Open the store below ``base``. ``is_unfinished_taken``: also one that a backup or a restore left half done.
 
         Raises:
-            UnknownSchemeError, StoreNotFoundError, NotAStoreError, StoreAccessError
+            UnknownSchemeError, StoreNotFoundError, NotAStoreError, StoreAccessError, UnfinishedBackupError
         """
         self.base = store_directory(base)
         self.path = os.path.join(self.base, STORE_DIRECTORY)
@@ -77,6 +86,8 @@ class StoreDirectory:
         with translated("opening the store", self.path):
             self._is_new = self._create() if create and not read_only else False
             self.identity = self._checked_identity()
+            if not is_unfinished_taken and system.exists(os.path.join(self.path, BACKUP_JOURNAL)):
+                raise self._unfinished()
             self._warn_of_older_files()
 
     # --- opening ----------------------------------------------------------------------------------------------
@@ -111,6 +122,15 @@ class StoreDirectory:
                 reason="not a directory",
             )
         return status.st_dev, status.st_ino
+
+    def _unfinished(self) -> UnfinishedBackupError:
+        command = f"mpcheckpoint repair --store {shlex.quote(self.base)} --yes"
+        return UnfinishedBackupError(
+            f"a backup into {self.base}, or a restore of it, was interrupted or is under way: its logs may not belong "
+            f"together; start the backup or restore again, or bring it to an end with {command}",
+            path=os.path.join(self.path, BACKUP_JOURNAL),
+            reason="unfinished backup or restore",
+        )
 
     def require_locking(self) -> None:
         """Prove, before the first write, that files can really be locked here.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mpcheckpoint._logfile.judged import Seen
+    from mpcheckpoint._store.directory import StoreDirectory
     from mpcheckpoint._store.protocol import Reader, Store, StoredLog
     from mpcheckpoint._view.records import Cut, Records
     from mpcheckpoint._view.settings import Settings
@@ -305,6 +306,13 @@ class StoreHandle:
     def is_closed(self) -> bool:
         """Whether the handle was closed."""
         return self._is_closed
+
+    def directory(self) -> StoreDirectory:
+        """Return the directory of the store. Raises TypeError if it is none."""
+        self.require_open()
+        if not isinstance(self._store, DirectoryStore):
+            raise TypeError("only a store that is a directory can do this")
+        return self._store.directory
 
     def require_open(self) -> None:
         """Raise ClosedError if the handle was closed; notice a fork that ran no hooks."""

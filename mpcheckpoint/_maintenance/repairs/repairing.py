@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._backup.journal import read_journal, settle
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.recovery import recover, repair_end, replace_damaged
 from mpcheckpoint._maintenance.repairs.reports import Action, LeftOut, LogCheck, LogRepair
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from mpcheckpoint._types import Repair
+
+logger = logging.getLogger("mpcheckpoint")
 
 _MOST_SPANS = 1000
 _REST_OF_BATCH = "the rest of a batch that lost lines, or perhaps of one"
@@ -75,9 +79,22 @@ def repair(
         LogNotFoundError: nothing was changed.
         An error of one log (LockTimeoutError, WriteFailedError, ReadFailedError, ...) is in its ``LogRepair.error``.
     """
-    directory = StoreDirectory(path, create=False, read_only=False)
+    directory = StoreDirectory(path, create=False, read_only=False, is_unfinished_taken=True)
+    _settled(directory, lock_timeout_s)
     targets = targets_in(directory, log_keys)
     return (_repaired(directory, target, lock_timeout_s, on_progress) for target in targets)
+
+
+def _settled(directory: StoreDirectory, timeout_s: float | None) -> None:
+    """Finish, or undo, a backup or a restore that was interrupted."""
+    with translated("repairing", directory.path):
+        if read_journal(directory.path) is None:
+            return
+        with directory.locked(timeout_s):
+            journal = settle(directory.path)
+    if journal is not None:
+        done = "finished" if journal.is_written else "undone: the logs are as they were before it"
+        logger.warning("the interrupted %s of %s was %s", journal.doing, directory.base, done)
 
 
 def _planned(target: CheckTarget, on_progress: Callable[[int], None] | None) -> LogRepair:

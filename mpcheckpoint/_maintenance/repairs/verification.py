@@ -15,7 +15,7 @@ from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import read_header, wrong_log
 from mpcheckpoint._logfile.ownership import is_temporary
 from mpcheckpoint._logfile.page import stated_durable
-from mpcheckpoint._logfile.paths import QUARANTINE, WORKERS, LogPaths
+from mpcheckpoint._logfile.paths import BACKUP_JOURNAL, BACKUP_MARKER, QUARANTINE, WORKERS, LogPaths
 from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._logfile.quarantine import list_repairs
 from mpcheckpoint._maintenance.repairs.reports import Damage, LogCheck, State
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _MOST_DAMAGES = 1000
 _PAUSE_S = 0.1
 _OF_A_LOG = (LOG_SUFFIX, ".lock", ".sync", ".page", ".poison", ".compact")
-_OF_THE_STORE = frozenset({"store.lock", "logs", "bell", QUARANTINE, WORKERS})
+_OF_THE_STORE = frozenset({"store.lock", "logs", "bell", QUARANTINE, WORKERS, BACKUP_MARKER, BACKUP_JOURNAL})
 
 
 class CheckTarget(NamedTuple):

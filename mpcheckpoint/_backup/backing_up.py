@@ -1,0 +1,301 @@
+"""Back a store up: the cut, what the backup lacks of it, and all of that copied, or nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._backup.copying import BrokenSourceError, Pace, copy_batches
+from mpcheckpoint._backup.cut import Cut, CutLog, take_cut
+from mpcheckpoint._backup.journal import Journal, settle, write_beside, write_journal
+from mpcheckpoint._backup.place import BackupPlace, LogStep, Marker
+from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.file_bytes import write_whole
+from mpcheckpoint._logfile.ownership import create_copy, temporary_name
+from mpcheckpoint._logfile.paths import BACKUP_MARKER
+from mpcheckpoint._logfile.places import places
+from mpcheckpoint._logfile.recovery import repair_end
+from mpcheckpoint._store.process import process
+from mpcheckpoint.errors import CheckpointError, CorruptLogError, ReadFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._store.directory import StoreDirectory
+
+_TRIES = 5
+_SPARE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BackedUpLog:
+    """What a backup did to one log.
+
+    Attributes:
+        log_key: its key.
+        action: "unchanged"; "extended": what was appended since was added; "new": it was not in the backup before;
+            "copied anew": the store's got another generation since.
+        size_bytes: how long it is in the backup; copied_bytes: how many of them were written now.
+    """
+
+    log_key: str
+    action: Literal["unchanged", "extended", "new", "copied anew"]
+    size_bytes: int
+    copied_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What a backup did.
+
+    Attributes:
+        directory: where it is.
+        cut_us: the moment whose state it holds, in microseconds since 1970.
+        is_of_one_moment: whether all logs are as they were at that moment. False where this user may not lock the
+            store's logs: then each log is whole, and they may not belong together.
+        logs: what was done to each, in the order of their keys.
+        left_out: why other logs were left out, as ``skip_damaged`` allowed; the backup has them as it had them before.
+        kept: files of logs that the store no longer has; the backup keeps them.
+    """
+
+    directory: str
+    cut_us: int
+    is_of_one_moment: bool
+    logs: tuple[BackedUpLog, ...]
+    left_out: tuple[CheckpointError, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    @property
+    def copied_bytes(self) -> int:
+        """How many bytes were written."""
+        return sum(log.copied_bytes for log in self.logs)
+
+
+def back_up_store(
+    store: StoreDirectory,
+    directory: str | os.PathLike[str],
+    *,
+    timeout_s: float | None,
+    limit_rate: int | None,
+    skip_damaged: bool,
+    on_progress: Callable[[int], None] | None,
+) -> Backup:
+    """Back a store up into ``directory``. See ``Checkpoint.backup``."""
+    if limit_rate is not None and (type(limit_rate) is not int or limit_rate <= 0):
+        raise ValueError(f"limit_rate is a number of bytes a second, above 0, or None, not {limit_rate!r}")
+    with translated("backing up", store.path, is_read=True):
+        return _backed_up(store, directory, timeout_s, skip_damaged, Pace(limit_rate, on_progress))
+
+
+def _backed_up(
+    store: StoreDirectory,
+    directory: str | os.PathLike[str],
+    timeout_s: float | None,
+    skip_damaged: bool,
+    pace: Pace,
+) -> Backup:
+    place = BackupPlace(directory, store)
+    damaged: dict[str, CheckpointError] = {}
+    for _ in range(_TRIES):
+        with ExitStack() as held:
+            if not place.is_new:
+                held.enter_context(place.opened().locked(timeout_s))
+                with translated("finishing an interrupted backup in", place.path):
+                    settle(place.path)
+            cut = take_cut(store, timeout_s)
+            cut.failures.update(damaged)
+            if cut.failures and not skip_damaged:
+                raise cut.failures[min(cut.failures)]
+            cut.logs = [log for log in cut.logs if log.paths.log not in damaged]
+            with translated("reading", store.path, is_read=True):
+                steps = place.steps(cut)
+            if steps is None:
+                continue
+            todo = [step for step in steps if not step.is_done]
+            if not todo and not place.is_new:
+                return _done(place, cut, steps)
+            if not _made_durable(store, cut, todo, timeout_s, damaged):
+                continue
+            try:
+                _write(place, cut, todo, pace, held, timeout_s)
+            except _BrokenLogError as broken:
+                _judge(store, broken, damaged, timeout_s, is_locked=cut.is_of_one_moment)
+                place = BackupPlace(directory, store)
+                continue
+            return _done(place, cut, steps)
+    if damaged and not skip_damaged:
+        raise damaged[min(damaged)]
+    raise ReadFailedError(
+        f"a log of {store.base} was replaced again and again while it was backed up; try again. Nothing was changed",
+        path=store.path,
+        reason="replaced again and again",
+    )
+
+
+class _BrokenLogError(Exception):
+    """A log of the store is not whole up to where it was cut."""
+
+    def __init__(self, log: CutLog, cause: BrokenSourceError) -> None:
+        super().__init__(log.paths.log)
+        self.log, self.cause = log, cause
+
+
+def _made_durable(
+    store: StoreDirectory,
+    cut: Cut,
+    todo: list[LogStep],
+    timeout_s: float | None,
+    damaged: dict[str, CheckpointError],
+) -> bool:
+    """Make what is to be copied durable in the store: a backup must hold nothing that the store can lose.
+
+    Return False if that cannot be done for a log, which is among ``damaged`` then.
+    """
+    if not cut.is_of_one_moment:
+        return True
+    for step in todo:
+        try:
+            process.writer(store.identity, step.cut.paths).sync(timeout_s)
+        except CheckpointError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            damaged[step.cut.paths.log] = error
+    return not damaged or not any(step.cut.paths.log in damaged for step in todo)
+
+
+def _judge(
+    store: StoreDirectory,
+    broken: _BrokenLogError,
+    damaged: dict[str, CheckpointError],
+    timeout_s: float | None,
+    *,
+    is_locked: bool,
+) -> None:
+    """Find out whether a log that is not whole is corrupt; if it is torn, cut that off, as the next writer would do."""
+    paths, damage = broken.log.paths, broken.cause.damage
+    found = CorruptLogError(
+        paths.log, damage.offset, expected=damage.expected, found=damage.found, log_key=paths.log_key
+    )
+    if not is_locked:
+        damaged[paths.log] = found
+        return
+    try:
+        if repair_end(process.writer(store.identity, paths), timeout_s) is None:
+            damaged[paths.log] = found  # its end is as it was: the damage is in what was validated before
+    except CheckpointError as error:
+        damaged[paths.log] = error
+
+
+# --- written -------------------------------------------------------------------------------------------------
+
+
+def _write(
+    place: BackupPlace, cut: Cut, todo: list[LogStep], pace: Pace, held: ExitStack, timeout_s: float | None
+) -> None:
+    """Bring the backup to the cut: whole, or not at all."""
+    if place.is_new:
+        held.enter_context(place.opened().locked(timeout_s))
+    with translated("backing up into", place.path):
+        try:
+            if place.is_new:
+                settle(place.path)
+                place.mark()
+                places.make_names_durable(place.path)
+            _require_room(place, todo)
+            _write_logs(place, cut, todo, pace)
+        except BaseException:
+            _give_up(place)
+            raise
+        settle(place.path)
+
+
+def _write_logs(place: BackupPlace, cut: Cut, todo: list[LogStep], pace: Pace) -> None:
+    lengths = {os.path.basename(step.path): step.start.offset for step in todo if step.start is not None}
+    write_journal(place.path, Journal(doing="backup", lengths=lengths))
+    renames: dict[str, str] = {}
+    for step in todo:
+        source = step.cut.opened()
+        if source is None:
+            raise OSError(
+                errno.ESTALE, "the log was replaced while it was backed up; try again", step.cut.paths.log
+            )
+        try:
+            if step.start is not None:
+                _extend(step, source.fd, pace)
+            else:
+                temporary = _copied(step, source.fd, pace)
+                renames[os.path.basename(temporary)] = os.path.basename(step.path)
+        except BrokenSourceError as error:
+            raise _BrokenLogError(step.cut, error) from error
+        step.cut.file = None  # closed: there may be many
+    marker = Marker(cut_us=cut.cut_us, is_of_one_moment=cut.is_of_one_moment and not cut.failures)
+    path = os.path.join(place.path, BACKUP_MARKER)
+    renames[os.path.basename(write_beside(path, msgspec.json.encode(marker)))] = BACKUP_MARKER
+    write_journal(place.path, Journal(doing="backup", is_written=True, renames=renames))
+
+
+def _give_up(place: BackupPlace) -> None:
+    """Undo what was done. If that fails, too, the journal stays, and the next backup does it."""
+    try:
+        settle(place.path)
+    except (OSError, CheckpointError):
+        return
+    if not place.kept(set()):
+        place.unmake()
+
+
+def _require_room(place: BackupPlace, todo: list[LogStep]) -> None:
+    """Refuse to fill the disk before anything is written."""
+    needed = _SPARE_BYTES + sum(
+        step.cut.end.offset - (0 if step.start is None else step.start.offset) for step in todo
+    )
+    free = system.space_at(place.path).free_bytes
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, and {free:,} are free there")
+
+
+def _extend(step: LogStep, source: int, pace: Pace) -> None:
+    assert step.start is not None
+    target = system.open_file(step.path, write=True)
+    if system.size_of(target.fd) != step.start.offset:
+        raise OSError(errno.EBUSY, "somebody writes to the backup", step.path)
+    copy_batches(source, target.fd, step.start, step.cut.end, pace)
+    system.sync_data(target.fd)
+
+
+def _copied(step: LogStep, source: int, pace: Pace) -> str:
+    """Copy a log under a temporary name, for the users of the store's log; return that name."""
+    temporary, header = temporary_name(step.path), step.cut.header
+    target = create_copy(temporary, step.cut.paths.log)
+    write_whole(target.fd, system.read_at(source, header.end.offset, 0), 0)
+    pace.advance(header.end.offset)
+    copy_batches(source, target.fd, header.end, step.cut.end, pace)
+    system.sync_data(target.fd)
+    return temporary
+
+
+def _done(place: BackupPlace, cut: Cut, steps: list[LogStep]) -> Backup:
+    logs = tuple(_of(step) for step in steps)
+    return Backup(
+        place.base,
+        cut.cut_us,
+        cut.is_of_one_moment and not cut.failures,
+        logs,
+        tuple(cut.failures[path] for path in sorted(cut.failures)),
+        tuple(place.kept(cut.names)),
+    )
+
+
+def _of(step: LogStep) -> BackedUpLog:
+    size = step.cut.end.offset
+    if step.is_done:
+        return BackedUpLog(step.cut.paths.log_key, "unchanged", size, 0)
+    if step.start is not None:
+        return BackedUpLog(step.cut.paths.log_key, "extended", size, size - step.start.offset)
+    return BackedUpLog(step.cut.paths.log_key, "new" if step.is_new else "copied anew", size, size)

@@ -1,0 +1,267 @@
+"""The cut: where all logs of a store ended at one moment, which was while all their append locks were held.
+
+A record whose writer had read another one is in the cut only if that other one is: it was appended later, so it cannot
+end below the cut if the other one does not. Rejected: a cut by stamps, from which a clock that was set back takes
+acknowledged records.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._backup.log_end import clean_end
+from mpcheckpoint._format.names import LOG_SUFFIX
+from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.header import read_header
+from mpcheckpoint._logfile.lock_file import LockFile
+from mpcheckpoint._logfile.lock_waits import LockWait
+from mpcheckpoint._logfile.notices import timed_out
+from mpcheckpoint._logfile.page import vouched_durable
+from mpcheckpoint._logfile.paths import LogPaths
+from mpcheckpoint._logfile.recovery import repair_end
+from mpcheckpoint._logfile.replay import replay
+from mpcheckpoint._logfile.torn_or_corrupt import Broken, require_torn
+from mpcheckpoint._store.process import process
+from mpcheckpoint.errors import CheckpointError, ReadFailedError, StoreAccessError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpcheckpoint._format.control import Header
+    from mpcheckpoint._format.frame import EndState
+    from mpcheckpoint._store.directory import StoreDirectory
+
+_TRIES = 5
+_REOPEN_LIMIT = 100
+# Of the files that this process may have open, the logs of a cut keep a quarter at most; others are opened again.
+_SHARE = 4
+_SHORT = (errno.EMFILE, errno.ENFILE)
+
+
+@dataclass(slots=True)
+class CutLog:
+    """A log, and where the cut ends it.
+
+    ``file`` is it, opened under the lock; None where there are too many logs to keep all open.
+    """
+
+    paths: LogPaths
+    header: Header
+    end: EndState
+    file: system.Descriptor | None
+
+    def opened(self) -> system.Descriptor | None:
+        """Return the file that was cut; None if another one has taken its place."""
+        if self.file is not None and self.file.is_intact():
+            return self.file
+        file = system.open_file(self.paths.log)
+        header = read_header(file.fd, self.paths.log, log_key=self.paths.log_key)
+        return file if header.generation == self.header.generation else None
+
+
+@dataclass(slots=True)
+class Cut:
+    """The logs of a store at one moment.
+
+    ``is_of_one_moment`` is False where this user may not lock them: then each is whole, as it was about then.
+    """
+
+    logs: list[CutLog] = field(default_factory=list)
+    failures: dict[str, CheckpointError] = field(default_factory=dict)
+    is_of_one_moment: bool = True
+    cut_us: int = 0
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the files of all logs, without suffix, of those that cannot be cut, too."""
+        failed = {os.path.basename(path).removesuffix(LOG_SUFFIX) for path in self.failures}
+        return failed | {log.paths.name for log in self.logs}
+
+
+class AppendLocks:
+    """The append locks of many logs, held at once by one thread. Nothing but looks at the logs happens under them."""
+
+    def __init__(self) -> None:
+        self._files: list[LockFile] = []
+        process.register(self)
+
+    def take(self, paths: LogPaths, timeout_s: float | None) -> None:
+        """Take one more, waiting at most ``timeout_s`` seconds.
+
+        Raises:
+            LockTimeoutError: it was held elsewhere for so long.
+            OSError: the lock file cannot be used.
+        """
+        file = LockFile(paths.lock, LockWait(paths.log_key, paths.lock))
+        self._files.append(file)
+        for _ in range(_REOPEN_LIMIT):
+            if not file.take(timeout_s):
+                raise timed_out(paths, timeout_s)
+            if file.is_at_path():
+                return
+            file.close()
+        raise OSError(errno.EAGAIN, "the lock file is being replaced again and again", paths.lock)
+
+    def require_held(self) -> None:
+        """Return if all are held still.
+
+        Raises:
+            OSError: somebody closed a lock file.
+        """
+        for file in self._files:
+            file.require_held()
+
+    def give_back(self) -> None:
+        """Give all back."""
+        while self._files:
+            self._files[-1].give_back()
+            self._files.pop().close()
+
+    def reset_after_fork(self) -> None:
+        """Close, in a forked child, what its parent goes on holding."""
+        files, self._files = self._files, []
+        for file in files:
+            file.close()
+
+
+def take_cut(directory: StoreDirectory, timeout_s: float | None) -> Cut:
+    """Return where all logs end at one moment; a torn end of one is cut off before, as the next writer would do.
+
+    A log that cannot be cut is in ``failures``, by its path.
+
+    Raises:
+        LockTimeoutError: a lock was held elsewhere for ``timeout_s`` seconds.
+        ReadFailedError: this process may not open so many files. And what listing the store raises.
+    """
+    if directory.read_only:
+        return _without_locks(directory)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    damaged: dict[str, CheckpointError] = {}
+    for _ in range(_TRIES):
+        try:
+            cut, unclean = _under_locks(directory, _left(deadline), damaged)
+        except StoreAccessError:
+            return _without_locks(directory)
+        if not unclean:
+            return cut
+        for paths in unclean:
+            try:
+                repair_end(process.writer(directory.identity, paths), _left(deadline))
+            except CheckpointError as error:
+                damaged[paths.log] = error
+    raise ReadFailedError(
+        f"a log of {directory.base} was torn again and again while its end was looked for; try again",
+        path=directory.path,
+        reason="torn again and again",
+    )
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _under_locks(
+    directory: StoreDirectory, timeout_s: float | None, damaged: dict[str, CheckpointError]
+) -> tuple[Cut, list[LogPaths]]:
+    """Return the cut, and the logs that do not end with a whole batch.
+
+    Under the store lock too: a log that is made while we wait for the locks could hold the cause of a record that is in
+    the cut.
+    """
+    locks, cut, unclean = AppendLocks(), Cut(failures=dict(damaged)), list[LogPaths]()
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    with directory.locked(timeout_s):
+        try:
+            found = [paths for paths in _listed(directory, cut) if paths.log not in damaged]
+            for paths in found:
+                with translated("locking", paths.lock):
+                    _take(locks, paths, _left(deadline), len(found))
+            cut.cut_us = system.now_us()
+            for paths in found:
+                _look(paths, cut, unclean)
+            locks.require_held()
+        finally:
+            try:
+                locks.give_back()
+            except BaseException:  # a Ctrl-C in there: every step of it can be done again
+                locks.give_back()
+                raise
+    return cut, unclean
+
+
+def _take(locks: AppendLocks, paths: LogPaths, timeout_s: float | None, count: int) -> None:
+    try:
+        locks.take(paths, timeout_s)
+    except OSError as error:
+        if isinstance(error, CheckpointError) or error.errno not in _SHORT:
+            raise
+        raise ReadFailedError(
+            f"the append locks of all {count} logs are to be held at once, and this process may not open so many "
+            f"files ({error.strerror}). Nothing was changed",
+            path=paths.lock,
+            reason=error.strerror or "too many open files",
+            advice="raise the limit on open files (ulimit -n) and try again",
+        ) from error
+
+
+def _listed(directory: StoreDirectory, cut: Cut) -> Iterator[LogPaths]:
+    """Yield the logs, in the order of their keys; put those whose key cannot be told into ``cut.failures``."""
+    log_keys: list[str] = []
+    for path, found in directory.listing():
+        if isinstance(found, str):
+            log_keys.append(found)
+        else:
+            cut.failures[path] = found
+    for log_key in sorted(log_keys):
+        yield LogPaths.of(directory.path, log_key)
+
+
+def _look(paths: LogPaths, cut: Cut, unclean: list[LogPaths]) -> None:
+    """Add a log to the cut. Requires: its append lock."""
+    try:
+        with translated("reading", paths.log, is_read=True):
+            file = system.open_file(paths.log)
+            header = read_header(file.fd, paths.log, log_key=paths.log_key)
+            end = clean_end(file.fd, header)
+    except CheckpointError as error:
+        cut.failures[paths.log] = error
+        return
+    if end is None:
+        unclean.append(paths)
+        return
+    keep = len(cut.logs) < system.most_open_files() // _SHARE
+    cut.logs.append(CutLog(paths, header, end, file if keep else None))
+
+
+def _without_locks(directory: StoreDirectory) -> Cut:
+    """Return the logs as each is found: of a user who may not lock them."""
+    cut = Cut(is_of_one_moment=False, cut_us=system.now_us())
+    for paths in _listed(directory, cut):
+        try:
+            with translated("reading", paths.log, is_read=True):
+                file = system.open_file(paths.log)
+                header = read_header(file.fd, paths.log, log_key=paths.log_key)
+                end = clean_end(file.fd, header) or _scanned_end(file.fd, header, paths)
+        except CheckpointError as error:
+            cut.failures[paths.log] = error
+            continue
+        keep = len(cut.logs) < system.most_open_files() // _SHARE
+        cut.logs.append(CutLog(paths, header, end, file if keep else None))
+    return cut
+
+
+def _scanned_end(fd: int, header: Header, paths: LogPaths) -> EndState:
+    """Return the end of the last whole batch, which a write in progress or a torn end follows."""
+    end = header.end
+    for result in replay(fd, header.end):
+        end = result.end
+        if result.damage is not None:
+            known = vouched_durable(paths.page, header.generation, fd)
+            broken = Broken(result.damage, result.broken_at, result.broken_crc)
+            require_torn(fd, broken, paths, known_durable=known)
+    return end

@@ -1,0 +1,222 @@
+"""The directory that takes a backup: whether it may, and what each of its logs needs."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._backup.journal import write_beside
+from mpcheckpoint._backup.log_end import bears_out, clean_end
+from mpcheckpoint._format.names import LOG_SUFFIX
+from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.header import read_header
+from mpcheckpoint._logfile.paths import BACKUP_MARKER, STORE_DIRECTORY, STORE_LOCK, LogPaths, store_directory
+from mpcheckpoint._store.directory import StoreDirectory
+from mpcheckpoint.errors import BackupPlaceError, NotAStoreError
+
+if TYPE_CHECKING:
+    from mpcheckpoint._backup.cut import Cut, CutLog
+    from mpcheckpoint._format.frame import EndState
+
+MARKER_FORMAT = "mpcheckpoint backup"
+_MOST_MARKER_BYTES = 64 * 1024
+
+
+class Marker(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup says of itself: when its logs were cut, and whether all at one moment. 0: it holds none yet."""
+
+    format: str = MARKER_FORMAT
+    version: int = 1
+    cut_us: int = 0
+    is_of_one_moment: bool = True
+
+
+class LogStep(NamedTuple):
+    """What a log of the backup needs: lines from ``start`` on (None: a file of its own), up to the end of ``cut``."""
+
+    cut: CutLog
+    path: str
+    start: EndState | None
+    is_new: bool
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is there already."""
+        return self.start == self.cut.end
+
+
+class BackupPlace:
+    """The directory that takes a backup.
+
+    Requires of its callers: the store lock of the directory is held while anything in it is changed.
+    """
+
+    def __init__(self, base: str | os.PathLike[str], store: StoreDirectory) -> None:
+        """Prove that ``base`` may take backups of ``store``. Nothing is changed.
+
+        Raises:
+            BackupPlaceError: it is the store, lies in it, holds it, or is another one.
+            UnknownSchemeError, NotAStoreError
+        """
+        self.base = store_directory(base)
+        self.path = os.path.join(self.base, STORE_DIRECTORY)
+        self._store = store
+        self._refuse_overlap()
+        if os.path.lexists(self.base) and not os.path.isdir(self.base):
+            raise NotAStoreError(
+                f"{self.base} is not a directory: a backup is one; choose another place",
+                path=self.base,
+                reason="not a directory",
+            )
+        # The directories that are to be made, the innermost first: they go again if the first backup fails.
+        self.made = [self.path]
+        while not os.path.lexists(os.path.dirname(self.made[-1])):
+            self.made.append(os.path.dirname(self.made[-1]))
+        self.is_new = not os.path.lexists(self.path) or not self._is_backup()
+        if os.path.lexists(self.path):
+            self.made = []
+
+    def _refuse_overlap(self) -> None:
+        here, there = os.path.realpath(self.base), os.path.realpath(self._store.base)
+        if here == there:
+            what = "is the store itself"
+        elif here.startswith(os.path.join(there, "")):
+            what = f"lies inside the store {self._store.base}"
+        elif there.startswith(os.path.join(here, "")):
+            what = f"contains the store {self._store.base}"
+        else:
+            return
+        raise self.refusal(what)
+
+    def refusal(self, what: str) -> BackupPlaceError:
+        """Return the error that says why this place cannot take the backup."""
+        return BackupPlaceError(
+            f"{self.base} {what}; choose another directory for the backup. Nothing was changed",
+            path=self.base,
+            reason=what,
+        )
+
+    def _is_backup(self) -> bool:
+        """Return whether a backup stands there; False if there is a store without logs."""
+        if read_marker(self.path) is not None:
+            return True
+        if self._names():
+            raise self.refusal("is a store that no backup made")
+        return False
+
+    def _names(self) -> list[str]:
+        with translated("listing", self.path, is_read=True):
+            try:
+                names = system.list_directory(self.path)
+            except FileNotFoundError:
+                return []
+        return [name for name in names if name.endswith(LOG_SUFFIX)]
+
+    def opened(self) -> StoreDirectory:
+        """Return the directory, made if need be, for the users of the store as far as the system lets us."""
+        directory = StoreDirectory(self.base, create=True, read_only=False, is_unfinished_taken=True)
+        if self.made:
+            with translated("making", self.path):
+                system.give_access(self.path, system.access_of(self._store.path))
+        return directory
+
+    def mark(self) -> None:
+        """Have a new place say that it is a backup, durably: before there is anything else in it."""
+        if self._names():
+            raise self.refusal("got logs meanwhile: another backup into it was made")
+        path = os.path.join(self.path, BACKUP_MARKER)
+        system.replace(write_beside(path, msgspec.json.encode(Marker())), path)
+        system.sync_directory(self.path)
+
+    def unmake(self) -> None:
+        """Remove what the first backup made, which holds nothing."""
+        if not self.is_new:
+            return
+        system.remove(os.path.join(self.path, BACKUP_MARKER))
+        for path in self.made:
+            if path == self.path:
+                system.remove(os.path.join(path, STORE_LOCK))
+            try:
+                system.remove_directory(path)
+            except OSError:
+                return  # somebody put something into it
+
+    def steps(self, cut: Cut) -> list[LogStep] | None:
+        """Return what each log needs; None if one of them got another generation since it was cut.
+
+        Raises:
+            BackupPlaceError: a log of the backup is not what the store's was once.
+            CorruptLogError, FormatVersionError, ReadFailedError: a log of the backup cannot be read.
+        """
+        names, steps = self._names(), list[LogStep]()
+        if names and cut.logs and not cut.names & {name.removesuffix(LOG_SUFFIX) for name in names}:
+            raise self.refusal("is a backup of another store: they have no log in common")
+        for log in cut.logs:
+            source = log.opened()
+            if source is None:
+                return None
+            steps.append(self._step(log, source.fd))
+        return steps
+
+    def _step(self, log: CutLog, source: int) -> LogStep:
+        path = LogPaths.of(self.path, log.paths.log_key).log
+        with translated("reading", path, is_read=True):
+            try:
+                file = system.open_file(path)
+            except FileNotFoundError:
+                return LogStep(log, path, None, is_new=True)
+            header = read_header(file.fd, path, log_key=log.paths.log_key)
+            if header.generation == log.header.generation:
+                end = clean_end(file.fd, header)
+                is_prefix = (
+                    end is not None
+                    and end.offset == system.size_of(file.fd)
+                    and end.offset <= log.end.offset
+                    and bears_out(source, end)
+                )
+                if not is_prefix:
+                    raise self.refusal(
+                        f"holds a log {log.paths.log_key!r} that is no beginning of the store's: it was written to, or "
+                        "the store was put back to an earlier state"
+                    )
+                return LogStep(log, path, end, is_new=False)
+        if not log.header.continues(header.generation, header.lineage):
+            raise self.refusal(f"is a backup of another store: its log {log.paths.log_key!r} is another one")
+        if header.created_us > log.header.created_us:
+            raise self.refusal(f"holds a log {log.paths.log_key!r} that is newer than the store's")
+        return LogStep(log, path, None, is_new=False)
+
+    def kept(self, known: set[str]) -> list[str]:
+        """Return the names of logs in the backup that the store does not have, of which ``known`` are the names."""
+        return sorted(name for name in self._names() if name.removesuffix(LOG_SUFFIX) not in known)
+
+
+def read_marker(directory: str) -> Marker | None:
+    """Return what a backup says of itself; None if there is no backup in a store's directory.
+
+    Raises:
+        BackupPlaceError: it cannot be read, or is of a newer version.
+    """
+    path = os.path.join(directory, BACKUP_MARKER)
+    with translated("reading", path, is_read=True):
+        try:
+            file = system.open_file(path)
+        except FileNotFoundError:
+            return None
+        data = system.read_at(file.fd, _MOST_MARKER_BYTES, 0)
+    try:
+        marker = msgspec.json.decode(data, type=Marker)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BackupPlaceError(
+            f"{path} cannot be read: {error}", path=path, reason="unreadable marker"
+        ) from error
+    if marker.format != MARKER_FORMAT or marker.version != 1:
+        raise BackupPlaceError(
+            f"{path} is of version {marker.version} of {marker.format!r}, which this release does not know",
+            path=path,
+            reason="newer version",
+        )
+    return marker
