@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint import Compaction, Record
 
+_PASSES = 2
 _NO_RULE = (
     "say what may go: --keep-last N, --older-than DURATION, --drop PATTERN, or --superseded (only what nobody asks for "
     "any more)"
@@ -163,7 +164,7 @@ def _drop(patterns: tuple[str, ...]) -> Callable[[Record], object] | str | None:
 def _run(options: _Options) -> int:
     found: list[Compaction] = []
     has_failed = False
-    total_bytes = _passes(options) * size_in_bytes(options.store, log_keys=options.log_keys)
+    total_bytes = _PASSES * size_in_bytes(options.store, log_keys=options.log_keys)
     try:
         with (
             ByteProgress("compact", total_bytes, quiet_s=QUICK_S) as progress,
@@ -220,13 +221,8 @@ def _compacted(
 
     done = checkpoint.log(log_key, create=False).compact(**options.rules, on_progress=on_progress)
     # The header, and the second pass where there was nothing to drop.
-    progress.advance(_passes(options) * done.bytes_before - shown_bytes)
+    progress.advance(_PASSES * done.bytes_before - shown_bytes)
     return done
-
-
-def _passes(options: _Options) -> int:
-    """Return how often a log is read."""
-    return 2 if options.is_yes else 1
 
 
 def _tell_failure(log_key: str | None, error: CheckpointError, options: _Options) -> None:

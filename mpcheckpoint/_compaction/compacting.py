@@ -29,7 +29,7 @@ class Compaction:
 
     Attributes:
         log_key: the log.
-        bytes_before, bytes_after: its length; in a dry run the latter is an estimate.
+        bytes_before, bytes_after: its length; in a dry run the latter is an estimate, some hundred bytes off at most.
         records_before, records_after: how many records it holds.
         objects_before, objects_after: of how many objects.
         longest_wait_s: how long, at most, it kept an append waiting.
@@ -85,7 +85,7 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
             and so is the count of an object of which nothing is left.
         purge: leave no byte of what was forgotten (``forget``) anywhere in the store, and none of what repairs cut off
             this log: its quarantine is removed, whatever is in it.
-        dry_run: change nothing, only tell.
+        dry_run: change nothing, only tell. It reads as much, and calls ``drop`` and ``fold`` as often.
         limit_rate: read no more than so many bytes a second.
         on_progress: called with how many bytes are done, and of how many. What it raises ends the compaction.
 

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._format.frame import MIN_LINE_BYTES
+from mpcheckpoint._format.recode import recoded
 from mpcheckpoint._logfile.chunk import Origin
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.generations import GenerationCopy, put_in_place
@@ -210,7 +212,7 @@ class Compactor:
         if not selection.decide():
             return Compacted(None, before, before, self._longest_wait_s)
         if is_dry_run:
-            after = int(before * selection.share_kept())
+            after = self._planned_bytes(start, selection, done, total)
             return Compacted(None, before, after, self._longest_wait_s)
         self._require_room(start, selection)
         temporary, copy = temporary_name(self._paths.log), None
@@ -268,6 +270,22 @@ class Compactor:
                 )  # which it is not, below that end
             if result.lines:
                 yield Lines.of(result.lines)
+
+    def _planned_bytes(self, start: _Start, selection: Selection, done: int, total: int) -> int:
+        """Return how long the copy would be, but for a few bytes of its header and of the line that ends it.
+
+        The share of lines that are kept does not tell: what leaves a batch leaves a line in its place.
+        """
+        leading = sum(len(payload.event) + MIN_LINE_BYTES for payload in selection.leading())
+        end = start.header.end._replace(offset=start.header.end.offset + leading)
+        for lines in self._lines(start):
+            base = lines.offsets[0]
+            data = system.read_at(start.file.fd, lines.ends[-1] - base, base)
+            fates, payloads = selection.fates(lines)
+            _, end = recoded(data, base, lines, fates, end, payloads)
+            done += lines.ends[-1] - base
+            self._pace(done, total)
+        return end.offset
 
     def _require_room(self, start: _Start, selection: Selection) -> None:
         """Refuse to fill the disk, where others write too, before anything is written."""

@@ -90,6 +90,21 @@ def test_compact_says_what_was_and_what_is(store: Path, filled: Log) -> None:
     assert (filled.events("x"), filled.count("x")) == ((4, 5), 6)
 
 
+@pytest.mark.parametrize("size", [1, 50])
+def test_compact_plan_tells_how_long_the_log_will_be_also_where_batches_keep_their_places(
+    empty: Log, size: int
+) -> None:
+    for number in range(0, 200, size):
+        empty.append_many([(f"o{each % 20}", each) for each in range(number, number + size)])
+
+    plan = empty.compact(keep_last=1, dry_run=True)
+    done = empty.compact(keep_last=1)
+
+    assert (plan.records_after, done.records_after) == (20, 20)
+    assert 0 <= done.bytes_after - plan.bytes_after < 300  # the line that ends what was copied
+    assert done.records_after == len(list(empty.read()))
+
+
 def test_compact_folds_and_says_so_at_the_record(filled: Log) -> None:
     first, *_ = filled.read()
 
