@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Compaction, Folded
+from mpcheckpoint import _system as system
 from mpcheckpoint.errors import CheckpointError, CompactionError, LogNotOpenError, ReadOnlyError
 from support.verbs import inside, tree
 
@@ -137,6 +138,31 @@ def test_compact_whose_function_raises_ends_with_that_and_changes_nothing(
     with pytest.raises(LookupError, match="of the caller"):
         filled.compact(**arguments(name, raising))
     assert {path.name: path.read_bytes() for path in inside(store).iterdir()} == before
+
+
+def test_compact_interrupted_in_the_call_that_makes_the_copy_leaves_no_file(
+    store: Path, filled: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_copy = False
+    locked = system.try_lock
+
+    def interrupted(fd: int) -> bool:
+        nonlocal has_copy
+        has_copy = any(inside(store).glob("a.jsonl.*.tmp"))
+        if has_copy:
+            raise KeyboardInterrupt
+        return locked(fd)
+
+    before = inside(store, "a.jsonl").read_bytes()
+    monkeypatch.setattr(system, "try_lock", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        filled.compact(keep_last=1)
+
+    assert has_copy
+    assert list(inside(store).glob("*.tmp")) == []
+    assert inside(store, "a.jsonl").read_bytes() == before
+    monkeypatch.undo()
+    assert filled.compact(keep_last=1).is_changed
 
 
 def test_compact_of_a_log_that_may_not_be_written_is_refused(store: Path, filled: Log) -> None:
