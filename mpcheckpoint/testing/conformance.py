@@ -9,7 +9,7 @@ An author of a storage reads the promises in ``mpcheckpoint/_store/protocol.py``
         def open_store(self, place):
             return MyStore(place)
 
-(``tests/support/memory_storage.py``, in the sources, is a storage of two hundred lines that passes.)
+(``tests/support/memory_storage.py``, in the sources, is a storage of three hundred lines that passes.)
 
 pytest finds the tests in the subclass. Nothing here needs pytest: each ``test_...`` method is a plain call between
 ``setup_method()`` and ``teardown_method()``, which unittest users call from ``setUp`` and ``tearDown``. A test that
@@ -22,6 +22,7 @@ It cannot try loss of power and damage. `mpcheckpoint.testing` has other means f
 
 from __future__ import annotations
 
+from mpcheckpoint.testing._conformance.compactions import CompactionTests
 from mpcheckpoint.testing._conformance.handles import HandleTests
 from mpcheckpoint.testing._conformance.logs import AppendTests, CareTests, GuardTests
 from mpcheckpoint.testing._conformance.processes import ProcessTests
@@ -39,6 +40,7 @@ class StorageConformance(
     PositionTests,
     ContentTests,
     CareTests,
+    CompactionTests,
     HandleTests,
     ProcessTests,
 ):

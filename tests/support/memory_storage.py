@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import threading
 import uuid
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, control_name, encode_header, note_of
+from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._format.control import control_name, encode_header
 from mpcheckpoint._format.frame import EndState, encode_batch
 from mpcheckpoint._format.names import file_name
+from mpcheckpoint._format.recode import recoded
 from mpcheckpoint._format.scan import scan
-from mpcheckpoint._logfile.chunk import Chunk
+from mpcheckpoint._logfile.chunk import Chunk, Told
 from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.compaction import Compacted
 from mpcheckpoint._logfile.mutex import Mutex
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import InvalidPositionError, LockTimeoutError, LogNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from mpcheckpoint._format.control import Note
     from mpcheckpoint._format.frame import Line, Payload
+    from mpcheckpoint._logfile.compaction import Pace, Selection
     from mpcheckpoint._logfile.near_end import Rest
     from mpcheckpoint._store.durability import Durability
     from mpcheckpoint._types import Repair
@@ -42,7 +46,11 @@ class Content:
     def __init__(self, log_key: str) -> None:
         self.log_key = log_key
         self.generation = uuid.uuid4().hex
+        self.previous: tuple[str, ...] = ()
         self.mutex = Mutex(f"the log {log_key!r}")
+        self.compaction = threading.Lock()
+        # Held while another generation becomes this one, and while one of them is looked at.
+        self.swap = threading.Lock()
         self.appends = 0
         created_us = clock.next(0)
         header, self.header_end = encode_header(log_key, self.generation, created_us, stamp_us=created_us)
@@ -55,6 +63,36 @@ class Content:
         self.end = end
         self.appends += 1
 
+    def begun(self, leading: Sequence[Payload]) -> Content:
+        """Return the next generation, with these lines after its header."""
+        next_one = copy(self)
+        next_one.generation, next_one.previous = uuid.uuid4().hex, (*self.previous, self.generation)
+        stamp_us = self.header_end.stamp_us - 1
+        header, next_one.header_end = encode_header(
+            self.log_key, next_one.generation, stamp_us, stamp_us=stamp_us, previous=next_one.previous
+        )
+        next_one.data, next_one.end = bytearray(header), next_one.header_end
+        if leading:
+            end = next_one.end
+            next_one.publish(*encode_batch(list(leading), end=end, stamp_us=stamp_us + 1, durable=end.offset))
+        return next_one
+
+    def add(self, source: Content, lines: Lines, *how: Any) -> None:
+        """Copy lines of another generation."""
+        data = bytes(source.data)
+        made, self.end = recoded(data, 0, lines, how[0] if how else b"\1" * len(lines), self.end, *how[1:])
+        self.data += made
+
+    def become(self, other: Content) -> None:
+        """Become the next generation. Requires: ``mutex``."""
+        with self.swap:
+            self.previous, self.header_end = other.previous, other.header_end
+            self.generation, self.data, self.end = other.generation, other.data, other.end
+
+    def lines(self, begun: EndState) -> Lines:
+        """Return the lines after a place."""
+        return Lines.of(scan(self.since(begun.offset), begun).lines)
+
     def since(self, offset: int) -> bytes:
         """Return the whole batches behind ``offset``."""
         return bytes(self.data[offset : self.end.offset])
@@ -63,32 +101,50 @@ class Content:
 class MemoryReader:
     """One log, read by one thread at a time."""
 
-    def __init__(self, content: Content) -> None:
+    def __init__(self, content: Content, *, resumes: bool = False) -> None:
         self.given = 0
         self._content = content
+        self._resumes = resumes
+        self._generation = content.generation
         self._end = content.header_end
         self._skip = (-1, 0)
 
     def poll(self) -> Iterator[Chunk]:
         """Yield what is new, in one chunk."""
-        result = scan(self._content.since(self._end.offset), self._end)
+        with self._content.swap:
+            is_reset = self._restarted()
+            data = self._content.since(self._end.offset)
+        result = scan(data, self._end)
+        told = Told()
         lines: list[Line] = []
-        notes: list[Note] = []
         for line in result.lines:
             if line.object_key is None:
-                if control_name(line) not in CONTROLS_OF_A_GENERATION:
-                    notes.append(note_of(line))
+                told.take(control_name(line), line, len(lines))
             elif (line.stamp_us, -line.more) > self._skip:
                 lines.append(line)
-        self.given += bool(lines or notes)
+        is_new = bool(lines or told.notes or told.forgets or is_reset)
+        self.given += is_new
         self._end = result.end
         clock.observe(result.end.stamp_us)
-        if lines or notes:
-            yield Chunk(lines, notes, self._content.generation, 0, is_reset=False)
+        if is_new:
+            yield told.chunk(lines, self._generation, 0, 0, is_reset=is_reset, begun_us=0)
+
+    def _restarted(self) -> bool:
+        """Begin anew in another generation; return whether what was given is void."""
+        content = self._content
+        if self._generation == content.generation:
+            return False
+        if self._resumes:
+            self._skip = max(self._skip, (self._end.stamp_us, 0))
+        self._generation, self._end = content.generation, content.header_end
+        return not self._resumes
 
     def seek(self, position: Position) -> None:
         """Begin behind ``position``: reading from the start, since stamps tell."""
-        if position.log_key != self._content.log_key or position.generation != self._content.generation:
+        if position.log_key != self._content.log_key or position.generation not in (
+            self._content.generation,
+            *self._content.previous,
+        ):
             raise InvalidPositionError(f"{position} is no position of this log", reason="of another log")
         self._skip = (position.stamp_us, -position.more)
 
@@ -149,9 +205,8 @@ class MemoryLog:
         return clock.next(self.content.end.stamp_us)
 
     def reader(self, *, resumes: bool = False) -> MemoryReader:
-        """Return a reader at the start. No log is ever replaced, so there is nothing to resume."""
-        del resumes
-        return self.reader_type(self.content)
+        """Return a reader at the start."""
+        return self.reader_type(self.content, resumes=resumes)
 
     def subscribe(self, seconds: float) -> None:
         """Return None: whoever waits has to look again."""
@@ -164,6 +219,54 @@ class MemoryLog:
 
     def recover(self, timeout_s: float | None) -> None:
         """No sync ever fails."""
+
+    def compact(
+        self,
+        selection: Selection,
+        *,
+        timeout_s: float | None,
+        pace: Pace,
+        is_dry_run: bool = False,
+        purges: bool = False,
+        waits: bool = True,
+    ) -> Compacted:
+        """Write the next generation, and put it in the place of the present one."""
+        del timeout_s, purges, waits
+        content = self.content
+        with content.compaction:
+            start = content.end
+            lines = content.lines(content.header_end)
+            selection.begin(start.stamp_us, content.generation)
+            if lines:
+                selection.look(lines)
+            pace(start.offset, 2 * start.offset)
+            if not selection.decide():
+                return Compacted(None, start.offset, start.offset)
+            if is_dry_run:
+                return Compacted(None, start.offset, int(start.offset * selection.share_kept()))
+            copied = self.next_generation(selection.leading())
+            copied.add(content, lines, *self.fates(selection, lines))
+            pace(2 * start.offset, 2 * start.offset)
+            try:
+                content.mutex.acquire(None)
+                self.catch_up(copied, start)
+                content.become(copied)
+            finally:
+                content.mutex.release_if_owned()
+            return Compacted(content.generation, start.offset, content.end.offset)
+
+    def next_generation(self, leading: Sequence[Payload]) -> Content:
+        """Return the next generation, begun."""
+        return self.content.begun(leading)
+
+    def fates(self, selection: Selection, lines: Lines) -> tuple[Any, Any]:
+        """Return what becomes of the lines."""
+        return selection.fates(lines)
+
+    def catch_up(self, copied: Content, start: EndState) -> None:
+        """Copy what was appended since the start."""
+        if later := self.content.lines(start):
+            copied.add(self.content, later)
 
     def repairs(self) -> list[Repair]:
         """Return that nothing was cut."""
