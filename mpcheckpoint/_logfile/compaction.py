@@ -164,7 +164,8 @@ class Compactor:
             CompactionError: the log was given another generation again and again, or grew faster than it was copied.
             And what ``selection`` and ``pace`` raise. After any of them the log is as it was.
         """
-        open_beside_log(self._paths.compaction).close()  # for all users of the log
+        with translated("compacting", self._paths.log):
+            open_beside_log(self._paths.compaction).close()  # for all users of the log
         with translated("compacting", self._paths.log), self._alone():
             for _ in range(_MOST_BEGINNINGS):
                 try:
