@@ -110,14 +110,22 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
     rules = Rules(
         require_number(keep_last, "keep_last", "a number of records, at least 1", least=1, is_whole=True),
         require_number(newer_than_s, "newer_than_s", "a number of seconds, at least 0"),
-        _matching(drop) if isinstance(drop, str) else _function(drop, "drop", "a function, a pattern"),
-        _function(fold, "fold"),
+        _matching(drop)
+        if isinstance(drop, str)
+        else _apart(_function(drop, "drop", "a function, a pattern")),
+        _apart(_function(fold, "fold")),
         require_number(keep_ids_s, "keep_ids_s", "a number of seconds, at least 0", is_optional=False),
         purge,
     )
     require_number(limit_rate, "limit_rate", "a number of bytes a second, at least 1", least=1)
-    _function(on_progress, "on_progress")
-    return compact_by(self._handle, rules, paced(limit_rate, on_progress), is_dry_run=dry_run)
+    pace = paced(limit_rate, _apart(_function(on_progress, "on_progress")))
+    try:
+        return compact_by(self._handle, rules, pace, is_dry_run=dry_run)
+    except _RaisedByCallerError as raised:
+        error = raised.error
+        for note in getattr(raised, "__notes__", ()):
+            error.add_note(note)
+    raise error
 
 
 def compact_by(
@@ -182,6 +190,28 @@ def _function(value: Any, name: str, what: str = "a function") -> Any:
     if value is not None and not callable(value):
         raise TypeError(f"{name} is {what}, or None, not {value!r}")
     return value
+
+
+class _RaisedByCallerError(Exception):
+    """An error of the system that a function of the caller's raised: the log has nothing to do with it."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _apart(function: Any) -> Any:
+    """Return a function whose errors are not taken for those of the log."""
+    if function is None:
+        return None
+
+    def call(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except OSError as error:
+            raise _RaisedByCallerError(error) from error
+
+    return call
 
 
 def _matching(pattern: str) -> Callable[[Record], object]:

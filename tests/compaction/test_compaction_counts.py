@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +163,23 @@ def test_fold_that_fails_changes_nothing(store: Path, fold: Any) -> None:
     assert sorted(path.name for path in inside(store).glob("a.jsonl*")) == ["a.jsonl"]
     log.append("x", 6)
     assert log.compact(keep_last=1).is_changed
+
+
+@pytest.mark.parametrize("name", ["drop", "fold", "on_progress"])
+def test_error_of_the_system_that_a_function_of_the_caller_raises_is_raised_as_it_is(
+    store: Path, name: str
+) -> None:
+    log = appended(store)
+
+    def fail(*args: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "nobody listens")
+
+    with pytest.raises(BrokenPipeError, match="nobody listens") as caught:
+        log.compact(**{"keep_last": 1, name: fail})
+
+    assert bool(getattr(caught.value, "__notes__", ())) == (name == "fold")
+    assert log.events("x") == tuple(range(6))
+    assert sorted(path.name for path in inside(store).glob("a.jsonl*")) == ["a.jsonl"]
 
 
 # --- counts -----------------------------------------------------------------------------------------------------
