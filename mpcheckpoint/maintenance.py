@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mpcheckpoint._backup.backing_up import BackedUpLog, Backup
+from mpcheckpoint._backup.restoring import LogRestore, plan_restore, restore
 from mpcheckpoint._maintenance.imports.import_task import Imported
 from mpcheckpoint._maintenance.imports.importing import (
     OlderFile,
@@ -27,6 +28,7 @@ __all__ = [
     "LeftOut",
     "LogCheck",
     "LogRepair",
+    "LogRestore",
     "LogSurvey",
     "OlderFile",
     "examine",
@@ -34,7 +36,9 @@ __all__ = [
     "import_older_file",
     "older_files",
     "plan_repairs",
+    "plan_restore",
     "repair",
+    "restore",
     "size_in_bytes",
     "stray_files",
     "survey",

@@ -71,6 +71,12 @@ def _report() -> click.Command:
     return report_command
 
 
+def _restore() -> click.Command:
+    from mpcheckpoint._cli.restore_command import restore_command
+
+    return restore_command
+
+
 def _results() -> click.Command:
     from mpcheckpoint._cli.maps.results_command import results_command
 
@@ -110,6 +116,7 @@ _LOADERS: dict[str, Callable[[], click.Command]] = {
     "map": _map,
     "repair": _repair,
     "report": _report,
+    "restore": _restore,
     "results": _results,
     "show": _show,
     "tail": _tail,

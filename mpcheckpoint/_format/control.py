@@ -25,6 +25,7 @@ MAX_HEADER_BYTES = 64 * 1024
 # and must stay so however often the log gets another generation.
 MAX_LOG_KEY_BYTES = 32 * 1024
 MAX_PREVIOUS = 500
+MAX_RESTORED = 20
 
 
 class _Control(msgspec.Struct):
@@ -41,6 +42,16 @@ class Note(msgspec.Struct, frozen=True):
     fields: dict[str, Any]
 
 
+class Restored(msgspec.Struct, frozen=True):
+    """A log was put back: of the generation ``to``, which a backup held, to the stamp ``cut_us``.
+
+    What other generations before that recorded after it is gone, and so are positions there.
+    """
+
+    to: str
+    cut_us: int
+
+
 class _HeaderEvent(msgspec.Struct):
     control: str
     format: str
@@ -50,6 +61,7 @@ class _HeaderEvent(msgspec.Struct):
     created_us: int
     previous: list[str] = []
     lineage: str | msgspec.UnsetType = msgspec.UNSET
+    restored: list[Restored] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Header(NamedTuple):
@@ -61,6 +73,18 @@ class Header(NamedTuple):
     previous: tuple[str, ...]
     end: EndState
     lineage: str = ""
+    restored: tuple[Restored, ...] = ()
+
+    def holds(self, generation: str, stamp_us: int) -> bool:
+        """Return whether what that generation had recorded up to there is in this one: no restore took it out."""
+        if generation == self.generation:
+            return True
+        # Generations that are not named, here or any more, may be from before the restore.
+        place = self.previous.index(generation) if generation in self.previous else -1
+        return all(
+            stamp_us <= each.cut_us or (each.to in self.previous and place > self.previous.index(each.to))
+            for each in self.restored
+        )
 
     def continues(self, generation: str, lineage: str) -> bool:
         """Return whether a generation, and what its log's generations share ("" if nothing), are of this log."""
@@ -120,12 +144,13 @@ def encode_header(
     stamp_us: int,
     previous: tuple[str, ...] = (),
     lineage: str = "",
+    restored: tuple[Restored, ...] = (),
 ) -> tuple[bytes, EndState]:
     """Return the first line of a new log and the end state after it.
 
     ``previous`` names the generations that this one continues, newest last: their positions are positions of this one.
     ``stamp_us`` is below the stamps of the records, which a new generation keeps. ``lineage`` is what all generations
-    of the log share; "" leaves it out.
+    of the log share; "" leaves it out. ``restored`` tells of restores of a backup in its past.
 
     Raises:
         LimitExceededError: the log key is too long for a header.
@@ -145,11 +170,20 @@ def encode_header(
         created_us,
         list(previous[-MAX_PREVIOUS:]),
         lineage or msgspec.UNSET,
+        _fitting(restored) or msgspec.UNSET,
     )
     line, stored_crc = encode_line(
         Payload(b"null", _encode(event)), stamp_us=stamp_us, durable=0, more=0, crc=0
     )
     return line, EndState(len(line), stored_crc, stamp_us)
+
+
+def _fitting(restored: tuple[Restored, ...]) -> list[Restored]:
+    """Return as many as a header may have; the oldest ones become one that is as strict as all of them."""
+    if len(restored) <= MAX_RESTORED:
+        return list(restored)
+    older, kept = restored[: 1 - MAX_RESTORED], restored[1 - MAX_RESTORED :]
+    return [Restored(older[-1].to, min(each.cut_us for each in older)), *kept]
 
 
 def control_payload(control: str, **fields: object) -> Payload:
@@ -223,7 +257,8 @@ def parse_header(data: bytes) -> Header | UnknownVersion | Mismatch:
         return Mismatch(0, f"the header of a log of format {FORMAT_NAME}", f"a line of {event.format!r}")
     # They become parts of positions and of the names of quarantine files.
     lineage = [] if event.lineage is msgspec.UNSET else [event.lineage]
-    for generation in (event.generation, *event.previous, *lineage):
+    restored = [] if event.restored is msgspec.UNSET else [each.to for each in event.restored]
+    for generation in (event.generation, *event.previous, *lineage, *restored):
         if not _GENERATION.fullmatch(generation):
             return Mismatch(0, "generations of 32 hex digits", repr(generation[:40]))
     return Header(
@@ -233,6 +268,7 @@ def parse_header(data: bytes) -> Header | UnknownVersion | Mismatch:
         tuple(event.previous),
         EndState(length, line.stored_crc, line.stamp_us),
         "".join(lineage),
+        () if event.restored is msgspec.UNSET else tuple(event.restored),
     )
 
 

@@ -126,11 +126,20 @@ class GenerationCopy:
         seal_us: the stamp for the seal of the old generation. ``finish`` draws it.
     """
 
-    def __init__(self, paths: LogPaths, temporary: str, old: Header, leading: Sequence[Payload] = ()) -> None:
-        """Begin a copy of the generation ``old``.
+    def __init__(
+        self,
+        paths: LogPaths,
+        temporary: str,
+        old: Header,
+        leading: Sequence[Payload] = (),
+        *,
+        users_of: str | None = None,
+    ) -> None:
+        """Begin a copy of the generation ``old``, for the users of the log.
 
         Args:
             leading: control lines that are to stand after the header, before all that is copied.
+            users_of: for the users of this file instead.
         """
         self.generation = uuid.uuid4().hex
         self.path = temporary
@@ -149,9 +158,10 @@ class GenerationCopy:
             stamp_us=stamp_us,
             previous=(*old.previous, old.generation),
             lineage=old.lineage or uuid.uuid4().hex,  # a log from before there were any gets one now
+            restored=old.restored,
         )
         # Crash: whose it is to be is settled before the log has it.
-        self.descriptor = create_successor(temporary, paths.log)
+        self.descriptor = create_successor(temporary, users_of or paths.log)
         self.fd = self.descriptor.fd
         self._buffer = bytearray(line)
         self._written = self.records = self.seal_us = 0

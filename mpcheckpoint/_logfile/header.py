@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import (
     MAX_HEADER_BYTES,
@@ -12,7 +14,11 @@ from mpcheckpoint._format.control import (
     parse_header,
 )
 from mpcheckpoint._format.frame import FORMAT_VERSION, Line
-from mpcheckpoint.errors import CorruptLogError, FormatVersionError, WrongLogError
+from mpcheckpoint.errors import CorruptLogError, FormatVersionError, InvalidPositionError, WrongLogError
+
+if TYPE_CHECKING:
+    from mpcheckpoint._logfile.paths import LogPaths
+    from mpcheckpoint._types import Position
 
 _USUAL_HEADER_BYTES = 1024
 
@@ -54,6 +60,36 @@ def wrong_log(path: str, found: str, expected: str) -> WrongLogError:
         f"{path} holds the log {found!r}, not {expected}; was a file renamed or copied? Give it its name back.",
         path=path,
         reason="another log key",
+    )
+
+
+def require_position(position: Position, header: Header, paths: LogPaths) -> None:
+    """Return if a position is of the log with this header, and names a place that is still in it.
+
+    Raises:
+        InvalidPositionError: it is not.
+    """
+    is_ours = header.continues(position.generation, position.lineage)
+    if position.log_key != paths.log_key or not is_ours:
+        raise InvalidPositionError(
+            f"{position} is no position of the log {paths.log_key!r} as it stands in {paths.log}",
+            path=paths.log,
+            offset=position.offset,
+            reason="of another log",
+        )
+    if not header.holds(position.generation, position.stamp_us):
+        raise after_what_was_restored(position, paths)
+
+
+def after_what_was_restored(position: Position, paths: LogPaths) -> InvalidPositionError:
+    """Return the error for a position after the end of the backup from which a log was restored."""
+    return InvalidPositionError(
+        f"{position} is after what a backup had of the log {paths.log_key!r} when it was restored from it: what was "
+        "recorded there is gone, and other records come in its place",
+        path=paths.log,
+        offset=position.offset,
+        reason="after what was restored",
+        advice="begin anew: read the log from its start, or follow it from its end",
     )
 
 

@@ -20,7 +20,12 @@ from mpcheckpoint._logfile.chunk import Told
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.descriptors import pool
 from mpcheckpoint._logfile.faults import translated
-from mpcheckpoint._logfile.header import known_control, read_header
+from mpcheckpoint._logfile.header import (
+    after_what_was_restored,
+    known_control,
+    read_header,
+    require_position,
+)
 from mpcheckpoint._logfile.judged import Seen
 from mpcheckpoint._logfile.near_end import Rest, batch_near_end, length_and_crc, look_at_rest
 from mpcheckpoint._logfile.new_lines import written_after
@@ -31,7 +36,6 @@ from mpcheckpoint._types import Position
 from mpcheckpoint.errors import (
     CorruptLogError,
     FormatVersionError,
-    InvalidPositionError,
     LogNotFoundError,
     WrongLogError,
 )
@@ -282,14 +286,7 @@ class LogReader:
             descriptor, _ = self._current(is_believed=True)
             header = self._header
             assert header is not None
-            is_ours = header.continues(position.generation, position.lineage)
-            if position.log_key != self._paths.log_key or not is_ours:
-                raise InvalidPositionError(
-                    f"{position} is no position of the log {self._paths.log_key!r} as it stands in {self._paths.log}",
-                    path=self._paths.log,
-                    offset=position.offset,
-                    reason="of another log",
-                )
+            require_position(position, header, self._paths)
             self._skip = (position.stamp_us, -position.more)
             self._end = header.end
             if position.generation != header.generation or position.offset <= header.end.offset:
@@ -386,6 +383,8 @@ class LogReader:
     def _restart(self, header: Header) -> None:
         if self._header is not None and self._resumes:
             self._skip = max(self._skip, (self._end.stamp_us, 0))
+            if not header.holds(self._header.generation, self._skip[0]):
+                raise after_what_was_restored(self.position(), self._paths)
         elif self._header is not None:
             self._is_reset = True
         self._header = header

@@ -81,7 +81,15 @@ def test_limits_in_the_document_are_those_of_the_code() -> None:
 
 
 def test_header_members_in_the_document_are_those_of_the_code() -> None:
-    data, _ = control.encode_header("k", "0" * 32, 1, stamp_us=1, previous=("1" * 32,), lineage="2" * 32)
+    data, _ = control.encode_header(
+        "k",
+        "0" * 32,
+        1,
+        stamp_us=1,
+        previous=("1" * 32,),
+        lineage="2" * 32,
+        restored=(control.Restored("1" * 32, 5),),
+    )
     event = json.loads(data)[5]
 
     assert [member for member, _ in table("| member | value |")] == list(event)

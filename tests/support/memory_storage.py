@@ -18,7 +18,7 @@ from mpcheckpoint._format.frame import EndState, encode_batch
 from mpcheckpoint._format.names import file_name
 from mpcheckpoint._format.recode import recoded
 from mpcheckpoint._format.scan import scan
-from mpcheckpoint._logfile.chunk import Chunk, Told
+from mpcheckpoint._logfile.chunk import Chunk, Origin, Told
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.compaction import Compacted
 from mpcheckpoint._logfile.mutex import Mutex
@@ -127,7 +127,7 @@ class MemoryReader:
         self._end = result.end
         clock.observe(result.end.stamp_us)
         if is_new:
-            yield told.chunk(lines, self._generation, 0, 0, is_reset=is_reset, begun_us=0)
+            yield told.chunk(lines, self._generation, "", 0, 0, is_reset=is_reset, begun_us=0)
 
     def _restarted(self) -> bool:
         """Begin anew in another generation; return whether what was given is void."""
@@ -236,7 +236,7 @@ class MemoryLog:
         with content.compaction:
             start = content.end
             lines = content.lines(content.header_end)
-            selection.begin(start.stamp_us, content.generation)
+            selection.begin(start.stamp_us, Origin(self.log_key, content.generation, ""))
             if lines:
                 selection.look(lines)
             pace(start.offset, 2 * start.offset)
