@@ -457,3 +457,15 @@ def test_views_are_not_searched_one_by_one(log: Log) -> None:
             )
 
     handle_of(log).query(judged)
+
+
+def test_results_find_an_outcome_that_other_events_follow(log: Log, one: ThreadPoolExecutor) -> None:
+    finish(log, names(0, 3))
+    log.append("item1", {"other": 1})
+    log.append("alone", 5)
+
+    assert [outcome.object_key for outcome in log.results()] == ["first", *names(0, 3)]
+    status = log.map_status()
+    assert status is not None
+    assert (status.ok, status.failed) == (4, 0)
+    assert all(each.repeated for each in log.map(str, names(0, 3), executor=one))
