@@ -41,6 +41,12 @@ def _doctor() -> click.Command:
     return doctor_command
 
 
+def _forget() -> click.Command:
+    from mpcheckpoint._cli.forget_command import forget_command
+
+    return forget_command
+
+
 def _import() -> click.Command:
     from mpcheckpoint._cli.import_command import import_command
 
@@ -111,6 +117,7 @@ _LOADERS: dict[str, Callable[[], click.Command]] = {
     "backup": _backup,
     "compact": _compact,
     "doctor": _doctor,
+    "forget": _forget,
     "import": _import,
     "ls": _ls,
     "map": _map,

@@ -22,6 +22,7 @@ from mpcheckpoint._cli.terminal import (
     flush_out,
     is_screen,
     json_line,
+    safe,
     say,
     say_error,
     write_out,
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 _PASSES = 2
 _NO_RULE = (
-    "say what may go: --keep-last N, --older-than DURATION, --drop PATTERN, or --superseded (only what nobody asks for "
-    "any more)"
+    "say what may go: --keep-last N, --older-than DURATION, --drop PATTERN, --purge, or --superseded (only what nobody "
+    "asks for any more)"
 )
 
 
@@ -79,6 +80,11 @@ class _Options(NamedTuple):
     "is_superseded",
     is_flag=True,
     help="Drop only what nobody asks for any more. The others drop that, too.",
+)
+@click.option(
+    "--purge",
+    is_flag=True,
+    help="Leave no byte of what was forgotten, and nothing of what repairs cut off, in quarantine.",
 )
 @click.option("-y", "--yes", "is_yes", is_flag=True, help="Do it. Without this, only say what would be done.")
 @click.option(
@@ -130,19 +136,21 @@ def compact_command(
     newest record if that is older. A * in PATTERN matches any characters, also /.
 
     Nobody asks any more for claims of workers that are gone, for outcomes of a map that later ones replaced, with their
-    attempts, and for notes of imports that later ones replaced: these are always dropped.
+    attempts, for notes of imports that later ones replaced, and for what was forgotten (mpcheckpoint forget): these are
+    always dropped. What repairs have cut off a log is kept in quarantine; --purge removes that, too.
 
     Other processes may read and append meanwhile. If it is killed, each log is as it was or as it is to be: run it
     again. It needs free space for a copy of what is left, and the right to write, without --yes too. The table has
     bytes, records and objects, each as it is and as it is left; a ~ marks an estimate.
 
     With --json there is one object a log, with log_key, bytes_before, bytes_after, records_before, records_after,
-    objects_before, objects_after, longest_wait_s (of an append), is_changed and error.
+    objects_before, objects_after, longest_wait_s (of an append), is_changed, purged_bytes and error.
 
     Exit codes: 0 nothing to drop, or all done; 1 there is something to drop and --yes was not given; 2 a log cannot be
     compacted, or there is no such store or log.
     """
-    if rules["keep_last"] is None and rules["newer_than_s"] is None and not patterns and not is_superseded:
+    is_ruled = rules["keep_last"] is not None or rules["newer_than_s"] is not None or rules["purge"]
+    if not is_ruled and not patterns and not is_superseded:
         raise click.UsageError(_NO_RULE)
     rules |= {"drop": _drop(patterns), "dry_run": not is_yes}
     options = _Options(store, log_keys or None, is_yes, is_json, lock_timeout_s, rules)
@@ -190,6 +198,7 @@ def _run(options: _Options) -> int:
             write_lines(table_lines(found, is_plan=not options.is_yes, is_fitted=is_screen(sys.stdout)))
             flush_out()
     is_due = any(each.bytes_after < each.bytes_before and not each.is_changed for each in found)
+    is_due |= any(each.purged_bytes for each in found) and not options.is_yes
     if not options.is_json and not has_failed:
         write_lines(_summary(found, is_due=is_due and not options.is_yes))
     flush_out()
@@ -235,6 +244,10 @@ def _tell_failure(log_key: str | None, error: CheckpointError, options: _Options
 
 def _summary(found: list[Compaction], *, is_due: bool) -> Iterator[str]:
     done = [each for each in found if each.is_changed]
+    for each in found:
+        if each.purged_bytes:
+            what = f"{counted(each.purged_bytes, 'byte')} that repairs cut off"
+            yield f"{safe(each.log_key)}: {what}: {'to be removed' if is_due else 'removed'} from quarantine"
     if is_due:
         yield "nothing was changed; the same line with --yes does it"
     elif not done:

@@ -34,6 +34,7 @@ class Compaction:
         objects_before, objects_after: of how many objects.
         longest_wait_s: how long, at most, it kept an append waiting.
         is_changed: whether the log was changed: there was something to drop, and this was no dry run.
+        purged_bytes: how many bytes that repairs had cut off were removed with ``purge``, or would be.
     """
 
     log_key: str
@@ -45,6 +46,7 @@ class Compaction:
     objects_after: int
     longest_wait_s: float
     is_changed: bool
+    purged_bytes: int = 0
 
 
 class _WithHandle(Protocol):
@@ -142,6 +144,7 @@ def compact_by(
         waits: for another compaction of the log; else LockTimeoutError is raised at once.
     """
     stored = log.for_writing()
+    purged_bytes = sum(repair.length_bytes for repair in stored.repairs()) if rules.purge else 0
     directory = log.workers_directory
     selection = Selection(
         log.store.path,
@@ -167,6 +170,7 @@ def compact_by(
         selection.kept_objects,
         compacted.longest_wait_s,
         compacted.generation is not None,
+        purged_bytes,
     )
 
 
