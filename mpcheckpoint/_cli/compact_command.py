@@ -135,9 +135,10 @@ def compact_command(
     positions and those who follow a log go on as if nothing had been dropped. Age is told by the clock, or by the
     newest record if that is older. A * in PATTERN matches any characters, also /.
 
-    Nobody asks any more for claims of workers that are gone, for outcomes of a map that later ones replaced, with their
-    attempts, for notes of imports that later ones replaced, and for what was forgotten (mpcheckpoint forget): these are
-    always dropped. What repairs have cut off a log is kept in quarantine; --purge removes that, too.
+    Nobody asks any more for claims of workers that are gone, for outcomes of a map that later ones of the same run
+    replaced, with their attempts, for notes of imports that later ones replaced, and for what was forgotten
+    (mpcheckpoint forget): these are always dropped. What repairs have cut off a log is kept in quarantine; --purge
+    removes that, too.
 
     Other processes may read and append meanwhile. If it is killed, each log is as it was or as it is to be: run it
     again. It needs free space for a copy of what is left, and the right to write, without --yes too. The table has

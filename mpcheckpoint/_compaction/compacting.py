@@ -9,7 +9,8 @@ from fnmatch import translate
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._compaction.selection import WEEK_S, Rules, Selection
+from mpcheckpoint._compaction.rules import WEEK_S, Rules
+from mpcheckpoint._compaction.selection import Selection
 from mpcheckpoint._work.workers import is_live
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
 ) -> Compaction:
     """Make the log smaller: drop what is asked of what it holds now, for all processes at once, while others go on.
 
-    Dropped without being asked: claims of workers that are gone; of a map, outcomes that later ones superseded, and
-    their attempts; notes of imports that later ones superseded.
+    Dropped without being asked: claims of workers that are gone; of each run of a map, outcomes that later ones
+    superseded, and their attempts; notes of imports that later ones superseded; what was forgotten.
 
     Args:
         keep_last: keep so many records of each object, its last ones.

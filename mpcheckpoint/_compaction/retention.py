@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._compaction.compacting import compact_by, require_number
-from mpcheckpoint._compaction.selection import RETENTION, Rules
+from mpcheckpoint._compaction.rules import Rules
+from mpcheckpoint._compaction.selection import RETENTION
 from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint._store.process import process
 from mpcheckpoint.errors import CheckpointError, LockTimeoutError

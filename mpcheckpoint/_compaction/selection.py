@@ -10,10 +10,11 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _core
 from mpcheckpoint._compaction.folds import Folds
+from mpcheckpoint._compaction.rules import LONGEST_S
 from mpcheckpoint._compaction.superseded import Superseded
 from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.control import (
@@ -33,6 +34,7 @@ from mpcheckpoint._view.view import CLAIM, MAP
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from mpcheckpoint._compaction.rules import Rules
     from mpcheckpoint._format.columns import Lines
     from mpcheckpoint._format.frame import Line, Payload
     from mpcheckpoint._logfile.chunk import Origin
@@ -44,31 +46,6 @@ _REMADE = CONTROLS_OF_A_GENERATION | {DROPPED, GONE}
 IMPORT = "import"
 RETENTION = "retention"
 _LAST_ONE_COUNTS = frozenset({CLAIM, IMPORT, FORGET, RETENTION})
-WEEK_S = 7 * 24 * 3600.0
-
-
-class Rules(NamedTuple):
-    """What to drop. Without a rule: nothing but what is of no use to anybody any more.
-
-    Attributes:
-        keep_last: keep so many records of each object.
-        newer_than_s: keep the records that are at most so many seconds old. With both: what either keeps.
-        drop: drop the records of which it returns true, whatever the others say.
-        fold: keep, in the place of what the first two would drop of an object, what this makes of the events, two at
-            a time: the earlier one (or what it made of those before), and the later one.
-        keep_ids_s: for so many seconds record ids of dropped records are known, and the count of an object of which
-            nothing is left.
-        purge: leave nothing of what was forgotten, not even that it was.
-        most_kept: drop nothing where more than this part of the log would be kept.
-    """
-
-    keep_last: int | None = None
-    newer_than_s: float | None = None
-    drop: Callable[[Record], object] | None = None
-    fold: Callable[[Any, Any], Any] | None = None
-    keep_ids_s: float = WEEK_S
-    purge: bool = False
-    most_kept: float = 1.0
 
 
 class _Id(NamedTuple):
@@ -110,8 +87,10 @@ class Selection:
         # A wall clock that is ahead must not make everything old.
         now_us = min(self._now_us, newest_us)
         self._origin = origin
-        self._old_below_us = None if rules.newer_than_s is None else now_us - int(rules.newer_than_s * _US)
-        self._ids_from_us = now_us - int(rules.keep_ids_s * _US)
+        self._old_below_us = (
+            None if rules.newer_than_s is None else now_us - int(min(rules.newer_than_s, LONGEST_S) * _US)
+        )
+        self._ids_from_us = now_us - int(min(rules.keep_ids_s, LONGEST_S) * _US)
         self._lines = self._at = 0
         self._counts: Counter[str] = Counter()
         self._old: Counter[str] = Counter()

@@ -238,10 +238,7 @@ class LogWriter:
             del before  # who closes a file that was replaced may free it, which takes long
 
     def _locked(self) -> OpenLog | None:
-        """Take the append lock; return the open log, if that is what stands at the log's path under it.
-
-        Requires: as AppendLock says.
-        """
+        """Take the append lock, as AppendLock says; return the open log, if that stands at the log's path under it."""
         lock = self.lock
         try:
             for _ in range(_REOPEN_LIMIT):

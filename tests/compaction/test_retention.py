@@ -167,3 +167,10 @@ def test_other_types_and_read_only_handles_are_refused(store: Path) -> None:
         Checkpoint(store).log("k", retention={"keep_last": 1})  # type: ignore[arg-type]
     with pytest.raises(ReadOnlyError):
         Checkpoint(store, read_only=True).log("k", retention=SMALL)
+
+
+def test_age_beyond_all_logs_keeps_everything(store: Path) -> None:
+    log = Checkpoint(store).log("k")
+    fill(log)
+    assert Keeper().look_after(handle_of(log), Retention(newer_than_s=1e308, max_bytes=1)) is False
+    assert len(log.events("x")) == 100
