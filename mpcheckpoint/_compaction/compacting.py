@@ -104,7 +104,8 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
             ``on_progress`` raise.
         CompactionError: others changed the log all the time.
         LockTimeoutError, CorruptLogError, PoisonedLogError, WriteFailedError, ReadFailedError, StoreAccessError,
-        ReadOnlyError: as their names say. After any of these nothing was changed.
+        ReadOnlyError: as their names say. After any of these nothing was changed; but where the new log has its name
+            and a sync of the directory fails (WriteFailedError), the log is the new one.
 
     Durability: what is left survives a loss of power when this returns, and before: the log is the old one or the
     new one, each whole.

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# How long a condition under an append lock waits for another thread that is inside the views.
+_LONGEST_UNDER_A_LOCK_S = 0.01
+
 _MOST_PASSES = 16
 
 
@@ -162,16 +165,23 @@ class StoreHandle:
     ) -> T:
         """Return what ``judge`` makes of a log's view as it is now, or as a query saw it at most ``max_age_s`` ago.
 
-        If the append lock ``is_locked`` and the log has to be read anew, MovedError is raised instead.
+        If the append lock ``is_locked``, and the log has to be read anew, or another thread reads one for so long,
+        MovedError is raised instead.
         """
         self.opened(log_key)
-        with self.mutex.guard():
+        mutex = self.mutex
+        mutex.refuse_reentry()
+        try:
+            if not mutex.acquire(_LONGEST_UNDER_A_LOCK_S if is_locked else None):
+                raise MovedError
             state, now_s = self._states[log_key], time.monotonic()
             is_whole = state.reader.given == state.view.applied  # no signal handler has interrupted a refresh
             if not is_whole or now_s - self._queried_s.get(log_key, 0.0) >= max_age_s:
                 self._refresh((state,), is_locked=is_locked)
                 self._queried_s[log_key] = now_s
             return judge(self._states[log_key].view)
+        finally:
+            mutex.release_if_owned()
 
     def known_view(self, log_key: str) -> LogView | None:
         """Return the view of a log as far as it was read before; None if it was not."""
