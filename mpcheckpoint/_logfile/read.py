@@ -32,6 +32,7 @@ from mpcheckpoint._logfile.new_lines import written_after
 from mpcheckpoint._logfile.replay import FIRST_READ_BYTES, replay
 from mpcheckpoint._logfile.torn_or_corrupt import refuse_shortened
 from mpcheckpoint._logfile.vouched import vouched_for
+from mpcheckpoint._system.statx import has_grown
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import (
     CorruptLogError,
@@ -127,7 +128,7 @@ class LogReader:
                     return ()
                 else:
                     return self._read_new(descriptor, mark)
-            elif self._mark and self._descriptor and system.has_grown(self._mark, mark):
+            elif self._mark and self._descriptor and has_grown(self._mark, mark):
                 return self._read_new(self._descriptor, mark)
         except OSError:
             pass  # reading on meets the same, and says what it means

@@ -64,7 +64,7 @@ from mpcheckpoint._system.locks import (
     unlock,
 )
 from mpcheckpoint._system.memory import can_tell_memory, memory_above
-from mpcheckpoint._system.statx import FileStatus, file_status, has_grown, has_statx, path_mark, path_status
+from mpcheckpoint._system.statx import FileStatus, file_status, has_statx, path_mark, path_status
 from mpcheckpoint._system.workers import create_locked, remove_unlocked
 from mpcheckpoint.errors import UnsupportedPlatformError
 
