@@ -101,6 +101,8 @@ def read_journal(directory: str) -> Journal | None:
         UnfinishedBackupError: it cannot be read.
     """
     path = os.path.join(directory, BACKUP_JOURNAL)
+    if not system.exists(path):  # nearly always
+        return None
     try:
         file = system.open_file(path)
     except FileNotFoundError:

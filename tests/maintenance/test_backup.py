@@ -636,4 +636,4 @@ def test_backup_command_says_what_it_did(store: Path, log: Log, tmp_path: Path) 
     (row,) = shell.good("backup", "--store", "store", "copy", "--json", "--limit-rate", "10M").rows
     assert [each["action"] for each in row["logs"]] == ["extended"]
     assert "is the store itself" in shell.refused("backup", "--store", "store", "store")
-    assert "a rate is" in shell.refused("backup", "--store", "store", "copy", "--limit-rate", "fast")
+    assert "is no rate" in shell.refused("backup", "--store", "store", "copy", "--limit-rate", "fast")

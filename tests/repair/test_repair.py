@@ -404,7 +404,7 @@ def test_repair_of_a_poisoned_log_lets_it_take_appends_again(
     if damage == "torn":
         tear(store)
     elif damage == "corrupt":
-        flip(store, 250)
+        flip(store, 300)
 
     (done,) = repair(store)
 
