@@ -109,7 +109,7 @@ def test_compact_without_a_rule_says_which_there_are_and_changes_nothing(
     refusal = shell.refused(*COMPACT, *more)
 
     assert refusal.startswith("mpcheckpoint compact: say what may go: --keep-last N, --older-than DURATION,")
-    assert "--drop PATTERN, or --superseded" in refusal
+    assert "--drop PATTERN, --purge, or --superseded" in refusal
     assert tree(shell.directory) == before
 
 
@@ -119,7 +119,7 @@ def test_compact_of_all_logs_does_each_and_prints_one_object_for_each(shell: Com
     first, second = done.rows
     assert list(first) == [
         *("log_key", "bytes_before", "bytes_after", "records_before", "records_after"),
-        *("objects_before", "objects_after", "longest_wait_s", "is_changed", "error"),
+        *("objects_before", "objects_after", "longest_wait_s", "is_changed", "purged_bytes", "error"),
     ]
     assert (first["log_key"], first["records_before"], first["records_after"]) == ("a", 20, 16)
     assert (first["objects_before"], first["objects_after"]) == (5, 4)
@@ -301,7 +301,7 @@ def test_compact_with_a_limit_takes_as_long_as_that_and_shows_how_far_it_is(shel
     assert shown.code == 0
     assert time.monotonic() - begun_s >= 3.5
     assert "compact" in shown.out
-    assert "3.2/3.2 kB" in shown.out
+    assert "3.3/3.3 kB" in shown.out
 
 
 # --- narrow terminals, and what others say of it -------------------------------------------------------------------
