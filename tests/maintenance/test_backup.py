@@ -42,7 +42,6 @@ from support.verbs import (
     seeded,
     tear,
     tree,
-    write_padding_early,
 )
 
 if TYPE_CHECKING:
@@ -136,8 +135,8 @@ def test_backup_in_which_nothing_changed_writes_nothing_and_reads_the_ends_alone
 
 
 @pytest.mark.guarantee(11)
+@pytest.mark.usefixtures("early_padding")
 def test_backup_leaves_padding_pages_and_locks_in_the_store(store: Path, place: Path) -> None:
-    write_padding_early()
     log = Checkpoint(store).log("a")
     for number in range(40):
         log.append("x", number)
