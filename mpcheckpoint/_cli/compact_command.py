@@ -14,7 +14,7 @@ from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.checks import QUICK_S, write_lines
 from mpcheckpoint._cli.compact_table import table_lines
 from mpcheckpoint._cli.interrupts import Interrupts, exit_code_of
-from mpcheckpoint._cli.options import byte_rate, json_option, keys_option, store_option
+from mpcheckpoint._cli.options import byte_rate, json_option, keys_option, lock_timeout_option, store_option
 from mpcheckpoint._cli.progress import ByteProgress
 from mpcheckpoint._cli.terminal import (
     Exit,
@@ -27,7 +27,7 @@ from mpcheckpoint._cli.terminal import (
     say_error,
     write_out,
 )
-from mpcheckpoint._cli.times import any_duration, duration
+from mpcheckpoint._cli.times import any_duration
 from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint.errors import CheckpointError, shell_text
 from mpcheckpoint.maintenance import size_in_bytes
@@ -102,15 +102,7 @@ class _Options(NamedTuple):
     metavar="RATE",
     help="Read no more than so many bytes a second: 500k, 20M, 1G.",
 )
-@click.option(
-    "--lock-timeout",
-    "lock_timeout_s",
-    type=duration,
-    default="30s",
-    show_default=True,
-    metavar="DURATION",
-    help="How long to wait for writers: seconds, or like 90s, 5m, 1h30m.",
-)
+@lock_timeout_option
 @json_option
 def compact_command(
     *,

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._types import Record
     from mpcheckpoint._view.log_handle import LogHandle
 
-# Of seconds, more than there are since any stamp; in microseconds it is still a number.
-_MOST = 1e12
+# How long a compaction that nobody asked for just now waits for a lock.
+_MOMENT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,8 @@ def compact_by(
     """Compact a log by rules.
 
     Args:
-        waits: for another compaction of the log; else LockTimeoutError is raised at once.
+        waits: for another compaction of the log, and for writers as the handle says; else for nobody longer than a
+            moment: LockTimeoutError is raised.
     """
     stored = log.for_writing()
     purged_bytes = sum(repair.length_bytes for repair in stored.repairs()) if rules.purge else 0
@@ -156,7 +157,7 @@ def compact_by(
     )
     compacted = stored.compact(
         selection,
-        timeout_s=log.store.settings.lock_timeout_s,
+        timeout_s=log.store.settings.lock_timeout_s if waits else _MOMENT_S,
         pace=pace,
         is_dry_run=is_dry_run,
         purges=rules.purge,
@@ -189,7 +190,7 @@ def require_number(
     kinds = int if is_whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < float("inf"):
         raise ValueError(f"{name} is {what}{', or None' if is_optional else ''}, not {value!r}")
-    return value if is_whole else min(value, _MOST)
+    return value
 
 
 def _function(value: Any, name: str, what: str = "a function") -> Any:

@@ -71,14 +71,14 @@ class Retention:
         }
         return Note(RETENTION, fields)
 
-    @classmethod
-    def recorded_in(cls, view: LogView) -> Retention | None:
-        """Return what a log says; None if it says nothing, or what this release does not understand."""
-        fields: dict[str, Any] = view.note(RETENTION) or {}
-        try:
-            return cls(**fields) if fields else None
-        except (TypeError, ValueError):
-            return None
+
+def _recorded_in(view: LogView) -> Retention | None:
+    """Return what a log says; None if it says nothing, or what this release does not understand."""
+    fields: dict[str, Any] = view.note(RETENTION) or {}
+    try:
+        return Retention(**fields) if fields else None
+    except (TypeError, ValueError):
+        return None
 
 
 def record(log: LogHandle, retention: Retention) -> None:
@@ -89,7 +89,7 @@ def record(log: LogHandle, retention: Retention) -> None:
     """
     if not isinstance(retention, Retention):
         raise TypeError(f"retention is a Retention, or None, not {retention!r}")
-    if log.query(Retention.recorded_in) != retention:
+    if log.query(_recorded_in) != retention:
         log.append_if([note_payload(retention._note())], lambda _: None)
     keeper.watch(log, retention)
 
@@ -135,7 +135,7 @@ class Keeper:
         for log in logs:
             with self._condition:
                 known = self._watched.pop((log.store.path, log.log_key), None)
-            retention = log.known_note(Retention.recorded_in) if known is None else known.retention
+            retention = log.known_note(_recorded_in) if known is None else known.retention
             if retention is not None:
                 self.look_after(log, retention)
 

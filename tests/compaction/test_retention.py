@@ -114,6 +114,26 @@ def test_one_that_is_compacted_elsewhere_is_not_waited_for(store: Path) -> None:
     assert Keeper().look_after(handle_of(log), SMALL) is True
 
 
+@pytest.mark.parametrize("name", ["k.lock", "store.lock"])
+def test_close_does_not_wait_for_a_stopped_process_that_holds_a_lock(
+    store: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 3600)
+    checkpoint = Checkpoint(store)
+    log = checkpoint.log("k", retention=SMALL)
+    fill(log)
+    holder = system.open_file(os.fspath(store / ".checkpoint" / name), write=True)
+    assert system.try_lock(holder.fd)
+    begun_s = time.monotonic()
+
+    assert Keeper().look_after(handle_of(log), SMALL) is False
+    checkpoint.close()
+
+    assert time.monotonic() - begun_s < 30
+    holder.close()
+    assert len(Checkpoint(store).log("k").events("x")) == 100
+
+
 def test_failure_is_logged_and_tried_again_later(
     store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
