@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import mpcheckpoint.checkpoint
 from mpcheckpoint import Checkpoint, Log, Retention
 from mpcheckpoint import _system as system
 from mpcheckpoint._compaction import retention as module
-from mpcheckpoint._compaction.retention import Keeper, keeper
+from mpcheckpoint._compaction.retention import Keeper
 from mpcheckpoint.errors import ReadOnlyError, WriteFailedError
 from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SMALL = Retention(keep_last=1, max_bytes=2000)
+
+
+@pytest.fixture(autouse=True)
+def keeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
+    """One of this test alone: the thread of the process's own would wait as long as an earlier test told it to."""
+    own = Keeper()
+    monkeypatch.setattr(module, "keeper", own)
+    monkeypatch.setattr(mpcheckpoint.checkpoint, "keeper", own)
+    yield own
+    thread = own._thread
+    with own._condition:
+        own._watched.clear()
+        own._condition.notify()
+    if thread is not None:
+        thread.join(60)
 
 
 def size_of(store: Path) -> int:
@@ -152,16 +168,17 @@ def test_failure_is_logged_and_tried_again_later(
     assert own.look_after(handle_of(log), SMALL) is True
 
 
-def test_thread_ends_when_no_log_is_looked_after(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_ends_when_no_log_is_looked_after(
+    store: Path, monkeypatch: pytest.MonkeyPatch, keeper: Keeper
+) -> None:
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.02)
     with Checkpoint(store) as checkpoint:
-        log = checkpoint.log("k", retention=SMALL)
-        assert any(each.name == "mpcheckpoint-retention" for each in threading.enumerate())
-        del log
-    until = time.monotonic() + 60
-    while any(each.name == "mpcheckpoint-retention" for each in threading.enumerate()):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+        checkpoint.log("k", retention=SMALL)
+        thread = keeper._thread
+        assert thread is not None
+    thread.join(60)
+    assert not thread.is_alive()
+    assert keeper._thread is None
     assert keeper._watched == {}
 
 
