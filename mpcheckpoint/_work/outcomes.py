@@ -29,7 +29,7 @@ _canonical = msgspec.json.Encoder(order="sorted").encode
 
 
 # A Struct, as ``Record``: a frozen dataclass takes fifteen times as long to make, and a map makes one an item.
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, weakref=True):
     """What became of one item of a map. It is durable before it is given out.
 
     Attributes:
@@ -72,12 +72,16 @@ class Outcome(msgspec.Struct, frozen=True):
         return max(0, self.ended_us - round(self.duration_s * 1_000_000))
 
 
-# It was a dataclass: ``dataclasses.asdict``, ``replace`` and ``fields`` go on taking it for one.
-setattr(  # noqa: B010 - mypy knows no such attribute of a Struct
-    Outcome,
-    "__dataclass_fields__",
-    vars(make_dataclass("Outcome", Outcome.__annotations__.items()))["__dataclass_fields__"],
-)
+def _as_dataclass() -> None:
+    """Have ``dataclasses`` and ``pprint`` take an outcome for the dataclass that it was."""
+    required = len(Outcome.__struct_fields__) - len(Outcome.__struct_defaults__)
+    defaults = dict(zip(Outcome.__struct_fields__[required:], Outcome.__struct_defaults__, strict=True))
+    twin = make_dataclass("Outcome", Outcome.__annotations__.items(), namespace=defaults, frozen=True)
+    for name in ("__dataclass_fields__", "__dataclass_params__"):
+        setattr(Outcome, name, vars(twin)[name])
+
+
+_as_dataclass()
 
 
 class Result(NamedTuple):

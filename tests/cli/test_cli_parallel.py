@@ -179,6 +179,31 @@ def test_item_that_waits_to_start_can_be_taken_back(tmp_path: Path) -> None:
     assert ran == ["c"]
 
 
+def test_item_that_was_taken_back_at_the_gate_and_given_out_anew_runs_once(tmp_path: Path) -> None:
+    turns = threading.Semaphore(0)
+    ran: list[str] = []
+    with Checkpoint(tmp_path / "store") as checkpoint:
+        log = handle_of(checkpoint.log("a"))
+        pool = CommandPool(
+            Plan(LogRef(log), join_run(log, ""), FunctionCall(ran.append)),
+            2,
+            gate=lambda: turns.acquire() and None,
+        )
+        entry = Input(0, "a", "a", {})
+        pool.submit(entry)
+        wait_until(lambda: bool(pool._at_gate), "it waits at the gate")
+        assert pool.recall() == [entry]
+        again = entry._replace(attempts=0)
+        pool.submit(again)
+        wait_until(lambda: bool(pool._at_gate), "it waits there again")
+        turns.release(3)
+
+        assert [(one, report.kind) for one, report in pool.collect(30)] == [(again, Kind.RECORDED)]
+        pool.stop(is_interrupted=False)
+
+    assert ran == ["a"]
+
+
 def test_load_counts_what_runs_now() -> None:
     require(Path("/proc/loadavg").exists(), "the system does not tell what runs")
     running = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(3)]

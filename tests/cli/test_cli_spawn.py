@@ -12,6 +12,8 @@ import pytest
 from mpcheckpoint import _system as system
 from mpcheckpoint._cli import main
 from mpcheckpoint._cli.maps import spawn
+from mpcheckpoint._cli.maps.child import Child, End, KeptOutput
+from mpcheckpoint._cli.maps.spawn import Spawner
 from support.capabilities import require
 
 if TYPE_CHECKING:
@@ -107,3 +109,26 @@ def test_descriptors_are_found_where_the_system_does_not_list_them(monkeypatch: 
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_variable_without_a_name_keeps_no_command_from_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environb", {**os.environb, b"": b"x=y"})  # how Python takes up "=x=y"
+    assert output_of("echo here", capfd) == "here\n"
+
+
+def test_command_that_was_reaped_gets_no_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock_file: system.Descriptor
+) -> None:
+    monkeypatch.delattr(os, "waitid", raising=False)  # as on macOS before Python 3.13
+    child = Child(Spawner(), [b"true"], lock_file.fd, leads_group=False)
+    assert child.finish(KeptOutput(100), None) is End.ENDED
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
+
+    child.signal(signal.SIGTERM)
+
+    assert sent == []
+    assert child.reap() == 0

@@ -6,10 +6,12 @@ import copy
 import io
 import os
 import pickle
+import pprint
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+import weakref
+from dataclasses import MISSING, asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +77,17 @@ def test_outcome_is_a_value_that_is_compared_copied_and_pickled_as_the_dataclass
     }
     assert hash(replace(one, value=1)) == hash(replace(one, value=1))
     assert one.began_us == 3_500_000
+    assert {each.name: each.default for each in fields(one) if each.default is not MISSING} == {
+        "attempts": 1,
+        "rerun": None,
+        "version": "",
+        "ended_us": 0,
+        "worker": None,
+    }
+    assert eval(pprint.pformat(replace(one, item="x" * 80)), {"Outcome": Outcome}) == replace(
+        one, item="x" * 80
+    )
+    assert weakref.ref(one)() is one
     assert repr(one) == (
         "Outcome(item='a', object_key='a', ok=True, value=[1], error=None, duration_s=1.5, repeated=False, attempts=1, "
         "rerun=None, version='', ended_us=5000000, worker=None)"

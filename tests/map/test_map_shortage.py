@@ -593,6 +593,47 @@ def test_item_that_no_thread_could_be_started_for_was_not_given_out(
     pool.stop(is_interrupted=False)
 
 
+def test_thread_whose_start_was_interrupted_is_waited_for(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, may_end = threading.Thread.start, threading.Event()
+    ran: list[str] = []
+
+    def run(item: str) -> None:
+        assert may_end.wait(30)
+        ran.append(item)
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    pool = CommandPool(plan_of(log, run), 2, on_stop=may_end.set)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted)
+        pool._waiting.append(Input(0, "a", "a", {}))  # for which a thread is being started
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(Input(1, "b", "b", {}))
+    wait_until(lambda: not pool._waiting, "it has taken the item")
+    pool.stop(is_interrupted=True)
+
+    assert ran == ["a"]
+    assert not pool._threads
+
+
+def test_thread_whose_start_was_interrupted_before_it_began_is_not_waited_for(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    pool = CommandPool(plan_of(log, well), 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(Input(0, "a", "a", {}))
+    pool.stop(is_interrupted=True)
+
+    assert not pool._threads
+
+
 def test_outcome_that_a_thread_of_commands_cannot_record_is_raised_by_the_map(log: Log) -> None:
     class NoCall:
         def __call__(self, item: object, worker: object) -> Result:

@@ -154,7 +154,10 @@ class Child:
         self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the command, or to its whole group. Requires: it was not reaped."""
+        """Send a signal to the command, or to its whole group. Not to one that was reaped: its number may be another's
+        by now. That of a group is kept while there is somebody in it."""
+        if self._code is not None and not self._leads_group:
+            return
         try:
             if self._leads_group:
                 os.killpg(self._pid, number)

@@ -60,7 +60,7 @@ class CommandPool:
         self._on_stop = on_stop
         self._lock = threading.Lock()
         self._waiting: deque[Input] = deque()
-        self._at_gate: dict[int, Input] = {}  # by place
+        self._at_gate: dict[threading.Thread, Input] = {}  # by the thread that waits there with it
         self._given = 0  # items that were given out and not collected
         self._threads: set[threading.Thread] = set()
         self._free = 0  # threads that have no item
@@ -124,6 +124,10 @@ class CommandPool:
         while True:
             with self._lock:
                 thread = next(iter(self._threads), None)
+                if thread is not None and thread.ident is None:
+                    # A Ctrl-C came in the middle of its start. It has no item, and gets none.
+                    self._threads.discard(thread)
+                    continue
             if thread is None:
                 return
             thread.join()
@@ -132,11 +136,11 @@ class CommandPool:
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._work, name="command")
+        self._threads.add(thread)
+        self._free += 1
         try:
-            self._threads.add(thread)
-            self._free += 1
             thread.start()
-        except BaseException:
+        except Exception:  # not of a Ctrl-C: then it may run, and is waited for as any other
             self._threads.discard(thread)
             self._free -= 1
             raise
@@ -148,19 +152,20 @@ class CommandPool:
 
     def _next(self) -> Input | None:
         """Return the next item for a thread that has none; None if the thread is to end."""
+        this = threading.current_thread()
         while True:
             with self._lock:
                 self._free -= 1
                 if not self._waiting:
-                    self._threads.discard(threading.current_thread())
+                    self._threads.discard(this)
                     return None
                 entry = self._waiting.popleft()
                 if self._gate is None:
                     return entry
-                self._at_gate[entry.place] = entry
+                self._at_gate[this] = entry
             self._gate()
             with self._lock:
-                if self._at_gate.pop(entry.place, None) is entry:
+                if self._at_gate.pop(this, None) is entry:
                     return entry
                 self._free += 1  # it was taken back
 

@@ -29,8 +29,9 @@ class Spawner:
         All that Python opens itself is inherited only where that is asked. What the shell that started us has left
         open, as in ``map ... 9> lock``, is not.
         """
-        # Rejected: os.environ itself. It is a class in Python, and decodes all of it for each command.
-        self._environment = {bytes(name): bytes(value) for name, value in os.environb.items()}
+        # Rejected: os.environ itself. It is a class in Python, and decodes all of it for each command. Python cannot
+        # hand on what has no name, as in "=x=y".
+        self._environment = {bytes(name): bytes(value) for name, value in os.environb.items() if name}
         for fd in _open_fds():
             if fd > 2:
                 with suppress(OSError):  # it was that of the listing itself
