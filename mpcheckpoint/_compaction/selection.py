@@ -94,7 +94,8 @@ class Selection:
         self._lines = self._at = 0
         self._counts: Counter[str] = Counter()
         self._old: Counter[str] = Counter()
-        # When the last record of each object was made, where rules may leave nothing of one.
+        # When the last record of each object was made, where rules may leave nothing of one, or where it tells whether
+        # that was after it was forgotten.
         self._may_empty = rules.newer_than_s is not None or rules.drop is not None
         self._last_us: dict[str, int] = {}
         self._superseded = Superseded()
@@ -139,7 +140,10 @@ class Selection:
         is_kept = stamp_us >= self._ids_from_us and not self._rules.purge
         self._forgets[object_key] = self._lines, is_kept
         self._forgotten[object_key] += self._counts.pop(object_key, 0)
-        for known in (self._less, self._earlier, self._old, self._last_us):
+        earlier = self._earlier.get(object_key)
+        if earlier is not None and earlier.last_us < stamp_us:  # else it is of after this line
+            del self._earlier[object_key]
+        for known in (self._less, self._old, self._last_us):
             known.pop(object_key, None)
         self._superseded.forget(object_key)
         if self._rules.purge:
@@ -159,7 +163,7 @@ class Selection:
     def _count(self, lines: Lines) -> None:
         object_keys = lines.object_keys
         has_controls = not lines.is_plain and None in object_keys
-        if self._may_empty:
+        if self._may_empty or self._forgets:
             self._last_us.update(zip(object_keys, lines.stamps_us, strict=True))  # type: ignore[arg-type]
         if lines.metas is not None:
             self._take_ids(lines, self._lines - len(lines))

@@ -29,7 +29,9 @@ class DroppedRecords(msgspec.Struct, array_like=True, gc=False):
 
     Attributes:
         count: how many of its records. A record that others were folded into counts as one that is there.
-        last_us: the stamp of its last record, dropped or not.
+        last_us: the stamp of its last record, dropped or not. 0 where it is needed for nothing: a record of it is left,
+            and the log holds no line that forgets an object. Above the stamp of such a line it tells that all this was
+            dropped of what came after it.
         ids: the record ids that are still known.
     """
 

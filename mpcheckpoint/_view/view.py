@@ -42,8 +42,10 @@ class LogView:
         self.records = Records()
         self.applied = 0
         self._ids: dict[tuple[str, str], int] = {}
-        # Of records that a compaction left out: how many of each object, and the places of ids that are still known.
+        # Of records that a compaction left out: how many of each object, the stamp of its last record where that is
+        # told, and the places of ids that are still known.
         self._dropped: dict[str, int] = {}
+        self._dropped_us: dict[str, int] = {}
         self._dropped_ids: dict[str, dict[str, tuple[int, int]]] = {}
         # Of each object that was forgotten: when last, and how many records the log had then.
         self._forgets: dict[str, tuple[int, int]] = {}
@@ -59,7 +61,7 @@ class LogView:
         if chunk.is_reset:
             # A new one: a snapshot may share the old one.
             self.records, self._ids = Records(), {}
-            self._dropped, self._dropped_ids, self._forgets = {}, {}, {}
+            self._dropped, self._dropped_us, self._dropped_ids, self._forgets = {}, {}, {}, {}
             self.claims, self._notes = {}, {}
             self.map_notes, self.memo = [], {}
         self.generation, self.lineage = chunk.generation, chunk.lineage
@@ -95,9 +97,11 @@ class LogView:
 
     def _forget(self, object_key: str, stamp_us: int) -> None:
         """Have the object as if nothing had been recorded of it. What shares the records goes on seeing them."""
-        self.records.objects.pop(object_key, None)
-        self._dropped.pop(object_key, None)
-        self._dropped_ids.pop(object_key, None)
+        # Else nothing stands before this line but what was dropped since.
+        if self._dropped_us.get(object_key, 0) < stamp_us:
+            self.records.objects.pop(object_key, None)
+            for dropped in (self._dropped, self._dropped_us, self._dropped_ids):
+                dropped.pop(object_key, None)
         self._forgets[object_key] = stamp_us, self.records.count
 
     def _apply_ids(self, object_keys: list[str | None], metas: list[bytes], first: int) -> None:
@@ -123,6 +127,10 @@ class LogView:
     def _apply_dropped(self, dropped: list[DroppedRecords]) -> None:
         for each in dropped:
             self._dropped[each.object_key] = self._dropped.get(each.object_key, 0) + each.count
+            if each.last_us:
+                self._dropped_us[each.object_key] = max(
+                    each.last_us, self._dropped_us.get(each.object_key, 0)
+                )
             for record_id, stamp_us, more in each.ids:
                 self._dropped_ids.setdefault(each.object_key, {}).setdefault(record_id, (stamp_us, more))
 

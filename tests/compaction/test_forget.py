@@ -113,6 +113,28 @@ def test_forgetting_outlives_compactions(store: Path, log: Log) -> None:
     assert log.events("gone") == ("new", "again")
 
 
+@pytest.mark.parametrize("keep_ids_s", [3600, 0])
+def test_what_came_after_an_object_was_forgotten_is_counted_over_compactions(
+    store: Path, log: Log, keep_ids_s: int
+) -> None:
+    log.forget("gone")
+    log.append_many([("gone", 0), ("stays", 2)])
+    for number in range(1, 5):
+        log.append("gone", number, record_id=f"g{number}")
+    for turn in range(3):
+        log.compact(keep_last=1, keep_ids_s=keep_ids_s)
+        assert log.count("gone") == 5 + turn
+        assert counts_elsewhere(store) == (5 + turn, [4 + turn], ["stays", "gone"])
+        if keep_ids_s:
+            log.append("gone", "again", record_id="g1")
+        log.append("gone", 5 + turn, expected_count=5 + turn)
+    log.forget("gone")
+    assert log.count("gone") == 0
+    assert counts_elsewhere(store) == (0, [], ["stays"])
+    log.append("gone", "anew", record_id="g1")
+    assert log.events("gone") == ("anew",)
+
+
 def test_purge_leaves_no_byte_in_the_store(store: Path, log: Log) -> None:
     log.append("gone", "secret", record_id="g3")
     log.compact(keep_last=1)
