@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.columns import Lines
-from mpcheckpoint._format.control import COPIED, Copied, copied_of
+from mpcheckpoint._format.control import COPIED, FORGET, Copied, copied_of
 from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, closing
 from mpcheckpoint._format.resync import last_line
 from mpcheckpoint._format.scan import Stop, batches_before
@@ -250,7 +250,8 @@ class LogReader:
                 raise refusal
             if control == COPIED:
                 self.copied = copied_of(line)
-            else:
+            # Where it goes on in another generation, it was told of earlier ones.
+            elif control != FORGET or line.stamp_us > self._skip[0]:
                 told.take(control, line, index - before)
         self._durable = max(self._durable, max(lines.durables, default=0))
         records, passed = lines.records(), 0

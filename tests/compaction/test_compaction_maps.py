@@ -220,6 +220,27 @@ def test_second_import_of_each_source_after_a_compaction_repeats_nothing(store: 
     assert controls(store).count("import") == 2
 
 
+@pytest.mark.parametrize("compacts", [False, True])
+def test_import_takes_ids_of_forgotten_objects_for_new_ones(
+    store: Path, tmp_path: Path, *, compacts: bool
+) -> None:
+    log, other = Checkpoint(store).log("a"), Checkpoint(tmp_path / "other").log("b")
+    for number in range(3):
+        other.append("x", number, record_id=f"id {number}")
+    log.append("x", "old", record_id="id 0")
+    log.append("y", "old", record_id="id 0")
+    log.forget("x")
+    log.append("x", 1, record_id="id 1")
+    log.append("x", "last")
+    if compacts:
+        log.compact(keep_last=1)
+
+    import_lines(log, log_file(tmp_path / "other", "b"))
+
+    assert log.events("x")[-3:] == ("last", 0, 2)
+    assert log.events("y") == ("old",)
+
+
 def test_import_of_a_log_leaves_out_a_record_whose_id_was_dropped(store: Path, tmp_path: Path) -> None:
     log, other = Checkpoint(store).log("a"), Checkpoint(tmp_path / "other").log("b")
     for each in (log, other):

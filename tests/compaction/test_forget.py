@@ -113,6 +113,19 @@ def test_forgetting_outlives_compactions(store: Path, log: Log) -> None:
     assert log.events("gone") == ("new", "again")
 
 
+def test_reader_that_goes_on_in_the_next_generation_is_told_of_each_forget_once(log: Log) -> None:
+    log.forget("gone")
+    reader = log._handle.reader()
+    log.append("gone", "new")
+    told = [list(reader.poll())]
+    log.compact(keep_last=1)
+    log.forget("stays")
+    told.append(list(reader.poll()))
+
+    forgets = [[each.object_key for chunk in chunks for each in chunk.forgets] for chunks in told]
+    assert forgets == [["gone"], ["stays"]]
+
+
 @pytest.mark.parametrize("keep_ids_s", [3600, 0])
 def test_what_came_after_an_object_was_forgotten_is_counted_over_compactions(
     store: Path, log: Log, keep_ids_s: int

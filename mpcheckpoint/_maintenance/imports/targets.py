@@ -64,7 +64,12 @@ class ImportTarget:
         self._log = log
         self._reader: Reader = log.reader()
         self._places: dict[str, ImportProgress] = {}
-        self._identities: set[Identity] | None = None
+        # In the order in which the log tells of them; None until they are asked for.
+        self._identities: dict[Identity, int] | None = None
+        self._told = 0
+        # Of objects that were forgotten, how many had been told of then; and what was dropped since, by stamp.
+        self._forgotten: dict[str, int] = {}
+        self._dropped_us: dict[str, int] = {}
 
     def places(self) -> dict[str, ImportProgress]:
         """Return how far each source was imported, as the log says now."""
@@ -75,9 +80,9 @@ class ImportTarget:
         """Return which of these the log holds."""
         if self._identities is None:
             self._reader.release()
-            self._reader, self._identities = self._log.reader(), set()
+            self._reader, self._identities = self._log.reader(), {}
         self._catch_up()
-        return self._identities.intersection(identities)
+        return self._known(identities)
 
     def land(
         self,
@@ -108,7 +113,7 @@ class ImportTarget:
                     "is imported twice. Start this one again when that one is done",
                     reason="another import",
                 )
-            if self._identities is not None and not self._identities.isdisjoint(identities):
+            if self._known(identities):
                 raise KnownIdError
 
         self._catch_up()  # outside the lock, so that little is left to read inside
@@ -116,19 +121,28 @@ class ImportTarget:
         note = note_payload(Note(IMPORT, msgspec.to_builtins(after)))
         self._log.append_guarded([*payloads, note], guard)
 
+    def _known(self, identities: Collection[Identity]) -> set[Identity]:
+        told = self._identities or {}
+        return {each for each in identities if told.get(each, -1) >= self._forgotten.get(each.object_key, 0)}
+
     def _catch_up(self) -> None:
         for chunk in self._reader.poll():
             for note in chunk.notes:
                 if note.name == IMPORT:
                     self._take_note(note)
                 elif note.name == DROPPED and self._identities is not None:
-                    self._identities.update(
-                        Identity(each.object_key, record_id)
-                        for each in dropped_of(note.fields)
-                        for record_id, _, _ in each.ids
-                    )
+                    for each in dropped_of(note.fields):
+                        self._dropped_us[each.object_key] = each.last_us
+                        for record_id, _, _ in each.ids:
+                            self._tell(Identity(each.object_key, record_id), self._identities)
             if self._identities is not None:
-                self._take_identities(Lines.of(chunk.lines), self._identities)
+                lines, done = Lines.of(chunk.lines), 0
+                for at, object_key, stamp_us in chunk.forgets:
+                    self._take_identities(lines[done:at], self._identities)
+                    if self._dropped_us.get(object_key, 0) < stamp_us:
+                        self._forgotten[object_key] = self._told
+                    done = at
+                self._take_identities(lines[done:], self._identities)
 
     def _take_note(self, note: Note) -> None:
         try:
@@ -137,9 +151,12 @@ class ImportTarget:
             return  # another program's note of that name
         self._places[place.source] = place
 
-    @staticmethod
-    def _take_identities(lines: Lines, identities: set[Identity]) -> None:
+    def _take_identities(self, lines: Lines, identities: dict[Identity, int]) -> None:
         for object_key, meta in zip(lines.object_keys, lines.metas or (), strict=False):
             record_id = record_id_of(meta) if meta != NO_META else None
             if record_id is not None and object_key is not None:
-                identities.add(Identity(object_key, record_id))
+                self._tell(Identity(object_key, record_id), identities)
+
+    def _tell(self, identity: Identity, identities: dict[Identity, int]) -> None:
+        identities[identity] = self._told
+        self._told += 1
