@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakSet
 
 import portalocker
 from portalocker.portalocker import FlockLocker
@@ -92,11 +93,13 @@ class StoreLocks:
     """What this process has open to hold, or to wait for, the locks of stores."""
 
     def __init__(self) -> None:
-        self.files: set[Descriptor] = set()
+        # Weakly: a Ctrl-C may come before what is done with is taken out, and what stays open stays locked.
+        self.files: WeakSet[Descriptor] = WeakSet()
 
     def reset_after_fork(self) -> None:
         """Close, in a forked child, the files of its parent, which goes on holding its locks."""
-        files, self.files = self.files, set()
+        files = list(self.files)
+        self.__init__()  # type: ignore[misc]
         for file in files:
             file.close()
 

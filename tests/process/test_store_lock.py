@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._system import locks
+from mpcheckpoint._system.locks import store_locks
 from support.verbs import wait_until
 
 if TYPE_CHECKING:
@@ -101,6 +104,20 @@ def test_lock_is_waited_for_and_then_held_on_the_file_that_has_its_name(path: Pa
     finally:
         goes_on.set()
         thread.join(20)
+    assert is_free(path)
+
+
+def test_lock_is_free_after_a_ctrl_c_at_its_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(type(store_locks.files)):  # type: ignore[misc]
+        def discard(self, item: object) -> None:
+            raise KeyboardInterrupt
+
+    files = Interrupted()
+    monkeypatch.setattr(store_locks, "files", files)
+    with contextlib.suppress(KeyboardInterrupt), system.store_lock(str(path), None):
+        pass
+    monkeypatch.undo()
+    gc.collect()
     assert is_free(path)
 
 
