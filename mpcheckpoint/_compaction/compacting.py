@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from dataclasses import dataclass
 from fnmatch import translate
@@ -178,7 +179,14 @@ def compact_by(
 
 
 def require_number(
-    value: Any, name: str, what: str, *, least: float = 0, is_whole: bool = False, is_optional: bool = True
+    value: Any,
+    name: str,
+    what: str,
+    *,
+    least: float = 0,
+    most: float = sys.float_info.max,
+    is_whole: bool = False,
+    is_optional: bool = True,
 ) -> Any:
     """Return the value of an argument, a number or perhaps None.
 
@@ -188,7 +196,7 @@ def require_number(
     if value is None and is_optional:
         return None
     kinds = int if is_whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
         raise ValueError(f"{name} is {what}{', or None' if is_optional else ''}, not {value!r}")
     return value
 

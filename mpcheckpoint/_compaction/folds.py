@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from mpcheckpoint._format.codec import decode_event, encode_payload, folded_of
+from mpcheckpoint._format.codec import decode_event, encode_payload, fitting, folded_of
 from mpcheckpoint._types import Folded
 
 if TYPE_CHECKING:
@@ -54,6 +54,5 @@ class Folds:
         """
         value, records, first_us = self._folding.pop(object_key)
         payload = encode_payload(object_key, value)
-        return payload._replace(
-            meta=msgspec.json.encode({"folded": {"count": records, "first_us": first_us}})
-        )
+        meta = msgspec.json.encode({"folded": {"count": records, "first_us": first_us}})
+        return fitting(payload._replace(meta=meta), object_key)

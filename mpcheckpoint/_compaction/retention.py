@@ -27,6 +27,8 @@ _LOOK_EVERY_S = 1.0
 _MOST_KEPT = 0.5
 _AGAIN_AT = 2
 _USUAL_BYTES = 16 * 1024 * 1024
+# Recorded in the log, for readers whose integers are doubles.
+_MOST = 2**53
 
 logger = logging.getLogger("mpcheckpoint")
 
@@ -52,11 +54,16 @@ class Retention:
     max_bytes: int = _USUAL_BYTES
 
     def __post_init__(self) -> None:
-        require_number(self.keep_last, "keep_last", "a number of records, at least 1", least=1, is_whole=True)
-        require_number(self.newer_than_s, "newer_than_s", "a number of seconds, at least 0")
-        require_number(self.max_bytes, "max_bytes", "a number of bytes, at least 1", least=1, is_whole=True)
-        if self.max_bytes is None:
-            raise ValueError("max_bytes is a number of bytes, at least 1, not None")
+        keep_last, newer_than_s, max_bytes = self.keep_last, self.newer_than_s, self.max_bytes
+        require_number(
+            keep_last, "keep_last", "a number of records, 1 to 2^53", least=1, most=_MOST, is_whole=True
+        )
+        require_number(newer_than_s, "newer_than_s", "a number of seconds, 0 to 2^53", most=_MOST)
+        require_number(
+            max_bytes, "max_bytes", "a number of bytes, 1 to 2^53", least=1, most=_MOST, is_whole=True
+        )
+        if max_bytes is None:
+            raise ValueError("max_bytes is a number of bytes, 1 to 2^53, not None")
 
     @property
     def is_on(self) -> bool:

@@ -11,6 +11,7 @@ from mpcheckpoint._format.advice import no_text
 from mpcheckpoint._format.frame import (
     MAX_DEPTH,
     MAX_DIGITS,
+    MAX_KEY_BYTES,
     MAX_LINE_BYTES,
     NO_META,
     Payload,
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 _ATOMS = frozenset({str, bool, type(None), int, float})
 _STRINGS = frozenset({str})
 _KEPT_ALWAYS = frozenset({str, bool, type(None)})
-# Keys and events that are no longer than this together make no line too long.
-_PLAINLY_SMALL_BYTES = MAX_LINE_BYTES // 2
+# Keys and events that are no longer than this together make no line too long, nor are they too long themselves.
+_PLAINLY_SMALL_BYTES = MAX_KEY_BYTES
 
 _tuple_new = tuple.__new__  # as in ``frame``
 _encode = msgspec.json.Encoder().encode
@@ -161,6 +162,21 @@ def encode_payload(
     # Not simple, or refused: what follows says why.
     meta = NO_META if record_id is None else _encode({"id": _checked_id(record_id)})
     payload = Payload(encode_key(object_key), encode_event(event, default=default), meta)
+    key_bytes = len(payload.object_key) + len(meta)
+    if key_bytes > MAX_KEY_BYTES:
+        raise LimitExceededError(
+            f"the object key and the record id take {key_bytes} bytes; a record holds at most {MAX_KEY_BYTES} of them",
+            reason="object key too long",
+        )
+    return fitting(payload, object_key)
+
+
+def fitting(payload: Payload, object_key: object) -> Payload:
+    """Return what a record of that object says if it fits a line.
+
+    Raises:
+        LimitExceededError: it does not.
+    """
     if batch_bytes_bound([payload]) > MAX_LINE_BYTES:
         raise LimitExceededError(
             f"the event for {object_key!r} takes {len(payload.event)} bytes; a line holds at most {MAX_LINE_BYTES}. "

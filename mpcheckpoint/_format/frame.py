@@ -25,6 +25,8 @@ CLOSING_BYTES = 12  # '"', eight hex digits, '"]' and a newline
 MIN_LINE_BYTES = 40
 # So that a damaged length neither takes gigabytes of memory nor makes a reader wait for bytes that never come.
 MAX_LINE_BYTES = 64 * 1024 * 1024
+# An object key and a record id as JSON, together: control lines have to name them beside what they say of them.
+MAX_KEY_BYTES = MAX_LINE_BYTES // 2
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 MAX_STAMP_US = 2**53 - 1
 # Far below the depth at which a JSON reader gives up: what one process could write, every other can read.

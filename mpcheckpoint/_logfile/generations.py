@@ -25,7 +25,13 @@ from mpcheckpoint._format.control import (
     control_payload,
     encode_header,
 )
-from mpcheckpoint._format.frame import Payload, encode_batch
+from mpcheckpoint._format.frame import (
+    MAX_BATCH_BYTES,
+    MAX_LINE_BYTES,
+    Payload,
+    batch_bytes_bound,
+    encode_batch,
+)
 from mpcheckpoint._format.recode import DROP, KEEP, LEFT, recoded
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated
@@ -36,11 +42,12 @@ from mpcheckpoint._logfile.page import vouched_durable
 from mpcheckpoint._logfile.quarantine import keep_bytes
 from mpcheckpoint._logfile.replay import replay
 from mpcheckpoint._logfile.torn_or_corrupt import Broken, refuse_shortened, require_torn
-from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.errors import CheckpointError, LimitExceededError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mpcheckpoint._format.columns import Column
     from mpcheckpoint._format.frame import Line
     from mpcheckpoint._format.scan import Scan
     from mpcheckpoint._logfile.opened import OpenLog
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
 
 _FLUSH_BYTES = 1024 * 1024
 _LEADING_LINES_A_BATCH = 100
+_LEADING_BYTES_A_BATCH = 64 * 1024 * 1024
 
 
 def switch_generation(paths: LogPaths, old: OpenLog) -> None:
@@ -145,10 +153,7 @@ class GenerationCopy:
         self.path = temporary
         self._paths = paths
         self._old = old
-        batches = [
-            list(leading[start : start + _LEADING_LINES_A_BATCH])
-            for start in range(0, len(leading), _LEADING_LINES_A_BATCH)
-        ]
+        batches = _in_batches(leading)
         # All that is copied is younger than the old header; what is led in takes stamps below that.
         stamp_us = old.end.stamp_us - len(batches)
         line, self.end = encode_header(
@@ -189,6 +194,8 @@ class GenerationCopy:
         base = lines.offsets[0]
         data = system.read_at(fd, lines.ends[-1] - base, base)
         made, self.end = recoded(data, base, lines, fates, self.end, payloads)
+        if len(made) > MAX_BATCH_BYTES:
+            _require_readable(made, lines.mores, fates)
         self._buffer += made
         controls = sum(fates[index] not in (DROP, LEFT) for index, _ in lines.controls())
         self.records += len(fates) - fates.count(DROP) - fates.count(LEFT) - controls
@@ -231,3 +238,49 @@ class GenerationCopy:
     def _batch(self, payloads: list[Payload], stamp_us: int) -> None:
         data, self.end = encode_batch(payloads, end=self.end, stamp_us=stamp_us, durable=self.end.offset)
         self._buffer += data
+
+
+def _in_batches(payloads: Sequence[Payload]) -> list[list[Payload]]:
+    """Return lines in batches that are not too long.
+
+    Raises:
+        LimitExceededError: a line is too long: there is an object key of that length, which other programs wrote.
+    """
+    batches: list[list[Payload]] = []
+    length = 0
+    for payload in payloads:
+        line_bytes = batch_bytes_bound([payload])
+        if line_bytes > MAX_LINE_BYTES:
+            raise LimitExceededError(
+                f"an object key is too long: what was dropped of it takes {line_bytes} bytes; a line holds at most "
+                f"{MAX_LINE_BYTES}. Nothing was changed",
+                reason="object key too long",
+            )
+        length += line_bytes
+        if not batches or len(batches[-1]) == _LEADING_LINES_A_BATCH or length > _LEADING_BYTES_A_BATCH:
+            batches.append([])
+            length = line_bytes
+        batches[-1].append(payload)
+    return batches
+
+
+def _require_readable(made: bytes, mores: Column, fates: bytes | bytearray) -> None:
+    """Return if no batch became so long that no reader takes it: what holds a place, or was folded, may be longer than
+    what was there.
+
+    Raises:
+        LimitExceededError: one did.
+    """
+    length, start = 0, 0
+    for more, fate in zip(mores, fates, strict=True):
+        if fate:
+            stop = made.index(b"\n", start) + 1
+            length, start = length + stop - start, stop
+        if length > MAX_BATCH_BYTES:
+            raise LimitExceededError(
+                f"a batch would become longer than the {MAX_BATCH_BYTES} bytes that one holds at most, by what holds "
+                "the places of dropped records, or by what others were folded into. Nothing was changed",
+                reason="batch too large",
+            )
+        if not more:
+            length = 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpcheckpoint import _core
 from mpcheckpoint._format.codec import encode_key, encode_payload, encode_payloads
 from mpcheckpoint._format.control import forget_payload
-from mpcheckpoint._format.frame import MAX_BATCH_BYTES, Line, Payload, batch_bytes_bound
+from mpcheckpoint._format.frame import MAX_BATCH_BYTES, MAX_LINE_BYTES, Line, Payload, batch_bytes_bound
 from mpcheckpoint._logfile.judged import Judged
 from mpcheckpoint._logfile.paths import WORKERS
 from mpcheckpoint._store.durability import Durability
@@ -194,6 +194,11 @@ class LogHandle:
         durability: str | None,
     ) -> Position:
         size = batch_bytes_bound(payloads)
+        if size > MAX_LINE_BYTES and max(batch_bytes_bound([each]) for each in payloads) > MAX_LINE_BYTES:
+            raise LimitExceededError(  # of a record it was found out before: it is a forget, or a note
+                f"what is to be said of an object takes more than the {MAX_LINE_BYTES} bytes that a line holds",
+                reason="line too long",
+            )
         if size > MAX_BATCH_BYTES:
             raise LimitExceededError(
                 f"a batch of {len(payloads)} record{'' if len(payloads) == 1 else 's'} takes {size} bytes; one holds "

@@ -10,8 +10,9 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
-from mpcheckpoint._format import dropped
-from mpcheckpoint.errors import CompactionError, ConflictError, InvalidEventError
+from mpcheckpoint._format import codec, dropped
+from mpcheckpoint._logfile import generations
+from mpcheckpoint.errors import CompactionError, ConflictError, InvalidEventError, LimitExceededError
 from mpcheckpoint.testing import SimulatedProcess
 from support.verbs import Faults, become_a_new_process, inside, log_file, tree
 
@@ -325,6 +326,50 @@ def test_many_ids_and_objects_stand_in_lines_of_a_bounded_length_after_the_heade
     assert all(log.count(f"object {number}") == 1 for number in range(150))
     assert all(log.append("x", "twice", record_id=f"id {number}") for number in range(150))
     assert log.events("x") == ()
+
+
+def test_what_was_dropped_stands_in_batches_of_a_bounded_length(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dropped, "_LINE_BYTES", 100)
+    monkeypatch.setattr(generations, "_LEADING_BYTES_A_BATCH", 1000)
+    log = Checkpoint(store).log("a")
+    log.append_many([(f"object {number}", number) for number in range(50)])
+    log.compact(drop="*")
+    batches: dict[int, int] = {}
+    for line in log_file(store).read_bytes().splitlines():
+        if b'"dropped"' in line:
+            stamp_us = json.loads(line)[1]
+            batches[stamp_us] = batches.get(stamp_us, 0) + len(line)
+    assert len(batches) > 2
+    assert max(batches.values()) <= 1000
+    assert [Checkpoint(store).log("a").count(f"object {number}") for number in range(50)] == [1] * 50
+
+
+@pytest.mark.parametrize("names", ["key", "fold", "batch"])
+def test_what_would_make_a_line_or_batch_too_long_is_refused_and_changes_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch, names: str
+) -> None:
+    log = Checkpoint(store).log("a")
+    log.append_many([("x" * 300, "y" * 500)] * 3 + [("z", 1)])
+    before = log_file(store).read_bytes()
+    module, name, limit = {
+        "key": (generations, "MAX_LINE_BYTES", 400),
+        "fold": (codec, "MAX_LINE_BYTES", 1000),
+        "batch": (generations, "MAX_BATCH_BYTES", 3000),
+    }[names]
+    monkeypatch.setattr(module, name, limit)
+    long = "y" * (4000 if names == "batch" else 590)  # fits but for what tells that it was folded
+
+    with pytest.raises(LimitExceededError):
+        log.compact(drop="xx*" if names == "key" else None, fold=lambda earlier, later: long)
+
+    assert log_file(store).read_bytes() == before
+    assert sorted(path.name for path in inside(store).glob("a.jsonl*")) == ["a.jsonl"]
+    log.append("z", 2)
+    monkeypatch.undo()
+    assert log.compact(fold=lambda earlier, later: long).is_changed
+    assert Checkpoint(store).log("a").events("x" * 300) == (long,)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint.errors import ConflictError, InvalidKeyError, ReadOnlyError
+from mpcheckpoint._view import log_handle
+from mpcheckpoint.errors import ConflictError, InvalidKeyError, LimitExceededError, ReadOnlyError
 from support.processes import call
 from support.verbs import tear
 
@@ -71,6 +72,16 @@ def test_several_are_forgotten_at_once_and_unknown_ones_are_no_error(log: Log) -
     assert log.events("gone") == log.events("stays") == ()
     with pytest.raises(InvalidKeyError):
         log.forget(["gone", 3])  # type: ignore[list-item]
+
+
+def test_what_is_too_long_for_a_line_is_not_forgotten_nor_claimed(
+    store: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_handle, "MAX_LINE_BYTES", 1000)
+    for refused in (lambda: log.forget(["gone", "x" * 1000]), lambda: log.claim("x" * 1000).__enter__()):
+        with pytest.raises(LimitExceededError):
+            refused()
+    assert Checkpoint(store).log("k").count("gone") == 2
 
 
 def test_read_only_handles_forget_nothing(store: Path, log: Log) -> None:

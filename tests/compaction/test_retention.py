@@ -191,6 +191,9 @@ def test_thread_ends_when_no_log_is_looked_after(
         {"max_bytes": 0},
         {"max_bytes": None},
         {"max_bytes": True},
+        {"keep_last": 10**700},
+        {"newer_than_s": 10**700},
+        {"max_bytes": 2**53 + 1},
     ],
 )
 def test_what_is_no_retention_is_refused(arguments: dict[str, Any]) -> None:

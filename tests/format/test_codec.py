@@ -32,6 +32,7 @@ from mpcheckpoint._format.codec import (
 from mpcheckpoint._format.frame import (
     MAX_BATCH_BYTES,
     MAX_DEPTH,
+    MAX_KEY_BYTES,
     MAX_LINE_BYTES,
     batch_bytes_bound,
     encode_line,
@@ -407,6 +408,13 @@ def test_event_at_the_limit_fits_a_line_and_above_it_is_refused() -> None:
         encode_payload("x" * MAX_LINE_BYTES, 1)
     with pytest.raises(LimitExceededError):
         encode_payload("k", 1, "x" * MAX_LINE_BYTES)
+
+
+def test_object_key_and_record_id_leave_room_for_what_control_lines_say_of_them() -> None:
+    half = "x" * (MAX_KEY_BYTES // 2 - 10)
+    assert encode_payload(half, 1, half)
+    with pytest.raises(LimitExceededError, match=str(MAX_KEY_BYTES)):
+        encode_payload(half + "x" * 20, 1, half)
 
 
 # --- through the library -----------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ LIMITS = {
     "shortest line, in bytes": frame.MIN_LINE_BYTES,
     "longest line, in bytes": frame.MAX_LINE_BYTES,
     "longest batch, in bytes": frame.MAX_BATCH_BYTES,
+    "longest object key and record id together, in bytes of JSON": frame.MAX_KEY_BYTES,
     "longest header, in bytes": control.MAX_HEADER_BYTES,
     "longest log key, in bytes of JSON": control.MAX_LOG_KEY_BYTES,
     "most earlier generations in a header": control.MAX_PREVIOUS,
