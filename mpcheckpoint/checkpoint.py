@@ -86,7 +86,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
 
         Args:
             retention: what the log keeps by itself, from now on. It is recorded in the log, if that says otherwise,
-                and this process sees to it in the background as long as the Log is used. None leaves it as it is.
+                and this process sees to it in the background until the handle is closed. None leaves it as it is.
 
         Raises:
             InvalidKeyError: it is no key.
@@ -314,7 +314,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         A log that is known to keep a part only (``Retention``) is made smaller first, if that is worth it.
         """
         if not self._handle.is_closed and not self._handle.settings.read_only:
-            keeper.finish([LogHandle(self._handle, log_key) for log_key in self._handle.open_keys()])
+            keeper.finish(self._handle)
         self._handle.close()
 
     def __enter__(self) -> Checkpoint:

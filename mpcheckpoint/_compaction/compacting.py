@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from dataclasses import dataclass
 from fnmatch import translate
@@ -184,7 +183,7 @@ def require_number(
     what: str,
     *,
     least: float = 0,
-    most: float = sys.float_info.max,
+    most: float = float("inf"),
     is_whole: bool = False,
     is_optional: bool = True,
 ) -> Any:
@@ -196,7 +195,12 @@ def require_number(
     if value is None and is_optional:
         return None
     kinds = int if is_whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, kinds)
+        or not least <= value <= most
+        or value == float("inf")
+    ):
         raise ValueError(f"{name} is {what}{', or None' if is_optional else ''}, not {value!r}")
     return value
 

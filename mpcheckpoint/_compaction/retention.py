@@ -7,20 +7,22 @@ is over a size and at least half of it can go. One that closes a handle does so 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._compaction.compacting import compact_by, require_number
 from mpcheckpoint._compaction.rules import Rules
 from mpcheckpoint._compaction.selection import RETENTION
 from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint._store.process import process
-from mpcheckpoint.errors import CheckpointError, LockTimeoutError
+from mpcheckpoint._view.log_handle import LogHandle
+from mpcheckpoint.errors import ClosedError, LockTimeoutError, LogNotOpenError
 
 if TYPE_CHECKING:
-    from mpcheckpoint._view.log_handle import LogHandle
+    from mpcheckpoint._view.store_handle import StoreHandle
     from mpcheckpoint._view.view import LogView
 
 _LOOK_EVERY_S = 1.0
@@ -58,7 +60,9 @@ class Retention:
         require_number(
             keep_last, "keep_last", "a number of records, 1 to 2^53", least=1, most=_MOST, is_whole=True
         )
-        require_number(newer_than_s, "newer_than_s", "a number of seconds, 0 to 2^53", most=_MOST)
+        require_number(
+            newer_than_s, "newer_than_s", "a number of seconds, at least 0", most=sys.float_info.max
+        )
         require_number(
             max_bytes, "max_bytes", "a number of bytes, 1 to 2^53", least=1, most=_MOST, is_whole=True
         )
@@ -96,16 +100,10 @@ def record(log: LogHandle, retention: Retention) -> None:
     """
     if not isinstance(retention, Retention):
         raise TypeError(f"retention is a Retention, or None, not {retention!r}")
+    log.for_writing()  # also where the log says so already
     if log.query(_recorded_in) != retention:
         log.append_if([note_payload(retention._note())], lambda _: None)
     keeper.watch(log, retention)
-
-
-class _Watched(NamedTuple):
-    """A log that is looked after."""
-
-    handle: weakref.ref[LogHandle]
-    retention: Retention
 
 
 class Keeper:
@@ -116,19 +114,22 @@ class Keeper:
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._watched: dict[tuple[str, str], _Watched] = {}
+        # By the handle on the store, for as long as that is open, and log key.
+        self._watched: dict[tuple[weakref.ref[StoreHandle], str], Retention] = {}
         # How long each log may become before it is looked into again.
         self._next_bytes: dict[tuple[str, str], int] = {}
         self._thread: threading.Thread | None = None
+        # The handle whose log the thread looks after now.
+        self._at: StoreHandle | None = None
 
     def reset_after_fork(self) -> None:
         """Forget the parent's logs, and its thread, which does not exist here."""
         self.__init__()  # type: ignore[misc]
 
     def watch(self, log: LogHandle, retention: Retention) -> None:
-        """Look after a log for as long as its handle is used."""
+        """Look after a log until its store is closed."""
         with self._condition:
-            self._watched[log.store.path, log.log_key] = _Watched(weakref.ref(log), retention)
+            self._watched[weakref.ref(log.store), log.log_key] = retention
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="mpcheckpoint-retention", daemon=True)
                 try:
@@ -137,12 +138,19 @@ class Keeper:
                     return  # no more threads are to be had: it is looked after when it is closed
                 self._thread = thread
 
-    def finish(self, logs: list[LogHandle]) -> None:
-        """Look after logs whose handle is about to be closed, here and now, if it is known that they want it."""
-        for log in logs:
-            with self._condition:
-                known = self._watched.pop((log.store.path, log.log_key), None)
-            retention = log.known_note(_recorded_in) if known is None else known.retention
+    def finish(self, store: StoreHandle) -> None:
+        """Look after the logs of a handle that is about to be closed, here and now, if it is known that they want it.
+
+        Nothing is done to them after this.
+        """
+        with self._condition:
+            place = weakref.ref(store)
+            watched = {key: self._watched.pop((place, key), None) for key in store.open_keys()}
+            self._condition.notify_all()  # the thread ends if there is nothing left to look after
+            self._condition.wait_for(lambda: self._at is not store)
+        for log_key, retention in watched.items():
+            log = LogHandle(store, log_key)
+            retention = retention or log.known_note(_recorded_in)  # noqa: PLW2901
             if retention is not None:
                 self.look_after(log, retention)
 
@@ -156,13 +164,17 @@ class Keeper:
             rules = Rules(retention.keep_last, retention.newer_than_s, most_kept=_MOST_KEPT)
             done = compact_by(log, rules, waits=False)
             # Half of it can go when it is twice as long as what was kept; what came meanwhile is not known.
-            kept = done.records_after / max(1, done.records_before)
-            self._next_bytes[place] = int(_AGAIN_AT * kept * done.bytes_before)
+            self._next_bytes[place] = _AGAIN_AT * done.bytes_after
         except LockTimeoutError:
             return False  # another process is at it
-        except (CheckpointError, MemoryError) as error:
-            self._next_bytes[place] = _AGAIN_AT * size
-            logger.warning("the log %r was not made smaller: %s", log.log_key, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the log is as it was, and others are looked after
+            if size:
+                self._next_bytes[place] = _AGAIN_AT * size
+            else:  # the log is gone, or not open any more
+                with self._condition:
+                    self._watched.pop((weakref.ref(log.store), log.log_key), None)
+            if not isinstance(error, LogNotOpenError | ClosedError):
+                logger.warning("the log %r was not made smaller: %s", log.log_key, error)
             return False
         return done.is_changed
 
@@ -170,19 +182,29 @@ class Keeper:
         while True:
             with self._condition:
                 self._condition.wait(_LOOK_EVERY_S)
-                watched = list(self._watched.items())
+                self._watched = {
+                    (store, log_key): retention
+                    for (store, log_key), retention in self._watched.items()
+                    if (handle := store()) is not None and not handle.is_closed
+                }
+                watched = list(self._watched)
+                handle = None
                 if not watched:
                     self._thread = None
                     return
-            for place, (handle, retention) in watched:
-                log = handle()
-                if log is None or log.store.is_closed:
-                    with self._condition:
-                        if self._watched.get(place) == (handle, retention):
-                            del self._watched[place]
-                else:
-                    self.look_after(log, retention)
-                del log
+            for each in watched:
+                self._look_after_watched(*each)
+
+    def _look_after_watched(self, store: weakref.ref[StoreHandle], log_key: str) -> None:
+        with self._condition:
+            retention, self._at = self._watched.get((store, log_key)), store()
+        try:
+            if retention is not None and self._at is not None:
+                self.look_after(LogHandle(self._at, log_key), retention)
+        finally:
+            with self._condition:
+                self._at = None
+                self._condition.notify_all()
 
 
 keeper = Keeper()

@@ -64,6 +64,7 @@ class Selection:
 
     Attributes:
         records, objects, kept_records, kept_objects: how many there were, and are.
+        most_kept: drop nothing where more than this part of the log would be kept, in bytes.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Selection:
     ) -> None:
         self._path = path
         self._rules = rules
+        self.most_kept = rules.most_kept
         self._now_us = now_us
         self._is_live = is_live
 
@@ -91,7 +93,7 @@ class Selection:
             None if rules.newer_than_s is None else now_us - int(min(rules.newer_than_s, LONGEST_S) * _US)
         )
         self._ids_from_us = now_us - int(min(rules.keep_ids_s, LONGEST_S) * _US)
-        self._lines = self._at = 0
+        self._lines = 0
         self._counts: Counter[str] = Counter()
         self._old: Counter[str] = Counter()
         # When the last record of each object was made, where rules may leave nothing of one, or where it tells whether
@@ -235,6 +237,7 @@ class Selection:
 
     def decide(self) -> bool:
         """Decide what is dropped; return whether that is anything."""
+        self._at = 0
         live = {worker for _, worker in self._last_claims.values()}
         live = {worker for worker in live if self._is_live(worker)}
         claims = [number for number, worker in self._last_claims.values() if worker in live]
@@ -252,8 +255,7 @@ class Selection:
         self.kept_objects = len(self._counts)
         if self._less or self._may_empty:
             self.kept_objects = sum(1 for each in self._counts if self._kept_of(each))
-        is_any = dropped > 0 or self._notes_that_may_go > len(self._kept_notes)
-        return is_any and self.share_kept() <= self._rules.most_kept
+        return dropped > 0 or self._notes_that_may_go > len(self._kept_notes)
 
     def _first_ones(self) -> Iterator[tuple[str, int]]:
         """Yield how many of the first records of each object are dropped, of those that are not dropped out of turn."""
@@ -280,11 +282,6 @@ class Selection:
         folded = 1 if self._rules.fold and object_key in self._leading else 0
         less = len(self._less.get(object_key, ())) + self._leading.get(object_key, 0)
         return self._counts[object_key] - less + folded
-
-    def share_kept(self) -> float:
-        """Return about which part of the log is kept."""
-        gone = self.records - self.kept_records + self._notes_that_may_go - len(self._kept_notes)
-        return max(0.0, 1 - gone / max(1, self._lines))
 
     def leading(self) -> list[Payload]:
         """Return the lines that say what was dropped."""

@@ -63,11 +63,12 @@ class Selection(Protocol):
     def look(self, lines: Lines) -> None:
         """Look at the next whole batches of the log."""
 
-    def decide(self) -> bool:
-        """Decide, having looked at all; return whether anything is to be dropped."""
+    # Nothing is dropped where more than this part of the log would be kept, in bytes.
+    most_kept: float
 
-    def share_kept(self) -> float:
-        """Return about which part of the log is kept, at most 1. Requires: ``decide``."""
+    def decide(self) -> bool:
+        """Decide, having looked at all; return whether anything is to be dropped. The lines may be asked for after each
+        call of this."""
 
     def leading(self) -> Sequence[Payload]:
         """Return the lines that say what was dropped. Requires: ``decide``."""
@@ -212,10 +213,19 @@ class Compactor:
         before = start.end.offset
         if not selection.decide():
             return Compacted(None, before, before, self._longest_wait_s)
-        if is_dry_run:
+        most_bytes = min(int(before * selection.most_kept), self._free_bytes(start))
+        if is_dry_run or before > most_bytes:
+            total += 0 if is_dry_run else total // 2
             after = self._planned_bytes(start, selection, done, total)
-            return Compacted(None, before, after, self._longest_wait_s)
-        self._require_room(start, selection)
+            if is_dry_run or after > before * selection.most_kept:
+                return Compacted(None, before, after, self._longest_wait_s)
+            if after > most_bytes:
+                raise OSError(
+                    errno.ENOSPC,
+                    f"a copy needs {after:,} bytes, and {max(0, most_bytes):,} are free on its file system",
+                )
+            done = total - total // 3
+            selection.decide()  # once more: it was asked for the fates
         temporary, copy = temporary_name(self._paths.log), None
         try:
             copy = self._created(temporary, start, selection)
@@ -288,14 +298,9 @@ class Compactor:
             self._pace(done, total)
         return end.offset
 
-    def _require_room(self, start: _Start, selection: Selection) -> None:
-        """Refuse to fill the disk, where others write too, before anything is written."""
-        needed = int(start.end.offset * selection.share_kept()) + _SPARE_BYTES
-        free = system.free_bytes(start.file.fd)
-        if free < needed:
-            raise OSError(
-                errno.ENOSPC, f"a copy needs {needed:,} bytes, and {free:,} are free on its file system"
-            )
+    def _free_bytes(self, start: _Start) -> int:
+        """Return how long a copy may be that does not fill the disk, where others write too."""
+        return system.free_bytes(start.file.fd) - _SPARE_BYTES
 
     # --- copy -------------------------------------------------------------------------------------------------
 

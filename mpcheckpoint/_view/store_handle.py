@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from mpcheckpoint._logfile.mutex import Mutex
 from mpcheckpoint._logfile.read import LogReader
@@ -39,6 +39,17 @@ class LogState(NamedTuple):
     stored: StoredLog
     reader: Reader
     view: LogView
+
+
+class _Closed(dict[str, Any]):
+    """What a closed handle holds of its logs. A thread that was about to use one is told that it is closed."""
+
+    def __init__(self, error: Callable[[], ClosedError]) -> None:
+        super().__init__()
+        self._error = error
+
+    def __missing__(self, log_key: str) -> NoReturn:
+        raise self._error()
 
 
 class StoreHandle:
@@ -328,9 +339,11 @@ class StoreHandle:
         """Raise ClosedError if the handle was closed; notice a fork that ran no hooks."""
         process.notice_fork()
         if self._is_closed:
-            raise ClosedError(
-                f"the handle of {self.settings.path} is closed", path=self.settings.path, reason="closed"
-            )
+            raise self._closed()
+
+    def _closed(self) -> ClosedError:
+        path = self.settings.path
+        return ClosedError(f"the handle of {path} is closed", path=path, reason="closed")
 
     def close(self) -> None:
         """Sync what the ``interval`` setting has left, and give back files and memory. Closing twice is fine."""
@@ -346,7 +359,7 @@ class StoreHandle:
                 for state in self._states.values():
                     state.reader.release()
                 self._drop_statistics()
-                self._states, self._records = {}, {}
+                self._states, self._records = _Closed(self._closed), _Closed(self._closed)
 
     def reset_after_fork(self) -> None:
         """In a forked child: a view that no thread was changing is kept, any other is read anew."""

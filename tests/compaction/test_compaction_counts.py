@@ -449,6 +449,21 @@ def test_no_room_is_refused_before_anything_is_written(store: Path, faults: Faul
     assert log.events("x") == tuple(range(6))
 
 
+def test_room_is_counted_in_bytes_of_what_is_left_not_in_lines(store: Path, faults: Faults) -> None:
+    spare = 1024 * 1024
+    log = Checkpoint(store).log("a")
+    log.append_many([("small", number) for number in range(100)])
+    log.append("large", "y" * 50_000)
+    log.append("large", "y" * 50_000)
+    faults.act("free_bytes", lambda real, fd: spare + 50_000)
+    with pytest.raises(OSError, match="a copy needs"):
+        log.compact(keep_last=1)
+    faults.act("free_bytes", lambda real, fd: spare + 65_000)
+    assert log.compact(keep_last=1).bytes_after < 65_000
+    assert (log.count("small"), log.count("large")) == (100, 2)
+    assert len(list(log.read())) == 2
+
+
 # --- figures ----------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from mpcheckpoint._view.log_handle import LogHandle
+
 SMALL = Retention(keep_last=1, max_bytes=2000)
 
 
@@ -110,7 +112,9 @@ def test_what_would_keep_more_than_half_is_left_alone(store: Path) -> None:
     assert size_of(store) == before
     # Not looked into again before it is long enough that half of it can go.
     (again_bytes,) = own._next_bytes.values()
-    assert again_bytes == pytest.approx(1.2 * log.compact(dry_run=True).bytes_before, rel=0.01)
+    planned = log.compact(keep_last=60, dry_run=True)
+    assert again_bytes == 2 * planned.bytes_after
+    assert again_bytes == pytest.approx(1.24 * planned.bytes_before, rel=0.01)
     own._next_bytes = dict.fromkeys(own._next_bytes, 2**40)
     assert own.look_after(handle_of(log), Retention(keep_last=1, max_bytes=1)) is False
     own._next_bytes = dict.fromkeys(own._next_bytes, again_bytes)
@@ -201,10 +205,106 @@ def test_what_is_no_retention_is_refused(arguments: dict[str, Any]) -> None:
         Retention(**arguments)
 
 
+def test_half_of_a_log_is_half_of_its_bytes(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = Checkpoint(store).log("k")
+    log.append_many([(f"small {number}", 1) for number in range(100)])
+    for _ in range(5):
+        log.append("large", "y" * 5000, durability="never")
+    assert Keeper().look_after(handle_of(log), Retention(keep_last=1, max_bytes=1)) is True
+    for _ in range(300):
+        log.append("small 1", 2, durability="never")
+    log.append_many([(f"large {number}", "y" * 5000) for number in range(10)])
+    assert Keeper().look_after(handle_of(log), Retention(keep_last=1, max_bytes=1)) is False
+    assert not caplog.records
+
+
+def test_log_is_looked_after_until_its_handle_is_closed_whoever_closes_another(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.02)
+    checkpoint = Checkpoint(store)
+    checkpoint.log("k", retention=SMALL)  # the Log is let go of
+    with Checkpoint(store) as other:
+        other.log("k", retention=SMALL)
+    fill(checkpoint.log("k"))
+    wait_until_small(store)
+    checkpoint.close()
+
+
+def test_whatever_fails_with_one_log_another_is_looked_after(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.02)
+    compact_by, failed = module.compact_by, threading.Event()
+
+    def fails(log: LogHandle, *args: Any, **more: Any) -> Any:
+        if log.log_key == "broken":
+            failed.set()
+            raise ZeroDivisionError("what nobody thought of")
+        return compact_by(log, *args, **more)
+
+    monkeypatch.setattr(module, "compact_by", fails)
+    with Checkpoint(store) as checkpoint:
+        fill(checkpoint.log("broken", retention=SMALL))
+        assert failed.wait(60)
+        fill(checkpoint.log("k", retention=SMALL))
+        wait_until_small(store)
+    assert caplog.text.count("what nobody thought of") == 1
+
+
+@pytest.mark.parametrize("way", ["released", "removed"])
+def test_log_that_is_not_there_any_more_is_told_of_once_at_most(
+    store: Path, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    checkpoint, own = Checkpoint(store), Keeper()
+    log = handle_of(checkpoint.log("k"))
+    own._thread = threading.current_thread()  # none is started
+    own.watch(log, SMALL)
+    if way == "released":
+        checkpoint.releaseCheckpointLog("k")
+    else:
+        (store / ".checkpoint" / "k.jsonl").unlink()
+    for place in list(own._watched):
+        own._look_after_watched(*place)
+    assert own._watched == {}
+    assert len(caplog.records) == (0 if way == "released" else 1)
+
+
+def test_close_waits_for_the_thread_that_is_at_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, own = Checkpoint(store), Keeper()
+    log = handle_of(checkpoint.log("k"))
+    begun, goes_on, order = threading.Event(), threading.Event(), []
+
+    def compacts(*_: Any) -> bool:
+        begun.set()
+        assert goes_on.wait(60)
+        order.append("thread")
+        return False
+
+    monkeypatch.setattr(own, "look_after", compacts)
+    own._thread = threading.current_thread()  # none is started
+    own.watch(log, SMALL)
+    (place,) = own._watched
+    thread = threading.Thread(target=own._look_after_watched, args=place)
+    thread.start()
+    assert begun.wait(60)
+    monkeypatch.undo()
+    closing = threading.Thread(target=lambda: (own.finish(log.store), order.append("close")))
+    closing.start()
+    closing.join(0.05)
+    goes_on.set()
+    thread.join(60)
+    closing.join(60)
+    assert order == ["thread", "close"]
+
+
 def test_other_types_and_read_only_handles_are_refused(store: Path) -> None:
     Checkpoint(store).log("k")
     with pytest.raises(TypeError, match="retention is a Retention"):
         Checkpoint(store).log("k", retention={"keep_last": 1})  # type: ignore[arg-type]
+    with pytest.raises(ReadOnlyError):
+        Checkpoint(store, read_only=True).log("k", retention=SMALL)
+    Checkpoint(store).log("k", retention=SMALL)
     with pytest.raises(ReadOnlyError):
         Checkpoint(store, read_only=True).log("k", retention=SMALL)
 

@@ -233,6 +233,18 @@ def test_log_keys_confine_a_handle_to_these_and_those_it_opens(checkpoint: Check
     assert list(Checkpoint(store, log_keys=[])) == []
 
 
+def test_call_that_is_overtaken_by_close_in_another_thread_says_that_the_handle_is_closed(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = checkpoint.log("k")
+    store = log._handle.store
+    checkpoint.close()
+    monkeypatch.setattr(store, "_is_closed", False)  # as it was when these calls looked
+    for overtaken in (lambda: log.append("x", 1), lambda: log.events("x"), lambda: log.count("x")):
+        with pytest.raises(ClosedError):
+            overtaken()
+
+
 def test_closed_handle_refuses_everything(checkpoint: Checkpoint) -> None:
     log = checkpoint.log("a")
     with checkpoint:

@@ -242,10 +242,10 @@ class MemoryLog:
             pace(start.offset, 2 * start.offset)
             if not selection.decide():
                 return Compacted(None, start.offset, start.offset)
-            if is_dry_run:
-                return Compacted(None, start.offset, int(start.offset * selection.share_kept()))
             copied = self.next_generation(selection.leading())
             copied.add(content, lines, *self.fates(selection, lines))
+            if is_dry_run or copied.end.offset > start.offset * selection.most_kept:
+                return Compacted(None, start.offset, copied.end.offset)
             pace(2 * start.offset, 2 * start.offset)
             try:
                 content.mutex.acquire(None)
