@@ -6,12 +6,22 @@ each call there is, stand in crash/test_crash_points.py.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.maintenance import repair, restore
+from support.load import (
+    back_up_for_ever,
+    compact_for_ever,
+    require_sound,
+    retain_for_ever,
+    settled,
+    write_for_ever,
+)
 from support.processes import call
 from support.verbs import Faults, seeded, write_padding_early
 
@@ -204,6 +214,85 @@ def verify_counting(store: Path, acknowledged: int) -> None:
     events = Checkpoint(store).log("a").events("x")
     assert events == tuple(range(len(events)))
     assert len(events) >= acknowledged
+    append_by_a_new_process(store, ("a",))
+
+
+def shrink_until_the_power_is_gone(store: Path, name: str, writer: AcknowledgementWriter) -> None:
+    """Write, compact, retain or back up, by the last digit of the name."""
+    role = int(name[-1])
+    works: list[Callable[[], None]] = [
+        lambda: write_for_ever(store, name.replace(" ", "_"), writer.acknowledge),
+        lambda: write_for_ever(store, name.replace(" ", "_"), writer.acknowledge),
+        lambda: compact_for_ever(store),
+        lambda: retain_for_ever(store),
+        lambda: back_up_for_ever(store, store.parent / "backup"),
+    ]
+    try:
+        works[role]()
+    except CheckpointError:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.guarantee(11)
+@pytest.mark.guarantee(12)
+def test_power_cut_while_logs_shrink_and_are_backed_up_loses_nothing_and_brings_nothing_back(
+    loop_file_system: LoopFileSystem,
+    acknowledgements: AcknowledgementJournal,
+    children: Children,
+    intensity: int,
+) -> None:
+    store = loop_file_system.mountpoint / "place" / "store"
+    work = shrink_until_the_power_is_gone
+    acknowledged: list[tuple[Any, ...]] = []
+    for _ in range(3 * intensity):
+        acknowledged += cut_power_while(work, store, 5, loop_file_system, acknowledgements, children)
+
+        call(require_sound, store, acknowledged, method="fork")
+        call(settled, store.parent / "backup", method="fork")
+    assert {what for what, *_ in acknowledged} == {"wrote", "forgot"}
+
+
+def restore_until_the_power_is_gone(store: Path, name: str, writer: AcknowledgementWriter) -> None:
+    """Append a number, back up, append something else, and restore: in turn."""
+    place = store.parent / "backup"
+    try:
+        for number in count():
+            log = Checkpoint(store).log("a")
+            log.append("x", number)
+            writer.acknowledge("appended", number)
+            Checkpoint(store).backup(place)
+            log.append("x", "later")
+            restore(place, store)
+            writer.acknowledge("restored", number)
+    except CheckpointError:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.guarantee(11)
+def test_power_cut_under_backups_and_restores_leaves_the_store_or_the_backup(
+    loop_file_system: LoopFileSystem,
+    acknowledgements: AcknowledgementJournal,
+    children: Children,
+    intensity: int,
+) -> None:
+    for number in range(2 * intensity):
+        store = loop_file_system.mountpoint / f"place{number}" / "store"
+        work = restore_until_the_power_is_gone
+        acknowledged = cut_power_while(work, store, 1, loop_file_system, acknowledgements, children)
+
+        call(verify_restored, store, acknowledged, method="fork")
+
+
+def verify_restored(store: Path, acknowledged: list[tuple[str, int]]) -> None:
+    list(repair(store))
+    events = [event for event in Checkpoint(store).log("a").events("x") if event != "later"]
+    assert events == list(range(len(events)))
+    assert len(events) > max(number for _, number in acknowledged)
+    settled(store.parent / "backup")
+    Checkpoint(store).backup(store.parent / "backup")
+    restore(store.parent / "backup", store)
     append_by_a_new_process(store, ("a",))
 
 
