@@ -142,7 +142,8 @@ class Log:
         """Make all durable that the log holds now, written by any process.
 
         Raises:
-            OutcomeUnknownError: the sync failed.
+            OutcomeUnknownError: the sync failed; or a restore took out what this process had appended with the
+                durability ``interval`` and was not durable yet. (Of ``never`` nothing tells.)
         """
         self._handle.for_writing().flush(self._handle.store.settings.lock_timeout_s)
 

@@ -30,12 +30,15 @@ class IntervalSyncer:
 
     Invariant: the file of a log is in ``_due`` as long as this process has appends to it of the ``interval``
     setting that no sync has covered; it leaves only when one has, so that a flush waits for a sync in progress.
-    A failed sync poisons the log, so that the next append or flush raises.
+    A failed sync poisons the log, so that the next append or flush raises. Where the log was replaced instead, by one
+    that does not hold what was appended, the log is sound: then the next flush of it raises.
     """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._due: dict[str, _Due] = {}
+        # By log file, what the thread found and nobody was told of yet, though the log takes appends.
+        self._untold: dict[str, CheckpointError] = {}
         self._thread: threading.Thread | None = None
 
     def schedule(self, writer: LogWriter, appended: Appended, interval_s: float) -> None:
@@ -60,6 +63,12 @@ class IntervalSyncer:
             elif is_sooner:
                 self._condition.notify()
             has_thread = self._thread is not None
+        if earlier is not None and earlier.appended.log is not appended.log:
+            # What was appended since vouches for nothing of an earlier generation.
+            try:
+                writer.wait_durable(earlier.appended)
+            except CheckpointError as error:
+                self._note_failure(earlier, error)
         if not has_thread:
             self._sync(due)
 
@@ -67,11 +76,13 @@ class IntervalSyncer:
         """Sync now what is scheduled, for one log file or for all.
 
         Raises:
-            OutcomeUnknownError: a sync failed. The others were done all the same.
+            OutcomeUnknownError: a sync failed, or the log was replaced by one that does not hold what was appended. The
+                others were done all the same.
         """
         with self._condition:
             entries = [due for path, due in self._due.items() if log_path in (None, path)]
-        failure: CheckpointError | None = None
+            untold = [self._untold.pop(path) for path in list(self._untold) if log_path in (None, path)]
+        failure: CheckpointError | None = untold[0] if untold else None
         for entry in entries:
             try:
                 self._sync(entry)
@@ -90,6 +101,7 @@ class IntervalSyncer:
     def reset_after_fork(self) -> None:
         """Forget the parent's appends, which the parent syncs, and its thread, which does not exist here."""
         self._condition = threading.Condition()
+        self._untold = {}
         self._due = {}
         self._thread = None
 
@@ -116,6 +128,13 @@ class IntervalSyncer:
             elif newer is not None:
                 self._due[path] = newer._replace(due_s=time.monotonic() + newer.interval_s)
 
+    def _note_failure(self, entry: _Due, error: CheckpointError | MemoryError) -> None:
+        """Log what nobody is there to be told, and keep for the next flush what no append will find."""
+        if isinstance(error, CheckpointError) and not entry.appended.log.file.is_poisoned:
+            with self._condition:
+                self._untold[entry.writer.paths.log] = error
+        logger.error("a background sync failed: %s", str(error) or type(error).__name__)
+
     def _run(self) -> None:
         while True:
             with self._condition:
@@ -130,4 +149,4 @@ class IntervalSyncer:
             try:
                 self._sync(entry)
             except (CheckpointError, MemoryError) as error:
-                logger.error("a background sync failed: %s", str(error) or type(error).__name__)
+                self._note_failure(entry, error)

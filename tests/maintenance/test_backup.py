@@ -23,12 +23,13 @@ from mpcheckpoint.errors import (
     CorruptLogError,
     LockTimeoutError,
     NotAStoreError,
+    OutcomeUnknownError,
     PoisonedLogError,
     ReadFailedError,
     UnfinishedBackupError,
     WriteFailedError,
 )
-from mpcheckpoint.maintenance import Backup, repair, verify
+from mpcheckpoint.maintenance import Backup, repair, restore, verify
 from mpcheckpoint.testing import Ledger, explore_crashes, explore_faults, restart
 from support.shell import CommandLine
 from support.verbs import (
@@ -218,6 +219,25 @@ def test_log_that_is_made_while_a_cut_waits_for_locks_is_no_cause_of_what_is_in_
 
     assert refused
     assert content(place) == {"x": (0,)}
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.parametrize("is_followed", [False, True], ids=["alone", "before another"])
+def test_flush_tells_of_an_append_that_a_restore_took_out_before_it_was_durable(
+    store: Path, log: Log, place: Path, is_followed: bool
+) -> None:
+    back_up(store, place)
+    late = Checkpoint(store, durability="interval:9999999").log("a")
+    late.append("x", "not durable yet")
+    restore(place, store)
+    if is_followed:
+        late.append("x", "after the restore")
+
+    with pytest.raises(OutcomeUnknownError):
+        late.flush()
+
+    late.flush()  # told once
+    assert content(store) == {"x": (0, "after the restore") if is_followed else (0,)}
 
 
 @pytest.mark.guarantee(3)
