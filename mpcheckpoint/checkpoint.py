@@ -192,21 +192,24 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         """Back up all logs as they are at one moment, while others go on writing.
 
         The first backup into a directory copies all; a later one adds what is new. All is read, proven and made durable
-        in the store before it is written. The backup is a store: it can be opened, read and verified. It shares the
-        generations of the original, so write to a copy of it, or restore it first.
+        in the store before it is written: whatever their durability, all appends that had returned before are in it.
+        The backup is a store: it can be opened, read and verified. It shares the generations of the original, so write
+        to a copy of it, or restore it first.
 
         Durability: a backup that has returned is durable. One that fails, or is interrupted, leaves the directory as it
         was. If it is killed, the directory cannot be opened until the next backup into it, or a repair, has set it
         back.
 
         Concurrency: holds all append locks, and the store's, for some 20 us a log while it notes where the logs end;
-        copies without any. It needs two open files a log.
+        copies without any. It waits for a writer that keeps a lock for long with no other lock held. It needs two open
+        files a log.
 
         Args:
             directory: where the backup is, or is to be. Its files are in ``directory/.checkpoint``.
             limit_rate: copy at most so many bytes a second.
             skip_damaged: leave out logs that are corrupt or cannot be read. The backup keeps what it had of them.
-            on_progress: called with the number of bytes that were copied since the last call.
+            on_progress: called with the number of bytes that were copied since the last call, without any lock of the
+                store. What it raises ends the backup, which leaves the directory as it was.
 
         Raises:
             BackupPlaceError: ``directory`` is the store or overlaps it, is another store, or is a backup of another
@@ -214,6 +217,8 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             CorruptLogError, PoisonedLogError, FormatVersionError, ReadFailedError: of a log of the store. Nothing was
                 changed.
             LockTimeoutError, StoreAccessError, WriteFailedError, UnfinishedBackupError: nothing was changed.
+            ReentrancyError: called within an append, by a signal handler, or by the ``on_progress`` of a backup into
+                the same directory. Nothing was changed.
             TypeError: the store is no directory.
         """
         return back_up_store(

@@ -111,7 +111,7 @@ class ClosedError(CheckpointError, ValueError):
 
 
 class ReentrancyError(CheckpointError, RuntimeError):
-    """A signal handler, a finalizer or the items of a map entered an operation that was just calling them."""
+    """A signal handler, a finalizer, an ``on_progress`` or the items of a map entered what was just calling them."""
 
 
 # --- logs --------------------------------------------------------------------------------------------------

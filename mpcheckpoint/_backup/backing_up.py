@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._backup.copying import BrokenSourceError, Pace, copy_batches
+from mpcheckpoint._backup.copying import BrokenSourceError, CopyPace, copy_batches
 from mpcheckpoint._backup.cut import Cut, CutLog, take_cut
 from mpcheckpoint._backup.journal import Journal, settle, write_beside, write_journal
-from mpcheckpoint._backup.place import BackupPlace, LogStep, Marker
+from mpcheckpoint._backup.place import AgainError, BackupPlace, LogStep, Marker, read_marker
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.ownership import create_copy, temporary_name
@@ -40,7 +40,8 @@ class BackedUpLog:
     Attributes:
         log_key: its key.
         action: "unchanged"; "extended": what was appended since was added; "new": it was not in the backup before;
-            "copied anew": the store's got another generation since.
+            "copied anew": the store's got another generation since, or the backup's file has another name too, as
+            cp -l gives it, and what goes by that must not change.
         size_bytes: how long it is in the backup; copied_bytes: how many of them were written now.
     """
 
@@ -56,9 +57,11 @@ class Backup:
 
     Attributes:
         directory: where it is.
-        cut_us: the moment whose state it holds, in microseconds since 1970.
-        is_of_one_moment: whether all logs are as they were at that moment. False where this user may not lock the
-            store's logs: then each log is whole, and they may not belong together.
+        cut_us: the moment whose state it holds, in microseconds since 1970. If nothing had changed, the store still had
+            this state then, and nothing was written.
+        is_of_one_moment: whether all logs are as they were at one moment. False where this user may not lock the
+            store's logs: then each log is whole, and they may not belong together. (If they are what an earlier backup
+            found at one moment, they do.)
         logs: what was done to each, in the order of their keys.
         left_out: why other logs were left out, as ``skip_damaged`` allowed; the backup has them as it had them before.
         kept: files of logs that the store no longer has; the backup keeps them.
@@ -90,7 +93,7 @@ def back_up_store(
     if limit_rate is not None and (type(limit_rate) is not int or limit_rate <= 0):
         raise ValueError(f"limit_rate is a number of bytes a second, above 0, or None, not {limit_rate!r}")
     with translated("backing up", store.path, is_read=True):
-        return _backed_up(store, directory, timeout_s, skip_damaged, Pace(limit_rate, on_progress))
+        return _backed_up(store, directory, timeout_s, skip_damaged, CopyPace(limit_rate, on_progress))
 
 
 def _backed_up(
@@ -98,75 +101,92 @@ def _backed_up(
     directory: str | os.PathLike[str],
     timeout_s: float | None,
     skip_damaged: bool,
-    pace: Pace,
+    pace: CopyPace,
 ) -> Backup:
-    place = BackupPlace(directory, store)
     damaged: dict[str, CheckpointError] = {}
     for _ in range(_TRIES):
-        with ExitStack() as held:
-            if not place.is_new:
-                held.enter_context(place.opened().locked(timeout_s))
-                with translated("finishing an interrupted backup in", place.path):
-                    settle(place.path)
-            cut = take_cut(store, timeout_s)
-            cut.failures.update(damaged)
-            if cut.failures and not skip_damaged:
-                raise cut.failures[min(cut.failures)]
-            cut.logs = [log for log in cut.logs if log.paths.log not in damaged]
-            with translated("reading", store.path, is_read=True):
-                steps = place.steps(cut)
-            if steps is None:
-                continue
-            todo = [step for step in steps if not step.is_done]
-            if not todo and not place.is_new:
-                return _done(place, cut, steps)
-            if not _made_durable(store, cut, todo, timeout_s, damaged):
-                continue
-            try:
-                _write(place, cut, todo, pace, held, timeout_s)
-            except _BrokenLogError as broken:
-                _judge(store, broken, damaged, timeout_s, is_locked=cut.is_of_one_moment)
-                place = BackupPlace(directory, store)
-                continue
-            return _done(place, cut, steps)
+        try:
+            place = BackupPlace(directory, store)
+            with ExitStack() as held:
+                return _tried(store, place, held, timeout_s, pace, damaged, skip_damaged=skip_damaged)
+        except AgainError:
+            continue
+        except _BrokenLogError as broken:
+            _judge(store, broken, damaged, timeout_s)
     if damaged and not skip_damaged:
         raise damaged[min(damaged)]
     raise ReadFailedError(
-        f"a log of {store.base} was replaced again and again while it was backed up; try again. Nothing was changed",
+        f"a log of {store.base}, or the backup in {os.fspath(directory)}, was replaced again and again while it was "
+        "backed up; try again. Nothing was changed",
         path=store.path,
         reason="replaced again and again",
     )
 
 
+def _tried(
+    store: StoreDirectory,
+    place: BackupPlace,
+    held: ExitStack,
+    timeout_s: float | None,
+    pace: CopyPace,
+    damaged: dict[str, CheckpointError],
+    *,
+    skip_damaged: bool,
+) -> Backup:
+    if not place.is_new:
+        place.lock(held, timeout_s)
+        with translated("finishing an interrupted backup in", place.path):
+            settle(place.path)
+    cut = take_cut(store, timeout_s)
+    cut.failures.update(damaged)
+    if cut.failures and not skip_damaged:
+        raise cut.failures[min(cut.failures)]
+    cut.logs = [log for log in cut.logs if log.paths.log not in damaged]
+    with translated("reading", store.path, is_read=True):
+        steps = place.steps(cut)
+    todo = [step for step in steps if not step.is_done]
+    if not todo and not place.is_new:
+        known = read_marker(place.path)
+        is_known = known is not None and known.is_of_one_moment and bool(known.cut_us)
+        if is_known or not cut.is_of_one_moment or cut.failures:
+            return _done(place, cut, steps, is_known=is_known)
+    _make_durable(store, cut, todo, timeout_s, damaged)
+    _write(place, cut, todo, pace, held, timeout_s)
+    return _done(place, cut, steps)
+
+
 class _BrokenLogError(Exception):
     """A log of the store is not whole up to where it was cut."""
 
-    def __init__(self, log: CutLog, cause: BrokenSourceError) -> None:
+    def __init__(self, log: CutLog, cause: BrokenSourceError, *, is_locked: bool) -> None:
         super().__init__(log.paths.log)
-        self.log, self.cause = log, cause
+        self.log, self.cause, self.is_locked = log, cause, is_locked
 
 
-def _made_durable(
+def _make_durable(
     store: StoreDirectory,
     cut: Cut,
     todo: list[LogStep],
     timeout_s: float | None,
     damaged: dict[str, CheckpointError],
-) -> bool:
+) -> None:
     """Make what is to be copied durable in the store: a backup must hold nothing that the store can lose.
 
-    Return False if that cannot be done for a log, which is among ``damaged`` then.
+    Raises:
+        AgainError: that cannot be done for a log, which is among ``damaged`` then.
     """
     if not cut.is_of_one_moment:
-        return True
+        return
+    before = len(damaged)
     for step in todo:
         try:
             process.writer(store.identity, step.cut.paths).sync(timeout_s)
+        except TimeoutError:
+            raise
         except CheckpointError as error:
-            if isinstance(error, TimeoutError):
-                raise
             damaged[step.cut.paths.log] = error
-    return not damaged or not any(step.cut.paths.log in damaged for step in todo)
+    if len(damaged) > before:
+        raise AgainError
 
 
 def _judge(
@@ -174,20 +194,20 @@ def _judge(
     broken: _BrokenLogError,
     damaged: dict[str, CheckpointError],
     timeout_s: float | None,
-    *,
-    is_locked: bool,
 ) -> None:
     """Find out whether a log that is not whole is corrupt; if it is torn, cut that off, as the next writer would do."""
     paths, damage = broken.log.paths, broken.cause.damage
     found = CorruptLogError(
         paths.log, damage.offset, expected=damage.expected, found=damage.found, log_key=paths.log_key
     )
-    if not is_locked:
+    if not broken.is_locked:
         damaged[paths.log] = found
         return
     try:
         if repair_end(process.writer(store.identity, paths), timeout_s) is None:
             damaged[paths.log] = found  # its end is as it was: the damage is in what was validated before
+    except TimeoutError:
+        raise
     except CheckpointError as error:
         damaged[paths.log] = error
 
@@ -196,11 +216,17 @@ def _judge(
 
 
 def _write(
-    place: BackupPlace, cut: Cut, todo: list[LogStep], pace: Pace, held: ExitStack, timeout_s: float | None
+    place: BackupPlace,
+    cut: Cut,
+    todo: list[LogStep],
+    pace: CopyPace,
+    held: ExitStack,
+    timeout_s: float | None,
 ) -> None:
     """Bring the backup to the cut: whole, or not at all."""
     if place.is_new:
-        held.enter_context(place.opened().locked(timeout_s))
+        place.lock(held, timeout_s)
+    owner = os.getpid()
     with translated("backing up into", place.path):
         try:
             if place.is_new:
@@ -210,21 +236,21 @@ def _write(
             _require_room(place, todo)
             _write_logs(place, cut, todo, pace)
         except BaseException:
-            _give_up(place)
+            # A child that was forked meanwhile, by ``on_progress`` perhaps, must not undo what its parent goes on with.
+            if os.getpid() == owner:
+                _give_up(place)
             raise
         settle(place.path)
 
 
-def _write_logs(place: BackupPlace, cut: Cut, todo: list[LogStep], pace: Pace) -> None:
+def _write_logs(place: BackupPlace, cut: Cut, todo: list[LogStep], pace: CopyPace) -> None:
     lengths = {os.path.basename(step.path): step.start.offset for step in todo if step.start is not None}
     write_journal(place.path, Journal(doing="backup", lengths=lengths))
     renames: dict[str, str] = {}
     for step in todo:
         source = step.cut.opened()
         if source is None:
-            raise OSError(
-                errno.ESTALE, "the log was replaced while it was backed up; try again", step.cut.paths.log
-            )
+            raise AgainError  # it was replaced
         try:
             if step.start is not None:
                 _extend(step, source.fd, pace)
@@ -232,7 +258,7 @@ def _write_logs(place: BackupPlace, cut: Cut, todo: list[LogStep], pace: Pace) -
                 temporary = _copied(step, source.fd, pace)
                 renames[os.path.basename(temporary)] = os.path.basename(step.path)
         except BrokenSourceError as error:
-            raise _BrokenLogError(step.cut, error) from error
+            raise _BrokenLogError(step.cut, error, is_locked=cut.is_of_one_moment) from error
         step.cut.file = None  # closed: there may be many
     marker = Marker(cut_us=cut.cut_us, is_of_one_moment=cut.is_of_one_moment and not cut.failures)
     path = os.path.join(place.path, BACKUP_MARKER)
@@ -246,7 +272,7 @@ def _give_up(place: BackupPlace) -> None:
         settle(place.path)
     except (OSError, CheckpointError):
         return
-    if not place.kept(set()):
+    if not place.holds_logs():
         place.unmake()
 
 
@@ -260,7 +286,7 @@ def _require_room(place: BackupPlace, todo: list[LogStep]) -> None:
         raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, and {free:,} are free there")
 
 
-def _extend(step: LogStep, source: int, pace: Pace) -> None:
+def _extend(step: LogStep, source: int, pace: CopyPace) -> None:
     assert step.start is not None
     target = system.open_file(step.path, write=True)
     if system.size_of(target.fd) != step.start.offset:
@@ -269,7 +295,7 @@ def _extend(step: LogStep, source: int, pace: Pace) -> None:
     system.sync_data(target.fd)
 
 
-def _copied(step: LogStep, source: int, pace: Pace) -> str:
+def _copied(step: LogStep, source: int, pace: CopyPace) -> str:
     """Copy a log under a temporary name, for the users of the store's log; return that name."""
     temporary, header = temporary_name(step.path), step.cut.header
     target = create_copy(temporary, step.cut.paths.log)
@@ -280,12 +306,13 @@ def _copied(step: LogStep, source: int, pace: Pace) -> str:
     return temporary
 
 
-def _done(place: BackupPlace, cut: Cut, steps: list[LogStep]) -> Backup:
+def _done(place: BackupPlace, cut: Cut, steps: list[LogStep], *, is_known: bool = False) -> Backup:
+    """Return what was done. ``is_known``: all is as an earlier backup left it, which was of one moment."""
     logs = tuple(_of(step) for step in steps)
     return Backup(
         place.base,
         cut.cut_us,
-        cut.is_of_one_moment and not cut.failures,
+        (is_known or cut.is_of_one_moment) and not cut.failures,
         logs,
         tuple(cut.failures[path] for path in sorted(cut.failures)),
         tuple(place.kept(cut.names)),

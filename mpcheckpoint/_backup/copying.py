@@ -29,7 +29,7 @@ class BrokenSourceError(Exception):
         self.damage = damage
 
 
-class Pace:
+class CopyPace:
     """How fast bytes are copied, and who is told of them."""
 
     def __init__(self, limit_rate: int | None, on_progress: Callable[[int], None] | None) -> None:
@@ -54,7 +54,7 @@ class Pace:
             time.sleep(min(left_s, _LONGEST_PAUSE_S))
 
 
-def copy_batches(source: int, target: int, start: EndState, stop: EndState, pace: Pace) -> None:
+def copy_batches(source: int, target: int, start: EndState, stop: EndState, pace: CopyPace) -> None:
     """Copy the batches from ``start`` to ``stop`` to the same offsets of ``target``. Not synced.
 
     Raises:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from mpcheckpoint._logfile.recovery import repair_end
 from mpcheckpoint._logfile.replay import replay
 from mpcheckpoint._logfile.torn_or_corrupt import Broken, require_torn
 from mpcheckpoint._store.process import process
-from mpcheckpoint.errors import CheckpointError, ReadFailedError, StoreAccessError
+from mpcheckpoint.errors import CheckpointError, LockTimeoutError, ReadFailedError, StoreAccessError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
 
 _TRIES = 5
 _REOPEN_LIMIT = 100
+# How long a cut waits for locks while it holds others, in all; the second time twice that, and so on up to the longest.
+# A writer that works has its lock for less than a millisecond, now and then for some.
+_PATIENCE_S = 0.05
+_LONGEST_PATIENCE_S = 1.0
+_LOOK_AGAIN_S = 0.0002
 # Of the files that this process may have open, the logs of a cut keep a quarter at most; others are opened again.
 _SHARE = 4
 _SHORT = (errno.EMFILE, errno.ENFILE)
@@ -84,11 +90,34 @@ class Cut:
 
 
 class AppendLocks:
-    """The append locks of many logs, held at once by one thread. Nothing but looks at the logs happens under them."""
+    """The append locks of many logs, held at once by one thread. Nothing but looks at the logs happens under them.
+
+    Requires: the thread is inside no append, of which a signal handler would know nothing: ``process.refuse_reentry``.
+    """
 
     def __init__(self) -> None:
         self._files: list[LockFile] = []
         process.register(self)
+
+    def try_take(self, paths: LogPaths, until_s: float) -> bool:
+        """Take one more; return False if it was held elsewhere until then, by the monotonic clock.
+
+        Polled more often than ``take`` does: others wait for the locks that are held meanwhile.
+
+        Raises:
+            OSError: the lock file cannot be used.
+        """
+        file = LockFile(paths.lock)
+        self._files.append(file)
+        for _ in range(_REOPEN_LIMIT):
+            while not file.try_take():
+                if time.monotonic() >= until_s:
+                    return False
+                time.sleep(_LOOK_AGAIN_S)
+            if file.is_at_path():
+                return True
+            file.close()
+        raise OSError(errno.EAGAIN, "the lock file is being replaced again and again", paths.lock)
 
     def take(self, paths: LogPaths, timeout_s: float | None) -> None:
         """Take one more, waiting at most ``timeout_s`` seconds.
@@ -140,11 +169,12 @@ def take_cut(directory: StoreDirectory, timeout_s: float | None) -> Cut:
     """
     if directory.read_only:
         return _without_locks(directory)
+    process.refuse_reentry()
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     damaged: dict[str, CheckpointError] = {}
     for _ in range(_TRIES):
         try:
-            cut, unclean = _under_locks(directory, _left(deadline), damaged)
+            cut, unclean = _of_one_moment(directory, timeout_s, deadline, damaged)
         except StoreAccessError:
             return _without_locks(directory)
         if not unclean:
@@ -152,6 +182,8 @@ def take_cut(directory: StoreDirectory, timeout_s: float | None) -> Cut:
         for paths in unclean:
             try:
                 repair_end(process.writer(directory.identity, paths), _left(deadline))
+            except LockTimeoutError:
+                raise
             except CheckpointError as error:
                 damaged[paths.log] = error
     raise ReadFailedError(
@@ -165,25 +197,60 @@ def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _under_locks(
-    directory: StoreDirectory, timeout_s: float | None, damaged: dict[str, CheckpointError]
+def _of_one_moment(
+    directory: StoreDirectory,
+    timeout_s: float | None,
+    deadline: float | None,
+    damaged: dict[str, CheckpointError],
 ) -> tuple[Cut, list[LogPaths]]:
     """Return the cut, and the logs that do not end with a whole batch.
+
+    A writer may be stopped with its lock, and the others must go on. So while locks are held another one is waited for
+    a moment only: then all are given back, the store lock too, that one alone is waited for, and all begins anew.
+
+    Why it ends: a round fails only where somebody held a lock for all of the round's patience, and the next one begins
+    after that lock was free. Patience grows to a thousand times what a writer needs: so only writers that are stopped
+    again and again, each time after the last one went on, keep a cut from its end; and no longer than ``timeout_s``.
+    Rejected: to keep the lock that was waited for. The store lock comes before append locks, and must not be waited for
+    under one; and to hold the store lock while we wait would keep logs from being made and compacted.
+    """
+    patience_s = _PATIENCE_S
+    while True:
+        cut, unclean = Cut(failures=dict(damaged)), list[LogPaths]()
+        until_s = time.monotonic() + patience_s
+        busy = _under_locks(directory, _left(deadline), until_s, cut, unclean)
+        if busy is None:
+            return cut, unclean
+        left_s = _left(deadline)
+        if left_s == 0:
+            raise timed_out(busy, timeout_s)
+        _wait_for(busy, left_s, timeout_s)
+        patience_s = min(2 * patience_s, _LONGEST_PATIENCE_S)
+
+
+def _under_locks(
+    directory: StoreDirectory,
+    timeout_s: float | None,
+    until_s: float,
+    cut: Cut,
+    unclean: list[LogPaths],
+) -> LogPaths | None:
+    """Make the cut, and return None; or return a log whose lock was held elsewhere until then.
 
     Under the store lock too: a log that is made while we wait for the locks could hold the cause of a record that is in
     the cut.
     """
-    locks, cut, unclean = AppendLocks(), Cut(failures=dict(damaged)), list[LogPaths]()
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with directory.locked(timeout_s):
+    locks = AppendLocks()
+    with ExitStack() as held:
+        with translated("locking", directory.path):
+            held.enter_context(directory.locked(timeout_s))
         try:
-            found = [paths for paths in _listed(directory, cut) if paths.log not in damaged]
+            found = [paths for paths in _listed(directory, cut) if paths.log not in cut.failures]
             for paths in found:
-                with translated("locking", paths.lock):
-                    _take(locks, paths, _left(deadline), len(found))
+                if not _try_take(locks, paths, until_s, len(found)):
+                    return paths
             cut.cut_us = system.now_us()
-            for paths in found:
-                _look(paths, cut, unclean)
+            unclean += [paths for paths in found if _look(paths, cut)]
             locks.require_held()
         finally:
             try:
@@ -191,22 +258,48 @@ def _under_locks(
             except BaseException:  # a Ctrl-C in there: every step of it can be done again
                 locks.give_back()
                 raise
-    return cut, unclean
+    return None
 
 
-def _take(locks: AppendLocks, paths: LogPaths, timeout_s: float | None, count: int) -> None:
+def _wait_for(paths: LogPaths, left_s: float | None, timeout_s: float | None) -> None:
+    """Wait until an append lock is free, with no other lock held.
+
+    Raises:
+        LockTimeoutError: it was held elsewhere for so long.
+    """
+    lock = AppendLocks()
     try:
-        locks.take(paths, timeout_s)
-    except OSError as error:
-        if isinstance(error, CheckpointError) or error.errno not in _SHORT:
+        with translated("locking", paths.lock):
+            lock.take(paths, left_s)
+    except LockTimeoutError as error:
+        raise timed_out(paths, timeout_s) from error
+    finally:
+        try:
+            lock.give_back()
+        except BaseException:  # a Ctrl-C in there, as above
+            lock.give_back()
+            raise
+
+
+def _try_take(locks: AppendLocks, paths: LogPaths, until_s: float, count: int) -> bool:
+    try:
+        with translated("locking", paths.lock):
+            return locks.try_take(paths, until_s)
+    except CheckpointError as error:
+        if not _is_shortage(error):
             raise
         raise ReadFailedError(
             f"the append locks of all {count} logs are to be held at once, and this process may not open so many "
-            f"files ({error.strerror}). Nothing was changed",
+            f"files ({error.reason}). Nothing was changed",
             path=paths.lock,
-            reason=error.strerror or "too many open files",
+            reason=error.reason,
             advice="raise the limit on open files (ulimit -n) and try again",
         ) from error
+
+
+def _is_shortage(error: CheckpointError) -> bool:
+    """Return whether a file could not be opened for want of descriptors, which says nothing of the file."""
+    return isinstance(error, OSError) and error.errno in _SHORT
 
 
 def _listed(directory: StoreDirectory, cut: Cut) -> Iterator[LogPaths]:
@@ -221,37 +314,35 @@ def _listed(directory: StoreDirectory, cut: Cut) -> Iterator[LogPaths]:
         yield LogPaths.of(directory.path, log_key)
 
 
-def _look(paths: LogPaths, cut: Cut, unclean: list[LogPaths]) -> None:
-    """Add a log to the cut. Requires: its append lock."""
+def _look(paths: LogPaths, cut: Cut) -> bool:
+    """Add a log to the cut; return True instead if it does not end with a whole batch, and can be repaired.
+
+    Requires: its append lock, if the cut is to be of one moment.
+    """
     try:
         with translated("reading", paths.log, is_read=True):
             file = system.open_file(paths.log)
             header = read_header(file.fd, paths.log, log_key=paths.log_key)
             end = clean_end(file.fd, header)
+            if end is None and not cut.is_of_one_moment:
+                end = _scanned_end(file.fd, header, paths)
     except CheckpointError as error:
+        if _is_shortage(error):
+            raise
         cut.failures[paths.log] = error
-        return
+        return False
     if end is None:
-        unclean.append(paths)
-        return
+        return True
     keep = len(cut.logs) < system.most_open_files() // _SHARE
     cut.logs.append(CutLog(paths, header, end, file if keep else None))
+    return False
 
 
 def _without_locks(directory: StoreDirectory) -> Cut:
     """Return the logs as each is found: of a user who may not lock them."""
     cut = Cut(is_of_one_moment=False, cut_us=system.now_us())
     for paths in _listed(directory, cut):
-        try:
-            with translated("reading", paths.log, is_read=True):
-                file = system.open_file(paths.log)
-                header = read_header(file.fd, paths.log, log_key=paths.log_key)
-                end = clean_end(file.fd, header) or _scanned_end(file.fd, header, paths)
-        except CheckpointError as error:
-            cut.failures[paths.log] = error
-            continue
-        keep = len(cut.logs) < system.most_open_files() // _SHARE
-        cut.logs.append(CutLog(paths, header, end, file if keep else None))
+        _look(paths, cut)
     return cut
 
 

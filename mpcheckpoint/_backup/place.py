@@ -15,9 +15,11 @@ from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import read_header
 from mpcheckpoint._logfile.paths import BACKUP_MARKER, STORE_DIRECTORY, STORE_LOCK, LogPaths, store_directory
 from mpcheckpoint._store.directory import StoreDirectory
-from mpcheckpoint.errors import BackupPlaceError, NotAStoreError
+from mpcheckpoint.errors import BackupPlaceError, NotAStoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from mpcheckpoint._backup.cut import Cut, CutLog
     from mpcheckpoint._format.frame import EndState
 
@@ -25,8 +27,15 @@ MARKER_FORMAT = "mpcheckpoint backup"
 _MOST_MARKER_BYTES = 64 * 1024
 
 
+class AgainError(Exception):
+    """The place, or a log of the store, was changed meanwhile by others: all is to be looked at anew."""
+
+
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup says of itself: when its logs were cut, and whether all at one moment. 0: it holds none yet."""
+    """What a backup says of itself: when its logs were cut, and whether all at one moment. 0: it holds none yet.
+
+    A backup of one moment is that also if the next one, by a user who may not lock the logs, finds nothing new.
+    """
 
     format: str = MARKER_FORMAT
     version: int = 1
@@ -123,10 +132,27 @@ class BackupPlace:
                 system.give_access(self.path, system.access_of(self._store.path))
         return directory
 
+    def lock(self, held: ExitStack, timeout_s: float | None) -> None:
+        """Hold the store lock of the directory, made if need be.
+
+        Raises:
+            AgainError: another first backup failed, and removed what it had made.
+        """
+        try:
+            held.enter_context(self.opened().locked(timeout_s))
+        except (FileNotFoundError, StoreNotFoundError) as error:
+            raise AgainError from error
+        if not self.is_new and not self._is_backup():
+            raise AgainError
+
     def mark(self) -> None:
-        """Have a new place say that it is a backup, durably: before there is anything else in it."""
-        if self._names():
-            raise self.refusal("got logs meanwhile: another backup into it was made")
+        """Have a new place say that it is a backup, durably: before there is anything else in it.
+
+        Raises:
+            AgainError: another backup into it was made, or a store.
+        """
+        if self._names() or read_marker(self.path) is not None:
+            raise AgainError
         path = os.path.join(self.path, BACKUP_MARKER)
         system.replace(write_beside(path, msgspec.json.encode(Marker())), path)
         system.sync_directory(self.path)
@@ -144,25 +170,29 @@ class BackupPlace:
             except OSError:
                 return  # somebody put something into it
 
-    def steps(self, cut: Cut) -> list[LogStep] | None:
-        """Return what each log needs; None if one of them got another generation since it was cut.
+    def steps(self, cut: Cut) -> list[LogStep]:
+        """Return what each log needs.
 
         Raises:
+            AgainError: one of them got another generation since it was cut.
             BackupPlaceError: a log of the backup is not what the store's was once.
             CorruptLogError, FormatVersionError, ReadFailedError: a log of the backup cannot be read.
         """
-        names, steps = self._names(), list[LogStep]()
+        # What is in a new place by now is another backup's, which has it locked.
+        names, steps = [] if self.is_new else self._names(), list[LogStep]()
         if names and cut.logs and not cut.names & {name.removesuffix(LOG_SUFFIX) for name in names}:
             raise self.refusal("is a backup of another store: they have no log in common")
         for log in cut.logs:
             source = log.opened()
             if source is None:
-                return None
+                raise AgainError
             steps.append(self._step(log, source.fd))
         return steps
 
     def _step(self, log: CutLog, source: int) -> LogStep:
         path = LogPaths.of(self.path, log.paths.log_key).log
+        if self.is_new:
+            return LogStep(log, path, None, is_new=True)
         with translated("reading", path, is_read=True):
             try:
                 file = system.open_file(path)
@@ -182,12 +212,19 @@ class BackupPlace:
                         f"holds a log {log.paths.log_key!r} that is no beginning of the store's: it was written to, or "
                         "the store was put back to an earlier state"
                     )
-                return LogStep(log, path, end, is_new=False)
+                # A file that has other names too is not extended: by those it is another backup (cp -al, rsync
+                # --link-dest), which must stay what it is.
+                is_linked = end != log.end and system.path_status(path).links > 1
+                return LogStep(log, path, None if is_linked else end, is_new=False)
         if not log.header.continues(header.generation, header.lineage):
             raise self.refusal(f"is a backup of another store: its log {log.paths.log_key!r} is another one")
         if header.created_us > log.header.created_us:
             raise self.refusal(f"holds a log {log.paths.log_key!r} that is newer than the store's")
         return LogStep(log, path, None, is_new=False)
+
+    def holds_logs(self) -> bool:
+        """Return whether there are logs in it."""
+        return bool(self._names())
 
     def kept(self, known: set[str]) -> list[str]:
         """Return the names of logs in the backup that the store does not have, of which ``known`` are the names."""

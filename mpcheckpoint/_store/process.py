@@ -135,6 +135,15 @@ class Process:
         for writer in list(self._alive):
             writer.release_padding()
 
+    def refuse_reentry(self) -> None:
+        """Return if this thread is inside no append: else what waits for append locks would wait for itself.
+
+        Raises:
+            ReentrancyError: it is, and a signal handler or a finalizer interrupted it.
+        """
+        for writer in list(self._alive):
+            writer.lock.refuse_reentry()
+
     # --- fork -------------------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:

@@ -10,16 +10,18 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import portalocker
 from portalocker.portalocker import FlockLocker
 
 from mpcheckpoint._system.files import Descriptor, open_above_streams, open_file
 from mpcheckpoint._system.statx import path_status
+from mpcheckpoint.errors import ReentrancyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,6 +97,31 @@ class StoreLocks:
     def __init__(self) -> None:
         # Weakly: a Ctrl-C may come before what is done with is taken out, and what stays open stays locked.
         self.files: WeakSet[Descriptor] = WeakSet()
+        # Which thread holds a lock.
+        self._holders: WeakKeyDictionary[Descriptor, int] = WeakKeyDictionary()
+
+    def note_held(self, file: Descriptor) -> None:
+        """Take note that this thread holds a lock."""
+        self._holders[file] = threading.get_ident()
+
+    def note_given_back(self, file: Descriptor) -> None:
+        """Take note that a lock is not held from here on."""
+        self._holders.pop(file, None)
+
+    def refuse_reentry(self, file: Descriptor, path: str) -> None:
+        """Return if this thread does not hold the lock of this file: it would wait for itself.
+
+        Raises:
+            ReentrancyError: it does.
+        """
+        for held, thread in list(self._holders.items()):
+            if thread == threading.get_ident() and held.identity == file.identity and held.is_intact():
+                raise ReentrancyError(
+                    f"what holds the lock {path} was entered again by the same thread, from a function that it was "
+                    "given, a signal handler or a finalizer; do the call from ordinary code",
+                    path=path,
+                    reason="re-entry",
+                )
 
     def reset_after_fork(self) -> None:
         """Close, in a forked child, the files of its parent, which goes on holding its locks."""
@@ -113,6 +140,7 @@ def store_lock(path: str, timeout_s: float | None) -> Iterator[None]:
 
     Raises:
         TimeoutError: it was held elsewhere for ``timeout_s`` seconds.
+        ReentrancyError: this thread holds it, and would wait for ever.
         OSError: it cannot be opened: there is none, or it is a link; or it is being replaced again and again.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -120,6 +148,7 @@ def store_lock(path: str, timeout_s: float | None) -> Iterator[None]:
     try:
         yield
     finally:
+        store_locks.note_given_back(file)
         store_locks.files.discard(file)
         if file.is_intact():  # not in a forked child, nor where somebody closed it
             # Unlocked, not closed alone: a child that was forked while the file was being opened shares the lock.
@@ -133,9 +162,12 @@ def _locked_file(path: str, deadline: float | None) -> Descriptor:
         file = open_file(path, write=True)
         store_locks.files.add(file)
         try:
+            if deadline is None:
+                store_locks.refuse_reentry(file, path)
             if not lock(file.fd, None if deadline is None else max(0.0, deadline - time.monotonic())):
                 raise TimeoutError(errno.ETIMEDOUT, "the lock is held elsewhere", path)
             if path_status(path).identity == file.identity:
+                store_locks.note_held(file)
                 return file
         except BaseException:
             store_locks.files.discard(file)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +16,9 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
-from mpcheckpoint._backup import copying, cut
+from mpcheckpoint._backup import backing_up, copying, cut
 from mpcheckpoint._backup.journal import Journal, write_journal
+from mpcheckpoint._backup.place import BackupPlace, read_marker
 from mpcheckpoint._format.control import Header, parse_header
 from mpcheckpoint._format.scan import Stop, scan
 from mpcheckpoint.errors import (
@@ -26,6 +29,7 @@ from mpcheckpoint.errors import (
     OutcomeUnknownError,
     PoisonedLogError,
     ReadFailedError,
+    ReentrancyError,
     UnfinishedBackupError,
     WriteFailedError,
 )
@@ -38,16 +42,20 @@ from support.verbs import (
     become_a_new_process,
     flip,
     inside,
+    lock_file,
     log_file,
     poison,
     seeded,
     tear,
     tree,
+    writer_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from mpcheckpoint._logfile.paths import LogPaths
 
 
 def back_up(store: Path, place: Path, **options: Any) -> Backup:
@@ -202,23 +210,162 @@ def test_effect_is_never_in_a_backup_without_its_cause(
 def test_log_that_is_made_while_a_cut_waits_for_locks_is_no_cause_of_what_is_in_it(
     store: Path, log: Log, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, refused = cut.AppendLocks.take, []
+    take, refused = cut.AppendLocks.try_take, []
 
-    def taken(self: cut.AppendLocks, *args: Any) -> None:
+    def taken(self: cut.AppendLocks, *args: Any) -> bool:
         try:
             other = Checkpoint(store, lock_timeout_s=0.01)
             other.log("new").append("x", "cause")
             other.log("a").append("x", "effect")
         except LockTimeoutError as error:
             refused.append(error)
-        take(self, *args)
+        return take(self, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(cut.AppendLocks, "take", taken)
+        patched.setattr(cut.AppendLocks, "try_take", taken)
         back_up(store, place)
 
     assert refused
     assert content(place) == {"x": (0,)}
+
+
+@pytest.fixture
+def stopped_writer(store: Path) -> Iterator[Callable[[], None]]:
+    """A writer of the log "b" that was stopped with its lock; the function has it go on."""
+    Checkpoint(store).log("b").append("y", 1)
+    lock = lock_file(store, "b").open("r+")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield lock.close
+    lock.close()
+
+
+@pytest.mark.guarantee(8)
+def test_backup_that_waits_for_a_stopped_writer_of_one_log_keeps_nobody_else_waiting(
+    store: Path,
+    log: Log,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped_writer: Callable[[], None],
+) -> None:
+    wait_for, waited = cut._wait_for, []
+
+    def others_go_on(paths: LogPaths, *args: Any) -> None:
+        other = Checkpoint(store, lock_timeout_s=0.01)
+        other.log("a").append("x", "meanwhile")
+        other.log("made meanwhile").append("z", 1)
+        waited.append(paths.log_key)
+        stopped_writer()
+        wait_for(paths, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cut, "_wait_for", others_go_on)
+        done = back_up(store, place)
+
+    assert waited == ["b"]
+    assert done.is_of_one_moment
+    assert content(place) == {"x": (0, "meanwhile"), "y": (1,), "z": (1,)}
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.usefixtures("log", "stopped_writer")
+def test_backup_waits_for_a_stopped_writer_no_longer_than_it_was_told(store: Path, place: Path) -> None:
+    with (
+        Checkpoint(store, create=False, lock_timeout_s=0.1) as checkpoint,
+        pytest.raises(LockTimeoutError, match=r"'b' was locked by another writer for 0\.1 s"),
+    ):
+        checkpoint.backup(place)
+
+    assert not place.exists()
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.usefixtures("log")
+def test_backup_whose_time_is_over_does_not_begin_anew(
+    store: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that is free whenever it is waited for, and taken when it is tried, must not keep it going."""
+    tries = []
+
+    def held_elsewhere(*args: Any) -> bool:
+        tries.append(args)
+        return len(tries) > 1
+
+    monkeypatch.setattr(cut.AppendLocks, "try_take", held_elsewhere)
+    with (
+        Checkpoint(store, create=False, lock_timeout_s=0) as checkpoint,
+        pytest.raises(LockTimeoutError),
+    ):
+        checkpoint.backup(place)
+
+
+@pytest.mark.guarantee(8)
+def test_backup_has_more_patience_each_time_a_lock_was_held_for_too_long(
+    store: Path, log: Log, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, patience_s, now_s = cut.AppendLocks.try_take, list[float](), time.monotonic()
+
+    def held_elsewhere(self: cut.AppendLocks, paths: LogPaths, until_s: float) -> bool:
+        patience_s.append(until_s - now_s)
+        return len(patience_s) > 9 and take(self, paths, until_s)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cut.time, "monotonic", lambda: now_s)
+        patched.setattr(cut.AppendLocks, "try_take", held_elsewhere)
+        back_up(store, place)
+
+    assert patience_s == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1, 1, 1, 1, 1])
+
+
+@pytest.mark.guarantee(7)
+def test_backup_within_an_append_of_the_same_thread_is_refused(store: Path, log: Log, place: Path) -> None:
+    """As in a signal handler."""
+    with pytest.raises(ReentrancyError):
+        writer_of(store).exclusive(5, lambda _: back_up(store, place))
+
+    assert not place.exists()
+
+
+@pytest.mark.guarantee(7)
+def test_backup_within_a_backup_into_the_same_place_is_refused_and_appends_are_not(
+    store: Path, log: Log, place: Path
+) -> None:
+    def again(size: int) -> None:
+        del size
+        Checkpoint(store, lock_timeout_s=0.01).log("progress").append("x", "noted")
+        with pytest.raises(ReentrancyError):
+            Checkpoint(store).backup(place)
+
+    back_up(store, place)
+    log.append("x", 1)
+    back_up(store, place, on_progress=again)
+
+    assert content(place) == {"x": (0, 1)}
+
+
+@pytest.mark.guarantee(7)
+def test_child_that_is_forked_while_a_backup_is_written_undoes_nothing(
+    store: Path, log: Log, place: Path
+) -> None:
+    back_up(store, place)
+    log.append("x", 1)
+
+    class EndOfChildError(Exception):
+        pass
+
+    def forked(size: int) -> None:
+        del size
+        child = os.fork()
+        if not child:
+            raise EndOfChildError
+        os.waitpid(child, 0)
+
+    try:
+        back_up(store, place, on_progress=forked)
+    except EndOfChildError:
+        os._exit(0)
+
+    assert content(place) == {"x": (0, 1)}
+    require_whole(place)
 
 
 @pytest.mark.guarantee(1)
@@ -367,6 +514,79 @@ def test_log_that_the_store_lost_is_kept_in_the_backup(store: Path, log: Log, pl
     assert content(place) == {"x": (0, "b")}
 
 
+@pytest.mark.guarantee(11)
+def test_backup_whose_files_have_other_names_too_is_copied_anew(
+    store: Path, log: Log, place: Path, tmp_path: Path
+) -> None:
+    """As by cp -al, for a backup of each day."""
+    Checkpoint(store).log("b").append("y", 1)
+    back_up(store, place)
+    monday = tmp_path / "monday"
+    shutil.copytree(place, monday, copy_function=os.link)
+    before = {path.name: path.read_bytes() for path in inside(monday).iterdir()}
+    log.append("x", 1)
+
+    done = back_up(store, place)
+
+    assert actions(done) == {"a": "copied anew", "b": "unchanged"}
+    assert {path.name: path.read_bytes() for path in inside(monday).iterdir()} == before
+    assert content(place) == content(store)
+    log.append("x", 2)
+    assert actions(back_up(store, place)) == {"a": "extended", "b": "unchanged"}
+
+
+@pytest.mark.guarantee(11)
+def test_first_backup_that_meets_another_one_adds_to_it(
+    store: Path, log: Log, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, others = BackupPlace.lock, []
+
+    def overtaken(self: BackupPlace, *args: Any) -> None:
+        if not others:
+            others.append("first")
+            others[0] = back_up(store, place)
+            log.append("x", 1)
+        lock(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BackupPlace, "lock", overtaken)
+        done = back_up(store, place)
+
+    assert [actions(others[0]), actions(done)] == [{"a": "new"}, {"a": "extended"}]
+    assert content(place) == content(store)
+
+
+@pytest.mark.guarantee(11)
+def test_first_backup_whose_place_another_one_removes_makes_it_again(
+    store: Path, log: Log, place: Path, faults: Faults
+) -> None:
+    removed = faults.fail("store_lock", errno.ENOENT, on="/backups/")
+
+    assert actions(back_up(store, place)) == {"a": "new"}
+    assert removed.hits
+
+
+@pytest.mark.guarantee(11)
+def test_log_that_is_replaced_before_it_is_copied_is_looked_at_again(
+    store: Path, log: Log, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_logs, tries = backing_up._write_logs, []
+
+    def replaced(*args: Any) -> None:
+        tries.append(None)
+        if len(tries) == 1:
+            log.recover()
+        write_logs(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cut, "_SHARE", 10**9)  # no log stays open
+        patched.setattr(backing_up, "_write_logs", replaced)
+        back_up(store, place)
+
+    assert len(tries) == 2
+    assert log_file(place).read_bytes() == log_file(store).read_bytes()[: log_file(place).stat().st_size]
+
+
 # --- logs that are not well -----------------------------------------------------------------------------------
 
 
@@ -426,16 +646,64 @@ def test_read_only_handle_backs_up_whole_logs_and_says_that_they_are_of_no_one_m
 
 
 @pytest.mark.guarantee(11)
+def test_user_who_may_not_take_the_store_lock_gets_whole_logs_that_are_of_no_one_moment(
+    store: Path, log: Log, place: Path, faults: Faults
+) -> None:
+    faults.fail("store_lock", errno.EACCES, on=rf"^{store}/", times=99)
+
+    done = back_up(store, place)
+
+    assert not done.is_of_one_moment
+    assert content(place) == {"x": (0,)}
+
+
+@pytest.mark.guarantee(11)
+def test_backup_of_no_one_moment_becomes_one_where_nothing_changed_since_and_stays_one(
+    store: Path, log: Log, place: Path
+) -> None:
+    reader = Checkpoint(store, read_only=True)
+    assert not reader.backup(place).is_of_one_moment
+    known = read_marker(str(inside(place)))
+    assert known is not None
+    assert not known.is_of_one_moment
+
+    assert back_up(store, place).is_of_one_moment
+    known = read_marker(str(inside(place)))
+    assert known is not None
+    assert known.is_of_one_moment
+    assert reader.backup(place).is_of_one_moment
+    log.append("x", 1)
+    assert not reader.backup(place).is_of_one_moment
+
+
+@pytest.mark.guarantee(6)
+def test_torn_log_that_is_locked_is_no_damaged_one(
+    store: Path, log: Log, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tear(store)
+
+    def locked(*args: Any) -> None:
+        raise LockTimeoutError("it is locked")
+
+    monkeypatch.setattr(cut, "repair_end", locked)
+    with pytest.raises(LockTimeoutError):
+        back_up(store, place, skip_damaged=True)
+    assert not place.exists()
+
+
+@pytest.mark.guarantee(11)
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize("name", ["jsonl", "lock"])
 def test_backup_that_is_short_of_descriptors_says_so_and_changes_nothing(
-    store: Path, log: Log, place: Path, faults: Faults, error: int
+    store: Path, log: Log, place: Path, faults: Faults, error: int, name: str
 ) -> None:
     log.append("x", 1)
     become_a_new_process()
-    faults.fail("open_file", error, on=r"a\.lock$", times=9)
+    at = 2 if name == "jsonl" else 1  # the first time for its key
+    faults.fail("open_file", error, on=rf"a\.{name}$", at=at, times=9)
 
-    with pytest.raises(ReadFailedError, match="ulimit -n"):
-        back_up(store, place)
+    with pytest.raises(ReadFailedError, match=r"too many open|ulimit -n"):
+        back_up(store, place, skip_damaged=True)
 
     assert not place.exists()
 
