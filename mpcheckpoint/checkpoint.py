@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint._backup.backing_up import back_up_store
+from mpcheckpoint._compaction.compacted_backup import backup
 from mpcheckpoint._compaction.retention import Retention, keeper, record
 from mpcheckpoint._format.codec import decode_event, encode_key
 from mpcheckpoint._format.frame import MAX_STAMP_US
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
-    from mpcheckpoint._backup.backing_up import Backup
     from mpcheckpoint._store.protocol import Store
     from mpcheckpoint._types import Cursor, Position
     from mpcheckpoint._view.object_index import ObjectSummary
@@ -181,54 +180,8 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         """
         return list_objects(self._handle.discovered(), Choice(None, since_us, until_us), match)
 
-    def backup(
-        self,
-        directory: str | os.PathLike[str],
-        *,
-        limit_rate: int | None = None,
-        skip_damaged: bool = False,
-        on_progress: Callable[[int], None] | None = None,
-    ) -> Backup:
-        """Back up all logs as they are at one moment, while others go on writing.
-
-        The first backup into a directory copies all; a later one adds what is new. All is read, proven and made durable
-        in the store before it is written: whatever their durability, all appends that had returned before are in it.
-        The backup is a store: it can be opened, read and verified. It shares the generations of the original, so write
-        to a copy of it, or restore it first.
-
-        Durability: a backup that has returned is durable. One that fails, or is interrupted, leaves the directory as it
-        was. If it is killed, the directory cannot be opened until the next backup into it, or a repair, has set it
-        back.
-
-        Concurrency: holds all append locks, and the store's, for some 20 us a log while it notes where the logs end;
-        copies without any. It waits for a writer that keeps a lock for long with no other lock held. It needs two open
-        files a log.
-
-        Args:
-            directory: where the backup is, or is to be. Its files are in ``directory/.checkpoint``.
-            limit_rate: copy at most so many bytes a second.
-            skip_damaged: leave out logs that are corrupt or cannot be read. The backup keeps what it had of them.
-            on_progress: called with the number of bytes that were copied since the last call, without any lock of the
-                store. What it raises ends the backup, which leaves the directory as it was.
-
-        Raises:
-            BackupPlaceError: ``directory`` is the store or overlaps it, is another store, or is a backup of another
-                one or one that was written to. Nothing was changed.
-            CorruptLogError, PoisonedLogError, FormatVersionError, ReadFailedError: of a log of the store. Nothing was
-                changed.
-            LockTimeoutError, StoreAccessError, WriteFailedError, UnfinishedBackupError: nothing was changed.
-            ReentrancyError: called within an append, by a signal handler, or by the ``on_progress`` of a backup into
-                the same directory. Nothing was changed.
-            TypeError: the store is no directory.
-        """
-        return back_up_store(
-            self._handle.directory(),
-            directory,
-            timeout_s=self._handle.settings.lock_timeout_s,
-            limit_rate=limit_rate,
-            skip_damaged=skip_damaged,
-            on_progress=on_progress,
-        )
+    # Defined, with its documentation, where its arguments are checked.
+    backup = backup
 
     # --- the merged view --------------------------------------------------------------------------------------
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._backup.compacted import SPARE_BYTES, compacted_copy
 from mpcheckpoint._backup.copying import BrokenSourceError, CopyPace, copy_batches
 from mpcheckpoint._backup.cut import Cut, CutLog, take_cut
 from mpcheckpoint._backup.journal import Journal, settle, write_beside, write_journal
-from mpcheckpoint._backup.place import AgainError, BackupPlace, LogStep, Marker, read_marker
+from mpcheckpoint._backup.place import AgainError, BackupPlace, CompactedFrom, LogStep, Marker, read_marker
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.ownership import create_copy, temporary_name
@@ -27,10 +28,10 @@ from mpcheckpoint.errors import CheckpointError, CorruptLogError, ReadFailedErro
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpcheckpoint._logfile.compaction import Selection
     from mpcheckpoint._store.directory import StoreDirectory
 
 _TRIES = 5
-_SPARE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,13 @@ class BackedUpLog:
         log_key: its key.
         action: "unchanged"; "extended": what was appended since was added; "new": it was not in the backup before;
             "copied anew": the store's got another generation since, or the backup's file has another name too, as
-            cp -l gives it, and what goes by that must not change.
+            cp -l gives it, and what goes by that must not change; or it was compacted then; "compacted": it was copied
+            without what was to be dropped.
         size_bytes: how long it is in the backup; copied_bytes: how many of them were written now.
     """
 
     log_key: str
-    action: Literal["unchanged", "extended", "new", "copied anew"]
+    action: Literal["unchanged", "extended", "new", "copied anew", "compacted"]
     size_bytes: int
     copied_bytes: int
 
@@ -88,32 +90,42 @@ def back_up_store(
     limit_rate: int | None,
     skip_damaged: bool,
     on_progress: Callable[[int], None] | None,
+    select: Callable[[], Selection] | None = None,
 ) -> Backup:
-    """Back a store up into ``directory``. See ``Checkpoint.backup``."""
+    """Back a store up into ``directory``. See ``Checkpoint.backup``.
+
+    Args:
+        select: makes what tells what is dropped from a log, if anything is to be.
+    """
     if limit_rate is not None and (type(limit_rate) is not int or limit_rate <= 0):
         raise ValueError(f"limit_rate is a number of bytes a second, above 0, or None, not {limit_rate!r}")
     with translated("backing up", store.path, is_read=True):
-        return _backed_up(store, directory, timeout_s, skip_damaged, CopyPace(limit_rate, on_progress))
+        wanted = _Wanted(timeout_s, skip_damaged, CopyPace(limit_rate, on_progress), select)
+        return _backed_up(store, directory, wanted)
 
 
-def _backed_up(
-    store: StoreDirectory,
-    directory: str | os.PathLike[str],
-    timeout_s: float | None,
-    skip_damaged: bool,
-    pace: CopyPace,
-) -> Backup:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """How to back up."""
+
+    timeout_s: float | None
+    skip_damaged: bool
+    pace: CopyPace
+    select: Callable[[], Selection] | None
+
+
+def _backed_up(store: StoreDirectory, directory: str | os.PathLike[str], wanted: _Wanted) -> Backup:
     damaged: dict[str, CheckpointError] = {}
     for _ in range(_TRIES):
         try:
             place = BackupPlace(directory, store)
             with ExitStack() as held:
-                return _tried(store, place, held, timeout_s, pace, damaged, skip_damaged=skip_damaged)
+                return _tried(store, place, held, wanted, damaged)
         except AgainError:
             continue
         except _BrokenLogError as broken:
-            _judge(store, broken, damaged, timeout_s)
-    if damaged and not skip_damaged:
+            _judge(store, broken, damaged, wanted.timeout_s)
+    if damaged and not wanted.skip_damaged:
         raise damaged[min(damaged)]
     raise ReadFailedError(
         f"a log of {store.base}, or the backup in {os.fspath(directory)}, was replaced again and again while it was "
@@ -127,32 +139,30 @@ def _tried(
     store: StoreDirectory,
     place: BackupPlace,
     held: ExitStack,
-    timeout_s: float | None,
-    pace: CopyPace,
+    wanted: _Wanted,
     damaged: dict[str, CheckpointError],
-    *,
-    skip_damaged: bool,
 ) -> Backup:
+    timeout_s = wanted.timeout_s
     if not place.is_new:
         place.lock(held, timeout_s)
         with translated("finishing an interrupted backup in", place.path):
             settle(place.path)
     cut = take_cut(store, timeout_s)
     cut.failures.update(damaged)
-    if cut.failures and not skip_damaged:
+    if cut.failures and not wanted.skip_damaged:
         raise cut.failures[min(cut.failures)]
     cut.logs = [log for log in cut.logs if log.paths.log not in damaged]
     with translated("reading", store.path, is_read=True):
         steps = place.steps(cut)
-    todo = [step for step in steps if not step.is_done]
+    todo = [step for step in steps if wanted.select is not None or not step.is_done]
     if not todo and not place.is_new:
         known = read_marker(place.path)
         is_known = known is not None and known.is_of_one_moment and bool(known.cut_us)
         if is_known or not cut.is_of_one_moment or cut.failures:
             return _done(place, cut, steps, is_known=is_known)
     _make_durable(store, cut, todo, timeout_s, damaged)
-    _write(place, cut, todo, pace, held, timeout_s)
-    return _done(place, cut, steps)
+    compacted = _write(place, cut, todo, wanted, held)
+    return _done(place, cut, steps, compacted)
 
 
 class _BrokenLogError(Exception):
@@ -219,13 +229,12 @@ def _write(
     place: BackupPlace,
     cut: Cut,
     todo: list[LogStep],
-    pace: CopyPace,
+    wanted: _Wanted,
     held: ExitStack,
-    timeout_s: float | None,
-) -> None:
-    """Bring the backup to the cut: whole, or not at all."""
+) -> dict[str, int]:
+    """Bring the backup to the cut, whole or not at all; return the sizes of what was compacted, by path."""
     if place.is_new:
-        place.lock(held, timeout_s)
+        place.lock(held, wanted.timeout_s)
     owner = os.getpid()
     with translated("backing up into", place.path):
         try:
@@ -233,37 +242,53 @@ def _write(
                 settle(place.path)
                 place.mark()
                 places.make_names_durable(place.path)
-            _require_room(place, todo)
-            _write_logs(place, cut, todo, pace)
+            if wanted.select is None:
+                _require_room(place, todo)
+            compacted = _write_logs(place, cut, todo, wanted)
         except BaseException:
             # A child that was forked meanwhile, by ``on_progress`` perhaps, must not undo what its parent goes on with.
             if os.getpid() == owner:
                 _give_up(place)
             raise
         settle(place.path)
+    return compacted
 
 
-def _write_logs(place: BackupPlace, cut: Cut, todo: list[LogStep], pace: CopyPace) -> None:
+def _write_logs(place: BackupPlace, cut: Cut, todo: list[LogStep], wanted: _Wanted) -> dict[str, int]:
     lengths = {os.path.basename(step.path): step.start.offset for step in todo if step.start is not None}
     write_journal(place.path, Journal(doing="backup", lengths=lengths))
-    renames: dict[str, str] = {}
+    written = {os.path.basename(step.path) for step in todo}
+    compacted = {name: known for name, known in place.compacted.items() if name not in written}
+    renames, sizes = dict[str, str](), dict[str, int]()
     for step in todo:
         source = step.cut.opened()
         if source is None:
             raise AgainError  # it was replaced
+        name, temporary, copy = os.path.basename(step.path), temporary_name(step.path), None
         try:
-            if step.start is not None:
-                _extend(step, source.fd, pace)
-            else:
-                temporary = _copied(step, source.fd, pace)
-                renames[os.path.basename(temporary)] = os.path.basename(step.path)
+            if wanted.select is not None:
+                copy = compacted_copy(step.cut, source, temporary, wanted.select(), wanted.pace)
+                if copy is None:
+                    _require_room(place, [step])
+            if copy is not None:
+                end, old = step.cut.end, step.cut.header
+                compacted[name] = CompactedFrom(copy.generation, old.generation, end.offset, end.stored_crc)
+                sizes[step.path] = copy.end.offset
+            elif step.start is None:
+                _copy(step, source.fd, temporary, wanted.pace)
+            elif not step.is_done:
+                _extend(step, source.fd, wanted.pace)
+            if step.start is None or copy is not None:
+                renames[os.path.basename(temporary)] = name
         except BrokenSourceError as error:
             raise _BrokenLogError(step.cut, error, is_locked=cut.is_of_one_moment) from error
         step.cut.file = None  # closed: there may be many
-    marker = Marker(cut_us=cut.cut_us, is_of_one_moment=cut.is_of_one_moment and not cut.failures)
+    is_of_one_moment = cut.is_of_one_moment and not cut.failures
+    marker = Marker(cut_us=cut.cut_us, is_of_one_moment=is_of_one_moment, compacted=compacted)
     path = os.path.join(place.path, BACKUP_MARKER)
     renames[os.path.basename(write_beside(path, msgspec.json.encode(marker)))] = BACKUP_MARKER
     write_journal(place.path, Journal(doing="backup", is_written=True, renames=renames))
+    return sizes
 
 
 def _give_up(place: BackupPlace) -> None:
@@ -278,7 +303,7 @@ def _give_up(place: BackupPlace) -> None:
 
 def _require_room(place: BackupPlace, todo: list[LogStep]) -> None:
     """Refuse to fill the disk before anything is written."""
-    needed = _SPARE_BYTES + sum(
+    needed = SPARE_BYTES + sum(
         step.cut.end.offset - (0 if step.start is None else step.start.offset) for step in todo
     )
     free = system.space_at(place.path).free_bytes
@@ -295,20 +320,26 @@ def _extend(step: LogStep, source: int, pace: CopyPace) -> None:
     system.sync_data(target.fd)
 
 
-def _copied(step: LogStep, source: int, pace: CopyPace) -> str:
-    """Copy a log under a temporary name, for the users of the store's log; return that name."""
-    temporary, header = temporary_name(step.path), step.cut.header
+def _copy(step: LogStep, source: int, temporary: str, pace: CopyPace) -> None:
+    """Copy a log under a temporary name, for the users of the store's log."""
+    header = step.cut.header
     target = create_copy(temporary, step.cut.paths.log)
     write_whole(target.fd, system.read_at(source, header.end.offset, 0), 0)
     pace.advance(header.end.offset)
     copy_batches(source, target.fd, header.end, step.cut.end, pace)
     system.sync_data(target.fd)
-    return temporary
 
 
-def _done(place: BackupPlace, cut: Cut, steps: list[LogStep], *, is_known: bool = False) -> Backup:
+def _done(
+    place: BackupPlace,
+    cut: Cut,
+    steps: list[LogStep],
+    compacted: dict[str, int] | None = None,
+    *,
+    is_known: bool = False,
+) -> Backup:
     """Return what was done. ``is_known``: all is as an earlier backup left it, which was of one moment."""
-    logs = tuple(_of(step) for step in steps)
+    logs = tuple(_of(step, (compacted or {}).get(step.path)) for step in steps)
     return Backup(
         place.base,
         cut.cut_us,
@@ -319,7 +350,9 @@ def _done(place: BackupPlace, cut: Cut, steps: list[LogStep], *, is_known: bool 
     )
 
 
-def _of(step: LogStep) -> BackedUpLog:
+def _of(step: LogStep, compacted_bytes: int | None) -> BackedUpLog:
+    if compacted_bytes is not None:
+        return BackedUpLog(step.cut.paths.log_key, "compacted", compacted_bytes, compacted_bytes)
     size = step.cut.end.offset
     if step.is_done:
         return BackedUpLog(step.cut.paths.log_key, "unchanged", size, 0)

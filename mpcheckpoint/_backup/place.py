@@ -10,6 +10,7 @@ import msgspec
 from mpcheckpoint import _system as system
 from mpcheckpoint._backup.journal import write_beside
 from mpcheckpoint._backup.log_end import bears_out, clean_end
+from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import read_header
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from mpcheckpoint._backup.cut import Cut, CutLog
-    from mpcheckpoint._format.frame import EndState
 
 MARKER_FORMAT = "mpcheckpoint backup"
 _MOST_MARKER_BYTES = 64 * 1024
@@ -31,16 +31,34 @@ class AgainError(Exception):
     """The place, or a log of the store, was changed meanwhile by others: all is to be looked at anew."""
 
 
+class CompactedFrom(msgspec.Struct, frozen=True):
+    """What a log of a backup was compacted from.
+
+    Attributes:
+        generation: its own.
+        source: the generation of the store's log.
+        offset, crc: where that was cut.
+    """
+
+    generation: str
+    source: str
+    offset: int
+    crc: int
+
+
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
     """What a backup says of itself: when its logs were cut, and whether all at one moment. 0: it holds none yet.
 
     A backup of one moment is that also if the next one, by a user who may not lock the logs, finds nothing new.
+
+    ``compacted``: of which logs, by the names of their files, it has no copy byte by byte.
     """
 
     format: str = MARKER_FORMAT
     version: int = 1
     cut_us: int = 0
     is_of_one_moment: bool = True
+    compacted: dict[str, CompactedFrom] = {}
 
 
 class LogStep(NamedTuple):
@@ -73,6 +91,8 @@ class BackupPlace:
         self.base = store_directory(base)
         self.path = os.path.join(self.base, STORE_DIRECTORY)
         self._store = store
+        # What the marker says of that.
+        self.compacted: dict[str, CompactedFrom] = {}
         self._refuse_overlap()
         if os.path.lexists(self.base) and not os.path.isdir(self.base):
             raise NotAStoreError(
@@ -182,6 +202,8 @@ class BackupPlace:
         names, steps = [] if self.is_new else self._names(), list[LogStep]()
         if names and cut.logs and not cut.names & {name.removesuffix(LOG_SUFFIX) for name in names}:
             raise self.refusal("is a backup of another store: they have no log in common")
+        known = None if self.is_new else read_marker(self.path)
+        self.compacted = {} if known is None else known.compacted
         for log in cut.logs:
             source = log.opened()
             if source is None:
@@ -199,28 +221,32 @@ class BackupPlace:
             except FileNotFoundError:
                 return LogStep(log, path, None, is_new=True)
             header = read_header(file.fd, path, log_key=log.paths.log_key)
-            if header.generation == log.header.generation:
+            known, copied = self.compacted.get(os.path.basename(path)), header.generation
+            if known is not None and known.generation == header.generation:
+                copied = known.source
+                if copied == log.header.generation:
+                    self._require_prefix(log, EndState(known.offset, known.crc, 0), source)
+                    return LogStep(log, path, None, is_new=False)
+            elif copied == log.header.generation:
                 end = clean_end(file.fd, header)
-                is_prefix = (
-                    end is not None
-                    and end.offset == system.size_of(file.fd)
-                    and end.offset <= log.end.offset
-                    and bears_out(source, end)
-                )
-                if not is_prefix:
-                    raise self.refusal(
-                        f"holds a log {log.paths.log_key!r} that is no beginning of the store's: it was written to, or "
-                        "the store was put back to an earlier state"
-                    )
+                is_whole = end is not None and end.offset == system.size_of(file.fd)
+                self._require_prefix(log, end if is_whole else None, source)
                 # A file that has other names too is not extended: by those it is another backup (cp -al, rsync
                 # --link-dest), which must stay what it is.
                 is_linked = end != log.end and system.path_status(path).links > 1
                 return LogStep(log, path, None if is_linked else end, is_new=False)
-        if not log.header.continues(header.generation, header.lineage):
+        if not log.header.continues(copied, header.lineage):
             raise self.refusal(f"is a backup of another store: its log {log.paths.log_key!r} is another one")
         if header.created_us > log.header.created_us:
             raise self.refusal(f"holds a log {log.paths.log_key!r} that is newer than the store's")
         return LogStep(log, path, None, is_new=False)
+
+    def _require_prefix(self, log: CutLog, end: EndState | None, source: int) -> None:
+        if end is None or end.offset > log.end.offset or not bears_out(source, end):
+            raise self.refusal(
+                f"holds a log {log.paths.log_key!r} that is no beginning of the store's: it was written to, or the "
+                "store was put back to an earlier state"
+            )
 
     def holds_logs(self) -> bool:
         """Return whether there are logs in it."""

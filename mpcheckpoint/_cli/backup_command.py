@@ -10,6 +10,14 @@ import click
 from mpcheckpoint._cli.checks import write_lines
 from mpcheckpoint._cli.options import LocalPath, byte_rate, json_option, lock_timeout_option, store_option
 from mpcheckpoint._cli.progress import ByteProgress
+from mpcheckpoint._cli.rule_options import (
+    drop_option,
+    drop_rule,
+    keep_ids_option,
+    keep_last_option,
+    older_than_option,
+    superseded_option,
+)
 from mpcheckpoint._cli.terminal import Exit, counted, flush_out, json_line, one_line, safe, say, write_out
 from mpcheckpoint._cli.times import iso
 from mpcheckpoint.checkpoint import Checkpoint
@@ -36,21 +44,36 @@ _QUIET_S = 0.5
     is_flag=True,
     help="Leave out logs that are corrupt or cannot be read. [default: refuse]",
 )
+@click.option(
+    "--compact",
+    "is_compact",
+    is_flag=True,
+    help="Leave out what nobody asks for any more, and what the next options name. The store stays as it is.",
+)
+@keep_last_option
+@older_than_option
+@drop_option
+@superseded_option
+@keep_ids_option
 @lock_timeout_option
 @json_option
 def backup_command(
+    *,
     directory: str,
     store: str,
-    limit_rate: int | None,
-    skip_damaged: bool,
     lock_timeout_s: float,
     is_json: bool,
+    is_compact: bool,
+    patterns: tuple[str, ...],
+    is_superseded: bool,
+    **options: Any,
 ) -> int:
     """Back up all logs of a store into DIRECTORY, as they are at one moment. Programs go on writing.
 
     \b
     Example:
       mpcheckpoint backup --store run-42 /backups/run-42
+      mpcheckpoint backup --store run-42 /archive/run-42 --compact --keep-last 1
 
     The first backup copies all; later ones add what is new, so run it as often as you like. Every byte is proven before
     it is written. DIRECTORY is a store then: verify, ls and show read it. Do not write to it; to go back to it, use
@@ -59,15 +82,25 @@ def backup_command(
     If it fails or is interrupted, the backup is as it was. If it is killed, the next one goes on from what was there
     before.
 
+    With --compact each log is compacted while it is copied, as mpcheckpoint compact would do it; the store stays as it
+    is. A log from which something was dropped is copied anew each time. After a restore the store has dropped it, too.
+
     Exit codes: 0 all is backed up; 1 logs were left out (with --skip-damaged only), or the logs could not be locked and
     may not belong together; 2 a log is damaged, the place cannot take the backup, or the store cannot be used.
     """
+    rules = {name: options.pop(name) for name in ("keep_last", "newer_than_s", "keep_ids_s")}
+    is_ruled = rules["keep_last"] is not None or rules["newer_than_s"] is not None
+    if (is_ruled or patterns or is_superseded) and not is_compact:
+        raise click.UsageError("these options say what --compact leaves out: give that, too")
     with (
         Checkpoint(store, create=False, log_keys=(), lock_timeout_s=lock_timeout_s) as checkpoint,
         ByteProgress("backup", None, quiet_s=_QUIET_S) as progress,
     ):
         done = checkpoint.backup(
-            directory, limit_rate=limit_rate, skip_damaged=skip_damaged, on_progress=progress.advance
+            directory,
+            **options,
+            on_progress=progress.advance,
+            compact={**rules, "drop": drop_rule(patterns)} if is_compact else False,
         )
     if is_json:
         write_out(json_line(_fields(done)))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import asdict
-from fnmatch import translate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -16,6 +14,14 @@ from mpcheckpoint._cli.compact_table import table_lines
 from mpcheckpoint._cli.interrupts import Interrupts, exit_code_of
 from mpcheckpoint._cli.options import byte_rate, json_option, keys_option, lock_timeout_option, store_option
 from mpcheckpoint._cli.progress import ByteProgress
+from mpcheckpoint._cli.rule_options import (
+    drop_option,
+    drop_rule,
+    keep_ids_option,
+    keep_last_option,
+    older_than_option,
+    superseded_option,
+)
 from mpcheckpoint._cli.terminal import (
     Exit,
     counted,
@@ -27,15 +33,14 @@ from mpcheckpoint._cli.terminal import (
     say_error,
     write_out,
 )
-from mpcheckpoint._cli.times import any_duration
 from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint.errors import CheckpointError, shell_text
 from mpcheckpoint.maintenance import size_in_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from mpcheckpoint import Compaction, Record
+    from mpcheckpoint import Compaction
 
 _PASSES = 2
 _NO_RULE = (
@@ -58,44 +63,17 @@ class _Options(NamedTuple):
 @click.command("compact", short_help="Make logs smaller by dropping what you name.")
 @store_option
 @keys_option
-@click.option(
-    "--keep-last", type=click.IntRange(min=1), metavar="N", help="Keep the last N records of each object."
-)
-@click.option(
-    "--older-than",
-    "newer_than_s",
-    type=any_duration,
-    metavar="DURATION",
-    help="Drop records that are older: 30d, 12h, 1h30m. With --keep-last, only what both drop.",
-)
-@click.option(
-    "--drop",
-    "patterns",
-    multiple=True,
-    metavar="PATTERN",
-    help="Drop all records of the objects whose keys match, as 'tmp/*'; may be given several times.",
-)
-@click.option(
-    "--superseded",
-    "is_superseded",
-    is_flag=True,
-    help="Drop only what nobody asks for any more. The others drop that, too.",
-)
+@keep_last_option
+@older_than_option
+@drop_option
+@superseded_option
 @click.option(
     "--purge",
     is_flag=True,
     help="Leave no byte of what was forgotten, and nothing of what repairs cut off, in quarantine.",
 )
 @click.option("-y", "--yes", "is_yes", is_flag=True, help="Do it. Without this, only say what would be done.")
-@click.option(
-    "--keep-ids",
-    "keep_ids_s",
-    type=any_duration,
-    default="7d",
-    show_default=True,
-    metavar="DURATION",
-    help="How long record ids of dropped records are still known, and counts of objects that are gone.",
-)
+@keep_ids_option
 @click.option(
     "--limit-rate",
     type=byte_rate,
@@ -145,7 +123,7 @@ def compact_command(
     is_ruled = rules["keep_last"] is not None or rules["newer_than_s"] is not None or rules["purge"]
     if not is_ruled and not patterns and not is_superseded:
         raise click.UsageError(_NO_RULE)
-    rules |= {"drop": _drop(patterns), "dry_run": not is_yes}
+    rules |= {"drop": drop_rule(patterns), "dry_run": not is_yes}
     options = _Options(store, log_keys or None, is_yes, is_json, lock_timeout_s, rules)
     try:
         with Interrupts():
@@ -153,13 +131,6 @@ def compact_command(
     except KeyboardInterrupt as error:
         say("mpcheckpoint: interrupted; each log is as it was, or compacted whole")
         return exit_code_of(error)
-
-
-def _drop(patterns: tuple[str, ...]) -> Callable[[Record], object] | str | None:
-    if len(patterns) < 2:
-        return patterns[0] if patterns else None
-    matches = re.compile("|".join(map(translate, patterns))).match
-    return lambda record: matches(record.object_key)
 
 
 def _run(options: _Options) -> int:

@@ -111,25 +111,44 @@ def compact(  # noqa: PLR0913 - each is a choice of its own, all have a default
     new one, each whole.
     Concurrency: any number of threads and processes. One compaction of a log at a time; others wait.
     """
-    rules = Rules(
+    rules = rules_of(keep_last, newer_than_s, drop, fold, keep_ids_s, purge)
+    require_number(limit_rate, "limit_rate", "a number of bytes a second, at least 1", least=1)
+    pace = paced(limit_rate, apart(_function(on_progress, "on_progress")))
+    try:
+        return compact_by(self._handle, rules, pace, is_dry_run=dry_run)
+    except RaisedByCallerError as raised:
+        error = raised.as_it_was()
+    raise error
+
+
+def rules_of(
+    keep_last: int | None = None,
+    newer_than_s: float | None = None,
+    drop: Callable[[Record], object] | str | None = None,
+    fold: Callable[[Any, Any], Any] | None = None,
+    keep_ids_s: float = WEEK_S,
+    purge: bool = False,
+) -> Rules:
+    """Return the rules that the arguments of ``compact`` say.
+
+    Raises:
+        ValueError, TypeError: an argument is not what it should be.
+    """
+    return Rules(
         require_number(keep_last, "keep_last", "a number of records, at least 1", least=1, is_whole=True),
         require_number(newer_than_s, "newer_than_s", "a number of seconds, at least 0"),
-        _matching(drop)
-        if isinstance(drop, str)
-        else _apart(_function(drop, "drop", "a function, a pattern")),
-        _apart(_function(fold, "fold")),
+        _matching(drop) if isinstance(drop, str) else apart(_function(drop, "drop", "a function, a pattern")),
+        apart(_function(fold, "fold")),
         require_number(keep_ids_s, "keep_ids_s", "a number of seconds, at least 0", is_optional=False),
         purge,
     )
-    require_number(limit_rate, "limit_rate", "a number of bytes a second, at least 1", least=1)
-    pace = paced(limit_rate, _apart(_function(on_progress, "on_progress")))
-    try:
-        return compact_by(self._handle, rules, pace, is_dry_run=dry_run)
-    except _RaisedByCallerError as raised:
-        error = raised.error
-        for note in getattr(raised, "__notes__", ()):
-            error.add_note(note)
-    raise error
+
+
+def selection_by(rules: Rules, path: str, workers_directory: str) -> Selection:
+    """Return what tells what the rules drop of a log of the store at ``path``."""
+    return Selection(
+        path, rules, now_us=system.now_us(), is_live=lambda worker: is_live(workers_directory, worker)
+    )
 
 
 def compact_by(
@@ -148,13 +167,7 @@ def compact_by(
     """
     stored = log.for_writing()
     purged_bytes = sum(repair.length_bytes for repair in stored.repairs()) if rules.purge else 0
-    directory = log.workers_directory
-    selection = Selection(
-        log.store.path,
-        rules,
-        now_us=system.now_us(),
-        is_live=lambda worker: is_live(directory, worker),
-    )
+    selection = selection_by(rules, log.store.path, log.workers_directory)
     compacted = stored.compact(
         selection,
         timeout_s=log.store.settings.lock_timeout_s if waits else _MOMENT_S,
@@ -211,16 +224,22 @@ def _function(value: Any, name: str, what: str = "a function") -> Any:
     return value
 
 
-class _RaisedByCallerError(Exception):
+class RaisedByCallerError(Exception):
     """An error of the system that a function of the caller's raised: the log has nothing to do with it."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(str(error))
         self.error = error
 
+    def as_it_was(self) -> OSError:
+        """Return the error as the function raised it."""
+        for note in getattr(self, "__notes__", ()):
+            self.error.add_note(note)
+        return self.error
 
-def _apart(function: Any) -> Any:
-    """Return a function whose errors are not taken for those of the log."""
+
+def apart(function: Any) -> Any:
+    """Return a function whose errors are not taken for those of a log; None for None."""
     if function is None:
         return None
 
@@ -228,7 +247,7 @@ def _apart(function: Any) -> Any:
         try:
             return function(*args)
         except OSError as error:
-            raise _RaisedByCallerError(error) from error
+            raise RaisedByCallerError(error) from error
 
     return call
 

@@ -45,7 +45,8 @@ class Note(msgspec.Struct, frozen=True):
 class Restored(msgspec.Struct, frozen=True):
     """A log was put back: of the generation ``to``, which a backup held, to the stamp ``cut_us``.
 
-    What other generations before that recorded after it is gone, and so are positions there.
+    Or it is in a backup, compacted from that generation up to there. What other generations before that recorded after
+    it is gone, and so are positions there.
     """
 
     to: str

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.control import Header
     from mpcheckpoint._format.frame import EndState, Payload
+    from mpcheckpoint._format.scan import Scan
     from mpcheckpoint._logfile.append import LogWriter
     from mpcheckpoint._logfile.opened import OpenLog
     from mpcheckpoint._logfile.paths import LogPaths
@@ -113,6 +114,25 @@ class _Start(NamedTuple):
     file: system.Descriptor
     header: Header
     end: EndState
+
+
+def scans_up_to(file: system.Descriptor, begin: EndState, stop: EndState, paths: LogPaths) -> Iterator[Scan]:
+    """Yield what a log holds between these two, the latter of which is known to be an end of it.
+
+    Raises:
+        CorruptLogError: it is damaged.
+    """
+
+    def read(size: int, offset: int) -> bytes:
+        return system.read_at(file.fd, max(0, min(size, stop.offset - offset)), offset)
+
+    for result in replay(file.fd, begin, read=read):
+        if result.damage is not None:
+            file.require_intact()
+            broken = Broken(result.damage, result.broken_at, result.broken_crc)
+            # Which it is not, below that end.
+            require_torn(file.fd, broken, paths, known_durable=stop.offset)
+        yield result
 
 
 class _OvertakenError(Exception):
@@ -266,19 +286,7 @@ class Compactor:
 
     def _lines(self, start: _Start) -> Iterator[Lines]:
         """Yield all lines that the log held at the start, but for its header."""
-        stop = start.end.offset
-        file = start.file
-
-        def read(size: int, offset: int) -> bytes:
-            return system.read_at(file.fd, max(0, min(size, stop - offset)), offset)
-
-        for result in replay(file.fd, start.header.end, read=read):
-            if result.damage is not None:
-                file.require_intact()
-                broken = Broken(result.damage, result.broken_at, result.broken_crc)
-                require_torn(
-                    file.fd, broken, self._paths, known_durable=stop
-                )  # which it is not, below that end
+        for result in scans_up_to(start.file, start.header.end, start.end, self._paths):
             if result.lines:
                 yield Lines.of(result.lines)
 

@@ -142,12 +142,14 @@ class GenerationCopy:
         leading: Sequence[Payload] = (),
         *,
         users_of: str | None = None,
+        file: system.Descriptor | None = None,
     ) -> None:
         """Begin a copy of the generation ``old``, for the users of the log.
 
         Args:
             leading: control lines that are to stand after the header, before all that is copied.
             users_of: for the users of this file instead.
+            file: what was made under the temporary name, if something was.
         """
         self.generation = uuid.uuid4().hex
         self.path = temporary
@@ -166,7 +168,7 @@ class GenerationCopy:
             restored=old.restored,
         )
         # Crash: whose it is to be is settled before the log has it.
-        self.descriptor = create_successor(temporary, users_of or paths.log)
+        self.descriptor = file or create_successor(temporary, users_of or paths.log)
         self.fd = self.descriptor.fd
         self._buffer = bytearray(line)
         self._written = self.records = self.seal_us = 0
