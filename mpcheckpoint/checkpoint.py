@@ -105,6 +105,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             after: a cursor of an earlier follower, the "start", or the "end" as it is now.
             idle_timeout_s: end quietly when nothing came for so many seconds; None waits for ever.
         """
+        self._handle.discovered(is_checked=True)
         return Follower(self._handle.discovered, after=after, idle_timeout_s=idle_timeout_s)
 
     def forget(self, object_keys: str | Iterable[str]) -> dict[str, Position]:
@@ -161,7 +162,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             encode_key(object_key)
         if last is not None and (type(last) is not int or last < 0):
             raise ValueError(f"last is a number of records, at least 0, or None, not {last!r}")
-        return Reading(self._handle.discovered(), Choice(object_key, since_us, until_us), last)
+        return Reading(self._handle.discovered(is_checked=True), Choice(object_key, since_us, until_us), last)
 
     def objects(
         self, *, since_us: int = 0, until_us: int = MAX_STAMP_US, match: str | None = None
@@ -178,7 +179,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: in the iteration, after all that can
                 be read was given out.
         """
-        return list_objects(self._handle.discovered(), Choice(None, since_us, until_us), match)
+        return list_objects(self._handle.discovered(is_checked=True), Choice(None, since_us, until_us), match)
 
     # Defined, with its documentation, where its arguments are checked.
     backup = backup

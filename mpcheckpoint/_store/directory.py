@@ -132,6 +132,13 @@ class StoreDirectory:
             reason="unfinished backup or restore",
         )
 
+    def stands(self) -> bool:
+        """Return whether the directory is the one that was opened: it was not removed, nor another put there."""
+        try:
+            return self._checked_identity() == self.identity
+        except (CheckpointError, OSError):
+            return False
+
     def require_locking(self) -> None:
         """Prove, before the first write, that files can really be locked here.
 

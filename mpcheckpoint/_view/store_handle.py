@@ -13,7 +13,7 @@ from mpcheckpoint._store.process import process
 from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._view.statistics import Statistics
 from mpcheckpoint._view.view import LogView, MovedError, merged, ordered_object_keys
-from mpcheckpoint.errors import ClosedError, LogNotOpenError, ReadOnlyError
+from mpcheckpoint.errors import ClosedError, LogNotFoundError, LogNotOpenError, ReadOnlyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -79,6 +79,8 @@ class StoreHandle:
         # Of the logs whose figures were asked for. Not from the views: those hold every event in memory.
         self._statistics: dict[str, Statistics] = {}
         self._token: object | None = None
+        # Logs that were found once, and that a restore has taken out.
+        self._gone: set[str] = set()
         # None: every log of the store is read. Else only these are.
         self._scope: set[str] | None = None if settings.log_keys is None else set()
         self._open_keys: dict[str, None] = {}
@@ -101,6 +103,7 @@ class StoreHandle:
         )
         with self.mutex.guard():
             self._open_keys[log_key] = None
+            self._gone.discard(log_key)
             if self._scope is not None:
                 self._scope.add(log_key)
             if log_key not in self._states:
@@ -224,12 +227,32 @@ class StoreHandle:
         if self._scope is not None:
             return
         token = self._store.change_token()
-        if token is not None and token == self._token:
+        if token is not None and token == self._token and not self._gone:
             return
         for log_key in self._store.log_keys():
             if log_key not in self._states:
                 self._begin(self._store.find_log(log_key))
+                self._gone.discard(log_key)  # made anew: its name is on the list still, so that does not grow
         self._token = token
+
+    def _drop_gone(self) -> bool:
+        """Let go of logs that were found, not opened, and that the store has no more; return whether there were any.
+
+        Requires: ``mutex``.
+        """
+        if self._scope is not None or (
+            isinstance(self._store, DirectoryStore) and not self._store.directory.stands()
+        ):
+            return False  # the whole store is gone: that is no reason to show it empty
+        there = set(self._store.log_keys())
+        gone = [
+            log_key for log_key in self._states if log_key not in there and log_key not in self._open_keys
+        ]
+        for log_key in gone:
+            self._states.pop(log_key).reader.release()
+            self._records.pop(log_key, None)
+            self._gone.add(log_key)
+        return bool(gone)
 
     def _begin(self, stored: StoredLog) -> LogState:
         """Have a log read from its start."""
@@ -238,11 +261,13 @@ class StoreHandle:
         self._queried_s.pop(stored.log_key, None)
         return state
 
-    def discovered(self) -> Iterable[StoredLog]:
-        """Return all logs in scope, new ones included."""
+    def discovered(self, *, is_checked: bool = False) -> Iterable[StoredLog]:
+        """Return all logs in scope, new ones included; without those that are gone, if that ``is_checked``."""
         self.require_open()
         with self.mutex.guard():
             self._discover()
+            if is_checked:
+                self._drop_gone()
             return [state.stored for state in self._states.values()]
 
     # --- all logs, brought up to date -------------------------------------------------------------------------
@@ -262,7 +287,13 @@ class StoreHandle:
         for _ in range(_MOST_PASSES):
             self._discover()
             states = list(self._states.values())
-            if not self._refresh(states) or len(states) < 2:
+            try:
+                is_new = self._refresh(states)
+            except LogNotFoundError:
+                if not self._drop_gone():
+                    raise
+                continue
+            if not is_new or len(states) < 2:
                 break
         return self._records
 
