@@ -94,7 +94,8 @@ class UnsupportedPlatformError(CheckpointError, OSError):
 
 
 class UnfinishedBackupError(CheckpointError, RuntimeError):
-    """A backup into this directory, or a restore of it, was interrupted: its logs may not belong together."""
+    """A backup into this directory, or a restore of it, was interrupted or is under way: its logs may not belong
+    together. Nothing was changed. The same again, or a repair, brings it to an end."""
 
 
 class BackupPlaceError(CheckpointError, ValueError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mpcheckpoint._backup.backing_up import BackedUpLog, Backup
-from mpcheckpoint._backup.restoring import LogRestore, plan_restore, restore
+from mpcheckpoint._backup.restore_steps import LogRestore
+from mpcheckpoint._backup.restoring import plan_restore, restore
 from mpcheckpoint._maintenance.imports.import_task import Imported
 from mpcheckpoint._maintenance.imports.importing import (
     OlderFile,

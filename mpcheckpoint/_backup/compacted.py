@@ -17,7 +17,7 @@ from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.control import Restored
 from mpcheckpoint._format.frame import Mismatch
 from mpcheckpoint._logfile.chunk import Origin
-from mpcheckpoint._logfile.compaction import scans_up_to
+from mpcheckpoint._logfile.compaction import planned_bytes, scans_up_to
 from mpcheckpoint._logfile.generations import GenerationCopy
 from mpcheckpoint._logfile.ownership import create_copy
 from mpcheckpoint.errors import CorruptLogError
@@ -48,9 +48,12 @@ def compacted_copy(
     if not selection.decide():
         return None
     made = create_copy(temporary, log.paths.log)
-    needed, free = int(stop.offset * selection.share_kept()) + SPARE_BYTES, system.free_bytes(made.fd)
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, and {free:,} are free there")
+    free = system.free_bytes(made.fd) - SPARE_BYTES
+    if stop.offset > free:
+        needed = planned_bytes(source.fd, header.end, _lines(log, source, pace), selection)
+        if needed > free:
+            raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, and {max(0, free):,} are free there")
+        selection.decide()  # once more: it was asked for the fates
     old = header._replace(restored=(*header.restored, Restored(header.generation, stop.stamp_us)))
     copy = GenerationCopy(log.paths, temporary, old, selection.leading(), file=made)
     for lines in _lines(log, source, pace):

@@ -7,7 +7,6 @@ acknowledged records.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from contextlib import ExitStack
@@ -15,12 +14,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._backup.append_locks import AppendLocks, is_shortage
 from mpcheckpoint._backup.log_end import clean_end
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import read_header
-from mpcheckpoint._logfile.lock_file import LockFile
-from mpcheckpoint._logfile.lock_waits import LockWait
 from mpcheckpoint._logfile.notices import timed_out
 from mpcheckpoint._logfile.page import vouched_durable
 from mpcheckpoint._logfile.paths import LogPaths
@@ -38,15 +36,12 @@ if TYPE_CHECKING:
     from mpcheckpoint._store.directory import StoreDirectory
 
 _TRIES = 5
-_REOPEN_LIMIT = 100
 # How long a cut waits for locks while it holds others, in all; the second time twice that, and so on up to the longest.
 # A writer that works has its lock for less than a millisecond, now and then for some.
 _PATIENCE_S = 0.05
 _LONGEST_PATIENCE_S = 1.0
-_LOOK_AGAIN_S = 0.0002
 # Of the files that this process may have open, the logs of a cut keep a quarter at most; others are opened again.
 _SHARE = 4
-_SHORT = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(slots=True)
@@ -87,75 +82,6 @@ class Cut:
         """The names of the files of all logs, without suffix, of those that cannot be cut, too."""
         failed = {os.path.basename(path).removesuffix(LOG_SUFFIX) for path in self.failures}
         return failed | {log.paths.name for log in self.logs}
-
-
-class AppendLocks:
-    """The append locks of many logs, held at once by one thread. Nothing but looks at the logs happens under them.
-
-    Requires: the thread is inside no append, of which a signal handler would know nothing: ``process.refuse_reentry``.
-    """
-
-    def __init__(self) -> None:
-        self._files: list[LockFile] = []
-        process.register(self)
-
-    def try_take(self, paths: LogPaths, until_s: float) -> bool:
-        """Take one more; return False if it was held elsewhere until then, by the monotonic clock.
-
-        Polled more often than ``take`` does: others wait for the locks that are held meanwhile.
-
-        Raises:
-            OSError: the lock file cannot be used.
-        """
-        file = LockFile(paths.lock)
-        self._files.append(file)
-        for _ in range(_REOPEN_LIMIT):
-            while not file.try_take():
-                if time.monotonic() >= until_s:
-                    return False
-                time.sleep(_LOOK_AGAIN_S)
-            if file.is_at_path():
-                return True
-            file.close()
-        raise OSError(errno.EAGAIN, "the lock file is being replaced again and again", paths.lock)
-
-    def take(self, paths: LogPaths, timeout_s: float | None) -> None:
-        """Take one more, waiting at most ``timeout_s`` seconds.
-
-        Raises:
-            LockTimeoutError: it was held elsewhere for so long.
-            OSError: the lock file cannot be used.
-        """
-        file = LockFile(paths.lock, LockWait(paths.log_key, paths.lock))
-        self._files.append(file)
-        for _ in range(_REOPEN_LIMIT):
-            if not file.take(timeout_s):
-                raise timed_out(paths, timeout_s)
-            if file.is_at_path():
-                return
-            file.close()
-        raise OSError(errno.EAGAIN, "the lock file is being replaced again and again", paths.lock)
-
-    def require_held(self) -> None:
-        """Return if all are held still.
-
-        Raises:
-            OSError: somebody closed a lock file.
-        """
-        for file in self._files:
-            file.require_held()
-
-    def give_back(self) -> None:
-        """Give all back."""
-        while self._files:
-            self._files[-1].give_back()
-            self._files.pop().close()
-
-    def reset_after_fork(self) -> None:
-        """Close, in a forked child, what its parent goes on holding."""
-        files, self._files = self._files, []
-        for file in files:
-            file.close()
 
 
 def take_cut(directory: StoreDirectory, timeout_s: float | None) -> Cut:
@@ -246,9 +172,9 @@ def _under_locks(
             held.enter_context(directory.locked(timeout_s))
         try:
             found = [paths for paths in _listed(directory, cut) if paths.log not in cut.failures]
-            for paths in found:
-                if not _try_take(locks, paths, until_s, len(found)):
-                    return paths
+            busy = locks.try_take_all(found, until_s)
+            if busy is not None:
+                return busy
             cut.cut_us = system.now_us()
             unclean += [paths for paths in found if _look(paths, cut)]
             locks.require_held()
@@ -281,27 +207,6 @@ def _wait_for(paths: LogPaths, left_s: float | None, timeout_s: float | None) ->
             raise
 
 
-def _try_take(locks: AppendLocks, paths: LogPaths, until_s: float, count: int) -> bool:
-    try:
-        with translated("locking", paths.lock):
-            return locks.try_take(paths, until_s)
-    except CheckpointError as error:
-        if not _is_shortage(error):
-            raise
-        raise ReadFailedError(
-            f"the append locks of all {count} logs are to be held at once, and this process may not open so many "
-            f"files ({error.reason}). Nothing was changed",
-            path=paths.lock,
-            reason=error.reason,
-            advice="raise the limit on open files (ulimit -n) and try again",
-        ) from error
-
-
-def _is_shortage(error: CheckpointError) -> bool:
-    """Return whether a file could not be opened for want of descriptors, which says nothing of the file."""
-    return isinstance(error, OSError) and error.errno in _SHORT
-
-
 def _listed(directory: StoreDirectory, cut: Cut) -> Iterator[LogPaths]:
     """Yield the logs, in the order of their keys; put those whose key cannot be told into ``cut.failures``."""
     log_keys: list[str] = []
@@ -327,7 +232,7 @@ def _look(paths: LogPaths, cut: Cut) -> bool:
             if end is None and not cut.is_of_one_moment:
                 end = _scanned_end(file.fd, header, paths)
     except CheckpointError as error:
-        if _is_shortage(error):
+        if is_shortage(error):
             raise
         cut.failures[paths.log] = error
         return False

@@ -8,6 +8,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.frame import CLOSING_BYTES, MAX_LINE_BYTES, PADDING, EndState, closing
 from mpcheckpoint._format.resync import last_line
 from mpcheckpoint._logfile.near_end import end_without_padding
+from mpcheckpoint._logfile.replay import replay
 
 if TYPE_CHECKING:
     from mpcheckpoint._format.control import Header
@@ -33,6 +34,25 @@ def clean_end(fd: int, header: Header) -> EndState | None:
             return EndState(line.end, line.stored_crc, line.stamp_us) if is_end else None
         if start < header.end.offset or look > MAX_LINE_BYTES:
             return None
+        look *= 8
+
+
+def whole_end(fd: int, header: Header) -> EndState:
+    """Return the end of the last batch before the first damage. Reads the whole log."""
+    end = header.end
+    for result in replay(fd, header.end):
+        end = result.end
+    return end
+
+
+def last_stamp(fd: int) -> int:
+    """Return the stamp of the last line that can be told near the end, whatever the file holds; 0 if there is none."""
+    stop, look = _stop(fd, system.size_of(fd)), _FIRST_LOOK_BYTES
+    while True:
+        start = max(0, stop - look)
+        line = last_line(system.read_at(fd, stop - start, start), base=start)
+        if line is not None or start == 0 or look > MAX_LINE_BYTES:
+            return 0 if line is None else line.stamp_us
         look *= 8
 
 

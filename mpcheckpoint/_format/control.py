@@ -80,10 +80,12 @@ class Header(NamedTuple):
         """Return whether what that generation had recorded up to there is in this one: no restore took it out."""
         if generation == self.generation:
             return True
-        # Generations that are not named, here or any more, may be from before the restore.
+        # A generation that is not named, here or any more, may be from before the restore. One that is named is from
+        # after a restore of which ``to`` is not named any more: the oldest ones are left out.
         place = self.previous.index(generation) if generation in self.previous else -1
         return all(
-            stamp_us <= each.cut_us or (each.to in self.previous and place > self.previous.index(each.to))
+            stamp_us <= each.cut_us
+            or (place >= 0 and (each.to not in self.previous or place > self.previous.index(each.to)))
             for each in self.restored
         )
 

@@ -38,7 +38,7 @@ from mpcheckpoint._system.locks import store_locks
 from mpcheckpoint.errors import CompactionError, LockTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from mpcheckpoint._format.control import Header
@@ -137,6 +137,24 @@ def scans_up_to(file: system.Descriptor, begin: EndState, stop: EndState, paths:
 
 class _OvertakenError(Exception):
     """The log was given another generation meanwhile, or other lines than those that the decision was made for."""
+
+
+def planned_bytes(fd: int, begin: EndState, all_lines: Iterable[Lines], selection: Selection) -> int:
+    """Return how long a copy would be of what ``selection`` leaves of these lines of a file, which its header ends with
+    ``begin``, but for a few bytes of its header and of the line that ends it.
+
+    The share of lines that are kept does not tell: what leaves a batch leaves a line in its place.
+
+    Requires: ``selection`` has decided; it must decide once more before it is asked for the fates again.
+    """
+    leading = sum(len(payload.event) + MIN_LINE_BYTES for payload in selection.leading())
+    end = begin._replace(offset=begin.offset + leading)
+    for lines in all_lines:
+        base = lines.offsets[0]
+        data = system.read_at(fd, lines.ends[-1] - base, base)
+        fates, payloads = selection.fates(lines)
+        _, end = recoded(data, base, lines, fates, end, payloads)
+    return end.offset
 
 
 class Compactor:
@@ -291,20 +309,16 @@ class Compactor:
                 yield Lines.of(result.lines)
 
     def _planned_bytes(self, start: _Start, selection: Selection, done: int, total: int) -> int:
-        """Return how long the copy would be, but for a few bytes of its header and of the line that ends it.
+        """Return how long the copy would be."""
 
-        The share of lines that are kept does not tell: what leaves a batch leaves a line in its place.
-        """
-        leading = sum(len(payload.event) + MIN_LINE_BYTES for payload in selection.leading())
-        end = start.header.end._replace(offset=start.header.end.offset + leading)
-        for lines in self._lines(start):
-            base = lines.offsets[0]
-            data = system.read_at(start.file.fd, lines.ends[-1] - base, base)
-            fates, payloads = selection.fates(lines)
-            _, end = recoded(data, base, lines, fates, end, payloads)
-            done += lines.ends[-1] - base
-            self._pace(done, total)
-        return end.offset
+        def told() -> Iterator[Lines]:
+            read = done
+            for lines in self._lines(start):
+                yield lines
+                read += lines.ends[-1] - lines.offsets[0]
+                self._pace(read, total)
+
+        return planned_bytes(start.file.fd, start.header.end, told(), selection)
 
     def _free_bytes(self, start: _Start) -> int:
         """Return how long a copy may be that does not fill the disk, where others write too."""

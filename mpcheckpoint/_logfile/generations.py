@@ -37,7 +37,7 @@ from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.header import known_control
-from mpcheckpoint._logfile.ownership import create_successor, temporary_name
+from mpcheckpoint._logfile.ownership import create_copy, create_successor, temporary_name
 from mpcheckpoint._logfile.page import vouched_durable
 from mpcheckpoint._logfile.quarantine import keep_bytes
 from mpcheckpoint._logfile.replay import replay
@@ -148,7 +148,7 @@ class GenerationCopy:
 
         Args:
             leading: control lines that are to stand after the header, before all that is copied.
-            users_of: for the users of this file instead.
+            users_of: for the users of this file instead, as far as the system lets us: nobody has the log yet.
             file: what was made under the temporary name, if something was.
         """
         self.generation = uuid.uuid4().hex
@@ -161,14 +161,17 @@ class GenerationCopy:
         line, self.end = encode_header(
             paths.log_key,
             self.generation,
-            clock.next(old.end.stamp_us),
+            # By it the newer of two generations is told, also where the clock was set back.
+            max(clock.next(old.end.stamp_us), old.created_us + 1),
             stamp_us=stamp_us,
             previous=(*old.previous, old.generation),
             lineage=old.lineage or uuid.uuid4().hex,  # a log from before there were any gets one now
             restored=old.restored,
         )
         # Crash: whose it is to be is settled before the log has it.
-        self.descriptor = file or create_successor(temporary, users_of or paths.log)
+        self.descriptor = file or (
+            create_successor(temporary, paths.log) if users_of is None else create_copy(temporary, users_of)
+        )
         self.fd = self.descriptor.fd
         self._buffer = bytearray(line)
         self._written = self.records = self.seal_us = 0

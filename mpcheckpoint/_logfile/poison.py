@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._format.frame import EndState
+from mpcheckpoint._logfile.append_state import AppendState
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.header import read_header
 from mpcheckpoint._logfile.ownership import create_copy, temporary_name
-from mpcheckpoint._logfile.page import stated_poison
+from mpcheckpoint._logfile.page import Page, stated_poison
+from mpcheckpoint._logfile.unfinished import refuse_unfinished
 from mpcheckpoint.errors import CheckpointError, PoisonedLogError
 
 if TYPE_CHECKING:
@@ -76,6 +79,20 @@ class Poison:
                 first = first or failure
         return None if first is None else f"could not write {self._paths.poison}: {first}"
 
+    def stop(self, generation: str) -> None:
+        """Have ``generation`` take no appends, of no process that has it open either, until it is replaced.
+
+        It is said in the page alone, which every append looks at: a process that has the log open does not outlive a
+        loss of power. Best effort, as ``mark``.
+
+        Requires: the append lock.
+        """
+        try:
+            status = system.path_status(self._paths.log)
+            Page(self._paths.page, generation, status, AppendState(EndState)).publish_poison()
+        except OSError:
+            return
+
     def _is_succeeded(self, generation: str) -> bool:
         try:
             log = system.open_file(self._paths.log)
@@ -88,11 +105,13 @@ class Poison:
 
         Raises:
             PoisonedLogError: one has. Nothing was written.
+            UnfinishedBackupError: a restore that was interrupted, or is under way, is about to replace it.
             ReadFailedError: the file exists and cannot be read.
         """
         with translated("reading", self._paths.poison):
             reason = self.reason(generation)
         if reason is not None:
+            refuse_unfinished(self._paths.directory)
             raise self.refusal(reason)
 
     def refusal(self, reason: str) -> PoisonedLogError:
@@ -130,6 +149,15 @@ class Poison:
             return msgspec.json.decode(data, type=_Note)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return _Note(_ANY, "a sync failed, and then the note about it")
+
+    def clear_older(self, generation: str) -> None:
+        """Remove a note about another generation than this one, which has got the log's name.
+
+        Requires: the append lock. The directory is still to be synced.
+        """
+        note = self._note()
+        if note is not None and note.generation not in (generation, _ANY):
+            system.remove(self._paths.poison)
 
     def clear(self) -> None:
         """Forget that a sync failed. Requires: the append lock, and a durable new generation at the log's path.

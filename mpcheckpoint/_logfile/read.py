@@ -327,6 +327,10 @@ class LogReader:
             self._paths.log_key, header.generation, end.offset, end.stamp_us, lineage=header.lineage
         )
 
+    def holds(self, position: Position) -> bool:
+        """Return whether no restore took out what stood there. Requires: as ``position``."""
+        return self._header is not None and self._header.holds(position.generation, position.stamp_us)
+
     def seen(self) -> Seen | None:
         """Return what was read so far, if that is a log from its start; None before the first ``poll``."""
         return None if self._header is None else Seen(self._header.generation, self._end)

@@ -23,7 +23,7 @@ def find_in_successor(paths: LogPaths, position: Position) -> Position:
 
     The new generation was made durable before it got the log's name, so what was copied is durable. What was covered by
     the copy, made of the very generation it was written to, and is not there was left out on purpose: its position
-    stays.
+    stays. What a restore took out is gone, whatever has its stamp now: with a clock that was set back others can.
 
     Raises:
         OutcomeUnknownError: it is neither there nor was it left out.
@@ -34,7 +34,7 @@ def find_in_successor(paths: LogPaths, position: Position) -> Position:
         gaps: list[dict[str, Any]] = []
         for chunk in reader.poll():
             for line in chunk.lines:
-                if line.stamp_us == position.stamp_us and line.more == 0:
+                if line.stamp_us == position.stamp_us and line.more == 0 and reader.holds(position):
                     return Position(
                         paths.log_key, chunk.generation, line.end, line.stamp_us, lineage=chunk.lineage
                     )

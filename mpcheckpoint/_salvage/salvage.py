@@ -26,7 +26,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.control import MAX_HEADER_BYTES, SALVAGED, Header, Note, note_payload
+from mpcheckpoint._format.control import (
+    MAX_HEADER_BYTES,
+    SALVAGED,
+    Header,
+    Note,
+    Restored,
+    note_payload,
+)
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
 UNKNOWN_GENERATION = "0" * 32
 _GENERATION = re.compile(rb'"([0-9a-f]{32})"')
 _LINEAGE = re.compile(rb'"lineage":"([0-9a-f]{32})"')
+_RESTORED = re.compile(rb'\{"to":"([0-9a-f]{32})","cut_us":(\d{1,18})\}')
 _LOG_KEY = re.compile(rb'"log_key":("(?:[^"\\]|\\.)*")')
 # One quarantine file for each damage, up to so many; of more damages, one file from the first to the last.
 _MOST_FILES = 64
@@ -185,8 +193,8 @@ def _old_header(fd: int, paths: LogPaths, found: Inspection, kept: list[Candidat
         return found.header
     first_line = system.read_at(fd, MAX_HEADER_BYTES, 0).partition(b"\n")[0]
     of_all = _LINEAGE.search(first_line)
-    if of_all is not None:
-        first_line = first_line[: of_all.start()] + first_line[of_all.end() :]
+    restored = tuple(Restored(match[1].decode(), int(match[2])) for match in _RESTORED.finditer(first_line))
+    first_line = _RESTORED.sub(b"", _LINEAGE.sub(b"", first_line, count=1))
     named = [match.decode() for match in _GENERATION.findall(first_line)]
     previous = [*named[1:], *named[:1]]
     at_page = stated_generation(paths.page)
@@ -195,7 +203,8 @@ def _old_header(fd: int, paths: LogPaths, found: Inspection, kept: list[Candidat
     generation = previous.pop() if previous else UNKNOWN_GENERATION
     stamp_us = kept[0].first_us - 1 if kept else clock.next(0)
     lineage = "" if of_all is None else of_all[1].decode()
-    return Header(paths.log_key, generation, 0, tuple(previous), EndState(0, 0, max(0, stamp_us)), lineage)
+    end = EndState(0, 0, max(0, stamp_us))
+    return Header(paths.log_key, generation, 0, tuple(previous), end, lineage, restored)
 
 
 def log_key_in(fd: int) -> bytes | None:

@@ -29,7 +29,6 @@ from mpcheckpoint._logfile.ownership import (
     temporary_name,
 )
 from mpcheckpoint._logfile.paths import (
-    BACKUP_JOURNAL,
     STORE_DIRECTORY,
     STORE_LOCK,
     TEMPORARY_SUFFIX,
@@ -37,6 +36,8 @@ from mpcheckpoint._logfile.paths import (
     store_directory,
 )
 from mpcheckpoint._logfile.places import places
+from mpcheckpoint._logfile.unfinished import is_unfinished, refuse_unfinished
+from mpcheckpoint._store.name_list import NAME_LIST, add_name, is_named
 from mpcheckpoint.errors import (
     CheckpointError,
     LockTimeoutError,
@@ -45,7 +46,6 @@ from mpcheckpoint.errors import (
     NetworkFileSystemError,
     NotAStoreError,
     StoreNotFoundError,
-    UnfinishedBackupError,
 )
 
 if TYPE_CHECKING:
@@ -80,14 +80,15 @@ class StoreDirectory:
         self.base = store_directory(base)
         self.path = os.path.join(self.base, STORE_DIRECTORY)
         self.read_only = read_only
+        self._is_unfinished_taken = is_unfinished_taken
         self._store_lock = os.path.join(self.path, STORE_LOCK)
-        self._names = os.path.join(self.path, "logs")
+        self._names = os.path.join(self.path, NAME_LIST)
         self._keys: dict[str, str] = {}
         with translated("opening the store", self.path):
             self._is_new = self._create() if create and not read_only else False
             self.identity = self._checked_identity()
-            if not is_unfinished_taken and system.exists(os.path.join(self.path, BACKUP_JOURNAL)):
-                raise self._unfinished()
+            if not is_unfinished_taken:
+                refuse_unfinished(self.path)
             self._warn_of_older_files()
 
     # --- opening ----------------------------------------------------------------------------------------------
@@ -122,15 +123,6 @@ class StoreDirectory:
                 reason="not a directory",
             )
         return status.st_dev, status.st_ino
-
-    def _unfinished(self) -> UnfinishedBackupError:
-        command = f"mpcheckpoint repair --store {shlex.quote(self.base)} --yes"
-        return UnfinishedBackupError(
-            f"a backup into {self.base}, or a restore of it, was interrupted or is under way: its logs may not belong "
-            f"together; start the backup or restore again, or bring it to an end with {command}",
-            path=os.path.join(self.path, BACKUP_JOURNAL),
-            reason="unfinished backup or restore",
-        )
 
     def stands(self) -> bool:
         """Return whether the directory is the one that was opened: it was not removed, nor another put there."""
@@ -262,6 +254,7 @@ class StoreDirectory:
 
         Raises:
             LockTimeoutError: if another process held it for ``timeout_s`` seconds.
+            UnfinishedBackupError: a backup or a restore has left the store half done, and that is not ours to settle.
         """
         if self._checked_identity() != self.identity:
             raise StoreNotFoundError(
@@ -273,6 +266,10 @@ class StoreDirectory:
             if not system.exists(self._store_lock):
                 open_in_store(self._store_lock).close()  # for all users of the store, not for its maker alone
             with system.store_lock(self._store_lock, timeout_s):
+                if not self._is_unfinished_taken:
+                    # A handle that was open before, or that waited for whoever was killed. What it would make, copy or
+                    # remove now, the journal does not know of.
+                    refuse_unfinished(self.path)
                 yield
         except TimeoutError as error:
             if isinstance(error, LockTimeoutError):
@@ -320,10 +317,10 @@ class StoreDirectory:
                     self._create_log(paths)
             self.find_log(log_key)
             # Before anything is appended, so that readers learn of the log before its records.
-            if not self.read_only and not self._is_named(paths.name):
+            if not self.read_only and not is_named(self.path, paths.name):
                 self.require_locking()
                 with self.locked(timeout_s):
-                    self._add_name(paths.name)
+                    add_name(self.path, paths.name)
         return paths
 
     def _create_log(self, paths: LogPaths) -> None:
@@ -353,6 +350,8 @@ class StoreDirectory:
 
         Whatever makes or repairs a log holds it too. A writer that makes another file without it makes it again.
         """
+        if is_unfinished(self.path):
+            return  # the journal names some of them: without these a restore would be done by half
         for name in system.list_directory(self.path):
             if not is_temporary(name):
                 continue
@@ -364,20 +363,3 @@ class StoreDirectory:
                     system.remove(path)
             except (FileNotFoundError, PermissionError):
                 pass  # finished meanwhile; or another user's, in a directory where that is no business of ours
-
-    def _is_named(self, name: str) -> bool:
-        try:
-            descriptor = system.open_file(self._names)
-        except FileNotFoundError:
-            return False
-        with translated("reading", self._names, is_read=True):
-            data = system.read_at(descriptor.fd, system.size_of(descriptor.fd), 0)
-        return name.encode() in data.split(b"\n")
-
-    def _add_name(self, name: str) -> None:
-        """Make the list of names grow. Requires: the store lock."""
-        if self._is_named(name):
-            return
-        descriptor = open_in_store(self._names)
-        # A newline first: a creator may have died inside its line.
-        write_whole(descriptor.fd, f"\n{name}\n".encode(), system.size_of(descriptor.fd))

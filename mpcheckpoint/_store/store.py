@@ -80,7 +80,11 @@ class DirectoryLog:
         return process.notifier(self._directory.identity, self._directory.path)
 
     def flush(self, timeout_s: float | None) -> None:
-        """Return when all that the log holds now is durable, and what this process appended with ``interval``."""
+        """Return when all that the log holds now is durable, and what this process appended with ``interval``.
+
+        Raises:
+            OutcomeUnknownError: also of an append that is not in the log any more: a restore took it out.
+        """
         # What is scheduled may be in a generation that a restore took out: syncing the one that is there does not tell.
         process.interval.flush(self._paths.log)
         self._writer().sync(timeout_s)

@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import errno
+import gc
+import os
+import resource
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from mpcheckpoint import Checkpoint, Cursor, Log, Position
+from mpcheckpoint import _system as system
+from mpcheckpoint._backup.append_locks import AppendLocks
+from mpcheckpoint._backup.journal import Journal, write_journal
+from mpcheckpoint._backup.place import read_marker
+from mpcheckpoint._format.control import Header, Restored
+from mpcheckpoint._format.frame import EndState
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.paths import LogPaths
+from mpcheckpoint._logfile.successor import find_in_successor
+from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint.errors import (
     BackupPlaceError,
     CorruptLogError,
     InvalidPositionError,
     LockTimeoutError,
     LogNotFoundError,
+    OutcomeUnknownError,
+    PoisonedLogError,
     UnfinishedBackupError,
     WriteFailedError,
 )
 from mpcheckpoint.maintenance import LogRestore, plan_restore, repair, restore, verify
 from mpcheckpoint.testing import Ledger, explore_crashes, restart
 from support.shell import CommandLine
-from support.verbs import Faults, become_a_new_process, flip, inside, log_file, tree
+from support.verbs import Faults, become_a_new_process, flip, inside, log_file, poison, tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -229,9 +246,6 @@ def test_restore_from_a_damaged_backup_changes_nothing(store: Path, log: Log, pl
 def test_restore_waits_for_a_writer_no_longer_than_it_was_told(store: Path, log: Log, place: Path) -> None:
     Checkpoint(store).backup(place)
     log.append("x", 1)
-    from mpcheckpoint._backup.cut import AppendLocks
-    from mpcheckpoint._logfile.paths import LogPaths
-
     held = AppendLocks()
     held.take(LogPaths.of(str(inside(store)), "a"), 1)
     try:
@@ -268,6 +282,229 @@ def test_restore_that_fails_before_its_journal_leaves_the_store_and_after_it_is_
     list(repair(store))
     become_a_new_process()
     assert content(store) == saved
+
+
+# --- stamps and generations ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock_ahead(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """The clock is an hour ahead, until the function that is yielded sets it right, in a new process."""
+    highest_us = clock.highest_us
+
+    def set_right() -> None:
+        ahead.undo()
+        become_a_new_process()
+        clock.highest_us = 0
+
+    with pytest.MonkeyPatch.context() as ahead:
+        ahead.setattr(system, "native", None)
+        now_us = system.now_us
+        ahead.setattr(system, "now_us", lambda: now_us() + 3_600_000_000)
+        yield set_right
+    clock.highest_us = max(clock.highest_us, highest_us)
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.parametrize("damage", ["none", "header", "torn end"])
+def test_what_is_recorded_after_a_restore_has_higher_stamps_than_what_it_took_out(
+    store: Path, log: Log, place: Path, clock_ahead: Callable[[], None], damage: str
+) -> None:
+    Checkpoint(store).backup(place)
+    gone = log.append("x", "gone")
+    Checkpoint(store).close()
+    if damage == "header":
+        flip(store, 30)
+    elif damage == "torn end":
+        with log_file(store).open("ab") as file:
+            file.write(b'["0000')
+    clock_ahead()
+
+    restore(place, store)
+
+    assert Checkpoint(store).log("a").append("x", "new").stamp_us > gone.stamp_us
+
+
+@pytest.mark.guarantee(1)
+def test_record_that_a_restore_took_out_is_not_found_in_another_one_with_its_stamp(
+    store: Path, log: Log, place: Path
+) -> None:
+    Checkpoint(store).backup(place)
+    gone = log.append("x", "gone")
+    restore(place, store)
+    new = log.append("x", "new")
+    paths = LogPaths.of(str(inside(store)), "a")
+
+    with pytest.raises(OutcomeUnknownError, match="does not hold it"):
+        find_in_successor(
+            paths, Position("a", gone.generation, gone.offset, new.stamp_us, lineage=gone.lineage)
+        )
+    assert find_in_successor(paths, new).offset == new.offset
+
+
+@pytest.mark.guarantee(1)
+def test_flush_tells_of_appends_that_a_restore_took_out(store: Path, log: Log, place: Path) -> None:
+    Checkpoint(store).backup(place)
+    slow = Checkpoint(store, durability="interval:1000").log("a")
+    slow.append("x", "gone")
+    restore(place, store)
+    with pytest.raises(OutcomeUnknownError):
+        slow.flush()
+    slow.append("x", "new")
+    slow.flush()
+
+
+def test_generations_after_a_restore_that_is_no_longer_named_hold_all() -> None:
+    named = tuple(f"{number:032x}" for number in range(500))
+    end = EndState(100, 0, 0)
+    header = Header("a", "f" * 32, 0, named, end, "", (Restored("e" * 32, 1000),))
+    assert header.holds(named[3], 2000)
+    assert header.holds("d" * 32, 1000)
+    assert not header.holds("d" * 32, 1001)
+
+
+@pytest.mark.guarantee(3)
+def test_positions_of_generations_between_two_restores_stay_valid(
+    store: Path, log: Log, place: Path, tmp_path: Path
+) -> None:
+    checkpoint, later = Checkpoint(store), tmp_path / "later"
+    checkpoint.backup(place)
+    log.append("x", "gone")
+    restore(place, store)
+    log.recover()
+    between = log.append("x", "between")
+    checkpoint.backup(later)
+    log.recover()
+    again = log.append("x", "gone again")
+    restore(later, store)
+    log.append("x", "new")
+
+    assert [record.event for record in log.read(after=between)] == ["new"]
+    with pytest.raises(InvalidPositionError):
+        list(log.read(after=again))
+
+
+@pytest.mark.guarantee(11)
+def test_generation_that_is_made_when_the_clock_was_set_back_is_newer_than_the_backup(
+    store: Path, log: Log, place: Path, clock_ahead: Callable[[], None]
+) -> None:
+    log.recover()
+    Checkpoint(store).backup(place)
+    Checkpoint(store).close()
+    clock_ahead()
+    Checkpoint(store).log("a").recover()
+    assert Checkpoint(store).backup(place).logs[0].action == "copied anew"
+
+
+# --- the backup meanwhile, and the store ---------------------------------------------------------------------
+
+
+def test_restore_keeps_backups_out_of_the_backup_that_it_reads(store: Path, log: Log, place: Path) -> None:
+    Checkpoint(store).backup(place)
+    log.append("x", "gone")
+
+    def is_locked(_: int) -> None:
+        with pytest.raises(LockTimeoutError), StoreDirectory(place, create=False, read_only=False).locked(0):
+            pass
+        tried.append(True)
+
+    tried: list[bool] = []
+    restore(place, store, on_progress=is_locked)
+    assert tried
+
+
+def begin_a_backup(place: Path) -> None:
+    write_journal(str(inside(place)), Journal(doing="backup", lengths={}))
+
+
+def make_another_backup(place: Path) -> None:
+    marker = read_marker(str(inside(place)))
+    assert marker is not None
+    inside(place, "backup").write_bytes(
+        msgspec.json.encode(msgspec.structs.replace(marker, cut_us=marker.cut_us + 1))
+    )
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("change", [begin_a_backup, make_another_backup])
+def test_backup_that_changes_while_it_is_read_and_cannot_be_locked_is_not_restored(
+    store: Path, log: Log, place: Path, faults: Faults, change: Callable[[Path], None]
+) -> None:
+    Checkpoint(store).backup(place)
+    log.append("x", "later")
+    before = content(store)
+    fault = faults.fail("store_lock", errno.EACCES, on="backup")
+
+    with pytest.raises((UnfinishedBackupError, BackupPlaceError)):
+        restore(place, store, on_progress=lambda _: change(place))
+
+    fault.clear()
+    assert content(store) == before
+    assert not list(inside(store).glob("*.tmp"))
+    assert not list(inside(store, "quarantine").glob("*"))
+
+
+def test_restore_that_would_fill_the_disk_is_refused_before_anything_is_written(
+    store: Path, log: Log, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Checkpoint(store).backup(place)
+    log.append("x", "later")
+    before = tree(store)
+    monkeypatch.setattr(system, "space_at", lambda _: SimpleNamespace(free_bytes=0))
+    with pytest.raises(WriteFailedError, match="bytes are needed"):
+        restore(place, store)
+    assert tree(store) == before
+
+
+def test_refused_restore_makes_no_store(store: Path, log: Log, place: Path, tmp_path: Path) -> None:
+    offset = log.append("x", 1).offset
+    log.append("x", 2)
+    Checkpoint(store).backup(place)
+    flip(place, offset - 20)
+    with pytest.raises(CorruptLogError):
+        restore(place, tmp_path / "deep" / "elsewhere")
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.guarantee(4)
+def test_restore_of_a_log_that_takes_no_appends_makes_it_take_them(
+    store: Path, log: Log, place: Path, faults: Faults
+) -> None:
+    Checkpoint(store).backup(place)
+    poison(log, faults)
+    log_file(store).write_bytes(log_file(place).read_bytes())  # what is in it is what the backup has
+    become_a_new_process()
+    with pytest.raises(PoisonedLogError):
+        Checkpoint(store).log("a").append("x", 1)
+
+    assert actions(restore(place, store)) == {"a": "put back"}
+    Checkpoint(store).log("a").append("x", 1)
+    assert content(store) == {"x": (0, 1)}
+
+
+@pytest.mark.guarantee(11)
+def test_restore_needs_one_open_file_a_log(store: Path, place: Path) -> None:
+    count = 60
+    for number in range(count):
+        Checkpoint(store).log(f"log {number}").append("x", number)
+    Checkpoint(store).backup(place)
+    for number in range(count):
+        Checkpoint(store).log(f"log {number}").append("x", "later")
+    become_a_new_process()
+    gc.collect()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            few = len(os.listdir("/dev/fd")) + count + 20
+            resource.setrlimit(resource.RLIMIT_NOFILE, (few, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            code = 0 if len(restore(place, store)) == count else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+# --- all or nothing ------------------------------------------------------------------------------------------
 
 
 def restored(store: Path, ledger: Ledger) -> None:

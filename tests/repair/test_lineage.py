@@ -10,8 +10,8 @@ from mpcheckpoint import Checkpoint, Cursor, Log, Position
 from mpcheckpoint._format import control
 from mpcheckpoint._format.control import Header, encode_header, parse_header
 from mpcheckpoint.errors import InvalidPositionError
-from mpcheckpoint.maintenance import repair
-from support.verbs import become_a_new_process, inside, log_file
+from mpcheckpoint.maintenance import repair, restore
+from support.verbs import become_a_new_process, flip, inside, log_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,3 +154,32 @@ def test_position_with_and_without_its_lineage_are_equal() -> None:
     assert not older < whole <= older
     with pytest.raises(InvalidPositionError):
         Position.parse(text[:-1])
+
+
+@pytest.mark.guarantee(3)
+def test_salvage_of_a_lost_header_remembers_the_restore(store: Path, log: Log, tmp_path: Path) -> None:
+    place = tmp_path / "backup"
+    Checkpoint(store).backup(place)
+    gone = log.append("x", "gone")
+    restore(place, store)
+    log.append("x", "new")
+    flip(store, 30)
+    become_a_new_process()
+    list(repair(store))
+
+    again = Checkpoint(store).log("a")
+    assert again.events("x") == (0, "new")
+    with pytest.raises(InvalidPositionError, match="after what a backup had"):
+        list(again.read(after=gone))
+
+
+def test_log_without_a_lineage_gets_one_that_stays_with_each_restore(store: Path, tmp_path: Path) -> None:
+    place = tmp_path / "backup"
+    make_log_without_lineage(store)
+    Checkpoint(store).backup(place)
+    lineages = set()
+    for _ in range(2):
+        Checkpoint(store).log("a").append("x", "later")
+        restore(place, store)
+        lineages.add(Checkpoint(store).log("a").append("x", "new").lineage)
+    assert len(lineages) == 1

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mpcheckpoint._backup.journal import read_journal, settle
+from mpcheckpoint._backup.journal import read_journal, settle, tell_settled
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.recovery import recover, repair_end, replace_damaged
 from mpcheckpoint._maintenance.repairs.reports import Action, LeftOut, LogCheck, LogRepair
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from mpcheckpoint._types import Repair
-
-logger = logging.getLogger("mpcheckpoint")
 
 _MOST_SPANS = 1000
 _REST_OF_BATCH = "the rest of a batch that lost lines, or perhaps of one"
@@ -91,10 +88,8 @@ def _settled(directory: StoreDirectory, timeout_s: float | None) -> None:
         if read_journal(directory.path) is None:
             return
         with directory.locked(timeout_s):
-            journal = settle(directory.path)
-    if journal is not None:
-        done = "finished" if journal.is_written else "undone: the logs are as they were before it"
-        logger.warning("the interrupted %s of %s was %s", journal.doing, directory.base, done)
+            settled = settle(directory.path, timeout_s=timeout_s)
+    tell_settled(settled, directory.base)
 
 
 def _planned(target: CheckTarget, on_progress: Callable[[int], None] | None) -> LogRepair:

@@ -1,0 +1,169 @@
+"""What a restore has to do: each log of the backup, of the store, or of both, and what the two have in common."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from mpcheckpoint import _system as system
+from mpcheckpoint._backup.log_end import clean_end, last_stamp, whole_end
+from mpcheckpoint._format.names import LOG_SUFFIX
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.header import read_header
+from mpcheckpoint._logfile.paths import LogPaths
+from mpcheckpoint._logfile.poison import Poison
+from mpcheckpoint._logfile.replay import is_chain
+from mpcheckpoint.errors import BackupPlaceError, CorruptLogError
+
+if TYPE_CHECKING:
+    from mpcheckpoint._format.control import Header
+    from mpcheckpoint._format.frame import EndState
+    from mpcheckpoint._store.directory import StoreDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class LogRestore:
+    """What a restore does to one log, or did.
+
+    Attributes:
+        log_key: its key.
+        action: "nothing": the store has it as the backup has it; "put back"; "made": the store has none; "taken out":
+            the backup has none.
+        until_us: the stamp of the last thing that the log holds then, in microseconds since 1970; None if it is taken
+            out.
+        removed_bytes: how many bytes of the store's log are taken out; they go to quarantine.
+        is_done: whether it was done.
+        kept_in: the quarantine file with these bytes, if any.
+    """
+
+    log_key: str
+    action: Literal["nothing", "put back", "made", "taken out"]
+    until_us: int | None
+    removed_bytes: int
+    is_done: bool = False
+    kept_in: str | None = None
+
+
+@dataclass(slots=True)
+class RestoreStep:
+    """A log of the backup, of the store, or of both: its files in the store, and what each of the two holds.
+
+    Attributes:
+        saved_path, header, end: of the backup's log; None if it has none.
+        is_there, present, size: of the store's: whether it has one, its header, if that can be read, and its length
+            without padding.
+        length: up to where the store's log is whole.
+        common: up to where it is what the backup's is.
+        is_poisoned: whether it takes no appends since a sync failed.
+    """
+
+    paths: LogPaths
+    saved_path: str = ""
+    header: Header | None = None
+    end: EndState | None = None
+    is_there: bool = False
+    present: Header | None = None
+    size: int = 0
+    length: int = 0
+    common: int = 0
+    is_poisoned: bool = False
+
+    def outcome(self) -> LogRestore:
+        """Return what is to be done."""
+        end, log_key = self.end, self.paths.log_key
+        removed = max(0, self.size - self.common)
+        if end is None:
+            return LogRestore(log_key, "taken out", None, removed)
+        if not self.is_there:
+            return LogRestore(log_key, "made", end.stamp_us, 0)
+        is_same = not removed and self.common == end.offset and not self.is_poisoned
+        return LogRestore(log_key, "nothing" if is_same else "put back", end.stamp_us, removed)
+
+
+def saved_steps(source: StoreDirectory, directory: str) -> dict[str, RestoreStep]:
+    """Return what the backup has of each log, by key, for a store in that directory.
+
+    Raises:
+        BackupPlaceError: something was written to the backup.
+        CorruptLogError, FormatVersionError, ReadFailedError: a log of it cannot be read.
+    """
+    return {
+        log_key: _saved(source, LogPaths.of(source.path, log_key), directory) for log_key in source.log_keys()
+    }
+
+
+def compared(
+    source: StoreDirectory, saved: dict[str, RestoreStep], logs: list[LogPaths]
+) -> list[RestoreStep]:
+    """Return what each log needs, by key, where the store has these ``logs``.
+
+    All stamps that are seen are taken note of: a record that comes anew must not look like one that is taken out.
+
+    Raises:
+        BackupPlaceError: it is a backup of another store.
+        FormatVersionError, ReadFailedError: a log of the store cannot be read.
+    """
+    steps = dict(saved)
+    for paths in logs:
+        _compare(source, steps.setdefault(paths.log_key, RestoreStep(paths)))
+    return [steps[log_key] for log_key in sorted(steps)]
+
+
+def logs_in(target: StoreDirectory, saved: dict[str, RestoreStep]) -> list[LogPaths]:
+    """Return the logs of a store, by key. One whose header is damaged has the key of that of the backup."""
+    names = {step.paths.name: step.paths for step in saved.values()}
+    found: list[LogPaths] = []
+    for path, log_key in target.listing():
+        name = os.path.basename(path).removesuffix(LOG_SUFFIX)
+        if isinstance(log_key, str):
+            found.append(LogPaths.of(target.path, log_key))
+        elif name in names:
+            found.append(names[name])
+        else:
+            raise log_key
+    return sorted(found, key=lambda paths: paths.log_key)
+
+
+def refusal(source: StoreDirectory, what: str) -> BackupPlaceError:
+    """Return the error that says why a store cannot be restored from there."""
+    return BackupPlaceError(f"{source.base} {what}. Nothing was changed", path=source.base, reason=what)
+
+
+def _saved(source: StoreDirectory, paths: LogPaths, directory: str) -> RestoreStep:
+    with translated("reading", paths.log, is_read=True):
+        file = system.open_file(paths.log)
+        header = read_header(file.fd, paths.log, log_key=paths.log_key)
+        end = clean_end(file.fd, header)
+        if end is None or end.offset != system.size_of(file.fd):
+            raise refusal(source, f"was written to: more follows the records of its log {paths.log_key!r}")
+    clock.observe(end.stamp_us)
+    return RestoreStep(LogPaths.of(directory, paths.log_key), paths.log, header, end)
+
+
+def _compare(source: StoreDirectory, step: RestoreStep) -> None:
+    """Take note of what the store has of a log."""
+    paths, header, end = step.paths, step.header, step.end
+    with translated("reading", paths.log, is_read=True):
+        file = system.open_file(paths.log)
+        step.is_there, step.size = True, system.size_of(file.fd)
+        clock.observe(last_stamp(file.fd))
+        try:
+            step.present = present = read_header(file.fd, paths.log, log_key=paths.log_key)
+        except CorruptLogError:
+            return  # for that there are backups
+        found = clean_end(file.fd, present)
+        if found is not None:
+            step.size = found.offset  # what follows is padding
+        step.length = step.size if found is not None else whole_end(file.fd, present).offset
+        if header is None or end is None:
+            return
+        is_related = present.continues(header.generation, header.lineage)
+        if not is_related and not header.continues(present.generation, present.lineage):
+            raise refusal(source, f"is a backup of another store: its log {paths.log_key!r} is another one")
+        step.is_poisoned = Poison(paths).reason(present.generation) is not None
+        # Every byte is looked at: a log that is damaged further up is to be put back.
+        is_common = present.generation == header.generation and end.offset <= step.size
+        if is_common and is_chain(file.fd, header.end, end):
+            step.common = end.offset
