@@ -155,8 +155,12 @@ def _restored(
                 logs = logs_in(target, saved)
                 locks.take_all(logs, _left(deadline))
                 settled = settle(target.path, locks=locks, is_restored_anew=True)
+                if settled is not None:  # it may have made some, which handles that were open find
+                    known = {paths.log for paths in logs}
+                    logs = logs_in(target, saved)
+                    locks.take_all([paths for paths in logs if paths.log not in known], _left(deadline))
                 target.remove_stale_files()
-                steps = compared(source, saved, logs if settled is None else logs_in(target, saved))
+                steps = compared(source, saved, logs)
                 todo = [step for step in steps if step.outcome().action != "nothing"]
                 done = _carried_out(source, marker, target, todo, locks, on_progress)
             finally:

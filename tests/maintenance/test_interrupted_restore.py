@@ -236,15 +236,36 @@ def test_settling_twice_leaves_the_poison_of_the_new_generation(
 def test_log_that_was_made_is_known_to_open_handles_after_a_repair(
     store: Path, checkpoint: Checkpoint, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in inside(store).glob("b.*"):
+    for path in [*inside(store).glob("b.*"), *inside(store).glob("new.*")]:
         path.unlink()
     inside(store, "logs").write_text("\na\n")
     become_a_new_process()
     handle = Checkpoint(store)
-    assert set(handle) == {"x", "n"}
+    assert set(handle) == {"x"}
     killed_after_the_journal(store, place, monkeypatch)
     list(repair(store))
     assert handle["y"] == (0,)
+
+
+def test_another_restore_locks_the_logs_that_the_killed_one_made(
+    store: Path, checkpoint: Checkpoint, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in inside(store).glob("b.*"):
+        path.unlink()
+    become_a_new_process()
+    killed_after_the_journal(store, place, monkeypatch)
+    compared, locked = restoring.compared, list[str]()
+
+    def compared_under_locks(source: Any, saved: Any, logs: list[LogPaths]) -> Any:
+        for paths in logs:
+            with pytest.raises(LockTimeoutError):
+                AppendLocks().take(paths, 0)
+            locked.append(paths.log_key)
+        return compared(source, saved, logs)
+
+    monkeypatch.setattr(restoring, "compared", compared_under_locks)
+    restore(place, store)
+    assert locked == ["a", "b"]
 
 
 def test_interrupt_while_logs_are_replaced_does_not_leave_half_of_them(

@@ -17,7 +17,7 @@ from mpcheckpoint._logfile import ownership
 from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint.errors import CheckpointError, StoreAccessError
-from mpcheckpoint.maintenance import repair
+from mpcheckpoint.maintenance import repair, restore
 from mpcheckpoint.testing._simulation.disk import SimulatedCrash, SimulatedDisk
 from support.capabilities import is_root, require
 from support.nobody import NOBODY, call_as_user, give_to_nobody
@@ -282,6 +282,17 @@ def test_quarantine_that_the_owner_cannot_write_is_a_clear_error_and_nothing_is_
     advice = str(error).partition("as root: ")[2]
     subprocess.run(["sh", "-c", advice], check=True)
     assert append_as(NOBODY, store, 1) == (0, 1)
+
+
+def test_backup_of_another_user_is_restored_to_a_store_of_ones_own(home: Path, store: Path) -> None:
+    Checkpoint(store).backup(home / "backup")
+    own = home / "own"
+    own.mkdir()
+    os.chown(own, OTHER, OTHER)
+
+    call_as_user(OTHER, OTHER, restore, home / "backup", own / "store")
+
+    assert append_as(OTHER, own / "store", 1) == (0, 1)
 
 
 # --- several users --------------------------------------------------------------------------------------------
