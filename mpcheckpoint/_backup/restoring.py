@@ -100,7 +100,7 @@ def restore(
     backup does not have, go to quarantine. A log that is as it was is left alone. Positions and cursors from before the
     moment of the backup stay valid; later ones are refused, since other records come in their place.
 
-    Durability: when it has returned all is durable. If it fails or is interrupted before the first log is replaced, the
+    Durability: when it has returned all is durable. If it fails or is interrupted before it begins to replace logs, the
     store is as it was. If it fails or is killed after that, the store cannot be opened until another restore, or a
     repair, has brought it to an end. Meanwhile handles that were open before append nothing to logs that are still to
     be replaced, and make, compact and back up none. What one may have appended in the instant before goes to
@@ -292,10 +292,10 @@ def _carried_out(
 
 
 def _finish(target: StoreDirectory, journal: Journal, todo: list[RestoreStep]) -> None:
-    for step in todo:
-        if step.present is not None:
-            Poison(step.paths).stop(step.present.generation)
     try:
+        for step in todo:
+            if step.present is not None:
+                Poison(step.paths).stop(step.present.generation)
         finish(target.path, journal)
     except (OSError, CheckpointError):
         raise
