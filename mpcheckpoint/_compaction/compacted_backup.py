@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mpcheckpoint._backup.backing_up import back_up_store
 from mpcheckpoint._compaction.compacting import RaisedByCallerError, apart, rules_of, selection_by
-from mpcheckpoint._logfile.paths import WORKERS
+from mpcheckpoint._store.workers import WorkerFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,4 +103,4 @@ def _selections(compact: bool | Mapping[str, Any], path: str) -> Callable[[], Se
     if compact is False:
         return None
     rules = rules_of(**({} if compact is True else compact))
-    return lambda: selection_by(rules, path, os.path.join(path, WORKERS))
+    return lambda: selection_by(rules, path, WorkerFiles(path))

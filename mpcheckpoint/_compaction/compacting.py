@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mpcheckpoint import _system as system
 from mpcheckpoint._compaction.rules import WEEK_S, Rules
 from mpcheckpoint._compaction.selection import Selection
-from mpcheckpoint._work.workers import is_live
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._logfile.compaction import Pace
+    from mpcheckpoint._store.protocol import Workers
     from mpcheckpoint._types import Record
     from mpcheckpoint._view.log_handle import LogHandle
 
@@ -144,11 +144,9 @@ def rules_of(
     )
 
 
-def selection_by(rules: Rules, path: str, workers_directory: str) -> Selection:
+def selection_by(rules: Rules, path: str, workers: Workers) -> Selection:
     """Return what tells what the rules drop of a log of the store at ``path``."""
-    return Selection(
-        path, rules, now_us=system.now_us(), is_live=lambda worker: is_live(workers_directory, worker)
-    )
+    return Selection(path, rules, now_us=system.now_us(), is_live=workers.is_live)
 
 
 def compact_by(
@@ -167,7 +165,7 @@ def compact_by(
     """
     stored = log.for_writing()
     purged_bytes = sum(repair.length_bytes for repair in stored.repairs()) if rules.purge else 0
-    selection = selection_by(rules, log.store.path, log.workers_directory)
+    selection = selection_by(rules, log.store.path, log.workers)
     compacted = stored.compact(
         selection,
         timeout_s=log.store.settings.lock_timeout_s if waits else _MOMENT_S,

@@ -5,7 +5,6 @@ A log that is damaged is told up to the damage. Rejected: a view, which is stric
 
 from __future__ import annotations
 
-import os
 from enum import Enum
 from heapq import heappush, heapreplace
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,10 +14,9 @@ import msgspec
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._format.columns import Lines
-from mpcheckpoint._logfile.paths import WORKERS
+from mpcheckpoint._store.workers import WorkerFiles
 from mpcheckpoint._view.view import CLAIM, MAP
 from mpcheckpoint._work.reruns import History, RunNote, head_of
-from mpcheckpoint._work.workers import is_live
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -117,7 +115,6 @@ _decode = msgspec.json.Decoder(_Recorded).decode
 
 def story_of(stored: DirectoryLog, store_path: str) -> Story:
     """Return what a log tells, by reading it once."""
-    workers = os.path.join(store_path, WORKERS)
     telling, damage = _Telling(), None
     reader = stored.reader()
     try:
@@ -129,7 +126,7 @@ def story_of(stored: DirectoryLog, store_path: str) -> Story:
         damage = error
     finally:
         reader.release()
-    items = telling.items(lambda worker: is_live(workers, worker), system.now_us())
+    items = telling.items(WorkerFiles(store_path).is_live, system.now_us())
     return Story(
         stored.log_key, telling.runs, telling.attempts, items, telling.details.found, telling.others, damage
     )

@@ -16,6 +16,7 @@ from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint._store.durability import Durability, Mode
 from mpcheckpoint._store.notifier import StoreNotifier, mark_followed
 from mpcheckpoint._store.process import process
+from mpcheckpoint._store.workers import WorkerFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,6 +175,7 @@ class DirectoryStore:
     def __init__(self, base: str | os.PathLike[str], *, create: bool, read_only: bool) -> None:
         self.directory = StoreDirectory(base, create=create, read_only=read_only)
         self.path = self.directory.path
+        self.workers = WorkerFiles(self.path)
         self._arguments = (self.directory.base, create, read_only)
 
     def log_keys(self) -> list[str]:

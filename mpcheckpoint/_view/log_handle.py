@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint import _core
@@ -10,7 +9,6 @@ from mpcheckpoint._format.codec import encode_key, encode_payload, encode_payloa
 from mpcheckpoint._format.control import forget_payload
 from mpcheckpoint._format.frame import MAX_BATCH_BYTES, MAX_LINE_BYTES, Line, Payload, batch_bytes_bound
 from mpcheckpoint._logfile.judged import Judged
-from mpcheckpoint._logfile.paths import WORKERS
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._view.follow import FollowedLog, Follower, StatedDurable
 from mpcheckpoint._view.merged_read import Choice
@@ -48,8 +46,7 @@ class LogHandle:
         self.store = store
         self.log_key = log_key
         self.default = store.settings.default
-        # In it each live worker holds a lock on a file.
-        self.workers_directory = os.path.join(store.path, WORKERS)
+        self.workers = store.workers
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._sent_with(sendable(self.store.settings))

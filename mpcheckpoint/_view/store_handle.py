@@ -70,7 +70,7 @@ class StoreHandle:
             if settings.store is None
             else settings.store
         )
-        self.path = self._store.path
+        self.path, self.workers = self._store.path, self._store.workers
         self.mutex = Mutex(f"the view of {settings.path}")
         self._states: dict[str, LogState] = {}
         self._queried_s: dict[str, float] = {}  # when a query last brought a view up to date

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint._view.view import CLAIM, LogView
-from mpcheckpoint._work.workers import Worker, is_live
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._store.protocol import Worker, Workers
     from mpcheckpoint._view.log_handle import LogHandle
 
 # A claim needs no sync: no worker outlives a loss of power.
@@ -44,12 +44,12 @@ def claim_payload(object_key: str, worker_id: str | None) -> Payload:
     return note_payload(Note(CLAIM, {"object_key": object_key, "worker": worker_id}))
 
 
-def is_taken(view: LogView, object_key: str, directory: str, worker_id: str | None = None) -> bool:
+def is_taken(view: LogView, object_key: str, workers: Workers, worker_id: str | None = None) -> bool:
     """Return whether a live worker other than ``worker_id`` has the object. The claim of a dead worker is void."""
     holder = view.claim_of(object_key)
     if holder is None or holder == worker_id:
         return False
-    return is_live(directory, holder)
+    return workers.is_live(holder)
 
 
 def take(
@@ -60,12 +60,12 @@ def take(
     Raises:
         TakenError: another live worker has it.
     """
-    directory = log.workers_directory
+    workers = log.workers
 
     def free(view: LogView) -> None:
         if judge is not None:
             judge(view)
-        if is_taken(view, object_key, directory):
+        if is_taken(view, object_key, workers):
             raise TakenError
 
     log.append_if([claim_payload(object_key, worker.id)], free, durability=_DURABILITY)
@@ -91,7 +91,7 @@ def claimed(log: LogHandle, object_key: str) -> Iterator[Claim | None]:
     """Hold an object for the block; None if another live worker has it. See ``Log.claim``."""
     encode_key(object_key)
     log.append_many(())  # refuses a handle that may not write, before a file is made
-    with Worker(log.workers_directory) as worker:
+    with log.workers.begin() as worker:
         try:
             take(log, object_key, worker)
         except TakenError:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpcheckpoint import _system as system
 from mpcheckpoint._work.shortage import shortage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from mpcheckpoint import _system as system
+    from mpcheckpoint._store.protocol import Workers
     from mpcheckpoint._view.log_handle import LogHandle
 
 _AFTER_S = 1.0
@@ -69,7 +69,7 @@ class HeldItemNotices:
             for key, worker in claims
             if worker is not None and (key, worker) not in self._reported
         ]
-        waits = held_items(self._log.workers_directory, new)
+        waits = held_items(self._log.workers, new)
         self._reported.update(new)
         for is_left in (True, False):
             some = [wait for wait in waits if wait.is_left is is_left]
@@ -77,23 +77,12 @@ class HeldItemNotices:
                 self._notify(sentence(some, is_left=is_left), is_left)
 
 
-def held_items(directory: str, claims: Collection[tuple[str, str]]) -> list[HeldItem]:
+def held_items(workers: Workers, claims: Collection[tuple[str, str]]) -> list[HeldItem]:
     """Return which of these objects are held, and by which process. ``claims`` are object keys and workers."""
-    statuses = {worker_id: system.lock_status(os.path.join(directory, worker_id)) for _, worker_id in claims}
-    held = [claim for claim in claims if statuses[claim[1]].state is not system.LockState.FREE]
-    openers = system.openers([os.path.join(directory, worker_id) for _, worker_id in held])
-    found = []
-    for object_key, worker_id in held:
-        taker = statuses[worker_id].holder
-        others = openers[os.path.join(directory, worker_id)]
-        if not others:  # another user's, or the system does not tell
-            is_left = taker is not None and taker.command is None
-            found.append(HeldItem(object_key, None if is_left else taker, is_left))
-        elif taker is None or taker.pid in {each.pid for each in others}:
-            found.append(HeldItem(object_key, taker or others[0], is_left=False))
-        else:
-            found.append(HeldItem(object_key, others[0], is_left=True))
-    return found
+    holders = workers.holders([worker_id for _, worker_id in claims])
+    return [
+        HeldItem(object_key, *holders[worker_id]) for object_key, worker_id in claims if worker_id in holders
+    ]
 
 
 def sentence(waits: list[HeldItem], *, is_left: bool) -> str:

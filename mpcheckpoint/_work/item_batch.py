@@ -14,11 +14,11 @@ from mpcheckpoint._work.runs import state_of
 
 if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._store.protocol import Worker
     from mpcheckpoint._view.view import LogView
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan
     from mpcheckpoint._work.runs import ItemState
-    from mpcheckpoint._work.workers import Worker
 
 
 class Finish(NamedTuple):
@@ -152,8 +152,8 @@ class ItemBatch:
     def _state_of(self, view: LogView, entry: Input, worker_id: str | None = None) -> ItemState:
         """Return the state of an item, as it is for this map: an outcome that does not count for it is none."""
         plan = self._plan
-        directory = plan.log.log.workers_directory
-        return state_of(view, plan.run, entry.object_key, directory, worker_id, void_us=entry.void_us)
+        workers = plan.log.log.workers
+        return state_of(view, plan.run, entry.object_key, workers, worker_id, void_us=entry.void_us)
 
 
 class _NothingError(Exception):

@@ -63,7 +63,7 @@ class ItemStates:
 
     def _judge(self, view: LogView) -> Judge:
         self._note_runs(view)
-        return Judge(view, self._run, self._log.workers_directory)
+        return Judge(view, self._run, self._log.workers)
 
     def _note_runs(self, view: LogView) -> None:
         runs, own = history_of(view).by_number, self._run.note

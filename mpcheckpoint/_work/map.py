@@ -14,7 +14,6 @@ from mpcheckpoint._work.output_queue import OutputQueue
 from mpcheckpoint._work.plan import OnError, Options, Plan
 from mpcheckpoint._work.presence import Presence
 from mpcheckpoint._work.shortage import outlast_shortage
-from mpcheckpoint._work.workers import remove_dead_workers
 from mpcheckpoint.errors import ClosedError, ItemFailedError, ReentrancyError
 
 if TYPE_CHECKING:
@@ -191,7 +190,7 @@ class MapRun:
             if self._plan.permit is not None:
                 self._plan.permit.retire()
             self._meter.close(self._items())
-        remove_dead_workers(self._log.workers_directory)
+        self._log.workers.clear()
         self._is_closed = True
 
     def _require_own_process(self) -> None:
@@ -210,10 +209,10 @@ class MapRun:
         raise ItemFailedError(outcome.object_key, outcome.error or "for an unknown reason")
 
     def _shown(self) -> Presence:
-        directory, log_key, run = self._log.workers_directory, self._log.log_key, self._plan.run.note
+        workers, log_key, run = self._log.workers, self._log.log_key, self._plan.run.note
         try:
             return outlast_shortage(
-                lambda: Presence(directory, log_key, run.number, run.rerun), self._options.on_shortage
+                lambda: Presence(workers, log_key, run.number, run.rerun), self._options.on_shortage
             )
         except BaseException:
             if self._plan.permit is not None:

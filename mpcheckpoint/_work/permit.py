@@ -1,15 +1,15 @@
-"""Whether a map that failures end may still start items: a file that its workers in all processes see."""
+"""Whether a map that failures end may still start items: a worker that stands for that, seen by all processes."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint import _system as system
-from mpcheckpoint._logfile.faults import translated
-from mpcheckpoint._work.halt import Halt
-from mpcheckpoint._work.workers import Worker
 from mpcheckpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mpcheckpoint._store.protocol import Worker, Workers
+    from mpcheckpoint._work.halt import Halt
 
 
 class Permit:
@@ -22,40 +22,43 @@ class Permit:
 
     Rejected: to ask the process that started the map. It hears of a failure after its workers have started other items.
 
-    Pickles, to a copy for a worker process. The file belongs to the process that made it.
+    Pickles, to a copy for a worker process. It belongs to the process that made it, and is void once that has died.
     """
 
-    def __init__(self, path: str, owner: Worker | None = None, *, is_for_one: bool = True) -> None:
-        self._path = path
+    def __init__(
+        self, workers: Workers, worker_id: str, owner: Worker | None = None, *, is_for_one: bool = True
+    ) -> None:
+        self._workers = workers
+        self._id = worker_id
         self._owner = owner
         self.is_for_one = is_for_one
 
     @classmethod
-    def given(cls, directory: str, *, is_for_one: bool = True) -> Permit:
-        """Make a permit in the directory of the store's workers. It is void as soon as this process dies.
+    def given(cls, workers: Workers, *, is_for_one: bool = True) -> Permit:
+        """Make a permit.
 
         Args:
             is_for_one: the first failure ends the map.
         """
-        owner = Worker(directory)
-        return cls(owner.path, owner, is_for_one=is_for_one)
+        owner = workers.begin()
+        return cls(workers, owner.id, owner, is_for_one=is_for_one)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(Permit, self._path, is_for_one=self.is_for_one), ()
+        return partial(Permit, self._workers, self._id, is_for_one=self.is_for_one), ()
 
     @property
     def loss(self) -> CheckpointError:
         """The error for a map whose permit was removed although no item of it failed."""
         return CheckpointError(
-            f"the map stopped although none of its items failed: the file that lets its workers start items, "
-            f"{self._path}, was removed. What ran is recorded; start the map again to carry on",
-            path=self._path,
+            "the map stopped although none of its items failed: what lets its workers start items, "
+            f"{self._workers.name_of(self._id)}, was removed. What ran is recorded; start the map again to carry on",
+            path=self._workers.name_of(self._id),
             reason="permit removed",
         )
 
     def is_valid(self) -> bool:
         """Return whether items may be started."""
-        return system.exists(self._path)
+        return self._workers.is_known(self._id)
 
     def take_failure(self) -> None:
         """In a worker that records a failure, under the append lock: let no more items be started if it ends the map.
@@ -71,15 +74,14 @@ class Permit:
         Raises:
             StoreAccessError, WriteFailedError: it could not be revoked.
         """
-        with translated("halting a map by removing", self._path):
-            system.remove(self._path)
+        self._workers.retire(self._id)
 
     def retire(self) -> None:
-        """Remove the file: the map is over. Twice is fine."""
+        """The map is over. Twice is fine."""
         if self._owner is not None:
             self._owner.retire()
 
 
-def permit_for(halt: Halt, directory: str) -> Permit:
+def permit_for(halt: Halt, workers: Workers) -> Permit:
     """Return a permit for a map that these failures end."""
-    return Permit.given(directory, is_for_one=halt.is_at_first)
+    return Permit.given(workers, is_for_one=halt.is_at_first)

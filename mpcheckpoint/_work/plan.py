@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._progress.snapshot import ProgressDisplay
+    from mpcheckpoint._store.protocol import Worker
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._work.halt import Halt
     from mpcheckpoint._work.outcomes import Result
     from mpcheckpoint._work.permit import Permit
     from mpcheckpoint._work.run_again import RunAgain
     from mpcheckpoint._work.runs import JoinedRun
-    from mpcheckpoint._work.workers import Worker
 
 _MOST_LOGS = 8
 

@@ -14,12 +14,12 @@ from mpcheckpoint._work.report import ItemReport, Kind, SentError
 from mpcheckpoint._work.retries import HELD_S, MOST_DEATHS, is_kill, is_told_to_end, last_death, rest_s
 from mpcheckpoint._work.runs import state_of
 from mpcheckpoint._work.shortage import retry_while_short, shortage_of
-from mpcheckpoint._work.workers import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mpcheckpoint._format.made_json import Default
+    from mpcheckpoint._store.protocol import Worker
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan
 
@@ -238,7 +238,7 @@ class ItemRunner:
         """Return a worker: the one that is kept, unless somebody has removed its file, or a new one."""
         if worker is not None and self._keeps_file and worker.begin_again():
             return worker
-        new = Worker(self._plan.log.log.workers_directory)
+        new = self._plan.log.log.workers.begin()
         self._workers.append(new)
         return new
 
@@ -280,5 +280,5 @@ def _finish(
 def _deaths(plan: Plan, entry: Input, worker: Worker) -> int:
     """Return how many deaths of an item the log counts."""
     log, key = plan.log.log, entry.object_key
-    state = log.query(lambda view: state_of(view, plan.run, key, log.workers_directory, worker.id))
+    state = log.query(lambda view: state_of(view, plan.run, key, log.workers, worker.id))
     return state.attempts.deaths

@@ -17,6 +17,7 @@ from mpcheckpoint.errors import ChangedVersionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mpcheckpoint._store.protocol import Workers
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.records import RawEvent
     from mpcheckpoint._view.view import LogView
@@ -110,7 +111,7 @@ def state_of(
     view: LogView,
     run: JoinedRun,
     object_key: str,
-    directory: str,
+    workers: Workers,
     worker_id: str | None = None,
     *,
     void_us: int = 0,
@@ -124,25 +125,25 @@ def state_of(
     Raises:
         ChangedVersionError: another start has gone on with another version.
     """
-    return Judge(view, run, directory).state(object_key, worker_id, void_us)
+    return Judge(view, run, workers).state(object_key, worker_id, void_us)
 
 
 class Judge:
     """Judges objects on one look at the view, for a run.
 
     Args:
-        directory: where the workers have their files.
+        workers: those of the store.
 
     Raises:
         ChangedVersionError: another start has gone on with another version.
     """
 
-    def __init__(self, view: LogView, run: JoinedRun, directory: str) -> None:
+    def __init__(self, view: LogView, run: JoinedRun, workers: Workers) -> None:
         history, note = history_of(view), run.note
         latest = history.latest.get(note.rerun)
         if latest is not None and latest.number > note.number:
             raise _moved_on(view.log_key, note, latest)
-        self._view, self._run, self._directory = view, run, directory
+        self._view, self._run, self._workers = view, run, workers
         self._rule = history.rule(note.rerun, note)
         self._number = b"%d" % note.number
 
@@ -183,7 +184,7 @@ class Judge:
         return ItemState(None, self._is_taken(object_key, worker_id), self._attempts(later))
 
     def _is_taken(self, object_key: str, worker_id: str | None) -> bool:
-        return is_taken(self._view, object_key, self._directory, worker_id)
+        return is_taken(self._view, object_key, self._workers, worker_id)
 
     def _is_old_failure(self, head: RecordHead, stamp_us: int) -> bool:
         """Return whether it is a failure that this start is to retry."""

@@ -308,7 +308,7 @@ def _halt_of(halt: int | str | None, on_error: str) -> Halt | None:
 def _permit_for(halting: Halt | None, log: LogHandle) -> Permit | None:
     if halting is None:
         return None
-    return outlast_shortage(lambda: permit_for(halting, log.workers_directory))
+    return outlast_shortage(lambda: permit_for(halting, log.workers))
 
 
 def _seconds(value: Any, what: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,11 +13,11 @@ from mpcheckpoint._work.outcomes import Outcome, outcome_of
 from mpcheckpoint._work.presence import MapStart, map_starts
 from mpcheckpoint._work.reruns import history_of
 from mpcheckpoint._work.runs import dated_outcomes, is_done, last_outcome, latest_outcomes
-from mpcheckpoint._work.workers import is_live
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from mpcheckpoint._store.protocol import Workers
     from mpcheckpoint._view.log_handle import LogHandle
 
 T = TypeVar("T")
@@ -93,7 +92,7 @@ def pending_of(
 
 def status_of(log: LogHandle, rerun: str | None) -> MapStatus | None:
     """Return how far the log's map, or a rerun of it, is; None if none ran. See ``Log.map_status``."""
-    starts = tuple(map_starts(log.workers_directory, log.log_key))
+    starts = tuple(map_starts(log.workers, log.log_key))
     if rerun is None:
         reruns = {start.rerun for start in starts}
         rerun = reruns.pop() if len(reruns) == 1 else None  # the one that all starts work on
@@ -123,19 +122,16 @@ def status_of(log: LogHandle, rerun: str | None) -> MapStatus | None:
 def running_items(log: LogHandle) -> tuple[RunningItem, ...]:
     """Return what live workers run, the longest running first."""
     claims = log.query(lambda view: dict(view.claims))  # a copy: the view goes on
-    return running_of(log.workers_directory, claims)
+    return running_of(log.workers, claims)
 
 
-def running_of(directory: str, claims: dict[str, str]) -> tuple[RunningItem, ...]:
+def running_of(workers: Workers, claims: dict[str, str]) -> tuple[RunningItem, ...]:
     """Return the claimed objects whose workers live, the longest running first."""
     found = []
     for object_key, worker_id in claims.items():
-        if is_live(directory, worker_id):
-            try:
-                made_s = system.stat_path(os.path.join(directory, worker_id)).st_mtime
-            except OSError:
-                continue  # it is done
-            found.append(RunningItem(object_key, max(0.0, system.now_us() / 1e6 - made_s)))
+        begun_us = workers.begun_us(worker_id)
+        if begun_us is not None:
+            found.append(RunningItem(object_key, max(0.0, (system.now_us() - begun_us) / 1e6)))
     return tuple(sorted(found, key=lambda item: -item.elapsed_s))
 
 

@@ -19,12 +19,12 @@ from mpcheckpoint._work.run_item import FunctionCall, ItemRunner
 from mpcheckpoint._work.sent_item import UnreadableError, header_of, unpacked
 
 if TYPE_CHECKING:
+    from mpcheckpoint._store.protocol import Worker
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.item_pipe import WorkerEnd
     from mpcheckpoint._work.outcomes import Result
     from mpcheckpoint._work.plan import ItemCall, Plan
     from mpcheckpoint._work.worker_options import WorkerOptions
-    from mpcheckpoint._work.workers import Worker
 
 
 class Hello(NamedTuple):

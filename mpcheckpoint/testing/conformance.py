@@ -25,9 +25,9 @@ from __future__ import annotations
 from mpcheckpoint.testing._conformance.compactions import CompactionTests
 from mpcheckpoint.testing._conformance.handles import HandleTests
 from mpcheckpoint.testing._conformance.logs import AppendTests, CareTests, GuardTests
-from mpcheckpoint.testing._conformance.processes import ProcessTests
 from mpcheckpoint.testing._conformance.readers import ContentTests, PositionTests, ReaderTests
 from mpcheckpoint.testing._conformance.stores import StoreTests
+from mpcheckpoint.testing._conformance.workers import WorkerProcessTests, WorkerTests
 
 __all__ = ["StorageConformance"]
 
@@ -42,7 +42,8 @@ class StorageConformance(
     CareTests,
     CompactionTests,
     HandleTests,
-    ProcessTests,
+    WorkerTests,
+    WorkerProcessTests,
 ):
     """Tests for a storage: subclass it, say how a store is opened, and what the storage claims.
 

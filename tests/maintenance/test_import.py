@@ -105,11 +105,11 @@ def test_import_of_odd_line_ends_is_that_of_plain_ones(
 @pytest.mark.parametrize("text", [b"", b"\n\n", b"\xef\xbb\xbf"])
 def test_import_of_an_empty_source_does_nothing(target: Log, source: Path, text: bytes) -> None:
     source.write_bytes(text)
-    before = log_file(Path(handle_of(target).workers_directory).parent.parent).read_bytes()
+    before = log_file(Path(handle_of(target).store.path).parent).read_bytes()
 
     assert import_lines(target, source).records == 0
 
-    assert log_file(Path(handle_of(target).workers_directory).parent.parent).read_bytes() == before
+    assert log_file(Path(handle_of(target).store.path).parent).read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def other(tmp_path: Path, without_syncs: None) -> Log:
 
 
 def other_file(log: Log) -> Path:
-    return log_file(Path(handle_of(log).workers_directory).parent.parent)
+    return log_file(Path(handle_of(log).store.path).parent)
 
 
 def test_import_of_a_log_keeps_record_ids_and_leaves_out_what_is_there(target: Log, other: Log) -> None:
@@ -330,7 +330,7 @@ def test_import_of_a_log_keeps_record_ids_and_leaves_out_what_is_there(target: L
 
 @pytest.mark.parametrize("end", [b'["000000ff",17', b"\n" * 300, b'["000000ff",17' + b"\n" * 300])
 def test_import_of_a_live_log_leaves_its_end_for_the_next_time(target: Log, other: Log, end: bytes) -> None:
-    tear(Path(handle_of(other).workers_directory).parent.parent, end)
+    tear(Path(handle_of(other).store.path).parent, end)
 
     done = import_lines(target, other_file(other))
 

@@ -19,7 +19,6 @@ from mpcheckpoint._maintenance.monitoring.log_monitor import LogMonitor, LogSigh
 from mpcheckpoint._maintenance.monitoring.store_monitor import StoreMonitor
 from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._work.claims import claim_payload
-from mpcheckpoint._work.workers import Worker
 from mpcheckpoint.errors import LogNotFoundError, StoreNotFoundError
 from mpcheckpoint.log import handle_of
 from support.capabilities import can_trace, has_command, require
@@ -183,7 +182,7 @@ def test_progress_of_a_map_is_that_of_its_status(
 def test_failures_and_what_runs_are_told(store: Path, threads: ThreadPoolExecutor) -> None:
     log = Checkpoint(store).log("a")
     list(log.map(fails_if_odd, map(str, range(60)), executor=threads))
-    with Worker(handle_of(log).workers_directory) as worker:
+    with handle_of(log).workers.begin() as worker:
         claims = [claim_payload("x", worker.id), claim_payload("dead", "0" * 32)]
         handle_of(log).append_if(claims, lambda view: None)
         found = look(store).map

@@ -14,10 +14,9 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import Note, note_payload
+from mpcheckpoint._store import workers
 from mpcheckpoint._system import workers as system_workers
-from mpcheckpoint._work import workers
 from mpcheckpoint._work.claims import give_back
-from mpcheckpoint._work.workers import Worker
 from mpcheckpoint.errors import InvalidKeyError, NotAStoreError, ReadOnlyError
 from mpcheckpoint.log import handle_of
 from support import tally
@@ -289,7 +288,7 @@ def test_file_of_a_live_worker_is_not_removed_by_a_clean_up(store: Path, log: Lo
         path = inside(store, "workers") / claim.worker
 
         assert not system.remove_unlocked(str(path))
-        workers.remove_dead_workers(str(path.parent))
+        handle_of(log).workers.clear()
 
         assert path.exists()
 
@@ -301,7 +300,7 @@ def test_clean_up_in_progress_does_not_make_a_dead_worker_seem_alive(store: Path
         with dead.open("rb") as file:
             assert system.locks.try_shared_lock(file.fileno())
 
-            assert not workers.is_live(str(dead.parent), dead.name)
+            assert not handle_of(log).workers.is_live(dead.name)
 
 
 def test_worker_named_by_a_path_in_the_log_is_never_looked_for(store: Path, log: Log, tmp_path: Path) -> None:
@@ -372,7 +371,7 @@ def test_killed_again_and_again_at_any_instant_the_object_is_free_at_once(
 
 def test_claim_given_back_by_whoever_does_not_hold_it_stays(log: Log) -> None:
     with log.claim("x"):
-        with Worker(handle_of(log).workers_directory) as another:
+        with handle_of(log).workers.begin() as another:
             give_back(handle_of(log), "x", another)
 
         with log.claim("x") as second:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint._store.workers import FileWorker
 from mpcheckpoint._work import item_batch, pool
 from mpcheckpoint._work.inputs import Input
 from mpcheckpoint._work.item_batch import ItemBatch
@@ -31,7 +32,6 @@ from mpcheckpoint._work.runs import join_run, state_of
 from mpcheckpoint._work.sent_item import header_of, packed, unpacked
 from mpcheckpoint._work.worker_options import WorkerOptions
 from mpcheckpoint._work.worker_process import _Call, _Interrupts
-from mpcheckpoint._work.workers import Worker
 from mpcheckpoint.errors import ChangedVersionError, OutcomeUnknownError, WorkerDiedError, WriteFailedError
 from mpcheckpoint.log import handle_of
 from support.verbs import Faults, inside, wait_until
@@ -80,8 +80,8 @@ class Line:
 
     def outcome_us(self, object_key: str) -> int:
         """Return the stamp of an object's outcome."""
-        run, directory = self._plan.run, self.log.workers_directory
-        return self.log.query(lambda view: state_of(view, run, object_key, directory)).outcome_us
+        run, workers = self._plan.run, self.log.workers
+        return self.log.query(lambda view: state_of(view, run, object_key, workers)).outcome_us
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_failure_keeps_the_next_item_from_being_claimed_only_if_it_alone_ends_th
     def fail() -> None:
         raise ValueError("a")
 
-    permit = Permit.given(handle_of(log).workers_directory, is_for_one=is_for_one)
+    permit = Permit.given(handle_of(log).workers, is_for_one=is_for_one)
     line = Line(log, permit=permit)
     line.during["a"] = fail
 
@@ -578,7 +578,7 @@ def test_call_that_took_all_its_time_is_late_and_others_are_not() -> None:
     for pause_s, is_late in ((0.0, False), (0.05, True)):
         options = WorkerOptions(timeout_s=0.04)
         call = _Call(lambda item, worker: time.sleep(item), interrupts, sender.worker_end, options)
-        call(pause_s, Worker.__new__(Worker))
+        call(pause_s, FileWorker.__new__(FileWorker))
         assert call.is_late is is_late
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     sender.close_worker_end()
@@ -698,7 +698,7 @@ def test_item_that_a_thread_went_on_with_is_neither_recalled_nor_run_twice(log: 
 
 def test_batch_is_tried_again_as_a_whole(log: Log, line: Line) -> None:
     (entry,) = entries("a")
-    with Worker(line.log.workers_directory) as worker:
+    with line.log.workers.begin() as worker:
         batch = item_batch.ItemBatch(line._plan, None, item_batch.Start(entry, worker))
         batch.append()
         again = item_batch.ItemBatch(line._plan, None, item_batch.Start(entry, worker))

@@ -853,7 +853,7 @@ def test_results_are_the_last_outcome_of_each_and_other_events_are_none_of_them(
 
 
 def log_path(log: Log) -> Path:
-    return Path(handle_of(log).workers_directory).parent.parent
+    return Path(handle_of(log).store.path).parent
 
 
 def test_executor_with_more_workers_than_processors_is_used_whole(log: Log) -> None:

@@ -313,9 +313,9 @@ def test_outcome_of_a_rerun_ends_the_count_of_deaths_without_a_name_and_not_the_
         log.append("x", {"run": run.note.number, "death": 1, "error": "killed"})
 
     def counts() -> list[int]:
-        directory = handle_of(log).workers_directory
+        workers = handle_of(log).workers
         states = [
-            handle_of(log).query(partial(state_of, run=run, object_key="x", directory=directory))
+            handle_of(log).query(partial(state_of, run=run, object_key="x", workers=workers))
             for run in (plain, named)
         ]
         return [each.attempts.deaths for each in states]

@@ -109,7 +109,7 @@ def test_close_of_worker_processes_that_is_interrupted_at_any_step_is_made_up_fo
         "_work/process_pool.py",
         "_work/pool.py",
         "_work/presence.py",
-        "_work/workers.py",
+        "_store/workers.py",
     )
     for step in range(1, MOST_STEPS):
         run = staying(log, tmp_path)

@@ -70,7 +70,7 @@ def mapped(log: Log, fn: Any, items: list[str] = NAMES, **options: Any) -> dict[
 
 
 def state(log: Log, run: JoinedRun, item: str) -> ItemState:
-    return handle_of(log).query(lambda view: state_of(view, run, item, handle_of(log).workers_directory))
+    return handle_of(log).query(lambda view: state_of(view, run, item, handle_of(log).workers))
 
 
 # --- one name ----------------------------------------------------------------------------------------------

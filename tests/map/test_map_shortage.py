@@ -345,7 +345,7 @@ def test_map_that_halts_and_that_a_shortage_keeps_from_beginning_leaves_no_file_
     with ThreadPoolExecutor(1) as one, pytest.raises(ShortageError):
         log.map(well, iter(NAMES), executor=one, on_error="halt")
 
-    assert os.listdir(handle_of(log).workers_directory) == []
+    assert os.listdir(os.path.join(handle_of(log).store.path, "workers")) == []
     wait_until(lambda: all(each.name != "mpcheckpoint-items" for each in threading.enumerate()), "it ended")
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log, MapRun
 from mpcheckpoint import _system as system
+from mpcheckpoint._store.workers import WorkerFiles
 from mpcheckpoint._work.held_items import HeldItem, held_items, sentence
 from mpcheckpoint.errors import ReentrancyError
 from support.executors import workers
@@ -387,7 +388,7 @@ def test_who_holds_an_item_is_told_as_far_as_it_can_be(
     monkeypatch.setattr(system, "lock_status", lambda path: status)
     monkeypatch.setattr(system, "openers", lambda paths: dict.fromkeys(paths, openers))
 
-    assert held_items("/workers", [("x", "w")]) == [wait]
+    assert held_items(WorkerFiles("/store"), [("x", "0" * 32)]) == [wait]
 
 
 def test_of_many_items_some_are_named_and_long_commands_are_cut() -> None:

@@ -16,7 +16,6 @@ from mpcheckpoint._report.story import Kind, Story, story_of
 from mpcheckpoint._report.timeline import lanes_of
 from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._work.claims import claim_payload
-from mpcheckpoint._work.workers import Worker
 from mpcheckpoint.errors import CorruptLogError, LogNotFoundError
 from mpcheckpoint.log import handle_of
 from support.verbs import become_a_new_process, bounded, flip, inside, lock_file, log_file, tree
@@ -147,7 +146,7 @@ def test_item_that_was_killed_with_its_worker_is_told(
 
 def test_item_that_a_live_worker_has_is_running(log: Log, store: Path, threads: ThreadPoolExecutor) -> None:
     list(log.map(len, ["x"], executor=threads))
-    with Worker(handle_of(log).workers_directory) as worker:
+    with handle_of(log).workers.begin() as worker:
         write(log, claim_payload("y", worker.id), claim_payload("x", worker.id))
         story = told(store)
 

@@ -24,6 +24,7 @@ from mpcheckpoint._logfile.compaction import Compacted
 from mpcheckpoint._logfile.mutex import Mutex
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import InvalidPositionError, LockTimeoutError, LogNotFoundError
+from support.memory_workers import MemoryWorkers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -289,13 +290,15 @@ _Contents = dict[str, Content]
 class MemoryStore:
     """The logs of one place."""
 
+    workers_type = MemoryWorkers
+
     log_type = MemoryLog
     _places: dict[str, _Contents] = {}  # noqa: RUF012 - all stores share it: that is its purpose
     _mutex = threading.Lock()
 
     def __init__(self, place: Path) -> None:
-        place.mkdir(parents=True, exist_ok=True)
         self.path = str(place)
+        self.workers = self.workers_type(self.path)
         with self._mutex:
             self.contents = self._places.setdefault(self.path, {})
 

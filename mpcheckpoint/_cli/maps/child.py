@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._cli.maps.spawn import Spawner
+    from mpcheckpoint._store.protocol import Worker
 
 _READ_BYTES = 64 * 1024
 _LOOK_S = 0.1
@@ -225,7 +226,7 @@ class Child:
                 drained_s = now_s + _DRAIN_S
 
 
-def end_leftovers(worker_path: str, group: int, is_urgent: Callable[[], bool]) -> None:
+def end_leftovers(worker: Worker, group: int, is_urgent: Callable[[], bool]) -> None:
     """End the processes in ``group`` that still hold the descriptor of an item's worker; return when that is done.
 
     A shell that is ended does not take along the command it waits for, which would go on beside the item's rerun. A
@@ -234,7 +235,7 @@ def end_leftovers(worker_path: str, group: int, is_urgent: Callable[[], bool]) -
     """
     for patience_s, number in _LEFTOVER_STAGES:
         deadline = time.monotonic() + patience_s
-        while (left := _leftovers(worker_path, group)) and time.monotonic() < deadline and not is_urgent():
+        while (left := _leftovers(worker, group)) and time.monotonic() < deadline and not is_urgent():
             time.sleep(_LEFTOVERS_S)
         for pid in left:
             try:
@@ -245,9 +246,8 @@ def end_leftovers(worker_path: str, group: int, is_urgent: Callable[[], bool]) -
             return
 
 
-def _leftovers(worker_path: str, group: int) -> list[int]:
-    holders = system.openers([worker_path])[worker_path]
-    return [each.pid for each in holders if each.pid != os.getpid() and _group_of(each.pid) == group]
+def _leftovers(worker: Worker, group: int) -> list[int]:
+    return [each.pid for each in worker.others() if _group_of(each.pid) == group]
 
 
 def _group_of(pid: int) -> int | None:

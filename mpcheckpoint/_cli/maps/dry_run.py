@@ -58,10 +58,10 @@ def _pending_rule(job: Job, opened: ExitStack) -> Callable[[Input], bool]:
     except (StoreNotFoundError, LogNotFoundError):
         return lambda entry: True
     run = join_run(log, job.version, **job.choice, is_dry_run=True)
-    directory, again, runs = log.workers_directory, job.again(run), log.query(history_of).by_number
+    again, runs = job.again(run), log.query(history_of).by_number
 
     def is_pending(entry: Input) -> bool:
-        state = log.query(lambda view: state_of(view, run, entry.object_key, directory))
+        state = log.query(lambda view: state_of(view, run, entry.object_key, log.workers))
         return state.outcome is None or (again is not None and again.voids(state, entry, runs))
 
     return is_pending

@@ -251,7 +251,7 @@ def _started(
     log, run = outlast_shortage(joined, reporter.take_shortage)
     permit = None
     if (halt := job.halt) is not None:
-        permit = outlast_shortage(lambda: permit_for(halt, log.workers_directory), reporter.take_shortage)
+        permit = outlast_shortage(lambda: permit_for(halt, log.workers), reporter.take_shortage)
     plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s), permit)
     pool = CommandPool(plan, job.jobs, gate=gate.wait if job.has_gate else None, on_stop=command.stop)
     options = Options(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._cli.interrupts import Interrupts
     from mpcheckpoint._cli.maps.start_gate import StartGate
     from mpcheckpoint._cli.maps.template import Item, Template
-    from mpcheckpoint._work.workers import Worker
+    from mpcheckpoint._store.protocol import Worker
 
 _FAILED_S = 0.02
 _POLL_S = 0.02
@@ -95,7 +95,7 @@ class RunCommand:
         code = self._reaped(child)
         is_by_itself = end is End.ENDED
         if (code != 0 or not is_by_itself) and self._was_interrupted(is_told_to_end(code) and is_by_itself):
-            end_leftovers(worker.path, child.group, lambda: self._interrupts.are_urgent)
+            end_leftovers(worker, child.group, lambda: self._interrupts.are_urgent)
             return None
         failure = self._error_of(end, code, child.used_bytes)
         is_death = is_by_itself and is_kill(code)

@@ -83,7 +83,7 @@ class Watched:
     def look(self, log: LogHandle) -> None:
         """Find out which processes work on the map, and on which items."""
         self.running = running_items(log)
-        starts = map_starts(log.workers_directory, log.log_key)
+        starts = map_starts(log.workers, log.log_key)
         self.starts = tuple(start for start in starts if self.rerun in (None, start.rerun))
         self.learn(log)
 

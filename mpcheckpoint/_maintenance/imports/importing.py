@@ -168,7 +168,7 @@ def _name_of(source: str | os.PathLike[str] | int, opened: Source) -> str:
 def _identity_of(log: LogHandle) -> tuple[int, int] | None:
     """Return device and inode of a log's file; None if there is none."""
     try:
-        status = system.stat_path(LogPaths.of(os.path.dirname(log.workers_directory), log.log_key).log)
+        status = system.stat_path(LogPaths.of(log.store.path, log.log_key).log)
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -5,16 +5,16 @@ Nothing here asks for a log's times, takes a lock, or writes: a look costs the l
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._logfile.paths import WORKERS, LogPaths
+from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._maintenance.monitoring.map_progress import Failure, MapProgress
+from mpcheckpoint._store.workers import WorkerFiles
 from mpcheckpoint._view.statistics import Figures
 from mpcheckpoint._work.presence import MapStart, map_starts
 from mpcheckpoint._work.status import RunningItem, running_of
@@ -136,7 +136,7 @@ class LogMonitor:
         self.paths = LogPaths.of(store_path, stored.log_key)
         self.error: CheckpointError | None = None
         self._stored = stored
-        self._workers = os.path.join(store_path, WORKERS)
+        self._workers = WorkerFiles(store_path)
         self._clock = clock
         self._failed_at: tuple[object, ...] = ()
         self._begin_anew()

@@ -76,7 +76,7 @@ class ProcessTests(StorageUnderTest):
             acknowledged = [self.received(pipe) for _ in range(_APPENDS)]
             process.kill()
             process.join()
-            while (number := _received(pipe)) is not None:
+            while (number := received_or_none(pipe)) is not None:
                 acknowledged.append(number)
 
         append(log, "after", timeout_s=self.patience_s)
@@ -95,7 +95,7 @@ class ProcessTests(StorageUnderTest):
         log.append("x", 0)
         assert log.events("x") == (0,)
 
-        with _running(multiprocessing.get_context("fork").Process(target=log.append, args=("x", 1))) as child:
+        with running(multiprocessing.get_context("fork").Process(target=log.append, args=("x", 1))) as child:
             child.join(self.patience_s)
             assert child.exitcode == 0
 
@@ -116,7 +116,7 @@ class ProcessTests(StorageUnderTest):
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe()
         process = context.Process(target=_in_another_process, args=(type(self), self.place, theirs, work))
-        with mine, _running(process):
+        with mine, running(process):
             theirs.close()  # or the pipe would not end when the child dies
             yield process, mine
 
@@ -133,7 +133,7 @@ def _in_another_process(
 
 
 @contextmanager
-def _running(process: BaseProcess) -> Iterator[BaseProcess]:
+def running(process: BaseProcess) -> Iterator[BaseProcess]:
     process.start()
     try:
         yield process
@@ -143,7 +143,7 @@ def _running(process: BaseProcess) -> Iterator[BaseProcess]:
         process.close()
 
 
-def _received(pipe: Connection) -> Any:
+def received_or_none(pipe: Connection) -> Any:
     """Return what came through a pipe; None at its end, also in the middle of a message."""
     try:
         return pipe.recv()
@@ -160,7 +160,7 @@ def _read_and_continue(storage: StorageUnderTest, pipe: Connection) -> None:
     found = log.events("x")
     log.append("x", 3)
     pipe.send((found, places))
-    while (number := _received(pipe)) is not None:
+    while (number := received_or_none(pipe)) is not None:
         found = log.events("x")
         log.append("x", number + 1)
         pipe.send(found)
@@ -176,7 +176,7 @@ def _append_batches(storage: StorageUnderTest, pipe: Connection) -> None:
 def _hold_the_log(storage: StorageUnderTest, pipe: Connection) -> None:
     def guard() -> None:
         pipe.send("inside")
-        _received(pipe)  # until this process is killed, or the other one is gone
+        received_or_none(pipe)  # until this process is killed, or the other one is gone
 
     append(storage.open_log(), "never", guard=guard)
 

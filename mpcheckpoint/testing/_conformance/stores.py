@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from mpcheckpoint.errors import InvalidKeyError, LogNotFoundError
@@ -25,12 +24,6 @@ class StoreTests(StorageUnderTest):
 
     def test_store_without_logs_lists_none(self) -> None:
         assert self.open_store(self.place).log_keys() == []
-
-    def test_path_of_a_store_is_a_directory_that_all_stores_of_the_place_share(self) -> None:
-        paths = {self.open_store(place).path for place in (self.place, self.place, self.other_place)}
-
-        assert len(paths) == 2
-        assert all(os.path.isdir(path) for path in paths)
 
     def test_keys_of_logs_made_in_any_order_are_listed_sorted_and_once(self) -> None:
         store = self.open_store(self.place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -65,6 +66,14 @@ class Seen(NamedTuple):
 def payload(event: object, object_key: str = "x", record_id: str | None = None) -> Payload:
     """Return the payload of a record."""
     return encode_payload(object_key, event, record_id)
+
+
+def wait_until(holds: Callable[[], object], patience_s: float) -> None:
+    """Return once ``holds()`` is true. Raises AssertionError if it is not in time."""
+    deadline = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < deadline, f"still not so after {patience_s} s"
+        time.sleep(0.002)
 
 
 def append(

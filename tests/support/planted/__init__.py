@@ -1,6 +1,6 @@
 """Faults planted in the engine in memory: each names the tests of the conformance suite that must find it.
 
-`stores`, `logs` and `readers` hold the faulty parts; importing one of them fills `PLANTED`.
+`stores`, `logs`, `readers`, `compactions` and `workers` hold the faulty parts; importing one of them fills `PLANTED`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from support.memory_storage import MemoryLog, MemoryReader, MemoryStore
+from support.memory_workers import MemoryWorkers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,8 @@ def found_by(*tests: str) -> Callable[[type], type]:
 def _store_with(part: type) -> type[MemoryStore]:
     if issubclass(part, MemoryStore):
         return part
+    if issubclass(part, MemoryWorkers):
+        return type(part.__name__, (MemoryStore,), {"workers_type": part})
     log_type = (
         type(part.__name__, (MemoryLog,), {"reader_type": part}) if issubclass(part, MemoryReader) else part
     )

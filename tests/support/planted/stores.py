@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import unicodedata
 from pathlib import Path
@@ -24,13 +23,6 @@ if TYPE_CHECKING:
 class ListsALogThatIsNone(MemoryStore):
     def log_keys(self) -> list[str]:
         return sorted([*super().log_keys(), "default"])
-
-
-@found_by("test_path_of_a_store_is_a_directory_that_all_stores_of_the_place_share")
-class HasNoDirectory(MemoryStore):
-    def __init__(self, place: Path) -> None:
-        super().__init__(place)
-        os.rmdir(self.path)
 
 
 @found_by("test_keys_of_logs_made_in_any_order_are_listed_sorted_and_once")
