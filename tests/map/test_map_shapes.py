@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Log, MapStatus
+from mpcheckpoint._store.workers import WorkerFiles
 from mpcheckpoint._work.presence import Presence, map_starts
 from mpcheckpoint.errors import ChangedVersionError, WorkerDiedError
 from support.executors import Late
@@ -238,33 +239,36 @@ def test_disk_that_has_no_room_for_who_is_at_work_is_no_obstacle(
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"log_key":"a","run":1}', b'{"run":"1"}'])
 def test_file_of_a_worker_that_says_something_else_is_passed_over(content: bytes, tmp_path: Path) -> None:
-    presence = Presence(str(tmp_path), "a", 1)
-    assert len(list(map_starts(str(tmp_path), "a"))) == 1
-    (file,) = tmp_path.iterdir()
+    workers = WorkerFiles(str(tmp_path))
+    presence = Presence(workers, "a", 1)
+    assert len(list(map_starts(workers, "a"))) == 1
+    (file,) = (tmp_path / "workers").iterdir()
 
     file.write_bytes(content)
 
-    assert list(map_starts(str(tmp_path), "a")) == []
+    assert list(map_starts(workers, "a")) == []
     presence.retire()
     presence.retire()
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "workers").iterdir()) == []
 
 
 def test_number_of_items_is_read_whole_however_long_it_is(tmp_path: Path) -> None:
-    presence = Presence(str(tmp_path), "a", 1)
+    workers = WorkerFiles(str(tmp_path))
+    presence = Presence(workers, "a", 1)
     for count in (None, 7, 10**12, 10, None):
         presence.has_items(count)
-        (start,) = map_starts(str(tmp_path), "a")
+        (start,) = map_starts(workers, "a")
         assert start.items == count
     presence.retire()
 
 
 def test_forked_child_does_not_end_what_its_parent_has_under_way(tmp_path: Path) -> None:
-    presence = Presence(str(tmp_path), "a", 1)
+    workers = WorkerFiles(str(tmp_path))
+    presence = Presence(workers, "a", 1)
 
     call(presence.retire, method="fork")
 
-    assert len(list(map_starts(str(tmp_path), "a"))) == 1
+    assert len(list(map_starts(workers, "a"))) == 1
     presence.retire()
 
 
