@@ -183,19 +183,21 @@ def _make_durable(
     """Make what is to be copied durable in the store: a backup must hold nothing that the store can lose.
 
     Raises:
-        AgainError: that cannot be done for a log, which is among ``damaged`` then.
+        AgainError: that cannot be done for a log, which is among ``damaged`` then. Or a log is shorter than when it was
+            cut: by its last lines it was whole, but there was a hole further up, so it was torn, and is repaired.
     """
     if not cut.is_of_one_moment:
         return
-    before = len(damaged)
+    before, is_shorter = len(damaged), False
     for step in todo:
         try:
-            process.writer(store.identity, step.cut.paths).sync(timeout_s)
+            durable = process.writer(store.identity, step.cut.paths).sync(timeout_s)
+            is_shorter |= durable < step.cut.end.offset
         except TimeoutError:
             raise
         except CheckpointError as error:
             damaged[step.cut.paths.log] = error
-    if len(damaged) > before:
+    if is_shorter or len(damaged) > before:
         raise AgainError
 
 

@@ -180,6 +180,22 @@ def test_backup_takes_no_torn_end_and_no_half_batch(store: Path, log: Log, place
     require_whole(place)
 
 
+@pytest.mark.guarantee(6)
+def test_backup_of_a_log_with_a_hole_in_what_nobody_synced_is_what_its_repair_leaves(
+    store: Path, log: Log, place: Path
+) -> None:
+    """A power cut may lose any part of what was not durable; the last lines are whole."""
+    for number in range(2000):
+        log.append("x", number, durability="never")
+    flip(store, log_file(store).stat().st_size // 2)
+    become_a_new_process()
+
+    assert actions(back_up(store, place)) == {"a": "new"}
+
+    assert log_file(place).read_bytes() == log_file(store).read_bytes()
+    assert 500 < len(content(place)["x"]) < 1500
+
+
 @pytest.mark.guarantee(3)
 def test_effect_is_never_in_a_backup_without_its_cause(
     store: Path, log: Log, place: Path, monkeypatch: pytest.MonkeyPatch
