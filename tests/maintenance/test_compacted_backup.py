@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint.errors import BackupPlaceError, ConflictError, CorruptLogError, InvalidPositionError
+from mpcheckpoint import _system as system
+from mpcheckpoint._backup.compacted import SPARE_BYTES
+from mpcheckpoint.errors import (
+    BackupPlaceError,
+    ConflictError,
+    CorruptLogError,
+    InvalidPositionError,
+    WriteFailedError,
+)
 from mpcheckpoint.maintenance import repair, restore, verify
 from mpcheckpoint.testing import Ledger, explore_crashes, restart
 from support.shell import CommandLine
@@ -185,6 +193,23 @@ def test_error_of_the_caller_s_function_leaves_the_place_as_it_was(
     with pytest.raises(type(error)):
         back_up(store, place, {"drop": drop})
     assert {path: looks[-1] for path, looks in tree(place).items()} == before
+
+
+@pytest.mark.guarantee(9)
+def test_compacted_backup_needs_room_for_what_is_left_alone(
+    store: Path, filled: Log, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(200):
+        filled.append("x", "e" * 200, durability="never")
+
+    monkeypatch.setattr(system, "free_bytes", lambda fd: SPARE_BYTES + 10)
+    with pytest.raises(WriteFailedError, match="are free"):
+        back_up(store, place)
+    assert not place.exists()
+    monkeypatch.setattr(system, "free_bytes", lambda fd: SPARE_BYTES + 5000)
+    assert back_up(store, place).logs[0].size_bytes < 5000
+    with Checkpoint(place, read_only=True) as saved:
+        assert saved.log("a").count("x") == filled.count("x")
 
 
 @pytest.mark.guarantee(6)
