@@ -97,6 +97,11 @@ def _lines(each: LogRepair) -> Iterator[str]:
         yield from map(_gap, gaps[:MOST_SHOWN])
         if len(gaps) > MOST_SHOWN:
             yield f"  and at {counted(len(gaps) - MOST_SHOWN, 'place')} more (--json has up to 1,000)"
+        if gaps:
+            yield (
+                "  if a forget was lost there, its objects are back: forget them again; "
+                "if what a compaction dropped was counted there, counts are too low"
+            )
         yield from map(_left_out, each.left_out[:MOST_SHOWN])
         if len(each.left_out) > MOST_SHOWN:
             yield f"  and at {counted(len(each.left_out) - MOST_SHOWN, 'place')} more (--json has all)"

@@ -720,6 +720,7 @@ def test_repair_command_plans_then_repairs_then_has_nothing_to_do(bench: Bench, 
     assert tree(store) == before
     assert "a: corrupt; is to be salvaged: a new generation with 7 records" in plan.out
     assert f"lost: 58 bytes at offset {bench.starts[2]}; records between " in plan.out
+    assert plan.out.count("if a forget was lost there, its objects are back: forget them again") == 1
     assert "left out: 1 record of 'batch' at offset" in plan.out
     assert f"b: torn; the torn end ({len(TORN)} bytes at offset" in plan.out
     assert plan.out.endswith("to repair 2 logs: mpcheckpoint repair --store store --yes\n")
@@ -732,6 +733,7 @@ def test_repair_command_plans_then_repairs_then_has_nothing_to_do(bench: Bench, 
     assert shell.good("repair", "--store", "store").out == "nothing to repair\n"
     whole = shell.good("verify", "--store", "store")
     assert "salvaged from generation" in whole.out
+    assert "records may be missing in 2 places, and forgets: their objects are back" in whole.out
     assert records_in(store) == bench.but(2, 6)
 
 

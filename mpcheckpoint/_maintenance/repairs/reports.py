@@ -108,7 +108,9 @@ class LogRepair:
             the same records, after a failed sync; "salvage": make a new generation with what can be proven;
             "impossible": see ``check.problem``.
         is_done: whether it was done.
-        records_kept: how many records the log holds after it.
+        records_kept: how many records the log holds after it. After a salvage that lost bytes, objects may be among
+            them that were forgotten: what was lost may have said so. And counts of what compactions dropped may be
+            lost, too.
         removed: offset and length of the bytes that go to quarantine, up to 1,000; removed_bytes: how many in all.
         left_out: records that read well and are taken out.
         repairs: the quarantine files that were written.

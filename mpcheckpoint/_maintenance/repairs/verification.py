@@ -314,7 +314,8 @@ def _notes(target: CheckTarget, found: Inspection) -> Iterator[str]:
         gaps = note.fields.get("gaps")
         count = len(gaps) if isinstance(gaps, list) else 0
         where = "one place" if count == 1 else f"{count} places"
-        yield f"salvaged from generation {note.fields.get('from')}: records may be missing in {where}"
+        also = ", and forgets: their objects are back" if count else ""
+        yield f"salvaged from generation {note.fields.get('from')}: records may be missing in {where}{also}"
     try:
         repairs = list_repairs(target.paths)
     except OSError as error:
