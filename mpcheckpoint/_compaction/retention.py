@@ -181,17 +181,17 @@ class Keeper:
     def _run(self) -> None:
         while True:
             with self._condition:
-                self._condition.wait(_LOOK_EVERY_S)
                 self._watched = {
                     (store, log_key): retention
                     for (store, log_key), retention in self._watched.items()
                     if (handle := store()) is not None and not handle.is_closed
                 }
-                watched = list(self._watched)
-                handle = None
-                if not watched:
+                handle = None  # it is not to live for this
+                if not self._watched:
                     self._thread = None
                     return
+                self._condition.wait(_LOOK_EVERY_S)
+                watched = list(self._watched)
             for each in watched:
                 self._look_after_watched(*each)
 

@@ -26,7 +26,7 @@ class Rules(NamedTuple):
         keep_ids_s: for so many seconds record ids of dropped records are known, and the count of an object of which
             nothing is left.
         purge: leave nothing of what was forgotten, not even that it was.
-        most_kept: drop nothing where more than this part of the log would be kept.
+        most_kept: drop nothing where more than this part of the log would be kept, in bytes.
     """
 
     keep_last: int | None = None
@@ -35,4 +35,4 @@ class Rules(NamedTuple):
     fold: Callable[[Any, Any], Any] | None = None
     keep_ids_s: float = WEEK_S
     purge: bool = False
-    most_kept: float = 1.0
+    most_kept: float = float("inf")  # a copy may be longer, by what holds places

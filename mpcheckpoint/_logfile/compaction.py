@@ -251,7 +251,7 @@ class Compactor:
         before = start.end.offset
         if not selection.decide():
             return Compacted(None, before, before, self._longest_wait_s)
-        most_bytes = min(int(before * selection.most_kept), self._free_bytes(start))
+        most_bytes = min(before * selection.most_kept, self._free_bytes(start))
         if is_dry_run or before > most_bytes:
             total += 0 if is_dry_run else total // 2
             after = self._planned_bytes(start, selection, done, total)

@@ -149,6 +149,11 @@ class _Details:
         """Return them."""
         return self._failed | {place: detail for _, place, detail in self._slowest}
 
+    def keep_only(self, is_kept: Callable[[tuple[int, str]], bool]) -> None:
+        """Drop the details of the other records. Nothing may be taken after it."""
+        self._failed = {place: detail for place, detail in self._failed.items() if is_kept(place)}
+        self._slowest = [each for each in self._slowest if is_kept(each[1])]
+
     def take(self, place: tuple[int, str], item: Item, event: bytes) -> None:
         """Keep the details of an outcome, if they may be shown."""
         if item.kind is Kind.FAILED:
@@ -222,6 +227,8 @@ class _Telling:
         self._claims: dict[
             str, tuple[str, int]
         ] = {}  # object key to worker and stamp, until its record comes
+        # When objects were last forgotten.
+        self._forgotten: dict[str, int] = {}
 
     def take(self, chunk: Chunk) -> None:
         """Take what a reader found new, in the order of the log: records come before the notes of their batch."""
@@ -229,13 +236,18 @@ class _Telling:
         notes = iter(_dated(chunk))
         note = next(notes, None)
         begin = 0
+        for forget in chunk.forgets:
+            self._forgotten[forget.object_key] = forget.stamp_us
+            self._objects.pop(forget.object_key, None)
         for stamp_us, object_key, end in zip(
             lines.stamps_us, lines.object_keys, lines.event_ends, strict=True
         ):
             while note is not None and note[1] < stamp_us:
                 self._take_note(*note)
                 note = next(notes, None)
-            if object_key is not None:
+            if object_key is not None and stamp_us < self._forgotten.get(object_key, 0):
+                self._claims.pop(object_key, None)
+            elif object_key is not None:
                 self._take_record(stamp_us, object_key, bytes(lines.events[begin:end]))
             begin = end
         while note is not None:
@@ -281,6 +293,9 @@ class _Telling:
 
     def items(self, is_worker_live: Callable[[str], bool], now_us: int) -> dict[str, Item]:
         """Return what became of each item. What has begun and has no record yet runs, or was killed."""
+        forgotten = self._forgotten.get
+        self.attempts = [each for each in self.attempts if each.ended_us > forgotten(each.object_key, 0)]
+        self.details.keep_only(lambda place: place[0] > forgotten(place[1], 0))
         for object_key, (worker, began_us) in self._claims.items():
             is_live = is_worker_live(worker)
             kind, ended_us = (Kind.RUNNING, max(now_us, began_us)) if is_live else (Kind.LOST, began_us)

@@ -176,7 +176,22 @@ def test_progress_of_a_map_is_that_of_its_status(
     ]:
         log.append(key, event)
         agrees()
+    log.forget(["1", "2"])
+    agrees()
+    list(log.map(fails_if_odd, ["2"], executor=threads, version="2"))
+    log.forget(["5"])
+    list(log.map(fails_if_odd, ["5"], executor=threads, version="2"))
+    agrees()
     monitor.close()
+
+
+def test_forgotten_failures_are_not_told(store: Path, threads: ThreadPoolExecutor) -> None:
+    log = Checkpoint(store).log("a")
+    list(log.map(fails_if_odd, ["1", "3"], executor=threads))
+    log.forget("1")
+    found = look(store).map
+    assert found is not None
+    assert [each.object_key for each in found.failures] == ["3"]
 
 
 def test_failures_and_what_runs_are_told(store: Path, threads: ThreadPoolExecutor) -> None:

@@ -76,6 +76,21 @@ def test_items_are_those_of_the_results(log: Log, store: Path, threads: ThreadPo
     assert (len(story.attempts), story.others, story.damage) == (10, 0, None)
 
 
+def test_forgotten_items_are_not_told_until_they_run_again(
+    log: Log, store: Path, threads: ThreadPoolExecutor
+) -> None:
+    list(log.map(odd_fails, map(str, range(4)), executor=threads))
+    log.forget(["1", "2"])
+    story = told(store)
+    assert sorted(story.items) == ["0", "3"]
+    assert {each.object_key for each in story.attempts} == {"0", "3"}
+    assert {object_key for _, object_key in story.details} == {"0", "3"}
+    list(log.map(odd_fails, ["1"], executor=threads))
+    story = told(store)
+    assert sorted(story.items) == ["0", "1", "3"]
+    assert sorted(each.object_key for each in story.attempts) == ["0", "1", "3"]
+
+
 def test_workers_are_those_that_claimed_the_items(log: Log, store: Path, threads: ThreadPoolExecutor) -> None:
     list(log.map(len, [f"item{number}" for number in range(30)], executor=threads))
 

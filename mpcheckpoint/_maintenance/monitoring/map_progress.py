@@ -63,10 +63,13 @@ class MapProgress:
             self._rule = History(self.runs).rule(None)
             self._recount()
         lines = Lines.of(chunk.lines)
+        forgets = deque(chunk.forgets)
         begin = 0
-        for stamp_us, object_key, end in zip(
-            lines.stamps_us, lines.object_keys, lines.event_ends, strict=True
+        for number, (stamp_us, object_key, end) in enumerate(
+            zip(lines.stamps_us, lines.object_keys, lines.event_ends, strict=True)
         ):
+            while forgets and forgets[0].at <= number:
+                self._forget(forgets.popleft().object_key)
             event = bytes(lines.events[begin:end])
             begin = end
             head = head_of(event)
@@ -74,6 +77,8 @@ class MapProgress:
                 self._take_record(object_key, head)
                 if head.is_outcome and not head.is_ok:
                     self._failures.append((stamp_us, object_key, event))
+        for each in forgets:
+            self._forget(each.object_key)
 
     def failures(self) -> tuple[Failure, ...]:
         """Return the last failures, the latest first."""
@@ -93,6 +98,11 @@ class MapProgress:
                 self.claims[object_key] = worker
             elif isinstance(object_key, str):
                 self.claims.pop(object_key, None)
+
+    def _forget(self, object_key: str) -> None:
+        self._count(self._state(self._heads.pop(object_key, ())), -1)
+        kept = [each for each in self._failures if each[1] != object_key]
+        self._failures = deque(kept, maxlen=_MOST_FAILURES)
 
     def _take_record(self, object_key: str, head: RecordHead) -> None:
         before = self._heads.get(object_key, ())
