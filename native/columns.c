@@ -119,13 +119,12 @@ static int fill_metas(const Found *found, const uint8_t *data, Columns *columns)
     return result;
 }
 
-static PyObject *handed_out(const Found *found, const uint8_t *data)
+PyObject *columns_of(const Found *found, const uint8_t *data)
 {
     Columns columns = {0};
     PyObject *result = NULL;
     if (fill_numbers(found, data, &columns) == 0 && fill_keys(found, data, &columns) == 0
         && fill_metas(found, data, &columns) == 0)
-        /* As mpcheckpoint/_format/columns.py takes them. */
         result = Py_BuildValue("nOOOOOOOOOOO", (Py_ssize_t)found->whole, columns.packed[OFFSETS], columns.packed[ENDS],
             columns.packed[STAMPS], columns.packed[DURABLES], columns.packed[EVENT_ENDS], columns.packed[MORES],
             columns.packed[CRCS], columns.keys, columns.events, columns.metas,
@@ -172,7 +171,7 @@ PyObject *scan(PyObject *Py_UNUSED(module), PyObject *arguments)
     else if (found.count == 0)
         result = Py_NewRef(Py_None);
     else
-        result = handed_out(&found, given.data);
+        result = columns_of(&found, given.data);
     free_found(&found);
     return result;
 }
@@ -263,7 +262,7 @@ static PyObject *records_of(Found *found, const uint8_t *data, PyObject *note_ty
         if (found->lines[index].durable > durable)
             durable = found->lines[index].durable;
     PyObject *controls = split_controls(found, data, note_type);
-    PyObject *columns = controls ? handed_out(found, data) : NULL, *result = NULL;
+    PyObject *columns = controls ? columns_of(found, data) : NULL, *result = NULL;
     if (columns)
         result = Py_BuildValue("(OO(KkK)K)", columns, controls, (unsigned long long)last.end, (unsigned long)last.crc,
             (unsigned long long)last.stamp_us, (unsigned long long)durable);

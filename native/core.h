@@ -14,7 +14,7 @@
 
 /* Raised by one whenever what Python and C say to each other changes: a build that is older or newer than the package
    beside it is then not used (mpcheckpoint/_core.py). */
-#define CORE_VERSION 7
+#define CORE_VERSION 8
 
 /* New bytes, for an N of Py_BuildValue: that passes on a NULL. */
 static inline PyObject *new_bytes(const void *data, size_t size)
@@ -127,26 +127,52 @@ int take_given(PyObject *arguments, const char *format, Given *given);
 /* A scan of fewer bytes is done before another thread would have taken the interpreter's lock. */
 #define WORTH_UNLOCKING_BYTES (64 * 1024)
 
+/* The columns, as mpcheckpoint/_format/columns.py takes them. */
+PyObject *columns_of(const Found *found, const uint8_t *data);
+
+/* --- block.c: proven lines of which no object of Python is made until it is asked for ------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *data; /* bytes, */
+    uint64_t base;  /* from this offset on */
+    Found found;    /* whole batches, and at least one line */
+} Block;
+
+static inline const uint8_t *bytes_in(const Block *block)
+{
+    return (const uint8_t *)PyBytes_AsString(block->data);
+}
+
+extern PyType_Spec block_spec, tally_spec;
+PyObject *block(PyObject *module, PyObject *arguments);
+
 /* --- count.c: proven lines as numbers for Python -------------------------------------------------------------------- */
 
 PyObject *count(PyObject *module, PyObject *arguments);
 
+/* The fields of mpcheckpoint._format.frame.Line, in their order. */
+PyObject *fields_of(const Line *line, const uint8_t *data);
+
 /* --- recode.c: lines written anew in another place ------------------------------------------------------------------ */
 
+/* What becomes of a line. LEFT: a placeholder stands for it. */
+enum { DROP, KEEP, LEFT };
+
 PyObject *recode(PyObject *module, PyObject *arguments);
+PyObject *recode_block(PyObject *module, PyObject *arguments);
 
 /* --- numbers.c: the index of objects ------------------------------------------------------------------------------- */
 
 /* What each module that is loaded keeps. */
 typedef struct {
-    PyTypeObject *numbers, *append_state, *highest_stamp; /* the last two where HAS_APPEND */
+    PyTypeObject *numbers, *block, *tally, *append_state, *highest_stamp; /* the last two where HAS_APPEND */
     PyObject *null_meta; /* the meta of a record without one */
 } State;
 
 extern PyType_Spec numbers_spec;
 PyObject *index_objects(PyObject *module, PyObject *arguments);
 PyObject *shifted(PyObject *module, PyObject *arguments);
-PyObject *drop_first(PyObject *module, PyObject *arguments);
 PyObject *last_records(PyObject *module, PyObject *arguments);
 /* state.c, append.c, commit.c, page.c and system.c: where the C library has statx, and numbers lie in memory as they lie in the page. */
 #if defined(__linux__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -173,6 +199,10 @@ typedef struct {
 /* Write a line up to its closing, of a batch of which `left` more follow; `numbers` is its stamp and its durable offset.
    Return where the closing belongs. */
 uint8_t *put_line(uint8_t *at, const Piece *numbers, uint64_t left, const Piece *parts);
+
+/* Write a number, decimal before `end`, and return where it begins; or as eight hexadecimal digits, and where they end. */
+char *digits_before(char *end, uint64_t number);
+uint8_t *put_hex(uint8_t *at, uint32_t number);
 
 /* Write the CLOSING_BYTES of a line whose crc field is `crc`; return where they end. */
 uint8_t *put_closing(uint8_t *at, uint32_t crc);

@@ -2,17 +2,20 @@
 
 #include "core.h"
 
-/* The control lines, each with the fields of mpcheckpoint._format.frame.Line in their order. */
+/* Of a control line: its key is None. */
+PyObject *fields_of(const Line *line, const uint8_t *data)
+{
+    return Py_BuildValue("KKKKIONNI", (unsigned long long)line->start, (unsigned long long)line->end,
+        (unsigned long long)line->stamp_us, (unsigned long long)line->durable, line->more, Py_None,
+        new_bytes(data + line->event, line->event_size),
+        line->meta_size != 0 ? new_bytes(data + line->meta, line->meta_size) : new_bytes("null", 4), line->crc);
+}
+
 static PyObject *controls_of(const Found *controls, const uint8_t *data)
 {
     PyObject *made = PyList_New((Py_ssize_t)controls->count);
     for (size_t index = 0; made != NULL && index < controls->count; index++) {
-        const Line *line = &controls->lines[index];
-        int has_meta = line->meta_size != 0;
-        PyObject *fields = Py_BuildValue("KKKKIONNI", (unsigned long long)line->start, (unsigned long long)line->end,
-            (unsigned long long)line->stamp_us, (unsigned long long)line->durable, line->more, Py_None,
-            new_bytes(data + line->event, line->event_size),
-            has_meta ? new_bytes(data + line->meta, line->meta_size) : new_bytes("null", 4), line->crc);
+        PyObject *fields = fields_of(&controls->lines[index], data);
         if (fields == NULL || PyList_SetItem(made, (Py_ssize_t)index, fields) < 0)
             Py_CLEAR(made);
     }

@@ -45,7 +45,7 @@ static inline int put(Text *text, const char *bytes, size_t size)
 }
 
 /* A number in decimal digits, written backwards up to `end`; returns where it begins. 20 bytes are enough. */
-static char *digits_before(char *end, uint64_t number)
+char *digits_before(char *end, uint64_t number)
 {
     do {
         *--end = (char)('0' + number % 10);
@@ -344,7 +344,7 @@ static uint8_t *put_part(uint8_t *at, const char *part, size_t size)
     return at + size + 1;
 }
 
-static uint8_t *put_hex(uint8_t *at, uint32_t number)
+uint8_t *put_hex(uint8_t *at, uint32_t number)
 {
     for (int shift = 28; shift >= 0; shift -= 4)
         *at++ = (uint8_t)"0123456789abcdef"[number >> shift & 15];

@@ -24,16 +24,19 @@ static PyMethodDef functions[] = {
         "records(data, offset, stored_crc, stamp_us, most_batch_bytes, note_type): the same of records alone, what the\n"
         "control lines say, and the end after all of them; None where a batch is not whole. See\n"
         "mpcheckpoint._format.columns."},
+    {"block", block, METH_VARARGS,
+        "block(data, offset, stored_crc, stamp_us, most_batch_bytes): the whole batches among the lines that `scan` would\n"
+        "take, as a Block and what is known of it; None if there is none. See mpcheckpoint._format.blocks."},
     {"count", count, METH_VARARGS,
         "count(data, offset, stored_crc, stamp_us, most_batch_bytes): what the lines come to that `scan` would take; None\n"
         "if there is none. See mpcheckpoint._format.count."},
     {"recode", recode, METH_VARARGS,
      "recode(data, base, starts, ends, stamps_us, mores, fates, placeholder, offset, crc, stamp_us): lines written anew in "
      "another place, or None: mpcheckpoint/_format/recode.py."},
+    {"recode_block", recode_block, METH_VARARGS,
+     "recode_block(block, fates, placeholder, offset, crc, stamp_us): the same of the lines of a block."},
     {"index", index_objects, METH_VARARGS,
         "index(objects, keys, first): add records, numbered from `first`, to a dict of object key -> number or Numbers."},
-    {"drop_first", drop_first, METH_VARARGS,
-     "drop_first(keys, left, fates): of each object drop the first so many lines: mpcheckpoint/_compaction/selection.py."},
     {"last_records", last_records, METH_VARARGS,
         "last_records(objects, keys, ends, events, starts, stamps): of each key the stamp and the event of its last "
         "record, or None. All but the first two are columns of Records, packed."},
@@ -62,8 +65,12 @@ static int fill(PyObject *module)
     State *state = PyModule_GetState(module);
     prepare_crc();
     state->numbers = (PyTypeObject *)PyType_FromModuleAndSpec(module, &numbers_spec, NULL);
+    state->block = (PyTypeObject *)PyType_FromModuleAndSpec(module, &block_spec, NULL);
+    state->tally = (PyTypeObject *)PyType_FromModuleAndSpec(module, &tally_spec, NULL);
     state->null_meta = PyBytes_FromString("null");
-    if (state->numbers == NULL || state->null_meta == NULL || PyModule_AddType(module, state->numbers) < 0)
+    if (state->numbers == NULL || state->null_meta == NULL || PyModule_AddType(module, state->numbers) < 0
+        || state->block == NULL || PyModule_AddType(module, state->block) < 0
+        || state->tally == NULL || PyModule_AddType(module, state->tally) < 0)
         return -1;
 #ifdef HAS_APPEND
     state->append_state = (PyTypeObject *)PyType_FromModuleAndSpec(module, &append_state_spec, NULL);
@@ -85,6 +92,8 @@ static int fill(PyObject *module)
 static int traverse(PyObject *module, visitproc visit, void *arg)
 {
     Py_VISIT(((State *)PyModule_GetState(module))->numbers);
+    Py_VISIT(((State *)PyModule_GetState(module))->block);
+    Py_VISIT(((State *)PyModule_GetState(module))->tally);
     Py_VISIT(((State *)PyModule_GetState(module))->null_meta);
     Py_VISIT(((State *)PyModule_GetState(module))->append_state);
     Py_VISIT(((State *)PyModule_GetState(module))->highest_stamp);
@@ -94,6 +103,8 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
 static int clear(PyObject *module)
 {
     Py_CLEAR(((State *)PyModule_GetState(module))->numbers);
+    Py_CLEAR(((State *)PyModule_GetState(module))->block);
+    Py_CLEAR(((State *)PyModule_GetState(module))->tally);
     Py_CLEAR(((State *)PyModule_GetState(module))->null_meta);
     Py_CLEAR(((State *)PyModule_GetState(module))->append_state);
     Py_CLEAR(((State *)PyModule_GetState(module))->highest_stamp);

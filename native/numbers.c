@@ -187,44 +187,6 @@ PyObject *index_objects(PyObject *module, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-/* Drop a line, if more of its object's are to be dropped. */
-static int drop_one(PyObject *left, PyObject *key, uint8_t *fate)
-{
-    PyObject *known = PyDict_GetItemWithError(left, key);
-    if (known == NULL)
-        return PyErr_Occurred() ? -1 : 0;
-    long long count = PyLong_AsLongLong(known);
-    if (count == -1 && PyErr_Occurred())
-        return -1;
-    *fate = 0;
-    if (count <= 1)
-        return PyDict_DelItem(left, key);
-    PyObject *rest = PyLong_FromLongLong(count - 1);
-    int failed = rest == NULL || PyDict_SetItem(left, key, rest) < 0;
-    Py_XDECREF(rest);
-    return failed ? -1 : 0;
-}
-
-PyObject *drop_first(PyObject *Py_UNUSED(module), PyObject *arguments)
-{
-    PyObject *left, *keys;
-    Py_buffer fates;
-    if (!PyArg_ParseTuple(arguments, "O!O!w*:drop_first", &PyList_Type, &keys, &PyDict_Type, &left, &fates))
-        return NULL;
-    int failed = PyList_Size(keys) != fates.len;
-    if (failed)
-        PyErr_SetString(PyExc_ValueError, "one fate a key is wanted");
-    for (Py_ssize_t index = 0; !failed && index < fates.len; index++) {
-        PyObject *key = PyList_GetItem(keys, index);
-        uint8_t *fate = (uint8_t *)fates.buf + index;
-        failed = *fate != 0 && key != Py_None && drop_one(left, key, fate) < 0;
-    }
-    PyBuffer_Release(&fates);
-    if (failed)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
 PyObject *shifted(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     Py_buffer places;

@@ -28,7 +28,7 @@ from mpcheckpoint.errors import CheckpointError, CorruptLogError, ReadFailedErro
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint._logfile.compaction import Selection
+    from mpcheckpoint._logfile.selected import Selection
     from mpcheckpoint._store.directory import StoreDirectory
 
 _TRIES = 5

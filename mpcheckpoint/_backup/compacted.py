@@ -17,9 +17,9 @@ from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.control import Restored
 from mpcheckpoint._format.frame import Mismatch
 from mpcheckpoint._logfile.chunk import Origin
-from mpcheckpoint._logfile.compaction import planned_bytes, scans_up_to
 from mpcheckpoint._logfile.generations import GenerationCopy
 from mpcheckpoint._logfile.ownership import create_copy
+from mpcheckpoint._logfile.selected import blocks_up_to, planned_bytes
 from mpcheckpoint.errors import CorruptLogError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._backup.copying import CopyPace
     from mpcheckpoint._backup.cut import CutLog
-    from mpcheckpoint._logfile.compaction import Selection
+    from mpcheckpoint._logfile.selected import Selection
 
 SPARE_BYTES = 1024 * 1024
 
@@ -43,34 +43,36 @@ def compacted_copy(
     """
     header, stop = log.header, log.end
     selection.begin(stop.stamp_us, Origin(header.log_key, header.generation, header.lineage))
-    for lines in _lines(log, source, pace):
+    for lines, _ in _lines(log, source, pace):
         selection.look(lines)
     if not selection.decide():
         return None
     made = create_copy(temporary, log.paths.log)
     free = system.free_bytes(made.fd) - SPARE_BYTES
     if stop.offset > free:
-        needed = planned_bytes(source.fd, header.end, _lines(log, source, pace), selection)
+        needed = planned_bytes(header.end, _lines(log, source, pace), selection)
         if needed > free:
             raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, and {max(0, free):,} are free there")
         selection.decide()  # once more: it was asked for the fates
     old = header._replace(restored=(*header.restored, Restored(header.generation, stop.stamp_us)))
     copy = GenerationCopy(log.paths, temporary, old, selection.leading(), file=made)
-    for lines in _lines(log, source, pace):
-        copy.add(source.fd, lines, *selection.fates(lines))
+    for lines, data in _lines(log, source, pace):
+        copy.add(source.fd, lines, *selection.fates(lines), data)
     copy.finish(covers_us=stop.stamp_us)
     system.sync_data(copy.fd)
     return copy
 
 
-def _lines(log: CutLog, source: system.Descriptor, pace: CopyPace) -> Iterator[Lines]:
+def _lines(
+    log: CutLog, source: system.Descriptor, pace: CopyPace
+) -> Iterator[tuple[Lines, tuple[bytes, int]]]:
     """Yield the lines of a log after its header, proven; at the end it is shown that they are those that were cut."""
     end = log.header.end
     pace.advance(end.offset)
     try:
-        for scan in scans_up_to(source, end, log.end, log.paths):
+        for scan, data in blocks_up_to(source, end, log.end, log.paths):
             if scan.lines:
-                yield Lines.of(scan.lines)
+                yield Lines.of(scan.lines), data
             pace.advance(scan.end.offset - end.offset)
             end = scan.end
     except CorruptLogError as error:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from itertools import chain
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpcheckpoint import _core
 from mpcheckpoint._compaction.folds import Folds
 from mpcheckpoint._compaction.rules import LONGEST_S
 from mpcheckpoint._compaction.superseded import Superseded
+from mpcheckpoint._compaction.tally import keys_and_stamps, new_tally
 from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.control import (
     CONTROLS_OF_A_GENERATION,
@@ -32,7 +32,7 @@ from mpcheckpoint._view.merged_read import ALL, records_in
 from mpcheckpoint._view.view import CLAIM, MAP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from mpcheckpoint._compaction.rules import Rules
     from mpcheckpoint._format.columns import Lines
@@ -58,7 +58,7 @@ class _Id(NamedTuple):
 
 
 class Selection:
-    """What one compaction drops of one log. See ``_logfile.compaction.Selection`` for how it is used.
+    """What one compaction drops of one log. See ``_logfile.selected.Selection`` for how it is used.
 
     A record is dropped out of turn, by its number, or as one of the first so many of its object.
 
@@ -89,17 +89,20 @@ class Selection:
         # A wall clock that is ahead must not make everything old.
         now_us = min(self._now_us, newest_us)
         self._origin = origin
+        self._has_old = rules.newer_than_s is not None
         self._old_below_us = (
-            None if rules.newer_than_s is None else now_us - int(min(rules.newer_than_s, LONGEST_S) * _US)
+            now_us - int(min(rules.newer_than_s or 0, LONGEST_S) * _US) if self._has_old else 0
         )
         self._ids_from_us = now_us - int(min(rules.keep_ids_s, LONGEST_S) * _US)
         self._lines = 0
-        self._counts: Counter[str] = Counter()
-        self._old: Counter[str] = Counter()
-        # When the last record of each object was made, where rules may leave nothing of one, or where it tells whether
-        # that was after it was forgotten.
-        self._may_empty = rules.newer_than_s is not None or rules.drop is not None
+        # What is counted by object, and, once it is decided, how many records there are, how many of them are old, and
+        # when the last one was made.
+        self._tally = new_tally()
+        self._counts: dict[str, int] = {}
+        self._old: dict[str, int] = {}
         self._last_us: dict[str, int] = {}
+        # Whether rules may leave nothing of an object.
+        self._may_empty = rules.newer_than_s is not None or rules.drop is not None
         self._superseded = Superseded()
         # Of the first line that is not old.
         self._first_new = 0
@@ -121,8 +124,9 @@ class Selection:
         self._uncounted: set[str] = set()
         self._kept_notes: frozenset[int] = frozenset()
         self._leading: dict[str, int] = {}
-        self._left: dict[str, int] = {}
-        self._left_forgotten: dict[str, int] = {}
+        # What is still to be dropped.
+        self._left = self._left_forgotten = self._tally
+        self._left_to_fold: dict[str, int] = {}
         self._folds = None if rules.fold is None else Folds(rules.fold)
         self.records = self.objects = self.kept_records = self.kept_objects = 0
 
@@ -141,12 +145,11 @@ class Selection:
         self._notes_that_may_go += 1
         is_kept = stamp_us >= self._ids_from_us and not self._rules.purge
         self._forgets[object_key] = self._lines, is_kept
-        self._forgotten[object_key] += self._counts.pop(object_key, 0)
+        self._forgotten[object_key] += self._tally.pop(object_key)
+        self._less.pop(object_key, None)
         earlier = self._earlier.get(object_key)
         if earlier is not None and earlier.last_us < stamp_us:  # else it is of after this line
             del self._earlier[object_key]
-        for known in (self._less, self._old, self._last_us):
-            known.pop(object_key, None)
         self._superseded.forget(object_key)
         if self._rules.purge:
             self._last_claims.pop(object_key, None)
@@ -163,21 +166,16 @@ class Selection:
             self._find_superseded(lines, first)
 
     def _count(self, lines: Lines) -> None:
-        object_keys = lines.object_keys
-        has_controls = not lines.is_plain and None in object_keys
-        if self._may_empty or self._forgets:
-            self._last_us.update(zip(object_keys, lines.stamps_us, strict=True))  # type: ignore[arg-type]
-        if lines.metas is not None:
+        if lines.has_metas:
             self._take_ids(lines, self._lines - len(lines))
-        old = 0 if self._old_below_us is None else bisect_left(lines.stamps_us, self._old_below_us)
+        old = self._tally.add(*keys_and_stamps(lines), max(0, self._old_below_us))
         if old:
-            self._old.update(filter(_is_key, object_keys[:old]))  # type: ignore[arg-type]
             self._first_new = self._lines - len(lines) + old
-        self._counts.update(object_keys if not has_controls else filter(_is_key, object_keys))  # type: ignore[arg-type]
 
     def _take_ids(self, lines: Lines, first: int) -> None:
         """Note the record ids that are to be remembered, should their records be dropped."""
-        assert lines.metas is not None
+        if lines.metas is None:
+            return
         seen: Counter[str] = Counter()
         for index, (object_key, meta) in enumerate(zip(lines.object_keys, lines.metas, strict=True)):
             if object_key is None:
@@ -185,7 +183,7 @@ class Selection:
             record_id = record_id_of(meta)
             stamp_us = lines.stamps_us[index]
             if record_id is not None and stamp_us >= self._ids_from_us:
-                rank = self._counts[object_key] + seen[object_key]
+                rank = self._tally.get(object_key) + seen[object_key]
                 self._ids.append(
                     _Id(object_key, record_id, stamp_us, lines.mores[index], first + index, rank)
                 )
@@ -246,10 +244,19 @@ class Selection:
         self._kept_notes = frozenset([*claims, *last_ones, *forgets])
         self._less = {object_key: sorted(set(numbers)) for object_key, numbers in self._less.items()}
         self._out_of_turn = array("Q", sorted(chain.from_iterable(self._less.values())))
-        self._leading = dict(self._first_ones())
-        self._left, self._left_forgotten = dict(self._leading), dict(+self._forgotten)
-        self.records = self._counts.total() + self._forgotten.total()
-        self.objects = len(self._counts.keys() | self._left_forgotten.keys())
+        self._counts = self._tally.counts()
+        self._old = self._tally.olds() if self._has_old else {}
+        # Also where it tells whether that was after the object was forgotten.
+        self._last_us = self._tally.lasts_us() if self._may_empty or self._forgets else {}
+        self._leading = self._first_ones()
+        self._left, self._left_forgotten = new_tally(), new_tally()
+        self._left_forgotten.set(+self._forgotten)
+        if self._folds is None:
+            self._left.set(self._leading)
+        else:
+            self._left_to_fold = dict(self._leading)
+        self.records = sum(self._counts.values()) + self._forgotten.total()
+        self.objects = len(self._counts) + sum(each not in self._counts for each in +self._forgotten)
         dropped = len(self._out_of_turn) + sum(self._leading.values()) + self._forgotten.total()
         self.kept_records = self.records - dropped + (len(self._leading) if self._rules.fold else 0)
         self.kept_objects = len(self._counts)
@@ -257,31 +264,30 @@ class Selection:
             self.kept_objects = sum(1 for each in self._counts if self._kept_of(each))
         return dropped > 0 or self._notes_that_may_go > len(self._kept_notes)
 
-    def _first_ones(self) -> Iterator[tuple[str, int]]:
-        """Yield how many of the first records of each object are dropped, of those that are not dropped out of turn."""
+    def _first_ones(self) -> dict[str, int]:
+        """Return how many of the first records of each object go, of those that are not dropped out of turn."""
         keep_last, is_folded = self._rules.keep_last, self._rules.fold is not None
-        if keep_last is None and self._old_below_us is None and not is_folded:
-            return
-        if keep_last is not None and self._old_below_us is None and not self._less and not is_folded:
-            for object_key, count in self._counts.items():
-                if count > keep_last:
-                    yield object_key, count - keep_last
-            return
+        if keep_last is None and not self._has_old and not is_folded:
+            return {}
+        if keep_last is not None and not self._has_old and not self._less and not is_folded:
+            return {each: count - keep_last for each, count in self._counts.items() if count > keep_last}
+        found = {}
         for object_key, count in self._counts.items():
             less = self._less.get(object_key, ())
             left = count - len(less)
-            if self._old_below_us is not None:
-                old = self._old[object_key] - bisect_left(less, self._first_new)
+            if self._has_old:
+                old = self._old.get(object_key, 0) - bisect_left(less, self._first_new)
                 left = old if keep_last is None else min(old, left - keep_last)
             elif keep_last is not None:
                 left -= keep_last
             if left > (1 if is_folded else 0):  # one alone is folded already
-                yield object_key, left
+                found[object_key] = left
+        return found
 
     def _kept_of(self, object_key: str) -> int:
         folded = 1 if self._rules.fold and object_key in self._leading else 0
         less = len(self._less.get(object_key, ())) + self._leading.get(object_key, 0)
-        return self._counts[object_key] - less + folded
+        return self._counts.get(object_key, 0) - less + folded
 
     def leading(self) -> list[Payload]:
         """Return the lines that say what was dropped."""
@@ -290,6 +296,12 @@ class Selection:
             is_forgotten = each.number < self._forgets.get(each.object_key, (-1, False))[0]
             if not is_forgotten and self._is_dropped(each):
                 ids.setdefault(each.object_key, []).append((each.record_id, each.stamp_us, each.more))
+        if not (
+            ids or self._earlier or self._less or self._may_empty or self._folds
+        ):  # the same, in fewer steps
+            return list(
+                dropped_payloads(map(DroppedRecords, self._leading, self._leading.values(), repeat(0)))
+            )
         object_keys = dict.fromkeys([*self._earlier, *self._less, *self._leading])
         return list(dropped_payloads(filter(None, (self._dropped(each, ids) for each in object_keys))))
 
@@ -317,7 +329,7 @@ class Selection:
         if may_be_empty and last_us < self._ids_from_us and not self._kept_of(object_key):
             self._uncounted.add(object_key)
             return None
-        return DroppedRecords(object_key, count, last_us, known)
+        return DroppedRecords(object_key, count, last_us, tuple(known))
 
     def is_out_of_date(self, lines: Lines) -> bool:
         """Return whether lines that were appended meanwhile hold records of an object whose count would end here."""
@@ -333,25 +345,27 @@ class Selection:
         payloads: dict[int, Payload] = {}
         for place in range(bisect_left(self._out_of_turn, first), bisect_left(self._out_of_turn, self._at)):
             fates[self._out_of_turn[place] - first] = DROP
-        _drop_first(lines.object_keys, self._left_forgotten, fates)
+        object_keys, _ = keys_and_stamps(lines)
+        if self._forgotten:
+            self._left_forgotten.drop(object_keys, fates)
         if self._folds is None:
-            _drop_first(lines.object_keys, self._left, fates)
-        elif self._left:
+            self._left.drop(object_keys, fates)
+        elif self._left_to_fold:
             self._fold_first_ones(lines, fates, payloads, self._folds)
         for index, line in lines.controls():
             control = known_control(line, self._path)
             is_noted = control in _LAST_ONE_COUNTS and first + index not in self._kept_notes
             if is_noted or control in _REMADE:
                 fates[index] = DROP
-        if any(lines.mores):
-            keep_places(lines.mores, fates)
+        if lines.has_batches:
+            keep_places(lines, fates)
         return fates, payloads
 
     def _fold_first_ones(
         self, lines: Lines, fates: bytearray, payloads: dict[int, Payload], folds: Folds
     ) -> None:
         """Drop what is the first so many records of its object; keep the last of them with what they fold into."""
-        left = self._left
+        left = self._left_to_fold
         for index, object_key in enumerate(lines.object_keys):
             if object_key not in left or not fates[index]:
                 continue
@@ -362,22 +376,3 @@ class Selection:
                 del left[object_key]
                 payloads[index] = folds.snapshot(object_key)
                 fates[index] = REPLACED
-
-
-def _drop_first(object_keys: list[str | None], left: dict[str, int], fates: bytearray) -> None:
-    """Of each object drop so many of the lines that are not dropped yet; what is ``left`` to drop becomes less."""
-    if not left:
-        return
-    if _core.native is not None:
-        _core.native.drop_first(object_keys, left, fates)
-        return
-    for index, object_key in enumerate(object_keys):
-        if object_key in left and fates[index]:
-            fates[index] = DROP
-            left[object_key] -= 1
-            if not left[object_key]:
-                del left[object_key]
-
-
-def _is_key(object_key: str | None) -> bool:
-    return object_key is not None

@@ -5,14 +5,16 @@ The lines stand right after the header, before all records.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mpcheckpoint._format.control import DROPPED, control_payload
+from mpcheckpoint._format.control import DROPPED, Note, control_payload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from mpcheckpoint._format.frame import Payload
 
@@ -38,13 +40,13 @@ class DroppedRecords(msgspec.Struct, array_like=True, gc=False):
     object_key: str
     count: int
     last_us: int
-    ids: list[RememberedId] = []
+    ids: tuple[RememberedId, ...] = ()
 
     def add(self, other: DroppedRecords) -> None:
         """Add what another line says of the same object."""
         self.count += other.count
         self.last_us = max(self.last_us, other.last_us)
-        self.ids = [*self.ids, *other.ids]
+        self.ids = (*self.ids, *other.ids)
 
 
 class _Dropped(msgspec.Struct):
@@ -56,16 +58,18 @@ _decode = msgspec.json.Decoder(_Dropped).decode
 
 def dropped_payloads(dropped: Iterable[DroppedRecords]) -> Iterator[Payload]:
     """Yield the lines that say what was dropped, each far shorter than a line may be."""
-    part: list[DroppedRecords] = []
-    length = 0
-    for each in _pieces(dropped):
-        part.append(each)
-        length += _ENTRY_BYTES + 6 * len(each.object_key) + (_bytes_bound(each.ids) if each.ids else 0)
-        if length > _LINE_BYTES:
-            yield control_payload(DROPPED, objects=part)
-            part, length = [], 0
-    if part:
-        yield control_payload(DROPPED, objects=part)
+    pieces = list(_pieces(dropped))
+    sums = list(
+        accumulate(
+            _ENTRY_BYTES + 6 * len(each.object_key) + (_bytes_bound(each.ids) if each.ids else 0)
+            for each in pieces
+        )
+    )
+    start = before = 0
+    while start < len(pieces):
+        stop = min(bisect_right(sums, before + _LINE_BYTES, start) + 1, len(pieces))
+        yield control_payload(DROPPED, objects=pieces[start:stop])
+        start, before = stop, sums[stop - 1]
 
 
 def _pieces(dropped: Iterable[DroppedRecords]) -> Iterator[DroppedRecords]:
@@ -82,7 +86,7 @@ def _pieces(dropped: Iterable[DroppedRecords]) -> Iterator[DroppedRecords]:
         yield DroppedRecords(each.object_key, count, each.last_us, ids)
 
 
-def _bytes_bound(ids: list[RememberedId]) -> int:
+def _bytes_bound(ids: Sequence[RememberedId]) -> int:
     return sum(_ID_BYTES + 6 * len(each[0]) for each in ids)
 
 
@@ -95,6 +99,11 @@ def dropped_in(event: bytes) -> list[DroppedRecords]:
     return _decode(event).objects
 
 
+def dropped_note(event: bytes) -> Note:
+    """Return the note that such a line is, decoded once: it may speak of a hundred thousand objects."""
+    return Note(DROPPED, {"objects": dropped_in(event)})
+
+
 def dropped_of(fields: Mapping[str, Any]) -> list[DroppedRecords]:
-    """Return the same from the decoded fields of the line."""
+    """Return the same from what a note of the line says, decoded so, or as any other."""
     return msgspec.convert(fields["objects"], list[DroppedRecords])

@@ -40,15 +40,19 @@ def recoded(
     """
     native = _core.native
     if native is not None and not payloads:
-        columns = [_packed(column) for column in (lines.offsets, lines.ends, lines.stamps_us)]
-        found = native.recode(data, base, *columns, _packed(lines.mores, "I"), fates, _PLACEHOLDER, *end)
+        if lines.block is not None:
+            found = native.recode_block(lines.block.lines, fates, _PLACEHOLDER, *end)
+        else:
+            columns = [packed(column) for column in (lines.offsets, lines.ends, lines.stamps_us)]
+            found = native.recode(data, base, *columns, packed(lines.mores, "I"), fates, _PLACEHOLDER, *end)
         if found is not None:
             made, crc, stamp_us = found
             return made, EndState(end.offset + len(made), crc, stamp_us)
     return _recoded(data, base, lines, fates, end, payloads or {})
 
 
-def _packed(column: Column, code: str = "Q") -> array[int]:
+def packed(column: Column, code: str = "Q") -> array[int]:
+    """Return a column as the native core takes it."""
     return column if isinstance(column, array) else array(code, column)
 
 
@@ -83,9 +87,12 @@ def _recoded(
     return b"".join(made), EndState(offset, stored_crc, last_us)
 
 
-def keep_places(mores: Column, fates: bytearray) -> None:
+def keep_places(lines: Lines, fates: bytearray) -> None:
     """Have placeholders stand for what leaves a batch of which other lines stay: its lines count down."""
-    start = 0
+    if lines.block is not None:
+        lines.block.lines.keep_places(fates)
+        return
+    mores, start = lines.mores, 0
     while start < len(fates):
         stop = start + mores[start] + 1
         if stop - start > 1:

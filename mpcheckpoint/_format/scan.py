@@ -7,7 +7,7 @@ from itertools import islice
 from operator import lt
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpcheckpoint._format.columns import Lines, canonical_lines, parse_lines
+from mpcheckpoint._format.columns import Lines, canonical_lines
 from mpcheckpoint._format.frame import (
     MAX_BATCH_BYTES,
     PADDING,
@@ -19,6 +19,7 @@ from mpcheckpoint._format.frame import (
     running_crc,
     stated_length,
 )
+from mpcheckpoint._format.rows import parse_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

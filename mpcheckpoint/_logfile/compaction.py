@@ -26,62 +26,31 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.columns import Lines
-from mpcheckpoint._format.frame import MIN_LINE_BYTES
-from mpcheckpoint._format.recode import recoded
 from mpcheckpoint._logfile.chunk import Origin
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.generations import GenerationCopy, put_in_place
 from mpcheckpoint._logfile.ownership import open_beside_log, temporary_name
 from mpcheckpoint._logfile.replay import replay
-from mpcheckpoint._logfile.torn_or_corrupt import Broken, require_torn
+from mpcheckpoint._logfile.selected import blocks_up_to, planned_bytes
 from mpcheckpoint._system.locks import store_locks
 from mpcheckpoint.errors import CompactionError, LockTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from mpcheckpoint._format.control import Header
-    from mpcheckpoint._format.frame import EndState, Payload
-    from mpcheckpoint._format.scan import Scan
+    from mpcheckpoint._format.frame import EndState
     from mpcheckpoint._logfile.append import LogWriter
     from mpcheckpoint._logfile.opened import OpenLog
     from mpcheckpoint._logfile.paths import LogPaths
+    from mpcheckpoint._logfile.selected import Selection
 
 _SPARE_BYTES = 1024 * 1024
 # Copied under the locks: what takes a few milliseconds.
 _MOST_UNDER_LOCK_BYTES = 256 * 1024
 _MOST_PASSES = 30
 _MOST_BEGINNINGS = 5
-
-
-class Selection(Protocol):
-    """What is to be dropped. Asked by one thread, without any lock."""
-
-    def begin(self, newest_us: int, origin: Origin) -> None:
-        """Begin, or begin anew: the newest line that will be looked at has this stamp; all are read there."""
-
-    def look(self, lines: Lines) -> None:
-        """Look at the next whole batches of the log."""
-
-    # Nothing is dropped where more than this part of the log would be kept, in bytes.
-    most_kept: float
-
-    def decide(self) -> bool:
-        """Decide, having looked at all; return whether anything is to be dropped. The lines may be asked for after each
-        call of this."""
-
-    def leading(self) -> Sequence[Payload]:
-        """Return the lines that say what was dropped. Requires: ``decide``."""
-
-    def is_out_of_date(self, lines: Lines) -> bool:
-        """Return whether these lines, appended since the start, make the decision wrong. Asked under locks, too.
-
-        Requires: ``leading``.
-        """
-
-    def fates(self, lines: Lines) -> tuple[bytes | bytearray, Mapping[int, Payload]]:
-        """Return what becomes of the next whole batches, as ``recoded`` wants it. Requires: ``decide``."""
 
 
 class Pace(Protocol):
@@ -116,45 +85,8 @@ class _Start(NamedTuple):
     end: EndState
 
 
-def scans_up_to(file: system.Descriptor, begin: EndState, stop: EndState, paths: LogPaths) -> Iterator[Scan]:
-    """Yield what a log holds between these two, the latter of which is known to be an end of it.
-
-    Raises:
-        CorruptLogError: it is damaged.
-    """
-
-    def read(size: int, offset: int) -> bytes:
-        return system.read_at(file.fd, max(0, min(size, stop.offset - offset)), offset)
-
-    for result in replay(file.fd, begin, read=read):
-        if result.damage is not None:
-            file.require_intact()
-            broken = Broken(result.damage, result.broken_at, result.broken_crc)
-            # Which it is not, below that end.
-            require_torn(file.fd, broken, paths, known_durable=stop.offset)
-        yield result
-
-
 class _OvertakenError(Exception):
     """The log was given another generation meanwhile, or other lines than those that the decision was made for."""
-
-
-def planned_bytes(fd: int, begin: EndState, all_lines: Iterable[Lines], selection: Selection) -> int:
-    """Return how long a copy would be of what ``selection`` leaves of these lines of a file, which its header ends with
-    ``begin``, but for a few bytes of its header and of the line that ends it.
-
-    The share of lines that are kept does not tell: what leaves a batch leaves a line in its place.
-
-    Requires: ``selection`` has decided; it must decide once more before it is asked for the fates again.
-    """
-    leading = sum(len(payload.event) + MIN_LINE_BYTES for payload in selection.leading())
-    end = begin._replace(offset=begin.offset + leading)
-    for lines in all_lines:
-        base = lines.offsets[0]
-        data = system.read_at(fd, lines.ends[-1] - base, base)
-        fates, payloads = selection.fates(lines)
-        _, end = recoded(data, base, lines, fates, end, payloads)
-    return end.offset
 
 
 class Compactor:
@@ -244,9 +176,9 @@ class Compactor:
         header = start.header
         selection.begin(start.end.stamp_us, Origin(header.log_key, header.generation, header.lineage))
         total, done = 2 * (start.end.offset - start.header.end.offset), 0
-        for lines in self._lines(start):
+        for lines, _ in self._lines(start):
             selection.look(lines)
-            done += lines.ends[-1] - lines.offsets[0]
+            done += lines.stop - lines.start
             self._pace(done, total)
         before = start.end.offset
         if not selection.decide():
@@ -267,9 +199,9 @@ class Compactor:
         temporary, copy = temporary_name(self._paths.log), None
         try:
             copy = self._created(temporary, start, selection)
-            for lines in self._lines(start):
-                copy.add(start.file.fd, lines, *selection.fates(lines))
-                done += lines.ends[-1] - lines.offsets[0]
+            for lines, data in self._lines(start):
+                copy.add(start.file.fd, lines, *selection.fates(lines), data)
+                done += lines.stop - lines.start
                 self._pace(done, total)
             self._finish(copy, start)
         except BaseException:
@@ -302,23 +234,23 @@ class Compactor:
     def _note_wait(self, begun_s: float) -> None:
         self._longest_wait_s = max(self._longest_wait_s, time.perf_counter() - begun_s)
 
-    def _lines(self, start: _Start) -> Iterator[Lines]:
-        """Yield all lines that the log held at the start, but for its header."""
-        for result in scans_up_to(start.file, start.header.end, start.end, self._paths):
-            if result.lines:
-                yield Lines.of(result.lines)
+    def _lines(self, start: _Start) -> Iterator[tuple[Lines, tuple[bytes, int]]]:
+        """Yield all lines that the log held at the start, but for its header, with the bytes they are in, and where."""
+        for scan, data in blocks_up_to(start.file, start.header.end, start.end, self._paths):
+            if scan.lines:
+                yield Lines.of(scan.lines), data
 
     def _planned_bytes(self, start: _Start, selection: Selection, done: int, total: int) -> int:
         """Return how long the copy would be."""
 
-        def told() -> Iterator[Lines]:
+        def told() -> Iterator[tuple[Lines, tuple[bytes, int]]]:
             read = done
-            for lines in self._lines(start):
-                yield lines
-                read += lines.ends[-1] - lines.offsets[0]
+            for lines, data in self._lines(start):
+                yield lines, data
+                read += lines.stop - lines.start
                 self._pace(read, total)
 
-        return planned_bytes(start.file.fd, start.header.end, told(), selection)
+        return planned_bytes(start.header.end, told(), selection)
 
     def _free_bytes(self, start: _Start) -> int:
         """Return how long a copy may be that does not fill the disk, where others write too."""

@@ -184,20 +184,21 @@ class GenerationCopy:
         lines: Sequence[Line],
         fates: bytes | bytearray | None = None,
         payloads: Mapping[int, Payload] | None = None,
+        read: tuple[bytes, int] | None = None,
     ) -> None:
         """Copy whole batches, but for what the old generation says of itself.
 
         Args:
             fd: the file that the lines were read from.
             fates, payloads: what becomes of each; see ``recoded``. None: all are copied.
+            read: the bytes that the lines are in, and their offset, if the caller has them.
         """
         lines = Lines.of(lines)
         if not lines:
             return
         if fates is None:
             fates = self._carried(lines)
-        base = lines.offsets[0]
-        data = system.read_at(fd, lines.ends[-1] - base, base)
+        data, base = read or (system.read_at(fd, lines.stop - lines.start, lines.start), lines.start)
         made, self.end = recoded(data, base, lines, fates, self.end, payloads)
         if len(made) > MAX_BATCH_BYTES:
             _require_readable(made, lines.mores, fates)

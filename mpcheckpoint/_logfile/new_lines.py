@@ -8,7 +8,8 @@ import msgspec
 
 from mpcheckpoint import _core
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.columns import Lines, canonical_records
+from mpcheckpoint._format.blocks import canonical_records
+from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.control import Note, note_of, note_payload
 from mpcheckpoint._format.frame import (
     CLOSING_BYTES,

@@ -17,7 +17,7 @@ from mpcheckpoint._format.scan import Scan, Stop, scan
 from mpcheckpoint._logfile.file_bytes import CHUNK_BYTES, chunks_of, is_padding_from, reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mpcheckpoint._logfile.file_bytes import Read
 
@@ -26,7 +26,13 @@ LARGEST_READ_BYTES = MAX_BATCH_BYTES + MAX_LINE_BYTES
 
 
 def replay(
-    fd: int, end: EndState, data: bytes | None = None, *, padded_to: int = 0, read: Read | None = None
+    fd: int,
+    end: EndState,
+    data: bytes | None = None,
+    *,
+    padded_to: int = 0,
+    read: Read | None = None,
+    scan: Callable[[bytes, EndState], Scan] = scan,
 ) -> Iterator[Scan]:
     """Yield what follows ``end``, a chunk a scan; the last one tells what the log ends with.
 
@@ -39,6 +45,7 @@ def replay(
         data: what a read of FIRST_READ_BYTES at ``end.offset`` gave, if that was done already.
         padded_to: an offset up to which everything after the last line was seen to be padding before.
         read: reads the log, in place of what reads ``fd``.
+        scan: finds the lines in what was read.
     """
     read = read or reading(fd)
     size = FIRST_READ_BYTES

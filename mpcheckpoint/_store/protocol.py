@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.chunk import Chunk
-    from mpcheckpoint._logfile.compaction import Compacted, Pace, Selection
+    from mpcheckpoint._logfile.compaction import Compacted, Pace
     from mpcheckpoint._logfile.near_end import Rest
+    from mpcheckpoint._logfile.selected import Selection
     from mpcheckpoint._store.durability import Durability
     from mpcheckpoint._store.workers import WorkerHolder
     from mpcheckpoint._system import LockHolder

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.append import LogWriter
-    from mpcheckpoint._logfile.compaction import Compacted, Pace, Selection
+    from mpcheckpoint._logfile.compaction import Compacted, Pace
     from mpcheckpoint._logfile.paths import LogPaths
+    from mpcheckpoint._logfile.selected import Selection
     from mpcheckpoint._types import Position, Repair
 
 

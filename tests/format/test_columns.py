@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpcheckpoint._format import columns
-from mpcheckpoint._format.columns import Lines, parse_lines
+from mpcheckpoint._format import rows
+from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import (
     EndState,
     Line,
@@ -21,6 +21,7 @@ from mpcheckpoint._format.frame import (
     running_crc,
     stated_length,
 )
+from mpcheckpoint._format.rows import parse_lines
 from mpcheckpoint._format.scan import scan
 from support.log_bytes import sealed
 
@@ -264,7 +265,7 @@ def lines_of(*events: bytes, metas: Sequence[bytes] = (), size: int = 64 * 1024)
     ]
     data, _ = encode_batch(payloads, end=EndState(BASE, 1, 1), stamp_us=9, durable=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columns, "_SLICE_BYTES", size)
+        patch.setattr(rows, "_SLICE_BYTES", size)
         return parse_lines(data, base=BASE, crc=running_crc(1))
 
 

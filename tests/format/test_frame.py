@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpcheckpoint._format.columns import parse_lines
 from mpcheckpoint._format.frame import (
     CLOSING_BYTES,
     LENGTH_END,
@@ -30,6 +29,7 @@ from mpcheckpoint._format.frame import (
     stated_length,
     stored_crc_before,
 )
+from mpcheckpoint._format.rows import parse_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable

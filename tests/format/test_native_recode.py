@@ -1,16 +1,13 @@
-"""Lines written anew: the native core makes the bytes that Python makes, and drops the same lines."""
+"""Lines written anew: the native core makes the bytes that Python makes."""
 
 from __future__ import annotations
 
 from array import array
 from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpcheckpoint import _core
-from mpcheckpoint._compaction import selection
 from mpcheckpoint._format import recode
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import EndState, Payload, encode_batch
@@ -20,7 +17,7 @@ from support.capabilities import native_core
 from support.leaks import CALLS, require_no_leak
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 START = EndState(1000, 0x1234ABCD, 17)
 PAYLOADS = st.builds(
@@ -48,7 +45,7 @@ def test_native_core_makes_the_same_bytes(batches: list[list[Payload]], data: st
     fates = bytearray(
         data.draw(st.lists(st.sampled_from([DROP, KEEP]), min_size=len(lines), max_size=len(lines)))
     )
-    keep_places(lines.mores, fates)
+    keep_places(lines, fates)
     end = EndState(at, 0xFFFFFFFF, 3)
 
     made, after = recoded(bytes_there, START.offset, lines, fates, end)
@@ -65,26 +62,6 @@ def test_native_core_makes_the_same_bytes(batches: list[list[Payload]], data: st
     ]
 
 
-@given(
-    st.lists(st.sampled_from(["a", "b", "c", None])),
-    st.dictionaries(st.sampled_from(["a", "b", "d"]), st.integers(1, 4)),
-    st.integers(0, 2**30),
-)
-def test_native_core_drops_the_same_first_lines(
-    keys: list[str | None], left: dict[str, int], dropped: int
-) -> None:
-    native = native_core()
-    fates = bytearray(DROP if dropped >> index & 1 else KEEP for index in range(len(keys)))
-    other_fates, other_left = bytearray(fates), dict(left)
-
-    native.drop_first(keys, left, fates)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_core, "native", None)
-        selection._drop_first(keys, other_left, other_fates)
-
-    assert (fates, left) == (other_fates, other_left)
-
-
 def test_what_is_not_framed_is_left_to_python() -> None:
     native = native_core()
     data, lines = written([[Payload(b'"x"', b"1")]])
@@ -97,26 +74,12 @@ def test_what_is_not_framed_is_left_to_python() -> None:
     assert native.recode(data, START.offset, *columns, mores, bytearray([7]), *place) is None
     assert native.recode(data, START.offset, *columns, array("I"), kept, *place) is None
     assert native.recode(data.replace(b",", b";"), START.offset, *columns, mores, kept, *place) is None
-    with pytest.raises(ValueError, match="one fate a key"):
-        native.drop_first(["x"], {}, bytearray(2))
-    with pytest.raises(TypeError):
-        native.drop_first(["x"], {"x": "many"}, bytearray([KEEP]))
 
 
-def calls() -> dict[str, Callable[[], object]]:
+def test_recoded_lines_leave_no_memory_behind(intensity: int) -> None:
+    native_core()
     data, lines = written([[Payload(b'"x"', b"1"), Payload(b'"y"', b"2")]])
 
-    def drops() -> None:
-        selection._drop_first(["x", "y", None], {"x": 1, "y": 2}, bytearray([KEEP, KEEP, KEEP]))
-
-    return {
-        "recode": lambda: recoded(data, START.offset, lines, bytes([KEEP, LEFT]), START),
-        "drop_first": drops,
-    }
-
-
-@pytest.mark.parametrize("name", ["recode", "drop_first"])
-def test_no_memory_is_left_behind(name: str, intensity: int) -> None:
-    native_core()
-
-    require_no_leak(calls()[name], calls=CALLS * intensity)
+    require_no_leak(
+        lambda: recoded(data, START.offset, lines, bytes([KEEP, LEFT]), START), calls=CALLS * intensity
+    )

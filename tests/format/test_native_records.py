@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mpcheckpoint import _core
-from mpcheckpoint._format.columns import canonical_lines, canonical_records
+from mpcheckpoint._format.blocks import canonical_records
+from mpcheckpoint._format.columns import canonical_lines
 from mpcheckpoint._format.control import Note, note_of, note_payload
 from mpcheckpoint._format.frame import MAX_BATCH_BYTES, EndState, Payload, encode_batch
 from mpcheckpoint._logfile import new_lines

@@ -24,6 +24,9 @@ SANITIZERS = ("libasan.so", "libubsan.so")
 WHAT_IT_RUNS = (
     "format/test_native_scan.py",
     "format/test_native_count.py",
+    "format/test_native_block.py",
+    "format/test_native_recode.py",
+    "compaction/test_native_tally.py",
     "format/test_native_encode.py",
     "read/test_native_index.py",
     "append/test_native_append.py",

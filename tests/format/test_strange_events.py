@@ -9,8 +9,8 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._format.codec import decode_event
-from mpcheckpoint._format.columns import parse_lines
 from mpcheckpoint._format.frame import Line, closing, parse_line
+from mpcheckpoint._format.rows import parse_lines
 from mpcheckpoint.errors import CorruptLogError
 from support import log_bytes
 from support.fuzz_bench import MARKER, Bench, Reading

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from mpcheckpoint._format.frame import Line, Payload
-    from mpcheckpoint._logfile.compaction import Pace, Selection
+    from mpcheckpoint._logfile.compaction import Pace
     from mpcheckpoint._logfile.near_end import Rest
+    from mpcheckpoint._logfile.selected import Selection
     from mpcheckpoint._store.durability import Durability
     from mpcheckpoint._types import Repair
 

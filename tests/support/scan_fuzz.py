@@ -17,6 +17,7 @@ import pytest
 
 from mpcheckpoint import _core
 from mpcheckpoint._format import scan as scan_module
+from mpcheckpoint._format.blocks import scan_block
 from mpcheckpoint._format.columns import canonical_lines
 from mpcheckpoint._format.count import Count, count
 from mpcheckpoint._format.frame import MAX_BATCH_BYTES, EndState, Line, closing, running_crc
@@ -282,15 +283,18 @@ def expected_count(data: bytes, alone: Scan) -> Count | None:
 
 
 def differences(logs: int, seed: int) -> Iterator[tuple[bytes, object, object] | str]:
-    """Scan so many logs in both ways, and count them; yield what of each log came out: how it stopped, or, where they
-    differ, all."""
+    """Scan so many logs in both ways, some as blocks, too, and count them; yield what of each log came out: how it
+    stopped, or, where they differ, all."""
     forger = Forger(seed)
     for number in range(logs):
         data = forger.log()
         found, expected = scanned_natively(data), scanned_alone(data, in_bulk=number % 4 == 0)
         count_found, count_expected = count(data, START), expected_count(data, expected)
+        in_block = scan_block(data, START) if number % 8 == 1 else expected
         if count_found != count_expected:
             yield data, count_found, count_expected
+        elif in_block != expected:
+            yield data, in_block, expected
         elif found == expected:
             yield f"{found.stop.name.lower()}, {'some' if found.lines else 'no'} lines"
         else:
