@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mpcheckpoint._format.control import DROPPED, Note, control_payload
+from mpcheckpoint._format.control import DROPPED, Note, control_payload, note_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._format.frame import Line, Payload
 
 _LINE_BYTES = 512 * 1024
 _ENTRY_BYTES, _ID_BYTES = 40, 48
@@ -99,9 +99,12 @@ def dropped_in(event: bytes) -> list[DroppedRecords]:
     return _decode(event).objects
 
 
-def dropped_note(event: bytes) -> Note:
-    """Return the note that such a line is, decoded once: it may speak of a hundred thousand objects."""
-    return Note(DROPPED, {"objects": dropped_in(event)})
+def dropped_note(line: Line) -> Note:
+    """Return the note that such a line is, decoded once: it may speak of thousands of objects."""
+    try:
+        return Note(DROPPED, {"objects": dropped_in(line.event)})
+    except msgspec.MsgspecError:
+        return note_of(line)  # none that this library writes: whoever needs what it says, finds out
 
 
 def dropped_of(fields: Mapping[str, Any]) -> list[DroppedRecords]:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, FORGET, Note, forgotten_in, note_of
+from mpcheckpoint._format.control import (
+    CONTROLS_OF_A_GENERATION,
+    DROPPED,
+    FORGET,
+    Note,
+    forgotten_in,
+    note_of,
+)
+from mpcheckpoint._format.dropped import dropped_note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +84,7 @@ class Told:
         if control == FORGET:
             self.forgets.append(Forget(at, forgotten_in(line), line.stamp_us))
         elif control not in CONTROLS_OF_A_GENERATION:
-            self.notes.append(note_of(line))
+            self.notes.append(note_of(line) if control != DROPPED else dropped_note(line))
             self._stamps_us.append(line.stamp_us)
 
     def chunk(

@@ -6,6 +6,7 @@ It is a function of the log's bytes alone: all of it came out of lines, the writ
 from __future__ import annotations
 
 from heapq import merge
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._format.codec import record_id_of
@@ -66,9 +67,9 @@ class LogView:
             self.map_notes, self.memo = [], {}
         self.generation, self.lineage = chunk.generation, chunk.lineage
         if not self.records.count:
-            for note in chunk.notes:
-                if note.name == DROPPED:  # those lines stand before all records
-                    self._apply_dropped(dropped_of(note.fields))
+            # Those lines stand before all records.
+            told = [dropped_of(note.fields) for note in chunk.notes if note.name == DROPPED]
+            self._apply_dropped([*chain.from_iterable(told)])
         lines, done = Lines.of(chunk.lines), 0
         for at, forgotten, stamp_us in chunk.forgets:
             self._add(lines[done:at])
@@ -125,8 +126,13 @@ class LogView:
             self._notes[note.name] = note.fields
 
     def _apply_dropped(self, dropped: list[DroppedRecords]) -> None:
+        counts = {each.object_key: each.count for each in dropped}
+        if len(counts) == len(dropped) and not self._dropped:
+            self._dropped = counts
+        else:  # an object with many ids is told of in parts
+            for each in dropped:
+                self._dropped[each.object_key] = self._dropped.get(each.object_key, 0) + each.count
         for each in dropped:
-            self._dropped[each.object_key] = self._dropped.get(each.object_key, 0) + each.count
             if each.last_us:
                 self._dropped_us[each.object_key] = max(
                     each.last_us, self._dropped_us.get(each.object_key, 0)
