@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import CLOSING_BYTES, PADDING, EndState, closing
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.first_use import trusted_start, write_again
@@ -17,7 +18,7 @@ from mpcheckpoint._logfile.replay import replay
 from mpcheckpoint._logfile.torn_or_corrupt import Broken, refuse_shortened, require_torn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mpcheckpoint._format.frame import Line
     from mpcheckpoint._logfile.append_state import PureAppendState
@@ -144,12 +145,18 @@ class LogEnd:
         return None
 
     def _take_note(self, lines: Sequence[Line]) -> None:
-        for line in lines:
-            self.is_sealed = False
-            if line.object_key is None:
-                self.is_sealed = known_control(line, self._paths.log) == "sealed"
-        if lines:
-            clock.observe(lines[-1].stamp_us)
+        if not lines:
+            return
+        controls: Iterable[tuple[int, Line]]
+        if isinstance(lines, Lines):  # no line of Python is made of the others
+            controls = lines.controls()
+        else:
+            controls = ((index, line) for index, line in enumerate(lines) if line.object_key is None)
+        self.is_sealed = False
+        for index, line in controls:
+            is_seal = known_control(line, self._paths.log) == "sealed"
+            self.is_sealed = is_seal and index == len(lines) - 1
+        clock.observe(lines[-1].stamp_us)
 
     def first_use(self, sync: Callable[[], object]) -> Repair | None:
         """Prove and make durable what this process finds before it appends for the first time.
