@@ -126,6 +126,26 @@ def logs_in(target: StoreDirectory, saved: dict[str, RestoreStep]) -> list[LogPa
     return sorted(found, key=lambda paths: paths.log_key)
 
 
+def previous_of_both(header: Header, present: Header) -> tuple[str, ...]:
+    """Return what the generations before a backup's are called, with those that the store had besides.
+
+    All are older than the restore that is to come. One that the store had besides is younger than an earlier restore,
+    or the cut of a compacted backup, if it continues the generation that this made: then it comes after what that was
+    put back of, else before it. See ``Header.holds``.
+    """
+    chain, own = (*present.previous, present.generation), (*header.previous, header.generation)
+    restored_at = sorted(own.index(each.to) for each in header.restored if each.to in header.previous)
+    before: dict[int, list[str]] = {}
+    for at, generation in enumerate(chain):
+        if generation not in own:
+            older = (place for place in restored_at if own[place + 1] not in chain[: at + 1])
+            before.setdefault(next(older, len(header.previous)), []).append(generation)
+    joined: list[str] = []
+    for place, generation in enumerate(header.previous):
+        joined += [*before.get(place, ()), generation]
+    return (*joined, *before.get(len(header.previous), ()))
+
+
 def refusal(source: StoreDirectory, what: str) -> BackupPlaceError:
     """Return the error that says why a store cannot be restored from there."""
     return BackupPlaceError(f"{source.base} {what}. Nothing was changed", path=source.base, reason=what)

@@ -43,6 +43,7 @@ from mpcheckpoint._backup.restore_steps import (
     RestoreStep,
     compared,
     logs_in,
+    previous_of_both,
     refusal,
     saved_steps,
 )
@@ -361,11 +362,8 @@ def _write(step: RestoreStep, temporary: str, on_progress: OnProgress | None) ->
     saved = system.open_file(step.saved_path)  # now: there may be many
     if read_header(saved.fd, step.saved_path, log_key=step.paths.log_key) != header:
         raise _changed(step, 0)
-    named = (*header.previous, header.generation)
-    others = () if present is None else (*present.previous, present.generation)
     old = header._replace(
-        # What the store was since is older than this restore, and younger than all that the backup continues.
-        previous=(*header.previous, *(each for each in others if each not in named)),
+        previous=header.previous if present is None else previous_of_both(header, present),
         restored=(*header.restored, Restored(header.generation, end.stamp_us)),
         created_us=max(header.created_us, 0 if present is None else present.created_us),
         lineage=header.lineage or ("" if present is None else present.lineage),

@@ -34,12 +34,7 @@ from mpcheckpoint._logfile.torn_or_corrupt import refuse_shortened
 from mpcheckpoint._logfile.vouched import vouched_for
 from mpcheckpoint._system.statx import has_grown
 from mpcheckpoint._types import Position
-from mpcheckpoint.errors import (
-    CorruptLogError,
-    FormatVersionError,
-    LogNotFoundError,
-    WrongLogError,
-)
+from mpcheckpoint.errors import CorruptLogError, FormatVersionError, LogNotFoundError, WrongLogError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

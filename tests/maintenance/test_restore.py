@@ -17,6 +17,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._backup.append_locks import AppendLocks
 from mpcheckpoint._backup.journal import Journal, write_journal
 from mpcheckpoint._backup.place import read_marker
+from mpcheckpoint._backup.restore_steps import previous_of_both
 from mpcheckpoint._format.control import Header, Restored
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.clock import clock
@@ -25,6 +26,7 @@ from mpcheckpoint._logfile.successor import find_in_successor
 from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint.errors import (
     BackupPlaceError,
+    CheckpointError,
     CorruptLogError,
     InvalidPositionError,
     LockTimeoutError,
@@ -364,6 +366,24 @@ def test_generations_after_a_restore_that_is_no_longer_named_hold_all() -> None:
 
 
 @pytest.mark.guarantee(3)
+@pytest.mark.parametrize("continues", [True, False])
+def test_generations_beside_a_cut_hold_what_came_after_it_only_if_they_continue_what_it_made(
+    continues: bool,
+) -> None:
+    first, backed_up, other, end = "1" * 32, "2" * 32, "3" * 32, EndState(100, 0, 0)
+    header = Header("a", backed_up, 0, (first,), end, "", (Restored(first, 100),))
+    present = Header("a", other, 0, (first, backed_up) if continues else (first,), end)
+
+    previous = (*previous_of_both(header, present), backed_up)
+    restored = Header("a", "4" * 32, 0, previous, end, "", (*header.restored, Restored(backed_up, 200)))
+
+    assert sorted(previous) == [first, backed_up, other]
+    assert restored.holds(other, 100)
+    assert restored.holds(other, 150) == continues
+    assert not restored.holds(other, 201)
+
+
+@pytest.mark.guarantee(3)
 def test_positions_of_generations_between_two_restores_stay_valid(
     store: Path, log: Log, place: Path, tmp_path: Path
 ) -> None:
@@ -371,10 +391,10 @@ def test_positions_of_generations_between_two_restores_stay_valid(
     checkpoint.backup(place)
     log.append("x", "gone")
     restore(place, store)
-    log.recover()
-    between = log.append("x", "between")
+    log.append("x", "between")
     checkpoint.backup(later)
-    log.recover()
+    log.recover()  # a generation that no backup has
+    between = list(log.read())[-1].position
     again = log.append("x", "gone again")
     restore(later, store)
     log.append("x", "new")
@@ -492,16 +512,27 @@ def test_restore_needs_one_open_file_a_log(store: Path, place: Path) -> None:
         Checkpoint(store).log(f"log {number}").append("x", "later")
     become_a_new_process()
     gc.collect()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            few = len(os.listdir("/dev/fd")) + count + 20
-            resource.setrlimit(resource.RLIMIT_NOFILE, (few, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-            code = 0 if len(restore(place, store)) == count else 2
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    def with_files(more: int) -> int:
+        """Restore in a process that may open so many more files; return 0 if it did, 3 if it was told of the limit."""
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                few = len(os.listdir("/dev/fd")) + more
+                resource.setrlimit(
+                    resource.RLIMIT_NOFILE, (few, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+                )
+                code = 0 if len(restore(place, store)) == count else 2
+            except CheckpointError as error:
+                code = 3 if "ulimit -n" in str(error) else 4
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert with_files(count // 2) == 3
+    assert not list(inside(store, "quarantine").glob("*"))
+    assert with_files(count + 20) == 0
 
 
 # --- all or nothing ------------------------------------------------------------------------------------------
