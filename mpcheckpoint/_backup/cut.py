@@ -25,6 +25,7 @@ from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._logfile.recovery import repair_end
 from mpcheckpoint._logfile.replay import replay
 from mpcheckpoint._logfile.torn_or_corrupt import Broken, require_torn
+from mpcheckpoint._logfile.unfinished import refuse_unfinished
 from mpcheckpoint._store.process import process
 from mpcheckpoint.errors import CheckpointError, LockTimeoutError, ReadFailedError, StoreAccessError
 
@@ -244,10 +245,16 @@ def _look(paths: LogPaths, cut: Cut) -> bool:
 
 
 def _without_locks(directory: StoreDirectory) -> Cut:
-    """Return the logs as each is found: of a user who may not lock them."""
+    """Return the logs as each is found: of a user who may not lock them.
+
+    Raises:
+        UnfinishedBackupError: the store is half restored.
+    """
+    refuse_unfinished(directory.path)
     cut = Cut(is_of_one_moment=False, cut_us=system.now_us())
     for paths in _listed(directory, cut):
         _look(paths, cut)
+    refuse_unfinished(directory.path)  # a restore may have begun meanwhile
     return cut
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint._backup import restoring
+from mpcheckpoint._backup import cut, restoring
 from mpcheckpoint._backup.append_locks import AppendLocks
 from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._store.directory import StoreDirectory
@@ -110,6 +110,26 @@ def test_handle_that_was_open_changes_nothing_until_a_killed_restore_is_finished
     assert b"refused" not in quarantined(store)
     a.append("x", "again")
     assert content(store)["x"] == (0, "again")
+
+
+@pytest.mark.parametrize("at", ["before", "meanwhile"])
+def test_read_only_handle_backs_up_no_half_of_a_restore(
+    store: Path, checkpoint: Checkpoint, place: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    reader, look = Checkpoint(store, create=False, read_only=True), cut._look
+
+    def killed_meanwhile(*args: Any) -> bool:
+        if not inside(store, "backup.journal").exists():
+            killed_after_the_journal(store, place, monkeypatch)
+        return look(*args)
+
+    if at == "before":
+        killed_after_the_journal(store, place, monkeypatch)
+    else:
+        monkeypatch.setattr(cut, "_look", killed_meanwhile)
+    with pytest.raises(UnfinishedBackupError):
+        reader.backup(place.with_name("another"))
+    assert not place.with_name("another").exists()
 
 
 def test_temporary_files_stay_while_there_is_a_journal(
