@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint.errors import CorruptLogError, FormatVersionError
+from mpcheckpoint.log import handle_of
 from mpcheckpoint.maintenance import repair, stray_files, verify
 from support.checkout import GOLDEN
 from support.verbs import become_a_new_process, flip, log_file
@@ -54,6 +56,18 @@ def test_log_that_an_earlier_release_wrote_compacts_or_is_refused_and_left_alone
 
 def _keys(records: list[tuple[str, Any, int]]) -> set[str]:
     return {object_key for object_key, _, _ in records}
+
+
+def test_notes_of_a_kind_that_is_not_known_stay(store: Path) -> None:
+    log = Checkpoint(store).log("a")
+    for number in range(3):
+        log.append("x", number)
+        note = note_payload(Note("of another program", {"number": number}))
+        handle_of(log).append_guarded([note], lambda: None)
+
+    assert log.compact(keep_last=1).is_changed
+
+    assert log_file(store).read_bytes().count(b"of another program") == 3
 
 
 def test_compacted_log_is_sound_and_salvaged_with_what_was_dropped(store: Path) -> None:

@@ -19,7 +19,7 @@ from mpcheckpoint.errors import (
     OutcomeUnknownError,
     PoisonedLogError,
 )
-from mpcheckpoint.testing import SimulatedProcess
+from mpcheckpoint.testing import SimulatedDisk, SimulatedProcess
 from support.processes import in_a_child
 from support.verbs import (
     LOG,
@@ -95,6 +95,41 @@ def test_records_appended_meanwhile_stay_whatever_the_rules_say(store: Path) -> 
     assert [record.event for record in log.read()] == [5, 6, 7, 8, 9]
     assert log.count("x") == 9
     other.kill()
+
+
+def test_records_appended_between_the_decision_and_the_copy_are_copied_once_as_they_are(store: Path) -> None:
+    log = Checkpoint(store).log("a")
+    log.append_many([("x", number) for number in range(4)])
+    late: list[int] = []
+
+    def meanwhile(done: int, total: int) -> None:
+        if not late:
+            late.append(done)
+            log.append_many([("x", 4), ("y", 5)])
+
+    log.compact(keep_last=1, on_progress=meanwhile)
+
+    assert [record.event for record in log.read()] == [3, 4, 5]
+    assert log.count("x") == 5
+
+
+def test_functions_of_the_caller_run_under_no_lock(store: Path) -> None:
+    log = Checkpoint(store).log("a")
+    log.append_many([("x", number) for number in range(4)])
+    called: list[str] = []
+
+    def look(name: str) -> None:
+        called.append(name)
+        assert not is_locked(lock_file(store))
+        assert not is_locked(inside(store, "store.lock"))
+
+    def fold(earlier: int, later: int) -> int:
+        look("fold")
+        return earlier + later
+
+    log.compact(drop=lambda record: look("drop"), fold=fold, on_progress=lambda done, total: look("progress"))
+
+    assert set(called) == {"drop", "fold", "progress"}
 
 
 def test_record_appended_just_before_the_switch_is_in_the_copy(store: Path, faults: Faults) -> None:
@@ -423,3 +458,22 @@ def test_copy_is_synced_after_its_last_byte_and_before_it_gets_the_name(store: P
     log.compact(keep_last=1)
 
     assert calls[-4:] == ["write_at", "sync_data", "replace", "sync_directory"]
+
+
+@pytest.mark.guarantee(1)
+def test_compaction_that_returned_survives_a_loss_of_power_and_so_does_what_came_after_it(
+    tmp_path: Path,
+) -> None:
+    with SimulatedDisk(tmp_path.resolve(), seed=1) as disk, SimulatedProcess():
+        log = Checkpoint(disk.root / "store").log("a")
+        for number in range(4):
+            log.append("x", number)
+        log.compact(keep_last=1)
+        images = disk.images(limit=20)
+        log.append("x", 4)
+        generation = next(iter(log.read())).position.generation
+        later = disk.images(limit=20)
+
+    name = "store/.checkpoint/a.jsonl"
+    assert all(generation.encode() in image.content[name] for image in [*images, *later])
+    assert all(b'"x",4' in image.content[name] for image in later)

@@ -181,6 +181,21 @@ def test_purge_leaves_no_byte_in_the_store(store: Path, log: Log) -> None:
     assert log.count("stays") == 2
 
 
+def test_purge_of_an_object_that_is_claimed_leaves_nothing_of_the_claim(store: Path, log: Log) -> None:
+    with log.claim("gone") as claim:
+        assert claim is not None
+        log.forget("gone")
+        log.compact(purge=True)
+        assert b"gone" not in bytes_in(store).replace(b'"control":"gone"', b"")
+
+
+def test_reader_that_does_not_know_what_forgetting_is_may_not_pass_over_it(store: Path, log: Log) -> None:
+    log.forget("gone")
+
+    (line,) = (each for each in bytes_in(store).splitlines() if b'"control":"forget"' in each)
+    assert b"ignorable" not in line
+
+
 def test_purge_keeps_the_quarantine_of_other_logs(store: Path, log: Log) -> None:
     other = Checkpoint(store).log("other")
     other.append("x", 1)
