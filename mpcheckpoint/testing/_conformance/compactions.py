@@ -141,6 +141,44 @@ class CompactionTests(StorageUnderTest):
         assert first.folded.count == 4
         assert log.count("x") == 8
 
+    def test_forgotten_object_is_as_if_it_had_never_been_in_all_handles(self) -> None:
+        log = self.open_filled()
+        other = self.open_handle()
+        assert other.log("a").count("x") == 8
+
+        log.forget("x")
+
+        for each in (log, other.log("a"), self.open_handle().log("a")):
+            assert (each.count("x"), each.events("x"), each.events("y")) == (0, (), (7,))
+        assert "x" not in other
+        other.log("a").append("x", "anew", record_id="id 2", expected_count=0)
+        assert log.events("x") == ("anew",)
+
+    def test_forgotten_object_does_not_come_back_and_is_counted_anew_over_compactions(self) -> None:
+        log = self.open_filled()
+        other = self.open_handle().log("a")
+        log.compact(keep_last=3)
+        log.forget("x")
+        log.compact()
+        assert (log.count("x"), other.events("x"), self.open_handle().log("a").count("x")) == (0, (), 0)
+        for number in range(4):
+            log.append("x", number, record_id=f"id {number}")
+        for turn in range(2):
+            log.compact(keep_last=1)
+            assert log.count("x") == other.count("x") == self.open_handle().log("a").count("x") == 4 + turn
+            other.append("x", "again", record_id="id 1")
+            other.append("x", 4 + turn, expected_count=4 + turn)
+
+    def test_forgetting_and_the_same_again_is_a_change_also_over_a_compaction(self) -> None:
+        log = self.open_filled()
+        with raises(ConflictError), log.transaction() as transaction:
+            transaction.events("y")
+            log.forget("y")
+            log.append("y", 7)
+            log.compact()
+            transaction.append("x", "from what is gone")
+        assert log.count("x") == 8
+
     def test_claim_of_a_live_worker_is_kept(self) -> None:
         log = self.open_filled()
         with log.claim("x") as claim:

@@ -8,11 +8,12 @@ from support.memory_storage import MemoryLog, MemoryReader
 from support.planted import found_by
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mpcheckpoint._compaction.selection import Selection
     from mpcheckpoint._format.columns import Lines
     from mpcheckpoint._format.frame import EndState, Payload
+    from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._logfile.compaction import Compacted
     from support.memory_storage import Content
 
@@ -27,7 +28,11 @@ class OnlyTells(MemoryLog):
         return super().compact(selection, **(options | {"is_dry_run": True}))
 
 
-@found_by("test_counts_and_conditions_go_on_over_compactions", "test_record_id_of_a_dropped_record_is_found")
+@found_by(
+    "test_counts_and_conditions_go_on_over_compactions",
+    "test_record_id_of_a_dropped_record_is_found",
+    "test_forgotten_object_does_not_come_back_and_is_counted_anew_over_compactions",
+)
 class ForgetsWhatItDropped(MemoryLog):
     def next_generation(self, leading: Sequence[Payload]) -> Content:
         return super().next_generation(())
@@ -60,6 +65,21 @@ class DropsAllClaims(MemoryLog):
     def fates(self, selection: Selection, lines: Lines) -> tuple[Any, Any]:  # type: ignore[override]
         selection._kept_notes = frozenset()
         return super().fates(selection, lines)
+
+
+@found_by("test_forgetting_and_the_same_again_is_a_change_also_over_a_compaction")
+class LosesWhatSaysThatAnObjectIsForgotten(DropsAllClaims):
+    """As it loses claims."""
+
+
+@found_by(
+    "test_forgotten_object_is_as_if_it_had_never_been_in_all_handles",
+    "test_forgetting_and_the_same_again_is_a_change_also_over_a_compaction",
+)
+class RemembersWhatIsForgotten(MemoryReader):
+    def poll(self) -> Iterator[Chunk]:
+        for chunk in super().poll():
+            yield chunk._replace(forgets=())
 
 
 @found_by("test_reader_that_resumes_gets_nothing_twice_and_another_all_anew")
