@@ -357,13 +357,16 @@ class CrashingProcesses(RuleBasedStateMachine):
         player=st.sampled_from(PLAYERS),
         log_key=st.sampled_from(LOG_KEYS),
         keep_last=st.integers(1, 3),
+        purge=st.booleans(),
         luck=st.lists(BAD_LUCK, max_size=2),
     )
-    def compact(self, player: int, log_key: str, keep_last: int, luck: list[BadLuck]) -> None:
+    def compact(self, player: int, log_key: str, keep_last: int, purge: bool, luck: list[BadLuck]) -> None:
         before = self.model[log_key]
         after = compacted(before, keep_last)
         is_done = self.try_it(
-            player, lambda checkpoint: checkpoint.log(log_key).compact(keep_last=keep_last), luck
+            player,
+            lambda checkpoint: checkpoint.log(log_key).compact(keep_last=keep_last, purge=purge),
+            luck,
         )
         if is_done:
             is_changed = seen_of(after).records != seen_of(before).records
