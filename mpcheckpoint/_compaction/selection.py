@@ -119,6 +119,8 @@ class Selection:
         # stand before it. All else that is counted of them is of after it.
         self._forgets: dict[str, tuple[int, bool]] = {}
         self._forgotten: Counter[str] = Counter()
+        # The highest stamp of lines that forget an object and are gone, now or since earlier.
+        self._forgotten_us = 0
         self._earlier: dict[str, DroppedRecords] = {}
         # Objects whose count ends here, since nothing is left of them and their time is over.
         self._uncounted: set[str] = set()
@@ -144,6 +146,8 @@ class Selection:
         """Take note that all that was looked at of an object is forgotten by the next line."""
         self._notes_that_may_go += 1
         is_kept = stamp_us >= self._ids_from_us and not self._rules.purge
+        if not is_kept:
+            self._forgotten_us = stamp_us
         self._forgets[object_key] = self._lines, is_kept
         self._forgotten[object_key] += self._tally.pop(object_key)
         self._less.pop(object_key, None)
@@ -208,7 +212,9 @@ class Selection:
     def _look_at_control(self, number: int, line: Line) -> None:
         control = known_control(line, self._path)
         if control == DROPPED:
-            for each in dropped_in(line.event):
+            dropped = dropped_in(line.event)
+            self._forgotten_us = max(self._forgotten_us, dropped.forgotten_us)
+            for each in dropped.objects:
                 known = self._earlier.get(each.object_key)
                 if known is None:
                     self._earlier[each.object_key] = each
@@ -303,7 +309,8 @@ class Selection:
                 dropped_payloads(map(DroppedRecords, self._leading, self._leading.values(), repeat(0)))
             )
         object_keys = dict.fromkeys([*self._earlier, *self._less, *self._leading])
-        return list(dropped_payloads(filter(None, (self._dropped(each, ids) for each in object_keys))))
+        dropped = filter(None, (self._dropped(each, ids) for each in object_keys))
+        return list(dropped_payloads(dropped, self._forgotten_us))
 
     def _is_dropped(self, each: _Id) -> bool:
         less = self._less.get(each.object_key, ())

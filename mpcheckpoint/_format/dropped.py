@@ -49,15 +49,26 @@ class DroppedRecords(msgspec.Struct, array_like=True, gc=False):
         self.ids = (*self.ids, *other.ids)
 
 
-class _Dropped(msgspec.Struct):
+class Dropped(msgspec.Struct):
+    """What one line says.
+
+    Attributes:
+        objects: what was dropped of them.
+        forgotten_us: the highest stamp of lines that forgot an object and are gone. So what was read of any object
+            before that may be of one that was forgotten since.
+    """
+
     objects: list[DroppedRecords]
+    forgotten_us: int = 0
 
 
-_decode = msgspec.json.Decoder(_Dropped).decode
+dropped_in = msgspec.json.Decoder(Dropped).decode
 
 
-def dropped_payloads(dropped: Iterable[DroppedRecords]) -> Iterator[Payload]:
+def dropped_payloads(dropped: Iterable[DroppedRecords], forgotten_us: int = 0) -> Iterator[Payload]:
     """Yield the lines that say what was dropped, each far shorter than a line may be."""
+    if forgotten_us:
+        yield control_payload(DROPPED, objects=[], forgotten_us=forgotten_us)
     pieces = list(_pieces(dropped))
     sums = list(
         accumulate(
@@ -90,23 +101,15 @@ def _bytes_bound(ids: Sequence[RememberedId]) -> int:
     return sum(_ID_BYTES + 6 * len(each[0]) for each in ids)
 
 
-def dropped_in(event: bytes) -> list[DroppedRecords]:
-    """Return what such a line says.
-
-    Raises:
-        msgspec.MsgspecError: it is none that this library writes.
-    """
-    return _decode(event).objects
-
-
 def dropped_note(line: Line) -> Note:
     """Return the note that such a line is, decoded once: it may speak of thousands of objects."""
     try:
-        return Note(DROPPED, {"objects": dropped_in(line.event)})
+        dropped = dropped_in(line.event)
     except msgspec.MsgspecError:
         return note_of(line)  # none that this library writes: whoever needs what it says, finds out
+    return Note(DROPPED, {"objects": dropped.objects, "forgotten_us": dropped.forgotten_us})
 
 
-def dropped_of(fields: Mapping[str, Any]) -> list[DroppedRecords]:
+def dropped_of(fields: Mapping[str, Any]) -> Dropped:
     """Return the same from what a note of the line says, decoded so, or as any other."""
-    return msgspec.convert(fields["objects"], list[DroppedRecords])
+    return msgspec.convert(fields, Dropped)

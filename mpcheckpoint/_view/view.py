@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mpcheckpoint._format.control import Note
-    from mpcheckpoint._format.dropped import DroppedRecords
+    from mpcheckpoint._format.dropped import Dropped
     from mpcheckpoint._logfile.chunk import Chunk
 
 # The note by which a worker takes an object or gives it back.
@@ -50,6 +50,8 @@ class LogView:
         self._dropped_ids: dict[str, dict[str, tuple[int, int]]] = {}
         # Of each object that was forgotten: when last, and how many records the log had then.
         self._forgets: dict[str, tuple[int, int]] = {}
+        # When an object was last forgotten of which not even that is left: it may be any.
+        self._forgotten_us = 0
         # Those not given back, object key to worker. The workers may be dead.
         self.claims: dict[str, str] = {}
         self._notes: dict[str, dict[str, Any]] = {}
@@ -63,13 +65,13 @@ class LogView:
             # A new one: a snapshot may share the old one.
             self.records, self._ids = Records(), {}
             self._dropped, self._dropped_us, self._dropped_ids, self._forgets = {}, {}, {}, {}
+            self._forgotten_us = 0
             self.claims, self._notes = {}, {}
             self.map_notes, self.memo = [], {}
         self.generation, self.lineage = chunk.generation, chunk.lineage
         if not self.records.count:
             # Those lines stand before all records.
-            told = [dropped_of(note.fields) for note in chunk.notes if note.name == DROPPED]
-            self._apply_dropped([*chain.from_iterable(told)])
+            self._apply_dropped([dropped_of(note.fields) for note in chunk.notes if note.name == DROPPED])
         lines, done = Lines.of(chunk.lines), 0
         for at, forgotten, stamp_us in chunk.forgets:
             self._add(lines[done:at])
@@ -125,7 +127,9 @@ class LogView:
         if note.name != DROPPED:
             self._notes[note.name] = note.fields
 
-    def _apply_dropped(self, dropped: list[DroppedRecords]) -> None:
+    def _apply_dropped(self, told: list[Dropped]) -> None:
+        self._forgotten_us = max([self._forgotten_us, *(each.forgotten_us for each in told)])
+        dropped = [*chain.from_iterable(each.objects for each in told)]
         counts = {each.object_key: each.count for each in dropped}
         if len(counts) == len(dropped) and not self._dropped:
             self._dropped = counts
@@ -145,8 +149,9 @@ class LogView:
         return self._dropped.get(object_key, 0) + len(self.records.numbers_of(object_key))
 
     def state_of(self, object_key: str) -> tuple[int, int]:
-        """Return what differs if anything happened to an object: when it was last forgotten, and its count."""
-        return self._forgets.get(object_key, (0, 0))[0], self.count_of(object_key)
+        """Return what differs if anything happened to an object: when it was last forgotten, or may have been, and its
+        count."""
+        return self._forgets.get(object_key, (self._forgotten_us, 0))[0], self.count_of(object_key)
 
     def dropped_of(self, object_key: str) -> int:
         """Return how many events of an object a compaction left out."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -90,16 +90,18 @@ def test_read_only_handles_forget_nothing(store: Path, log: Log) -> None:
     assert log.count("gone") == 2
 
 
-@pytest.mark.parametrize("compacts", [False, True])
-def test_forgetting_and_the_same_again_is_a_change(log: Log, *, compacts: bool) -> None:
+@pytest.mark.parametrize("rules", [None, {}, {"purge": True}, {"keep_ids_s": 0}])
+def test_forgetting_and_the_same_again_is_a_change(log: Log, rules: dict[str, Any] | None) -> None:
     transaction = log.transaction()
     transaction.__enter__()
     transaction.events("gone")
     transaction.append("stays", "from what was read")
     log.forget("gone")
     log.append_many([("gone", "secret 0"), ("gone", "secret 1")])
-    if compacts:
-        log.compact()
+    if rules is not None:
+        log.append("newest", 1)
+        log.compact(**rules)
+        log.compact(**rules, drop="newest")
     with pytest.raises(ConflictError):
         transaction.__exit__(None, None, None)
     assert log.events("stays") == (1,)

@@ -131,7 +131,7 @@ class ImportTarget:
                 if note.name == IMPORT:
                     self._take_note(note)
                 elif note.name == DROPPED and self._identities is not None:
-                    for each in dropped_of(note.fields):
+                    for each in dropped_of(note.fields).objects:
                         self._dropped_us[each.object_key] = each.last_us
                         for record_id, _, _ in each.ids:
                             self._tell(Identity(each.object_key, record_id), self._identities)
