@@ -1,7 +1,7 @@
 """What a compaction drops: decided by rules, of lines that are looked at once and copied at a second pass.
 
-Memory: one entry an object, and a few dozen bytes for each record that is dropped out of turn (by the caller's
-``drop``, or since a later outcome of a map superseded it) or has a record id that is to be remembered.
+Memory: one entry an object, a few dozen bytes for each record that is dropped out of turn (by the caller's ``drop``, or
+since a later outcome of a map superseded it), and some 350 for each that has a record id that is to be remembered.
 """
 
 from __future__ import annotations
