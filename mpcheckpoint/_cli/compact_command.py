@@ -184,13 +184,15 @@ def _compacted(
     checkpoint: Checkpoint, log_key: str | None, options: _Options, progress: ByteProgress
 ) -> Compaction:
     assert log_key is not None
-    shown_bytes = 0
+    shown_bytes = expected_bytes = 0
 
     def on_progress(done_bytes: int, total_bytes: int) -> None:
-        del total_bytes
-        nonlocal shown_bytes
-        progress.advance(done_bytes - shown_bytes)
-        shown_bytes = done_bytes
+        nonlocal shown_bytes, expected_bytes
+        # Where there is little room the log is read once more, and the total grows.
+        expected_bytes = expected_bytes or total_bytes
+        so_far_bytes = max(shown_bytes, done_bytes * expected_bytes // total_bytes)
+        progress.advance(so_far_bytes - shown_bytes)
+        shown_bytes = so_far_bytes
 
     done = checkpoint.log(log_key, create=False).compact(**options.rules, on_progress=on_progress)
     # The header, and the second pass where there was nothing to drop.
