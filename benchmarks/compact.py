@@ -3,7 +3,8 @@
 Three works. *rate*: a log of single appends, ten an object, of which one each is kept, where no disk is under it: bytes
 a second, and beside them those of a check (``mpcheckpoint verify``), in turns. *beside*: writers append durably to one
 log at full speed while another process compacts it, and while nobody does, in turns: appends a second, and the longest
-one. *view*: what it takes to read the log into a view, before and after.
+one. *view*: what it takes to read the log into a view, before and after. Whatever takes memory is done in a process of
+its own: what one has had at most is passed on to those it starts.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ _TABLE = Table(
 )
 
 
-def fill(store: Path, size_mb: float) -> int:
+def fill(start: Start, argument: tuple[Path, float]) -> int:
     """Make the log; return how many records it holds."""
+    store, size_mb = argument
     records = int(size_mb * 1e6 / (RECORD_BYTES + 60))
     objects = max(1, records // _AN_OBJECT)
     with Checkpoint(store, durability="never") as checkpoint:
@@ -59,28 +61,27 @@ def fill(store: Path, size_mb: float) -> int:
 # --- rate ----------------------------------------------------------------------------------------------------------
 
 
+def rates_of(start: Start, argument: tuple[Path, float]) -> tuple[int, float, float]:
+    """Make the log, check it, and compact it; return its length, and the bytes a second of the two, in MB."""
+    store, _ = argument
+    fill(start, argument)
+    verified_s(store, None)
+    took_s, _ = verified_s(store, None)
+    with Checkpoint(store) as checkpoint:
+        begun_s = time.perf_counter()
+        size = checkpoint.log("benchmark").compact(keep_last=1).bytes_before
+        return size, size / took_s / 1e6, size / (time.perf_counter() - begun_s) / 1e6
+
+
 def measure_rate(place: Path, *, size_mb: float, rounds: int) -> dict[str, Any]:
     """Return how many bytes a second are checked, and compacted."""
-    checks, compactions = [], []
-    size = 0
-    for number in range(rounds):
-        store = place / f"rate-{number}"
-        fill(store, size_mb)
-        verified_s(store, None)
-        took_s, _ = verified_s(store, None)
-        with Checkpoint(store) as checkpoint:
-            begun_s = time.perf_counter()
-            done = checkpoint.log("benchmark").compact(keep_last=1)
-            compactions.append(done.bytes_before / (time.perf_counter() - begun_s) / 1e6)
-        size = done.bytes_before
-        checks.append(size / took_s / 1e6)
-    ratio = statistics.median(done / check for done, check in zip(compactions, checks, strict=True))
+    found = [run_alone(rates_of, (place / f"rate-{number}", size_mb)) for number in range(rounds)]
     return {
         "work": "rate",
-        "size_mb": size / 1e6,
-        "verify_mb_per_s": statistics.median(checks),
-        "compact_mb_per_s": statistics.median(compactions),
-        "ratio_to_verify": ratio,
+        "size_mb": found[-1][0] / 1e6,
+        "verify_mb_per_s": statistics.median(check for _, check, _ in found),
+        "compact_mb_per_s": statistics.median(compaction for _, _, compaction in found),
+        "ratio_to_verify": statistics.median(compaction / check for _, check, compaction in found),
     }
 
 
@@ -122,7 +123,7 @@ def measure_beside(
 ) -> dict[str, Any]:
     """Return how many appends a second there are while the log is compacted, and how long the longest takes."""
     store = place / "beside"
-    fill(store, size_mb)
+    run_alone(fill, (store, size_mb))
     rates: dict[bool, list[float]] = {False: [], True: []}
     longest: dict[bool, list[float]] = {False: [], True: []}
     with partner(compactor, store) as other:
@@ -133,7 +134,7 @@ def measure_beside(
             rates[is_compacted].append(sum(count for count, _ in found) / seconds)
             longest[is_compacted].append(max(longest_s for _, longest_s in found) * 1e3)
             if is_compacted:
-                fill(store, size_mb)
+                run_alone(fill, (store, size_mb))
     ratio = statistics.median(beside / alone for alone, beside in zip(rates[False], rates[True], strict=True))
     return {
         "work": "beside",
@@ -158,13 +159,18 @@ def view(start: Start, store: Path) -> tuple[float, int]:
         return time.perf_counter() - begun_s, max(1, peak_memory_bytes() - before)
 
 
+def compact(start: Start, store: Path) -> None:
+    """Compact the log: one record each is kept, a tenth."""
+    with Checkpoint(store) as checkpoint:
+        checkpoint.log("benchmark").compact(keep_last=1)
+
+
 def measure_view(place: Path, *, size_mb: float, rounds: int) -> dict[str, Any]:
     """Return what a view of the log takes after a compaction that kept a tenth, in parts of what it took before."""
     store = place / "view"
-    fill(store, size_mb)
+    run_alone(fill, (store, size_mb))
     before = [run_alone(view, store) for _ in range(rounds)]
-    with Checkpoint(store) as checkpoint:
-        checkpoint.log("benchmark").compact(keep_last=1)
+    run_alone(compact, store)
     after = [run_alone(view, store) for _ in range(rounds)]
     seconds, memory = (
         statistics.median(each[figure] for each in after) / statistics.median(each[figure] for each in before)
