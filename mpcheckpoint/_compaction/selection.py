@@ -302,9 +302,8 @@ class Selection:
             is_forgotten = each.number < self._forgets.get(each.object_key, (-1, False))[0]
             if not is_forgotten and self._is_dropped(each):
                 ids.setdefault(each.object_key, []).append((each.record_id, each.stamp_us, each.more))
-        if not (
-            ids or self._earlier or self._less or self._may_empty or self._folds
-        ):  # the same, in fewer steps
+        is_usual = not (ids or self._earlier or self._less or self._may_empty or self._folds)
+        if is_usual and not (self._forgets or self._forgotten_us):  # the same, in fewer steps
             return list(
                 dropped_payloads(map(DroppedRecords, self._leading, self._leading.values(), repeat(0)))
             )

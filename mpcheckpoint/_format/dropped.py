@@ -111,5 +111,5 @@ def dropped_note(line: Line) -> Note:
 
 
 def dropped_of(fields: Mapping[str, Any]) -> Dropped:
-    """Return the same from what a note of the line says, decoded so, or as any other."""
+    """Return what a note of the line says, decoded so, or as any other."""
     return msgspec.convert(fields, Dropped)

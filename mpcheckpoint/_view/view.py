@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mpcheckpoint._format.control import Note
-    from mpcheckpoint._format.dropped import Dropped
+    from mpcheckpoint._format.dropped import DroppedRecords
     from mpcheckpoint._logfile.chunk import Chunk
 
 # The note by which a worker takes an object or gives it back.
@@ -71,7 +71,9 @@ class LogView:
         self.generation, self.lineage = chunk.generation, chunk.lineage
         if not self.records.count:
             # Those lines stand before all records.
-            self._apply_dropped([dropped_of(note.fields) for note in chunk.notes if note.name == DROPPED])
+            told = [dropped_of(note.fields) for note in chunk.notes if note.name == DROPPED]
+            self._forgotten_us = max([self._forgotten_us, *(each.forgotten_us for each in told)])
+            self._apply_dropped([*chain.from_iterable(each.objects for each in told)])
         lines, done = Lines.of(chunk.lines), 0
         for at, forgotten, stamp_us in chunk.forgets:
             self._add(lines[done:at])
@@ -127,9 +129,7 @@ class LogView:
         if note.name != DROPPED:
             self._notes[note.name] = note.fields
 
-    def _apply_dropped(self, told: list[Dropped]) -> None:
-        self._forgotten_us = max([self._forgotten_us, *(each.forgotten_us for each in told)])
-        dropped = [*chain.from_iterable(each.objects for each in told)]
+    def _apply_dropped(self, dropped: list[DroppedRecords]) -> None:
         counts = {each.object_key: each.count for each in dropped}
         if len(counts) == len(dropped) and not self._dropped:
             self._dropped = counts

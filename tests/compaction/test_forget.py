@@ -161,6 +161,15 @@ def test_what_came_after_an_object_was_forgotten_is_counted_over_compactions(
     assert log.events("gone") == ("anew",)
 
 
+def test_what_came_after_a_forget_is_counted_where_there_are_no_record_ids(store: Path) -> None:
+    log = Checkpoint(store).log("plain")
+    log.append("x", "old")
+    log.forget("x")
+    log.append_many([("x", number) for number in range(5)])
+    log.compact(keep_last=1)
+    assert log.count("x") == Checkpoint(store).log("plain").count("x") == 5
+
+
 def test_purge_leaves_no_byte_in_the_store(store: Path, log: Log) -> None:
     log.append("gone", "secret", record_id="g3")
     log.compact(keep_last=1)
