@@ -115,7 +115,8 @@ def restore(
         backup: the directory of the backup; it is only read.
         path: the directory of the store; made if there is none.
         lock_timeout_s: how long to wait for writers, in seconds; None waits for ever.
-        on_progress: called with the number of bytes that were read since the last call.
+        on_progress: called with the number of bytes that were read since the last call, under all locks of the store:
+            an append to it in there waits for itself.
 
     Raises:
         BackupPlaceError: ``backup`` is no backup, or of another store, or one that was written to, or changed while it
