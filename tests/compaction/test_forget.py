@@ -107,6 +107,17 @@ def test_forgetting_and_the_same_again_is_a_change(log: Log, rules: dict[str, An
     assert log.events("stays") == (1,)
 
 
+def test_records_without_ids_since_an_object_was_forgotten_are_counted_over_compactions(store: Path) -> None:
+    log = Checkpoint(store).log("plain")
+    log.forget("plain")
+    for number in range(4):
+        log.append("plain", number)
+
+    log.compact(keep_last=1)
+
+    assert log.count("plain") == 4
+
+
 def test_streams_show_the_past_until_the_next_compaction(log: Log) -> None:
     log.forget("gone")
     assert [record.object_key for record in log.read()] == ["gone", "stays", "gone"]
