@@ -10,6 +10,7 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._view import log_handle
 from mpcheckpoint.errors import ConflictError, InvalidKeyError, LimitExceededError, ReadOnlyError
+from mpcheckpoint.testing import SimulatedProcess
 from support.processes import call
 from support.verbs import tear
 
@@ -116,6 +117,23 @@ def test_records_without_ids_since_an_object_was_forgotten_are_counted_over_comp
     log.compact(keep_last=1)
 
     assert log.count("plain") == 4
+
+
+def test_object_that_is_forgotten_while_it_is_compacted_begins_anew(store: Path, log: Log) -> None:
+    other = SimulatedProcess()
+    log.forget("gone")
+    log.append_many([("gone", number) for number in range(4)])
+
+    def forget(done: int, total: int) -> None:
+        if done == total and Checkpoint(store, read_only=True).log("k").count("gone"):
+            with other:
+                Checkpoint(store).log("k").forget("gone")
+
+    log.compact(keep_last=1, on_progress=forget)
+
+    assert log.count("gone") == 0
+    assert call(counts_elsewhere, store) == (0, [], ["stays"])
+    other.kill()
 
 
 def test_streams_show_the_past_until_the_next_compaction(log: Log) -> None:
