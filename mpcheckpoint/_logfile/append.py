@@ -20,6 +20,7 @@ from mpcheckpoint._logfile.append_lock import AppendLock
 from mpcheckpoint._logfile.faults import translated, typed
 from mpcheckpoint._logfile.group_commit import GroupCommit
 from mpcheckpoint._logfile.judged import judged
+from mpcheckpoint._logfile.let_go import let_go
 from mpcheckpoint._logfile.native_append import NativeAppends, is_durable_natively
 from mpcheckpoint._logfile.notices import tell
 from mpcheckpoint._logfile.opened import Appended, OpenLog
@@ -214,7 +215,7 @@ class LogWriter:
         Raises:
             LockTimeoutError, WriteFailedError: before ``act``. And what that raises.
         """
-        lock, before = self.lock, self.log
+        lock, before = self.lock, [self.log]
         if lock.is_owned():  # before the try: its finally would give back what the outer call holds
             lock.refuse_reentry()
         try:
@@ -235,7 +236,7 @@ class LogWriter:
                     known.state.wake()
                 if known.file.notices:
                     tell(known.file)
-            del before  # who closes a file that was replaced may free it, which takes long
+            let_go(before, self.log)
 
     def _locked(self) -> OpenLog | None:
         """Take the append lock, as AppendLock says; return the open log, if that stands at the log's path under it."""
