@@ -19,11 +19,12 @@ from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import EndState, Payload, encode_batch
 from mpcheckpoint._format.recode import DROP, KEEP
 from mpcheckpoint._format.scan import scan
-from support.capabilities import native_core
+from support.capabilities import native_core, native_core_in_use
 from support.leaks import CALLS, require_no_leak
 from support.verbs import log_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 START = EndState(1000, 0x1234ABCD, 17)
@@ -39,6 +40,13 @@ STEPS = st.lists(
     ),
     max_size=8,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def native_in_use() -> Iterator[None]:
+    """Have the native core run, also where it was told not to."""
+    with native_core_in_use():
+        yield
 
 
 def lines_of(keys: list[str | None], *, in_block: bool) -> Lines:

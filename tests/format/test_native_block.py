@@ -15,11 +15,11 @@ from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import EndState, Payload, encode_batch
 from mpcheckpoint._format.recode import DROP, KEEP, LEFT, keep_places, recoded
 from mpcheckpoint._format.scan import Stop, scan
-from support.capabilities import native_core
+from support.capabilities import native_core, native_core_in_use
 from support.leaks import CALLS, require_no_leak
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 START = EndState(1000, 0x1234ABCD, 17)
 PAYLOADS = st.builds(
@@ -29,6 +29,13 @@ PAYLOADS = st.builds(
     st.sampled_from([b"null", b"null", b'{"id":"a,b"}']),
 )
 BATCHES = st.lists(st.lists(PAYLOADS, min_size=1, max_size=4), min_size=1, max_size=8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def native_in_use() -> Iterator[None]:
+    """Have the native core run, also where it was told not to."""
+    with native_core_in_use():
+        yield
 
 
 def written(batches: list[list[Payload]]) -> bytes:

@@ -618,17 +618,18 @@ def test_worker_processes_that_cannot_start_end_the_map_with_an_error(log: Log) 
 
 def test_executor_that_was_shut_down_ends_the_map_with_an_error_and_what_ran_stays(log: Log) -> None:
     executor = ThreadPoolExecutor(1)
-    run = log.map(str, ["a", "b", "c", "d"], executor=executor, ordered=True)
+    # More than are under way at a time, however long we take to shut it down.
+    run = log.map(str, [f"item{number}" for number in range(200)], executor=executor, ordered=True)
     first = next(run)
     executor.shutdown()
 
     with pytest.raises(WorkerDiedError, match="was shut down"):
         list(run)
     with pytest.raises(WorkerDiedError, match="was shut down"):
-        log.map(str, ["d"], executor=executor)
+        log.map(str, ["item199"], executor=executor)
 
     assert first.ok
-    assert "a" in {outcome.item for outcome in log.results()}
+    assert "item0" in {outcome.item for outcome in log.results()}
 
 
 def test_broken_executor_of_the_caller_s_ends_the_map_with_an_error(log: Log, runs: Runs) -> None:
