@@ -6,14 +6,27 @@ import itertools
 import os
 import threading
 
+_numbers = itertools.count(1)
+_free: list[int] = []  # of threads that have ended
+
+
+class _Number:
+    """A number that a thread has among those of its process that run items, from 1. The next one gets it after it."""
+
+    def __init__(self) -> None:
+        try:
+            self.value = _free.pop()
+        except IndexError:
+            self.value = next(_numbers)
+
+    def __del__(self) -> None:
+        _free.append(self.value)
+
 
 class _Thread(threading.local):
-    """The number of a thread among those of its process that have run items, from 1."""
-
-    number = 0
+    number: _Number | None = None
 
 
-_numbers = itertools.count(1)
 _thread = _Thread()
 
 
@@ -25,6 +38,6 @@ def worker_name() -> str:
     """
     if threading.current_thread() is threading.main_thread():
         return str(os.getpid())
-    if not _thread.number:
-        _thread.number = next(_numbers)
-    return f"{os.getpid()}/{_thread.number}"
+    if _thread.number is None:
+        _thread.number = _Number()
+    return f"{os.getpid()}/{_thread.number.value}"

@@ -9,6 +9,7 @@ import pickle
 import pprint
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from dataclasses import MISSING, asdict, fields, replace
@@ -22,6 +23,7 @@ from pyarrow import parquet
 
 from mpcheckpoint import Log, Outcome, Results
 from mpcheckpoint._work.results import COLUMNS
+from mpcheckpoint._work.worker_name import worker_name
 from mpcheckpoint.errors import MissingExtraError
 from support.executors import workers
 
@@ -138,6 +140,16 @@ def test_each_thread_of_a_process_has_a_name_of_its_own(log: Log, threads: Threa
     names = {each.worker for each in both}
     assert len(names) == 2
     assert all(name is not None and name.startswith(f"{os.getpid()}/") for name in names)
+
+
+def test_thread_that_begins_after_another_has_ended_has_its_name() -> None:
+    names: list[str] = []
+    for _ in range(3):
+        thread = threading.Thread(target=lambda: names.append(worker_name()))
+        thread.start()
+        thread.join()
+
+    assert len(set(names)) == 1
 
 
 def test_worker_of_an_outcome_is_the_process_that_was_ended_and_not_the_one_that_recorded_it(
