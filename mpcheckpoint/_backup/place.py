@@ -14,6 +14,7 @@ from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import read_header
+from mpcheckpoint._logfile.ownership import missing_directories
 from mpcheckpoint._logfile.paths import BACKUP_MARKER, STORE_DIRECTORY, STORE_LOCK, LogPaths, store_directory
 from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint.errors import BackupPlaceError, NotAStoreError, StoreNotFoundError
@@ -101,12 +102,8 @@ class BackupPlace:
                 reason="not a directory",
             )
         # The directories that are to be made, the innermost first: they go again if the first backup fails.
-        self.made = [self.path]
-        while not os.path.lexists(os.path.dirname(self.made[-1])):
-            self.made.append(os.path.dirname(self.made[-1]))
-        self.is_new = not os.path.lexists(self.path) or not self._is_backup()
-        if os.path.lexists(self.path):
-            self.made = []
+        self.made = missing_directories(self.path)
+        self.is_new = bool(self.made) or not self._is_backup()
 
     def _refuse_overlap(self) -> None:
         here, there = os.path.realpath(self.base), os.path.realpath(self._store.base)

@@ -51,7 +51,7 @@ from mpcheckpoint._format.control import Restored
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.generations import GenerationCopy
 from mpcheckpoint._logfile.header import read_header
-from mpcheckpoint._logfile.ownership import temporary_name
+from mpcheckpoint._logfile.ownership import missing_directories, temporary_name
 from mpcheckpoint._logfile.paths import STORE_DIRECTORY, STORE_LOCK, store_directory
 from mpcheckpoint._logfile.places import places
 from mpcheckpoint._logfile.poison import Poison
@@ -131,7 +131,7 @@ def restore(
     there = os.path.join(store_directory(path), STORE_DIRECTORY)
     with _kept_as_it_is(source, marker, lock_timeout_s):
         saved_steps(source, there)  # what cannot be read makes no store
-        made = _missing(there)
+        made = missing_directories(there)
         try:
             target = StoreDirectory(path, create=True, read_only=False, is_unfinished_taken=True)
             target.require_locking()
@@ -218,16 +218,6 @@ def _require_as_it_was(source: StoreDirectory, marker: Marker) -> None:
     refuse_unfinished(source.path)
     if read_marker(source.path) != marker:
         raise refusal(source, "got another backup meanwhile; try again")
-
-
-def _missing(path: str) -> list[str]:
-    """Return which directories are to be made for the store, the innermost first."""
-    if os.path.lexists(path):
-        return []
-    missing = [path]
-    while not os.path.lexists(os.path.dirname(missing[-1])):
-        missing.append(os.path.dirname(missing[-1]))
-    return missing
 
 
 def _unmake(made: list[str]) -> None:

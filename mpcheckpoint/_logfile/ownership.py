@@ -234,6 +234,15 @@ def make_store_directory(path: str) -> bool:
     return _moved_in(path, prepare)
 
 
+def missing_directories(path: str) -> list[str]:
+    """Return which directories are to be made for ``path``, itself first; none if it stands there."""
+    missing: list[str] = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return missing
+
+
 def make_directory_inside(path: str) -> bool:
     """Make a directory in that of a store, for the same users; return False if something stands there.
 

@@ -25,6 +25,7 @@ from mpcheckpoint._logfile.ownership import (
     create_log,
     is_temporary,
     make_store_directory,
+    missing_directories,
     open_in_store,
     temporary_name,
 )
@@ -95,11 +96,8 @@ class StoreDirectory:
 
     def _create(self) -> bool:
         """Create what is missing of the path; return whether the store is new."""
-        missing = [self.path]
-        while not os.path.lexists(os.path.dirname(missing[-1])):
-            missing.append(os.path.dirname(missing[-1]))
         is_new = False
-        for path in reversed(missing):
+        for path in reversed(missing_directories(self.path) or [self.path]):
             is_new = make_store_directory(path) if path == self.path else system.make_directory(path)
             if is_new:
                 # Crash: a directory whose parent was not synced can be gone after a power cut, with all it held.

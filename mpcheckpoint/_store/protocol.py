@@ -20,7 +20,7 @@ For all of it:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.near_end import Rest
     from mpcheckpoint._logfile.selected import Selection
     from mpcheckpoint._store.durability import Durability
-    from mpcheckpoint._store.workers import WorkerHolder
     from mpcheckpoint._system import LockHolder
     from mpcheckpoint._types import Position, Repair
 
@@ -283,6 +282,19 @@ class Worker(Protocol):
 
     def __exit__(self, *_: object) -> None:
         """Retire."""
+
+
+class WorkerHolder(NamedTuple):
+    """Which process keeps a worker alive.
+
+    Attributes:
+        process: it; None if that cannot be told.
+        is_left: the process that began the worker is gone, but something that it started still keeps the worker alive:
+            a command that outlived its map.
+    """
+
+    process: LockHolder | None
+    is_left: bool = False
 
 
 class Workers(Protocol):

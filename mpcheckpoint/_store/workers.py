@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.ownership import leave_to_store, make_directory_inside
 from mpcheckpoint._logfile.paths import WORKERS
 from mpcheckpoint._store.process import process
+from mpcheckpoint._store.protocol import WorkerHolder
 from mpcheckpoint.errors import NotAStoreError, WriteFailedError
 
 if TYPE_CHECKING:
@@ -23,19 +24,6 @@ _MOST_SHOWN_BYTES = 256 * 1024
 _ROOM = 24  # what a worker shows may grow by so much
 # Directories in which this process has removed the files of killed workers.
 _cleared: set[str] = set()
-
-
-class WorkerHolder(NamedTuple):
-    """Which process keeps a worker alive.
-
-    Attributes:
-        process: it; None if that cannot be told.
-        is_left: the process that began the worker is gone, but something that it started still keeps the worker alive:
-            a command that outlived its map.
-    """
-
-    process: system.LockHolder | None
-    is_left: bool = False
 
 
 class FileWorker:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mpcheckpoint._logfile.mutex import Mutex
 from mpcheckpoint._logfile.read import LogReader
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._store.process import process
 from mpcheckpoint._store.store import DirectoryStore
+from mpcheckpoint._view.log_states import ClosedStates, LogState
 from mpcheckpoint._view.statistics import Statistics
 from mpcheckpoint._view.view import LogView, MovedError, merged, ordered_object_keys
 from mpcheckpoint.errors import ClosedError, LogNotFoundError, LogNotOpenError, ReadOnlyError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._logfile.judged import Seen
     from mpcheckpoint._store.directory import StoreDirectory
-    from mpcheckpoint._store.protocol import Reader, Store, StoredLog
+    from mpcheckpoint._store.protocol import Store, StoredLog
     from mpcheckpoint._view.records import Cut, Records
     from mpcheckpoint._view.settings import Settings
 
@@ -31,25 +32,6 @@ T = TypeVar("T")
 _LONGEST_UNDER_A_LOCK_S = 0.01
 
 _MOST_PASSES = 16
-
-
-class LogState(NamedTuple):
-    """One log in one handle: where it is stored, how far it was read, and what came of that."""
-
-    stored: StoredLog
-    reader: Reader
-    view: LogView
-
-
-class _Closed(dict[str, Any]):
-    """What a closed handle holds of its logs. A thread that was about to use one is told that it is closed."""
-
-    def __init__(self, error: Callable[[], ClosedError]) -> None:
-        super().__init__()
-        self._error = error
-
-    def __missing__(self, log_key: str) -> NoReturn:
-        raise self._error()
 
 
 class StoreHandle:
@@ -396,7 +378,7 @@ class StoreHandle:
                 for state in self._states.values():
                     state.reader.release()
                 self._drop_statistics()
-                self._states, self._records = _Closed(self._closed), _Closed(self._closed)
+                self._states, self._records = ClosedStates(self._closed), ClosedStates(self._closed)
 
     def reset_after_fork(self) -> None:
         """In a forked child: a view that no thread was changing is kept, any other is read anew."""
