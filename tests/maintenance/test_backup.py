@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -325,7 +326,7 @@ def test_backup_has_more_patience_each_time_a_lock_was_held_for_too_long(
         return len(patience_s) > 9 and take(self, paths, until_s)
 
     with monkeypatch.context() as patched:
-        patched.setattr(cut.time, "monotonic", lambda: now_s)
+        patched.setattr(cut, "time", SimpleNamespace(monotonic=lambda: now_s))
         patched.setattr(cut.AppendLocks, "try_take", held_elsewhere)
         back_up(store, place)
 
@@ -915,8 +916,11 @@ def test_limit_rate_pauses_for_what_was_copied_too_fast(
     log.append_many([("x", "e" * 200)] * 100)
     size = log_file(store).stat().st_size
     clock = [0.0]
-    monkeypatch.setattr(copying.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(copying.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    # A clock for this module alone: threads of the process go on with the real one.
+    clockwork = SimpleNamespace(
+        monotonic=lambda: clock[0], sleep=lambda seconds: clock.__setitem__(0, clock[0] + seconds)
+    )
+    monkeypatch.setattr(copying, "time", clockwork)
     told: list[int] = []
 
     back_up(store, place, limit_rate=size // 10, on_progress=told.append)
