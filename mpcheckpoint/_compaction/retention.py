@@ -102,7 +102,7 @@ def record(log: LogHandle, retention: Retention) -> None:
         raise TypeError(f"retention is a Retention, or None, not {retention!r}")
     log.for_writing()  # also where the log says so already
     if log.query(_recorded_in) != retention:
-        log.append_if([note_payload(retention._note())], lambda _: None)
+        log.append_if([note_payload(retention._note())], lambda _: None, relies_on=frozenset())
     keeper.watch(log, retention)
 
 

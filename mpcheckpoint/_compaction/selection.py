@@ -18,6 +18,7 @@ from mpcheckpoint._compaction.superseded import Superseded
 from mpcheckpoint._compaction.tally import keys_and_stamps, new_tally
 from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.control import (
+    CLAIM,
     CONTROLS_OF_A_GENERATION,
     DROPPED,
     FORGET,
@@ -29,7 +30,7 @@ from mpcheckpoint._format.dropped import DroppedRecords, dropped_in, dropped_pay
 from mpcheckpoint._format.recode import DROP, KEEP, REPLACED, keep_places
 from mpcheckpoint._logfile.header import known_control
 from mpcheckpoint._view.merged_read import ALL, records_in
-from mpcheckpoint._view.view import CLAIM, MAP
+from mpcheckpoint._view.view import MAP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

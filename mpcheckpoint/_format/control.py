@@ -126,6 +126,8 @@ CONTROLS_OF_A_GENERATION = frozenset({"header", "sealed", "unsealed", COPIED})
 DROPPED = "dropped"
 # From here on the log holds nothing of an object. Not to be ignored, either.
 FORGET = "forget"
+# A worker takes an object, or gives it back.
+CLAIM = "claim"
 # A salvage left this generation with what could be proven of a corrupt one.
 SALVAGED = "salvaged"
 # Holds the place of a line that a compaction took out of its batch.

@@ -17,33 +17,44 @@ _MOST_EARLY = 3
 class Seen(NamedTuple):
     """What a reader has read: a generation of a log, up to an end.
 
-    Two ends are equal only if all bytes before them are: the crc runs over the whole file.
+    Attributes:
+        end: whatever the storage tells ends by. Two ends of one generation are equal only if all before them is; of a
+            log file it is an EndState, whose crc runs over the whole file.
     """
 
     generation: str
-    end: EndState
+    end: object
 
 
 class Judged:
     """A condition, as an append takes it for its ``guard``.
 
-    Invariant: a batch is appended only to what the condition was judged of (held by tests/append/test_judged_early.py).
+    Invariant: a batch is appended only to what the condition was judged of (held by tests/append/test_judged_early.py),
+    or to what differs from that in nothing that the condition relies on (tests/append/test_relied_on.py).
 
     Attributes:
         seen: what the log held when the condition was last found to be met, without the lock; None if it was not.
+        relies_on: what the condition, and the batch that it chooses, depend on: lines that do not concern this
+            (``_format.concern``) change neither. None if they may depend on anything.
     """
 
-    def __init__(self, judge: Callable[[], None], judge_early: Callable[[], Seen | None]) -> None:
-        """Take what judges under the append lock, and raises if the condition is not met; and what judges without it,
-        and returns None then."""
+    def __init__(
+        self,
+        judge: Callable[[], Position | None],
+        judge_early: Callable[[], Seen | None],
+        relies_on: frozenset[bytes] | None = None,
+    ) -> None:
+        """Take what judges under the append lock, and raises or returns a position if the condition is not met; and
+        what judges without it, and returns None then."""
         self._judge = judge
         self._judge_early = judge_early
+        self.relies_on = relies_on
         self._tries = 0
         self.seen: Seen | None = None
 
-    def __call__(self) -> None:
-        """Judge. Raises what ``judge`` raises. Requires: the append lock."""
-        self._judge()
+    def __call__(self) -> Position | None:
+        """Judge. Raises and returns what ``judge`` does. Requires: the append lock."""
+        return self._judge()
 
     def is_met_anew(self) -> bool:
         """Judge without the lock; return whether the condition is met by something else than the last time."""

@@ -114,6 +114,7 @@ class NativeAppends:
             if not isinstance(guard, Judged) or guard.seen is None or guard.seen.generation != log.generation:
                 break
             end = guard.seen.end
+            assert isinstance(end, EndState)
             done = self.append(log, payloads, is_durable=is_durable, may_wait=may_wait, seen=end)
             if done is not None or not guard.is_met_anew():
                 return done

@@ -14,8 +14,9 @@ import msgspec
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._format.control import CLAIM
 from mpcheckpoint._store.workers import WorkerFiles
-from mpcheckpoint._view.view import CLAIM, MAP
+from mpcheckpoint._view.view import MAP
 from mpcheckpoint._work.reruns import History, RunNote, head_of
 from mpcheckpoint.errors import CheckpointError
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._logfile.compaction import Compacted, Pace
+    from mpcheckpoint._logfile.judged import Seen
     from mpcheckpoint._logfile.near_end import Rest
     from mpcheckpoint._logfile.selected import Selection
     from mpcheckpoint._store.durability import Durability
@@ -108,6 +109,13 @@ class Reader(Protocol):
         """Return the place after what was given so far, or sought. Requires: ``poll`` or another of these methods was
         called."""
 
+    def seen(self) -> Seen | None:
+        """Return what was given so far, for a condition that is judged on it: the log's generation, and its end there.
+
+        None where the storage cannot tell, or nothing was given yet. Requires: all that ``poll`` returned was taken,
+        and neither ``seek`` nor ``begin_near_end`` was called.
+        """
+
     def release(self) -> None:
         """Give back files and the like. The next ``poll`` takes them again and goes on where the last one ended."""
 
@@ -148,7 +156,11 @@ class StoredLog(Protocol):
             timeout_s: how long to wait for other writers in seconds; None for ever.
             guard: raises what this shall raise, or returns the position this shall return, with nothing written. In the
                 latter case what is at that position is as durable as asked. One that is a ``Judged``
-                (``_logfile.judged``) need not be called if the log holds what it has seen, and nothing else.
+                (``_logfile.judged``) need not be called if the log holds what it has ``seen``, and nothing else; or, in
+                the same generation, nothing else that concerns what it ``relies_on`` (``concern_of`` of each later
+                line, whoever appended it, is not among that; a compaction since then may change anything). A storage
+                that finds something else may call ``is_met_anew()``, outside of its lock, and try again for as long as
+                that is true; after that it calls the guard under the lock.
 
         Returns:
             The position right after the batch: that of its last line.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint import _core
 from mpcheckpoint._format.codec import encode_key, encode_payload, encode_payloads
+from mpcheckpoint._format.concern import concerns_of_objects
 from mpcheckpoint._format.control import forget_payload
 from mpcheckpoint._format.frame import MAX_BATCH_BYTES, MAX_LINE_BYTES, Line, Payload, batch_bytes_bound
 from mpcheckpoint._logfile.judged import Judged
@@ -94,7 +95,6 @@ class LogHandle:
         payload = encode_payload(object_key, event, record_id, default)
         if expected_count is None and record_id is None:
             return self._append(stored, [payload], None, durability)
-        self.query(_nothing)  # outside the lock, so that only the rest is read inside
 
         def judge(view: LogView) -> Position | None:
             found = view.position_of_id(object_key, record_id) if record_id is not None else None
@@ -102,7 +102,14 @@ class LogHandle:
                 _require_count(view, object_key, expected_count)
             return found
 
-        return self._append(stored, [payload], lambda: self._query_locked(judge), durability)
+        def is_met(view: LogView) -> bool:
+            try:
+                return judge(view) is None
+            except ConflictError:
+                return False  # what counts is what the log holds under the lock
+
+        guard = self._judged(judge, is_met, frozenset((payload.object_key,)))
+        return self._append(stored, [payload], guard, durability)
 
     def append_many(
         self,
@@ -120,6 +127,7 @@ class LogHandle:
         payloads: list[Payload],
         judge: Callable[[LogView], list[Payload] | None],
         *,
+        relies_on: frozenset[bytes] | None = None,
         durability: str | None = None,
         may_repeat: bool = True,
     ) -> Position:
@@ -127,10 +135,12 @@ class LogHandle:
 
         ``judge`` must neither wait nor call back into the store. It may return those of ``payloads`` that are to be
         appended, at least one; None for all. It is called without the append lock first, several times perhaps: what it
-        says is taken if nothing was appended since. If it raises, or others append all the time, it is called under the
-        lock, and that is what counts.
+        says is taken if nothing was appended since that concerns what it ``relies_on``. If it raises, or others append
+        such lines all the time, it is called under the lock, and that is what counts.
 
         Args:
+            relies_on: all that what ``judge`` says depends on (``_format.concern``); None for anything. Where something
+                is missing in it, a storage may append what ``judge`` would have refused.
             may_repeat: whether ``judge`` changes nothing; else it is called once, under the lock.
         """
         stored = self.for_writing()
@@ -152,9 +162,20 @@ class LogHandle:
             # milliseconds: reading it takes less time than writing it took.
             self.query(_nothing, max_age_s=RECENT_S)
             return self._append(stored, batch, lambda: self._query_locked(choose), durability)
-        guard = Judged(lambda: self._query_locked(choose), lambda: self.store.seen_if(self.log_key, is_met))
+        return self._append(stored, batch, self._judged(choose, is_met, relies_on), durability)
+
+    def _judged(
+        self,
+        judge: Callable[[LogView], Position | None],
+        is_met: Callable[[LogView], bool],
+        relies_on: frozenset[bytes] | None,
+    ) -> Judged:
+        """Return a condition that was judged for the first time, without the append lock."""
+        guard = Judged(
+            lambda: self._query_locked(judge), lambda: self.store.seen_if(self.log_key, is_met), relies_on
+        )
         guard.is_met_anew()
-        return self._append(stored, batch, guard, durability)
+        return guard
 
     def forget(self, object_keys: Iterable[str]) -> Position | None:
         """See ``Log.forget``."""
@@ -179,7 +200,7 @@ class LogHandle:
                 _require_count(view, object_key, count, forgotten_us=forgotten_us)
 
         if payloads:
-            return self.append_if(payloads, judge)
+            return self.append_if(payloads, judge, relies_on=concerns_of_objects(states))
         self.query(judge)  # one look at one log is consistent in itself: to have read, no lock is needed
         return None
 

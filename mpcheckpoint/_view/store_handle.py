@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from mpcheckpoint._logfile.mutex import Mutex
-from mpcheckpoint._logfile.read import LogReader
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._store.process import process
 from mpcheckpoint._store.store import DirectoryStore
@@ -195,7 +194,7 @@ class StoreHandle:
             self._refresh((state,))
             self._queried_s[log_key] = time.monotonic()
             _, reader, view = self._states[log_key]
-            return reader.seen() if is_met(view) and isinstance(reader, LogReader) else None
+            return reader.seen() if is_met(view) else None
 
     def statistics(self, log_key: str) -> Statistics:
         """Return the figures of one log, brought up to date. Requires: ``mutex``."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.columns import Lines
-from mpcheckpoint._format.control import DROPPED
+from mpcheckpoint._format.control import CLAIM, DROPPED
 from mpcheckpoint._format.dropped import dropped_of
 from mpcheckpoint._format.frame import NO_META
 from mpcheckpoint._types import Position
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.dropped import DroppedRecords
     from mpcheckpoint._logfile.chunk import Chunk
 
-# The note by which a worker takes an object or gives it back.
-CLAIM = "claim"
 # The note that begins a run of a map. All of them are kept: outcomes name theirs.
 MAP = "map"
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._format.codec import encode_key
-from mpcheckpoint._format.control import Note, note_payload
-from mpcheckpoint._view.view import CLAIM, LogView
+from mpcheckpoint._format.concern import concerns_of_objects
+from mpcheckpoint._format.control import CLAIM, Note, note_payload
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._store.protocol import Worker, Workers
     from mpcheckpoint._view.log_handle import LogHandle
+    from mpcheckpoint._view.view import LogView
 
 # A claim needs no sync: no worker outlives a loss of power.
 _DURABILITY = "never"
@@ -52,10 +53,8 @@ def is_taken(view: LogView, object_key: str, workers: Workers, worker_id: str | 
     return workers.is_live(holder)
 
 
-def take(
-    log: LogHandle, object_key: str, worker: Worker, judge: Callable[[LogView], None] | None = None
-) -> None:
-    """Claim an object for ``worker``, unless ``judge``, called with the view under the append lock, raises.
+def take(log: LogHandle, object_key: str, worker: Worker) -> None:
+    """Claim an object for ``worker``.
 
     Raises:
         TakenError: another live worker has it.
@@ -63,12 +62,11 @@ def take(
     workers = log.workers
 
     def free(view: LogView) -> None:
-        if judge is not None:
-            judge(view)
         if is_taken(view, object_key, workers):
             raise TakenError
 
-    log.append_if([claim_payload(object_key, worker.id)], free, durability=_DURABILITY)
+    claim, relies_on = claim_payload(object_key, worker.id), concerns_of_objects([object_key])
+    log.append_if([claim], free, relies_on=relies_on, durability=_DURABILITY)
 
 
 def give_back(log: LogHandle, object_key: str, worker: Worker) -> None:
@@ -80,8 +78,9 @@ def give_back(log: LogHandle, object_key: str, worker: Worker) -> None:
         if view.claim_of(object_key) != worker.id:
             raise TakenError
 
+    claim, relies_on = claim_payload(object_key, None), concerns_of_objects([object_key])
     try:
-        log.append_if([claim_payload(object_key, None)], held, durability=_DURABILITY)
+        log.append_if([claim], held, relies_on=relies_on, durability=_DURABILITY)
     except (CheckpointError, TakenError):
         pass  # a full disk, a closed handle: the caller should hear of what its block did, not of this
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpcheckpoint._format.concern import concern_of_notes, concerns_of_objects
+from mpcheckpoint._view.view import MAP
 from mpcheckpoint._work.claims import claim_payload
 from mpcheckpoint._work.report import Kind
 from mpcheckpoint._work.runs import state_of
@@ -100,11 +102,13 @@ class ItemBatch:
                 permit.take_failure()
             return chosen
 
+        object_keys = [each.entry.object_key for each in (finish, start) if each is not None]
         is_durable = finish is not None and finish.is_outcome
         try:
             appended = self._plan.log.log.append_if(
                 ending + claim,
                 choose,
+                relies_on=concerns_of_objects(object_keys) | {concern_of_notes(MAP)},
                 durability="always" if is_durable else "never",
                 may_repeat=self._plan.permit is None,  # else what is chosen may take the permit
             )

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import msgspec
 
 from mpcheckpoint._format.codec import decode_event
+from mpcheckpoint._format.concern import concern_of_notes
 from mpcheckpoint._format.control import SALVAGED, note_payload
 from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._view.view import MAP
 from mpcheckpoint._work.claims import is_taken
 from mpcheckpoint._work.reruns import IfChanged, RecordHead, Rule, RunNote, head_of, history_of, records_of
 from mpcheckpoint.errors import ChangedVersionError
@@ -234,7 +236,7 @@ def _is_begun(log: LogHandle, note: RunNote, known: tuple[RunNote, ...]) -> bool
             raise MovedError
 
     try:
-        log.append_if([note_payload(note.note())], unmoved)
+        log.append_if([note_payload(note.note())], unmoved, relies_on=frozenset((concern_of_notes(MAP),)))
     except MovedError:
         return False
     return True

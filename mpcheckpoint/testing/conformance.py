@@ -23,6 +23,7 @@ It cannot try loss of power and damage. `mpcheckpoint.testing` has other means f
 from __future__ import annotations
 
 from mpcheckpoint.testing._conformance.compactions import CompactionTests
+from mpcheckpoint.testing._conformance.conditions import ConditionTests
 from mpcheckpoint.testing._conformance.handles import HandleTests
 from mpcheckpoint.testing._conformance.logs import AppendTests, CareTests, GuardTests
 from mpcheckpoint.testing._conformance.readers import ContentTests, PositionTests, ReaderTests
@@ -36,6 +37,7 @@ class StorageConformance(
     StoreTests,
     AppendTests,
     GuardTests,
+    ConditionTests,
     ReaderTests,
     PositionTests,
     ContentTests,

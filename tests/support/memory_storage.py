@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import threading
 import uuid
+from bisect import bisect_right
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._format.concern import concern_of
 from mpcheckpoint._format.control import control_name, encode_header
 from mpcheckpoint._format.frame import EndState, encode_batch
 from mpcheckpoint._format.names import file_name
@@ -21,6 +24,7 @@ from mpcheckpoint._format.scan import scan
 from mpcheckpoint._logfile.chunk import Chunk, Origin, Told
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.compaction import Compacted
+from mpcheckpoint._logfile.judged import Judged, Seen
 from mpcheckpoint._logfile.mutex import Mutex
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import InvalidPositionError, LockTimeoutError, LogNotFoundError
@@ -58,9 +62,12 @@ class Content:
         header, self.header_end = encode_header(log_key, self.generation, created_us, stamp_us=created_us)
         self.data = bytearray(header)
         self.end = self.header_end
+        # What was appended to this generation, batch by batch: where each ends, and what it concerns.
+        self.concerns: list[tuple[int, frozenset[bytes]]] = []
 
-    def publish(self, data: bytes, end: EndState) -> None:
+    def publish(self, data: bytes, end: EndState, concerns: frozenset[bytes] = frozenset()) -> None:
         """Add a batch. Requires: ``mutex``."""
+        self.concerns.append((end.offset, concerns))
         self.data += data
         self.end = end
         self.appends += 1
@@ -73,7 +80,7 @@ class Content:
         header, next_one.header_end = encode_header(
             self.log_key, next_one.generation, stamp_us, stamp_us=stamp_us, previous=next_one.previous
         )
-        next_one.data, next_one.end = bytearray(header), next_one.header_end
+        next_one.data, next_one.end, next_one.concerns = bytearray(header), next_one.header_end, []
         if leading:
             end = next_one.end
             next_one.publish(*encode_batch(list(leading), end=end, stamp_us=stamp_us + 1, durable=end.offset))
@@ -90,6 +97,15 @@ class Content:
         with self.swap:
             self.previous, self.header_end = other.previous, other.header_end
             self.generation, self.data, self.end = other.generation, other.data, other.end
+            self.concerns = other.concerns
+
+    def has_changed(self, seen: Seen, relies_on: frozenset[bytes] | None) -> bool:
+        """Return whether anything was appended since that could change what a condition comes to."""
+        if seen.generation != self.generation:
+            return True
+        assert isinstance(seen.end, EndState)
+        later = self.concerns[bisect_right(self.concerns, seen.end.offset, key=lambda batch: batch[0]) :]
+        return bool(later) if relies_on is None else any(relies_on & concerns for _, concerns in later)
 
     def lines(self, begun: EndState) -> Lines:
         """Return the lines after a place."""
@@ -163,6 +179,10 @@ class MemoryReader:
         stamp_us, less = max(self._skip, (self._end.stamp_us, 0))
         return Position(self._content.log_key, self._content.generation, self._end.offset, stamp_us, -less)
 
+    def seen(self) -> Seen:
+        """Return what was given so far."""
+        return Seen(self._generation, self._end)
+
     def release(self) -> None:
         """Nothing to give back."""
 
@@ -184,14 +204,30 @@ class MemoryLog:
         timeout_s: float | None,
         guard: Callable[[], Position | None] | None = None,
     ) -> Position:
-        """Append one batch under the mutex."""
+        """Append one batch under the mutex, judging conditions there only where that has to be."""
         del durability
         self.content.mutex.refuse_reentry()
+        while isinstance(guard, Judged) and guard.seen is not None:
+            with self.held(timeout_s):
+                if self.is_met(guard):
+                    return self.write(payloads)
+            if not guard.is_met_anew():
+                break
+        with self.held(timeout_s):
+            found = guard() if guard is not None else None
+            return self.write(payloads) if found is None else found
+
+    def is_met(self, guard: Judged) -> bool:
+        """Return whether a condition is met still, by what has been appended since. Requires: the mutex."""
+        return guard.seen is not None and not self.content.has_changed(guard.seen, guard.relies_on)
+
+    @contextmanager
+    def held(self, timeout_s: float | None) -> Iterator[None]:
+        """Hold the mutex."""
         try:
             if not self.content.mutex.acquire(timeout_s):
                 raise LockTimeoutError(f"the log {self.log_key!r} was locked for {timeout_s} s")
-            found = guard() if guard is not None else None
-            return self.write(payloads) if found is None else found
+            yield
         finally:
             self.content.mutex.release_if_owned()
 
@@ -199,8 +235,12 @@ class MemoryLog:
         """Add the batch. Requires: the mutex."""
         end = self.content.end
         data, new_end = encode_batch(payloads, end=end, stamp_us=self.stamp_us(), durable=end.offset)
-        self.content.publish(data, new_end)
+        self.content.publish(data, new_end, frozenset(map(self.concern_of, payloads)))
         return Position(self.log_key, self.content.generation, new_end.offset, new_end.stamp_us)
+
+    def concern_of(self, payload: Payload) -> bytes:
+        """Return what a line concerns."""
+        return concern_of(payload)
 
     def stamp_us(self) -> int:
         """Return the stamp of the next batch."""

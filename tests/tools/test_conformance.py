@@ -22,6 +22,7 @@ from mpcheckpoint.testing.conformance import StorageConformance
 from support.memory_storage import MemoryStore
 from support.planted import PLANTED, Planted
 from support.planted import compactions as _compactions  # noqa: F401 - plants its faults
+from support.planted import conditions as _conditions  # noqa: F401 - plants its faults
 from support.planted import logs as _logs  # noqa: F401 - plants its faults
 from support.planted import readers as _readers  # noqa: F401 - plants its faults
 from support.planted import stores as _stores  # noqa: F401 - plants its faults

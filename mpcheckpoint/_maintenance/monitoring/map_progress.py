@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._format.columns import Lines
-from mpcheckpoint._view.view import CLAIM, MAP
+from mpcheckpoint._format.control import CLAIM
+from mpcheckpoint._view.view import MAP
 from mpcheckpoint._work.reruns import History, RunNote, head_of
 
 if TYPE_CHECKING:
