@@ -3,6 +3,7 @@ what tests of a store begin with in `support.stores`, and the plugin that users 
 
 pytest_plugins = [
     "support.plugin",
+    "support.postgres.fixtures",
     "support.slow_tests",
     "support.stores",
     "mpcheckpoint.testing.pytest_plugin",

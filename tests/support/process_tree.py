@@ -18,6 +18,8 @@ from pathlib import Path
 _PR_SET_CHILD_SUBREAPER = 36
 _DEAD = frozenset("ZX")
 
+_left_alone = set[int]()
+
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies. Linux only; elsewhere nothing happens."""
@@ -25,8 +27,29 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def leave_alone(pid: int) -> None:
+    """Take a child, and all that is below it, for none of this process's: its owner sees to it.
+
+    Requires: it adopts what is orphaned below it.
+    """
+    _left_alone.add(pid)
+
+
+def end_leaving_alone(pid: int) -> None:
+    """Treat that child like any other again. No error if it is."""
+    _left_alone.discard(pid)
+
+
+def left_alone() -> set[int]:
+    """Return the children that are left alone now."""
+    return set(_left_alone)
+
+
 def living_descendants() -> set[int]:
-    """Return the processes below this one that run, without the two that multiprocessing keeps for itself."""
+    """Return the processes below this one that run, without the two that multiprocessing keeps for itself.
+
+    Those left alone, and what is below them, are not among them.
+    """
     if _has_helpers_only():
         return set()
     children: dict[int, set[int]] = {}
@@ -36,7 +59,7 @@ def living_descendants() -> set[int]:
     found: set[int] = set()
     to_visit = [os.getpid()]
     while to_visit:
-        below = children.get(to_visit.pop(), set()) - found
+        below = children.get(to_visit.pop(), set()) - found - _left_alone
         found |= below
         to_visit += below
     return found - _helpers_of_multiprocessing()
@@ -79,7 +102,9 @@ def dead_children() -> set[int]:
     """Return the children of this process that have exited and were not reaped."""
     if _has_helpers_only():
         return set()
-    return {pid for pid, parent, state in _processes() if parent == os.getpid() and state in _DEAD}
+    return {
+        pid for pid, parent, state in _processes() if parent == os.getpid() and state in _DEAD
+    } - _left_alone
 
 
 def _exits_before(pid: int, deadline: float) -> bool:
@@ -108,7 +133,7 @@ def _has_helpers_only() -> bool:
         return True
     helpers = _helpers_of_multiprocessing()
     try:
-        return all(_children_of(pid) <= helpers for pid in [os.getpid(), *helpers])
+        return all(_children_of(pid) <= helpers | _left_alone for pid in [os.getpid(), *helpers])
     except OSError:  # a kernel that does not list them, or a helper that has just died
         return False
 

@@ -1,0 +1,345 @@
+"""Clusters of the tests run as they were asked to, survive what they shall survive, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from support import process_tree
+from support.postgres import cluster as cluster_module
+from support.postgres import fixtures, programs
+from support.postgres.addresses import address_of
+from support.postgres.cluster import Cluster
+from support.postgres.fixtures import require_postgres
+from support.postgres.guard import descendants
+from support.postgres.standby import promote, standby_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+    from support.processes import Children
+
+FAILS_AND_LEAVES_A_SERVER = """
+    from support.postgres.cluster import Cluster
+
+    def test_fails(postgres_template):
+        cluster = Cluster(template=postgres_template, fsync=False)
+        cluster.__enter__()
+        cluster.execute("SELECT no_such_column")
+"""
+
+
+def run_cluster_for_ever(writer: AcknowledgementWriter, template: Path) -> None:
+    with Cluster(template=template, fsync=False) as cluster:
+        process = cluster.running()
+        pids = [process.guard.pid, *descendants(process.guard.pid)]
+        writer.acknowledge(str(cluster.directory), shared_memory(cluster), *pids)
+        signal.pause()
+
+
+def shared_memory(cluster: Cluster) -> int:
+    """Return the number of the server's System V segment."""
+    return int((cluster.data / "postmaster.pid").read_text().splitlines()[6].split()[1])
+
+
+def segments() -> set[int]:
+    return {int(line.split()[1]) for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
+
+
+def user_of(pid: int) -> int:
+    return Path(f"/proc/{pid}").stat().st_uid
+
+
+# --- made ------------------------------------------------------------------------------------------------------
+
+
+def test_database_of_a_test_is_empty_and_its_users_own(postgres_database: str) -> None:
+    with psycopg.connect(postgres_database) as session:
+        session.execute("CREATE TABLE things (thing int)")
+
+        assert session.execute(
+            "SELECT tablename FROM pg_tables WHERE tableowner = current_user"
+        ).fetchall() == [("things",)]
+        assert session.execute("SELECT usesuper FROM pg_user WHERE usename = current_user").fetchall() == [
+            (False,)
+        ]
+
+
+@pytest.mark.parametrize("password", ["wrong", ""])
+def test_address_with_another_password_is_refused(postgres: Cluster, password: str) -> None:
+    for servers in ([(postgres.host, postgres.port)], [(str(postgres.directory), postgres.port)]):
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(address_of(servers, "postgres", password=password))
+
+
+def test_passwords_are_kept_and_proven_by_scram(postgres: Cluster) -> None:
+    kept = postgres.execute("SELECT rolpassword LIKE 'SCRAM-SHA-256$%%' FROM pg_authid WHERE rolcanlogin")
+    rules = postgres.execute("SELECT DISTINCT auth_method FROM pg_hba_file_rules")
+
+    assert set(kept) == {(True,)}
+    assert rules == [("scram-sha-256",)]
+
+
+def test_socket_is_a_second_way_to_the_same_server(postgres: Cluster) -> None:
+    with psycopg.connect(postgres.socket_address()) as session:
+        assert session.execute("SELECT inet_client_addr()").fetchone() == (None,)
+        assert session.info.port == postgres.port
+
+
+def test_server_never_runs_as_root(postgres: Cluster) -> None:
+    process = postgres.running()
+
+    owners = {user_of(pid) for pid in descendants(process.guard.pid)}
+
+    assert 0 not in owners
+    assert process.pid in descendants(process.guard.pid)
+
+
+def test_settings_are_the_servers_from_its_start(make_postgres: Callable[..., Cluster]) -> None:
+    cluster = make_postgres({"max_connections": 17, "search_path": "it's"}, fsync=False)
+
+    shown = [cluster.execute(f"SHOW {name}")[0][0] for name in ("max_connections", "search_path", "fsync")]
+    cluster.configure(search_path="other")
+
+    assert shown == ["17", "it's", "off"]
+    assert cluster.execute("SHOW search_path") == [("other",)]
+
+
+def test_fsync_is_on_unless_it_is_switched_off(postgres: Cluster) -> None:
+    assert postgres.execute("SHOW fsync") == [("on",)]
+
+
+def test_port_that_is_taken_is_passed_over(
+    make_postgres: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = iter([taken.getsockname()[1]] * 2 + [other.getsockname()[1]] * 48)
+        other.close()
+        monkeypatch.setattr(cluster_module.random, "choice", lambda _: next(ports))
+
+        cluster = make_postgres(fsync=False)
+
+        assert cluster.port != taken.getsockname()[1]
+
+
+def test_server_that_cannot_start_says_why_and_leaves_nothing(postgres_template: Path) -> None:
+    cluster = Cluster({"shared_buffers": "much"}, template=postgres_template)
+
+    with pytest.raises(RuntimeError, match='invalid value for parameter "shared_buffers"'):
+        cluster.__enter__()
+
+    assert not cluster.directory.exists()
+
+
+# --- roles -----------------------------------------------------------------------------------------------------
+
+
+def test_reader_reads_what_was_there_and_what_came_later_and_changes_nothing(
+    postgres: Cluster, postgres_database: str
+) -> None:
+    with psycopg.connect(postgres_database, autocommit=True) as owner:
+        owner.execute("CREATE SCHEMA early CREATE TABLE one (x int)")
+        database = owner.info.dbname
+        reading = postgres.create_reader("reader", database)
+        owner.execute("CREATE SCHEMA late CREATE TABLE two (x int)")
+
+    try:
+        with psycopg.connect(reading, autocommit=True) as reader:
+            for table in ("early.one", "late.two"):
+                assert reader.execute(f"SELECT * FROM {table}").fetchall() == []
+            for refused in ("INSERT INTO early.one VALUES (1)", "DROP TABLE late.two", "CREATE SCHEMA mine"):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    reader.execute(refused)
+    finally:
+        postgres.drop_role("reader", database)
+
+
+def test_role_has_what_it_was_granted_and_no_more(postgres: Cluster, postgres_database: str) -> None:
+    with psycopg.connect(postgres_database, autocommit=True) as owner:
+        owner.execute("CREATE TABLE one (x int)")
+        database = owner.info.dbname
+
+    address = postgres.create_role("writer", database, ["GRANT INSERT ON one TO {role}"])
+    try:
+        with psycopg.connect(address, autocommit=True) as writer:
+            writer.execute("INSERT INTO one VALUES (1)")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                writer.execute("SELECT * FROM one")
+    finally:
+        postgres.drop_role("writer", database)
+
+
+# --- stopped, killed, started ----------------------------------------------------------------------------------
+
+
+def test_what_was_committed_is_there_after_every_way_to_end_a_server(
+    make_postgres: Callable[..., Cluster],
+) -> None:
+    cluster = make_postgres()
+    address = cluster.create_database("kept")
+    with psycopg.connect(address, autocommit=True) as session:
+        session.execute("CREATE TABLE kept (how text)")
+    ways = ["kill", "immediate", "fast"]
+    for how in ways:
+        with psycopg.connect(address, autocommit=True) as session:
+            session.execute("INSERT INTO kept VALUES (%s)", [how])
+            earlier = cluster.running().pid
+
+            cluster.restart(how)
+
+            with pytest.raises(psycopg.OperationalError):
+                session.execute("SELECT 1")
+        assert cluster.running().pid != earlier
+
+    assert cluster.execute("SELECT how FROM kept", database="kept") == [(how,) for how in ways]
+    assert "automatic recovery in progress" in cluster.log_file.read_text()
+
+
+def test_killed_server_has_no_process_left(make_postgres: Callable[..., Cluster]) -> None:
+    cluster = make_postgres(fsync=False)
+    processes = {cluster.running().guard.pid, *descendants(cluster.running().guard.pid)}
+    with psycopg.connect(cluster.address()):
+        cluster.kill()
+
+    assert len(processes) > 4
+    assert process_tree.await_exit(processes, 0) == set()
+    assert not cluster.is_running
+    with pytest.raises(RuntimeError, match="does not run"):
+        cluster.stop()
+
+
+def test_cluster_at_the_end_of_its_block_leaves_nothing(postgres_template: Path) -> None:
+    with Cluster(template=postgres_template, fsync=False) as cluster:
+        processes = {cluster.running().guard.pid, *descendants(cluster.running().guard.pid)}
+        segment = shared_memory(cluster)
+        assert segment in segments()
+
+    assert process_tree.await_exit(processes, 0) == set()
+    assert segment not in segments()
+    assert not cluster.directory.exists()
+
+
+def test_server_whose_tests_are_killed_ends_and_leaves_nothing(
+    postgres_template: Path, children: Children, acknowledgements: AcknowledgementJournal
+) -> None:
+    child = children.start(run_cluster_for_ever, acknowledgements.writer, postgres_template)
+    ((directory, segment, *processes),) = acknowledgements.wait_for(1)
+
+    child.kill()
+
+    assert process_tree.await_exit(set(processes), 60) == set()
+    assert len(processes) > 4
+    assert not os.path.exists(directory)
+    assert segment not in segments()
+
+
+def test_processes_of_a_server_are_none_that_a_test_left_behind(postgres: Cluster) -> None:
+    assert process_tree.living_descendants() == set()
+    assert postgres.running().guard.pid in process_tree.left_alone()
+
+
+# --- standbys --------------------------------------------------------------------------------------------------
+
+
+def test_synchronous_standby_that_is_promoted_has_what_was_committed(
+    make_postgres: Callable[..., Cluster],
+) -> None:
+    primary = make_postgres()
+    primary.execute("CREATE TABLE kept (x int)")
+    with standby_of(primary, is_synchronous=True) as standby:
+        primary.execute("INSERT INTO kept VALUES (1)")
+        primary.kill()
+        either = address_of(
+            [(primary.host, primary.port), (standby.host, standby.port)],
+            "postgres",
+            target_session_attrs="read-write",
+        )
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(either)
+
+        promote(standby)
+
+        with psycopg.connect(either) as session:
+            assert session.info.port == standby.port
+        assert standby.execute("SELECT * FROM kept") == [(1,)]
+        standby.execute("INSERT INTO kept VALUES (2)")
+
+
+def test_asynchronous_standby_that_is_cut_off_lacks_what_was_committed(
+    make_postgres: Callable[..., Cluster],
+) -> None:
+    primary = make_postgres(fsync=False)
+    primary.execute("CREATE TABLE kept (x int)")
+    with standby_of(primary, is_synchronous=False) as standby:
+        standby.stop()
+        primary.execute("INSERT INTO kept VALUES (1)")
+        primary.kill()
+        standby.start()
+
+        promote(standby)
+
+        assert standby.execute("SELECT * FROM kept") == []
+
+
+# --- failures --------------------------------------------------------------------------------------------------
+
+
+def test_failed_test_shows_the_servers_log_and_a_server_left_behind_fails_the_session(tmp_path: Path) -> None:
+    require_postgres()
+    module = tmp_path / "test_inner.py"
+    module.write_text(dedent(FAILS_AND_LEAVES_A_SERVER))
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "-p", "no:cacheprovider", module]
+    command += ["-p", "support.plugin", "-p", "support.postgres.fixtures"]
+    command += ["--rootdir", tmp_path, "--basetemp", tmp_path / "tmp"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    assert "1 failed, 1 error" in done.stdout
+    shown = done.stdout.partition("log of server")[2]
+    assert 'ERROR:  column "no_such_column" does not exist' in shown
+    (directory,) = set(re.findall(r"servers were left behind: server in (\S+)", done.stdout))
+    assert f"{directory}/.s.PGSQL" in shown
+    assert not os.path.exists(directory)
+
+
+@pytest.mark.parametrize(("variable", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
+def test_machine_without_a_server_skips_or_fails(
+    variable: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPCHECKPOINT_REQUIRE_ALL", variable)
+    monkeypatch.setattr(fixtures, "server_programs", lambda: None)
+
+    with pytest.raises(outcome, match="no PostgreSQL server is installed"):
+        require_postgres()
+
+
+# --- found, or not ---------------------------------------------------------------------------------------------
+
+
+def test_programs_are_found_in_path_before_all_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("initdb", "postgres", "pg_basebackup"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    assert programs.server_programs.__wrapped__() == tmp_path
+
+
+def test_programs_that_are_nowhere_are_reported_as_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(programs, "_DEBIAN", tmp_path)
+
+    assert programs.server_programs.__wrapped__() is None
