@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.postgres.cluster import Cluster
+    from support.postgres.proxy import Proxy
 
 _numbers = count(1)
 
@@ -71,6 +72,20 @@ def make_postgres(postgres_template: Path) -> Iterator[Callable[..., Cluster]]:
         yield lambda *settings, **how: running.enter_context(
             Cluster(*settings, **{"template": postgres_template, **how})
         )
+
+
+@pytest.fixture
+def make_proxy(postgres: Cluster) -> Iterator[Callable[..., Proxy]]:
+    """Return a function that makes a proxy for a cluster (without: the shared one), given what `Proxy` takes else."""
+    from support.postgres.proxy import Proxy
+
+    with ExitStack() as listening:
+
+        def make(cluster: Cluster | None = None, **how: float) -> Proxy:
+            behind = cluster or postgres
+            return listening.enter_context(Proxy(behind.host, behind.port, **how))
+
+        yield make
 
 
 @pytest.fixture(autouse=True, scope="session")
