@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from mpcheckpoint._compaction.compacting import Compaction
 from mpcheckpoint._compaction.retention import Retention
+from mpcheckpoint._postgres.address import Address
 from mpcheckpoint._types import Cursor, Folded, Position, Record, Repair
 from mpcheckpoint._view.follow import Follower
 from mpcheckpoint._view.merged_read import Reading
@@ -28,6 +29,7 @@ from mpcheckpoint.log import Log
 __version__ = "0.1.0"
 
 __all__ = [
+    "Address",
     "Checkpoint",
     "Compaction",
     "Cursor",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
+    from mpcheckpoint._postgres.address import Address
     from mpcheckpoint._store.protocol import Store
     from mpcheckpoint._types import Cursor, Position
     from mpcheckpoint._view.object_index import ObjectSummary
@@ -44,7 +45,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Address,
         *,
         create: bool = True,
         read_only: bool = False,
@@ -53,10 +54,11 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         lock_timeout_s: float | None = None,
         default: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Open the store in the directory ``path`` (its files are in ``path/.checkpoint``).
+        """Open the store in the directory ``path`` (its files are in ``path/.checkpoint``), or at that address.
 
         Args:
-            path: the directory; created with its parents if it does not exist.
+            path: the directory; created with its parents if it does not exist. Or the address of a store on a server,
+                ``postgresql://user@host/database#store``: see `Address`.
             create: whether to create what is missing, the store or a log. False never creates anything.
             read_only: never write anything, not even a lock; works on a read-only file system.
             log_keys: open these logs, and read only these and those opened later. None reads every log of the store.
@@ -68,7 +70,9 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
                 ``Log.append``. It is pickled with the handle.
 
         Raises:
-            UnknownSchemeError: ``path`` is a URL (``postgresql://...``, ``file:///...``). Nothing was made.
+            UnknownSchemeError: ``path`` is another URL (``redis://...``, ``file:///...``). Nothing was made.
+            InvalidAddressError: it begins as an address, and is none. Nothing was made.
+            MissingExtraError: the library for this address is not installed.
             StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError
         """
         settings = open_settings(path, create, read_only, log_keys, durability, lock_timeout_s, default)
@@ -310,8 +314,9 @@ def checkpoint_on(
     Raises:
         TypeError, ValueError: an argument is not what it should be.
     """
-    settings = open_settings(store.path, create, read_only, log_keys, durability, lock_timeout_s, default)
-    return _with(settings._replace(store=store))
+    return _with(
+        open_settings(store.path, create, read_only, log_keys, durability, lock_timeout_s, default, store)
+    )
 
 
 def _with(settings: Settings) -> Checkpoint:

@@ -66,6 +66,34 @@ class UnknownSchemeError(CheckpointError, ValueError):
         self.scheme = scheme
 
 
+class InvalidAddressError(CheckpointError, ValueError):
+    """The address of a store on a server is not written as one. Nothing was made.
+
+    Neither the message nor an attribute repeats anything of it: there may be a password in it.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"the address of the store is invalid: {why}. An address is postgresql://user@host/database#store",
+            reason="no address",
+        )
+
+
+class NotForThisStoreError(CheckpointError, TypeError, ValueError):
+    """What was asked for is about the files of a store, and this store is on a server. Nothing was changed.
+
+    Attributes:
+        path: the address of the store, without its password.
+    """
+
+    def __init__(self, what: str, path: str) -> None:
+        super().__init__(
+            f"not for this store: {what} is for stores in a directory, and {path} is on a server",
+            path=path,
+            reason="not in a directory",
+        )
+
+
 # --- the place a store should stand in ---------------------------------------------------------------------
 
 
@@ -331,7 +359,7 @@ class ShortageError(CheckpointError, OSError):
 
 
 class MissingExtraError(CheckpointError, ImportError):
-    """A library that a table needs is not installed. Nothing was read.
+    """A library that a table, or a store on a server, needs is not installed. Nothing was read.
 
     Attributes:
         extra: which extra of mpcheckpoint installs it.

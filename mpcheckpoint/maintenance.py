@@ -13,11 +13,11 @@ from mpcheckpoint._maintenance.imports.importing import (
     older_files,
 )
 from mpcheckpoint._maintenance.places.examination import examine
-from mpcheckpoint._maintenance.places.findings import Examination, Finding
 from mpcheckpoint._maintenance.repairs.repairing import plan_repairs, repair
 from mpcheckpoint._maintenance.repairs.reports import Damage, LeftOut, LogCheck, LogRepair
 from mpcheckpoint._maintenance.repairs.verification import size_in_bytes, stray_files, verify
 from mpcheckpoint._maintenance.survey import LogSurvey, survey
+from mpcheckpoint._store.findings import Examination, Finding
 
 __all__ = [
     "BackedUpLog",

@@ -47,6 +47,7 @@ from mpcheckpoint._backup.restore_steps import (
     refusal,
     saved_steps,
 )
+from mpcheckpoint._engines import directory_of
 from mpcheckpoint._format.control import Restored
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.generations import GenerationCopy
@@ -122,6 +123,7 @@ def restore(
         BackupPlaceError: ``backup`` is no backup, or of another store, or one that was written to, or changed while it
             was read. Nothing was changed.
         CorruptLogError: the backup is damaged. Nothing was changed.
+        NotForThisStoreError: one of them is no directory. Nothing was changed.
         StoreNotFoundError, UnfinishedBackupError, LockTimeoutError, StoreAccessError, WriteFailedError,
         ReadFailedError, LockUnsupportedError, NetworkFileSystemError: nothing was changed; unless the store cannot be
         opened now, as above.
@@ -185,7 +187,8 @@ def _left(deadline: float | None) -> float | None:
 
 def _backup_in(backup: str | os.PathLike[str], path: str | os.PathLike[str]) -> tuple[StoreDirectory, Marker]:
     """Return the directory of a backup that holds something, and lies apart from the store; and what it says."""
-    source = StoreDirectory(backup, create=False, read_only=True)
+    path = directory_of(path, "restore")
+    source = StoreDirectory(directory_of(backup, "restore"), create=False, read_only=True)
     here, there = os.path.realpath(source.base), os.path.realpath(store_directory(path))
     if f"{here}/".startswith(f"{there}/") or f"{there}/".startswith(f"{here}/"):
         raise refusal(source, f"and the store {store_directory(path)} lie in one another")

@@ -166,7 +166,8 @@ def cli() -> None:
       ls *.py | mpcheckpoint map --store run-42 --key lines -- wc -l {}
       mpcheckpoint results --store run-42 --key lines
 
-    A store is a directory; a key names one log in it. Any number of processes may use one store.
+    A store is a directory, or has an address on a server, as postgresql://user@host/database#store; a key names one log
+    in it. Any number of processes may use one store.
 
     Both may be remembered: in MPCHECKPOINT_STORE and MPCHECKPOINT_KEY, or as store and key in the nearest
     mpcheckpoint.toml, or in the table [tool.mpcheckpoint] of the nearest pyproject.toml, here or in a directory above.
@@ -207,7 +208,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except OutputError:
         return Exit.USAGE  # `run` prints it, also if a command caught it
     except CheckpointError as error:
-        say_error(error, logs_there_are(error) + without_passwords(origins.text(error)))
+        say_error(error, logs_there_are(error, origins.address) + without_passwords(origins.text(error)))
         return Exit.USAGE
     except OSError as error:
         say(f"mpcheckpoint: {_one_line(error)}")

@@ -33,7 +33,8 @@ from mpcheckpoint._cli.terminal import (
     say_error,
     write_out,
 )
-from mpcheckpoint._store.directory import StoreDirectory
+from mpcheckpoint._engines import listing, store_at
+from mpcheckpoint._postgres.address import Address
 from mpcheckpoint.errors import CheckpointError, shell_text
 from mpcheckpoint.maintenance import size_in_bytes
 
@@ -52,7 +53,7 @@ _NO_RULE = (
 class _Options(NamedTuple):
     """What the command line asked for: ``rules`` are arguments of ``Log.compact``."""
 
-    store: str
+    store: str | Address
     log_keys: tuple[str, ...] | None
     is_yes: bool
     is_json: bool
@@ -84,7 +85,7 @@ class _Options(NamedTuple):
 @json_option
 def compact_command(
     *,
-    store: str,
+    store: str | Address,
     log_keys: tuple[str, ...],
     is_yes: bool,
     is_json: bool,
@@ -136,7 +137,7 @@ def compact_command(
 def _run(options: _Options) -> int:
     found: list[Compaction] = []
     has_failed = False
-    total_bytes = _PASSES * size_in_bytes(options.store, log_keys=options.log_keys)
+    total_bytes = _PASSES * _size_in_bytes(options)
     try:
         with (
             ByteProgress("compact", total_bytes, quiet_s=QUICK_S) as progress,
@@ -171,12 +172,19 @@ def _run(options: _Options) -> int:
     return Exit.FAILED if is_due and not options.is_yes else Exit.OK
 
 
+def _size_in_bytes(options: _Options) -> int:
+    if not isinstance(options.store, Address):
+        return size_in_bytes(options.store, log_keys=options.log_keys)
+    store = store_at(options.store)
+    return sum(store.find_log(log_key).size_bytes() for log_key in options.log_keys or store.log_keys())
+
+
 def _logs(options: _Options) -> Iterator[tuple[str | None, CheckpointError | None]]:
     """Yield the key of each log, or None and why it cannot be told."""
     if options.log_keys is not None:
         yield from ((log_key, None) for log_key in dict.fromkeys(options.log_keys))
         return
-    for _, log in StoreDirectory(options.store, create=False, read_only=True).listing():
+    for _, log in listing(store_at(options.store)):
         yield (log, None) if isinstance(log, str) else (None, log)
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from mpcheckpoint._cli.options import STORE_PATH, json_option
+from mpcheckpoint._cli.options import STORE_PLACE, json_option
+from mpcheckpoint._cli.remembered import STORE_VARIABLE
 from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, flush_out, json_line, safe, write_out
 from mpcheckpoint.maintenance import Finding, examine
+
+if TYPE_CHECKING:
+    from mpcheckpoint._postgres.address import Address
 
 _EXIT_CODES = {"ok": Exit.OK, "warn": Exit.FAILED, "bad": Exit.USAGE}
 _VERDICTS = {
@@ -20,18 +25,19 @@ _VERDICTS = {
 
 @click.command("doctor", short_help="Find out whether a place can hold a store.")
 @json_option
-@click.argument("directory", metavar="DIR", envvar="MPCHECKPOINT_STORE", type=STORE_PATH)
-def doctor_command(directory: str, is_json: bool) -> int:
-    """Find out whether DIR can hold a store: locks, syncs, file system, space, limits, clock, and the store there.
+@click.argument("place", metavar="STORE", envvar=STORE_VARIABLE, type=STORE_PLACE)
+def doctor_command(place: str | Address, is_json: bool) -> int:
+    """Find out whether STORE, a directory, can hold a store: locks, syncs, file system, space, limits, clock, and the
+    store there. Or whether the server can at whose address it is: how durable it is set, above all.
 
     \b
     Example:
       mpcheckpoint doctor run-42
       mpcheckpoint doctor /mnt --json | jq -r 'select(.verdict != "ok") | .text'
 
-    Takes about two seconds. Tries things in a temporary directory in DIR, and removes it. A store that is there is only
-    read, and may be in use. If DIR does not exist, the directory above it is tried, and DIR is not created. If DIR is
-    not given, it is taken from MPCHECKPOINT_STORE.
+    Takes about two seconds. Tries things in a temporary directory in STORE, and removes it. A store that is there is
+    only read, and may be in use. If STORE does not exist, the directory above it is tried, and STORE is not created. A
+    server is only asked. If STORE is not given, it is taken from MPCHECKPOINT_STORE.
 
     With --json each check is an object with check, verdict (ok, warn, bad), text and figures; the names of the figures
     have units.
@@ -46,7 +52,7 @@ def doctor_command(directory: str, is_json: bool) -> int:
         sys.stdout.buffer.flush()
 
     try:
-        examination = examine(directory, on_finding=show)
+        examination = examine(place, on_finding=show)
     except BrokenPipeError:
         end_by_broken_pipe()
     if not is_json:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpcheckpoint import Log, Position
+    from mpcheckpoint._postgres.address import Address
 
 
 @click.command("forget", short_help="Forget what is recorded of some objects.")
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.argument("object_keys", metavar="OBJECT...", nargs=-1, required=True)
 def forget_command(
     *,
-    store: str,
+    store: str | Address,
     log_keys: tuple[str, ...],
     is_yes: bool,
     lock_timeout_s: float,

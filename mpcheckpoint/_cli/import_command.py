@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpcheckpoint import Log
+    from mpcheckpoint._postgres.address import Address
     from mpcheckpoint.errors import BadLineError
     from mpcheckpoint.maintenance import Imported
 
@@ -33,7 +34,7 @@ _STDIN = "-"
 class _Options(NamedTuple):
     """What the command line asked for."""
 
-    store: str
+    store: str | Address
     name: str | None
     object_field: str
     event_field: str | None

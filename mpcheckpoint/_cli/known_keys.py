@@ -7,30 +7,35 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._cli.terminal import one_line
-from mpcheckpoint._store.store import DirectoryStore
+from mpcheckpoint._engines import listing, store_at
 from mpcheckpoint.errors import CheckpointError, LogNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+    from mpcheckpoint._postgres.address import Address
 
 _MOST_SHOWN = 10
 _MOST_CLOSE = 3
 _LONGEST_SHOWN = 60
 
 
-def logs_there_are(error: CheckpointError) -> str:
-    """Return which logs the store has in which one was not found; "" of another error, or if that cannot be told."""
+def logs_there_are(error: CheckpointError, address: Address | None) -> str:
+    """Return which logs the store has in which one was not found; "" of another error, or if that cannot be told.
+
+    Args:
+        address: of the store that the command is about; None if it is a directory.
+    """
     if not isinstance(error, LogNotFoundError) or error.path is None or error.log_key is None:
         return ""
-    keys = keys_in(os.path.dirname(os.path.dirname(error.path)))
+    keys = keys_in(os.path.dirname(os.path.dirname(error.path)) if address is None else address)
     return f"; it has {shown_keys(keys, error.log_key)}" if keys else ""
 
 
-def keys_in(store: str) -> list[str]:
+def keys_in(store: str | Address) -> list[str]:
     """Return the keys of a store's logs, as far as they can be told."""
     try:
-        listing = DirectoryStore(store, create=False, read_only=True).directory.listing()
-        return [found for _, found in listing if isinstance(found, str)]
+        return [found for _, found in listing(store_at(store)) if isinstance(found, str)]
     except CheckpointError:
         return []
 

@@ -17,6 +17,7 @@ from mpcheckpoint.errors import shell_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mpcheckpoint._postgres.address import Address
     from mpcheckpoint.maintenance import LogSurvey
 
 _BAD = frozenset({"corrupt", "poisoned"})
@@ -34,7 +35,7 @@ _FIELDS = (
     "-l", "--long", "is_long", is_flag=True, help="More: appends, syncs, repairs, and who holds the lock."
 )
 @json_option
-def ls_command(store: str, log_keys: tuple[str, ...], is_long: bool, is_json: bool) -> int:
+def ls_command(store: str | Address, log_keys: tuple[str, ...], is_long: bool, is_json: bool) -> int:
     """List the logs of a store: records, objects, bytes, times of the first and the last record, state.
 
     \b

@@ -9,13 +9,15 @@ from typing import Any, TypeVar
 import click
 
 from mpcheckpoint._cli.completion import complete_key
-from mpcheckpoint._cli.remembered import RememberedOption
+from mpcheckpoint._cli.remembered import STORE_VARIABLE, Origins, RememberedOption
 from mpcheckpoint._cli.terminal import safe
 from mpcheckpoint._cli.times import duration
-from mpcheckpoint._logfile.paths import STORE_DIRECTORY, refuse_url
+from mpcheckpoint._engines import address_of
+from mpcheckpoint._logfile.paths import A_STORE_IS, STORE_DIRECTORY, refuse_url
+from mpcheckpoint._postgres.address import Address
 from mpcheckpoint._work.reruns import require_rerun_name
 from mpcheckpoint._work.worker_options import parse_memory, require_memory_told
-from mpcheckpoint.errors import UnknownSchemeError
+from mpcheckpoint.errors import InvalidAddressError, NotForThisStoreError, UnknownSchemeError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # What click passes on if the option comes without a name: at the end, or before another option.
@@ -41,15 +43,36 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-STORE_PATH = LocalPath("store", "a store is a directory: give its path")
+class StorePlace(LocalPath):
+    """A store: the path of a directory, or the address of one on a server, which is shown without its password."""
+
+    def __init__(self) -> None:
+        super().__init__("store", A_STORE_IS)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the path, or the address; refuse another URL."""
+        try:
+            address = address_of(value)
+        except InvalidAddressError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(value, param, ctx) if address is None else address
 
 
-def _named(context: click.Context, parameter: click.Parameter, store: str) -> str:
+STORE_PLACE = StorePlace()
+
+
+def _named(context: click.Context, parameter: click.Parameter, store: str | Address) -> str | Address:
     """Refuse what cannot be a store.
 
     An empty name is an unset variable of a shell, and would turn the current directory into a store. A file, or the
     inside of a store, is what people see when they look.
     """
+    if isinstance(store, Address):
+        if isinstance(context.obj, Origins):
+            context.obj.address = store
+        return store
     if not store:
         raise click.BadParameter("it is empty; the current directory is .")
     if os.path.isfile(store):
@@ -61,18 +84,34 @@ def _named(context: click.Context, parameter: click.Parameter, store: str) -> st
     return store
 
 
-store_option = click.option(
-    "--store",
-    cls=RememberedOption,
-    setting="store",
-    required=True,
-    envvar="MPCHECKPOINT_STORE",
-    show_envvar=True,
-    metavar="DIR",
-    type=STORE_PATH,
-    callback=_named,
-    help="The directory of the store.",
-)
+def _directory(context: click.Context, parameter: click.Parameter, store: str | Address) -> str:
+    named = _named(context, parameter, store)
+    if isinstance(named, Address):
+        raise NotForThisStoreError(f"mpcheckpoint {context.info_name}", str(named))
+    return named
+
+
+def _store_option(
+    callback: Callable[[click.Context, click.Parameter, str | Address], str | Address],
+    metavar: str,
+    help_text: str,
+) -> Callable[[Command], Command]:
+    return click.option(
+        "--store",
+        cls=RememberedOption,
+        setting="store",
+        required=True,
+        envvar=STORE_VARIABLE,
+        show_envvar=True,
+        metavar=metavar,
+        type=STORE_PLACE,
+        callback=callback,
+        help=help_text,
+    )
+
+
+store_option = _store_option(_named, "STORE", "The directory of the store, or its address on a server.")
+directory_option = _store_option(_directory, "DIR", "The directory of the store.")
 key_option = click.option(
     "--key",
     "log_key",

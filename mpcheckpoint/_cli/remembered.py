@@ -11,10 +11,15 @@ import click
 from click.core import ParameterSource
 
 from mpcheckpoint._cli.terminal import one_line, safe, without_passwords
+from mpcheckpoint._engines import address_of, shown_place
+from mpcheckpoint.errors import InvalidAddressError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from mpcheckpoint._postgres.address import Address
+
+STORE_VARIABLE = "MPCHECKPOINT_STORE"
 OWN_FILE, PYPROJECT = "mpcheckpoint.toml", "pyproject.toml"
 _TABLE = "[tool.mpcheckpoint]"
 _KNOWN = ("store", "key")
@@ -25,6 +30,11 @@ class Setting(NamedTuple):
 
     value: str
     origin: str
+
+    @property
+    def shown(self) -> str:
+        """The value, on one line and without passwords."""
+        return without_passwords(one_line(shown_place(self.value)))
 
 
 class Settings(NamedTuple):
@@ -38,6 +48,8 @@ class Settings(NamedTuple):
         value = self.values.get(name)
         if value is None:
             return None
+        if name == "store":
+            _require_no_password(value, self.path)
         if name == "store" and "://" not in value:  # a URL is refused later, as one that was typed
             value = os.path.relpath(
                 os.path.join(os.path.dirname(self.path), os.path.expanduser(value)), start=os.getcwd()
@@ -116,6 +128,23 @@ def _checked(table: dict[str, Any], where: str) -> dict[str, str]:
     return table
 
 
+def _require_no_password(store: str, path: str) -> None:
+    """Refuse a password in a file that everybody may read, and that is often shared.
+
+    Raises:
+        click.UsageError: there is one.
+    """
+    try:
+        address = address_of(store)
+    except InvalidAddressError:
+        return  # refused later, as one that was typed
+    if address is not None and address.has_password:
+        raise click.UsageError(
+            f"{safe(path)}: the store has a password in its address, and a settings file is no place for one: leave it "
+            "out, and put it into PGPASSWORD or ~/.pgpass"
+        )
+
+
 class RememberedOption(click.Option):
     """An option whose value may come from an environment variable or, if that is not set, from a settings file."""
 
@@ -164,7 +193,7 @@ class RememberedOption(click.Option):
 
 
 def _told(now: Setting) -> str:
-    return without_passwords(f"now {one_line(now.value)}, from {safe(now.origin)}")
+    return without_passwords(f"now {now.shown}, from {safe(now.origin)}")
 
 
 def _of_file(name: str) -> Setting | None:
@@ -176,10 +205,15 @@ def _of_file(name: str) -> Setting | None:
 
 
 class Origins:
-    """The values that were not typed, by option. Given to click as its object, to be there after an error."""
+    """Given to click as its object, to be there after an error: the values that were not typed, by option.
+
+    Attributes:
+        address: of the store, if that is on a server.
+    """
 
     def __init__(self) -> None:
         self.of: dict[str, Setting] = {}
+        self.address: Address | None = None
 
     def text(self, error: Exception) -> str:
         """Return where the values came from that an error may be about; "" if all were typed."""
@@ -188,10 +222,7 @@ class Origins:
             options = [name for name in options if error.param is not None and name in error.param.opts]
         elif isinstance(error, click.UsageError):
             options = []  # it is about something that was typed
-        told = [
-            f"{name} is {one_line(self.of[name].value)}, from {safe(self.of[name].origin)}"
-            for name in options
-        ]
+        told = [f"{name} is {self.of[name].shown}, from {safe(self.of[name].origin)}" for name in options]
         return f" ({'; '.join(told)})" if told else ""
 
 

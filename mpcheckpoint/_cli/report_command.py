@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from mpcheckpoint._cli.known_keys import keys_in, shown_keys
@@ -11,6 +13,9 @@ from mpcheckpoint._cli.whole_file import STDOUT, put_out, require_earlier
 from mpcheckpoint._report.making import Report, report_of
 from mpcheckpoint._report.page import BEGINNING
 
+if TYPE_CHECKING:
+    from mpcheckpoint._postgres.address import Address
+
 _INSTALL = "a report takes jinja2, which is not installed: pip install 'mpcheckpoint[report]'"
 
 
@@ -18,7 +23,7 @@ _INSTALL = "a report takes jinja2, which is not installed: pip install 'mpcheckp
 @store_option
 @keys_option
 @click.option("-o", "--output", required=True, metavar="FILE", help="The page; - for standard output.")
-def report_command(store: str, log_keys: tuple[str, ...], output: str) -> int:
+def report_command(store: str | Address, log_keys: tuple[str, ...], output: str) -> int:
     """Make one HTML page that shows what the maps of a store did: to look at, to keep, to send to somebody.
 
     \b
@@ -57,7 +62,7 @@ def report_command(store: str, log_keys: tuple[str, ...], output: str) -> int:
     return Exit.FAILED if report.damages else Exit.OK
 
 
-def _none_ran(store: str, log_keys: tuple[str, ...], report: Report) -> str:
+def _none_ran(store: str | Address, log_keys: tuple[str, ...], report: Report) -> str:
     if not report.without_map:
         return f"{store} has no logs yet: there is nothing to report"
     if not log_keys:

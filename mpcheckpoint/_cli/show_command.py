@@ -17,6 +17,7 @@ from mpcheckpoint._view.merged_read import Choice
 
 if TYPE_CHECKING:
     from mpcheckpoint import ObjectSummary, Record
+    from mpcheckpoint._postgres.address import Address
 
 _LATEST_US = (1 << 53) - 1
 # In a list, an event is cut off after so many characters.
@@ -39,7 +40,7 @@ _EVENT_FORMS = ((100, TimeForm.FULL), (60, TimeForm.LOCAL), (0, TimeForm.NO_YEAR
 @json_option
 def show_command(
     object_key: str | None,
-    store: str,
+    store: str | Address,
     log_keys: tuple[str, ...],
     since_us: int | None,
     until_us: int | None,

@@ -25,6 +25,7 @@ from mpcheckpoint._view.merged_read import Choice
 
 if TYPE_CHECKING:
     from mpcheckpoint import Cursor, Record
+    from mpcheckpoint._postgres.address import Address
 
 _USUAL_LINES = 10
 # While no record comes, look this often whether the reader of our output has gone.
@@ -45,7 +46,7 @@ _LOOK_EVERY_S = 1.0
 @since_option
 @json_option
 def tail_command(
-    store: str,
+    store: str | Address,
     log_keys: tuple[str, ...],
     lines: int | None,
     is_following: bool,

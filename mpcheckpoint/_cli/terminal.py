@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from mpcheckpoint.maintenance import LogCheck, LogSurvey
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_PASSWORD = re.compile(r"(:/[^\s:@]*):\S*@")
-_PASSWORD_FIELD = re.compile(r"(?i)([?&](?:password|passwd|pwd|secret|token)=)[^&\s'\")]*")
+# What is redacted already stays as it is, and what follows it, too.
+_PASSWORD = re.compile(r"(:/[^\s:@]*):(?!\*\*\*@)\S*@")
+_PASSWORD_FIELD = re.compile(
+    r"(?i)([?&](?:(?:ssl)?password|passwd|pwd|secret|token)=)(?!\*\*\*(?:[&#;\s'\")]|$))[^&\s'\")]*"
+)
 
 
 class Exit(IntEnum):

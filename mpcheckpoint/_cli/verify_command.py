@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpcheckpoint._cli.checks import check_fields, check_progress, damage_lines, write_lines
-from mpcheckpoint._cli.options import json_option, keys_option, store_option
+from mpcheckpoint._cli.options import directory_option, json_option, keys_option
 from mpcheckpoint._cli.terminal import (
     Exit,
     counted,
@@ -31,7 +31,7 @@ _MOST_STRAYS = 5
 
 
 @click.command("verify", short_help="Read every byte, and say what is damaged.")
-@store_option
+@directory_option
 @keys_option
 @json_option
 def verify_command(store: str, log_keys: tuple[str, ...], is_json: bool) -> int:

@@ -70,9 +70,9 @@ def backup(
         LockTimeoutError, StoreAccessError, WriteFailedError, UnfinishedBackupError: nothing was changed.
         ReentrancyError: called within an append, by a signal handler, or by the ``on_progress`` of a backup into
             the same directory. Nothing was changed.
-        TypeError: the store is no directory.
+        NotForThisStoreError: the store is no directory. Nothing was changed.
     """
-    store = self._handle.directory()
+    store = self._handle.directory("a backup")
     select = _selections(compact, store.path)
     try:
         return back_up_store(

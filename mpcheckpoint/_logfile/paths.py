@@ -18,6 +18,10 @@ WORKERS = "workers"
 BACKUP_MARKER = "backup"
 BACKUP_JOURNAL = "backup.journal"
 
+A_STORE_IS = (
+    "a store is a directory: give its path, or, as a str, the address of one on a server, "
+    "postgresql://user@host/database#store"
+)
 # One slash is enough: ``pathlib`` makes one of two. At least two letters: C:/ is a drive of another system.
 _SCHEME = re.compile(r"\s*((?:[A-Za-z][A-Za-z0-9+.-]+:)+)/")
 
@@ -28,7 +32,7 @@ def store_directory(path: str | os.PathLike[str]) -> str:
     Raises:
         UnknownSchemeError: it is a URL. Directories of that name, with its password, would be made of it.
     """
-    refuse_url(path, what="store", advice="a store is a directory: give its path")
+    refuse_url(path, what="store", advice=A_STORE_IS)
     return os.path.abspath(os.fspath(path))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._engines import listing, store_at
 from mpcheckpoint._format.codec import encode_key
-from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._types import Cursor
 from mpcheckpoint._view.follow import Follower
 from mpcheckpoint._view.merged_read import Reading
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator
 
-    from mpcheckpoint._store.store import DirectoryLog
+    from mpcheckpoint._postgres.address import Address
+    from mpcheckpoint._store.protocol import StoredLog
     from mpcheckpoint._view.merged_read import Choice
     from mpcheckpoint._view.object_index import ObjectSummary
 
@@ -33,12 +34,12 @@ class ReadableLogs:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Address,
         *,
         log_keys: Iterable[str] | None,
         on_failure: Callable[[CheckpointError], object],
     ) -> None:
-        """Open the store in the directory ``path``.
+        """Open the store at ``path``.
 
         Args:
             log_keys: only these; None for all, new ones included.
@@ -49,9 +50,9 @@ class ReadableLogs:
             LogNotFoundError, InvalidKeyError: one of ``log_keys`` does not exist, or cannot.
         """
         self.failures: list[CheckpointError] = []
-        self._store = DirectoryStore(path, create=False, read_only=True)
+        self._store = store_at(path)
         self._on_failure = on_failure
-        self._logs: dict[str, DirectoryLog] = {}
+        self._logs: dict[str, StoredLog] = {}
         # The logs that cannot be read: by path if a header does not tell the key, else by key.
         self._failed: set[str] = set()
         self._untold: list[CheckpointError] = []
@@ -77,7 +78,7 @@ class ReadableLogs:
     def follow(self, cursor: Cursor, *, idle_timeout_s: float) -> Follower:
         """Return a follower of the readable logs that goes on after ``cursor``, the end of a reading."""
 
-        def discover() -> list[DirectoryLog]:
+        def discover() -> list[StoredLog]:
             logs = self._readable()
             self.tell()
             return logs
@@ -92,7 +93,7 @@ class ReadableLogs:
             self.failures.append(error)
             self._on_failure(error)
 
-    def _readable(self) -> list[DirectoryLog]:
+    def _readable(self) -> list[StoredLog]:
         self._discover()
         return [log for log_key, log in sorted(self._logs.items()) if log_key not in self._failed]
 
@@ -102,7 +103,7 @@ class ReadableLogs:
         token = self._store.change_token()
         if token is not None and token == self._token:
             return
-        for path, found in self._store.directory.listing():
+        for path, found in listing(self._store):
             if isinstance(found, str):
                 self._find(found, must_exist=False)
             elif path not in self._failed:

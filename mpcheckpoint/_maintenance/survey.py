@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint._logfile.paths import LogPaths
-from mpcheckpoint._store.store import DirectoryStore
+from mpcheckpoint._engines import listing, place_of_log, store_at
 from mpcheckpoint._view.statistics import Statistics
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, InvalidKeyError, LogNotFoundError
 
@@ -14,7 +13,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator
 
-    from mpcheckpoint._store.store import DirectoryLog
+    from mpcheckpoint._postgres.address import Address
+    from mpcheckpoint._store.protocol import Store, StoredLog
 
 _OF_STATS = (
     *("size_bytes", "repairs", "lock", "waiters"),
@@ -28,7 +28,7 @@ class LogSurvey:
 
     Attributes:
         log_key: its key; None if its header cannot be read.
-        path: its file.
+        path: its file; on a server, the address of its store, without its password.
         states: all that is true of it, the worst first. "whole": nothing else. "pending": bytes after the end may be a
             write in progress. "torn": a dying writer left them, and the next one cuts them off. "poisoned": a sync
             failed, so it takes no appends until ``Log.recover()``. "corrupt": bytes that were durable are damaged.
@@ -62,27 +62,29 @@ class LogSurvey:
         return self.states[0]
 
 
-def survey(path: str | os.PathLike[str], *, log_keys: Iterable[str] | None = None) -> Iterator[LogSurvey]:
-    """Yield the state of each log of the store in the directory ``path``, in the order of their file names.
+def survey(
+    path: str | os.PathLike[str] | Address, *, log_keys: Iterable[str] | None = None
+) -> Iterator[LogSurvey]:
+    """Yield the state of each log of the store at ``path``, in the order of their file names.
 
     Reads each log, in memory that is bounded but for the keys of its objects. Writes nothing and takes no lock that
     another process could meet.
 
     Args:
-        path: the directory, as for ``Checkpoint``.
+        path: the directory or the address, as for ``Checkpoint``.
         log_keys: only these, in this order; None for all.
 
     Raises:
         StoreNotFoundError, NotAStoreError, StoreAccessError: there is no store that can be read.
         LogNotFoundError, InvalidKeyError: one of ``log_keys`` does not exist, or cannot; raised when its turn comes.
     """
-    store = DirectoryStore(path, create=False, read_only=True)
+    store = store_at(path)
     if log_keys is None:
-        return (_surveyed(store, file, found) for file, found in store.directory.listing())
-    return (_surveyed(store, LogPaths.of(store.path, log_key).log, log_key) for log_key in log_keys)
+        return (_surveyed(store, at, found) for at, found in listing(store))
+    return (_surveyed(store, place_of_log(store, log_key), log_key) for log_key in log_keys)
 
 
-def _surveyed(store: DirectoryStore, path: str, found: str | CheckpointError) -> LogSurvey:
+def _surveyed(store: Store, path: str, found: str | CheckpointError) -> LogSurvey:
     if isinstance(found, CheckpointError):
         return LogSurvey(None, path, (_state_for(found),), found)
     try:
@@ -94,7 +96,7 @@ def _surveyed(store: DirectoryStore, path: str, found: str | CheckpointError) ->
     return _counted(stored, path)
 
 
-def _counted(stored: DirectoryLog, path: str) -> LogSurvey:
+def _counted(stored: StoredLog, path: str) -> LogSurvey:
     """Return the state of a log whose header is sound, by reading it."""
     failure: CheckpointError | None = None
     states: tuple[str, ...] = ()

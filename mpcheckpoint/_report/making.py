@@ -6,16 +6,18 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._engines import address_of, listing, store_at
 from mpcheckpoint._format.byte_text import to_text
+from mpcheckpoint._postgres.address import Address
 from mpcheckpoint._report.page import page_of
 from mpcheckpoint._report.story import story_of
-from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint.errors import CheckpointError, LogNotFoundError, shell_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mpcheckpoint._report.story import Story
+    from mpcheckpoint._store.protocol import Store
 
 # A page with more logs is no overview any more.
 MOST_LOGS = 20
@@ -39,7 +41,7 @@ class Report(NamedTuple):
     damages: list[CheckpointError]
 
 
-def report_of(path: str | os.PathLike[str], log_keys: Sequence[str] = ()) -> Report:
+def report_of(path: str | os.PathLike[str] | Address, log_keys: Sequence[str] = ()) -> Report:
     """Return the report of a store, or of some of its logs. Writes nothing, and takes no lock that delays a writer.
 
     Raises:
@@ -47,7 +49,7 @@ def report_of(path: str | os.PathLike[str], log_keys: Sequence[str] = ()) -> Rep
         LogNotFoundError, InvalidKeyError: one of ``log_keys`` does not exist, or cannot.
         ImportError: jinja2 is not installed.
     """
-    store = DirectoryStore(path, create=False, read_only=True)
+    store = store_at(path)
     told: list[Story] = []
     without_map: list[str] = []
     unreadable: list[CheckpointError] = []
@@ -56,7 +58,7 @@ def report_of(path: str | os.PathLike[str], log_keys: Sequence[str] = ()) -> Rep
         if isinstance(found, CheckpointError):
             unreadable.append(found)
             continue
-        story = story_of(store.find_log(found), store.path)
+        story = story_of(store.find_log(found), store.workers)
         if story.damage is not None:
             damages.append(story.damage)
         if story.runs or story.attempts:
@@ -68,14 +70,22 @@ def report_of(path: str | os.PathLike[str], log_keys: Sequence[str] = ()) -> Rep
     told = told[:MOST_LOGS]
     page = None
     if told:
-        name = to_text(os.fsencode(os.path.basename(os.path.abspath(path)) or path))
-        page = page_of(name, told, _notices(unreadable, without_map, left_out), system.now_us())
+        page = page_of(_name_of(path), told, _notices(unreadable, without_map, left_out), system.now_us())
     return Report(page, [each.log_key for each in told], without_map, left_out, [*unreadable, *damages])
 
 
-def _found(store: DirectoryStore, log_keys: Sequence[str]) -> list[str | CheckpointError]:
+def _name_of(path: str | os.PathLike[str] | Address) -> str:
+    """Return what the page calls the store."""
+    address = address_of(path)
+    if address is not None:
+        return address.store
+    assert not isinstance(path, Address)
+    return to_text(os.fsencode(os.path.basename(os.path.abspath(path)) or path))
+
+
+def _found(store: Store, log_keys: Sequence[str]) -> list[str | CheckpointError]:
     if not log_keys:
-        return [found for _, found in store.directory.listing()]
+        return [found for _, found in listing(store)]
     found: list[str | CheckpointError] = []
     for log_key in dict.fromkeys(log_keys):
         try:

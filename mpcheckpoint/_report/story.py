@@ -15,7 +15,6 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.control import CLAIM
-from mpcheckpoint._store.workers import WorkerFiles
 from mpcheckpoint._view.view import MAP
 from mpcheckpoint._work.reruns import History, RunNote, head_of
 from mpcheckpoint.errors import CheckpointError
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.control import Note
     from mpcheckpoint._logfile.chunk import Chunk
-    from mpcheckpoint._store.store import DirectoryLog
+    from mpcheckpoint._store.protocol import StoredLog, Workers
     from mpcheckpoint._work.reruns import RecordHead, Rule
 
 _US = 1_000_000
@@ -114,7 +113,7 @@ class _Recorded(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Recorded).decode
 
 
-def story_of(stored: DirectoryLog, store_path: str) -> Story:
+def story_of(stored: StoredLog, workers: Workers) -> Story:
     """Return what a log tells, by reading it once."""
     telling, damage = _Telling(), None
     reader = stored.reader()
@@ -127,7 +126,7 @@ def story_of(stored: DirectoryLog, store_path: str) -> Story:
         damage = error
     finally:
         reader.release()
-    items = telling.items(WorkerFiles(store_path).is_live, system.now_us())
+    items = telling.items(workers.is_live, system.now_us())
     return Story(
         stored.log_key, telling.runs, telling.attempts, items, telling.details.found, telling.others, damage
     )

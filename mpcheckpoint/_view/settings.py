@@ -6,8 +6,10 @@ import pickle
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpcheckpoint._engines import address_of, engine_at
 from mpcheckpoint._format.advice import a, shown
 from mpcheckpoint._logfile.paths import store_directory
+from mpcheckpoint._postgres.address import Address
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint.errors import InvalidFunctionError
 
@@ -41,18 +43,24 @@ class Settings(NamedTuple):
 
 
 def open_settings(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Address,
     create: bool,
     read_only: bool,
     log_keys: Iterable[str] | None,
     durability: str,
     lock_timeout_s: float | None,
     default: Default | None,
+    store: Store | None = None,
 ) -> Settings:
     """Return checked settings, with an absolute path, so that they mean the same after a change of directory.
 
+    Args:
+        path: the directory or the address of the store; of a given ``store``, its path.
+
     Raises:
-        TypeError, ValueError: an argument is not what it should be; UnknownSchemeError if the path is a URL.
+        TypeError, ValueError: an argument is not what it should be; UnknownSchemeError if the path is a URL,
+            InvalidAddressError if it is a bad address.
+        And what opening a store on a server raises.
     """
     if isinstance(log_keys, str):
         raise TypeError(f"log_keys is a list of keys, not the string {log_keys!r}")
@@ -65,14 +73,23 @@ def open_settings(
         raise TypeError(
             f"default is a function that makes JSON of a value, or None, not {a(type(default))}: {shown(default)}"
         )
+    address = address_of(path) if store is None else None
+    if address is not None:
+        store = engine_at(address, create=create, read_only=read_only)
+    if store is not None:
+        where = store.path
+    else:
+        assert not isinstance(path, Address)
+        where = store_directory(path)
     return Settings(
-        store_directory(path),
+        where,
         create,
         read_only,
         None if log_keys is None else tuple(log_keys),
         durability,
         lock_timeout_s,
-        default=default,
+        store,
+        default,
     )
 
 

@@ -13,7 +13,13 @@ from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._view.log_states import ClosedStates, LogState
 from mpcheckpoint._view.statistics import Statistics
 from mpcheckpoint._view.view import LogView, MovedError, merged, ordered_object_keys
-from mpcheckpoint.errors import ClosedError, LogNotFoundError, LogNotOpenError, ReadOnlyError
+from mpcheckpoint.errors import (
+    ClosedError,
+    LogNotFoundError,
+    LogNotOpenError,
+    NotForThisStoreError,
+    ReadOnlyError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -346,11 +352,15 @@ class StoreHandle:
         """Whether the handle was closed."""
         return self._is_closed
 
-    def directory(self) -> StoreDirectory:
-        """Return the directory of the store. Raises TypeError if it is none."""
+    def directory(self, what: str) -> StoreDirectory:
+        """Return the directory of the store, for ``what`` is about its files.
+
+        Raises:
+            NotForThisStoreError: it is none.
+        """
         self.require_open()
         if not isinstance(self._store, DirectoryStore):
-            raise TypeError("only a store that is a directory can do this")
+            raise NotForThisStoreError(what, self.path)
         return self._store.directory
 
     def require_open(self) -> None:

@@ -83,7 +83,7 @@ def test_figures_are_those_of_the_log(store: Path, log: Log) -> None:
 
 def test_rates_are_of_the_last_seconds(store: Path, log: Log) -> None:
     found, clock = DirectoryStore(store, create=False, read_only=True), Clock()
-    monitor = LogMonitor(found.find_log("a"), found.path, clock=clock)
+    monitor = LogMonitor(found, found.find_log("a"), clock=clock)
 
     def rates() -> tuple[float, float]:
         monitor.read(lambda: False)

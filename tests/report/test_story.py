@@ -45,7 +45,7 @@ def held(path: Path) -> Iterator[None]:
 
 def told(store: Path, log_key: str = "a") -> Story:
     found = DirectoryStore(store, create=False, read_only=True)
-    return story_of(found.find_log(log_key), found.path)
+    return story_of(found.find_log(log_key), found.workers)
 
 
 def odd_fails(item: str) -> Any:

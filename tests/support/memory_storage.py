@@ -310,6 +310,10 @@ class MemoryLog:
         if later := self.content.lines(start):
             copied.add(self.content, later)
 
+    def size_bytes(self) -> int:
+        """Return how long it is."""
+        return self.content.end.offset
+
     def repairs(self) -> list[Repair]:
         """Return that nothing was cut."""
         return []
@@ -374,7 +378,9 @@ class MemoryStore:
     def _found(self, log_key: str) -> MemoryLog:
         file_name(log_key)
         if log_key not in self.contents:
-            raise LogNotFoundError(f"there is no log {log_key!r}", reason="no such log")
+            raise LogNotFoundError(
+                f"there is no log {log_key!r}", path=self.path, reason="no such log", log_key=log_key
+            )
         return self.log_type(self.contents[log_key])
 
     def __eq__(self, other: object) -> bool:
@@ -383,5 +389,5 @@ class MemoryStore:
     def __hash__(self) -> int:
         return hash(self.path)
 
-    def __reduce__(self) -> tuple[type[MemoryStore], tuple[Path]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (Path(self.path),)

@@ -14,7 +14,8 @@ from mpcheckpoint._cli.maps.lists import Combinations
 from mpcheckpoint._cli.maps.quoted_lines import QuotedLines
 from mpcheckpoint._cli.maps.tables import TableInputs
 from mpcheckpoint._cli.maps.template import JsonItem, Shape, Template
-from mpcheckpoint._cli.terminal import safe, say
+from mpcheckpoint._cli.terminal import safe, say, without_passwords
+from mpcheckpoint._engines import names_an_address
 from mpcheckpoint._format.byte_text import to_bytes, to_text
 from mpcheckpoint._work.causes import any_of
 from mpcheckpoint._work.file_marks import ChangedFiles, marked
@@ -24,6 +25,7 @@ from mpcheckpoint._work.run_again import RunAgain
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mpcheckpoint._postgres.address import Address
     from mpcheckpoint._work.halt import Halt
     from mpcheckpoint._work.inputs import Input, NotYet
     from mpcheckpoint._work.outcomes import Outcome
@@ -36,10 +38,19 @@ STDIN = "-"
 Items = ItemReader | Combinations
 
 
+def _recorded(word: bytes) -> str:
+    """Return a word of the command as it is recorded, where everybody who reads the store sees it.
+
+    Of other URLs the passwords stay: without them a map that began before would count as another one.
+    """
+    text = to_text(word)
+    return without_passwords(text) if names_an_address(text) else text
+
+
 class Job(NamedTuple):
     """A command, the items to run it for, and where to record the outcomes."""
 
-    store: str
+    store: str | Address
     log_key: str
     words: tuple[bytes, ...]
     jobs: int
@@ -72,8 +83,8 @@ class Job(NamedTuple):
 
     @property
     def version(self) -> str:
-        """What identifies the work: the command line, as a shell would read it."""
-        return " ".join("{}" if word == b"{}" else shlex.quote(to_text(word)) for word in self.words)
+        """What identifies the work: the command line, as a shell would read it, without passwords of addresses."""
+        return " ".join("{}" if word == b"{}" else shlex.quote(_recorded(word)) for word in self.words)
 
     @property
     def template(self) -> Template:
@@ -91,7 +102,7 @@ class Job(NamedTuple):
     def results_line(self) -> str:
         """The command that shows what was recorded."""
         of_rerun = "" if self.rerun is None else f" --rerun {shlex.quote(self.rerun)}"
-        where = f"--store {shlex.quote(self.store)} --key {shlex.quote(self.log_key)}"
+        where = f"--store {shlex.quote(str(self.store))} --key {shlex.quote(self.log_key)}"
         return f"mpcheckpoint results {where}{of_rerun}"
 
     @property

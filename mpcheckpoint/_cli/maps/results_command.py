@@ -24,6 +24,7 @@ from mpcheckpoint.log import handle_of
 if TYPE_CHECKING:
     from mpcheckpoint import Log, MapStatus
     from mpcheckpoint._cli.maps.watch import WatchDisplay
+    from mpcheckpoint._postgres.address import Address
 
 _MOST_RERUNS = 5
 
@@ -69,7 +70,7 @@ _MOST_RERUNS = 5
 @json_option
 def results_command(
     *,
-    store: str,
+    store: str | Address,
     log_key: str,
     rerun: str | None,
     joblog: str | None,
@@ -221,7 +222,7 @@ def _printing(
     return _Printing(chosen, output, since_us or 0, slowest, only_failed)
 
 
-def _none_ran(log: Log, store: str, rerun: str | None) -> str:
+def _none_ran(log: Log, store: str | Address, rerun: str | None) -> str:
     known = log.reruns()
     if rerun is None or log.map_status() is None:
         others = [each for each in keys_in(store) if each != log.log_key]

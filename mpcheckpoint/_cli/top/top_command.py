@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from mpcheckpoint._cli.terminal import Exit, flush_out, is_screen, write_out
 from mpcheckpoint._cli.times import duration_above_0
 from mpcheckpoint._cli.top.snapshot import snapshot_lines
 from mpcheckpoint._maintenance.monitoring.store_monitor import StoreMonitor
+
+if TYPE_CHECKING:
+    from mpcheckpoint._postgres.address import Address
 
 _INTERVAL_S = 1.0
 _LEAST_INTERVAL_S = 0.1
@@ -39,7 +43,7 @@ def _interval(text: str) -> float:
     show_default=True,
     help="Look so often; with --once, count for so long.",
 )
-def top_command(store: str, log_keys: tuple[str, ...], is_once: bool, interval_s: float) -> int:
+def top_command(store: str | Address, log_keys: tuple[str, ...], is_once: bool, interval_s: float) -> int:
     """Show the logs of a store as they are used: a live screen, on a terminal.
 
     \b

@@ -10,11 +10,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpcheckpoint import _system as system
-from mpcheckpoint._logfile.paths import LogPaths
-from mpcheckpoint._logfile.poison import Poison
+from mpcheckpoint._maintenance.monitoring.log_place import place_of
 from mpcheckpoint._maintenance.monitoring.map_progress import Failure, MapProgress
-from mpcheckpoint._store.workers import WorkerFiles
 from mpcheckpoint._view.statistics import Figures
 from mpcheckpoint._work.presence import MapStart, map_starts
 from mpcheckpoint._work.status import RunningItem, running_of
@@ -23,8 +20,8 @@ from mpcheckpoint.errors import CheckpointError, CorruptLogError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mpcheckpoint._logfile.read import LogReader
-    from mpcheckpoint._store.store import DirectoryLog
+    from mpcheckpoint import _system as system
+    from mpcheckpoint._store.protocol import Reader, Store, StoredLog
 
 # Rates are of so many seconds: of one look they would jump.
 _RATE_OVER_S = 5.0
@@ -131,27 +128,24 @@ class LogMonitor:
     """Looks at one log. For one thread at a time."""
 
     def __init__(
-        self, stored: DirectoryLog, store_path: str, *, clock: Callable[[], float] = time.monotonic
+        self, store: Store, stored: StoredLog, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.paths = LogPaths.of(store_path, stored.log_key)
+        self.place = place_of(store, stored)
         self.error: CheckpointError | None = None
         self._stored = stored
-        self._workers = WorkerFiles(store_path)
+        self._workers = store.workers
         self._clock = clock
-        self._failed_at: tuple[object, ...] = ()
+        self._failed_at: object = None
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self._reader: LogReader = self._stored.reader()
+        self._reader: Reader = self._stored.reader()
         self._figures, self._progress, self._rates = Figures(), MapProgress(), _Rates()
         self._generation = ""
 
     def read(self, is_over: Callable[[], bool]) -> None:
         """Read what is new. What cannot be read is tried again once the file is another, or longer."""
-        try:
-            mark = system.path_mark(self.paths.log)
-        except OSError:
-            mark = ()
+        mark = self.place.mark()
         if self.error is not None:
             if mark == self._failed_at:
                 return
@@ -175,15 +169,15 @@ class LogMonitor:
         figures, progress = self._figures, self._progress
         sample = _Sample(self._clock(), figures.batches, figures.stated_syncs, progress.ok + progress.failed)
         appends_s, syncs_s, items_s = self._rates.add(sample)
-        lock = system.lock_status(self.paths.lock)
+        lock = self.place.lock()
         return LogSight(
             self._stored.log_key,
-            self.paths.log,
+            self.place.path,
             self._state(),
             self.error,
             records=figures.records,
             objects=len(figures.object_keys),
-            size_bytes=self._size_bytes(),
+            size_bytes=self.place.size_bytes(),
             last_us=figures.last_us,
             appends_s=appends_s,
             syncs_s=syncs_s,
@@ -203,16 +197,10 @@ class LogMonitor:
         if self.error is not None:
             return "corrupt" if isinstance(self.error, CorruptLogError) else "unreadable"
         try:
-            is_poisoned = Poison(self.paths).reason(self._generation) is not None
-        except OSError:
+            is_poisoned = self.place.is_poisoned(self._generation)
+        except (OSError, CheckpointError):
             return "unreadable"
         return "poisoned" if is_poisoned else "whole"
-
-    def _size_bytes(self) -> int | None:
-        try:
-            return system.path_status(self.paths.log).size_bytes
-        except OSError:
-            return None
 
     def _map(self, items_s: float) -> MapSight | None:
         progress = self._progress

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._engines import listing, store_at
 from mpcheckpoint._maintenance.monitoring.log_monitor import LogMonitor, LogSight
-from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint.errors import CheckpointError, CorruptLogError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from mpcheckpoint._postgres.address import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +42,22 @@ class StoreMonitor:
     Reads each log once, and then what is new. Memory is bounded, but for the keys of objects.
     """
 
-    def __init__(self, path: str | os.PathLike[str], log_keys: Sequence[str] = ()) -> None:
+    def __init__(self, path: str | os.PathLike[str] | Address, log_keys: Sequence[str] = ()) -> None:
         """Open the store.
 
         Raises:
             StoreNotFoundError, NotAStoreError, StoreAccessError: there is no store that can be read.
             LogNotFoundError, InvalidKeyError: one of ``log_keys`` does not exist, or cannot.
         """
-        self._store = DirectoryStore(path, create=False, read_only=True)
-        self._name = os.fspath(path)
+        self._store = store_at(path)
+        self._name = str(path)
         self._finds_new = not log_keys
         self._token: object | None = None
         self._logs: dict[str, LogMonitor] = {}
         self._unreadable: dict[str, CheckpointError] = {}
         self._is_over = False
         for log_key in log_keys:
-            self._logs[log_key] = LogMonitor(self._store.find_log(log_key), self._store.path)
+            self._logs[log_key] = LogMonitor(self._store, self._store.find_log(log_key))
 
     def look(self) -> StoreSight:
         """Read what is new; return what there is to see.
@@ -88,25 +90,28 @@ class StoreMonitor:
         if token is not None and token == self._token:
             return
         self._unreadable = {}
-        for path, found in self._store.directory.listing():
+        for path, found in listing(self._store):
             if isinstance(found, CheckpointError):
                 self._unreadable[path] = found
             elif found not in self._logs:
                 try:
-                    self._logs[found] = LogMonitor(self._store.find_log(found), self._store.path)
+                    self._logs[found] = LogMonitor(self._store, self._store.find_log(found))
                 except CheckpointError as error:
                     self._unreadable[path] = error
         self._token = token
 
     def _users(self) -> dict[str, tuple[list[system.LockHolder], list[system.LockHolder]]]:
         """Return which processes append to each log, and which only read it: those keep its append lock's file open."""
-        paths = [path for monitor in self._logs.values() for path in (monitor.paths.lock, monitor.paths.log)]
-        openers = system.openers(paths)
-        found = {}
+        openers = system.openers([path for each in self._logs.values() for path in each.place.files or ()])
+        found: dict[str, tuple[list[system.LockHolder], list[system.LockHolder]]] = {}
         for log_key, monitor in self._logs.items():
-            writers = [each for each in openers[monitor.paths.lock] if each.pid != os.getpid()]
+            if monitor.place.files is None:
+                found[log_key] = [], []
+                continue
+            lock, log = monitor.place.files
+            writers = [each for each in openers[lock] if each.pid != os.getpid()]
             known = {os.getpid(), *(each.pid for each in writers)}
-            readers = [each for each in openers[monitor.paths.log] if each.pid not in known]
+            readers = [each for each in openers[log] if each.pid not in known]
             found[log_key] = writers, readers
         return found
 

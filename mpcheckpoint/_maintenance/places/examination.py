@@ -10,10 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._engines import address_of, engine_at
 from mpcheckpoint._logfile.paths import STORE_DIRECTORY, store_directory
 from mpcheckpoint._maintenance.places import probes, surroundings
-from mpcheckpoint._maintenance.places.findings import BAD, OK, WARN, Examination, Finding, worst
 from mpcheckpoint._maintenance.places.scratch import Scratch, remove_stale
+from mpcheckpoint._postgres.address import Address
+from mpcheckpoint._store.findings import BAD, OK, WARN, Examination, Finding, worst
+from mpcheckpoint.errors import CheckpointError, MissingExtraError, StoreNotFoundError, shell_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -22,7 +25,7 @@ DEFAULT_APPEND_S = 0.5
 
 
 def examine(
-    directory: str | os.PathLike[str],
+    directory: str | os.PathLike[str] | Address,
     *,
     append_s: float = DEFAULT_APPEND_S,
     on_finding: Callable[[Finding], object] | None = None,
@@ -33,9 +36,11 @@ def examine(
     those that killed processes left. If the directory does not exist, the one that it would be created in is examined,
     and the directory is not created. A store that is there is only read, and may be in use.
 
+    A server is asked how it is set, above all how safe an append is when it returns. Nothing is tried there.
+
     Args:
-        directory: the place, as given to ``Checkpoint``.
-        append_s: how long to measure appends, twice, in seconds; 0 leaves that out.
+        directory: the place, as given to ``Checkpoint``: a directory, or an address.
+        append_s: how long to measure appends in a directory, twice, in seconds; 0 leaves that out.
         on_finding: called with each finding as soon as it is there.
 
     Returns:
@@ -43,16 +48,36 @@ def examine(
 
     Raises:
         UnknownSchemeError: ``directory`` is a URL.
+        InvalidAddressError: it begins as an address, and is none.
+        MissingExtraError: the library for this address is not installed.
     """
-    path = store_directory(directory)
     findings: list[Finding] = []
+    address = address_of(directory)
+    if address is not None:
+        path, looks = str(address), _of_server(address)
+    else:
+        assert not isinstance(directory, Address)
+        path = store_directory(directory)
+        looks = _findings(path, append_s, findings)
     # If ``on_finding`` raises, closing removes the temporary directory.
-    with closing(_findings(path, append_s, findings)) as found:
+    with closing(looks) as found:
         for finding in found:
             findings.append(finding)
             if on_finding is not None:
                 on_finding(finding)
     return Examination(path, tuple(findings))
+
+
+def _of_server(address: Address) -> Generator[Finding, None, None]:
+    yield surroundings.core()
+    try:
+        yield from engine_at(address, create=False, read_only=True).examine()
+    except MissingExtraError:
+        raise
+    except StoreNotFoundError:
+        yield Finding("store", OK, "none here yet", {"logs": 0})
+    except CheckpointError as error:
+        yield Finding("store", BAD, shell_text(error))
 
 
 def _findings(path: str, append_s: float, so_far: list[Finding]) -> Generator[Finding, None, None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._maintenance.places.append_rate import NoWriterError, append_rates
-from mpcheckpoint._maintenance.places.findings import BAD, OK, WARN, Finding
+from mpcheckpoint._store.findings import BAD, OK, WARN, Finding
 from mpcheckpoint._system.words import PolledWord
 
 if TYPE_CHECKING:

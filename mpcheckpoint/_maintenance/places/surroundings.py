@@ -16,8 +16,8 @@ from mpcheckpoint._logfile.clock import YEAR_2200_US
 from mpcheckpoint._logfile.header import read_header
 from mpcheckpoint._logfile.paths import TEMPORARY_SUFFIX, LogPaths
 from mpcheckpoint._logfile.poison import Poison
-from mpcheckpoint._maintenance.places.findings import BAD, OK, WARN, Finding
 from mpcheckpoint._store.directory import ALLOW_NETWORK
+from mpcheckpoint._store.findings import BAD, OK, WARN, Finding
 from mpcheckpoint.errors import CheckpointError, shell_text
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._backup.journal import read_journal, settle, tell_settled
+from mpcheckpoint._engines import directory_of
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.recovery import recover, repair_end, replace_damaged
 from mpcheckpoint._maintenance.repairs.reports import Action, LeftOut, LogCheck, LogRepair
@@ -39,7 +40,7 @@ def plan_repairs(
     Args, Raises:
         As `verify`.
     """
-    directory = StoreDirectory(path, create=False, read_only=True)
+    directory = StoreDirectory(directory_of(path, "repair"), create=False, read_only=True)
     targets = targets_in(directory, log_keys)
     return (_planned(target, on_progress) for target in targets)
 
@@ -72,11 +73,13 @@ def repair(
         on_progress: called with the number of bytes that were read since the last call.
 
     Raises:
-        StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError,
-        LogNotFoundError: nothing was changed.
+        NotForThisStoreError, StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError,
+        NetworkFileSystemError, LogNotFoundError: nothing was changed.
         An error of one log (LockTimeoutError, WriteFailedError, ReadFailedError, ...) is in its ``LogRepair.error``.
     """
-    directory = StoreDirectory(path, create=False, read_only=False, is_unfinished_taken=True)
+    directory = StoreDirectory(
+        directory_of(path, "repair"), create=False, read_only=False, is_unfinished_taken=True
+    )
     _settled(directory, lock_timeout_s)
     targets = targets_in(directory, log_keys)
     return (_repaired(directory, target, lock_timeout_s, on_progress) for target in targets)

@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._engines import directory_of
 from mpcheckpoint._format.names import LOG_SUFFIX, file_name
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import read_header, wrong_log
@@ -70,11 +71,11 @@ def verify(
         on_progress: called with the number of bytes that were read since the last call.
 
     Raises:
-        StoreNotFoundError, NotAStoreError, StoreAccessError: there is no store that can be read.
+        NotForThisStoreError, StoreNotFoundError, NotAStoreError, StoreAccessError: there is no store that can be read.
         LogNotFoundError: one of ``log_keys`` does not exist.
         ReadFailedError: the store cannot be listed. An error of one log is in its ``LogCheck``.
     """
-    directory = StoreDirectory(path, create=False, read_only=True)
+    directory = StoreDirectory(directory_of(path, "verify"), create=False, read_only=True)
     targets = targets_in(directory, log_keys)
     return (check_log(target, on_progress) for target in targets)
 
@@ -85,7 +86,7 @@ def size_in_bytes(path: str | os.PathLike[str], *, log_keys: Iterable[str] | Non
     Raises:
         As `verify`.
     """
-    directory = StoreDirectory(path, create=False, read_only=True)
+    directory = StoreDirectory(directory_of(path, "verify"), create=False, read_only=True)
     size = 0
     for target in targets_in(directory, log_keys):
         try:
@@ -101,9 +102,10 @@ def stray_files(path: str | os.PathLike[str]) -> list[str]:
     A file that is being made, or that a killed process left unfinished, belongs to it: that one is removed in time.
 
     Raises:
-        StoreNotFoundError, NotAStoreError, StoreAccessError, ReadFailedError: there is no store that can be read.
+        NotForThisStoreError, StoreNotFoundError, NotAStoreError, StoreAccessError, ReadFailedError: there is no store
+        that can be read.
     """
-    directory = StoreDirectory(path, create=False, read_only=True)
+    directory = StoreDirectory(directory_of(path, "verify"), create=False, read_only=True)
     names, logs = _names_in(directory)
     own = _OF_THE_STORE.union(log + suffix for log in logs for suffix in _OF_A_LOG)
     return sorted(name for name in names - own if not is_temporary(name))

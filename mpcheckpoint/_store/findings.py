@@ -1,4 +1,4 @@
-"""The findings of an examination of a place."""
+"""The findings of an examination of a place: a directory, or a server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Finding:
 
     Attributes:
         check: "place", "file system", "locks", "sync", "names", "wake-ups", "appends", "clean-up" (only if something
-            could not be removed), "space", "open files", "clock", "core" or "store".
+            could not be removed), "space", "open files", "clock", "core" or "store". Of a server: "core", "store", and
+            names of the engine's own.
         verdict: "ok"; "warn": a store can be here, with this in mind; "bad": none can, or the one here cannot be used.
         text: what was found, and what to do about it.
         figures: what was measured or looked up. The names have units.
@@ -35,7 +36,7 @@ class Examination:
     """All findings about a place.
 
     Attributes:
-        directory: the place.
+        directory: the place: a directory, or an address without its password.
         findings: the findings, in the order of the checks.
     """
 

@@ -1,0 +1,109 @@
+"""Which storage a store is on: a directory, or a server of which the address is given. Only this module chooses."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+from mpcheckpoint._logfile.paths import LogPaths
+from mpcheckpoint._postgres.address import Address
+from mpcheckpoint._store.store import DirectoryStore
+from mpcheckpoint.errors import InvalidAddressError, NotForThisStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpcheckpoint._store.protocol import EngineStore, Store
+    from mpcheckpoint.errors import CheckpointError
+
+
+class OpenEngine(Protocol):
+    """Opens a store on a server."""
+
+    def __call__(self, address: Address, *, create: bool, read_only: bool) -> EngineStore:
+        """Return the store at an address.
+
+        Raises:
+            StoreNotFoundError: there is none, and ``create`` is false.
+        """
+
+
+# By the scheme of their addresses, as it is written. An engine is imported when a store on it is opened.
+ENGINES: dict[str, OpenEngine] = {}
+
+
+def address_of(place: str | os.PathLike[str] | Address) -> Address | None:
+    """Return the address that was given as a store; None if it is something else, such as the path of a directory.
+
+    Raises:
+        InvalidAddressError: it begins as an address, and is none.
+    """
+    if isinstance(place, Address):
+        return place
+    if not isinstance(place, str) or place.partition("://")[0].lower() not in ENGINES:
+        return None
+    return Address.parse(place)
+
+
+def directory_of(place: str | os.PathLike[str] | Address, what: str) -> str | os.PathLike[str]:
+    """Return the directory that was given as a store, for ``what`` is about its files.
+
+    Raises:
+        NotForThisStoreError: an address was given.
+        InvalidAddressError: as `address_of`.
+    """
+    address = address_of(place)
+    if address is not None:
+        raise NotForThisStoreError(what, str(address))
+    assert not isinstance(place, Address)
+    return place
+
+
+def engine_at(address: Address, *, create: bool, read_only: bool) -> EngineStore:
+    """Open a store on a server.
+
+    Raises:
+        MissingExtraError: what its engine needs is not installed.
+        And what the engine raises.
+    """
+    return ENGINES[address.scheme](address, create=create, read_only=read_only)
+
+
+def store_at(place: str | os.PathLike[str] | Address) -> Store:
+    """Open a store for reading, wherever it is.
+
+    Raises:
+        UnknownSchemeError, InvalidAddressError, StoreNotFoundError, NotAStoreError, StoreAccessError, MissingExtraError
+    """
+    address = address_of(place)
+    if address is not None:
+        return engine_at(address, create=False, read_only=True)
+    assert not isinstance(place, Address)
+    return DirectoryStore(place, create=False, read_only=True)
+
+
+def listing(store: Store) -> Iterator[tuple[str, str | CheckpointError]]:
+    """Yield where each log of a store is, in order, with its key or the error that keeps it unknown."""
+    if isinstance(store, DirectoryStore):
+        return store.directory.listing()
+    return ((store.path, log_key) for log_key in store.log_keys())
+
+
+def place_of_log(store: Store, log_key: str) -> str:
+    """Return where a log is: its file, or the address of its store. Raises InvalidKeyError."""
+    return LogPaths.of(store.path, log_key).log if isinstance(store, DirectoryStore) else store.path
+
+
+def shown_place(place: str) -> str:
+    """Return a store, as it was given, fit to be shown: an address without its password."""
+    try:
+        address = address_of(place)
+    except InvalidAddressError:
+        return f"{place.partition('://')[0]}://..."
+    return place if address is None else str(address)
+
+
+def names_an_address(text: str) -> bool:
+    """Return whether there is something in a text that begins as the address of a store on a server."""
+    lowered = text.lower()
+    return any(f"{scheme}://" in lowered for scheme in ENGINES)

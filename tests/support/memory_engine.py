@@ -1,0 +1,58 @@
+"""The engine in memory, at addresses: what `mpcheckpoint` does with a store on a server, without a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mpcheckpoint._store.findings import OK, WARN, Finding
+from mpcheckpoint.errors import StoreNotFoundError
+from support.memory_storage import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpcheckpoint._engines import OpenEngine
+    from mpcheckpoint._postgres.address import Address
+    from support.memory_storage import Content
+
+
+class MemoryEngine(MemoryStore):
+    """A store of this process, known by its address without the password."""
+
+    _places: dict[str, dict[str, Content]] = {}  # noqa: RUF012 - all stores share it: that is its purpose
+
+    def __init__(self, address: Address, *, create: bool, read_only: bool) -> None:
+        self.path = str(address)
+        if not create and self.path not in self._places:
+            raise StoreNotFoundError(f"there is no store at {address}", path=self.path, reason="no store")
+        self._arguments = (address, create and not read_only, read_only)
+        self.workers = self.workers_type(self.path)
+        with self._mutex:
+            self.contents = self._places.setdefault(self.path, {})
+
+    @classmethod
+    def all_contents(cls) -> Iterator[Content]:
+        """Yield all logs of all stores."""
+        for logs in cls._places.values():
+            yield from logs.values()
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """Drop all stores."""
+        with cls._mutex:
+            cls._places.clear()
+
+    def examine(self) -> Iterator[Finding]:
+        """Yield that nothing here is durable."""
+        yield Finding("durability", WARN, "an append is in memory only", {"is_durable": False})
+        yield Finding("store", OK, f"logs: {len(self.contents)}", {"logs": len(self.contents)})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, self._arguments
+
+
+def _reopened(address: Address, create: bool, read_only: bool) -> MemoryEngine:
+    return MemoryEngine(address, create=create, read_only=read_only)
+
+
+open_memory: OpenEngine = MemoryEngine
