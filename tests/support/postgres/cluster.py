@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
 # Below those that the system gives to outgoing connections, one of which would take a stopped server's port.
-_PORTS = range(20_000, 32_000)
+PORTS = range(20_000, 32_000)
 _PORTS_TRIED = 50
 _STEP_S = 0.01
 _SETTINGS = {
@@ -135,14 +135,15 @@ class Cluster:
         if include not in main.read_text(encoding="utf-8"):
             with main.open("a", encoding="utf-8") as configuration:
                 configuration.write(include)
+        if self._own_network:
+            with (self.data / "pg_hba.conf").open("a", encoding="utf-8") as rules:
+                rules.write("host all all samenet scram-sha-256\n")
         self._write_settings()
         give_to_server(self.data)
 
     def remove(self) -> None:
         """Kill the server, and remove all of it. No error if there is nothing."""
-        if self.process is not None:
-            self.process.kill()
-            self.process = None
+        self.kill()
         logs.keep_last(self)
         for directory in (self.data, self._wal or self.data, self.directory):
             if directory != Path() and directory.exists():
@@ -162,7 +163,7 @@ class Cluster:
         is_first = self.port == 0
         for _ in range(_PORTS_TRIED):
             if is_first:
-                self.port = random.choice(_PORTS)
+                self.port = random.choice(PORTS)
             said_before = logs.size(self)
             self.process = self._spawn()
             if self.process.wait_ready():
@@ -179,8 +180,9 @@ class Cluster:
         self.running().stop(how)
 
     def kill(self) -> None:
-        """Kill all processes of the server with SIGKILL, and wait until they are gone."""
-        self.running().kill()
+        """Kill all processes of the server with SIGKILL, and wait until they are gone. No error if it has ended."""
+        if self.process is not None:
+            self.process.kill()
 
     def restart(self, how: str = "fast") -> None:
         """Stop it, as `stop` or `kill` ("kill") do, and start it."""
@@ -284,6 +286,12 @@ class Cluster:
             sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(USER))
         )
         return self.address(name)
+
+    def limit_sessions(self, database: str, number: int) -> None:
+        """Let only so many sessions of ordinary users be in ``database``; -1 is no limit."""
+        self.execute(
+            sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(sql.Identifier(database), number)
+        )
 
     def drop_database(self, name: str) -> None:
         """Remove a database, with the sessions that use it."""
