@@ -110,7 +110,8 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             idle_timeout_s: end quietly when nothing came for so many seconds; None waits for ever.
         """
         self._handle.discovered(is_checked=True)
-        return Follower(self._handle.discovered, after=after, idle_timeout_s=idle_timeout_s)
+        handle = self._handle
+        return Follower(handle.discovered, after=after, idle_timeout_s=idle_timeout_s, look=handle.look)
 
     def forget(self, object_keys: str | Iterable[str]) -> dict[str, Position]:
         """Forget objects in every log that holds something of them, one log after the other; see ``Log.forget``.

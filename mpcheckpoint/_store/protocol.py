@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.chunk import Chunk
@@ -385,7 +385,20 @@ class Store(Protocol):
     def change_token(self) -> object | None:
         """Return a value that is another one, by ==, once a log was added; None if that cannot be told without listing.
 
-        It has changed before ``open_log`` returns the new log to anyone.
+        It has changed before ``open_log`` returns the new log to anyone. Right after ``look`` it may be the value of
+        that moment, for the thread that looked.
+        """
+
+    def look(self, readers: Sequence[Reader]) -> bool:
+        """Have the next ``poll`` of each of these readers give what one look at all of their logs finds.
+
+        For a storage to which each poll is a message: so one is enough. What a look finds is given once, also if the
+        next call is another look, or ``release``, or if an interrupt ends it at any point; what comes after the look
+        need not be in that poll. A storage may do nothing.
+
+        Returns:
+            Whether the polls will show one moment of all these logs, and nothing later: then an effect in one does not
+            come without its cause in another. Where this is False, they are logs that were read one after the other.
         """
 
     def find_log(self, log_key: str) -> StoredLog:

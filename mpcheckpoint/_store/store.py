@@ -19,13 +19,14 @@ from mpcheckpoint._store.process import process
 from mpcheckpoint._store.workers import WorkerFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.append import LogWriter
     from mpcheckpoint._logfile.compaction import Compacted, Pace
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._logfile.selected import Selection
+    from mpcheckpoint._store.protocol import Reader
     from mpcheckpoint._types import Position, Repair
 
 
@@ -186,6 +187,10 @@ class DirectoryStore:
     def change_token(self) -> object | None:
         """Return a value that changes when a log is added; None if that cannot be told without listing."""
         return self.directory.change_token()
+
+    def look(self, readers: Sequence[Reader]) -> bool:
+        """Return False: each reader looks at its own file, which costs no more than to look at all of them."""
+        return False
 
     def find_log(self, log_key: str) -> DirectoryLog:
         """Return a log for reading, without waiting for anybody."""

@@ -121,8 +121,12 @@ class Follower:
         after: Cursor | Position | str,
         idle_timeout_s: float | None,
         only: Callable[[StoredLog], Callable[[Chunk], Sequence[Line]]] | None = None,
+        look: Callable[[Sequence[Reader]], object] | None = None,
     ) -> None:
         """Follow the logs that ``discover`` returns, asked anew at each poll, through the filter that ``only`` makes.
+
+        Args:
+            look: called before each poll of several readers: ``Store.look``.
 
         Raises:
             ValueError: ``after`` is neither a position or cursor nor "start" or "end".
@@ -133,6 +137,7 @@ class Follower:
         self._discover = discover
         self._idle_timeout_s = idle_timeout_s
         self._only = only
+        self._look_at = look
         self._waiter = Waiter()
         self._followed: dict[str, FollowedLog] = {}
         self._positions: dict[str, Position] = {}
@@ -216,6 +221,8 @@ class Follower:
     def _look(self) -> Iterator[Record]:
         self._add_followed()
         self._waiter.listen([followed.stored for followed in self._followed.values()])
+        if self._look_at is not None:
+            self._look_at([followed.reader for followed in self._followed.values()])
         for log_key, followed in list(self._followed.items()):
             yield from followed.records()
             if followed.is_superseded():

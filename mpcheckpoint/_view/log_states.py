@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
 
     from mpcheckpoint._store.protocol import Reader, StoredLog
     from mpcheckpoint._view.view import LogView
@@ -18,6 +18,15 @@ class LogState(NamedTuple):
     stored: StoredLog
     reader: Reader
     view: LogView
+
+
+def taken_out(states: Mapping[str, LogState], there: Collection[str]) -> list[str]:
+    """Return the logs that a restore has taken out, of those that are not ``there``: of them the quarantine has all."""
+    return [
+        log_key
+        for log_key, state in states.items()
+        if log_key not in there and any(repair.offset == 0 for repair in state.stored.repairs())
+    ]
 
 
 class ClosedStates(dict[str, Any]):

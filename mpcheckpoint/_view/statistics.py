@@ -105,3 +105,27 @@ class Statistics:
         if rest is not None:
             states.append("torn" if rest.is_torn else "pending")
         return tuple(states) or ("whole",)
+
+
+class StatisticsOfLogs:
+    """The figures of those logs of a store that were asked for.
+
+    Concurrency: as of Statistics.
+    """
+
+    def __init__(self) -> None:
+        self._by_log_key: dict[str, Statistics] = {}
+
+    def of(self, stored: StoredLog) -> Statistics:
+        """Return the figures of a log, brought up to date."""
+        statistics = self._by_log_key.get(stored.log_key)
+        if statistics is None:
+            statistics = self._by_log_key[stored.log_key] = Statistics(stored)
+        statistics.refresh()
+        return statistics
+
+    def drop(self) -> None:
+        """Give back files and memory."""
+        for statistics in self._by_log_key.values():
+            statistics.reader.release()
+        self._by_log_key = {}

@@ -10,8 +10,8 @@ from mpcheckpoint._logfile.mutex import Mutex
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._store.process import process
 from mpcheckpoint._store.store import DirectoryStore
-from mpcheckpoint._view.log_states import ClosedStates, LogState
-from mpcheckpoint._view.statistics import Statistics
+from mpcheckpoint._view.log_states import ClosedStates, LogState, taken_out
+from mpcheckpoint._view.statistics import Statistics, StatisticsOfLogs
 from mpcheckpoint._view.view import LogView, MovedError, merged, ordered_object_keys
 from mpcheckpoint.errors import (
     ClosedError,
@@ -57,15 +57,18 @@ class StoreHandle:
             if settings.store is None
             else settings.store
         )
-        self.path, self.workers = self._store.path, self._store.workers
+        self.path, self.workers, self.look = self._store.path, self._store.workers, self._store.look
+        # A directory is looked at file by file, so it need not be asked at each read.
+        self._looks = not isinstance(self._store, DirectoryStore)
         self.mutex = Mutex(f"the view of {settings.path}")
         self._states: dict[str, LogState] = {}
         self._queried_s: dict[str, float] = {}  # when a query last brought a view up to date
         # What the view of each of them holds.
         self._records: dict[str, Records] = {}
         # Of the logs whose figures were asked for. Not from the views: those hold every event in memory.
-        self._statistics: dict[str, Statistics] = {}
+        self._statistics = StatisticsOfLogs()
         self._token: object | None = None
+        self._begun = 0  # how many readers there were: no earlier look knew of a new one
         # Logs that were found once, and that a restore has taken out.
         self._gone: set[str] = set()
         # None: every log of the store is read. Else only these are.
@@ -204,23 +207,22 @@ class StoreHandle:
 
     def statistics(self, log_key: str) -> Statistics:
         """Return the figures of one log, brought up to date. Requires: ``mutex``."""
-        statistics = self._statistics.get(log_key)
-        if statistics is None:
-            statistics = self._statistics[log_key] = Statistics(self._states[log_key].stored)
-        statistics.refresh()
-        return statistics
+        return self._statistics.of(self._states[log_key].stored)
 
-    def _discover(self) -> None:
+    def _discover(self) -> bool:
+        """Find the logs that were added to the store; return whether there are any."""
         if self._scope is not None:
-            return
+            return False
         token = self._store.change_token()
         if token is not None and token == self._token and not self._gone:
-            return
+            return False
+        before = self._begun
         for log_key in self._store.log_keys():
             if log_key not in self._states:
                 self._begin(self._store.find_log(log_key))
                 self._gone.discard(log_key)  # made anew: its name is on the list still, so that does not grow
         self._token = token
+        return self._begun != before
 
     def _drop_gone(self) -> bool:
         """Let go of logs that were found, not opened, and that a restore has taken out; return whether there were any.
@@ -233,14 +235,7 @@ class StoreHandle:
             isinstance(self._store, DirectoryStore) and not self._store.directory.stands()
         ):
             return False  # the whole store is gone: that is no reason to show it empty
-        there = set(self._store.log_keys())
-        gone = [
-            log_key
-            for log_key, state in self._states.items()
-            if log_key not in there
-            and log_key not in self._open_keys
-            and any(repair.offset == 0 for repair in state.stored.repairs())
-        ]
+        gone = taken_out(self._states, {*self._store.log_keys(), *self._open_keys})
         for log_key in gone:
             self._states.pop(log_key).reader.release()
             self._records.pop(log_key, None)
@@ -249,6 +244,7 @@ class StoreHandle:
 
     def _begin(self, stored: StoredLog) -> LogState:
         """Have a log read from its start."""
+        self._begun += 1
         state = self._states[stored.log_key] = LogState(stored, stored.reader(), LogView(stored.log_key))
         self._records[stored.log_key] = state.view.records
         self._queried_s.pop(stored.log_key, None)
@@ -270,15 +266,16 @@ class StoreHandle:
 
         Requires: ``mutex``.
 
-        The logs are read one after the other, so an effect in one may be seen without its cause, which came to another
-        one after that was read. A pass over all of them that finds nothing new is a cut without this. If writers never
-        pause for that long, the last of a few passes has to do.
+        Where the storage shows one moment of all logs, that is it. Else they are read one after the other, so an effect
+        in one may be seen without its cause, which came to another one after that was read. A pass over all of them
+        that finds nothing new is a cut without this. If writers never pause for that long, the last of a few passes has
+        to do.
 
         Raises:
             CorruptLogError: and the views stay as far as they were read.
         """
         for _ in range(_MOST_PASSES):
-            self._discover()
+            is_cut, begun = self._look(), self._begun
             states = list(self._states.values())
             try:
                 is_new = self._refresh(states)
@@ -286,9 +283,21 @@ class StoreHandle:
                 if not self._drop_gone():
                     raise
                 continue
-            if not is_new or len(states) < 2:
+            if not is_new or len(states) < 2 or (is_cut and self._begun == begun):
                 break
         return self._records
+
+    def _look(self) -> bool:
+        """Look at all logs in scope at once, those included that were added; return whether that is one moment."""
+        if not self._looks:
+            self._discover()
+            return False
+        for _ in range(_MOST_PASSES):
+            is_cut = self._store.look([state.reader for state in self._states.values()])
+            # Asked after the look, it is known from that. Where nothing was looked at, a second look gains nothing.
+            if not (self._discover() and is_cut):
+                return is_cut
+        return False
 
     def _refresh(self, states: Iterable[LogState], *, is_locked: bool = False) -> bool:
         """Read what is new in these logs; return whether there was anything. Few calls: each read asks."""
@@ -386,7 +395,7 @@ class StoreHandle:
             with self.mutex.guard():
                 for state in self._states.values():
                     state.reader.release()
-                self._drop_statistics()
+                self._statistics.drop()
                 self._states, self._records = ClosedStates(self._closed), ClosedStates(self._closed)
 
     def reset_after_fork(self) -> None:
@@ -397,10 +406,5 @@ class StoreHandle:
             state.reader.release()
             if not is_whole:
                 self._begin(state.stored)
-        self._drop_statistics()
+        self._statistics.drop()
         self._pid = os.getpid()
-
-    def _drop_statistics(self) -> None:
-        for statistics in self._statistics.values():
-            statistics.reader.release()
-        self._statistics = {}

@@ -26,6 +26,7 @@ from mpcheckpoint.testing._conformance.compactions import CompactionTests
 from mpcheckpoint.testing._conformance.conditions import ConditionTests
 from mpcheckpoint.testing._conformance.handles import HandleTests
 from mpcheckpoint.testing._conformance.logs import AppendTests, CareTests, GuardTests
+from mpcheckpoint.testing._conformance.looks import LookTests
 from mpcheckpoint.testing._conformance.readers import ContentTests, PositionTests, ReaderTests
 from mpcheckpoint.testing._conformance.stores import StoreTests
 from mpcheckpoint.testing._conformance.workers import WorkerProcessTests, WorkerTests
@@ -41,6 +42,7 @@ class StorageConformance(
     ReaderTests,
     PositionTests,
     ContentTests,
+    LookTests,
     CareTests,
     CompactionTests,
     HandleTests,

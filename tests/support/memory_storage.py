@@ -7,27 +7,23 @@ need no directory; and it comes in small parts, so that a test can put a fault i
 from __future__ import annotations
 
 import threading
-import uuid
-from bisect import bisect_right
 from contextlib import contextmanager
-from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.concern import concern_of
-from mpcheckpoint._format.control import control_name, encode_header
+from mpcheckpoint._format.control import control_name
 from mpcheckpoint._format.frame import EndState, encode_batch
 from mpcheckpoint._format.names import file_name
-from mpcheckpoint._format.recode import recoded
 from mpcheckpoint._format.scan import scan
 from mpcheckpoint._logfile.chunk import Chunk, Origin, Told
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.compaction import Compacted
 from mpcheckpoint._logfile.judged import Judged, Seen
-from mpcheckpoint._logfile.mutex import Mutex
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import InvalidPositionError, LockTimeoutError, LogNotFoundError
+from support.memory_content import Content
 from support.memory_workers import MemoryWorkers
 
 if TYPE_CHECKING:
@@ -38,82 +34,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.near_end import Rest
     from mpcheckpoint._logfile.selected import Selection
     from mpcheckpoint._store.durability import Durability
+    from mpcheckpoint._store.protocol import Reader
     from mpcheckpoint._types import Repair
-
-
-class Content:
-    """What one log holds, whoever looks at it.
-
-    Locking: appends hold ``mutex``. Readers take none.
-
-    Invariant: ``data`` is never changed below ``end``, and ``end`` lies behind a whole batch.
-    """
-
-    def __init__(self, log_key: str) -> None:
-        self.log_key = log_key
-        self.generation = uuid.uuid4().hex
-        self.previous: tuple[str, ...] = ()
-        self.mutex = Mutex(f"the log {log_key!r}")
-        self.compaction = threading.Lock()
-        # Held while another generation becomes this one, and while one of them is looked at.
-        self.swap = threading.Lock()
-        self.appends = 0
-        created_us = clock.next(0)
-        header, self.header_end = encode_header(log_key, self.generation, created_us, stamp_us=created_us)
-        self.data = bytearray(header)
-        self.end = self.header_end
-        # What was appended to this generation, batch by batch: where each ends, and what it concerns.
-        self.concerns: list[tuple[int, frozenset[bytes]]] = []
-
-    def publish(self, data: bytes, end: EndState, concerns: frozenset[bytes] = frozenset()) -> None:
-        """Add a batch. Requires: ``mutex``."""
-        self.concerns.append((end.offset, concerns))
-        self.data += data
-        self.end = end
-        self.appends += 1
-
-    def begun(self, leading: Sequence[Payload]) -> Content:
-        """Return the next generation, with these lines after its header."""
-        next_one = copy(self)
-        next_one.generation, next_one.previous = uuid.uuid4().hex, (*self.previous, self.generation)
-        stamp_us = self.header_end.stamp_us - 1
-        header, next_one.header_end = encode_header(
-            self.log_key, next_one.generation, stamp_us, stamp_us=stamp_us, previous=next_one.previous
-        )
-        next_one.data, next_one.end, next_one.concerns = bytearray(header), next_one.header_end, []
-        if leading:
-            end = next_one.end
-            next_one.publish(*encode_batch(list(leading), end=end, stamp_us=stamp_us + 1, durable=end.offset))
-        return next_one
-
-    def add(self, source: Content, lines: Lines, *how: Any) -> None:
-        """Copy lines of another generation."""
-        data = bytes(source.data)
-        made, self.end = recoded(data, 0, lines, how[0] if how else b"\1" * len(lines), self.end, *how[1:])
-        self.data += made
-
-    def become(self, other: Content) -> None:
-        """Become the next generation. Requires: ``mutex``."""
-        with self.swap:
-            self.previous, self.header_end = other.previous, other.header_end
-            self.generation, self.data, self.end = other.generation, other.data, other.end
-            self.concerns = other.concerns
-
-    def has_changed(self, seen: Seen, relies_on: frozenset[bytes] | None) -> bool:
-        """Return whether anything was appended since that could change what a condition comes to."""
-        if seen.generation != self.generation:
-            return True
-        assert isinstance(seen.end, EndState)
-        later = self.concerns[bisect_right(self.concerns, seen.end.offset, key=lambda batch: batch[0]) :]
-        return bool(later) if relies_on is None else any(relies_on & concerns for _, concerns in later)
-
-    def lines(self, begun: EndState) -> Lines:
-        """Return the lines after a place."""
-        return Lines.of(scan(self.since(begun.offset), begun).lines)
-
-    def since(self, offset: int) -> bytes:
-        """Return the whole batches behind ``offset``."""
-        return bytes(self.data[offset : self.end.offset])
 
 
 class MemoryReader:
@@ -126,13 +48,19 @@ class MemoryReader:
         self._generation = content.generation
         self._end = content.header_end
         self._skip = (-1, 0)
+        # What a look found, until it is given.
+        self._found: Content | None = None
+
+    def look(self) -> EndState:
+        """Have the next poll give what the log holds now, and return where that ends."""
+        self._found = found = self._content.frozen()
+        return found.end
 
     def poll(self) -> Iterator[Chunk]:
         """Yield what is new, in one chunk."""
-        with self._content.swap:
-            is_reset = self._restarted()
-            data = self._content.since(self._end.offset)
-        result = scan(data, self._end)
+        found, self._found = self._found or self._content.frozen(), None
+        is_reset = self._restarted(found)
+        result = scan(found.since(self._end.offset), self._end)
         told = Told()
         lines: list[Line] = []
         for line in result.lines:
@@ -147,9 +75,8 @@ class MemoryReader:
         if is_new:
             yield told.chunk(lines, self._generation, "", 0, 0, is_reset=is_reset, begun_us=0)
 
-    def _restarted(self) -> bool:
+    def _restarted(self, content: Content) -> bool:
         """Begin anew in another generation; return whether what was given is void."""
-        content = self._content
         if self._generation == content.generation:
             return False
         if self._resumes:
@@ -329,6 +256,7 @@ class MemoryLog:
         }
 
 
+_MOST_LOOKS = 5
 _Contents = dict[str, Content]
 
 
@@ -360,6 +288,15 @@ class MemoryStore:
     def change_token(self) -> object | None:
         """Return how many logs there are: none is ever removed."""
         return len(self.contents)
+
+    def look(self, readers: Sequence[Reader]) -> bool:
+        """Look at all logs again and again, until none of them has changed: that is one moment of all of them."""
+        ends: list[EndState] = []
+        for _ in range(_MOST_LOOKS):
+            before, ends = ends, [reader.look() for reader in readers if isinstance(reader, MemoryReader)]
+            if ends == before:
+                return True
+        return False
 
     def find_log(self, log_key: str) -> MemoryLog:
         """Return a log that exists."""

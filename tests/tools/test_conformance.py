@@ -24,6 +24,7 @@ from support.planted import PLANTED, Planted
 from support.planted import compactions as _compactions  # noqa: F401 - plants its faults
 from support.planted import conditions as _conditions  # noqa: F401 - plants its faults
 from support.planted import logs as _logs  # noqa: F401 - plants its faults
+from support.planted import looks as _looks  # noqa: F401 - plants its faults
 from support.planted import readers as _readers  # noqa: F401 - plants its faults
 from support.planted import stores as _stores  # noqa: F401 - plants its faults
 from support.planted import workers as _workers  # noqa: F401 - plants its faults

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.frame import EndState, Payload
     from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._logfile.compaction import Compacted
-    from support.memory_storage import Content
+    from support.memory_content import Content
 
 
 @found_by(
@@ -84,6 +84,6 @@ class RemembersWhatIsForgotten(MemoryReader):
 
 @found_by("test_reader_that_resumes_gets_nothing_twice_and_another_all_anew")
 class BeginsAnew(MemoryReader):
-    def _restarted(self) -> bool:
+    def _restarted(self, content: Content) -> bool:
         self._resumes = False
-        return super()._restarted()
+        return super()._restarted(content)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mpcheckpoint._format.codec import encode_payload
 from mpcheckpoint._types import Position
-from support.memory_storage import Content, MemoryLog, MemoryStore
+from support.memory_content import Content
+from support.memory_storage import MemoryLog, MemoryStore
 from support.planted import PAUSE_S, found_by
 
 if TYPE_CHECKING:

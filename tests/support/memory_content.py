@@ -1,0 +1,103 @@
+"""What one log of the engine in memory holds."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from bisect import bisect_right
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._format.control import encode_header
+from mpcheckpoint._format.frame import EndState, encode_batch
+from mpcheckpoint._format.recode import recoded
+from mpcheckpoint._format.scan import scan
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.mutex import Mutex
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._logfile.judged import Seen
+
+
+class Content:
+    """What one log holds, whoever looks at it.
+
+    Locking: appends hold ``mutex``. Readers take none.
+
+    Invariant: ``data`` is never changed below ``end``, and ``end`` lies behind a whole batch.
+    """
+
+    def __init__(self, log_key: str) -> None:
+        self.log_key = log_key
+        self.generation = uuid.uuid4().hex
+        self.previous: tuple[str, ...] = ()
+        self.mutex = Mutex(f"the log {log_key!r}")
+        self.compaction = threading.Lock()
+        # Held while another generation becomes this one, and while one of them is looked at.
+        self.swap = threading.Lock()
+        self.appends = 0
+        created_us = clock.next(0)
+        header, self.header_end = encode_header(log_key, self.generation, created_us, stamp_us=created_us)
+        self.data = bytearray(header)
+        self.end = self.header_end
+        # What was appended to this generation, batch by batch: where each ends, and what it concerns.
+        self.concerns: list[tuple[int, frozenset[bytes]]] = []
+
+    def publish(self, data: bytes, end: EndState, concerns: frozenset[bytes] = frozenset()) -> None:
+        """Add a batch. Requires: ``mutex``."""
+        self.concerns.append((end.offset, concerns))
+        self.data += data
+        self.end = end
+        self.appends += 1
+
+    def begun(self, leading: Sequence[Payload]) -> Content:
+        """Return the next generation, with these lines after its header."""
+        next_one = copy(self)
+        next_one.generation, next_one.previous = uuid.uuid4().hex, (*self.previous, self.generation)
+        stamp_us = self.header_end.stamp_us - 1
+        header, next_one.header_end = encode_header(
+            self.log_key, next_one.generation, stamp_us, stamp_us=stamp_us, previous=next_one.previous
+        )
+        next_one.data, next_one.end, next_one.concerns = bytearray(header), next_one.header_end, []
+        if leading:
+            end = next_one.end
+            next_one.publish(*encode_batch(list(leading), end=end, stamp_us=stamp_us + 1, durable=end.offset))
+        return next_one
+
+    def add(self, source: Content, lines: Lines, *how: Any) -> None:
+        """Copy lines of another generation."""
+        data = bytes(source.data)
+        made, self.end = recoded(data, 0, lines, how[0] if how else b"\1" * len(lines), self.end, *how[1:])
+        self.data += made
+
+    def become(self, other: Content) -> None:
+        """Become the next generation. Requires: ``mutex``."""
+        with self.swap:
+            self.previous, self.header_end = other.previous, other.header_end
+            self.generation, self.data, self.end = other.generation, other.data, other.end
+            self.concerns = other.concerns
+
+    def frozen(self) -> Content:
+        """Return what the log holds now. What is appended later does not show in it."""
+        with self.swap:
+            return copy(self)
+
+    def has_changed(self, seen: Seen, relies_on: frozenset[bytes] | None) -> bool:
+        """Return whether anything was appended since that could change what a condition comes to."""
+        if seen.generation != self.generation:
+            return True
+        assert isinstance(seen.end, EndState)
+        later = self.concerns[bisect_right(self.concerns, seen.end.offset, key=lambda batch: batch[0]) :]
+        return bool(later) if relies_on is None else any(relies_on & concerns for _, concerns in later)
+
+    def lines(self, begun: EndState) -> Lines:
+        """Return the lines after a place."""
+        return Lines.of(scan(self.since(begun.offset), begun).lines)
+
+    def since(self, offset: int) -> bytes:
+        """Return the whole batches behind ``offset``."""
+        return bytes(self.data[offset : self.end.offset])
