@@ -12,16 +12,16 @@ import psycopg
 import pytest
 
 from support.capabilities import can_mount_tmpfs, require
+from support.postgres.cluster import Cluster
 from support.postgres.link import can_link, linked
 from support.postgres.pooler import pooled, pooler_program
 from support.postgres.small_disk import on_small_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
-    from support.postgres.cluster import Cluster
     from support.processes import Children
 
 # How soon TCP tells a client, or a server, that the other one is out of reach: in some 2 s.
@@ -175,14 +175,21 @@ def test_full_disk_of_the_log_ends_the_server_and_with_room_again_it_has_what_wa
 # --- links -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def linked_cluster(make_postgres: Callable[..., Cluster]) -> Cluster:
-    """Return a running cluster that has a network of its own, and no link yet."""
+@pytest.fixture(scope="module")
+def _linked_cluster(postgres_template: Path) -> Iterator[Cluster]:
     require(can_link(), "a link needs root, and network name spaces with ip, unshare and nsenter")
-    return make_postgres(IMPATIENT_SERVER, own_network=True, fsync=False)
+    with Cluster(template=postgres_template, own_network=True, in_memory=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def linked_cluster(_linked_cluster: Cluster) -> Cluster:
+    """Return a running cluster that has a network of its own, and no link yet."""
+    return _linked_cluster
 
 
 def test_link_that_is_cut_tells_neither_end_until_its_patience_is_over(linked_cluster: Cluster) -> None:
+    linked_cluster.configure(**IMPATIENT_SERVER)
     with linked(linked_cluster) as link:
         address = f"{linked_cluster.address()}?{IMPATIENT}"
         with closing(psycopg.connect(address, autocommit=True)) as session:
@@ -196,7 +203,7 @@ def test_link_that_is_cut_tells_neither_end_until_its_patience_is_over(linked_cl
 
 
 def test_link_that_is_mended_in_time_has_lost_nothing(linked_cluster: Cluster) -> None:
-    linked_cluster.configure(tcp_keepalives_idle=60, tcp_user_timeout=60_000)
+    linked_cluster.configure(**dict.fromkeys(IMPATIENT_SERVER, 0))  # the system's own patience
     with (
         linked(linked_cluster) as link,
         ThreadPoolExecutor(1) as thread,

@@ -43,7 +43,7 @@ def postgres_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 def _shared_cluster(postgres_template: Path) -> Iterator[Cluster]:
     from support.postgres.cluster import Cluster
 
-    with Cluster(template=postgres_template, name="shared server") as cluster:
+    with Cluster(template=postgres_template, in_memory=True, name="shared server") as cluster:
         yield cluster
 
 
@@ -64,13 +64,24 @@ def postgres_database(postgres: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
+def postgres_reader(postgres: Cluster, postgres_database: str) -> Iterator[str]:
+    """Yield the address of the same database for a role that may read all there is in it, also later, and no more."""
+    database = postgres_database.rpartition("/")[2]
+    yield postgres.create_reader(f"reader_of_{database}", database)
+    postgres.drop_role(f"reader_of_{database}", database)
+
+
+@pytest.fixture
 def make_postgres(postgres_template: Path) -> Iterator[Callable[..., Cluster]]:
-    """Return a function that makes a cluster, given what `Cluster` takes, and starts it; gone when the test ends."""
+    """Return a function that makes a cluster, given what `Cluster` takes, and starts it; gone when the test ends.
+
+    Unless told otherwise, it is in memory, like the shared one.
+    """
     from support.postgres.cluster import Cluster
 
     with ExitStack() as running:
         yield lambda *settings, **how: running.enter_context(
-            Cluster(*settings, **{"template": postgres_template, **how})
+            Cluster(*settings, **{"template": postgres_template, "in_memory": True, **how})
         )
 
 

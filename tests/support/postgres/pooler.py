@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import socket
 import tempfile
 import time
 from contextlib import contextmanager
@@ -43,7 +42,7 @@ def pooled(cluster: Cluster, database: str, *, mode: str = "transaction", sessio
             port = random.choice(PORTS)
             process = _start(directory, f"host={cluster.host} port={cluster.port}", port, mode, sessions)
             try:
-                if _listens(process, port):
+                if _listens(process, port, directory / "log"):
                     yield address_of([(HOST, port)], database)
                     return
             finally:
@@ -76,13 +75,11 @@ def _start(directory: Path, server: str, port: int, mode: str, sessions: int) ->
     )
 
 
-def _listens(process: ServerProcess, port: int) -> bool:
+def _listens(process: ServerProcess, port: int, log: Path) -> bool:
+    """Wait until it says so; return False if it ended instead, as where another program has the port."""
     deadline = time.monotonic() + WAIT_S
     while process.is_running and time.monotonic() < deadline:
-        try:
-            socket.create_connection((HOST, port)).close()
-        except ConnectionRefusedError:
-            time.sleep(_STEP_S)
-        else:
-            return process.is_running
+        if f"listening on {HOST}:{port}" in log.read_text(encoding="utf-8"):
+            return True
+        time.sleep(_STEP_S)
     return False

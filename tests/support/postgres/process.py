@@ -85,6 +85,7 @@ class ServerProcess:
 
     def signal(self, number: int) -> None:
         """Send a signal to its first process."""
+        assert self.pid > 0  # 0 would be all of the tests
         os.kill(self.pid, number)
 
     def stop(self, how: str) -> None:

@@ -24,10 +24,8 @@ def standby_of(
     It follows through the primary's socket, or through ``port`` of this machine, where a proxy may stand. At the end
     of the block it is gone, and the primary, if it runs, waits for nobody.
     """
-    standby = Cluster(
-        {key: value for key, value in primary.settings.items() if key != "synchronous_standby_names"},
-        name=name,
-    )
+    settings = {key: value for key, value in primary.settings.items() if key != "synchronous_standby_names"}
+    standby = Cluster(settings, in_memory=primary.is_in_memory, name=name)
     standby.host = primary.host
     try:
         standby.make_directory()
