@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from support import process_tree
+from support.nobody import NOBODY
 from support.postgres import cluster as cluster_module
 from support.postgres import fixtures, programs
 from support.postgres.addresses import address_of
@@ -61,6 +62,12 @@ def run_cluster_for_ever(writer: AcknowledgementWriter, template: Path) -> None:
         pids = [process.guard.pid, *descendants(process.guard.pid)]
         writer.acknowledge(str(cluster.directory), shared_memory(cluster), *pids)
         signal.pause()
+
+
+def owner_of_a_server() -> int:
+    with Cluster(in_memory=True) as cluster:
+        cluster.execute("SELECT 1")
+        return user_of(cluster.running().pid)
 
 
 def shared_memory(cluster: Cluster) -> int:
@@ -131,6 +138,12 @@ def test_server_never_runs_as_root(postgres: Cluster) -> None:
 
     assert user_of(process.pid) != 0
     assert process.pid in descendants(process.guard.pid)
+
+
+def test_server_of_tests_that_are_not_root_runs_as_their_user(run_as_nobody: Callable[..., int]) -> None:
+    require_postgres()
+
+    assert run_as_nobody(owner_of_a_server) == NOBODY
 
 
 def test_settings_are_the_servers_from_its_start_and_can_be_changed(own: Cluster) -> None:

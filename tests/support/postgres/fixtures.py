@@ -86,14 +86,14 @@ def make_postgres(postgres_template: Path) -> Iterator[Callable[..., Cluster]]:
 
 
 @pytest.fixture
-def make_proxy(postgres: Cluster) -> Iterator[Callable[..., Proxy]]:
+def make_proxy(request: pytest.FixtureRequest) -> Iterator[Callable[..., Proxy]]:
     """Return a function that makes a proxy for a cluster (without: the shared one), given what `Proxy` takes else."""
     from support.postgres.proxy import Proxy
 
     with ExitStack() as listening:
 
         def make(cluster: Cluster | None = None, **how: float) -> Proxy:
-            behind = cluster or postgres
+            behind: Cluster = cluster or request.getfixturevalue("postgres")
             return listening.enter_context(Proxy(behind.host, behind.port, **how))
 
         yield make
