@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._engines import OpenEngine
     from mpcheckpoint._postgres.address import Address
-    from support.memory_storage import Content
+    from support.memory_content import Content
 
 
 class MemoryEngine(MemoryStore):
