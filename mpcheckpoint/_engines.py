@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from mpcheckpoint.errors import CheckpointError
 
 
+# How long calls go on trying to reach a server, in seconds.
+RETRY_S = 60.0
+
+
 class OpenEngine(Protocol):
     """Opens a store on a server."""
 
-    def __call__(self, address: Address, *, create: bool, read_only: bool) -> EngineStore:
+    def __call__(self, address: Address, *, create: bool, read_only: bool, retry_s: float) -> EngineStore:
         """Return the store at an address.
 
         Raises:
@@ -59,14 +63,14 @@ def directory_of(place: str | os.PathLike[str] | Address, what: str) -> str | os
     return place
 
 
-def engine_at(address: Address, *, create: bool, read_only: bool) -> EngineStore:
+def engine_at(address: Address, *, create: bool, read_only: bool, retry_s: float = RETRY_S) -> EngineStore:
     """Open a store on a server.
 
     Raises:
         MissingExtraError: what its engine needs is not installed.
         And what the engine raises.
     """
-    return ENGINES[address.scheme](address, create=create, read_only=read_only)
+    return ENGINES[address.scheme](address, create=create, read_only=read_only, retry_s=retry_s)
 
 
 def store_at(place: str | os.PathLike[str] | Address) -> Store:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._compaction.compacted_backup import backup
 from mpcheckpoint._compaction.retention import Retention, keeper, record
+from mpcheckpoint._engines import RETRY_S
 from mpcheckpoint._format.codec import decode_event, encode_key
 from mpcheckpoint._format.frame import MAX_STAMP_US
 from mpcheckpoint._view.follow import Follower
@@ -53,6 +54,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         durability: str = "always",
         lock_timeout_s: float | None = None,
         default: Callable[[Any], Any] | None = None,
+        retry_s: float = RETRY_S,
     ) -> None:
         """Open the store in the directory ``path`` (its files are in ``path/.checkpoint``), or at that address.
 
@@ -68,6 +70,8 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             lock_timeout_s: how long to wait for other writers before LockTimeoutError; None waits for ever.
             default: makes JSON of values that are none, in all that is appended through this handle; see
                 ``Log.append``. It is pickled with the handle.
+            retry_s: how long calls go on trying to reach a store that another machine keeps, in seconds, before they
+                raise StoreUnavailableError or NoAnswerError. Without meaning for a directory.
 
         Raises:
             UnknownSchemeError: ``path`` is another URL (``redis://...``, ``file:///...``). Nothing was made.
@@ -75,7 +79,9 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             MissingExtraError: the library for this address is not installed.
             StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError
         """
-        settings = open_settings(path, create, read_only, log_keys, durability, lock_timeout_s, default)
+        settings = open_settings(
+            path, create, read_only, log_keys, durability, lock_timeout_s, default, retry_s
+        )
         self._handle = StoreHandle(settings)
 
     # --- logs -------------------------------------------------------------------------------------------------
@@ -316,7 +322,9 @@ def checkpoint_on(
         TypeError, ValueError: an argument is not what it should be.
     """
     return _with(
-        open_settings(store.path, create, read_only, log_keys, durability, lock_timeout_s, default, store)
+        open_settings(
+            store.path, create, read_only, log_keys, durability, lock_timeout_s, default, store=store
+        )
     )
 
 

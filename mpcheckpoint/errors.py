@@ -109,6 +109,11 @@ class StoreAccessError(CheckpointError, PermissionError):
     """The operating system refuses access to the store. Nothing was written."""
 
 
+class StoreUnavailableError(CheckpointError, ConnectionError):
+    """The server that keeps the store could not be reached for ``retry_s`` seconds, or not be used. Nothing was
+    written."""
+
+
 class LockUnsupportedError(CheckpointError, OSError):
     """The file system does not really lock files, so processes could not be kept apart."""
 
@@ -224,7 +229,8 @@ class ReadFailedError(CheckpointError, OSError):
 
 
 class OutcomeUnknownError(CheckpointError, OSError):
-    """The record was written but not made durable: whether it is there will show after recovery.
+    """The record was written but not made durable: whether it is there will show after recovery. Until then the log
+    takes no appends. A NoAnswerError has another meaning, and the log goes on.
 
     Attributes:
         position: the position the record has if it is there.
@@ -243,6 +249,57 @@ class OutcomeUnknownError(CheckpointError, OSError):
         shell_advice: str | None = None,
     ) -> None:
         super().__init__(message, path=path, reason=reason, advice=advice, shell_advice=shell_advice)
+        self.position = position
+
+
+class NoAnswerError(OutcomeUnknownError):
+    """The server that keeps the store gave no answer for ``retry_s`` seconds: what was to be appended is in the log, or
+    is not, and may come to it yet. The log goes on: to append it again is safe with the same ``record_id``.
+
+    Attributes:
+        position: None, since nobody knows.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        position: Position | None = None,
+        path: str | None = None,
+        reason: str = "",
+        advice: str = "",
+        shell_advice: str | None = None,
+    ) -> None:
+        super().__init__(
+            message, position=position, path=path, reason=reason, advice=advice, shell_advice=shell_advice
+        )
+
+
+class RecordsLostError(CheckpointError, RuntimeError):
+    """Records that were given out before are not in the log any more: the server that keeps it has crashed, or another
+    one has taken its place, and they were not durable there. What is in the log can be read from its start.
+
+    Attributes:
+        log_key: the log.
+        position: the place after the last record that was given out; it is no position of the log any more.
+    """
+
+    log_key: str | None
+    position: Position | None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        log_key: str | None = None,
+        position: Position | None = None,
+        path: str | None = None,
+        reason: str = "records lost",
+        advice: str = "",
+        shell_advice: str | None = None,
+    ) -> None:
+        super().__init__(message, path=path, reason=reason, advice=advice, shell_advice=shell_advice)
+        self.log_key = log_key
         self.position = position
 
 

@@ -17,7 +17,7 @@ from mpcheckpoint._cli.known_keys import logs_there_are
 from mpcheckpoint._cli.remembered import Origins
 from mpcheckpoint._cli.streams import OutputError, StandardStreams
 from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, say, say_error, without_passwords
-from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.errors import CheckpointError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -207,6 +207,9 @@ def _run(argv: Sequence[str] | None) -> int:
         end_by_broken_pipe()
     except OutputError:
         return Exit.USAGE  # `run` prints it, also if a command caught it
+    except StoreUnavailableError as error:
+        say_error(error)
+        return Exit.SHORTAGE
     except CheckpointError as error:
         say_error(error, logs_there_are(error, origins.address) + without_passwords(origins.text(error)))
         return Exit.USAGE

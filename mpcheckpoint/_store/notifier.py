@@ -21,6 +21,9 @@ _WORD_BYTES = 4
 class StoreNotifier:
     """The ``bell`` file of one store, as one process has it open."""
 
+    # Records that it did not announce are rare, and each poll costs processor time.
+    longest_pause_s = 0.05
+
     def __init__(self, directory: str) -> None:
         """Open the file, making it if there is none.
 

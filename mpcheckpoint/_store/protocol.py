@@ -13,6 +13,9 @@ For all of it:
 - Any number of threads may use a Store and a StoredLog at once, and any number of processes that share the place. A
   Reader is for one thread at a time. A storage that keeps open files or locks takes care of forks itself:
   ``process.register`` (``_store.process``) tells it of them.
+- A storage that a server keeps is made with ``retry_s``. Where that server cannot be reached, a call goes on trying for
+  so many seconds. Then it raises StoreUnavailableError: nothing was written. An append that was sent and got no answer
+  raises NoAnswerError instead: it may have been written or not, and the log goes on.
 - A process that dies, at any instant, leaves no lock behind and no batch in part.
 - A log need not have the bytes of ``docs/format.md``. What crosses this seam is its vocabulary: a
   Payload in, Lines and Notes out (``_format.frame``, ``_format.control``).
@@ -122,7 +125,13 @@ class Reader(Protocol):
 
 
 class Notifier(Protocol):
-    """What wakes a follower. Any number of threads may use one at once."""
+    """What wakes a follower. Any number of threads may use one at once.
+
+    Attributes:
+        longest_pause_s: how long a follower waits at most until it polls again, though nothing woke it.
+    """
+
+    longest_pause_s: float
 
     def value(self) -> int:
         """Return what changes at each append to a subscribed log."""
@@ -132,9 +141,14 @@ class Notifier(Protocol):
 
 
 class StoredLog(Protocol):
-    """One log, for any number of threads."""
+    """One log, for any number of threads.
+
+    Attributes:
+        longest_pause_s: how long a follower waits at most between two polls where nothing can wake it.
+    """
 
     log_key: str
+    longest_pause_s: float
 
     def append(
         self,
@@ -173,6 +187,9 @@ class StoredLog(Protocol):
                 nothing was written.
             OutcomeUnknownError: it was written and is visible, but may not be durable. From then on every append raises
                 PoisonedLogError, until ``recover``.
+            NoAnswerError: it may have been written, or not, or be written yet. The log goes on. Before it raises that,
+                a storage tries again what was not answered, and appends it once: found by a name of the batch, and
+                before any condition is judged, or it would meet its own records.
         """
 
     def reader(self, *, resumes: bool = False) -> Reader:

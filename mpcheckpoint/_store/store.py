@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 class DirectoryLog:
     """One log file of a store."""
 
+    longest_pause_s = 0.02
+
     def __init__(self, directory: StoreDirectory, paths: LogPaths) -> None:
         self.log_key = paths.log_key
         self._directory = directory

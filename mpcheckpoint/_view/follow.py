@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._store.protocol import Notifier, Reader, StoredLog
 
 _SHORTEST_PAUSE_S = 0.0005
-_LONGEST_PAUSE_S = 0.02
-# With a notifier, records that it did not announce are rare, and each poll costs processor time.
-_LONGEST_PAUSE_WITH_A_NOTIFIER_S = 0.05
+# Where there is no log yet.
+_IDLE_PAUSE_S = 0.02
 # How long writers are told that somebody follows.
 _EXPECTED_S = 10.0
 
@@ -40,6 +39,7 @@ class Waiter:
         self.is_closed = False
         self._pause_s = _SHORTEST_PAUSE_S
         self._notifier: Notifier | None = None
+        self._longest_pause_s = _IDLE_PAUSE_S
         self._heard = 0
         self._expected_until_s = 0.0
 
@@ -48,14 +48,20 @@ class Waiter:
         now_s = time.monotonic()
         if now_s > self._expected_until_s:
             self._expected_until_s = now_s + _EXPECTED_S / 2
+            pauses_s = []
             for stored in logs:
                 self._notifier = stored.subscribe(_EXPECTED_S) or self._notifier
+                pauses_s.append(stored.longest_pause_s)
+            if self._notifier is not None:
+                self._longest_pause_s = self._notifier.longest_pause_s
+            else:
+                self._longest_pause_s = min(pauses_s, default=_IDLE_PAUSE_S)
         if self._notifier is not None:
             self._heard = self._notifier.value()
 
     def wait(self, deadline: float | None) -> bool:
         """Wait until it is worth polling again; return False when closed or past the deadline."""
-        longest_s = _LONGEST_PAUSE_S if self._notifier is None else _LONGEST_PAUSE_WITH_A_NOTIFIER_S
+        longest_s = self._longest_pause_s
         left_s = longest_s if deadline is None else deadline - time.monotonic()
         if left_s <= 0 or self.is_closed:
             return False

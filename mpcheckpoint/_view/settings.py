@@ -6,7 +6,7 @@ import pickle
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpcheckpoint._engines import address_of, engine_at
+from mpcheckpoint._engines import RETRY_S, address_of, engine_at
 from mpcheckpoint._format.advice import a, shown
 from mpcheckpoint._logfile.paths import store_directory
 from mpcheckpoint._postgres.address import Address
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.made_json import Default
     from mpcheckpoint._store.protocol import Store
 
+
 # What pickles functions by what they are, not by their names.
 _BY_VALUE = frozenset({"cloudpickle", "dill"})
 
@@ -30,6 +31,7 @@ class Settings(NamedTuple):
     Attributes:
         store: what the handle reads and writes; None for the directory at ``path``.
         default: makes JSON of values that are none.
+        retry_s: how long calls go on trying to reach a store that another machine keeps, in seconds.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Settings(NamedTuple):
     lock_timeout_s: float | None
     store: Store | None = None
     default: Default | None = None
+    retry_s: float = RETRY_S
 
 
 def open_settings(
@@ -50,6 +53,7 @@ def open_settings(
     durability: str,
     lock_timeout_s: float | None,
     default: Default | None,
+    retry_s: float = RETRY_S,
     store: Store | None = None,
 ) -> Settings:
     """Return checked settings, with an absolute path, so that they mean the same after a change of directory.
@@ -68,6 +72,8 @@ def open_settings(
         raise ValueError(
             f"lock_timeout_s is a number of seconds, at least 0, or None, not {lock_timeout_s!r}"
         )
+    if not retry_s >= 0:
+        raise ValueError(f"retry_s is a number of seconds, at least 0, not {retry_s!r}")
     Durability.parse(durability)
     if default is not None and not callable(default):
         raise TypeError(
@@ -75,7 +81,7 @@ def open_settings(
         )
     address = address_of(path) if store is None else None
     if address is not None:
-        store = engine_at(address, create=create, read_only=read_only)
+        store = engine_at(address, create=create, read_only=read_only, retry_s=retry_s)
     if store is not None:
         where = store.path
     else:
@@ -90,6 +96,7 @@ def open_settings(
         lock_timeout_s,
         store,
         default,
+        retry_s,
     )
 
 

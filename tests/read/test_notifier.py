@@ -12,6 +12,8 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
+from mpcheckpoint._store.notifier import StoreNotifier
+from mpcheckpoint._store.store import DirectoryLog
 from mpcheckpoint._system.words import PolledWord
 from mpcheckpoint._view import follow as follower_module
 from support.verbs import Faults, become_a_new_process, inside, tree
@@ -32,8 +34,8 @@ needs_wake = pytest.mark.skipif(system.shared_word is PolledWord, reason="nobody
 def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Followers that hear nothing look again only after longer than this test waits."""
     monkeypatch.setattr(follower_module, "_SHORTEST_PAUSE_S", 6 * SOON_S)
-    monkeypatch.setattr(follower_module, "_LONGEST_PAUSE_S", 6 * SOON_S)
-    monkeypatch.setattr(follower_module, "_LONGEST_PAUSE_WITH_A_NOTIFIER_S", 6 * SOON_S)
+    for kind in (DirectoryLog, StoreNotifier):
+        monkeypatch.setattr(kind, "longest_pause_s", 6 * SOON_S)
 
 
 @pytest.fixture
@@ -160,3 +162,54 @@ def test_idle_follower_uses_hardly_any_cpu(store: Path, log: Log, is_bell_cut: b
     assert list(following) == []
 
     assert time.thread_time() - before_s < 0.1
+
+
+class Recorded:
+    """A notifier of another storage, and how long was waited on it."""
+
+    longest_pause_s = 0.004
+
+    def __init__(self) -> None:
+        self.waits_s: list[float] = []
+
+    def value(self) -> int:
+        return 0
+
+    def wait(self, value: int, timeout_s: float) -> None:
+        self.waits_s.append(timeout_s)
+
+
+class OtherLog:
+    """A log of another storage, with or without a notifier."""
+
+    longest_pause_s = 0.003
+
+    def __init__(self, notifier: Recorded | None) -> None:
+        self._notifier = notifier
+
+    def subscribe(self, seconds: float) -> Recorded | None:
+        return self._notifier
+
+
+def test_follower_waits_as_long_as_the_storage_says_and_no_longer() -> None:
+    notifier, waiter = Recorded(), follower_module.Waiter()
+    for _ in range(20):
+        waiter.listen([OtherLog(notifier)])  # type: ignore[list-item]
+        assert waiter.wait(None)
+
+    assert max(notifier.waits_s) == notifier.waits_s[-1] == Recorded.longest_pause_s
+    assert notifier.waits_s == sorted(notifier.waits_s)
+    assert notifier.waits_s[0] < Recorded.longest_pause_s
+
+
+def test_follower_that_nothing_can_wake_polls_as_often_as_the_storage_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits_s: list[float] = []
+    monkeypatch.setattr(follower_module.time, "sleep", waits_s.append)
+    waiter = follower_module.Waiter()
+    for _ in range(20):
+        waiter.listen([OtherLog(None)])  # type: ignore[list-item]
+        assert waiter.wait(None)
+
+    assert max(waits_s) == waits_s[-1] == OtherLog.longest_pause_s

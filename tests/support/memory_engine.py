@@ -21,7 +21,8 @@ class MemoryEngine(MemoryStore):
 
     _places: dict[str, dict[str, Content]] = {}  # noqa: RUF012 - all stores share it: that is its purpose
 
-    def __init__(self, address: Address, *, create: bool, read_only: bool) -> None:
+    def __init__(self, address: Address, *, create: bool, read_only: bool, retry_s: float = 0) -> None:
+        del retry_s  # it is always there
         self.path = str(address)
         if not create and self.path not in self._places:
             raise StoreNotFoundError(f"there is no store at {address}", path=self.path, reason="no store")

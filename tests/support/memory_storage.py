@@ -118,6 +118,7 @@ class MemoryLog:
     """One log, for any number of threads."""
 
     reader_type = MemoryReader
+    longest_pause_s = 0.02
 
     def __init__(self, content: Content) -> None:
         self.log_key = content.log_key
