@@ -79,10 +79,8 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             MissingExtraError: the library for this address is not installed.
             StoreNotFoundError, NotAStoreError, StoreAccessError, LockUnsupportedError, NetworkFileSystemError
         """
-        settings = open_settings(
-            path, create, read_only, log_keys, durability, lock_timeout_s, default, retry_s
-        )
-        self._handle = StoreHandle(settings)
+        asked = Settings("", create, read_only, log_keys, durability, lock_timeout_s, None, default, retry_s)
+        self._handle = StoreHandle(open_settings(path, asked))
 
     # --- logs -------------------------------------------------------------------------------------------------
 
@@ -321,11 +319,8 @@ def checkpoint_on(
     Raises:
         TypeError, ValueError: an argument is not what it should be.
     """
-    return _with(
-        open_settings(
-            store.path, create, read_only, log_keys, durability, lock_timeout_s, default, store=store
-        )
-    )
+    asked = Settings("", create, read_only, log_keys, durability, lock_timeout_s, store, default)
+    return _with(open_settings(store.path, asked))
 
 
 def _with(settings: Settings) -> Checkpoint:

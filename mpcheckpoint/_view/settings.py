@@ -29,6 +29,7 @@ class Settings(NamedTuple):
     """How a handle was opened; enough to open it again in another process.
 
     Attributes:
+        log_keys: once checked, a tuple; None for all logs.
         store: what the handle reads and writes; None for the directory at ``path``.
         default: makes JSON of values that are none.
         retry_s: how long calls go on trying to reach a store that another machine keeps, in seconds.
@@ -37,7 +38,7 @@ class Settings(NamedTuple):
     path: str
     create: bool
     read_only: bool
-    log_keys: tuple[str, ...] | None
+    log_keys: Iterable[str] | None
     durability: str
     lock_timeout_s: float | None
     store: Store | None = None
@@ -45,59 +46,42 @@ class Settings(NamedTuple):
     retry_s: float = RETRY_S
 
 
-def open_settings(
-    path: str | os.PathLike[str] | Address,
-    create: bool,
-    read_only: bool,
-    log_keys: Iterable[str] | None,
-    durability: str,
-    lock_timeout_s: float | None,
-    default: Default | None,
-    retry_s: float = RETRY_S,
-    store: Store | None = None,
-) -> Settings:
+def open_settings(place: str | os.PathLike[str] | Address, asked: Settings) -> Settings:
     """Return checked settings, with an absolute path, so that they mean the same after a change of directory.
 
     Args:
-        path: the directory or the address of the store; of a given ``store``, its path.
+        place: the directory or the address of the store. Not looked at if ``asked`` has a ``store``.
+        asked: all else that was asked for, unchecked; its ``path`` is not looked at.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be; UnknownSchemeError if the path is a URL,
             InvalidAddressError if it is a bad address.
         And what opening a store on a server raises.
     """
-    if isinstance(log_keys, str):
-        raise TypeError(f"log_keys is a list of keys, not the string {log_keys!r}")
+    if isinstance(asked.log_keys, str):
+        raise TypeError(f"log_keys is a list of keys, not the string {asked.log_keys!r}")
+    lock_timeout_s, retry_s, default, store = asked.lock_timeout_s, asked.retry_s, asked.default, asked.store
     if lock_timeout_s is not None and not lock_timeout_s >= 0:
         raise ValueError(
             f"lock_timeout_s is a number of seconds, at least 0, or None, not {lock_timeout_s!r}"
         )
     if not retry_s >= 0:
         raise ValueError(f"retry_s is a number of seconds, at least 0, not {retry_s!r}")
-    Durability.parse(durability)
+    Durability.parse(asked.durability)
     if default is not None and not callable(default):
         raise TypeError(
             f"default is a function that makes JSON of a value, or None, not {a(type(default))}: {shown(default)}"
         )
-    address = address_of(path) if store is None else None
+    address = address_of(place) if store is None else None
     if address is not None:
-        store = engine_at(address, create=create, read_only=read_only, retry_s=retry_s)
+        store = engine_at(address, create=asked.create, read_only=asked.read_only, retry_s=retry_s)
     if store is not None:
-        where = store.path
+        path = store.path
     else:
-        assert not isinstance(path, Address)
-        where = store_directory(path)
-    return Settings(
-        where,
-        create,
-        read_only,
-        None if log_keys is None else tuple(log_keys),
-        durability,
-        lock_timeout_s,
-        store,
-        default,
-        retry_s,
-    )
+        assert not isinstance(place, Address)
+        path = store_directory(place)
+    log_keys = None if asked.log_keys is None else tuple(asked.log_keys)
+    return asked._replace(path=path, store=store, log_keys=log_keys)
 
 
 def sendable(settings: Settings) -> Settings:
