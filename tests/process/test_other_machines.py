@@ -10,7 +10,7 @@ import pytest
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.commands import run
 from mpcheckpoint._store.store import DirectoryStore
-from mpcheckpoint._view.settings import RETRY_S, open_settings
+from mpcheckpoint._view.settings import RETRY_S, Settings, open_settings
 from mpcheckpoint.checkpoint import checkpoint_on
 from mpcheckpoint.errors import NoAnswerError, OutcomeUnknownError, StoreUnavailableError
 from support.memory_storage import MemoryLog, MemoryStore
@@ -34,11 +34,9 @@ def test_time_to_retry_that_is_no_number_is_refused(store: Path, retry_s: Any) -
 
 
 def test_time_to_retry_is_in_the_settings_and_means_nothing_to_a_directory(store: Path) -> None:
-    settings = open_settings(store, True, False, None, "always", None, None, 5)
-    assert (settings.retry_s, open_settings(store, True, False, None, "always", None, None).retry_s) == (
-        5,
-        RETRY_S,
-    )
+    asked = Settings("", True, False, None, "always", None)
+    settings = open_settings(store, asked._replace(retry_s=5))
+    assert (settings.retry_s, open_settings(store, asked).retry_s) == (5, RETRY_S)
 
     log = pickle.loads(pickle.dumps(Checkpoint(store, retry_s=0))).log("a")
     log.append("x", 1)
