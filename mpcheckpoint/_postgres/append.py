@@ -1,0 +1,321 @@
+"""The way of an append to a log of a server, read top to bottom.
+
+An append is one message where nothing has to be judged under the lock: the server locks the head of the log, sees
+whether anything came that concerns the condition, writes one row, and commits. Where several processes append to a log
+at once, it commits without waiting for the disk, so that the lock is free at once, and a second transaction in the same
+message waits for the disk: so one sync makes the appends of many durable. Commits become durable in their order, so
+what an append was built upon is durable when it is.
+
+Whether an append was done that got no answer is found out under the lock, before its condition is judged anew, by the
+id of its batch; and it is acknowledged only after a commit of ours was made durable.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpcheckpoint._format.concern import concern_of
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.judged import Judged
+from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, UnreachableError, typed
+from mpcheckpoint._postgres.place import FLUSH
+from mpcheckpoint._postgres.read import SeenEnd
+from mpcheckpoint._postgres.rows import body_of, hashes_of, int4, int8, number_in
+from mpcheckpoint._postgres.session import Call, statement
+from mpcheckpoint._postgres.sessions import Retry, unavailable
+from mpcheckpoint._types import Position
+from mpcheckpoint.errors import LockTimeoutError, NoAnswerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._postgres.place import LogPlace
+    from mpcheckpoint._postgres.session import Session
+
+# After so many appends that met nobody one waits for the disk under the lock again, which takes one commit less.
+_ALONE_AFTER = 50
+# The server ends a wait for a lock; the client only where the server does not answer.
+_GRACE_S = 10.0
+_TRUE, _FALSE = b"\1", b"\0"
+
+APPEND = statement(
+    "append_1",
+    "select * from mpcheckpoint.append_1($1::text, $2::bigint, $3::integer, $4::uuid, $5::bigint, $6::bigint, "
+    "$7::integer, $8::bigint[], $9::bytea, $10::bigint, $11::bigint, $12::uuid, $13::bigint[], $14::boolean)",
+)
+LOCK = statement(
+    "lock_1", "select * from mpcheckpoint.lock_1($1::text, $2::bigint, $3::integer, $4::uuid, $5::bigint)"
+)
+BEGIN, COMMIT, ROLLBACK = (statement(word, word) for word in ("begin", "commit", "rollback"))
+
+
+class _Attempt:
+    """One append, over all its tries.
+
+    Attributes:
+        id: of its batch. base_us: the stamp proposed by the first try that may have been done; None if none may.
+    """
+
+    def __init__(self, retry_s: float) -> None:
+        self.id = os.urandom(16)
+        self.base_us: int | None = None
+        self.stamp_us = clock.next(0)
+        self.retry = Retry(retry_s)
+
+
+class _Written(NamedTuple):
+    """Where a batch is."""
+
+    number: int
+    stamp_us: int
+    generation: bytes
+    lineage: bytes
+
+
+class Appender:
+    """Append to one log.
+
+    Attributes:
+        appends, syncs: how many there were.
+
+    Concurrency: any number of threads, one after the other.
+    """
+
+    def __init__(self, place: LogPlace) -> None:
+        self.appends = self.syncs = 0
+        self._place = place
+        self._sessions = place.sessions
+        self._what = f"appending to the log {place.log_key!r}"
+        self._met_nobody = _ALONE_AFTER
+
+    def append(
+        self,
+        payloads: list[Payload],
+        guard: Callable[[], Position | None] | None,
+        timeout_s: float | None,
+        *,
+        is_durable: bool,
+    ) -> Position:
+        """Append one batch; see ``StoredLog.append``."""
+        attempt = _Attempt(self._place.retry_s)
+        while True:
+            try:
+                return self._acknowledged(
+                    self._try(attempt, payloads, guard, timeout_s, is_durable=is_durable)
+                )
+            except UnreachableError as error:
+                failure: Exception = error
+            except ConnectionLostError as error:
+                failure, attempt.base_us = error, attempt.base_us or attempt.stamp_us
+            except ServerError as error:
+                if not error.is_of_session:
+                    raise self._refused(error, attempt) from None
+                failure = error
+            if not attempt.retry.pause():
+                raise self._given_up(attempt, failure) from None
+
+    def _acknowledged(self, written: _Written | Position) -> Position:
+        if isinstance(written, Position):
+            return written
+        self.appends += 1
+        clock.observe(written.stamp_us)
+        return self._position(written)
+
+    def _try(
+        self,
+        attempt: _Attempt,
+        payloads: list[Payload],
+        guard: Callable[[], Position | None] | None,
+        timeout_s: float | None,
+        *,
+        is_durable: bool,
+    ) -> _Written | Position:
+        while isinstance(guard, Judged) and guard.seen is not None:
+            # Judged without the lock: the server tells whether anything came since that concerns it.
+            written = self._try_unguarded(attempt, payloads, guard, timeout_s, is_durable=is_durable)
+            if written is not None:
+                return written
+            guard.is_met_anew()
+        if guard is not None:
+            return self._try_guarded(attempt, payloads, guard, timeout_s, is_durable=is_durable)
+        written = self._try_unguarded(attempt, payloads, None, timeout_s, is_durable=is_durable)
+        assert written is not None
+        return written
+
+    def _try_unguarded(
+        self,
+        attempt: _Attempt,
+        payloads: list[Payload],
+        judged: Judged | None,
+        timeout_s: float | None,
+        *,
+        is_durable: bool,
+    ) -> _Written | None:
+        """Append in one message; return None if what the condition was judged of is not all that concerns it."""
+        is_apart = is_durable and self._met_nobody < _ALONE_AFTER
+        with self._session(timeout_s) as session:
+            appending = Call(
+                APPEND,
+                self._parameters(
+                    session, attempt, payloads, judged, timeout_s, is_durable=is_durable and not is_apart
+                ),
+            )
+            flushing = [Call(FLUSH)] if is_apart or (is_durable and attempt.base_us is not None) else []
+            try:
+                result = session.call(appending, *flushing, timeout_s=_patience(timeout_s))[0]
+            except ServerError as error:
+                raise _perhaps_done(error, 1) from None
+        outcome, has_waited, *places = (result.get_value(0, column) for column in range(result.nfields))
+        self._met_nobody = 0 if has_waited == _TRUE else self._met_nobody + 1
+        self.syncs += is_durable
+        return None if outcome == b"moved" else _written(places)
+
+    def _try_guarded(
+        self,
+        attempt: _Attempt,
+        payloads: list[Payload],
+        guard: Callable[[], Position | None],
+        timeout_s: float | None,
+        *,
+        is_durable: bool,
+    ) -> _Written | Position:
+        """Append in a transaction that holds the lock while the condition is judged."""
+        with self._session(timeout_s) as session:
+            marker, base_us = session.marker.encode(), attempt.base_us
+            flushing = [Call(FLUSH)] if is_durable else []
+            locking = (
+                marker,
+                int8(self._place.id),
+                _timeout(timeout_s),
+                attempt.id,
+                None if base_us is None else int8(base_us),
+            )
+            try:
+                begun = Call(BEGIN, is_last=False), Call(LOCK, locking)
+                found = session.call(*begun, timeout_s=_patience(timeout_s))[1]
+                if found.get_value(0, 0) is not None:
+                    session.call(Call(ROLLBACK), *flushing)
+                    return _written([found.get_value(0, column) for column in range(4)])
+                with self._sessions.guarding():
+                    position = guard()
+                if position is not None:
+                    session.call(Call(ROLLBACK), *flushing)
+                    return position
+            except ConnectionLostError as error:
+                raise UnreachableError(str(error)) from None  # and nothing was written by this try
+            except BaseException:
+                _roll_back(session)
+                raise
+            appending = self._parameters(session, attempt, payloads, None, None, is_durable=False)
+            try:
+                # The lock is free before the disk is waited for.
+                result = session.call(Call(APPEND, appending, is_last=False), Call(COMMIT), *flushing)[0]
+            except ServerError as error:
+                _roll_back(session)
+                raise _perhaps_done(error, 2) from None
+        self.syncs += is_durable
+        return _written([result.get_value(0, column) for column in range(2, 6)])
+
+    def _parameters(
+        self,
+        session: Session,
+        attempt: _Attempt,
+        payloads: list[Payload],
+        judged: Judged | None,
+        timeout_s: float | None,
+        *,
+        is_durable: bool,
+    ) -> list[bytes | None]:
+        seen: list[bytes | None] = [None] * 4
+        if judged is not None and judged.seen is not None:
+            end = judged.seen.end
+            assert isinstance(end, SeenEnd)
+            relies_on = judged.relies_on
+            seen = [
+                int8(end.gen),
+                int8(end.number),
+                end.id,
+                None if relies_on is None else hashes_of(relies_on),
+            ]
+        return [
+            session.marker.encode(),
+            int8(self._place.id),
+            _timeout(timeout_s),
+            attempt.id,
+            None if attempt.base_us is None else int8(attempt.base_us),
+            int8(attempt.stamp_us),
+            int4(len(payloads)),
+            hashes_of(map(concern_of, payloads)),
+            body_of(payloads),
+            *seen,
+            _TRUE if is_durable else _FALSE,
+        ]
+
+    def _refused(self, error: ServerError, attempt: _Attempt) -> Exception:
+        if attempt.base_us is not None:
+            return self._given_up(attempt, error)
+        return typed(error, self._what, self._place.place)
+
+    def _given_up(self, attempt: _Attempt, failure: Exception) -> Exception:
+        if attempt.base_us is None:
+            return unavailable(self._what, self._place.place, failure)
+        return NoAnswerError(
+            f"{self._what} of {self._place.place}: the server gave no answer, and could not be asked since "
+            f"({failure}): the batch may be there or not",
+            path=self._place.place,
+            position=None,
+            reason="no answer",
+        )
+
+    @contextmanager
+    def _session(self, timeout_s: float | None) -> Iterator[Session]:
+        """Hold the connection for appends, and give its session."""
+        with self._sessions.appending(timeout_s) as is_held:
+            if not is_held:
+                raise LockTimeoutError(
+                    f"{self._what} of {self._place.place}: other threads of this process were appending for "
+                    f"{timeout_s} s",
+                    path=self._place.place,
+                    reason="locked",
+                )
+            yield self._sessions.main.session()
+
+    def _position(self, written: _Written) -> Position:
+        return Position(
+            self._place.log_key,
+            written.generation.hex(),
+            written.number,
+            written.stamp_us,
+            lineage=written.lineage.hex(),
+        )
+
+
+def _written(places: Sequence[bytes | None]) -> _Written:
+    number, stamp_us, generation, lineage = places
+    return _Written(number_in(number), number_in(stamp_us), generation or b"", lineage or b"")
+
+
+def _roll_back(session: Session) -> None:
+    try:
+        session.call(Call(ROLLBACK))
+    except (ConnectionLostError, ServerError):
+        pass  # which ends the transaction as well
+
+
+def _perhaps_done(error: BaseException, first: int) -> BaseException:
+    """Return the error to raise: where the server refused a statement from ``first`` on, the batch is there already."""
+    if isinstance(error, ServerError) and error.at >= first:
+        return ConnectionLostError(str(error))
+    return error
+
+
+def _timeout(timeout_s: float | None) -> bytes | None:
+    """Return a wait as the server takes it, in ms; 0 would be for ever."""
+    return None if timeout_s is None else int4(min(max(1, int(timeout_s * 1000)), 2**31 - 1))
+
+
+def _patience(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None else timeout_s + _GRACE_S

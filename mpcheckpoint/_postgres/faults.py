@@ -1,0 +1,96 @@
+"""What goes wrong with a server: codes of SQL to typed errors, and a connection that ended without an answer."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mpcheckpoint.errors import (
+    CheckpointError,
+    FormatVersionError,
+    LockTimeoutError,
+    LogNotFoundError,
+    ReadFailedError,
+    StoreAccessError,
+    StoreNotFoundError,
+    WriteFailedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ANOTHER_SESSION, NO_SUCH_LOG = "MP001", "MP002"
+CANNOT_LOCK, CANCELED, DUPLICATE_OBJECT = "55P03", "57014", ("42P06", "42P07", "23505", "42710", "42723")
+# The session has ended with these, or is of no use: another one may do.
+_LOST = ("08", "57P", "25006")
+_AGAIN = ("40001", "40P01")
+_NO_SCHEMA = ("3F000", "42P01", "42883", "42703")
+_NO_ACCESS = ("42501", "28000", "28P01")
+
+
+class ConnectionLostError(Exception):
+    """There was no answer: what was asked may have been done."""
+
+
+class UnreachableError(ConnectionLostError):
+    """No connection was made: nothing was asked."""
+
+
+class ServerError(Exception):
+    """The server refused a statement.
+
+    Attributes:
+        code: of five characters, as in the appendix "PostgreSQL Error Codes" of its documentation.
+        at: which of the statements of one call it was, from 0.
+    """
+
+    def __init__(self, code: str, message: str, at: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.at = at
+
+    @property
+    def is_of_session(self) -> bool:
+        """Whether another session may do what this one could not; what was asked was not done."""
+        return self.code.startswith(_LOST) or self.code in _AGAIN
+
+
+def typed(error: ServerError, what: str, place: str, *, is_read: bool = False) -> CheckpointError:
+    """Return the error that users see.
+
+    Args:
+        what: was being done, as "appending to the log 'a'". place: the store, without its password.
+    """
+    said = f"{what} of {place}: {error}"
+    if error.code == CANNOT_LOCK:
+        return LockTimeoutError(f"{said}: others were writing all the time", path=place, reason="locked")
+    if error.code == NO_SUCH_LOG:
+        return LogNotFoundError(f"{said}: the log is gone", path=place, reason="no such log")
+    if error.code == ANOTHER_SESSION:
+        return StoreAccessError(
+            f"{said}. Use an address that leads to the server itself, or to a pooler that keeps a session for each "
+            "client",
+            path=place,
+            reason="no session of its own",
+        )
+    if error.code in _NO_ACCESS:
+        return StoreAccessError(said, path=place, reason="access denied")
+    if error.code == "3D000":
+        return StoreNotFoundError(said, path=place, reason="no such database")
+    if error.code in _NO_SCHEMA:
+        return FormatVersionError(
+            f"{said}: the schema mpcheckpoint of the database is of another version, or not there",
+            path=place,
+            reason="another version",
+        )
+    failed = ReadFailedError if is_read else WriteFailedError
+    return failed(said, path=place, reason=error.code)
+
+
+@contextmanager
+def told(what: str, place: str, *, is_read: bool = False) -> Iterator[None]:
+    """Have what the server refuses in the block raised as users see it."""
+    try:
+        yield
+    except ServerError as error:
+        raise typed(error, what, place, is_read=is_read) from None

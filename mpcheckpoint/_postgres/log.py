@@ -1,0 +1,116 @@
+"""One log of a server. See ``StoredLog`` in ``_store.protocol``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._postgres.append import Appender
+from mpcheckpoint._postgres.compaction import PostgresCompactor
+from mpcheckpoint._postgres.notifier import LONGEST_PAUSE_ALONE_S, PostgresNotifier
+from mpcheckpoint._postgres.read import PostgresReader
+from mpcheckpoint._store.durability import Durability, Mode
+from mpcheckpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._logfile.compaction import Compacted, Pace
+    from mpcheckpoint._logfile.selected import Selection
+    from mpcheckpoint._postgres.place import LogPlace
+    from mpcheckpoint._types import Position, Repair
+
+
+class PostgresLog:
+    """One log, for any number of threads."""
+
+    def __init__(self, place: LogPlace, notifier: PostgresNotifier) -> None:
+        self.log_key = place.log_key
+        self._place = place
+        self._notifier = notifier
+        self._appender = Appender(place)
+        self._has_unsynced = False
+
+    def append(
+        self,
+        payloads: list[Payload],
+        *,
+        durability: Durability,
+        timeout_s: float | None,
+        guard: Callable[[], Position | None] | None = None,
+    ) -> Position:
+        """Append one batch; return its position when it is as durable as ``durability`` asks."""
+        # With ``interval`` at once, too: one sync makes the appends of many durable.
+        is_durable = durability.mode is not Mode.NEVER
+        self._has_unsynced = self._has_unsynced or not is_durable
+        return self._appender.append(payloads, guard, timeout_s, is_durable=is_durable)
+
+    # --- durable ----------------------------------------------------------------------------------------------
+
+    def flush(self, timeout_s: float | None) -> None:
+        """Return when all that is visible now is durable."""
+        del timeout_s  # no lock is waited for
+        self._has_unsynced = False
+        try:
+            self._place.flush()
+        except CheckpointError:
+            self._has_unsynced = True
+            raise
+        self._appender.syncs += 1
+
+    def finish(self) -> None:
+        """Make durable what was appended here with ``interval`` or ``never``."""
+        if self._has_unsynced:
+            self.flush(None)
+
+    def recover(self, timeout_s: float | None) -> None:
+        """Do nothing: a server whose sync failed has stopped, and recovers when it starts."""
+
+    # --- read, look after -------------------------------------------------------------------------------------
+
+    def reader(self, *, resumes: bool = False) -> PostgresReader:
+        """Return a reader at the start of the log."""
+        return PostgresReader(self._place, resumes=resumes)
+
+    @property
+    def longest_pause_s(self) -> float:
+        """How long a follower waits at most that is not notified."""
+        return LONGEST_PAUSE_ALONE_S
+
+    def subscribe(self, seconds: float) -> PostgresNotifier | None:
+        """Have appends to this log notify for so long; None if they cannot."""
+        is_marked = not self._place.is_read_only and self._notifier.follow(self._place.id, seconds)
+        return self._notifier if is_marked else None
+
+    def compact(
+        self,
+        selection: Selection,
+        *,
+        timeout_s: float | None,
+        pace: Pace,
+        is_dry_run: bool = False,
+        purges: bool = False,
+        waits: bool = True,
+    ) -> Compacted:
+        """Drop what ``selection`` says, at once for all or not at all."""
+        compactor = PostgresCompactor(self._place, timeout_s, pace, waits=waits, purges=purges)
+        return compactor.run(selection, is_dry_run=is_dry_run)
+
+    def size_bytes(self) -> int:
+        """Return how many bytes its batches take, without what the server adds."""
+        return self._place.size_bytes()
+
+    def repairs(self) -> list[Repair]:
+        """Return that nothing was cut: what a server crashed in is not there."""
+        return []
+
+    def stats(self) -> dict[str, object]:
+        """Return the log's size in bytes, and what this process did to it."""
+        return {
+            "path": self._place.place,
+            "size_bytes": self.size_bytes(),
+            "appends": self._appender.appends,
+            "syncs": self._appender.syncs,
+            "repairs": 0,
+            "is_poisoned": False,
+        }

@@ -1,0 +1,84 @@
+"""What wakes the followers of a store's logs: notifications of the server, which appends to followed logs send.
+
+A connection of its own waits for them. Nothing depends on it: a follower that is not woken looks again after a while.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError
+from mpcheckpoint._postgres.rows import int4, int8
+from mpcheckpoint._postgres.session import statement
+
+if TYPE_CHECKING:
+    from mpcheckpoint._postgres.session import Session
+    from mpcheckpoint._postgres.sessions import Sessions
+
+# How long a follower waits at most: with notifications, for those that are lost; else for each record.
+LONGEST_PAUSE_S = 0.5
+LONGEST_PAUSE_ALONE_S = 0.05
+_AFTER_LOSS_S = 0.05
+
+# Whoever appends at this moment has the lock: the next call comes soon, and until then the follower looks by itself.
+MARK_FOLLOWED = statement(
+    "followed_1",
+    "update mpcheckpoint.log set followed_until = clock_timestamp() + make_interval(secs => $2::integer) "
+    "where id = (select id from mpcheckpoint.log where id = $1::bigint for no key update skip locked)",
+)
+
+
+class PostgresNotifier:
+    """The notifications of one store, for all threads of this process. See ``Notifier`` in ``_store.protocol``."""
+
+    longest_pause_s = LONGEST_PAUSE_S
+
+    def __init__(self, sessions: Sessions, store_id: int) -> None:
+        self._sessions = sessions
+        self._channel = f"mpcheckpoint_{store_id}"
+        self._count = 0
+        # The session that listens; another one has heard nothing.
+        self._session: Session | None = None
+
+    def follow(self, log_id: int, seconds: float) -> bool:
+        """Have appends to a log notify for so long; return whether they will."""
+        connection = self._sessions.listening
+        if not connection.mutex.acquire(0):
+            return self._session is not None  # another thread waits, and listens
+        try:
+            session = self._listening()
+            marked = session.call_one(MARK_FOLLOWED, int8(log_id), int4(int(seconds) + 1))
+            return bool(marked.command_tuples)
+        except (ConnectionLostError, ServerError):
+            return False  # a role that may only read, say
+        finally:
+            connection.mutex.release_if_owned()
+
+    def value(self) -> int:
+        """Return what changes at each notification."""
+        return self._count
+
+    def wait(self, value: int, timeout_s: float) -> None:
+        """Return when something came since the value was ``value``, when the time is over, or for no reason."""
+        deadline = time.monotonic() + timeout_s
+        mutex = self._sessions.listening.mutex
+        if mutex.is_owned() or not mutex.acquire(timeout_s):
+            return
+        try:
+            if self._count == value:
+                self._count += self._listening().notified(max(0.0, deadline - time.monotonic()))
+        except (ConnectionLostError, ServerError):
+            self._session = None
+            time.sleep(min(_AFTER_LOSS_S, timeout_s))
+        finally:
+            mutex.release_if_owned()
+
+    def _listening(self) -> Session:
+        """Return the session that listens. Requires: its mutex."""
+        session = self._sessions.listening.session()
+        if session is not self._session:
+            session.call_one(statement(f"listen_{self._channel}", f"listen {self._channel}"))
+            self._session = session
+            self._count += 1  # what was sent before was not heard
+        return session

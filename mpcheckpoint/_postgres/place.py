@@ -1,0 +1,72 @@
+"""Where a log of a server is: what its readers and writers share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpcheckpoint._postgres.read import LOOK, PostgresReader, pages_in, parameters_of
+from mpcheckpoint._postgres.rows import int8, number_in
+from mpcheckpoint._postgres.session import statement
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+    from mpcheckpoint._postgres.read import Page
+    from mpcheckpoint._postgres.session import Statement
+    from mpcheckpoint._postgres.sessions import Sessions
+
+# A transaction that writes next to nothing: once it is durable, so is all that was committed before it.
+FLUSH = statement("flush", "select pg_logical_emit_message(true, 'mpcheckpoint', '')")
+SIZE = statement(
+    "size_1",
+    """
+    select coalesce((select max(b.number) from mpcheckpoint.batch b where b.gen = l.gen), l.floor_number)
+        - l.removed_bytes
+    from mpcheckpoint.log l where l.id = $1::bigint
+    """,
+)
+
+
+class LogPlace:
+    """Where a log is: what its readers and writers share."""
+
+    def __init__(
+        self, sessions: Sessions, log_key: str, log_id: int, *, read_only: bool, retry_s: float
+    ) -> None:
+        self.sessions = sessions
+        self.log_key = log_key
+        self.id = log_id
+        self.place = sessions.place
+        self.retry_s = retry_s
+        self.is_read_only = read_only
+
+    def read(self, asked: Statement, *parameters: bytes | None) -> PGresult:
+        """Return what a statement gives that changes nothing.
+
+        Raises:
+            StoreUnavailableError, ReadFailedError, StoreAccessError, FormatVersionError
+        """
+        what = f"reading the log {self.log_key!r}"
+        return self.sessions.read(
+            lambda session: session.call_one(asked, *parameters), what, retry_s=self.retry_s
+        )
+
+    def look(self, reader: PostgresReader) -> Page:
+        """Return the next page for a reader. Raises as ``read``."""
+        pages, _ = pages_in(self.read(LOOK, *parameters_of([reader])))
+        return pages[0]
+
+    def size_bytes(self) -> int:
+        """Return how many bytes the batches of the log take, without what the server adds."""
+        return number_in(self.read(SIZE, int8(self.id)).get_value(0, 0))
+
+    def flush(self) -> None:
+        """Return when all that is visible is durable."""
+        self.read(FLUSH)
+
+    def known_durable(self, number: int) -> int:
+        """Return a number up to which all is durable, given that all up to ``number`` is visible."""
+        if not self.is_read_only:
+            return 0
+        self.flush()
+        return number

@@ -1,0 +1,295 @@
+-- What mpcheckpoint keeps in a database: version 1. All of it stands in one schema, whatever number of stores there is.
+--
+-- Made by the first handle that may create a store, or by an administrator, as the owner of these tables. A role that
+-- appends needs what mpcheckpoint_writer has below, one that reads and follows what mpcheckpoint_reader has; grant either
+-- to your own roles. Functions carry the version in their names: a client of another version finds none, and says so.
+
+create schema if not exists mpcheckpoint;
+
+create table mpcheckpoint.version (version integer not null);
+insert into mpcheckpoint.version values (1);
+
+create table mpcheckpoint.store (
+    id integer generated always as identity primary key,
+    name text not null unique,
+    -- How many logs it has. Changed under a lock on this row, so no log appears without it.
+    logs bigint not null default 0
+);
+
+-- The head of a log. Appends lock this row and do not change it: a row that each append updates bloats while an old
+-- snapshot is open.
+create table mpcheckpoint.log (
+    id bigint generated always as identity primary key,
+    store integer not null references mpcheckpoint.store,
+    key bytea not null,
+    key_hash bytea not null generated always as (sha256(key)) stored,
+    -- The generation that holds the log, by number and by name; what all its generations share; the names of earlier ones.
+    gen bigint not null,
+    generation bytea not null,
+    lineage bytea not null,
+    previous bytea[] not null default '{}',
+    -- Numbers and stamps of what is appended to this generation are above these, whatever was dropped or copied.
+    -- The numbers below the first floor are for the lines in which a compaction says what it dropped.
+    floor_number bigint not null default 1048576,
+    floor_stamp_us bigint not null,
+    -- How many bytes below the last number nothing takes.
+    removed_bytes bigint not null default 1048576,
+    -- Until when appends notify.
+    followed_until timestamptz not null default '-infinity',
+    unique (store, key_hash)
+);
+
+create sequence mpcheckpoint.gen;
+
+-- What was appended, a row a batch. A line is [key, event, meta], the key null for a control line, no meta for null.
+create table mpcheckpoint.batch (
+    gen bigint not null,
+    -- The place after the batch, in bytes from the start of the log: the last line ends there, those before it end one,
+    -- two ... earlier. Numbers rise without gaps in commit order, since a lock on the head is held until the commit.
+    number bigint not null,
+    stamp_us bigint not null,
+    lines integer not null,
+    -- Of the append: who had no answer finds out by it whether it was done.
+    id uuid not null,
+    -- What the lines are about: eight bytes of a hash of each object's key and each note's name.
+    concerns bigint[] not null,
+    body bytea not null,
+    primary key (gen, number)
+);
+alter table mpcheckpoint.batch alter column body set storage external;
+
+-- Generations of a log that it is not in: being written by a compaction, or left over. Who compacts next removes them.
+create table mpcheckpoint.leftover (
+    log bigint not null references mpcheckpoint.log,
+    gen bigint not null primary key
+);
+
+-- Who works: alive for as long as a session holds the advisory lock.
+create table mpcheckpoint.worker (
+    store integer not null references mpcheckpoint.store,
+    id bytea not null,
+    lock bigint not null,
+    begun_us bigint not null,
+    host text not null,
+    pid integer not null,
+    command text not null,
+    shown bytea not null default '',
+    primary key (store, id)
+);
+
+-- Append a batch, if nothing came since what its condition was judged of that concerns it.
+--
+-- p_session: proves that this is the session that the client has had from the start, so no pooler between transactions.
+-- p_base: a batch of this id may be there from an earlier try; its stamp would be at least this. Null at the first try.
+-- p_seen_gen, p_seen_number, p_seen_id: up to where the condition was judged; null if there is none.
+-- p_relies_on: what it relies on; null for everything.
+-- outcome: 'appended', 'found' (an earlier try did it) or 'moved' (nothing was written).
+create function mpcheckpoint.append_1(
+    p_session text, p_log bigint, p_timeout_ms integer, p_id uuid, p_base bigint, p_stamp_us bigint,
+    p_lines integer, p_concerns bigint[], p_body bytea,
+    p_seen_gen bigint, p_seen_number bigint, p_seen_id uuid, p_relies_on bigint[], p_is_durable boolean,
+    out outcome text, out has_waited boolean, out number bigint, out stamp_us bigint, out generation bytea, out lineage bytea
+) language plpgsql as $$
+declare
+    head record;
+    earlier record;
+    v_number bigint;
+    v_stamp_us bigint;
+    v_id uuid;
+begin
+    if current_setting('mpcheckpoint.session', true) is distinct from p_session then
+        raise exception 'another session' using errcode = 'MP001';
+    end if;
+    if p_timeout_ms is not null then
+        perform set_config('lock_timeout', p_timeout_ms::text, true);
+    end if;
+    if not p_is_durable then
+        perform set_config('synchronous_commit', 'off', true);
+    end if;
+    select l.store, l.gen, l.generation, l.lineage, l.floor_number, l.floor_stamp_us, l.followed_until into head
+        from mpcheckpoint.log l where l.id = p_log for no key update skip locked;
+    has_waited := head.gen is null;
+    if has_waited then
+        select l.store, l.gen, l.generation, l.lineage, l.floor_number, l.floor_stamp_us, l.followed_until into head
+            from mpcheckpoint.log l where l.id = p_log for no key update;
+        if head.gen is null then
+            raise exception 'no such log' using errcode = 'MP002';
+        end if;
+    end if;
+    generation := head.generation;
+    lineage := head.lineage;
+    select b.number, b.stamp_us, b.id into v_number, v_stamp_us, v_id
+        from mpcheckpoint.batch b where b.gen = head.gen order by b.number desc limit 1;
+    if p_base is not null then
+        -- Stamps rise with the numbers, and that of a batch is at least the one its client proposed.
+        for earlier in select b.number, b.stamp_us, b.id from mpcheckpoint.batch b
+            where b.gen = head.gen order by b.number desc
+        loop
+            exit when earlier.stamp_us < p_base;
+            if earlier.id = p_id then
+                outcome := 'found';
+                number := earlier.number;
+                stamp_us := earlier.stamp_us;
+                return;
+            end if;
+        end loop;
+    end if;
+    if p_seen_gen is not null and (
+        p_seen_gen <> head.gen
+        or (p_seen_number > head.floor_number and not exists (
+            select from mpcheckpoint.batch b where b.gen = head.gen and b.number = p_seen_number and b.id = p_seen_id))
+        or (p_seen_number < coalesce(v_number, 0) and exists (
+            select from mpcheckpoint.batch b where b.gen = head.gen and b.number > p_seen_number
+                and (p_relies_on is null or b.concerns && p_relies_on)))
+    ) then
+        outcome := 'moved';
+        return;
+    end if;
+    outcome := 'appended';
+    number := greatest(coalesce(v_number, 0), head.floor_number) + length(p_body);
+    stamp_us := greatest(coalesce(v_stamp_us, 0) + 1, head.floor_stamp_us + 1, p_stamp_us);
+    insert into mpcheckpoint.batch values (head.gen, number, stamp_us, p_lines, p_id, p_concerns, p_body);
+    if head.followed_until > clock_timestamp() then
+        perform pg_notify('mpcheckpoint_' || head.store, p_log::text);
+    end if;
+end $$;
+
+-- Lock a log, in a transaction of the client's, and say whether an earlier try has appended the batch.
+create function mpcheckpoint.lock_1(
+    p_session text, p_log bigint, p_timeout_ms integer, p_id uuid, p_base bigint,
+    out number bigint, out stamp_us bigint, out generation bytea, out lineage bytea
+) language plpgsql as $$
+declare
+    head record;
+    earlier record;
+begin
+    if current_setting('mpcheckpoint.session', true) is distinct from p_session then
+        raise exception 'another session' using errcode = 'MP001';
+    end if;
+    if p_timeout_ms is not null then
+        perform set_config('lock_timeout', p_timeout_ms::text, true);
+    end if;
+    select l.gen, l.generation, l.lineage into head from mpcheckpoint.log l where l.id = p_log for no key update;
+    if head.gen is null then
+        raise exception 'no such log' using errcode = 'MP002';
+    end if;
+    generation := head.generation;
+    lineage := head.lineage;
+    if p_base is not null then
+        for earlier in select b.number, b.stamp_us, b.id from mpcheckpoint.batch b
+            where b.gen = head.gen order by b.number desc
+        loop
+            exit when earlier.stamp_us < p_base;
+            if earlier.id = p_id then
+                number := earlier.number;
+                stamp_us := earlier.stamp_us;
+                return;
+            end if;
+        end loop;
+    end if;
+end $$;
+
+-- Make a log, unless there is one of that key.
+create function mpcheckpoint.make_log_1(
+    p_store integer, p_key bytea, p_generation bytea, p_lineage bytea, p_stamp_us bigint, p_timeout_ms integer
+) returns void language plpgsql as $$
+begin
+    if p_timeout_ms is not null then
+        perform set_config('lock_timeout', p_timeout_ms::text, true);
+    end if;
+    perform from mpcheckpoint.store s where s.id = p_store for no key update;
+    insert into mpcheckpoint.log (store, key, gen, generation, lineage, floor_stamp_us)
+        values (p_store, p_key, nextval('mpcheckpoint.gen'), p_generation, p_lineage, p_stamp_us)
+        on conflict do nothing;
+    if found then
+        update mpcheckpoint.store set logs = logs + 1 where id = p_store;
+    end if;
+end $$;
+
+-- Put the next generation, which holds all that is in p_gen up to p_number and what stays of that, in a log's place,
+-- with what is after it; null if there is too much of that, or the log is not the one that was copied.
+create function mpcheckpoint.switch_1(
+    p_session text, p_log bigint, p_gen bigint, p_number bigint, p_id uuid, p_next_gen bigint, p_generation bytea
+) returns bigint language plpgsql as $$
+declare
+    head record;
+    v_number bigint;
+    v_stamp_us bigint;
+begin
+    if current_setting('mpcheckpoint.session', true) is distinct from p_session then
+        raise exception 'another session' using errcode = 'MP001';
+    end if;
+    select l.gen, l.generation, l.floor_number, l.floor_stamp_us into head
+        from mpcheckpoint.log l where l.id = p_log for no key update;
+    if head.gen is distinct from p_gen or p_id is not null and not exists (
+        select from mpcheckpoint.batch b where b.gen = p_gen and b.number = p_number and b.id = p_id)
+    then
+        return null;
+    end if;
+    insert into mpcheckpoint.batch
+        select p_next_gen, b.number, b.stamp_us, b.lines, b.id, b.concerns, b.body
+        from mpcheckpoint.batch b where b.gen = p_gen and b.number > p_number;
+    select b.number, b.stamp_us into v_number, v_stamp_us
+        from mpcheckpoint.batch b where b.gen = p_gen order by b.number desc limit 1;
+    v_number := greatest(coalesce(v_number, 0), head.floor_number);
+    update mpcheckpoint.log l set
+        gen = p_next_gen, generation = p_generation, previous = (l.previous || head.generation)[-499:],
+        floor_number = v_number, floor_stamp_us = greatest(coalesce(v_stamp_us, 0), head.floor_stamp_us) + 1,
+        removed_bytes = v_number - coalesce((
+            select sum(length(b.body)) from mpcheckpoint.batch b where b.gen = p_next_gen), 0)
+    where l.id = p_log;
+    delete from mpcheckpoint.leftover where gen = p_next_gen;
+    insert into mpcheckpoint.leftover values (p_log, p_gen);
+    return v_number;
+end $$;
+
+-- Begin a worker: it lives for as long as this session holds the lock.
+create function mpcheckpoint.begin_worker_1(
+    p_session text, p_store integer, p_id bytea, p_lock bigint, p_begun_us bigint, p_host text, p_pid integer,
+    p_command text
+) returns boolean language plpgsql as $$
+begin
+    if current_setting('mpcheckpoint.session', true) is distinct from p_session then
+        raise exception 'another session' using errcode = 'MP001';
+    end if;
+    if not pg_try_advisory_lock(p_lock) then
+        return false;
+    end if;
+    perform set_config('synchronous_commit', 'off', true);
+    insert into mpcheckpoint.worker values (p_store, p_id, p_lock, p_begun_us, p_host, p_pid, p_command);
+    return true;
+end $$;
+
+-- Retire a worker; p_lock: of one of this session, else null.
+create function mpcheckpoint.retire_worker_1(p_store integer, p_id bytea, p_lock bigint)
+returns void language plpgsql as $$
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    delete from mpcheckpoint.worker where store = p_store and id = p_id;
+    if p_lock is not null then
+        perform pg_advisory_unlock(p_lock);
+    end if;
+end $$;
+
+-- Which of some workers live (all, where p_ids is null), as a server tells that others may write to: on a standby its
+-- own locks would be asked. p_own: those of this session, for whom asking for the lock tells nothing.
+create function mpcheckpoint.live_workers_1(p_store integer, p_ids bytea[], p_own bytea[])
+returns setof mpcheckpoint.worker language plpgsql as $$
+begin
+    if pg_is_in_recovery() then
+        raise exception 'a standby does not know who lives' using errcode = '25006';
+    end if;
+    return query select w.* from mpcheckpoint.worker w
+        where w.store = p_store and (p_ids is null or w.id = any(p_ids))
+            and (w.id = any(p_own) or not pg_try_advisory_xact_lock_shared(w.lock));
+end $$;
+
+-- Two roles without login, to be granted, are what least privilege is: made by an administrator, if wanted.
+--   create role mpcheckpoint_reader;
+--   grant usage on schema mpcheckpoint to mpcheckpoint_reader;
+--   grant select on all tables in schema mpcheckpoint to mpcheckpoint_reader;
+--   create role mpcheckpoint_writer in role mpcheckpoint_reader;
+--   grant insert on mpcheckpoint.store, mpcheckpoint.log, mpcheckpoint.batch, mpcheckpoint.worker, mpcheckpoint.leftover to mpcheckpoint_writer;
+--   grant update on mpcheckpoint.store, mpcheckpoint.log, mpcheckpoint.worker to mpcheckpoint_writer;
+--   grant delete on mpcheckpoint.batch, mpcheckpoint.worker, mpcheckpoint.leftover to mpcheckpoint_writer;
+--   grant usage on sequence mpcheckpoint.gen to mpcheckpoint_writer;

@@ -1,0 +1,229 @@
+"""The connections of one process to one server: one for appends and workers, and another one where it is busy.
+
+An append may wait long, for a lock that another process has; nobody who reads waits for that. So while one thread is
+within an append, the reads of others go through a second connection, which is made the first time that this happens.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+import weakref
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from mpcheckpoint._logfile.mutex import Mutex
+from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, UnreachableError, typed
+from mpcheckpoint._postgres.session import Session
+from mpcheckpoint._store.process import process
+from mpcheckpoint.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpcheckpoint._postgres.address import Address
+
+T = TypeVar("T")
+
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+
+
+class Retry:
+    """How long, and how often, something is tried again while the server cannot be reached."""
+
+    def __init__(self, retry_s: float) -> None:
+        self._deadline = time.monotonic() + retry_s
+        self._pause_s = _SHORTEST_PAUSE_S
+
+    def pause(self) -> bool:
+        """Wait a while; return False if there was no time left."""
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            return False
+        time.sleep(min(left_s, self._pause_s * random.uniform(0.5, 1)))
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        return True
+
+
+class Connection:
+    """One connection, made anew after it was lost. ``mutex`` keeps threads apart."""
+
+    def __init__(self, address: Address, what: str, *, must_write: bool) -> None:
+        self._address = address
+        self._what = what
+        self._must_write = must_write
+        self._session: Session | None = None
+        self.mutex = Mutex(what)
+
+    def session(self) -> Session:
+        """Return the session; a new one, if the last one was lost. Requires: ``mutex``.
+
+        Raises:
+            UnreachableError, ServerError
+        """
+        session = self._session
+        if session is None or session.is_lost:
+            session = self._session = Session(self._address.conninfo(), must_write=self._must_write)
+        return session
+
+    def current(self) -> Session | None:
+        """Return the session, if there is one that was not lost."""
+        session = self._session
+        return None if session is None or session.is_lost else session
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: leave the session to the parent."""
+        session, self._session = self._session, None
+        self.mutex = Mutex(self._what)
+        if session is not None:
+            session.abandon()
+
+    def close(self) -> None:
+        """End the session."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+
+class Sessions:
+    """The connections of this process to one server, for any number of stores and threads.
+
+    Attributes:
+        place: the address without its password, for messages.
+        main: for appends, and for what has to be in one session with them: the locks of workers.
+        listening: for notifications, made once something is followed.
+    """
+
+    def __init__(self, address: Address, *, must_write: bool) -> None:
+        self.place = str(address)
+        self.main = Connection(address, f"the connection to {self.place}", must_write=must_write)
+        self._side = Connection(address, f"the second connection to {self.place}", must_write=must_write)
+        self.listening = Connection(
+            address, f"the listening connection to {self.place}", must_write=must_write
+        )
+        self._guarding = False  # whether the thread that owns ``main`` is within a guard, which reads
+        self._address, self._must_write = address, must_write
+        self._others: set[Connection] = set()
+        process.register(self)
+        weakref.finalize(self, _close, os.getpid(), self.main, self._side, self.listening)
+
+    @contextmanager
+    def appending(self, timeout_s: float | None) -> Iterator[bool]:
+        """Hold ``main`` for the block; give False, without it, if other threads held it for so long.
+
+        Raises:
+            ReentrancyError: this thread holds it already.
+        """
+        process.notice_fork()
+        mutex = self.main.mutex
+        mutex.refuse_reentry()
+        try:
+            yield mutex.acquire(timeout_s)
+        finally:
+            mutex.release_if_owned()
+
+    @contextmanager
+    def guarding(self) -> Iterator[None]:
+        """Have what this thread reads in the block go through ``main``, which holds the lock. Requires: ``main``."""
+        self._guarding = True
+        try:
+            yield
+        finally:
+            self._guarding = False
+
+    def read(self, operation: Callable[[Session], T], what: str, *, retry_s: float) -> T:
+        """Return what an operation returns that changes nothing, tried again until it could be done.
+
+        Raises:
+            StoreUnavailableError: the server could not be reached for so long.
+            CheckpointError: as the server refused it.
+        """
+        process.notice_fork()
+        if self._guarding and self.main.mutex.is_owned():
+            try:
+                return operation(self.main.session())
+            except ServerError as error:
+                if error.is_of_session:
+                    raise ConnectionLostError(str(error)) from None
+                raise typed(error, what, self.place, is_read=True) from None
+        retry = Retry(retry_s)
+        while True:
+            try:
+                with self._reading() as connection:
+                    return operation(connection.session())
+            except ConnectionLostError as error:
+                failure: Exception = error
+            except ServerError as error:
+                if not error.is_of_session:
+                    raise typed(error, what, self.place, is_read=True) from None
+                failure = error
+            if not retry.pause():
+                raise unavailable(what, self.place, failure) from None
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        mutex = self.main.mutex
+        if not mutex.is_owned():  # else a signal handler reads, within an append
+            try:
+                if mutex.acquire(0):
+                    yield self.main
+                    return
+            finally:
+                mutex.release_if_owned()
+        with self._side.mutex.guard():
+            yield self._side
+
+    @contextmanager
+    def another(self, what: str) -> Iterator[Session]:
+        """Give a session that nobody else uses, for work that takes long.
+
+        Raises:
+            UnreachableError, ServerError
+        """
+        connection = Connection(self._address, what, must_write=self._must_write)
+        self._others.add(connection)
+        try:
+            yield connection.session()
+        finally:
+            self._others.discard(connection)
+            connection.close()
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: leave all sessions to the parent."""
+        self._guarding = False
+        for connection in list(self._others):
+            connection.reset_after_fork()
+        self.main.reset_after_fork()
+        self._side.reset_after_fork()
+        self.listening.reset_after_fork()
+
+
+def unavailable(what: str, place: str, failure: Exception) -> StoreUnavailableError:
+    """Return the error for a server that could not be reached for as long as it was tried."""
+    never = " " if isinstance(failure, UnreachableError) else " in the end "
+    return StoreUnavailableError(
+        f"{what} of {place}: the server could not be reached{never}({failure}). Nothing was written",
+        path=place,
+        reason="unreachable",
+    )
+
+
+_of_process: weakref.WeakValueDictionary[tuple[Address, bool], Sessions] = weakref.WeakValueDictionary()
+_mutex = threading.RLock()
+
+
+def sessions_of(address: Address, *, must_write: bool) -> Sessions:
+    """Return the sessions of this process with a server, which all its stores there share."""
+    with _mutex:
+        sessions = _of_process.get((address, must_write))
+        if sessions is None:
+            sessions = _of_process[address, must_write] = Sessions(address, must_write=must_write)
+        return sessions
+
+
+def _close(pid: int, *connections: Connection) -> None:
+    if pid == os.getpid():
+        for connection in connections:
+            connection.close()

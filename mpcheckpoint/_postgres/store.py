@@ -1,0 +1,194 @@
+"""A store in a database of a server. See ``Store`` in ``_store.protocol``."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from mpcheckpoint._format.names import file_name
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._postgres.faults import DUPLICATE_OBJECT, ServerError
+from mpcheckpoint._postgres.log import PostgresLog
+from mpcheckpoint._postgres.notifier import PostgresNotifier
+from mpcheckpoint._postgres.place import LogPlace
+from mpcheckpoint._postgres.read import LOOK, pages_in, parameters_of
+from mpcheckpoint._postgres.rows import int4, int8, number_in
+from mpcheckpoint._postgres.session import statement
+from mpcheckpoint._postgres.sessions import sessions_of
+from mpcheckpoint._postgres.workers import PostgresWorkers
+from mpcheckpoint.errors import (
+    FormatVersionError,
+    LogNotFoundError,
+    StoreNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mpcheckpoint._postgres.address import Address
+    from mpcheckpoint._postgres.read import PostgresReader
+    from mpcheckpoint._postgres.session import Session
+
+SCHEMA_VERSION = 1
+
+HAS_SCHEMA = statement("has_schema", "select to_regclass('mpcheckpoint.version') is not null")
+VERSION = statement("version", "select version::bigint from mpcheckpoint.version")
+STORE = statement("store_1", "select id::bigint from mpcheckpoint.store where name = $1::text")
+MAKE_STORE = statement(
+    "make_store_1", "insert into mpcheckpoint.store (name) values ($1::text) on conflict do nothing"
+)
+LOGS = statement("logs_1", "select logs from mpcheckpoint.store where id = $1::integer")
+KEYS = statement("keys_1", "select key from mpcheckpoint.log where store = $1::integer")
+FIND = statement(
+    "find_1", "select id from mpcheckpoint.log where store = $1::integer and key_hash = sha256($2::bytea)"
+)
+MAKE_LOG = statement(
+    "make_log_1",
+    "select mpcheckpoint.make_log_1($1::integer, $2::bytea, $3::bytea, $4::bytea, $5::bigint, $6::integer)",
+)
+
+
+class PostgresStore:
+    """The logs of one store of a database."""
+
+    def __init__(self, address: Address, *, create: bool, read_only: bool, retry_s: float) -> None:
+        """Open the store, making it, and the schema of the database, where they are not there and it may.
+
+        Raises:
+            StoreNotFoundError: it is not there, and may not be made.
+            StoreUnavailableError, StoreAccessError, FormatVersionError, WriteFailedError
+        """
+        self.path = str(address)
+        self._arguments = address, create, read_only, retry_s
+        self._read_only = read_only
+        self._retry_s = retry_s
+        self.sessions = sessions_of(address, must_write=not read_only)
+        self._what = f"opening the store {address.store!r}"
+        may_make = create and not read_only
+        self._id = self.sessions.read(
+            lambda session: _opened(session, address.store, self.path, may_make=may_make),
+            self._what,
+            retry_s=retry_s,
+        )
+        self.workers = PostgresWorkers(self.sessions, self._id, retry_s, self._arguments)
+        self._notifier = PostgresNotifier(self.sessions, self._id)
+        # How many logs there were at the last look, until it was asked for.
+        self._looked_logs: int | None = None
+
+    def log_keys(self) -> list[str]:
+        """Return the keys of all logs, sorted."""
+        result = self._read(KEYS, int4(self._id))
+        return sorted((result.get_value(row, 0) or b"").decode() for row in range(result.ntuples))
+
+    def change_token(self) -> object | None:
+        """Return how many logs there are: none is ever removed."""
+        logs, self._looked_logs = self._looked_logs, None
+        return number_in(self._read(LOGS, int4(self._id)).get_value(0, 0)) if logs is None else logs
+
+    def look(self, readers: Sequence[PostgresReader]) -> bool:
+        """Have the next poll of each reader give what one look at all of them finds, all as of one moment."""
+        if not readers:
+            return False
+        result = self.sessions.read(
+            lambda session: session.call_one(LOOK, *parameters_of(readers)),
+            "reading the logs",
+            retry_s=self._retry_s,
+        )
+        pages, self._looked_logs = pages_in(result)
+        are_whole = [reader.found(pages[at]) for at, reader in enumerate(readers)]
+        return all(are_whole)
+
+    def find_log(self, log_key: str) -> PostgresLog:
+        """Return a log for reading."""
+        return self._found(log_key, _key_bytes(log_key))
+
+    def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> PostgresLog:
+        """Return a log for writing, creating it if it may."""
+        key = _key_bytes(log_key)
+        if not create:
+            return self._found(log_key, key)
+        result = self._read(FIND, int4(self._id), key)
+        if not result.ntuples:
+            names = os.urandom(16), os.urandom(16)
+            timeout = None if timeout_s is None else int4(max(1, int(timeout_s * 1000)))
+            self._read(MAKE_LOG, int4(self._id), key, *names, int8(clock.next(0)), timeout)
+            return self._found(log_key, key)
+        return self._log(log_key, number_in(result.get_value(0, 0)))
+
+    def _found(self, log_key: str, key: bytes) -> PostgresLog:
+        result = self._read(FIND, int4(self._id), key)
+        if not result.ntuples:
+            raise LogNotFoundError(
+                f"there is no log {log_key!r} in {self.path}", path=self.path, reason="no such log"
+            )
+        return self._log(log_key, number_in(result.get_value(0, 0)))
+
+    def _log(self, log_key: str, log_id: int) -> PostgresLog:
+        place = LogPlace(self.sessions, log_key, log_id, read_only=self._read_only, retry_s=self._retry_s)
+        return PostgresLog(place, self._notifier)
+
+    def _read(self, asked: Any, *parameters: bytes | None) -> Any:
+        return self.sessions.read(
+            lambda session: session.call_one(asked, *parameters), "finding logs", retry_s=self._retry_s
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PostgresStore) and other._arguments == self._arguments
+
+    def __hash__(self) -> int:
+        return hash(self._arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, self._arguments
+
+
+def _reopen(address: Address, create: bool, read_only: bool, retry_s: float) -> PostgresStore:
+    return PostgresStore(address, create=create, read_only=read_only, retry_s=retry_s)
+
+
+def _key_bytes(log_key: str) -> bytes:
+    """Return a log key as rows have it.
+
+    Raises:
+        InvalidKeyError, LimitExceededError
+    """
+    file_name(log_key)
+    return log_key.encode()
+
+
+def _opened(session: Session, name: str, place: str, *, may_make: bool) -> int:
+    """Return the number of a store, made if it may."""
+    if session.call_one(HAS_SCHEMA).get_value(0, 0) != b"\1":
+        if not may_make:
+            raise StoreNotFoundError(f"there is no store in {place}", path=place, reason="no store")
+        _make_schema(session)
+    version = number_in(session.call_one(VERSION).get_value(0, 0))
+    if version != SCHEMA_VERSION:
+        raise FormatVersionError(
+            f"{place} holds stores of version {version}; this release uses version {SCHEMA_VERSION}",
+            path=place,
+            reason="another version",
+        )
+    found = session.call_one(STORE, name.encode())
+    if not found.ntuples:
+        if not may_make:
+            raise StoreNotFoundError(f"there is no store {name!r} in {place}", path=place, reason="no store")
+        session.call_one(MAKE_STORE, name.encode())
+        found = session.call_one(STORE, name.encode())
+    return number_in(found.get_value(0, 0))
+
+
+def _make_schema(session: Session) -> None:
+    """Make the schema, unless another process does at the same time."""
+    sql = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
+    try:
+        session.script(f"begin; select pg_advisory_xact_lock({SCHEMA_LOCK}); {sql}; commit")
+    except ServerError as error:
+        session.script("rollback")
+        if error.code not in DUPLICATE_OBJECT:
+            raise
+
+
+# Any number: who makes the schema waits for who makes it.
+SCHEMA_LOCK = 6_364_136_223_846_793_005

@@ -1,0 +1,283 @@
+"""Workers: each lives for as long as a session of its process holds a lock of the server. See ``_store.protocol``.
+
+A lock of a session, not a time in a row: it ends with the session, whatever ends that, and nobody judges anything by
+age. A server that restarts, or a link that is cut, ends sessions whose processes live on. So a process whose session
+was lost has no worker any more, even if it does not know yet, and another one may run its items: one run an item is
+promised while no session is lost, one outcome an item always (the map's appends are judged by the claims that the log
+holds).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, typed
+from mpcheckpoint._postgres.rows import bytea_array, int4, int8, number_in
+from mpcheckpoint._postgres.session import Call, statement
+from mpcheckpoint._postgres.sessions import Retry, unavailable
+from mpcheckpoint._store.protocol import WorkerHolder
+from mpcheckpoint._system import LockHolder
+from mpcheckpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from psycopg.pq.abc import PGresult
+
+    from mpcheckpoint._postgres.address import Address
+    from mpcheckpoint._postgres.session import Session, Statement
+    from mpcheckpoint._postgres.sessions import Sessions
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_ID_BYTES = 16
+# The keys of locks have 64 bits, and share them with the locks of other programs: ours are random in 60 of them.
+_LOCK_DIGITS = 15
+_MOST_COMMAND_CHARACTERS = 200
+
+BEGIN_WORKER = statement(
+    "begin_worker_1",
+    "select mpcheckpoint.begin_worker_1($1::text, $2::integer, $3::bytea, $4::bigint, $5::bigint, $6::text, "
+    "$7::integer, $8::text)",
+)
+RETIRE = statement("retire_1", "select mpcheckpoint.retire_worker_1($1::integer, $2::bytea, $3::bigint)")
+LIVE = statement(
+    "live_1",
+    "select id, begun_us, host, pid::bigint, command, shown "
+    "from mpcheckpoint.live_workers_1($1::integer, $2::bytea[], $3::bytea[])",
+)
+KNOWN = statement(
+    "known_1", "select exists (select from mpcheckpoint.worker where store = $1::integer and id = $2::bytea)"
+)
+BEGIN_AGAIN = statement(
+    "begin_again_1",
+    "update mpcheckpoint.worker set begun_us = $3::bigint where store = $1::integer and id = $2::bytea",
+)
+SHOW = statement(
+    "show_1", "update mpcheckpoint.worker set shown = $3::bytea where store = $1::integer and id = $2::bytea"
+)
+BEGIN, COMMIT = statement("begin", "begin"), statement("commit", "commit")
+_ASYNC = Call(statement("async", "set local synchronous_commit = off"), is_last=False)
+CLEAR = statement(
+    "clear_1",
+    "delete from mpcheckpoint.worker w where w.store = $1::integer and not w.id = any($2::bytea[]) "
+    "and pg_try_advisory_xact_lock(w.lock)",
+)
+
+
+class PostgresWorker:
+    """A worker whose life is a lock of this process's session. See ``Worker`` in ``_store.protocol``."""
+
+    # A command cannot keep a session alive.
+    fd = -1
+
+    def __init__(self, workers: PostgresWorkers, worker_id: str, session: Session) -> None:
+        self.id = worker_id
+        self._workers = workers
+        self._session = session
+        self._pid = os.getpid()
+        self._is_retired = False
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this process began the worker."""
+        return self._pid == os.getpid()
+
+    def begin_again(self) -> bool:
+        """Note that another object was begun; return False if the session was lost, or the worker was retired."""
+        if not self.is_mine or self._is_retired or not self._workers.is_held(self._session):
+            return False
+        try:
+            done = self._workers.change(BEGIN_AGAIN, self.id, int8(clock.next(0)))
+        except CheckpointError:
+            return False
+        return done.command_tuples == 1 and self._workers.is_held(self._session)
+
+    def show(self, data: bytes) -> None:
+        """Have the row show something, as well as the server lets us."""
+        if self.is_mine and not self._is_retired:
+            try:
+                self._workers.change(SHOW, self.id, data)
+            except CheckpointError:
+                pass
+
+    def others(self) -> list[LockHolder]:
+        """Return no process: none shares the session."""
+        return []
+
+    def retire(self) -> None:
+        """End the worker."""
+        if not self.is_mine or self._is_retired:
+            return
+        is_held = self._workers.is_held(self._session)
+        self._workers.change(RETIRE, self.id, int8(lock_of(self.id)) if is_held else None)
+        self._is_retired = True
+        self._session.held.discard(bytes.fromhex(self.id))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.retire()
+
+
+class PostgresWorkers:
+    """The workers of a store in a database. See ``Workers`` in ``_store.protocol``."""
+
+    may_outlive_records = True
+
+    def __init__(self, sessions: Sessions, store_id: int, retry_s: float, reopen: tuple[Any, ...]) -> None:
+        self._sessions = sessions
+        self._store_id = store_id
+        self._retry_s = retry_s
+        self._reopen = reopen
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _workers_of, self._reopen
+
+    def begin(self) -> PostgresWorker:
+        """Begin a worker."""
+        retry = Retry(self._retry_s)
+        while True:
+            worker_id = os.urandom(_ID_BYTES)
+            try:
+                with self._sessions.appending(None):
+                    session = self._sessions.main.session()
+                    begun = session.call_one(
+                        BEGIN_WORKER,
+                        session.marker.encode(),
+                        int4(self._store_id),
+                        worker_id,
+                        int8(lock_of(worker_id.hex())),
+                        int8(clock.next(0)),
+                        socket.gethostname().encode(),
+                        int4(os.getpid()),
+                        " ".join(sys.orig_argv)[:_MOST_COMMAND_CHARACTERS]
+                        .replace("\0", "")
+                        .encode(errors="replace"),
+                    )
+                    if begun.get_value(0, 0) == b"\1":
+                        session.held.add(worker_id)
+                        return PostgresWorker(self, worker_id.hex(), session)
+                    continue  # another program has that lock
+            except ConnectionLostError as error:
+                failure: Exception = error
+            except ServerError as error:
+                if not error.is_of_session:
+                    raise typed(error, "starting a worker", self._sessions.place) from None
+                failure = error
+            if not retry.pause():
+                raise unavailable("starting a worker", self._sessions.place, failure) from None
+
+    def is_live(self, worker_id: str) -> bool:
+        """Return whether that worker lives."""
+        return worker_id in self._live([worker_id])
+
+    def is_known(self, worker_id: str) -> bool:
+        """Return whether a worker has neither retired nor been retired."""
+        if not _ID.fullmatch(worker_id):
+            return False
+        row = self._read(
+            lambda session: session.call_one(KNOWN, int4(self._store_id), bytes.fromhex(worker_id))
+        )
+        return bool(row.get_value(0, 0) == b"\1")
+
+    def retire(self, worker_id: str) -> None:
+        """Retire a worker of any process."""
+        if _ID.fullmatch(worker_id):
+            self.change(RETIRE, worker_id, None)
+
+    def name_of(self, worker_id: str) -> str:
+        """Return where an administrator finds it."""
+        return f"mpcheckpoint.worker {worker_id} of {self._sessions.place}"
+
+    def begun_us(self, worker_id: str) -> int | None:
+        """Return since when a worker has its object; None if it does not live."""
+        live = self._live([worker_id])
+        return live[worker_id].begun_us if worker_id in live else None
+
+    def shown(self) -> Iterator[bytes]:
+        """Yield what live workers show."""
+        yield from [row.shown for row in self._live(None).values() if row.shown]
+
+    def holders(self, worker_ids: Collection[str]) -> dict[str, WorkerHolder]:
+        """Return which process keeps each of these workers alive, of those that live."""
+        return {worker_id: WorkerHolder(row.holder) for worker_id, row in self._live(worker_ids).items()}
+
+    def clear(self) -> None:
+        """Remove the rows that killed workers left."""
+        try:
+            self._read(
+                lambda session: session.call_one(
+                    CLEAR, int4(self._store_id), bytea_array(list(self._held_by_main()))
+                )
+            )
+        except CheckpointError:
+            pass
+
+    def change(self, asked: Statement, worker_id: str, value: bytes | None) -> PGresult:
+        """Change a worker's row, without a sync: no row outlives its session.
+
+        Raises:
+            StoreUnavailableError, StoreAccessError, WriteFailedError
+        """
+        call = Call(asked, (int4(self._store_id), bytes.fromhex(worker_id), value), is_last=False)
+        return self._read(
+            lambda session: session.call(Call(BEGIN, is_last=False), _ASYNC, call, Call(COMMIT))[2]
+        )
+
+    def is_held(self, session: Session) -> bool:
+        """Return whether a session is the one that holds the locks of this process now, as far as is known."""
+        return self._sessions.main.current() is session
+
+    def _held_by_main(self) -> frozenset[bytes]:
+        session = self._sessions.main.current()
+        return frozenset() if session is None else frozenset(session.held)
+
+    def _live(self, worker_ids: Collection[str] | None) -> dict[str, _Row]:
+        ids = None
+        if worker_ids is not None:
+            known = [bytes.fromhex(each) for each in worker_ids if _ID.fullmatch(each)]
+            if not known:
+                return {}
+            ids = bytea_array(known)
+        result = self._read(
+            lambda session: session.call_one(LIVE, int4(self._store_id), ids, bytea_array(list(session.held)))
+        )
+        rows = (
+            [result.get_value(row, column) or b"" for column in range(6)] for row in range(result.ntuples)
+        )
+        return {
+            worker_id.hex(): _Row(
+                number_in(begun_us),
+                LockHolder(number_in(pid), f"{command.decode()} on {host.decode()}", is_stopped=False),
+                shown,
+            )
+            for worker_id, begun_us, host, pid, command, shown in rows
+        }
+
+    def _read(self, operation: Callable[[Session], PGresult]) -> PGresult:
+        return self._sessions.read(operation, "looking at the workers", retry_s=self._retry_s)
+
+
+class _Row(NamedTuple):
+    """A live worker."""
+
+    begun_us: int
+    holder: LockHolder
+    shown: bytes
+
+
+def lock_of(worker_id: str) -> int:
+    """Return the key of a worker's lock."""
+    return int(worker_id[:_LOCK_DIGITS], 16)
+
+
+def _workers_of(address: Address, create: bool, read_only: bool, retry_s: float) -> PostgresWorkers:
+    from mpcheckpoint._postgres.store import PostgresStore  # noqa: PLC0415
+
+    return PostgresStore(address, create=create, read_only=read_only, retry_s=retry_s).workers
