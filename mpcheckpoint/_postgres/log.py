@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._postgres.append import Appender
 from mpcheckpoint._postgres.compaction import PostgresCompactor
+from mpcheckpoint._postgres.examination import durability_of
 from mpcheckpoint._postgres.notifier import LONGEST_PAUSE_ALONE_S, PostgresNotifier
 from mpcheckpoint._postgres.read import PostgresReader
 from mpcheckpoint._store.durability import Durability, Mode
@@ -113,4 +114,5 @@ class PostgresLog:
             "syncs": self._appender.syncs,
             "repairs": 0,
             "is_poisoned": False,
+            **durability_of(self._place.ask),
         }

@@ -9,10 +9,12 @@ from mpcheckpoint._postgres.rows import int8, number_in
 from mpcheckpoint._postgres.session import statement
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from psycopg.pq.abc import PGresult
 
     from mpcheckpoint._postgres.read import Page
-    from mpcheckpoint._postgres.session import Statement
+    from mpcheckpoint._postgres.session import Session, Statement
     from mpcheckpoint._postgres.sessions import Sessions
 
 # A transaction that writes next to nothing: once it is durable, so is all that was committed before it.
@@ -50,6 +52,10 @@ class LogPlace:
         return self.sessions.read(
             lambda session: session.call_one(asked, *parameters), what, retry_s=self.retry_s
         )
+
+    def ask(self, operation: Callable[[Session], list[PGresult]]) -> list[PGresult]:
+        """Return what an operation gives that changes nothing. Raises as ``read``."""
+        return self.sessions.read(operation, f"examining the log {self.log_key!r}", retry_s=self.retry_s)
 
     def look(self, reader: PostgresReader) -> Page:
         """Return the next page for a reader. Raises as ``read``."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._format.names import file_name
 from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._postgres.examination import examine
 from mpcheckpoint._postgres.faults import DUPLICATE_OBJECT, ServerError
 from mpcheckpoint._postgres.log import PostgresLog
 from mpcheckpoint._postgres.notifier import PostgresNotifier
@@ -24,11 +25,12 @@ from mpcheckpoint.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mpcheckpoint._postgres.address import Address
     from mpcheckpoint._postgres.read import PostgresReader
     from mpcheckpoint._postgres.session import Session
+    from mpcheckpoint._store.findings import Finding
 
 SCHEMA_VERSION = 1
 
@@ -98,6 +100,12 @@ class PostgresStore:
         pages, self._looked_logs = pages_in(result)
         are_whole = [reader.found(pages[at]) for at, reader in enumerate(readers)]
         return all(are_whole)
+
+    def examine(self) -> Iterator[Finding]:
+        """Yield how the server is set for a store."""
+        return examine(
+            lambda operation: self.sessions.read(operation, "examining the server", retry_s=self._retry_s)
+        )
 
     def find_log(self, log_key: str) -> PostgresLog:
         """Return a log for reading."""
