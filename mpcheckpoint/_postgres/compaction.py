@@ -6,7 +6,7 @@ there if we die:
 2. *plan*: one pass over the log, a page at a time. Callers' code runs here and in step 3 only.
 3. *copy*: a second pass. The server copies what stays as it is; we send what is changed. Then what was appended
    meanwhile, in passes.                     Crash: rows of a generation that no log is in.
-4. *switch*: under the lock of the head, in one transaction: the last few batches, and the head names the new generation.
+4. *switch*: under the lock of the head, in one transaction: the last batches, and the head names the new generation.
                                                      Crash: the old log or the new one, each whole.
 5. The rows of the old generation go, a part at a time.                                    Crash: they are leftover.
 

@@ -92,7 +92,9 @@ def _sync(settings: dict[str, str]) -> Finding:
         text = "fsync is off: a crash of the machine loses or destroys what was acknowledged. Set it on"
         return Finding("sync", BAD, text, figures)
     if figures["full_page_writes"] != "on":
-        text = "full_page_writes is off: a power cut may leave half a page, unless the file system never does. Set it on"
+        text = (
+            "full_page_writes is off: a power cut may leave half a page, unless the files cannot. Set it on"
+        )
         return Finding("sync", WARN, text, figures)
     if figures["data_checksums"] != "on":
         text = "appends are on the server's disk when they return. Damage on it is not noticed: data_checksums is off"
