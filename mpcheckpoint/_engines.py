@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._postgres.address import Address
 from mpcheckpoint._store.store import DirectoryStore
-from mpcheckpoint.errors import InvalidAddressError, NotForThisStoreError
+from mpcheckpoint.errors import InvalidAddressError, MissingExtraError, NotForThisStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +32,22 @@ class OpenEngine(Protocol):
         """
 
 
+def _open_postgres(address: Address, *, create: bool, read_only: bool) -> EngineStore:
+    """Return a store on a PostgreSQL server.
+
+    Raises:
+        MissingExtraError: psycopg is not installed, or finds no libpq.
+        And as `OpenEngine`.
+    """
+    try:
+        from mpcheckpoint._postgres.store import PostgresStore  # noqa: PLC0415 - of those who use it
+    except ImportError as error:
+        raise MissingExtraError("postgres", "psycopg") from error
+    return PostgresStore(address, create=create, read_only=read_only, retry_s=60)
+
+
 # By the scheme of their addresses, as it is written. An engine is imported when a store on it is opened.
-ENGINES: dict[str, OpenEngine] = {}
+ENGINES: dict[str, OpenEngine] = {"postgresql": _open_postgres, "postgres": _open_postgres}
 
 
 def address_of(place: str | os.PathLike[str] | Address) -> Address | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpcheckpoint._postgres.read import LOOK, PostgresReader, pages_in, parameters_of
 from mpcheckpoint._postgres.rows import int8, number_in
 from mpcheckpoint._postgres.session import statement
 
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
 
     from psycopg.pq.abc import PGresult
 
-    from mpcheckpoint._postgres.read import Page
     from mpcheckpoint._postgres.session import Session, Statement
     from mpcheckpoint._postgres.sessions import Sessions
 
@@ -56,11 +54,6 @@ class LogPlace:
     def ask(self, operation: Callable[[Session], list[PGresult]]) -> list[PGresult]:
         """Return what an operation gives that changes nothing. Raises as ``read``."""
         return self.sessions.read(operation, f"examining the log {self.log_key!r}", retry_s=self.retry_s)
-
-    def look(self, reader: PostgresReader) -> Page:
-        """Return the next page for a reader. Raises as ``read``."""
-        pages, _ = pages_in(self.read(LOOK, *parameters_of([reader])))
-        return pages[0]
 
     def size_bytes(self) -> int:
         """Return how many bytes the batches of the log take, without what the server adds."""

@@ -158,7 +158,7 @@ class PostgresReader:
         found, self._found = self._found, None
         until = None
         while True:
-            page = found[0] if found is not None and found[1] == self._number else self._log.look(self)
+            page = found[0] if found is not None and found[1] == self._number else self._look()
             found = None
             until = page.end if until is None else until
             if self._begins_anew(page):
@@ -168,6 +168,10 @@ class PostgresReader:
                 yield chunk
             if self._number >= until or not page.ends:
                 return
+
+    def _look(self) -> Page:
+        pages, _ = pages_in(self._log.read(LOOK, *parameters_of([self])))
+        return pages[0]
 
     def _begins_anew(self, page: Page) -> bool:
         """Return whether the log has to be read from its start, which this page is not.
