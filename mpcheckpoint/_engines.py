@@ -32,7 +32,7 @@ class OpenEngine(Protocol):
         """
 
 
-def _open_postgres(address: Address, *, create: bool, read_only: bool) -> EngineStore:
+def _open_postgres(address: Address, *, create: bool, read_only: bool, retry_s: float) -> EngineStore:
     """Return a store on a PostgreSQL server.
 
     Raises:
@@ -43,7 +43,7 @@ def _open_postgres(address: Address, *, create: bool, read_only: bool) -> Engine
         from mpcheckpoint._postgres.store import PostgresStore  # noqa: PLC0415 - of those who use it
     except ImportError as error:
         raise MissingExtraError("postgres", "psycopg") from error
-    return PostgresStore(address, create=create, read_only=read_only, retry_s=60)
+    return PostgresStore(address, create=create, read_only=read_only, retry_s=retry_s)
 
 
 # By the scheme of their addresses, as it is written. An engine is imported when a store on it is opened.

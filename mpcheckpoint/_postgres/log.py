@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class PostgresLog:
     """One log, for any number of threads."""
 
+    longest_pause_s = LONGEST_PAUSE_ALONE_S
+
     def __init__(self, place: LogPlace, notifier: PostgresNotifier) -> None:
         self.log_key = place.log_key
         self._place = place
@@ -72,11 +74,6 @@ class PostgresLog:
     def reader(self, *, resumes: bool = False) -> PostgresReader:
         """Return a reader at the start of the log."""
         return PostgresReader(self._place, resumes=resumes)
-
-    @property
-    def longest_pause_s(self) -> float:
-        """How long a follower waits at most that is not notified."""
-        return LONGEST_PAUSE_ALONE_S
 
     def subscribe(self, seconds: float) -> PostgresNotifier | None:
         """Have appends to this log notify for so long; None if they cannot."""

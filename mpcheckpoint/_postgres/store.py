@@ -13,7 +13,7 @@ from mpcheckpoint._postgres.faults import DUPLICATE_OBJECT, ServerError
 from mpcheckpoint._postgres.log import PostgresLog
 from mpcheckpoint._postgres.notifier import PostgresNotifier
 from mpcheckpoint._postgres.place import LogPlace
-from mpcheckpoint._postgres.read import LOOK, pages_in, parameters_of
+from mpcheckpoint._postgres.read import LOOK, PostgresReader, pages_in, parameters_of
 from mpcheckpoint._postgres.rows import int4, int8, number_in
 from mpcheckpoint._postgres.session import statement
 from mpcheckpoint._postgres.sessions import sessions_of
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mpcheckpoint._postgres.address import Address
-    from mpcheckpoint._postgres.read import PostgresReader
     from mpcheckpoint._postgres.session import Session
     from mpcheckpoint._store.findings import Finding
+    from mpcheckpoint._store.protocol import Reader
 
 SCHEMA_VERSION = 1
 
@@ -73,7 +73,7 @@ class PostgresStore:
             self._what,
             retry_s=retry_s,
         )
-        self.workers = PostgresWorkers(self.sessions, self._id, retry_s, self._arguments)
+        self.workers = PostgresWorkers(self.sessions, self._id, retry_s, (_workers_of, self._arguments))
         self._notifier = PostgresNotifier(self.sessions, self._id)
         # How many logs there were at the last look, until it was asked for.
         self._looked_logs: int | None = None
@@ -88,17 +88,18 @@ class PostgresStore:
         logs, self._looked_logs = self._looked_logs, None
         return number_in(self._read(LOGS, int4(self._id)).get_value(0, 0)) if logs is None else logs
 
-    def look(self, readers: Sequence[PostgresReader]) -> bool:
+    def look(self, readers: Sequence[Reader]) -> bool:
         """Have the next poll of each reader give what one look at all of them finds, all as of one moment."""
-        if not readers:
+        ours = [reader for reader in readers if isinstance(reader, PostgresReader)]
+        if not ours:
             return False
         result = self.sessions.read(
-            lambda session: session.call_one(LOOK, *parameters_of(readers)),
+            lambda session: session.call_one(LOOK, *parameters_of(ours)),
             "reading the logs",
             retry_s=self._retry_s,
         )
         pages, self._looked_logs = pages_in(result)
-        are_whole = [reader.found(pages[at]) for at, reader in enumerate(readers)]
+        are_whole = [reader.found(pages[at]) for at, reader in enumerate(ours)]
         return all(are_whole)
 
     def examine(self) -> Iterator[Finding]:
@@ -153,6 +154,10 @@ class PostgresStore:
 
 def _reopen(address: Address, create: bool, read_only: bool, retry_s: float) -> PostgresStore:
     return PostgresStore(address, create=create, read_only=read_only, retry_s=retry_s)
+
+
+def _workers_of(address: Address, create: bool, read_only: bool, retry_s: float) -> PostgresWorkers:
+    return _reopen(address, create, read_only, retry_s).workers
 
 
 def _key_bytes(log_key: str) -> bytes:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from psycopg.pq.abc import PGresult
 
-    from mpcheckpoint._postgres.address import Address
     from mpcheckpoint._postgres.session import Session, Statement
     from mpcheckpoint._postgres.sessions import Sessions
 
@@ -137,7 +136,7 @@ class PostgresWorkers:
         self._reopen = reopen
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _workers_of, self._reopen
+        return self._reopen
 
     def begin(self) -> PostgresWorker:
         """Begin a worker."""
@@ -275,9 +274,3 @@ class _Row(NamedTuple):
 def lock_of(worker_id: str) -> int:
     """Return the key of a worker's lock."""
     return int(worker_id[:_LOCK_DIGITS], 16)
-
-
-def _workers_of(address: Address, create: bool, read_only: bool, retry_s: float) -> PostgresWorkers:
-    from mpcheckpoint._postgres.store import PostgresStore  # noqa: PLC0415
-
-    return PostgresStore(address, create=create, read_only=read_only, retry_s=retry_s).workers
