@@ -68,14 +68,17 @@ class Reader(Protocol):
         Payloads that are ignorable control lines (`note_payload`) come as ``notes``, not as lines. ``generation`` is
         32 hex digits that no other log has anywhere; a log may take others in its life. ``durable`` is an
         offset: lines that end at or below it survive a loss of power; too low is fine. ``is_reset`` says that what was
-        given before is void and the log comes anew from its start: only where it was replaced, and never if the reader
-        ``resumes``. ``lines`` is a list of Lines, or a Lines (``_format.columns``), which costs less where there are
-        many; lists are the caller's to change. ``begun_us`` is above the stamps of lines that were copied from an
-        earlier generation, and below all others; 0 where there are none. ``note_stamps_us`` may stay
-        empty.
+        given before is void and the log comes anew from its start: only where it was replaced, or where records are
+        gone that were given, and never if the reader ``resumes``. ``lines`` is a list of Lines, or a Lines
+        (``_format.columns``), which costs less where there are many; lists are the caller's to change. ``begun_us`` is
+        above the stamps of lines that were copied from an earlier generation, and below all others; 0 where there are
+        none. ``note_stamps_us`` may stay empty.
 
         Raises:
             CorruptLogError, ReadFailedError, LogNotFoundError: what was given before stays valid.
+            RecordsLostError: the reader ``resumes``, and records are gone that were given, or sought: a crash of a
+                server may take visible ones that were not durable. Raised at each further poll, too. What is appended
+                after such a crash never gets a stamp, or a place, that a lost record had.
         """
 
     def seek(self, position: Position) -> None:
@@ -88,7 +91,8 @@ class Reader(Protocol):
         Requires: ``poll`` was not called yet.
 
         Raises:
-            InvalidPositionError: it is no position of this log, but of one with the same key on another place, say.
+            InvalidPositionError: it is no position of this log, but of one with the same key on another place, say; or
+                the record before it is lost.
         """
 
     def begin_near_end(self, length_bytes: int) -> int | None:
@@ -332,7 +336,13 @@ class Workers(Protocol):
     """The workers of a store: those of all stores on the same place. It pickles. Any number of threads may use it.
 
     Who lives is never told from how long ago something happened, nor from what a process says of itself.
+
+    Attributes:
+        may_outlive_records: whether workers go on living where a crash takes what was appended and not synced: that of
+            a server whose clients live on. Then claims are synced, too; else two workers could have one object.
     """
+
+    may_outlive_records: bool
 
     def begin(self) -> Worker:
         """Begin a worker.

@@ -101,6 +101,8 @@ class FileWorker:
 class WorkerFiles:
     """The workers of a store, each with a file in one directory. See ``Workers`` in ``_store.protocol``."""
 
+    may_outlive_records = False  # what ends all records that are not synced is a loss of power
+
     def __init__(self, store_path: str) -> None:
         self.directory = os.path.join(store_path, WORKERS)
 

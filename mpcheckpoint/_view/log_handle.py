@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._store.protocol import Reader, StoredLog
     from mpcheckpoint._types import Position, Record
-    from mpcheckpoint._view.view import LogView
+    from mpcheckpoint._view.view import LogView, ObjectState
 
 T = TypeVar("T")
 
@@ -187,7 +187,7 @@ class LogHandle:
         """Append a batch unless ``guard`` raises under the append lock; it must neither wait nor append."""
         return self._append(self.for_writing(), payloads, guard, None)
 
-    def commit(self, payloads: list[Payload], states: Mapping[str, tuple[int, int]]) -> Position | None:
+    def commit(self, payloads: list[Payload], states: Mapping[str, ObjectState]) -> Position | None:
         """Append a transaction's batch if each object it read is still in the state in which it was read.
 
         Raises:
@@ -196,8 +196,8 @@ class LogHandle:
         self.for_writing()
 
         def judge(view: LogView) -> None:
-            for object_key, (forgotten_us, count) in states.items():
-                _require_count(view, object_key, count, forgotten_us=forgotten_us)
+            for object_key, state in states.items():
+                _require_count(view, object_key, state.events, state=state)
 
         if payloads:
             return self.append_if(payloads, judge, relies_on=concerns_of_objects(states))
@@ -262,7 +262,7 @@ class LogHandle:
             encode_key(object_key)  # what is no key is not in the log either
         return events
 
-    def events_and_state(self, object_key: str) -> tuple[list[bytes], tuple[int, int]]:
+    def events_and_state(self, object_key: str) -> tuple[list[bytes], ObjectState]:
         """Return the events of an object, undecoded, and its state (``LogView.state_of``), at one moment."""
         encode_key(object_key)
         self.store.opened(self.log_key)
@@ -348,10 +348,12 @@ def _nothing(view: LogView) -> None:
     """Judge nothing: the view was brought up to date."""
 
 
-def _require_count(view: LogView, object_key: str, expected: int, *, forgotten_us: int | None = None) -> None:
-    """Return if an object has so many events, and, unless None, was last forgotten then."""
+def _require_count(
+    view: LogView, object_key: str, expected: int, *, state: ObjectState | None = None
+) -> None:
+    """Return if an object has so many events, and, unless None, is still in that state."""
     numbers, dropped = view.records.numbers_of(object_key), view.dropped_of(object_key)
-    is_same = forgotten_us is None or view.state_of(object_key)[0] == forgotten_us
+    is_same = state is None or state.is_same(view.state_of(object_key))
     if dropped + len(numbers) != expected or not is_same:
         unexpected = numbers[expected - dropped] if 0 <= expected - dropped < len(numbers) else None
         raise ConflictError(

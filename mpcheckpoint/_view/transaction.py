@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._types import Position
     from mpcheckpoint._view.log_handle import LogHandle
+    from mpcheckpoint._view.view import ObjectState
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ class Transaction:
         self._log = log
         self._pid = os.getpid()
         # The events of each object that was read, and the state it was in.
-        self._reads: dict[str, tuple[list[bytes], tuple[int, int]]] = {}
+        self._reads: dict[str, tuple[list[bytes], ObjectState]] = {}
         self._writes: list[tuple[str, Payload]] = []
         self._is_open = False
         self._position: Position | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from heapq import merge
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.columns import Lines
@@ -30,6 +30,26 @@ MAP = "map"
 
 class MovedError(Exception):
     """A log got another generation: to read it takes too long for a caller that holds an append lock."""
+
+
+class ObjectState(NamedTuple):
+    """What differs if anything happened to an object.
+
+    Attributes:
+        forgotten_us: when it was last forgotten, or may have been.
+        events: how many were appended for it.
+        last_us: the stamp of the last one: records that a crash took may be followed by as many others. None where a
+            compaction has left that one out.
+    """
+
+    forgotten_us: int
+    events: int
+    last_us: int | None
+
+    def is_same(self, later: ObjectState) -> bool:
+        """Return whether nothing has happened since; ``later`` may be from after a compaction."""
+        is_known = self.last_us is not None and later.last_us is not None
+        return self[:2] == later[:2] and (not is_known or self.last_us == later.last_us)
 
 
 class LogView:
@@ -146,10 +166,12 @@ class LogView:
         """Return how many events were appended for an object, those included that a compaction left out."""
         return self._dropped.get(object_key, 0) + len(self.records.numbers_of(object_key))
 
-    def state_of(self, object_key: str) -> tuple[int, int]:
-        """Return what differs if anything happened to an object: when it was last forgotten, or may have been, and its
-        count."""
-        return self._forgets.get(object_key, (self._forgotten_us, 0))[0], self.count_of(object_key)
+    def state_of(self, object_key: str) -> ObjectState:
+        """Return what differs if anything happened to an object."""
+        forgotten_us = self._forgets.get(object_key, (self._forgotten_us, 0))[0]
+        numbers = self.records.numbers_of(object_key)
+        last_us = self.records.stamp_us(numbers[-1]) if numbers else None
+        return ObjectState(forgotten_us, self._dropped.get(object_key, 0) + len(numbers), last_us)
 
     def dropped_of(self, object_key: str) -> int:
         """Return how many events of an object a compaction left out."""

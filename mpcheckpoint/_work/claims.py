@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.view import LogView
 
-# A claim needs no sync: no worker outlives a loss of power.
-_DURABILITY = "never"
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -45,6 +42,11 @@ def claim_payload(object_key: str, worker_id: str | None) -> Payload:
     return note_payload(Note(CLAIM, {"object_key": object_key, "worker": worker_id}))
 
 
+def durability_of_claims(workers: Workers) -> str:
+    """Return how durable claims have to be, and what is recorded of attempts: as durable as their workers live."""
+    return "always" if workers.may_outlive_records else "never"
+
+
 def is_taken(view: LogView, object_key: str, workers: Workers, worker_id: str | None = None) -> bool:
     """Return whether a live worker other than ``worker_id`` has the object. The claim of a dead worker is void."""
     holder = view.claim_of(object_key)
@@ -66,7 +68,7 @@ def take(log: LogHandle, object_key: str, worker: Worker) -> None:
             raise TakenError
 
     claim, relies_on = claim_payload(object_key, worker.id), concerns_of_objects([object_key])
-    log.append_if([claim], free, relies_on=relies_on, durability=_DURABILITY)
+    log.append_if([claim], free, relies_on=relies_on, durability=durability_of_claims(workers))
 
 
 def give_back(log: LogHandle, object_key: str, worker: Worker) -> None:
@@ -80,7 +82,7 @@ def give_back(log: LogHandle, object_key: str, worker: Worker) -> None:
 
     claim, relies_on = claim_payload(object_key, None), concerns_of_objects([object_key])
     try:
-        log.append_if([claim], held, relies_on=relies_on, durability=_DURABILITY)
+        log.append_if([claim], held, relies_on=relies_on, durability=durability_of_claims(log.workers))
     except (CheckpointError, TakenError):
         pass  # a full disk, a closed handle: the caller should hear of what its block did, not of this
 

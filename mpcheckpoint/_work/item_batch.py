@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint._format.concern import concern_of_notes, concerns_of_objects
 from mpcheckpoint._view.view import MAP
-from mpcheckpoint._work.claims import claim_payload
+from mpcheckpoint._work.claims import claim_payload, durability_of_claims
 from mpcheckpoint._work.report import Kind
 from mpcheckpoint._work.runs import state_of
 
@@ -72,7 +72,7 @@ class ItemBatch:
     def append(self) -> None:
         """Append what is not refused. It can be called again if it raised a shortage.
 
-        Returns when the outcome is durable, if there is one. A claim needs no sync: no worker outlives a loss of power.
+        Returns when the outcome is durable, if there is one. A claim is synced only where workers may outlive it.
 
         Raises:
             CheckpointError: nothing was recorded; or, OutcomeUnknownError, perhaps all of it.
@@ -103,13 +103,13 @@ class ItemBatch:
             return chosen
 
         object_keys = [each.entry.object_key for each in (finish, start) if each is not None]
-        is_durable = finish is not None and finish.is_outcome
+        log, is_durable = self._plan.log.log, finish is not None and finish.is_outcome
         try:
-            appended = self._plan.log.log.append_if(
+            appended = log.append_if(
                 ending + claim,
                 choose,
                 relies_on=concerns_of_objects(object_keys) | {concern_of_notes(MAP)},
-                durability="always" if is_durable else "never",
+                durability="always" if is_durable else durability_of_claims(log.workers),
                 may_repeat=self._plan.permit is None,  # else what is chosen may take the permit
             )
             self.stamp_us = appended.stamp_us

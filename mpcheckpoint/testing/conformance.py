@@ -27,6 +27,7 @@ from mpcheckpoint.testing._conformance.conditions import ConditionTests
 from mpcheckpoint.testing._conformance.handles import HandleTests
 from mpcheckpoint.testing._conformance.logs import AppendTests, CareTests, GuardTests
 from mpcheckpoint.testing._conformance.looks import LookTests
+from mpcheckpoint.testing._conformance.losses import LossTests
 from mpcheckpoint.testing._conformance.readers import ContentTests, PositionTests, ReaderTests
 from mpcheckpoint.testing._conformance.stores import StoreTests
 from mpcheckpoint.testing._conformance.workers import WorkerProcessTests, WorkerTests
@@ -43,6 +44,7 @@ class StorageConformance(
     PositionTests,
     ContentTests,
     LookTests,
+    LossTests,
     CareTests,
     CompactionTests,
     HandleTests,
@@ -53,6 +55,6 @@ class StorageConformance(
 
     Override ``open_store``; if need be ``survives_reopen``, ``is_shared_between_processes`` and ``patience_s``;
     ``open_checkpoint`` for a storage with a handle of its own kind; ``discard`` for one that keeps anything outside of
-    the directory that it was given. If the storage is shared between processes, a spawned process must be able to
-    import the subclass by its name.
+    the directory that it was given; ``lose_end`` and ``lossy_store`` for one that a server keeps. If the storage is
+    shared between processes, a spawned process must be able to import the subclass by its name.
     """

@@ -15,8 +15,17 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import Note, note_payload
 from mpcheckpoint._store import workers
+from mpcheckpoint._store.workers import WorkerFiles
 from mpcheckpoint._system import workers as system_workers
+from mpcheckpoint._view.log_handle import LogHandle
 from mpcheckpoint._work.claims import give_back
+from mpcheckpoint._work.inputs import Input
+from mpcheckpoint._work.item_batch import Finish, ItemBatch, Start
+from mpcheckpoint._work.outcomes import Result, attempt_payload
+from mpcheckpoint._work.plan import LogRef, Plan
+from mpcheckpoint._work.reruns import RunNote
+from mpcheckpoint._work.run_item import FunctionCall
+from mpcheckpoint._work.runs import JoinedRun
 from mpcheckpoint.errors import InvalidKeyError, NotAStoreError, ReadOnlyError
 from mpcheckpoint.log import handle_of
 from support import tally
@@ -24,6 +33,7 @@ from support.processes import METHODS, call
 from support.verbs import Faults, become_a_new_process, inside, tree
 
 if TYPE_CHECKING:
+    from mpcheckpoint._types import Position
     from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
     from support.processes import Children
 
@@ -376,3 +386,36 @@ def test_claim_given_back_by_whoever_does_not_hold_it_stays(log: Log) -> None:
 
         with log.claim("x") as second:
             assert second is None
+
+
+class SyncedWorkers(WorkerFiles):
+    """Workers that outlive what is not synced."""
+
+    may_outlive_records = True
+
+
+@pytest.mark.parametrize("kind", [WorkerFiles, SyncedWorkers])
+def test_claim_and_return_of_an_item_are_as_durable_as_workers_live(
+    store: Path, log: Log, monkeypatch: pytest.MonkeyPatch, kind: type[WorkerFiles]
+) -> None:
+    handle = handle_of(log)
+    asked: list[Any] = []
+    append = LogHandle.append_if
+
+    def noted(self: LogHandle, *arguments: Any, **options: Any) -> Position:
+        asked.append(options.get("durability"))
+        return append(self, *arguments, **options)
+
+    monkeypatch.setattr(LogHandle, "append_if", noted)
+    handle.workers = kind(handle.store.path)
+    plan = Plan(LogRef(handle), JoinedRun(RunNote(1, "1"), 0), FunctionCall(len))
+    entry = Input(0, "x", "x", {})
+    attempt = attempt_payload(plan.run, entry, Result(False, None, "no"), 0.1, 0.0)
+    with handle.workers.begin() as worker:
+        ItemBatch(plan, None, Start(entry, worker)).append()
+        ItemBatch(plan, Finish(entry, worker, attempt), None).append()
+        give_back(handle, "x", worker)
+    with log.claim("x") as claim:
+        assert claim is not None
+
+    assert asked == ["always" if kind is SyncedWorkers else "never"] * 5

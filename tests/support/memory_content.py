@@ -40,10 +40,13 @@ class Content:
         # Held while another generation becomes this one, and while one of them is looked at.
         self.swap = threading.Lock()
         self.appends = 0
+        self.highest_us = 0  # of what was lost
         created_us = clock.next(0)
         header, self.header_end = encode_header(log_key, self.generation, created_us, stamp_us=created_us)
         self.data = bytearray(header)
-        self.end = self.header_end
+        self.end = self.durable = self.header_end
+        # Each crash that took records: how many generations there were, and the stamp of the last record that was left.
+        self.losses: list[tuple[int, int]] = []
         # What was appended to this generation, batch by batch: where each ends, and what it concerns.
         self.concerns: list[tuple[int, frozenset[bytes]]] = []
 
@@ -79,7 +82,22 @@ class Content:
         with self.swap:
             self.previous, self.header_end = other.previous, other.header_end
             self.generation, self.data, self.end = other.generation, other.data, other.end
-            self.concerns = other.concerns
+            self.concerns, self.durable = other.concerns, other.end
+
+    def lose_end(self) -> None:
+        """Lose what is not durable, as by a crash of a server; what was read of it is in no later generation."""
+        with self.mutex.guard():
+            left = self.begun(())
+            data = bytes(self.data[self.header_end.offset : self.durable.offset])
+            left.add(self, Lines.of(scan(data, self.header_end).lines))
+            self.losses.append((len(left.previous), self.durable.stamp_us))
+            self.highest_us = max(self.highest_us, self.end.stamp_us)
+            self.become(left)
+
+    def is_lost(self, generation: str, stamp_us: int) -> bool:
+        """Return whether what stood there in a generation was lost by a crash after that."""
+        number = [*self.previous, self.generation].index(generation)
+        return any(number < after and stamp_us > left_us for after, left_us in self.losses)
 
     def frozen(self) -> Content:
         """Return what the log holds now. What is appended later does not show in it."""

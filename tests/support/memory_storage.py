@@ -21,8 +21,9 @@ from mpcheckpoint._logfile.chunk import Chunk, Origin, Told
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.compaction import Compacted
 from mpcheckpoint._logfile.judged import Judged, Seen
+from mpcheckpoint._store.durability import Mode
 from mpcheckpoint._types import Position
-from mpcheckpoint.errors import InvalidPositionError, LockTimeoutError, LogNotFoundError
+from mpcheckpoint.errors import InvalidPositionError, LockTimeoutError, LogNotFoundError, RecordsLostError
 from support.memory_content import Content
 from support.memory_workers import MemoryWorkers
 
@@ -81,6 +82,10 @@ class MemoryReader:
             return False
         if self._resumes:
             self._skip = max(self._skip, (self._end.stamp_us, 0))
+            if content.is_lost(self._generation, self._skip[0]):
+                raise RecordsLostError(
+                    "what was read was lost", log_key=content.log_key, position=self.position()
+                )
         self._generation, self._end = content.generation, content.header_end
         return not self._resumes
 
@@ -91,6 +96,8 @@ class MemoryReader:
             *self._content.previous,
         ):
             raise InvalidPositionError(f"{position} is no position of this log", reason="of another log")
+        if self._content.is_lost(position.generation, position.stamp_us):
+            raise InvalidPositionError(f"what was before {position} was lost", reason="lost")
         self._skip = (position.stamp_us, -position.more)
 
     def begin_near_end(self, length_bytes: int) -> int | None:
@@ -133,7 +140,15 @@ class MemoryLog:
         guard: Callable[[], Position | None] | None = None,
     ) -> Position:
         """Append one batch under the mutex, judging conditions there only where that has to be."""
-        del durability
+        position = self.append_judged(payloads, timeout_s, guard)
+        if durability.mode is Mode.ALWAYS:
+            self.flush(timeout_s)
+        return position
+
+    def append_judged(
+        self, payloads: list[Payload], timeout_s: float | None, guard: Callable[[], Position | None] | None
+    ) -> Position:
+        """Append, without a sync."""
         self.content.mutex.refuse_reentry()
         while isinstance(guard, Judged) and guard.seen is not None:
             with self.held(timeout_s):
@@ -172,7 +187,7 @@ class MemoryLog:
 
     def stamp_us(self) -> int:
         """Return the stamp of the next batch."""
-        return clock.next(self.content.end.stamp_us)
+        return clock.next(max(self.content.end.stamp_us, self.content.highest_us))
 
     def reader(self, *, resumes: bool = False) -> MemoryReader:
         """Return a reader at the start."""
@@ -182,10 +197,13 @@ class MemoryLog:
         """Return None: whoever waits has to look again."""
 
     def flush(self, timeout_s: float | None) -> None:
-        """Nothing to sync."""
+        """Have all that is there survive a crash."""
+        with self.held(timeout_s):
+            self.content.durable = self.content.end
 
     def finish(self) -> None:
-        """Nothing to sync."""
+        """Have all that is there survive a crash."""
+        self.flush(None)
 
     def recover(self, timeout_s: float | None) -> None:
         """No sync ever fails."""
@@ -275,6 +293,12 @@ class MemoryStore:
         self.workers = self.workers_type(self.path)
         with self._mutex:
             self.contents = self._places.setdefault(self.path, {})
+
+    @classmethod
+    def lose_end(cls, place: Path) -> None:
+        """Lose what is not durable, in all logs of a place."""
+        for content in cls._places[str(place)].values():
+            content.lose_end()
 
     @classmethod
     def forget(cls, place: Path) -> None:

@@ -61,6 +61,7 @@ class MemoryWorkers:
     """The workers of one place."""
 
     worker_type = MemoryWorker
+    may_outlive_records = True
     _places: dict[str, dict[str, MemoryWorker]] = {}  # noqa: RUF012 - all stores share it: that is its purpose
 
     def __init__(self, path: str) -> None:

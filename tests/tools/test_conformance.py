@@ -25,6 +25,7 @@ from support.planted import compactions as _compactions  # noqa: F401 - plants i
 from support.planted import conditions as _conditions  # noqa: F401 - plants its faults
 from support.planted import logs as _logs  # noqa: F401 - plants its faults
 from support.planted import looks as _looks  # noqa: F401 - plants its faults
+from support.planted import losses as _losses  # noqa: F401 - plants its faults
 from support.planted import readers as _readers  # noqa: F401 - plants its faults
 from support.planted import stores as _stores  # noqa: F401 - plants its faults
 from support.planted import workers as _workers  # noqa: F401 - plants its faults
@@ -66,6 +67,9 @@ class TestMemory(StorageConformance):
 
     def discard(self, place: Path) -> None:
         self.store_type.forget(place)
+
+    def lose_end(self, place: Path) -> None:
+        self.store_type.lose_end(place)
 
 
 # --- a handle on a store that is given ---------------------------------------------------------------------

@@ -45,6 +45,22 @@ class StorageUnderTest(ABC):
     def discard(self, place: Path) -> None:  # noqa: B027 - most storages have nothing to do here
         """Remove what ``open_store`` made for ``place`` outside of that directory."""
 
+    def lose_end(self, place: Path) -> None:
+        """Have all logs on ``place`` lose what was appended and is not durable, as a crash of the server does.
+
+        Stores on it go on. At least the last batch of each log that is not durable is lost.
+
+        Override it for a storage to which that can happen. Without it the tests of what happens then are skipped.
+        """
+        raise SkipTest(f"{type(self).__name__} does not say how records are lost")
+
+    def lossy_store(self, place: Path) -> Store:
+        """Return a new Store on ``place`` that often gets no answer to what it has sent, and tries again.
+
+        Override it for a storage that a server keeps. Without it the tests of what happens then are skipped.
+        """
+        raise SkipTest(f"{type(self).__name__} does not say how answers are lost")
+
     def setup_method(self) -> None:
         """Make a place. pytest calls this before each test; with unittest, call it from ``setUp``."""
         if not __debug__:

@@ -175,7 +175,9 @@ class CompactionTests(StorageUnderTest):
             transaction.events("y")
             log.forget("y")
             log.append("y", 7)
-            log.compact()
+            log.compact(
+                drop=lambda record: record.object_key == "y"
+            )  # nothing of it is left, so no stamp tells
             transaction.append("x", "from what is gone")
         assert log.count("x") == 8
 

@@ -72,10 +72,7 @@ class LosesWhatSaysThatAnObjectIsForgotten(DropsAllClaims):
     """As it loses claims."""
 
 
-@found_by(
-    "test_forgotten_object_is_as_if_it_had_never_been_in_all_handles",
-    "test_forgetting_and_the_same_again_is_a_change_also_over_a_compaction",
-)
+@found_by("test_forgotten_object_is_as_if_it_had_never_been_in_all_handles")
 class RemembersWhatIsForgotten(MemoryReader):
     def poll(self) -> Iterator[Chunk]:
         for chunk in super().poll():

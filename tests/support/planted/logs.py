@@ -162,6 +162,7 @@ class _Guards(MemoryLog):
     "test_append_on_a_count_that_does_not_hold_conflicts_and_writes_nothing",
     "test_transaction_lands_whole_or_conflicts_with_nothing_written",
     "test_append_of_a_record_id_that_is_there_returns_its_position",
+    "test_forgetting_and_the_same_again_is_a_change_also_over_a_compaction",
 )
 class IgnoresGuards(_Guards):
     def guarded(self, payloads: list[Payload], guard: Guard, timeout_s: float | None) -> Position:
