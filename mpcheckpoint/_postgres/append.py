@@ -23,7 +23,7 @@ from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, Unre
 from mpcheckpoint._postgres.place import FLUSH
 from mpcheckpoint._postgres.read import SeenEnd
 from mpcheckpoint._postgres.rows import body_of, hashes_of, int4, int8, number_in
-from mpcheckpoint._postgres.session import Call, statement
+from mpcheckpoint._postgres.session import ROLLBACK, Call, statement
 from mpcheckpoint._postgres.sessions import Retry, unavailable
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import LockTimeoutError, NoAnswerError
@@ -40,6 +40,8 @@ _ALONE_AFTER = 50
 # The server ends a wait for a lock; the client only where the server does not answer.
 _GRACE_S = 10.0
 _TRUE, _FALSE = b"\1", b"\0"
+_ID_BYTES, _TRY_BYTES = 14, 2
+_MOST_TRIES = 2 ** (8 * _TRY_BYTES) - 1
 
 APPEND = statement(
     "append_1",
@@ -49,21 +51,40 @@ APPEND = statement(
 LOCK = statement(
     "lock_1", "select * from mpcheckpoint.lock_1($1::text, $2::bigint, $3::integer, $4::uuid, $5::bigint)"
 )
-BEGIN, COMMIT, ROLLBACK = (statement(word, word) for word in ("begin", "commit", "rollback"))
+BEGIN, COMMIT = (statement(word, word) for word in ("begin", "commit"))
 
 
 class _Attempt:
     """One append, over all its tries.
 
     Attributes:
-        id: of its batch. base_us: the stamp proposed by the first try that may have been done; None if none may.
+        base_us: the stamp that the first try proposed.
+        stamp_us: the one that this try proposes.
+        may_be_there: whether a try had no answer.
     """
 
     def __init__(self, retry_s: float) -> None:
-        self.id = os.urandom(16)
-        self.base_us: int | None = None
-        self.stamp_us = clock.next(0)
+        self._id = os.urandom(_ID_BYTES)
+        self._tries = 0
+        self.base_us = self.stamp_us = clock.next(0)
+        self.may_be_there = False
         self.retry = Retry(retry_s)
+
+    @property
+    def id(self) -> bytes:
+        """The id of the batch that this try appends.
+
+        Each try has its own: a server that crashes may lose what the first one appended, with what others had appended
+        before it, and readers would take the batch of the second one for that.
+        """
+        return self._id + int.to_bytes(min(self._tries, _MOST_TRIES), _TRY_BYTES, "big")
+
+    def again(self, *, may_be_there: bool) -> bool:
+        """Wait a while before the next try; return False if there was no time left."""
+        self.may_be_there = self.may_be_there or may_be_there
+        self._tries += 1
+        self.stamp_us = max(self.stamp_us, clock.next(0))
+        return self.retry.pause()
 
 
 class _Written(NamedTuple):
@@ -102,6 +123,7 @@ class Appender:
         """Append one batch; see ``StoredLog.append``."""
         attempt = _Attempt(self._place.retry_s)
         while True:
+            may_be_there = False
             try:
                 return self._acknowledged(
                     self._try(attempt, payloads, guard, timeout_s, is_durable=is_durable)
@@ -109,12 +131,12 @@ class Appender:
             except UnreachableError as error:
                 failure: Exception = error
             except ConnectionLostError as error:
-                failure, attempt.base_us = error, attempt.base_us or attempt.stamp_us
+                failure, may_be_there = error, True
             except ServerError as error:
                 if not error.is_of_session:
                     raise self._refused(error, attempt) from None
                 failure = error
-            if not attempt.retry.pause():
+            if not attempt.again(may_be_there=may_be_there):
                 raise self._given_up(attempt, failure) from None
 
     def _acknowledged(self, written: _Written | Position) -> Position:
@@ -156,14 +178,14 @@ class Appender:
     ) -> _Written | None:
         """Append in one message; return None if what the condition was judged of is not all that concerns it."""
         is_apart = is_durable and self._met_nobody < _ALONE_AFTER
-        with self._session(timeout_s) as session:
+        with self._session(attempt, timeout_s) as session:
             appending = Call(
                 APPEND,
                 self._parameters(
                     session, attempt, payloads, judged, timeout_s, is_durable=is_durable and not is_apart
                 ),
             )
-            flushing = [Call(FLUSH)] if is_apart or (is_durable and attempt.base_us is not None) else []
+            flushing = [Call(FLUSH)] if is_apart or (is_durable and attempt.may_be_there) else []
             try:
                 result = session.call(appending, *flushing, timeout_s=_patience(timeout_s))[0]
             except ServerError as error:
@@ -183,39 +205,41 @@ class Appender:
         is_durable: bool,
     ) -> _Written | Position:
         """Append in a transaction that holds the lock while the condition is judged."""
-        with self._session(timeout_s) as session:
-            marker, base_us = session.marker.encode(), attempt.base_us
+        with self._session(attempt, timeout_s) as session, _transaction(session):
             flushing = [Call(FLUSH)] if is_durable else []
             locking = (
-                marker,
+                session.marker.encode(),
                 int8(self._place.id),
                 _timeout(timeout_s),
                 attempt.id,
-                None if base_us is None else int8(base_us),
+                int8(attempt.base_us) if attempt.may_be_there else None,
             )
             try:
                 begun = Call(BEGIN, is_last=False), Call(LOCK, locking)
                 found = session.call(*begun, timeout_s=_patience(timeout_s))[1]
+                position: _Written | Position | None = None
                 if found.get_value(0, 0) is not None:
-                    session.call(Call(ROLLBACK), *flushing)
-                    return _written([found.get_value(0, column) for column in range(4)])
-                with self._sessions.guarding():
-                    position = guard()
+                    position = _written([found.get_value(0, column) for column in range(4)])
+                else:
+                    with self._sessions.guarding():
+                        position = guard()
                 if position is not None:
-                    session.call(Call(ROLLBACK), *flushing)
+                    session.call(Call(ROLLBACK), *flushing, timeout_s=_patience(timeout_s))
                     return position
             except ConnectionLostError as error:
                 raise UnreachableError(str(error)) from None  # and nothing was written by this try
-            except BaseException:
-                _roll_back(session)
-                raise
             appending = self._parameters(session, attempt, payloads, None, None, is_durable=False)
             try:
                 # The lock is free before the disk is waited for.
-                result = session.call(Call(APPEND, appending, is_last=False), Call(COMMIT), *flushing)[0]
+                result = session.call(
+                    Call(APPEND, appending, is_last=False),
+                    Call(COMMIT),
+                    *flushing,
+                    timeout_s=_patience(timeout_s),
+                )[0]
             except ServerError as error:
-                _roll_back(session)
-                raise _perhaps_done(error, 2) from None
+                # A session that was ended at the commit may have committed.
+                raise _perhaps_done(error, 1 if error.is_of_session else 2) from None
         self.syncs += is_durable
         return _written([result.get_value(0, column) for column in range(2, 6)])
 
@@ -245,7 +269,7 @@ class Appender:
             int8(self._place.id),
             _timeout(timeout_s),
             attempt.id,
-            None if attempt.base_us is None else int8(attempt.base_us),
+            int8(attempt.base_us),
             int8(attempt.stamp_us),
             int4(len(payloads)),
             hashes_of(map(concern_of, payloads)),
@@ -255,12 +279,12 @@ class Appender:
         ]
 
     def _refused(self, error: ServerError, attempt: _Attempt) -> Exception:
-        if attempt.base_us is not None:
+        if attempt.may_be_there:
             return self._given_up(attempt, error)
         return typed(error, self._what, self._place.place)
 
     def _given_up(self, attempt: _Attempt, failure: Exception) -> Exception:
-        if attempt.base_us is None:
+        if not attempt.may_be_there:
             return unavailable(self._what, self._place.place, failure)
         return NoAnswerError(
             f"{self._what} of {self._place.place}: the server gave no answer, and could not be asked since "
@@ -271,16 +295,17 @@ class Appender:
         )
 
     @contextmanager
-    def _session(self, timeout_s: float | None) -> Iterator[Session]:
+    def _session(self, attempt: _Attempt, timeout_s: float | None) -> Iterator[Session]:
         """Hold the connection for appends, and give its session."""
         with self._sessions.appending(timeout_s) as is_held:
             if not is_held:
-                raise LockTimeoutError(
+                locked = LockTimeoutError(
                     f"{self._what} of {self._place.place}: other threads of this process were appending for "
                     f"{timeout_s} s",
                     path=self._place.place,
                     reason="locked",
                 )
+                raise self._given_up(attempt, locked) if attempt.may_be_there else locked
             yield self._sessions.main.session()
 
     def _position(self, written: _Written) -> Position:
@@ -298,11 +323,17 @@ def _written(places: Sequence[bytes | None]) -> _Written:
     return _Written(number_in(number), number_in(stamp_us), generation or b"", lineage or b"")
 
 
-def _roll_back(session: Session) -> None:
+@contextmanager
+def _transaction(session: Session) -> Iterator[None]:
+    """Have the session be outside of a transaction after the block, however that ends: it would lock all others out."""
     try:
-        session.call(Call(ROLLBACK))
-    except (ConnectionLostError, ServerError):
-        pass  # which ends the transaction as well
+        yield
+    finally:
+        if session.is_in_transaction:
+            try:
+                session.call(Call(ROLLBACK), timeout_s=_GRACE_S)
+            except (ConnectionLostError, ServerError):
+                session.close()  # which ends the transaction as well
 
 
 def _perhaps_done(error: BaseException, first: int) -> BaseException:

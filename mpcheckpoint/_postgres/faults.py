@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ANOTHER_SESSION, NO_SUCH_LOG = "MP001", "MP002"
+IN_RECOVERY = "25006"
 CANNOT_LOCK, CANCELED, DUPLICATE_OBJECT = "55P03", "57014", ("42P06", "42P07", "23505", "42710", "42723")
 # The session has ended with these, or is of no use: another one may do.
-_LOST = ("08", "57P", "25006")
+_LOST = ("08", "57P", IN_RECOVERY)
 _AGAIN = ("40001", "40P01")
 _NO_SCHEMA = ("3F000", "42P01", "42883", "42703")
 _NO_ACCESS = ("42501", "28000", "28P01")

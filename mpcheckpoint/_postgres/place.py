@@ -48,7 +48,7 @@ class LogPlace:
         """
         what = f"reading the log {self.log_key!r}"
         return self.sessions.read(
-            lambda session: session.call_one(asked, *parameters), what, retry_s=self.retry_s
+            lambda session: session.read_one(asked, *parameters), what, retry_s=self.retry_s
         )
 
     def ask(self, operation: Callable[[Session], list[PGresult]]) -> list[PGresult]:
@@ -61,7 +61,8 @@ class LogPlace:
 
     def flush(self) -> None:
         """Return when all that is visible is durable."""
-        self.read(FLUSH)
+        what = f"making the log {self.log_key!r} durable"
+        self.sessions.read(lambda session: session.call_one(FLUSH), what, retry_s=self.retry_s)
 
     def known_durable(self, number: int) -> int:
         """Return a number up to which all is durable, given that all up to ``number`` is visible."""

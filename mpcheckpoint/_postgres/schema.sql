@@ -80,7 +80,10 @@ create table mpcheckpoint.worker (
 -- Append a batch, if nothing came since what its condition was judged of that concerns it.
 --
 -- p_session: proves that this is the session that the client has had from the start, so no pooler between transactions.
--- p_base: a batch of this id may be there from an earlier try; its stamp would be at least this. Null at the first try.
+-- p_id: of this try; all tries of one append have the same first 14 bytes. Another one may have been done before, also
+-- when this is the first try: its message may have been under way for long, and the client may have tried again since.
+-- p_base: the stamp that the first try proposed. That of a batch is at least the one that its client proposed, and
+-- stamps rise with the numbers: so no try has a smaller one.
 -- p_seen_gen, p_seen_number, p_seen_id: up to where the condition was judged; null if there is none.
 -- p_relies_on: what it relies on; null for everything.
 -- outcome: 'appended', 'found' (an earlier try did it) or 'moved' (nothing was written).
@@ -95,7 +98,6 @@ declare
     earlier record;
     v_number bigint;
     v_stamp_us bigint;
-    v_id uuid;
 begin
     if current_setting('mpcheckpoint.session', true) is distinct from p_session then
         raise exception 'another session' using errcode = 'MP001';
@@ -118,15 +120,14 @@ begin
     end if;
     generation := head.generation;
     lineage := head.lineage;
-    select b.number, b.stamp_us, b.id into v_number, v_stamp_us, v_id
+    select b.number, b.stamp_us into v_number, v_stamp_us
         from mpcheckpoint.batch b where b.gen = head.gen order by b.number desc limit 1;
-    if p_base is not null then
-        -- Stamps rise with the numbers, and that of a batch is at least the one its client proposed.
+    if v_stamp_us >= p_base then
         for earlier in select b.number, b.stamp_us, b.id from mpcheckpoint.batch b
             where b.gen = head.gen order by b.number desc
         loop
             exit when earlier.stamp_us < p_base;
-            if earlier.id = p_id then
+            if substr(uuid_send(earlier.id), 1, 14) = substr(uuid_send(p_id), 1, 14) then
                 outcome := 'found';
                 number := earlier.number;
                 stamp_us := earlier.stamp_us;
@@ -180,7 +181,7 @@ begin
             where b.gen = head.gen order by b.number desc
         loop
             exit when earlier.stamp_us < p_base;
-            if earlier.id = p_id then
+            if substr(uuid_send(earlier.id), 1, 14) = substr(uuid_send(p_id), 1, 14) then
                 number := earlier.number;
                 stamp_us := earlier.stamp_us;
                 return;

@@ -12,59 +12,43 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psycopg import Connection, OperationalError, pq
-from psycopg.conninfo import conninfo_to_dict
+from psycopg import Error, OperationalError, pq
 
-from mpcheckpoint._postgres.faults import ANOTHER_SESSION, ConnectionLostError, ServerError, UnreachableError
+from mpcheckpoint._postgres.connecting import connected, note_cancelled_waits, settings_of
+from mpcheckpoint._postgres.faults import (
+    ANOTHER_SESSION,
+    IN_RECOVERY,
+    ConnectionLostError,
+    ServerError,
+    UnreachableError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from psycopg import Connection
     from psycopg.pq.abc import PGresult
 
 # Asked anew so often whether a signal has come, where the wait has no end.
 _LONGEST_WAIT_S = 60.0
 # How long, after a Ctrl-C, the server gets to stop what it was doing: to end the session would end our workers.
 _CANCEL_S = 2.0
+# How long a server may take for a statement that waits for nothing. A pooler may keep a link alive to which nobody
+# answers any more.
+_READ_S = 60.0
+# How long a server may take to answer at the start of a session.
+_SETUP_S = 10.0
 _BINARY = [1] * 32
 
-# The user's own parameters win. A dead link is noticed after 6 s, where the kernel's defaults take 40 and more.
-_DEFAULTS = {
-    "connect_timeout": "10",
-    "keepalives": "1",
-    "keepalives_idle": "3",
-    "keepalives_interval": "1",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "6000",
-    "application_name": "mpcheckpoint",
-}
-# Set by each session itself: what a role, or a database, has as its default would break what is promised.
-_SETTINGS = """
-    set session characteristics as transaction isolation level read committed, read write, not deferrable;
-    set statement_timeout = 0;
-    set lock_timeout = 0;
-    set idle_in_transaction_session_timeout = 0;
-    set idle_session_timeout = 0;
-    set client_encoding = 'UTF8';
-    set search_path = pg_catalog;
-    set synchronous_commit = on;
-    set jit = off
-"""
-# What is said at the start has no code that libpq tells. What is not among these may be otherwise in a while.
-_REFUSALS = {
-    "28P01": ("password authentication failed", "no password supplied", "no pg_hba.conf entry"),
-    "42501": ("permission denied for database", "is not permitted to log in"),
-    "28000": ('role "',),
-    "3D000": ('database "',),
-}
+
 _MARKER = "select coalesce(current_setting('mpcheckpoint.session', true), '')"
 
 
 class Statement(NamedTuple):
-    """A statement that each session prepares which uses it.
+    """A statement. Each session prepares it at its first use.
 
     Attributes:
-        name: unique in the package.
+        name: unique in the package; empty for one that is not prepared.
         sql: one statement, its parameters typed by casts. They and the results are binary.
     """
 
@@ -85,12 +69,16 @@ class Call(NamedTuple):
     is_last: bool = True
 
 
+ROLLBACK = statement("rollback", "rollback")
+
+
 class Session:
     """A session of the server.
 
     Attributes:
         marker: what it has set in the server, so that each append can prove that it is the same session still.
         is_lost: whether it has ended: what it held is free.
+        is_busy: whether a call is under way; a signal handler that interrupts it must use another session.
         held: the ids of the workers whose locks it holds.
 
     Concurrency: for one thread at a time.
@@ -110,20 +98,24 @@ class Session:
         self.marker = os.urandom(8).hex()
         self._pid = os.getpid()
         self.is_lost = False
+        self.is_busy = False
         self.held: set[bytes] = set()
         self._prepared: set[bytes] = set()
-        wanted = {"target_session_attrs": "read-write" if must_write else "any"}
-        self._whole = _connected(_DEFAULTS | wanted | conninfo_to_dict(conninfo))
+        self._epoch = 0
+        self._whole = connected(conninfo, must_write=must_write)
         # Its lower half: a statement through the upper one takes several times as long.
         self._connection = self._whole.pgconn
+        self._unreplicated = note_cancelled_waits(self._connection)
         try:
-            self._simple(_SETTINGS)
-            if self._simple(_MARKER).get_value(0, 0):
-                raise ServerError(ANOTHER_SESSION, "a connection pooler shares one session between clients")
-            self._simple(f"set mpcheckpoint.session = '{self.marker}'")
             self._connection.nonblocking = 1
             self._connection.enter_pipeline_mode()
-        except OperationalError as error:
+            setting_up = settings_of(self._connection.server_version)
+            marking = f"select set_config('mpcheckpoint.session', '{self.marker}', false)"
+            asked = [Call(statement("", sql), is_last=False) for sql in (*setting_up, _MARKER, marking)]
+            *_, marker, _ = self.call(*asked[:-1], asked[-1]._replace(is_last=True), timeout_s=_SETUP_S)
+            if marker.get_value(0, 0):
+                raise ServerError(ANOTHER_SESSION, "a connection pooler shares one session between clients")
+        except (OperationalError, ConnectionLostError) as error:
             self.close()
             raise UnreachableError(str(error)) from None
         except BaseException:
@@ -131,14 +123,15 @@ class Session:
             raise
 
     @property
-    def fd(self) -> int:
-        """The socket."""
-        return self._connection.socket
-
-    @property
     def server_version(self) -> int:
         """The version of the server, as 150004 for 15.4."""
         return self._connection.server_version
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether it is within a transaction, which may hold locks. Requires: no call is under way."""
+        idle = pq.TransactionStatus.IDLE, pq.TransactionStatus.UNKNOWN
+        return not self.is_lost and self._connection.transaction_status not in idle
 
     def call(self, *calls: Call, timeout_s: float | None = None) -> list[PGresult]:
         """Send all of these in one message; return what each of them gave.
@@ -148,23 +141,27 @@ class Session:
 
         Raises:
             ServerError: the first of them that the server refused. What was in a transaction with it was not done.
-            ConnectionLostError: there was no answer: anything may have been done. The session has ended.
+            ConnectionLostError: there was no answer, or not the one that was waited for: anything may have been done.
         """
         if self.is_lost:
             raise UnreachableError("the session has ended")
+        assert not self.is_busy
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        asked: list[Statement | None] = []  # of each answer that is to come; None: the end of a transaction
         try:
-            results = self._answers(asked, self._send(calls, asked), deadline)
+            self.is_busy = True
+            results = self._answers(self._send(calls), deadline)
+            self.is_busy = False
         except (OperationalError, OSError, ConnectionLostError) as error:
             self.close()
             raise ConnectionLostError(str(error).strip()) from None
         except BaseException:  # a Ctrl-C, say
-            self._stop(asked)
+            self._stop()
             raise
         for at, result in enumerate(results):
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise self._refusal(result, at)
+        if self._unreplicated:
+            raise ConnectionLostError(self._unreplicated.pop())
         return results
 
     def call_one(
@@ -174,17 +171,25 @@ class Session:
         (result,) = self.call(Call(asked, parameters), timeout_s=timeout_s)
         return result
 
+    def read_one(self, asked: Statement, *parameters: bytes | None) -> PGresult:
+        """Send one statement that waits for no lock; return what it gave. Raises as ``call``, also after a minute."""
+        return self.call_one(asked, *parameters, timeout_s=_READ_S)
+
     def script(self, sql: str) -> None:
         """Run any number of statements, as one transaction. Raises as ``call``."""
         try:
             self._connection.exit_pipeline_mode()
             self._connection.nonblocking = 0
-            self._simple(sql)
-            self._connection.nonblocking = 1
-            self._connection.enter_pipeline_mode()
+            result = self._connection.exec_(sql.encode())
+            if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
+                raise self._refusal(result)
         except OperationalError as error:
             self.close()
             raise ConnectionLostError(str(error)) from None
+        finally:
+            if not self.is_lost:
+                self._connection.nonblocking = 1
+                self._connection.enter_pipeline_mode()
 
     def notified(self, timeout_s: float) -> int:
         """Wait for notifications; return how many came. Requires: ``call`` was not interrupted.
@@ -232,27 +237,31 @@ class Session:
 
     # --- sending and waiting ----------------------------------------------------------------------------------
 
-    def _send(self, calls: Iterable[Call], asked: list[Statement | None]) -> list[Statement | None]:
-        """Queue the calls; add to ``asked`` what there will be answers to, and return it with the preparations."""
+    def _send(self, calls: Iterable[Call]) -> list[Statement | None]:
+        """Queue the calls; return of what there will be answers. None: of the end of a transaction."""
         connection, expected = self._connection, list[Statement | None]()
         for wanted, parameters, is_last in calls:
-            if wanted.name not in self._prepared:
-                connection.send_prepare(*wanted)
-                expected.append(Statement(wanted.name, b""))
-                asked.append(None)
-            connection.send_query_prepared(wanted.name, parameters, _BINARY[: len(parameters)], 1)
+            count = len(parameters)
+            if not wanted.name:
+                connection.send_query_params(wanted.sql, parameters, None, _BINARY[:count], 1)
+            else:
+                name = b"%b %d" % (wanted.name, self._epoch)
+                if wanted.name not in self._prepared:
+                    connection.send_prepare(name, wanted.sql)
+                    expected.append(Statement(wanted.name, b""))
+                connection.send_query_prepared(name, parameters, _BINARY[:count], 1)
             expected.append(wanted)
-            asked.append(None)
             if is_last:
                 connection.pipeline_sync()
                 expected.append(None)
-                asked.append(None)
         return expected
 
-    def _answers(
-        self, asked: list[Statement | None], expected: list[Statement | None], deadline: float | None
-    ) -> list[PGresult]:
-        """Return the answers, without those to preparations; take each from ``asked`` as it comes."""
+    def _answers(self, expected: list[Statement | None], deadline: float | None) -> list[PGresult]:
+        """Return the answers, without those to preparations.
+
+        Raises:
+            ConnectionLostError: there was none, or the session ended at the end of a transaction.
+        """
         connection = self._connection
         results: list[PGresult] = []
         is_sending, at = connection.flush() == 1, 0
@@ -261,17 +270,19 @@ class Session:
                 result = connection.get_result()
                 if result is None:
                     continue  # it stands between two answers
-                if connection.status == pq.ConnStatus.BAD:
-                    raise ConnectionLostError(connection.get_error_message())
-                about, at = expected[at], at + 1
-                asked.pop()
-                if about is not None and not about.sql:  # of a preparation
-                    if result.status == pq.ExecStatus.COMMAND_OK:
-                        self._prepared.add(about.name)
-                    elif result.status == pq.ExecStatus.FATAL_ERROR:
-                        results.append(result)
-                elif about is not None:
+                about, is_error = expected[at], result.status == pq.ExecStatus.FATAL_ERROR
+                if is_error and _is_last_word(result):
+                    return self._ended(results, about, result)
+                if about is None:
+                    if result.status != pq.ExecStatus.PIPELINE_SYNC:
+                        # The commit was refused, after the statements were not: that is the answer to the last one.
+                        results[-1] = result
+                        continue
+                elif about.sql or is_error:  # else of a preparation
                     results.append(result)
+                else:
+                    self._prepared.add(about.name)
+                at += 1
                 if at == len(expected):
                     return results
             events = select.POLLIN | select.POLLOUT if is_sending else select.POLLIN
@@ -279,6 +290,14 @@ class Session:
             connection.consume_input()
             if is_sending:
                 is_sending = connection.flush() == 1
+
+    def _ended(self, results: list[PGresult], about: Statement | None, last_word: PGresult) -> list[PGresult]:
+        """Return the answers of a session that the server ended in the middle of them."""
+        code, message = _words_of(last_word)
+        # Within a commit: what was to be committed may be there. So it may if the server did not end us on purpose.
+        if about is None or not code.startswith("57P"):
+            raise ConnectionLostError(message)
+        return [*results, last_word]
 
     def _wait_for_socket(self, deadline: float | None, events: int) -> None:
         poll = select.poll()
@@ -290,57 +309,65 @@ class Session:
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError("the server did not answer")
 
-    def _stop(self, asked: list[Statement | None]) -> None:
-        """Have the server stop, and take the answers that are left; if they do not come, end the session."""
+    def _stop(self) -> None:
+        """Have the server stop, and take the answers that are left; if they do not come, end the session.
+
+        After it the session is outside of any transaction, or has ended.
+        """
         try:
-            self._connection.get_cancel().cancel()
-            connection, deadline = self._connection, time.monotonic() + _CANCEL_S
-            while asked:
-                connection.flush()
-                while asked and not connection.is_busy():
-                    if connection.get_result() is not None:
-                        asked.pop()
-                if asked:
-                    self._wait_for_socket(deadline, select.POLLIN)
-                    connection.consume_input()
+            self._whole.cancel_safe(timeout=_CANCEL_S)
+            self._drain(time.monotonic() + _CANCEL_S)
+            # Which statements were prepared is not known: their names are not used again.
+            self._epoch += 1
             self._prepared.clear()
+            self._unreplicated.clear()
+            self.is_busy = False
+            if self.is_in_transaction:
+                self.call(Call(ROLLBACK), timeout_s=_CANCEL_S)
+        except (Error, OSError, ConnectionLostError, ServerError):
+            self.close()  # and the Ctrl-C is raised
         except BaseException:
             self.close()
             raise
 
-    # --- one at a time ----------------------------------------------------------------------------------------
+    def _drain(self, deadline: float) -> None:
+        """Take all answers, however many statements were sent when we were interrupted."""
+        connection = self._connection
+        connection.pipeline_sync()  # else nothing would be said to statements after which there was none
+        while True:
+            is_sending = connection.flush() == 1
+            while not connection.is_busy():
+                if connection.get_result() is None and self._is_drained():
+                    return
+            self._wait_for_socket(deadline, select.POLLIN | select.POLLOUT if is_sending else select.POLLIN)
+            connection.consume_input()
 
-    def _simple(self, sql: str) -> PGresult:
-        result = self._connection.exec_(sql.encode())
-        if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
-            raise self._refusal(result)
-        return result
+    def _is_drained(self) -> bool:
+        try:
+            self._connection.exit_pipeline_mode()  # refused while an answer is to come
+        except OperationalError:
+            return False
+        self._connection.enter_pipeline_mode()
+        return True
 
     def _refusal(self, result: PGresult, at: int = 0) -> Exception:
-        code = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-        message = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message).decode(
-            errors="replace"
-        )
-        if not code or self._connection.status == pq.ConnStatus.BAD:
+        code, message = _words_of(result)
+        if not code or code.startswith("57P") or code == IN_RECOVERY:
             self.close()
-            return ConnectionLostError(message)
-        error = ServerError(code, message.strip(), at)
-        if code.startswith("57P"):
-            self.close()
-        return error
+        return ServerError(code, message, at) if code else ConnectionLostError(message)
+
+
+def _words_of(result: PGresult) -> tuple[str, str]:
+    code = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+    message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message
+    return code, message.decode(errors="replace").strip()
+
+
+def _is_last_word(result: PGresult) -> bool:
+    """Return whether the server has ended the session with this answer."""
+    severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
+    return severity in (b"FATAL", b"PANIC") or not result.error_field(pq.DiagnosticField.SQLSTATE)
 
 
 # Connections of parents: see ``Session.abandon``.
 _abandoned: list[Connection[Any]] = []
-
-
-def _connected(conninfo: Mapping[str, Any]) -> Connection[Any]:
-    """Return a connection. A Ctrl-C ends the wait for it."""
-    try:
-        return Connection.connect(**conninfo, autocommit=True)
-    except OperationalError as error:
-        message = str(error).strip()
-        for code, words in _REFUSALS.items():
-            if any(each in message for each in words):
-                raise ServerError(code, message) from None
-        raise UnreachableError(message) from None

@@ -31,14 +31,20 @@ _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 
 
 class Retry:
-    """How long, and how often, something is tried again while the server cannot be reached."""
+    """How long, and how often, something is tried again while the server cannot be reached.
+
+    The time counts from the first failure: that may have taken long to come.
+    """
 
     def __init__(self, retry_s: float) -> None:
-        self._deadline = time.monotonic() + retry_s
+        self._retry_s = retry_s
+        self._deadline: float | None = None
         self._pause_s = _SHORTEST_PAUSE_S
 
     def pause(self) -> bool:
         """Wait a while; return False if there was no time left."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._retry_s
         left_s = self._deadline - time.monotonic()
         if left_s <= 0:
             return False
@@ -67,6 +73,10 @@ class Connection:
         if session is None or session.is_lost:
             session = self._session = Session(self._address.conninfo(), must_write=self._must_write)
         return session
+
+    def is_busy(self) -> bool:
+        """Return whether a call is under way: who asks is a signal handler, where it is this thread's."""
+        return self._session is not None and self._session.is_busy
 
     def current(self) -> Session | None:
         """Return the session, if there is one that was not lost."""
@@ -141,7 +151,7 @@ class Sessions:
             CheckpointError: as the server refused it.
         """
         process.notice_fork()
-        if self._guarding and self.main.mutex.is_owned():
+        if self._guarding and self.main.mutex.is_owned() and not self.main.is_busy():
             try:
                 return operation(self.main.session())
             except ServerError as error:

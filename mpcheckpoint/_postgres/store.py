@@ -94,7 +94,7 @@ class PostgresStore:
         if not ours:
             return False
         result = self.sessions.read(
-            lambda session: session.call_one(LOOK, *parameters_of(ours)),
+            lambda session: session.read_one(LOOK, *parameters_of(ours)),
             "reading the logs",
             retry_s=self._retry_s,
         )

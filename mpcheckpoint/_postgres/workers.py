@@ -54,17 +54,18 @@ KNOWN = statement(
 )
 BEGIN_AGAIN = statement(
     "begin_again_1",
-    "update mpcheckpoint.worker set begun_us = $3::bigint where store = $1::integer and id = $2::bytea",
+    "update mpcheckpoint.worker set begun_us = $3::bigint where store = $1::integer and id = $2::bytea "
+    "and ($4::boolean or not pg_try_advisory_xact_lock_shared(lock))",
 )
 SHOW = statement(
     "show_1", "update mpcheckpoint.worker set shown = $3::bytea where store = $1::integer and id = $2::bytea"
 )
-BEGIN, COMMIT = statement("begin", "begin"), statement("commit", "commit")
-_ASYNC = Call(statement("async", "set local synchronous_commit = off"), is_last=False)
+# No BEGIN: after an error, the session would be within a transaction.
+_ASYNC = Call(statement("async", "select set_config('synchronous_commit', 'off', true)"), is_last=False)
 CLEAR = statement(
     "clear_1",
     "delete from mpcheckpoint.worker w where w.store = $1::integer and not w.id = any($2::bytea[]) "
-    "and pg_try_advisory_xact_lock(w.lock)",
+    "and pg_try_advisory_xact_lock_shared(w.lock)",
 )
 
 
@@ -91,7 +92,7 @@ class PostgresWorker:
         if not self.is_mine or self._is_retired or not self._workers.is_held(self._session):
             return False
         try:
-            done = self._workers.change(BEGIN_AGAIN, self.id, int8(clock.next(0)))
+            done = self._workers.change(BEGIN_AGAIN, self.id, int8(clock.next(0)), asks_holder=True)
         except CheckpointError:
             return False
         return done.command_tuples == 1 and self._workers.is_held(self._session)
@@ -181,7 +182,7 @@ class PostgresWorkers:
         if not _ID.fullmatch(worker_id):
             return False
         row = self._read(
-            lambda session: session.call_one(KNOWN, int4(self._store_id), bytes.fromhex(worker_id))
+            lambda session: session.read_one(KNOWN, int4(self._store_id), bytes.fromhex(worker_id))
         )
         return bool(row.get_value(0, 0) == b"\1")
 
@@ -218,16 +219,26 @@ class PostgresWorkers:
         except CheckpointError:
             pass
 
-    def change(self, asked: Statement, worker_id: str, value: bytes | None) -> PGresult:
+    def change(
+        self, asked: Statement, worker_id: str, value: bytes | None, *, asks_holder: bool = False
+    ) -> PGresult:
         """Change a worker's row, without a sync: no row outlives its session.
+
+        Args:
+            asks_holder: the statement wants to know whether the session that asks holds the worker's lock.
 
         Raises:
             StoreUnavailableError, StoreAccessError, WriteFailedError
         """
-        call = Call(asked, (int4(self._store_id), bytes.fromhex(worker_id), value), is_last=False)
-        return self._read(
-            lambda session: session.call(Call(BEGIN, is_last=False), _ASYNC, call, Call(COMMIT))[2]
-        )
+        own = bytes.fromhex(worker_id)
+
+        def change(session: Session) -> PGresult:
+            parameters = [int4(self._store_id), own, value]
+            if asks_holder:
+                parameters.append(b"\1" if own in session.held else b"\0")
+            return session.call(_ASYNC, Call(asked, parameters))[1]
+
+        return self._read(change)
 
     def is_held(self, session: Session) -> bool:
         """Return whether a session is the one that holds the locks of this process now, as far as is known."""
@@ -245,7 +256,7 @@ class PostgresWorkers:
                 return {}
             ids = bytea_array(known)
         result = self._read(
-            lambda session: session.call_one(LIVE, int4(self._store_id), ids, bytea_array(list(session.held)))
+            lambda session: session.read_one(LIVE, int4(self._store_id), ids, bytea_array(list(session.held)))
         )
         rows = (
             [result.get_value(row, column) or b"" for column in range(6)] for row in range(result.ntuples)

@@ -1,0 +1,88 @@
+"""How a connection to a server begins: parameters of libpq, and settings that no role or database may choose for us."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg import Connection, OperationalError, pq
+from psycopg.conninfo import conninfo_to_dict
+
+from mpcheckpoint._postgres.faults import ServerError, UnreachableError
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn, PGresult
+
+# The user's own parameters win. A dead link is noticed after 6 s, where the kernel's defaults take 40 and more.
+_DEFAULTS = {
+    "connect_timeout": "10",
+    "keepalives": "1",
+    "keepalives_idle": "3",
+    "keepalives_interval": "1",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "6000",
+    "application_name": "mpcheckpoint",
+}
+# Set by each session itself: what a role, or a database, has as its default would break what is promised. Each is for
+# the next statement, too, so that the limits of time come first.
+_SETTINGS = (
+    "set statement_timeout = 0",
+    "set lock_timeout = 0",
+    "set idle_in_transaction_session_timeout = 0",
+    "set idle_session_timeout = 0",
+    "set session characteristics as transaction isolation level read committed, read write, not deferrable",
+    "set client_encoding = 'UTF8'",
+    "set search_path = pg_catalog",
+    "set synchronous_commit = on",
+    "set client_min_messages = warning",
+    "set jit = off",
+)
+# Settings of later versions than the oldest that we use.
+_LATER_SETTINGS = {170000: "set transaction_timeout = 0"}
+# What is said at the start has no code that libpq tells. What is not among these may be otherwise in a while.
+_REFUSALS = {
+    "28P01": ("password authentication failed", "no password supplied", "no pg_hba.conf entry"),
+    "42501": ("permission denied for database", "is not permitted to log in"),
+    "28000": ('role "',),
+    "3D000": ('database "',),
+}
+
+
+def connected(conninfo: str, *, must_write: bool) -> Connection[Any]:
+    """Return a connection. A Ctrl-C ends the wait for it.
+
+    Raises:
+        UnreachableError: no server could be reached, or none that will do.
+        ServerError: it refused us.
+    """
+    # Not "read-write": whose sessions begin read-only by default sets them otherwise, as we do.
+    wanted = {"target_session_attrs": "primary" if must_write else "any"}
+    parameters: dict[str, Any] = {**_DEFAULTS, **wanted, **conninfo_to_dict(conninfo)}
+    try:
+        return Connection.connect(**parameters, autocommit=True)
+    except OperationalError as error:
+        message = str(error).strip()
+        for code, words in _REFUSALS.items():
+            if any(each in message for each in words):
+                raise ServerError(code, message) from None
+        raise UnreachableError(message) from None
+
+
+def settings_of(server_version: int) -> list[str]:
+    """Return what each session sets at its start on such a server."""
+    return [*_SETTINGS, *(sql for version, sql in _LATER_SETTINGS.items() if version <= server_version)]
+
+
+def note_cancelled_waits(connection: PGconn) -> list[str]:
+    """Return a list to which is added whenever the wait of a commit for a synchronous standby was cancelled.
+
+    Such a commit is answered as any other; an administrator can cancel it. The message is in the server's language, so
+    the function that gave it is asked for.
+    """
+    noted: list[str] = []
+
+    def note(notice: PGresult) -> None:
+        if notice.error_field(pq.DiagnosticField.SOURCE_FUNCTION) == b"SyncRepWaitForLSN":
+            noted.append("the wait for a synchronous standby was cancelled")
+
+    connection.notice_handler = note
+    return noted
