@@ -26,6 +26,15 @@ class Seen(NamedTuple):
     end: object
 
 
+class LastingEnd:
+    """An end from which a storage tells by itself whether anything came since that a condition relies on.
+
+    So a condition may be judged of a view that is not up to date: what was appended since is found out in any case.
+    """
+
+    __slots__ = ()
+
+
 class Judged:
     """A condition, as an append takes it for its ``guard``.
 
@@ -36,6 +45,8 @@ class Judged:
         seen: what the log held when the condition was last found to be met, without the lock; None if it was not.
         relies_on: what the condition, and the batch that it chooses, depend on: lines that do not concern this
             (``_format.concern``) change neither. None if they may depend on anything.
+        appended: what the log held once the batch was appended, if that is a ``LastingEnd``; None if not told. What the
+            batch says of an object is true there, and for as long as nothing comes that concerns the object.
     """
 
     def __init__(
@@ -51,6 +62,7 @@ class Judged:
         self.relies_on = relies_on
         self._tries = 0
         self.seen: Seen | None = None
+        self.appended: Seen | None = None
 
     def __call__(self) -> Position | None:
         """Judge. Raises and returns what ``judge`` does. Requires: the append lock."""

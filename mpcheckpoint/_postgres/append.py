@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint._format.concern import concern_of
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._logfile.judged import Judged
+from mpcheckpoint._logfile.judged import Judged, Seen
 from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, UnreachableError, typed
 from mpcheckpoint._postgres.place import FLUSH
 from mpcheckpoint._postgres.read import SeenEnd
@@ -193,7 +193,13 @@ class Appender:
         outcome, has_waited, *places = (result.get_value(0, column) for column in range(result.nfields))
         self._met_nobody = 0 if has_waited == _TRUE else self._met_nobody + 1
         self.syncs += is_durable
-        return None if outcome == b"moved" else _written(places)
+        written = None if outcome == b"moved" else _written(places)
+        if judged is not None and judged.seen is not None and outcome == b"appended":
+            end = judged.seen.end
+            assert written is not None
+            assert isinstance(end, SeenEnd)  # and the log is in that generation still
+            judged.appended = Seen(judged.seen.generation, SeenEnd(end.gen, written.number, attempt.id))
+        return written
 
     def _try_guarded(
         self,

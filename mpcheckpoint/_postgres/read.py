@@ -6,12 +6,13 @@ still, and of the next batches, some megabytes at most. Where there are more, fu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint._format.control import FORGET, UnknownControlError, control_name
 from mpcheckpoint._logfile.chunk import Told
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._logfile.judged import Seen
+from mpcheckpoint._logfile.judged import LastingEnd, Seen
 from mpcheckpoint._postgres.rows import int8, int8_array, lines_of, number_in, numbers_in, text_array
 from mpcheckpoint._postgres.session import statement
 from mpcheckpoint._types import Position
@@ -304,7 +305,8 @@ class PostgresReader:
         """Nothing to give back."""
 
 
-class SeenEnd(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SeenEnd(LastingEnd):
     """Up to where a log was read: its generation, the number of the last batch, and that one's id."""
 
     gen: int

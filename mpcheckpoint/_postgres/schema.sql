@@ -139,9 +139,10 @@ begin
         p_seen_gen <> head.gen
         or (p_seen_number > head.floor_number and not exists (
             select from mpcheckpoint.batch b where b.gen = head.gen and b.number = p_seen_number and b.id = p_seen_id))
-        or (p_seen_number < coalesce(v_number, 0) and exists (
+        -- Others wait for the lock: no more than a megabyte is looked through.
+        or (p_seen_number < coalesce(v_number, 0) and (v_number - p_seen_number > 1048576 or exists (
             select from mpcheckpoint.batch b where b.gen = head.gen and b.number > p_seen_number
-                and (p_relies_on is null or b.concerns && p_relies_on)))
+                and (p_relies_on is null or b.concerns && p_relies_on))))
     ) then
         outcome := 'moved';
         return;

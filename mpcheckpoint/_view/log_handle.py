@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint import _core
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._store.protocol import Reader, StoredLog
     from mpcheckpoint._types import Position, Record
+    from mpcheckpoint._view.earlier import Earlier
     from mpcheckpoint._view.view import LogView, ObjectState
 
 T = TypeVar("T")
@@ -48,6 +51,7 @@ class LogHandle:
         self.log_key = log_key
         self.default = store.settings.default
         self.workers = store.workers
+        self._judged_s = -math.inf  # when the view was last brought up to date to judge a condition
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._sent_with(sendable(self.store.settings))
@@ -130,6 +134,7 @@ class LogHandle:
         relies_on: frozenset[bytes] | None = None,
         durability: str | None = None,
         may_repeat: bool = True,
+        earlier: Earlier | None = None,
     ) -> Position:
         """Append a batch unless ``judge`` raises when shown the view of the log that it is appended to.
 
@@ -142,6 +147,7 @@ class LogHandle:
             relies_on: all that what ``judge`` says depends on (``_format.concern``); None for anything. Where something
                 is missing in it, a storage may append what ``judge`` would have refused.
             may_repeat: whether ``judge`` changes nothing; else it is called once, under the lock.
+            earlier: what may spare the first look; for a batch that is appended whole.
         """
         stored = self.for_writing()
         batch = payloads.copy()
@@ -162,19 +168,29 @@ class LogHandle:
             # milliseconds: reading it takes less time than writing it took.
             self.query(_nothing, max_age_s=RECENT_S)
             return self._append(stored, batch, lambda: self._query_locked(choose), durability)
-        return self._append(stored, batch, self._judged(choose, is_met, relies_on), durability)
+        guard = self._judged(choose, is_met, relies_on, earlier)
+        position = self._append(stored, batch, guard, durability)
+        if earlier is not None:
+            earlier.appended = guard.appended
+        return position
 
     def _judged(
         self,
         judge: Callable[[LogView], Position | None],
         is_met: Callable[[LogView], bool],
         relies_on: frozenset[bytes] | None,
+        earlier: Earlier | None = None,
     ) -> Judged:
         """Return a condition that was judged for the first time, without the append lock."""
         guard = Judged(
             lambda: self._query_locked(judge), lambda: self.store.seen_if(self.log_key, is_met), relies_on
         )
-        guard.is_met_anew()
+        if earlier is not None:
+            age_s = time.monotonic() - self._judged_s
+            guard.seen = earlier.seen(lambda: self.store.known(self.log_key), self.store.mutex, age_s)
+        if guard.seen is None:
+            self._judged_s = time.monotonic()
+            guard.is_met_anew()
         return guard
 
     def forget(self, object_keys: Iterable[str]) -> Position | None:
@@ -250,8 +266,8 @@ class LogHandle:
     def known_note(self, judge: Callable[[LogView], T]) -> T | None:
         """Return what ``judge`` makes of the view as far as it was read before; None if it was not."""
         with self.store.mutex.guard():
-            view = self.store.known_view(self.log_key)
-            return None if view is None else judge(view)
+            known = self.store.known(self.log_key)
+            return None if known is None else judge(known.view)
 
     def raw_events(self, object_key: str) -> list[bytes]:
         """Return the events of an object, undecoded, as they are now."""

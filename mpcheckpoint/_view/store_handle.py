@@ -187,10 +187,10 @@ class StoreHandle:
         finally:
             mutex.release_if_owned()
 
-    def known_view(self, log_key: str) -> LogView | None:
-        """Return the view of a log as far as it was read before; None if it was not."""
+    def known(self, log_key: str) -> LogState | None:
+        """Return a log's reader and view as far as it was read before; None if it was not. Requires: ``mutex``."""
         state = self._states.get(log_key)
-        return None if state is None or not state.view.applied else state.view
+        return None if state is None or not state.view.applied else state
 
     def seen_if(self, log_key: str, is_met: Callable[[LogView], bool]) -> Seen | None:
         """Return what a log's view was made of, as it is now, if ``is_met`` says so of it; else None.

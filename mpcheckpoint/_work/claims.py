@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._format.concern import concerns_of_objects
 from mpcheckpoint._format.control import CLAIM, Note, note_payload
+from mpcheckpoint._view.earlier import Earlier
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -55,23 +56,26 @@ def is_taken(view: LogView, object_key: str, workers: Workers, worker_id: str | 
     return workers.is_live(holder)
 
 
-def take(log: LogHandle, object_key: str, worker: Worker) -> None:
-    """Claim an object for ``worker``.
+def take(log: LogHandle, object_key: str, worker: Worker) -> Earlier:
+    """Claim an object for ``worker``; return what ``give_back`` may be spared a look by.
 
     Raises:
         TakenError: another live worker has it.
     """
     workers = log.workers
+    earlier = Earlier(lambda view: view.claim_of(object_key) is None)
 
     def free(view: LogView) -> None:
         if is_taken(view, object_key, workers):
             raise TakenError
 
     claim, relies_on = claim_payload(object_key, worker.id), concerns_of_objects([object_key])
-    log.append_if([claim], free, relies_on=relies_on, durability=durability_of_claims(workers))
+    durability = durability_of_claims(workers)
+    log.append_if([claim], free, relies_on=relies_on, durability=durability, earlier=earlier)
+    return earlier
 
 
-def give_back(log: LogHandle, object_key: str, worker: Worker) -> None:
+def give_back(log: LogHandle, object_key: str, worker: Worker, earlier: Earlier | None = None) -> None:
     """Note in the log that the object is free. Best effort: it is free anyway as soon as the worker has retired."""
     if not worker.is_mine:
         return
@@ -82,7 +86,8 @@ def give_back(log: LogHandle, object_key: str, worker: Worker) -> None:
 
     claim, relies_on = claim_payload(object_key, None), concerns_of_objects([object_key])
     try:
-        log.append_if([claim], held, relies_on=relies_on, durability=durability_of_claims(log.workers))
+        durability = durability_of_claims(log.workers)
+        log.append_if([claim], held, relies_on=relies_on, durability=durability, earlier=earlier)
     except (CheckpointError, TakenError):
         pass  # a full disk, a closed handle: the caller should hear of what its block did, not of this
 
@@ -93,8 +98,9 @@ def claimed(log: LogHandle, object_key: str) -> Iterator[Claim | None]:
     encode_key(object_key)
     log.append_many(())  # refuses a handle that may not write, before a file is made
     with log.workers.begin() as worker:
+        earlier = None
         try:
-            take(log, object_key, worker)
+            earlier = take(log, object_key, worker)
         except TakenError:
             claim = None
         else:
@@ -103,4 +109,4 @@ def claimed(log: LogHandle, object_key: str) -> Iterator[Claim | None]:
             yield claim
         finally:
             if claim is not None:
-                give_back(log, object_key, worker)
+                give_back(log, object_key, worker, earlier)
