@@ -27,27 +27,33 @@ class OpenEngine(Protocol):
     def __call__(self, address: Address, *, create: bool, read_only: bool, retry_s: float) -> EngineStore:
         """Return the store at an address.
 
+        Args:
+            retry_s: how long to try again while the server does not answer, in seconds.
+
         Raises:
             StoreNotFoundError: there is none, and ``create`` is false.
         """
 
 
-def _open_postgres(address: Address, *, create: bool, read_only: bool, retry_s: float) -> EngineStore:
-    """Return a store on a PostgreSQL server.
+def open_postgres(address: Address, *, create: bool, read_only: bool, retry_s: float) -> EngineStore:
+    """Return the store at an address of PostgreSQL.
 
     Raises:
         MissingExtraError: psycopg is not installed, or finds no libpq.
-        And as `OpenEngine`.
+        And what ``PostgresStore`` raises.
     """
+    # Not at the top: whose store is a directory needs no psycopg, and does not wait for its import.
     try:
-        from mpcheckpoint._postgres.store import PostgresStore  # noqa: PLC0415 - of those who use it
+        import psycopg  # noqa: F401, PLC0415
     except ImportError as error:
         raise MissingExtraError("postgres", "psycopg") from error
+    from mpcheckpoint._postgres.store import PostgresStore  # noqa: PLC0415
+
     return PostgresStore(address, create=create, read_only=read_only, retry_s=retry_s)
 
 
-# By the scheme of their addresses, as it is written. An engine is imported when a store on it is opened.
-ENGINES: dict[str, OpenEngine] = {"postgresql": _open_postgres, "postgres": _open_postgres}
+# By the scheme of their addresses, as it is written.
+ENGINES: dict[str, OpenEngine] = {"postgresql": open_postgres, "postgres": open_postgres}
 
 
 def address_of(place: str | os.PathLike[str] | Address) -> Address | None:

@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,13 +15,15 @@ from mpcheckpoint import errors as errors_of_package
 from mpcheckpoint._cli import main
 from mpcheckpoint._cli.commands import cli
 from mpcheckpoint._cli.completion import complete_key
-from mpcheckpoint._engines import ENGINES
+from mpcheckpoint._engines import ENGINES, open_postgres
 from mpcheckpoint.errors import (
     InvalidAddressError,
+    MissingExtraError,
     NotForThisStoreError,
     StoreNotFoundError,
     UnknownSchemeError,
 )
+from support.here import CommandLineHere
 from support.memory_engine import MemoryEngine, open_memory
 from support.processes import call
 
@@ -29,23 +31,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from support.shell import Ended
+
 PASSWORD = "s3cr3t"
 PLACE = f"memory://u:{PASSWORD}@h/db?sslpassword={PASSWORD}#run"
 SHOWN = "memory://u:***@h/db?sslpassword=***#run"
 STORE = ["--store", PLACE]
 PYTHON = [sys.executable, "-c"]
 FAILS_FOR_B = [*PYTHON, "import sys; print('did', sys.argv[1]); sys.exit(sys.argv[1] == 'b')"]
-
-
-class Ended(NamedTuple):
-    """What became of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = "Callable[..., Ended]"
 
 
 @pytest.fixture(autouse=True)
@@ -62,22 +55,15 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def run(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Ended]:
+) -> CommandLineHere:
     """Return what runs a command in this process, where its store is, in an empty directory."""
     monkeypatch.chdir(tmp_path)
 
-    def run_command(*arguments: str) -> Ended:
-        capfd.readouterr()
-        code = main(arguments)
-        out, err = capfd.readouterr()
-        assert PASSWORD not in out + err, (arguments, out, err)
-        return Ended(code, out, err)
-
-    return run_command
+    return CommandLineHere(capfd, PASSWORD)
 
 
 @pytest.fixture
-def mapped(run: Callable[..., Ended]) -> Callable[..., Ended]:
+def mapped(run: CommandLineHere) -> CommandLineHere:
     """The same, with a map of the items a and b in the log m, of which b failed, and a record of x in the log n."""
     assert run("map", *STORE, "--key", "m", "--", *FAILS_FOR_B, ":::", "a", "b").code == 1
     Checkpoint(PLACE).log("n").append("x", "SEEN")
@@ -134,7 +120,7 @@ def test_each_command_is_tried_here() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_command_does_on_a_server_what_it_does_in_a_directory(
-    mapped: Callable[..., Ended], tmp_path: Path, command: str, arguments: list[str], code: int, said: str
+    mapped: CommandLineHere, tmp_path: Path, command: str, arguments: list[str], code: int, said: str
 ) -> None:
     (tmp_path / "lines.jsonl").write_text('{"object_key": "y", "event": "IMPORTED"}\n')
     store = [PLACE] if command == "doctor" else STORE
@@ -148,9 +134,7 @@ def test_command_does_on_a_server_what_it_does_in_a_directory(
 
 
 @pytest.mark.parametrize("command", IN_DIRECTORIES)
-def test_command_about_files_says_that_it_is_not_for_this_store(
-    run: Callable[..., Ended], command: str
-) -> None:
+def test_command_about_files_says_that_it_is_not_for_this_store(run: CommandLineHere, command: str) -> None:
     ended = run(command, *STORE, *IN_DIRECTORIES[command])
 
     assert ended.code == 2
@@ -162,7 +146,7 @@ def test_command_about_files_says_that_it_is_not_for_this_store(
 
 
 @pytest.mark.parametrize("command", [*WORKS, *IN_DIRECTORIES])
-def test_bad_address_is_refused_without_repeating_it(run: Callable[..., Ended], command: str) -> None:
+def test_bad_address_is_refused_without_repeating_it(run: CommandLineHere, command: str) -> None:
     bad = f"memory://u:12#{PASSWORD}@h/db"
 
     ended = run(command, *([bad] if command == "doctor" else ["--store", bad]))
@@ -171,13 +155,13 @@ def test_bad_address_is_refused_without_repeating_it(run: Callable[..., Ended], 
     assert "the address of the store is invalid: a / before the database is missing" in ended.err
 
 
-def test_store_that_is_not_there_is_told(run: Callable[..., Ended]) -> None:
+def test_store_that_is_not_there_is_told(run: CommandLineHere) -> None:
     assert f"there is no store at {SHOWN}" in run("ls", *STORE).err
     assert "none here yet" in run("doctor", PLACE).out
 
 
 def test_store_is_taken_from_the_environment(
-    mapped: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+    mapped: CommandLineHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MPCHECKPOINT_STORE", PLACE)
 
@@ -188,7 +172,7 @@ def test_store_is_taken_from_the_environment(
 
 
 def test_store_is_taken_from_a_settings_file_that_has_no_password(
-    mapped: Callable[..., Ended], tmp_path: Path
+    mapped: CommandLineHere, tmp_path: Path
 ) -> None:
     Checkpoint("memory://u@h/db#filed").log("m").append("x", "FILED")
     settings = tmp_path / "mpcheckpoint.toml"
@@ -203,7 +187,7 @@ def test_store_is_taken_from_a_settings_file_that_has_no_password(
     assert PASSWORD not in mapped("show", "--help").out
 
 
-def test_keys_of_a_store_on_a_server_are_completed(mapped: Callable[..., Ended]) -> None:
+def test_keys_of_a_store_on_a_server_are_completed(mapped: CommandLineHere) -> None:
     del mapped
     show = cli.commands["show"]
     with show.make_context("show", STORE.copy(), resilient_parsing=True) as context:
@@ -216,7 +200,7 @@ def test_keys_of_a_store_on_a_server_are_completed(mapped: Callable[..., Ended])
 
 
 def test_commands_of_a_map_get_the_address_without_the_password(
-    run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+    run: CommandLineHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MPCHECKPOINT_STORE", PLACE)
     monkeypatch.setenv("PGPASSWORD", "from-the-user")
@@ -228,7 +212,7 @@ def test_commands_of_a_map_get_the_address_without_the_password(
 
 
 def test_commands_of_a_map_get_no_address_that_cannot_be_read(
-    run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+    run: CommandLineHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MPCHECKPOINT_STORE", f"memory://{PASSWORD}")
     shows = "import os; print(os.environ.get('MPCHECKPOINT_STORE'))"
@@ -239,7 +223,7 @@ def test_commands_of_a_map_get_no_address_that_cannot_be_read(
 
 
 def test_password_is_in_no_output_no_file_and_no_record(
-    run: Callable[..., Ended], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: CommandLineHere, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """``run`` looks for it in all that each command prints."""
     address = f"postgres://u:{PASSWORD}@h/db?sslpassword={PASSWORD}#run"
@@ -273,7 +257,7 @@ def test_password_is_in_no_output_no_file_and_no_record(
     assert PASSWORD not in caplog.text
 
 
-def test_map_whose_command_has_another_password_is_the_same_map(run: Callable[..., Ended]) -> None:
+def test_map_whose_command_has_another_password_is_the_same_map(run: CommandLineHere) -> None:
     def mapped(password: str) -> Ended:
         command = [*PYTHON, "import sys", f"postgresql://u:{password}@h/db"]
         return run("map", *STORE, "--key", "m", "--", *command, ":::", "a")
@@ -282,7 +266,7 @@ def test_map_whose_command_has_another_password_is_the_same_map(run: Callable[..
     assert "1 done already" in mapped("new").err
 
 
-def test_url_of_another_kind_stays_what_it_is_in_a_map(run: Callable[..., Ended]) -> None:
+def test_url_of_another_kind_stays_what_it_is_in_a_map(run: CommandLineHere) -> None:
     run("map", *STORE, "--key", "m", "--", *PYTHON, "", "https://u:known@h/x", ":::", "a")
 
     assert "https://u:known@h/x" in run("results", *STORE, "--key", "m", "--summary").out
@@ -365,6 +349,18 @@ def test_bad_address_is_refused_before_anything_is_opened() -> None:
         Checkpoint(f"memory://{PASSWORD}")
     with pytest.raises(InvalidAddressError):
         maintenance.verify(f"memory://{PASSWORD}")
+
+
+def test_missing_library_of_a_server_is_named_with_what_installs_it(
+    run: CommandLineHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENGINES, "postgresql", open_postgres)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    with pytest.raises(MissingExtraError, match=re.escape("pip install 'mpcheckpoint[postgres]'")) as caught:
+        Checkpoint("postgresql://u@h/db")
+    assert caught.value.library == "psycopg"
+    assert "pip install 'mpcheckpoint[postgres]'" in run("doctor", "postgresql://u@h/db").err
 
 
 def test_directory_needs_no_library_of_a_server(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_file_that_cannot_be_read_is_told(cli: CommandLine) -> None:
 
 
 def test_url_in_a_file_is_refused_without_its_password(cli: CommandLine) -> None:
-    write(top(cli) / OWN, 'store = "postgres://me:secret@host/db"\nkey = "a"\n')
+    write(top(cli) / OWN, 'store = "mysql://me:secret@host/db"\nkey = "a"\n')
 
     refusal = cli.refused("results")
 
@@ -219,7 +219,7 @@ def test_error_about_one_option_says_where_that_one_came_from(cli: CommandLine) 
 
 def test_passwords_in_values_are_not_shown(cli: CommandLine) -> None:
     ended = cli.run(
-        "results", env={"MPCHECKPOINT_STORE": "postgres://me:secret@host/db", "MPCHECKPOINT_KEY": "a"}
+        "results", env={"MPCHECKPOINT_STORE": "mysql://me:secret@host/db", "MPCHECKPOINT_KEY": "a"}
     )
 
     assert ended.code == 2

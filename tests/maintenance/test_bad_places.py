@@ -95,7 +95,7 @@ def test_store_reached_through_a_link_to_its_parent_is_the_same_store(
 
 PASSWORD = "s3cr3t"
 URLS = [
-    f"postgresql://u:{PASSWORD}@h/db",
+    f"mysql://u:{PASSWORD}@h/db",
     f"  PostgreSQL+psycopg://u:{PASSWORD}@h/db",
     f"jdbc:postgresql://h/db?user=u&password={PASSWORD}",
     f"redis://:{PASSWORD}@h:6379/0",
@@ -178,7 +178,7 @@ def test_command_given_a_url_ends_with_a_usage_error_without_the_password(
 
     assert ended.code == 2
     assert PASSWORD not in ended.out + ended.err
-    assert words == ["verify"] or "as a URL (postgresql://...)" in ended.err
+    assert words == ["verify"] or "as a URL (mysql://...)" in ended.err
     assert list(tmp_path.iterdir()) == []
 
 

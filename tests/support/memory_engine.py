@@ -21,12 +21,11 @@ class MemoryEngine(MemoryStore):
 
     _places: dict[str, dict[str, Content]] = {}  # noqa: RUF012 - all stores share it: that is its purpose
 
-    def __init__(self, address: Address, *, create: bool, read_only: bool, retry_s: float = 0) -> None:
-        del retry_s  # it is always there
+    def __init__(self, address: Address, *, create: bool, read_only: bool, retry_s: float) -> None:
         self.path = str(address)
         if not create and self.path not in self._places:
             raise StoreNotFoundError(f"there is no store at {address}", path=self.path, reason="no store")
-        self._arguments = (address, create and not read_only, read_only)
+        self._arguments = (address, create and not read_only, read_only, retry_s)
         self.workers = self.workers_type(self.path)
         with self._mutex:
             self.contents = self._places.setdefault(self.path, {})
@@ -52,8 +51,8 @@ class MemoryEngine(MemoryStore):
         return _reopened, self._arguments
 
 
-def _reopened(address: Address, create: bool, read_only: bool) -> MemoryEngine:
-    return MemoryEngine(address, create=create, read_only=read_only)
+def _reopened(address: Address, create: bool, read_only: bool, retry_s: float) -> MemoryEngine:
+    return MemoryEngine(address, create=create, read_only=read_only, retry_s=retry_s)
 
 
 open_memory: OpenEngine = MemoryEngine
