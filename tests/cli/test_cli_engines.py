@@ -15,6 +15,7 @@ from mpcheckpoint import errors as errors_of_package
 from mpcheckpoint._cli import main
 from mpcheckpoint._cli.commands import cli
 from mpcheckpoint._cli.completion import complete_key
+from mpcheckpoint._cli.terminal import without_passwords
 from mpcheckpoint._engines import ENGINES, open_postgres
 from mpcheckpoint.errors import (
     InvalidAddressError,
@@ -371,3 +372,17 @@ def _libraries_after_use(store: str) -> list[str]:
     Checkpoint(store).log("a").append("x", 1)
     assert main(["show", "--store", store]) == 0
     return [name for name in sys.modules if name.startswith("psycopg")]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"at postgresql://u:{PASSWORD}@h/db#run; it has", "at postgresql://u:***@h/db#run; it has"),
+        ("at postgresql://u:***@h/db?password=***#run; it has", None),
+        (f"x://u:***{PASSWORD}@h", "x://u:***@h"),
+        (f"x://h?password=***{PASSWORD}", "x://h?password=***"),
+        (f"x://h?a=b&sslpassword={PASSWORD}&c=d", "x://h?a=b&sslpassword=***&c=d"),
+    ],
+)
+def test_message_keeps_all_but_passwords(text: str, shown: str | None) -> None:
+    assert without_passwords(text) == (text if shown is None else shown)
