@@ -93,7 +93,7 @@ def engine_at(address: Address, *, create: bool, read_only: bool, retry_s: float
     return ENGINES[address.scheme](address, create=create, read_only=read_only, retry_s=retry_s)
 
 
-def store_at(place: str | os.PathLike[str] | Address) -> Store:
+def store_at(place: str | os.PathLike[str] | Address, *, retry_s: float = RETRY_S) -> Store:
     """Open a store for reading, wherever it is.
 
     Raises:
@@ -101,7 +101,7 @@ def store_at(place: str | os.PathLike[str] | Address) -> Store:
     """
     address = address_of(place)
     if address is not None:
-        return engine_at(address, create=False, read_only=True)
+        return engine_at(address, create=False, read_only=True, retry_s=retry_s)
     assert not isinstance(place, Address)
     return DirectoryStore(place, create=False, read_only=True)
 

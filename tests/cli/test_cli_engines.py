@@ -15,8 +15,9 @@ from mpcheckpoint import errors as errors_of_package
 from mpcheckpoint._cli import main
 from mpcheckpoint._cli.commands import cli
 from mpcheckpoint._cli.completion import complete_key
+from mpcheckpoint._cli.known_keys import keys_in
 from mpcheckpoint._cli.terminal import without_passwords
-from mpcheckpoint._engines import ENGINES, open_postgres
+from mpcheckpoint._engines import ENGINES, RETRY_S, open_postgres
 from mpcheckpoint.errors import (
     InvalidAddressError,
     MissingExtraError,
@@ -386,3 +387,22 @@ def _libraries_after_use(store: str) -> list[str]:
 )
 def test_message_keeps_all_but_passwords(text: str, shown: str | None) -> None:
     assert without_passwords(text) == (text if shown is None else shown)
+
+
+def test_hints_and_the_doctor_do_not_wait_for_a_server_that_does_not_answer(
+    mapped: CommandLineHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits_s: list[float] = []
+
+    def open_slow(address: Address, *, create: bool, read_only: bool, retry_s: float) -> MemoryEngine:
+        waits_s.append(retry_s)
+        return MemoryEngine(address, create=create, read_only=read_only, retry_s=retry_s)
+
+    monkeypatch.setitem(ENGINES, "memory", open_slow)
+
+    mapped("doctor", PLACE)
+    assert waits_s == [0]
+    assert keys_in(Address.parse(PLACE)) == ["m", "n"]
+    assert waits_s == [0, 0]
+    mapped("ls", *STORE)
+    assert waits_s == [0, 0, RETRY_S]

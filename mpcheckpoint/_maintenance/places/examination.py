@@ -71,7 +71,7 @@ def examine(
 def _of_server(address: Address) -> Generator[Finding, None, None]:
     yield surroundings.core()
     try:
-        yield from engine_at(address, create=False, read_only=True).examine()
+        yield from engine_at(address, create=False, read_only=True, retry_s=0).examine()
     except MissingExtraError:
         raise
     except StoreNotFoundError:
