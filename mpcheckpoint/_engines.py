@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._postgres.address import Address
@@ -11,9 +11,10 @@ from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint.errors import InvalidAddressError, MissingExtraError, NotForThisStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from mpcheckpoint._store.protocol import EngineStore, Store
+    from mpcheckpoint._store.findings import Finding
+    from mpcheckpoint._store.protocol import Store
     from mpcheckpoint.errors import CheckpointError
 
 
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 RETRY_S = 60.0
 
 
-class OpenEngine(Protocol):
+class OpenStore(Protocol):
     """Opens a store on a server."""
 
-    def __call__(self, address: Address, *, create: bool, read_only: bool, retry_s: float) -> EngineStore:
-        """Return the store at an address.
+    def __call__(self, address: Address, *, create: bool, read_only: bool, retry_s: float) -> Store:
+        """Return the store at an address. Its ``path`` is the address without its password.
 
         Args:
             retry_s: how long to try again while the server does not answer, in seconds.
@@ -35,25 +36,61 @@ class OpenEngine(Protocol):
         """
 
 
-def open_postgres(address: Address, *, create: bool, read_only: bool, retry_s: float) -> EngineStore:
+class ExamineServer(Protocol):
+    """Examines a server, for `mpcheckpoint.maintenance.examine`."""
+
+    def __call__(self, address: Address) -> Iterable[Finding]:
+        """Yield how the server is set for a store, and how the store there is, if there is one.
+
+        Above all how safe an append is when it returns, and what the server does that no setting of the handle can make
+        up for. The checks have names of the engine's own, and the figures have units in their names. Changes nothing,
+        and takes a few seconds at most.
+
+        Raises:
+            CheckpointError: it cannot be asked, or not for all. What was yielded before is as it was found.
+        """
+
+
+class Engine(NamedTuple):
+    """A kind of server that keeps stores."""
+
+    open: OpenStore
+    examine: ExamineServer
+
+
+def open_postgres(address: Address, *, create: bool, read_only: bool, retry_s: float) -> Store:
     """Return the store at an address of PostgreSQL.
 
     Raises:
         MissingExtraError: psycopg is not installed, or finds no libpq.
         And what ``PostgresStore`` raises.
     """
-    # Not at the top: whose store is a directory needs no psycopg, and does not wait for its import.
-    try:
-        import psycopg  # noqa: F401, PLC0415
-    except ImportError as error:
-        raise MissingExtraError("postgres", "psycopg") from error
+    require_psycopg()
     from mpcheckpoint._postgres.store import PostgresStore  # noqa: PLC0415
 
     return PostgresStore(address, create=create, read_only=read_only, retry_s=retry_s)
 
 
+def examine_postgres(address: Address) -> Iterable[Finding]:
+    """Yield how a PostgreSQL server is set. Raises as `ExamineServer`, and MissingExtraError."""
+    require_psycopg()
+    from mpcheckpoint._postgres.store import examine_server  # noqa: PLC0415
+
+    return examine_server(address)
+
+
+def require_psycopg() -> None:
+    """Raise MissingExtraError unless psycopg is there: whose store is a directory needs none, and does not wait for its
+    import."""
+    try:
+        import psycopg  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise MissingExtraError("postgres", "psycopg") from error
+
+
+POSTGRES = Engine(open_postgres, examine_postgres)
 # By the scheme of their addresses, as it is written.
-ENGINES: dict[str, OpenEngine] = {"postgresql": open_postgres, "postgres": open_postgres}
+ENGINES: dict[str, Engine] = {"postgresql": POSTGRES, "postgres": POSTGRES}
 
 
 def address_of(place: str | os.PathLike[str] | Address) -> Address | None:
@@ -83,14 +120,14 @@ def directory_of(place: str | os.PathLike[str] | Address, what: str) -> str | os
     return place
 
 
-def engine_at(address: Address, *, create: bool, read_only: bool, retry_s: float = RETRY_S) -> EngineStore:
+def engine_at(address: Address, *, create: bool, read_only: bool, retry_s: float = RETRY_S) -> Store:
     """Open a store on a server.
 
     Raises:
         MissingExtraError: what its engine needs is not installed.
         And what the engine raises.
     """
-    return ENGINES[address.scheme](address, create=create, read_only=read_only, retry_s=retry_s)
+    return ENGINES[address.scheme].open(address, create=create, read_only=read_only, retry_s=retry_s)
 
 
 def store_at(place: str | os.PathLike[str] | Address, *, retry_s: float = RETRY_S) -> Store:

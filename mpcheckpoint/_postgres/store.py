@@ -18,6 +18,7 @@ from mpcheckpoint._postgres.rows import int4, int8, number_in
 from mpcheckpoint._postgres.session import statement
 from mpcheckpoint._postgres.sessions import sessions_of
 from mpcheckpoint._postgres.workers import PostgresWorkers
+from mpcheckpoint._store.findings import OK, Finding
 from mpcheckpoint.errors import (
     FormatVersionError,
     LogNotFoundError,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._postgres.address import Address
     from mpcheckpoint._postgres.session import Session
-    from mpcheckpoint._store.findings import Finding
     from mpcheckpoint._store.protocol import Reader
 
 SCHEMA_VERSION = 1
@@ -102,12 +102,6 @@ class PostgresStore:
         are_whole = [reader.found(pages[at]) for at, reader in enumerate(ours)]
         return all(are_whole)
 
-    def examine(self) -> Iterator[Finding]:
-        """Yield how the server is set for a store."""
-        return examine(
-            lambda operation: self.sessions.read(operation, "examining the server", retry_s=self._retry_s)
-        )
-
     def find_log(self, log_key: str) -> PostgresLog:
         """Return a log for reading."""
         return self._found(log_key, _key_bytes(log_key))
@@ -129,7 +123,10 @@ class PostgresStore:
         result = self._read(FIND, int4(self._id), key)
         if not result.ntuples:
             raise LogNotFoundError(
-                f"there is no log {log_key!r} in {self.path}", path=self.path, reason="no such log"
+                f"there is no log {log_key!r} in {self.path}",
+                path=self.path,
+                reason="no such log",
+                log_key=log_key,
             )
         return self._log(log_key, number_in(result.get_value(0, 0)))
 
@@ -150,6 +147,18 @@ class PostgresStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, self._arguments
+
+
+def examine_server(address: Address) -> Iterator[Finding]:
+    """Yield how a server is set for a store, and how the store there is; see ``_engines.ExamineServer``."""
+    sessions = sessions_of(address, must_write=False)
+    yield from examine(lambda operation: sessions.read(operation, "examining the server", retry_s=0))
+    try:
+        logs = len(PostgresStore(address, create=False, read_only=True, retry_s=0).log_keys())
+    except StoreNotFoundError:
+        yield Finding("store", OK, "none here yet", {"logs": 0})
+    else:
+        yield Finding("store", OK, f"{logs} log{'' if logs == 1 else 's'}", {"logs": logs})
 
 
 def _reopen(address: Address, create: bool, read_only: bool, retry_s: float) -> PostgresStore:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.near_end import Rest
     from mpcheckpoint._logfile.selected import Selection
     from mpcheckpoint._store.durability import Durability
-    from mpcheckpoint._store.findings import Finding
     from mpcheckpoint._system import LockHolder
     from mpcheckpoint._types import Position, Repair
 
@@ -445,19 +444,4 @@ class Store(Protocol):
             InvalidKeyError: as for ``find_log``.
             LimitExceededError: the key is longer than this storage takes, which is at least 32 KiB as JSON.
             LockTimeoutError, StoreAccessError, WriteFailedError: none was created.
-        """
-
-
-class EngineStore(Store, Protocol):
-    """A store that is no directory, and has an address (``_engines``). Its ``path`` is that, without its password."""
-
-    def examine(self) -> Iterable[Finding]:
-        """Yield how the server is set for a store, and how the store is, for `mpcheckpoint.maintenance.examine`.
-
-        Above all how safe an append is when it returns, and what the server does that no setting of the handle can make
-        up for. The checks have names of the engine's own, and the figures have units in their names. Changes nothing,
-        and takes a few seconds at most.
-
-        Raises:
-            CheckpointError: it cannot be asked, or not for all. What was yielded before is as it was found.
         """

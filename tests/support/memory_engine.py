@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mpcheckpoint._engines import Engine
 from mpcheckpoint._store.findings import OK, WARN, Finding
 from mpcheckpoint.errors import StoreNotFoundError
 from support.memory_storage import MemoryStore
@@ -11,7 +12,6 @@ from support.memory_storage import MemoryStore
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mpcheckpoint._engines import OpenEngine
     from mpcheckpoint._postgres.address import Address
     from support.memory_content import Content
 
@@ -37,15 +37,15 @@ class MemoryEngine(MemoryStore):
             yield from logs.values()
 
     @classmethod
+    def contents_at(cls, path: str) -> dict[str, Content] | None:
+        """Return the logs of a store; None if there is none."""
+        return cls._places.get(path)
+
+    @classmethod
     def forget_all(cls) -> None:
         """Drop all stores."""
         with cls._mutex:
             cls._places.clear()
-
-    def examine(self) -> Iterator[Finding]:
-        """Yield that nothing here is durable."""
-        yield Finding("durability", WARN, "an append is in memory only", {"is_durable": False})
-        yield Finding("store", OK, f"logs: {len(self.contents)}", {"logs": len(self.contents)})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, self._arguments
@@ -55,4 +55,12 @@ def _reopened(address: Address, create: bool, read_only: bool, retry_s: float) -
     return MemoryEngine(address, create=create, read_only=read_only, retry_s=retry_s)
 
 
-open_memory: OpenEngine = MemoryEngine
+def examine_memory(address: Address) -> Iterator[Finding]:
+    """Yield that nothing here is durable."""
+    yield Finding("durability", WARN, "an append is in memory only", {"is_durable": False})
+    contents = MemoryEngine.contents_at(str(address))
+    text = "none here yet" if contents is None else f"logs: {len(contents)}"
+    yield Finding("store", OK, text, {"logs": len(contents or ())})
+
+
+MEMORY = Engine(MemoryEngine, examine_memory)

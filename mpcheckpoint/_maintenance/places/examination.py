@@ -10,13 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._engines import address_of, engine_at
+from mpcheckpoint._engines import ENGINES, address_of
 from mpcheckpoint._logfile.paths import STORE_DIRECTORY, store_directory
 from mpcheckpoint._maintenance.places import probes, surroundings
 from mpcheckpoint._maintenance.places.scratch import Scratch, remove_stale
 from mpcheckpoint._postgres.address import Address
 from mpcheckpoint._store.findings import BAD, OK, WARN, Examination, Finding, worst
-from mpcheckpoint.errors import CheckpointError, MissingExtraError, StoreNotFoundError, shell_text
+from mpcheckpoint.errors import CheckpointError, MissingExtraError, shell_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -71,13 +71,11 @@ def examine(
 def _of_server(address: Address) -> Generator[Finding, None, None]:
     yield surroundings.core()
     try:
-        yield from engine_at(address, create=False, read_only=True, retry_s=0).examine()
+        yield from ENGINES[address.scheme].examine(address)
     except MissingExtraError:
         raise
-    except StoreNotFoundError:
-        yield Finding("store", OK, "none here yet", {"logs": 0})
     except CheckpointError as error:
-        yield Finding("store", BAD, shell_text(error))
+        yield Finding("server", BAD, shell_text(error))
 
 
 def _findings(path: str, append_s: float, so_far: list[Finding]) -> Generator[Finding, None, None]:
