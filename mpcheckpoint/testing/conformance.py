@@ -28,6 +28,7 @@ from mpcheckpoint.testing._conformance.handles import HandleTests
 from mpcheckpoint.testing._conformance.logs import AppendTests, CareTests, GuardTests
 from mpcheckpoint.testing._conformance.looks import LookTests
 from mpcheckpoint.testing._conformance.losses import LossTests
+from mpcheckpoint.testing._conformance.lost_answers import LostAnswerTests
 from mpcheckpoint.testing._conformance.readers import ContentTests, PositionTests, ReaderTests
 from mpcheckpoint.testing._conformance.stores import StoreTests
 from mpcheckpoint.testing._conformance.workers import WorkerProcessTests, WorkerTests
@@ -45,6 +46,7 @@ class StorageConformance(
     ContentTests,
     LookTests,
     LossTests,
+    LostAnswerTests,
     CareTests,
     CompactionTests,
     HandleTests,

@@ -19,6 +19,7 @@ from mpcheckpoint.checkpoint import checkpoint_on
 from mpcheckpoint.testing._conformance.processes import ProcessTests
 from mpcheckpoint.testing._conformance.workers import WorkerProcessTests
 from mpcheckpoint.testing.conformance import StorageConformance
+from support.memory_lossy import LossyLog, LossyStore
 from support.memory_storage import MemoryStore
 from support.planted import PLANTED, Planted
 from support.planted import compactions as _compactions  # noqa: F401 - plants its faults
@@ -26,6 +27,7 @@ from support.planted import conditions as _conditions  # noqa: F401 - plants its
 from support.planted import logs as _logs  # noqa: F401 - plants its faults
 from support.planted import looks as _looks  # noqa: F401 - plants its faults
 from support.planted import losses as _losses  # noqa: F401 - plants its faults
+from support.planted import lost_answers as _lost_answers  # noqa: F401 - plants its faults
 from support.planted import readers as _readers  # noqa: F401 - plants its faults
 from support.planted import stores as _stores  # noqa: F401 - plants its faults
 from support.planted import workers as _workers  # noqa: F401 - plants its faults
@@ -67,6 +69,9 @@ class TestMemory(StorageConformance):
 
     def discard(self, place: Path) -> None:
         self.store_type.forget(place)
+
+    def lossy_store(self, place: Path) -> MemoryStore:
+        return self.store_type(place) if issubclass(self.store_type.log_type, LossyLog) else LossyStore(place)
 
     def lose_end(self, place: Path) -> None:
         self.store_type.lose_end(place)
