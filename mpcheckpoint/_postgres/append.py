@@ -96,17 +96,27 @@ class _Written(NamedTuple):
     lineage: bytes
 
 
+class Unsynced(NamedTuple):
+    """A batch that a server may lose if it crashes."""
+
+    number: int
+    id: bytes
+    generation: bytes
+
+
 class Appender:
     """Append to one log.
 
     Attributes:
         appends, syncs: how many there were.
+        unsynced: the last batch that was appended without a sync.
 
     Concurrency: any number of threads, one after the other.
     """
 
     def __init__(self, place: LogPlace) -> None:
         self.appends = self.syncs = 0
+        self.unsynced: Unsynced | None = None
         self._place = place
         self._sessions = place.sessions
         self._what = f"appending to the log {place.log_key!r}"
@@ -125,9 +135,10 @@ class Appender:
         while True:
             may_be_there = False
             try:
-                return self._acknowledged(
-                    self._try(attempt, payloads, guard, timeout_s, is_durable=is_durable)
-                )
+                written = self._try(attempt, payloads, guard, timeout_s, is_durable=is_durable)
+                if not is_durable and isinstance(written, _Written):
+                    self.unsynced = Unsynced(written.number, attempt.id, written.generation)
+                return self._acknowledged(written)
             except UnreachableError as error:
                 failure: Exception = error
             except ConnectionLostError as error:

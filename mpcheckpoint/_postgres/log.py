@@ -10,7 +10,7 @@ from mpcheckpoint._postgres.examination import durability_of
 from mpcheckpoint._postgres.notifier import LONGEST_PAUSE_ALONE_S, PostgresNotifier
 from mpcheckpoint._postgres.read import PostgresReader
 from mpcheckpoint._store.durability import Durability, Mode
-from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.errors import RecordsLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,6 @@ class PostgresLog:
         self._place = place
         self._notifier = notifier
         self._appender = Appender(place)
-        self._has_unsynced = False
 
     def append(
         self,
@@ -45,25 +44,35 @@ class PostgresLog:
         """Append one batch; return its position when it is as durable as ``durability`` asks."""
         # With ``interval`` at once, too: one sync makes the appends of many durable.
         is_durable = durability.mode is not Mode.NEVER
-        self._has_unsynced = self._has_unsynced or not is_durable
         return self._appender.append(payloads, guard, timeout_s, is_durable=is_durable)
 
     # --- durable ----------------------------------------------------------------------------------------------
 
     def flush(self, timeout_s: float | None) -> None:
-        """Return when all that is visible now is durable."""
+        """Return when all that is visible now, and all that was appended here, is durable.
+
+        Raises:
+            RecordsLostError: the server has lost what was appended here without a sync. Raised once.
+        """
         del timeout_s  # no lock is waited for
-        self._has_unsynced = False
-        try:
-            self._place.flush()
-        except CheckpointError:
-            self._has_unsynced = True
-            raise
+        unsynced = self._appender.unsynced
+        self._place.flush()
         self._appender.syncs += 1
+        is_there = unsynced is None or self._place.holds(*unsynced)
+        if self._appender.unsynced is unsynced:
+            self._appender.unsynced = None
+        if not is_there:
+            raise RecordsLostError(
+                f"the server lost what was appended to the log {self.log_key!r} of {self._place.place} and not made "
+                "durable before it crashed",
+                path=self._place.place,
+                reason="records lost",
+                advice="read the log, and append again what is missing",
+            )
 
     def finish(self) -> None:
-        """Make durable what was appended here with ``interval`` or ``never``."""
-        if self._has_unsynced:
+        """Make durable what was appended here with ``never``."""
+        if self._appender.unsynced is not None:
             self.flush(None)
 
     def recover(self, timeout_s: float | None) -> None:

@@ -25,6 +25,18 @@ SIZE = statement(
     from mpcheckpoint.log l where l.id = $1::bigint
     """,
 )
+# $1: a log. $2, $3, $4: the number of a batch, its id, and the generation that it was in. Whether it is there: one that
+# is not may have been left out by a compaction, but not if that was before it.
+HOLDS = statement(
+    "holds_1",
+    """
+    select exists (
+        select from mpcheckpoint.batch b where b.gen = l.gen and b.number = $2::bigint
+            and substr(uuid_send(b.id), 1, 14) = substr(uuid_send($3::uuid), 1, 14)
+    ) or (l.generation <> $4::bytea and $2::bigint <= l.floor_number)
+    from mpcheckpoint.log l where l.id = $1::bigint
+    """,
+)
 
 
 class LogPlace:
@@ -63,6 +75,11 @@ class LogPlace:
         """Return when all that is visible is durable."""
         what = f"making the log {self.log_key!r} durable"
         self.sessions.read(lambda session: session.call_one(FLUSH), what, retry_s=self.retry_s)
+
+    def holds(self, number: int, batch_id: bytes, generation: bytes) -> bool:
+        """Return whether the log still has a batch, or has left it out on purpose."""
+        row = self.read(HOLDS, int8(self.id), int8(number), batch_id, generation)
+        return bool(row.get_value(0, 0) == b"\1")
 
     def known_durable(self, number: int) -> int:
         """Return a number up to which all is durable, given that all up to ``number`` is visible."""
