@@ -211,3 +211,22 @@ def _append(log: Log, way: str) -> None:
     else:
         with log.transaction() as transaction:
             transaction.append("x", len(transaction.events("x")))
+
+
+def test_handle_that_only_reads_reads_and_follows_on_a_standby(make_postgres: Callable[..., Cluster]) -> None:
+    cluster = make_postgres()
+    address = cluster.create_database("d")
+    with checkpoint_at(address) as checkpoint, standby_of(cluster, is_synchronous=False) as standby:
+        log = checkpoint.log("a")
+        log.append("x", 0)
+        standby_address = standby.address("d")
+        caught_up = "select pg_last_wal_replay_lsn() >= %s::pg_lsn"
+        standby.wait_until(caught_up, cluster.execute("select pg_current_wal_lsn()::text")[0][0])
+        with checkpoint_at(standby_address, read_only=True, retry_s=0.5) as reading:
+            view = reading.log("a")
+            follower = view.follow(idle_timeout_s=30)
+            assert next(follower).event == 0
+            log.append("x", 1)
+            assert next(follower).event == 1
+            assert view.events("x") == (0, 1)
+            assert [record.event for record in view.read(durable=True)] == [0, 1]

@@ -1,0 +1,299 @@
+"""What surrounds a session of a server: defaults of roles, poolers, limits, other versions, roles that may little."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from mpcheckpoint.errors import (
+    CheckpointError,
+    FormatVersionError,
+    LockTimeoutError,
+    ReadOnlyError,
+    StoreAccessError,
+    StoreNotFoundError,
+    StoreUnavailableError,
+    WriteFailedError,
+)
+from support.capabilities import is_root, require
+from support.postgres.addresses import PASSWORD, USER
+from support.postgres.handles import checkpoint_at
+from support.postgres.pooler import pooled, pooler_program
+from support.postgres.small_disk import on_small_disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpcheckpoint import Log
+    from support.postgres.cluster import Cluster
+
+DEFAULTS = {
+    "default_transaction_isolation": "serializable",
+    "default_transaction_read_only": "on",
+    "default_transaction_deferrable": "on",
+    "statement_timeout": "50ms",
+    "lock_timeout": "20ms",
+    "idle_in_transaction_session_timeout": "50ms",
+    "idle_session_timeout": "50ms",
+    "synchronous_commit": "off",
+    "search_path": "nowhere",
+    "standard_conforming_strings": "off",
+    "client_encoding": "LATIN1",
+    "client_min_messages": "error",
+    "DateStyle": "German, DMY",
+    "bytea_output": "escape",
+    "plpgsql.variable_conflict": "use_variable",
+    "transform_null_equals": "on",
+}
+
+
+def _name(address: str) -> str:
+    return address.rpartition("/")[2]
+
+
+def _use(log: Log) -> None:
+    """Append in all ways, claim, read, and compact."""
+    log.append("x", 0)
+    log.append_many([("x", 1), ("ÿ", "\u20ac\\'")])
+    log.append("x", 2, record_id="r")
+    assert log.append("x", 2, record_id="r") is not None
+    log.append("x", 3, expected_count=3)
+    with log.transaction() as transaction:
+        transaction.append("x", len(transaction.events("x")))
+    with log.claim("x") as claim:
+        assert claim is not None
+        with log.claim("x") as other:
+            assert other is None
+    assert log.events("x") == (0, 1, 2, 3, 4)
+    assert log.events("ÿ") == ("\u20ac\\'",)
+
+
+@pytest.mark.guarantee(1)
+def test_defaults_of_a_role_change_nothing(postgres: Cluster, postgres_database: str) -> None:
+    database = _name(postgres_database)
+    role = f"role_of_{database}"
+    address = postgres.create_role(role, database, [f'GRANT CREATE ON DATABASE "{database}" TO {{role}}'])
+    try:
+        for name, value in DEFAULTS.items():
+            postgres.execute(f"ALTER ROLE {role} IN DATABASE {database} SET {name} = '{value}'")
+        with checkpoint_at(address) as checkpoint:
+            log = checkpoint.log("a")
+            _use(log)
+            with psycopg.connect(address) as session:
+                assert session.execute("show idle_session_timeout").fetchall() == [("50ms",)]
+            with psycopg.connect(postgres_database.replace(USER, role)) as holder:
+                holder.execute("set transaction read write")
+                holder.execute("set idle_in_transaction_session_timeout = 0")
+                holder.execute("set statement_timeout = 0")
+                holder.execute("select from mpcheckpoint.log for update")
+                with checkpoint_at(address, lock_timeout_s=0.3) as waiting, pytest.raises(LockTimeoutError):
+                    waiting.log("a").append("x", "never")
+            assert log.events("x") == (0, 1, 2, 3, 4)
+    finally:
+        postgres.drop_role(role, database)
+
+
+@pytest.mark.slow
+def test_pooler_between_transactions_is_refused_and_one_that_keeps_sessions_is_not(
+    postgres: Cluster, postgres_database: str
+) -> None:
+    require(pooler_program() is not None, "pgbouncer is not installed (Debian: pgbouncer)")
+    with checkpoint_at(postgres_database) as direct:
+        direct.log("a").append("x", "old")
+    with (
+        pooled(postgres, _name(postgres_database), mode="transaction") as address,
+        checkpoint_at(address, "one") as first,
+    ):
+        first.log("a").append("x", 0)
+        with pytest.raises(StoreAccessError, match="pooler"):
+            checkpoint_at(address, "two").log("a").append("x", 0)
+    with (
+        pooled(postgres, _name(postgres_database), mode="session", sessions=3) as address,
+        checkpoint_at(address, "kept") as checkpoint,
+    ):
+        _use(checkpoint.log("a"))
+
+
+# --- roles -------------------------------------------------------------------------------------------------
+
+
+def _advised_grants() -> str:
+    """Return what the schema says that an administrator may run."""
+    schema = resources.files("mpcheckpoint._postgres").joinpath("schema.sql").read_text("utf-8")
+    return "\n".join(re.findall(r"^--   (.*)$", schema, re.MULTILINE))
+
+
+@pytest.fixture
+def roles(make_postgres: Callable[..., Cluster]) -> tuple[str, str, str]:
+    """Return addresses of the owner of a schema, of a writer and of a reader as the schema says."""
+    cluster = make_postgres()
+    owner = cluster.create_database("d")
+    schema = resources.files("mpcheckpoint._postgres").joinpath("schema.sql").read_text("utf-8")
+    with psycopg.connect(owner, autocommit=True) as session:
+        session.execute(schema.encode())
+    with cluster.admin("d") as admin:
+        admin.execute(_advised_grants().encode())
+    writer = cluster.create_role("writer", "d", ["GRANT mpcheckpoint_writer TO {role}"])
+    reader = cluster.create_role("reader", "d", ["GRANT mpcheckpoint_reader TO {role}"])
+    return owner, writer, reader
+
+
+def test_roles_of_the_schema_may_do_their_work_and_no_more(roles: tuple[str, str, str]) -> None:
+    _, writer, reader = roles
+    with pytest.raises(StoreNotFoundError):
+        checkpoint_at(reader, read_only=True)
+    with checkpoint_at(writer) as writing:
+        log = writing.log("a")
+        _use(log)
+        log.forget(["ÿ"])
+        log.compact()
+        with checkpoint_at(reader, read_only=True) as reading:
+            view = reading.log("a")
+            follower = view.follow(idle_timeout_s=30)
+            assert [next(follower).event for _ in range(5)] == [0, 1, 2, 3, 4]
+            log.append("x", 5)
+            assert next(follower).event == 5
+            assert view.events("x") == (0, 1, 2, 3, 4, 5)
+            with pytest.raises(ReadOnlyError):
+                view.append("x", 6)
+        with pytest.raises(CheckpointError) as refused, checkpoint_at(reader) as trying:
+            trying.log("a").append("x", "never")
+        assert isinstance(refused.value, (StoreAccessError, StoreNotFoundError))
+        assert PASSWORD not in str(refused.value)
+        assert log.events("x") == (0, 1, 2, 3, 4, 5)
+
+
+# --- versions ----------------------------------------------------------------------------------------------
+
+
+def test_schema_of_another_version_is_refused_at_open_and_at_each_append(
+    postgres: Cluster, postgres_database: str
+) -> None:
+    def newer(function: str) -> str:
+        return f"alter function mpcheckpoint.{function}_1 rename to {function}_2"
+
+    with checkpoint_at(postgres_database) as checkpoint:
+        log = checkpoint.log("a")
+        log.append("x", 0)
+        with psycopg.connect(postgres_database, autocommit=True) as session:
+            session.execute("update mpcheckpoint.version set version = 2")
+            for function in ("append", "lock", "make_log", "begin_worker", "live_workers"):
+                session.execute(newer(function).encode())
+            for way in (
+                lambda: log.append("x", 1),
+                lambda: log.append("x", 1, record_id="r"),
+                lambda: log.append("x", 1, expected_count=1),
+                lambda: checkpoint.log("new").append("x", 1),
+                lambda: checkpoint_at(postgres_database),
+                lambda: checkpoint_at(postgres_database, read_only=True),
+            ):
+                with pytest.raises(FormatVersionError):
+                    way()
+            session.execute("update mpcheckpoint.version set version = 0")
+            with pytest.raises(FormatVersionError):
+                checkpoint_at(postgres_database)
+        assert log.events("x") == (0,)
+
+
+# --- limits ------------------------------------------------------------------------------------------------
+
+
+def test_server_that_takes_no_more_sessions_is_waited_for_and_then_said_to_be_unavailable(
+    make_postgres: Callable[..., Cluster],
+) -> None:
+    cluster = make_postgres({"max_connections": 8, "superuser_reserved_connections": 3})
+    address = cluster.create_database("d")
+    with checkpoint_at(address) as checkpoint:
+        checkpoint.log("a").append("x", 0)
+        others = [psycopg.connect(address) for _ in range(4)]
+        with pytest.raises(StoreUnavailableError):
+            checkpoint_at(address, "another", retry_s=0.2)
+        checkpoint.log("a").append("x", 1)
+        for other in others:
+            other.close()
+        with checkpoint_at(address, "another") as another:
+            another.log("a").append("x", 0)
+        assert checkpoint.log("a").events("x") == (0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.guarantee(9)
+def test_append_on_a_full_disk_is_refused_and_with_room_again_the_same_handle_appends(
+    postgres_template: Path, public: Path
+) -> None:
+    require(is_root(), "a small disk is mounted by root")
+    with on_small_disk(public, "data", template=postgres_template) as (cluster, disk):
+        address = cluster.create_database("d")
+        with checkpoint_at(address, retry_s=120) as checkpoint:
+            log = checkpoint.log("a")
+            log.append("x", 0)
+            disk.fill()
+            appended = 0
+            while not _is_refused(log):
+                appended += 1
+            assert log.events("x") == (0,)
+            disk.empty()
+            log.append("x", 1)
+            assert log.events("x") == (0, 1)
+            assert len(log.events("y")) == appended
+
+
+def _is_refused(log: Log) -> bool:
+    try:
+        log.append("y", "y" * 50_000)
+    except WriteFailedError:
+        return True
+    return False
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """Yield a directory that the server's user can enter."""
+    with tempfile.TemporaryDirectory(prefix="mpcheckpoint-pg-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+EXPLAINED = """
+    explain (analyze, buffers, format json) select * from mpcheckpoint.append_1(
+        'explained', (select id from mpcheckpoint.log where key = 'a'), null, gen_random_uuid(), 9223372036854775807, 0,
+        1, '{}', '1', null, null, null, null, false)
+"""
+
+
+@pytest.mark.slow
+def test_append_beside_an_open_snapshot_touches_no_more_pages_after_thousands(
+    postgres: Cluster, postgres_database: str, intensity: int
+) -> None:
+    def pages() -> int:
+        """Return how many pages an append touches, that is not done."""
+        with admin.transaction(force_rollback=True):
+            admin.execute("set local mpcheckpoint.session = 'explained'")
+            cost = None
+            for _ in range(3):  # the first one plans
+                ((explained,),) = admin.execute(EXPLAINED).fetchall()
+                cost = explained[0]["Plan"]["Shared Hit Blocks"] + explained[0]["Plan"]["Shared Read Blocks"]
+        assert isinstance(cost, int)
+        return cost
+
+    with (
+        checkpoint_at(postgres_database, durability="never") as checkpoint,
+        psycopg.connect(postgres_database) as snapshot,
+        postgres.admin(_name(postgres_database)) as admin,
+    ):
+        log = checkpoint.log("a")
+        for number in range(100):
+            log.append("x", number)
+        snapshot.execute("set transaction isolation level repeatable read")
+        snapshot.execute("select count(*) from mpcheckpoint.batch")
+        before = pages()
+        for number in range(3000 * intensity):
+            log.append("x", number)
+        # A row that each append changed would have left a version on every hundredth of a page.
+        assert pages() < before + 20
