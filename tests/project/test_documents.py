@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 # Generated, or with tests of their own that run their blocks and more.
-RUN_ELSEWHERE = {"api.md", "decisions.md", "format.md", "performance.md", "reliability.md"}
+RUN_ELSEWHERE = {
+    "api.md",
+    "decisions.md",
+    "format.md",
+    "performance.md",
+    "reliability.md",
+    "several-machines.md",
+}
 PAGES = sorted(page for page in DOCS.rglob("*.md") if page.name not in RUN_ELSEWHERE)
 
 
