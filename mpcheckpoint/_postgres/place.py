@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from mpcheckpoint._postgres.session import Session, Statement
     from mpcheckpoint._postgres.sessions import Sessions
 
-# A transaction that writes next to nothing: once it is durable, so is all that was committed before it.
-FLUSH = statement("flush", "select pg_logical_emit_message(true, 'mpcheckpoint', '')")
+# A transaction that writes next to nothing: once it is durable, so is all that was committed before it. A standby shows
+# only what it has made durable.
+FLUSH = statement(
+    "flush", "select case when not pg_is_in_recovery() then pg_logical_emit_message(true, 'mpcheckpoint', '') end"
+)
 SIZE = statement(
     "size_1",
     """
