@@ -87,8 +87,8 @@ def opened(place: str) -> Iterator[Checkpoint]:
 # --- what is measured --------------------------------------------------------------------------------------------
 
 
-def append_for(start: Start, job: Job) -> int:
-    """Append for some seconds, beginning together with the others; return how many records returned in time."""
+def append_for(start: Start, job: Job) -> tuple[int, float]:
+    """Append for some seconds, beginning together with the others; return how many records, and how many a second."""
     if job.is_pure:
         _without_native_core()
     with opened(job.place) as checkpoint:
@@ -96,16 +96,17 @@ def append_for(start: Start, job: Job) -> int:
         log.append(_OBJECT_KEY.format(job.process, 0), _EVENT)
         start()
         count = 0
-        deadline_s = time.perf_counter() + job.amount
+        begun_s = time.perf_counter()
         while True:
             keys = [_OBJECT_KEY.format(job.process, count + number) for number in range(job.batch)]
             if job.batch == 1:
                 log.append(keys[0], _EVENT)
             else:
                 log.append_many([(key, _EVENT) for key in keys])
-            if time.perf_counter() >= deadline_s:
-                return count
             count += job.batch
+            elapsed_s = time.perf_counter() - begun_s
+            if elapsed_s >= job.amount:
+                return count, count / elapsed_s
 
 
 def _without_native_core() -> None:
@@ -120,9 +121,10 @@ def rate(job: Job, processes: int) -> float:
     done = run_together(append_for, [job._replace(process=number) for number in range(processes)])
     with opened(job.place) as checkpoint:
         held = sum(1 for _ in checkpoint.log(_LOG_KEY).read())
-    if held < sum(done) + processes:
-        raise RuntimeError(f"{sum(done) + processes} records were acknowledged, and {held} are there")
-    return sum(done) / job.amount
+    acknowledged = sum(count for count, _ in done) + processes
+    if held != acknowledged:
+        raise RuntimeError(f"{acknowledged} records were acknowledged, and {held} are there")
+    return sum(per_s for _, per_s in done)
 
 
 def fill(job: Job) -> None:

@@ -45,7 +45,18 @@ def server(directory: Path, address: str | None) -> Iterator[str]:
     if owner is not None:
         os.chown(directory, owner, owner)
         os.chown(password, owner, owner)
-    initdb = [programs / "initdb", "-D", data, "-U", _USER, f"--pwfile={password}", "-A", "scram-sha-256"]
+    initdb = [
+        programs / "initdb",
+        "-D",
+        data,
+        "-U",
+        _USER,
+        f"--pwfile={password}",
+        "-A",
+        "scram-sha-256",
+        "-E",
+        "UTF8",
+    ]
     done = _run(initdb, owner)
     if done.returncode != 0:
         raise RuntimeError(f"initdb failed in {directory}: {done.stderr.strip()}")
@@ -84,7 +95,7 @@ def _as_user(owner: int | None) -> dict[str, object]:
 
 
 def _run(command: Sequence[str | Path], owner: int | None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LC_ALL": "C"}
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     return subprocess.run(
         command, **_as_user(owner), env=environment, capture_output=True, text=True, check=False
     )

@@ -9,11 +9,14 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import psycopg
 import pytest
 
 from support.checkout import ROOT
+from support.postgres.fixtures import require_postgres
 
 BENCHMARKS = ROOT / "benchmarks"
 ENGINES = ["mpcheckpoint", "pure", "sqlite", "lmdb", "optuna", "diskcache", "filelock", "portalocker"]
@@ -296,6 +299,82 @@ def test_append_profile_with_tiny_sizes_adds_up_to_the_total(tmp_path: Path) -> 
     assert 1 <= parts["write"]["calls"] < 1.5  # now and then the page, too
     assert parts["sync"]["calls"] == 1
     assert parts["encode"]["calls"] == 2
+
+
+def test_postgres_benchmark_with_tiny_sizes_reports_every_row(tmp_path: Path, postgres_database: str) -> None:
+    sizes = ("--processes", "2", "--seconds", "0.05", "--records", "200", "--items", "5", "--appends", "5")
+    results = run(tmp_path, "postgres.py", "--quick", *sizes, "--server", postgres_database)["results"]
+
+    both = [row for row in results if "directory" in row]
+    counts = {row["work"]: row["postgresql"] for row in results if row["unit"] == "messages"}
+    assert [row["work"] for row in both] == [
+        "append, 1 process",
+        "append, 2 processes, one log / pure",
+        "batch of 500",
+        "replay of 200",
+        "follow: append called to seen",
+        "claim of a killed process: free",
+    ]
+    assert all(row["directory"] > 0 and row["postgresql"] > 0 and row["ratio"] > 0 for row in both)
+    assert counts["messages: append"] == 1
+    assert counts["messages: read over 20 logs"] == 1
+    assert len(results) == len(both) + len(counts) + 3
+
+
+def test_server_that_a_benchmark_starts_is_gone_with_its_files_afterwards(tmp_path: Path) -> None:
+    require_postgres()
+    with TemporaryDirectory(prefix="mpcheckpoint-pg-") as public:  # pytest's is closed to the server's user
+        Path(public).chmod(0o711)
+        done = code(
+            tmp_path,
+            "from pathlib import Path",
+            "import psycopg",
+            "from harness import work_directory",
+            "from servers import server",
+            f"with work_directory(Path({public!r})) as directory, server(directory / 'server', None) as address:",
+            "    with psycopg.connect(address) as session:",
+            "        print(session.execute('show fsync').fetchone()[0], address)",
+        )
+        assert done.returncode == 0, done.stderr
+        said, address = done.stdout.split()
+        assert said == "on"
+        assert list(Path(public).iterdir()) == []
+        with pytest.raises(psycopg.OperationalError, match="refused"):
+            psycopg.connect(address)
+
+
+# --- simulation --------------------------------------------------------------------------------------------------
+
+
+def test_simulation_of_partitions_grows_with_the_databases_but_for_one_log(tmp_path: Path) -> None:
+    options = ("--seconds", "0.3", "--databases", "1", "4", "--logs", "1", "64")
+    results = run(tmp_path, "simulate_partitions.py", *options)["results"]
+
+    ratios = {(row["logs"], row["databases"]): row["ratio_to_one"] for row in results}
+    assert ratios[1, 1] == ratios[64, 1] == 1
+    assert ratios[1, 4] == pytest.approx(1, rel=0.05)
+    assert 3 < ratios[64, 4] <= 4.2
+    assert all(row["p99_ms"] >= row["p50_ms"] > 2.5 for row in results)  # a round trip and a sync, at least
+
+
+def test_simulation_of_one_client_takes_what_the_steps_take(tmp_path: Path) -> None:
+    steps = ("--round-trip-us", "500", "--parse-us", "50", "--locked-us", "200", "--sync-us", "2000")
+    options = ("--clients", "1", "--databases", "2", "--logs", "8", *steps)
+    (row,) = run(tmp_path, "simulate_partitions.py", *options)["results"]
+
+    assert row["p50_ms"] == pytest.approx(2.75)
+    assert row["appends_a_sync"] == pytest.approx(1, abs=0.02)  # the last sync may be under way
+
+
+def test_page_beyond_one_server_shows_what_the_simulation_gives(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "beyond-one-server.md").read_text(encoding="utf-8")
+    done = start(
+        tmp_path, str(BENCHMARKS / "simulate_partitions.py"), "--databases", "1", "--logs", "1", "64"
+    )
+
+    lines = done.stdout.strip("\n").splitlines()
+    assert len(lines) == 3
+    assert all(line in page for line in lines), lines
 
 
 # --- targets, tables, plots --------------------------------------------------------------------------------------
