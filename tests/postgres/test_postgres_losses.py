@@ -1,0 +1,92 @@
+"""The conformance tests of storages that crash, or do not answer, on a server of their own that does both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mpcheckpoint._postgres.append import APPEND
+from mpcheckpoint._postgres.faults import ConnectionLostError
+from mpcheckpoint._postgres.session import Session
+from mpcheckpoint.testing._conformance.losses import LossTests
+from mpcheckpoint.testing._conformance.lost_answers import LostAnswerTests
+from support.postgres.handles import store_on
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from psycopg.pq.abc import PGresult
+
+    from mpcheckpoint._postgres.session import Call
+    from mpcheckpoint._postgres.store import PostgresStore
+    from support.postgres.cluster import Cluster
+
+# So that what is not synced is not on the disk when the server is killed.
+_LAZY = {"wal_writer_delay": "10s", "wal_writer_flush_after": "0", "bgwriter_lru_maxpages": "0"}
+_EVERY_OTHER = 2
+
+
+class _OnServer:
+    """Stores on a server."""
+
+    cluster: Cluster
+    database: str
+    patience_s: float
+
+    def open_store(self, place: Path) -> PostgresStore:
+        name = f"{place.parent.name}-{place.name}"
+        return store_on(self.database, name, retry_s=self.patience_s)
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.guarantee(5)
+@pytest.mark.xdist_group("a server that is killed")
+class TestServerThatCrashes(_OnServer, LossTests):
+    """A server that is killed, and starts anew without what it had not synced."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _server(cls, postgres_template: Path) -> Any:
+        from support.postgres.cluster import Cluster
+
+        with Cluster(_LAZY, template=postgres_template, in_memory=True) as cluster:
+            cls.cluster = cluster
+            cls.database = cluster.create_database("d")
+            yield
+
+    def lose_end(self, place: Path) -> None:
+        del place  # it is all of the server that crashes
+        self.cluster.kill()
+        self.cluster.start()
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.guarantee(2)
+class TestServerThatDoesNotAnswer(_OnServer, LostAnswerTests):
+    """A server that does what it is asked, of which nobody hears."""
+
+    @pytest.fixture(autouse=True)
+    def _server(self, postgres_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.database, self._monkeypatch = postgres_database, monkeypatch
+
+    def lossy_store(self, place: Path) -> PostgresStore:
+        self._monkeypatch.setattr(Session, "call", _losing_answers(Session.call))
+        return self.open_store(place)
+
+
+def _losing_answers(really: Callable[..., list[PGresult]]) -> Callable[..., list[PGresult]]:
+    count = 0
+
+    def call(session: Session, *calls: Call, **how: Any) -> list[PGresult]:
+        nonlocal count
+        results = really(session, *calls, **how)
+        count += any(each.statement is APPEND for each in calls)
+        if count == _EVERY_OTHER:
+            count = 0
+            session.close()
+            raise ConnectionLostError("the answer was lost")
+        return results
+
+    return call
