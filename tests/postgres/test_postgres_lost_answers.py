@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -185,6 +187,27 @@ def test_append_to_which_nobody_answers_is_there_once_though_its_first_message_c
             if not is_cut:
                 break
     assert None in outcomes
+
+
+@pytest.mark.parametrize("kind", ["plain", "batch", "identified"])
+def test_append_whose_first_message_a_server_takes_after_its_second_is_there_once(
+    postgres: Cluster, postgres_database: str, impatient: None, kind: str
+) -> None:
+    """The process of the server that has the first one stands still: with its socket, so that nobody is told."""
+    with checkpoint_at(postgres_database, lock_timeout_s=LOCK_TIMEOUT_S) as checkpoint:
+        log = checkpoint.log("a")
+        log.append("x", "old")
+        ((backend,),) = postgres.execute(
+            "select pid from pg_stat_activity where datname = %s", _name(postgres_database)
+        )
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            KINDS[kind](log)
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        postgres.wait_until("select count(*) = 0 from pg_stat_activity where pid = %s", backend)
+        assert _events(postgres_database, "a") == ["old", "new"]
+        assert log.events("x") == ("old", "new")
 
 
 def test_append_whose_first_try_waits_for_the_lock_beside_its_second_one_is_there_once(
