@@ -47,9 +47,8 @@ class Earlier:
             return self.appended
         with mutex.guard():
             state = known()
-            if (
-                state is None or state.reader.given != state.view.applied
-            ):  # a signal handler has interrupted a refresh
+            # Not equal: a signal handler has interrupted a refresh.
+            if state is None or state.reader.given != state.view.applied:
                 return None
             seen = state.reader.seen()
             is_lasting = seen is not None and isinstance(seen.end, LastingEnd)
