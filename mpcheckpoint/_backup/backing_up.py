@@ -13,7 +13,7 @@ import msgspec
 from mpcheckpoint import _system as system
 from mpcheckpoint._backup.compacted import SPARE_BYTES, compacted_copy
 from mpcheckpoint._backup.copying import BrokenSourceError, CopyPace, copy_batches
-from mpcheckpoint._backup.cut import Cut, CutLog, take_cut
+from mpcheckpoint._store.cut import Cut, CutLog, take_cut
 from mpcheckpoint._backup.journal import Journal, settle, write_beside, write_journal
 from mpcheckpoint._backup.place import AgainError, BackupPlace, CompactedFrom, LogStep, Marker, read_marker
 from mpcheckpoint._logfile.faults import translated

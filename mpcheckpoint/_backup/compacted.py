@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpcheckpoint._backup.copying import CopyPace
-    from mpcheckpoint._backup.cut import CutLog
+    from mpcheckpoint._store.cut import CutLog
     from mpcheckpoint._logfile.selected import Selection
 
 SPARE_BYTES = 1024 * 1024

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._backup.append_locks import AppendLocks
+from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.header import read_header

@@ -9,7 +9,7 @@ import msgspec
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._backup.journal import write_beside
-from mpcheckpoint._backup.log_end import bears_out, clean_end
+from mpcheckpoint._store.log_end import bears_out, clean_end
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.faults import translated
@@ -22,7 +22,7 @@ from mpcheckpoint.errors import BackupPlaceError, NotAStoreError, StoreNotFoundE
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from mpcheckpoint._backup.cut import Cut, CutLog
+    from mpcheckpoint._store.cut import Cut, CutLog
 
 MARKER_FORMAT = "mpcheckpoint backup"
 _MOST_MARKER_BYTES = 64 * 1024

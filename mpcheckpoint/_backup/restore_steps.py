@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._backup.log_end import clean_end, last_stamp, whole_end
+from mpcheckpoint._store.log_end import clean_end, last_stamp, whole_end
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated

@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._backup.append_locks import AppendLocks
+from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._backup.journal import (
     UNKNOWN_GENERATION,
     Journal,

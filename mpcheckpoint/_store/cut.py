@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._backup.append_locks import AppendLocks, is_shortage
-from mpcheckpoint._backup.log_end import clean_end
+from mpcheckpoint._store.append_locks import AppendLocks, is_shortage
+from mpcheckpoint._store.log_end import clean_end
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import read_header
