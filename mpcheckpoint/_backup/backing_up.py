@@ -13,7 +13,6 @@ import msgspec
 from mpcheckpoint import _system as system
 from mpcheckpoint._backup.compacted import SPARE_BYTES, compacted_copy
 from mpcheckpoint._backup.copying import BrokenSourceError, CopyPace, copy_batches
-from mpcheckpoint._store.cut import Cut, CutLog, take_cut
 from mpcheckpoint._backup.journal import Journal, settle, write_beside, write_journal
 from mpcheckpoint._backup.place import AgainError, BackupPlace, CompactedFrom, LogStep, Marker, read_marker
 from mpcheckpoint._logfile.faults import translated
@@ -22,6 +21,7 @@ from mpcheckpoint._logfile.ownership import create_copy, temporary_name
 from mpcheckpoint._logfile.paths import BACKUP_MARKER
 from mpcheckpoint._logfile.places import places
 from mpcheckpoint._logfile.recovery import repair_end
+from mpcheckpoint._store.cut import Cut, CutLog, take_cut
 from mpcheckpoint._store.process import process
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, ReadFailedError
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpcheckpoint._backup.copying import CopyPace
-    from mpcheckpoint._store.cut import CutLog
     from mpcheckpoint._logfile.selected import Selection
+    from mpcheckpoint._store.cut import CutLog
 
 SPARE_BYTES = 1024 * 1024
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.header import read_header
@@ -31,6 +30,7 @@ from mpcheckpoint._logfile.ownership import is_temporary, leave_to_store, tempor
 from mpcheckpoint._logfile.paths import BACKUP_JOURNAL, LogPaths
 from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._logfile.quarantine import keep_bytes
+from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._store.name_list import add_name
 from mpcheckpoint.errors import CheckpointError, UnfinishedBackupError
 

@@ -9,7 +9,6 @@ import msgspec
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._backup.journal import write_beside
-from mpcheckpoint._store.log_end import bears_out, clean_end
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.faults import translated
@@ -17,6 +16,7 @@ from mpcheckpoint._logfile.header import read_header
 from mpcheckpoint._logfile.ownership import missing_directories
 from mpcheckpoint._logfile.paths import BACKUP_MARKER, STORE_DIRECTORY, STORE_LOCK, LogPaths, store_directory
 from mpcheckpoint._store.directory import StoreDirectory
+from mpcheckpoint._store.log_end import bears_out, clean_end
 from mpcheckpoint.errors import BackupPlaceError, NotAStoreError, StoreNotFoundError
 
 if TYPE_CHECKING:

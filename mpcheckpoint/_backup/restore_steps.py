@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._store.log_end import clean_end, last_stamp, whole_end
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated
@@ -15,6 +14,7 @@ from mpcheckpoint._logfile.header import read_header
 from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._logfile.replay import is_chain
+from mpcheckpoint._store.log_end import clean_end, last_stamp, whole_end
 from mpcheckpoint.errors import BackupPlaceError, CorruptLogError
 
 if TYPE_CHECKING:

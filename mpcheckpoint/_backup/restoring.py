@@ -26,7 +26,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._backup.journal import (
     UNKNOWN_GENERATION,
     Journal,
@@ -59,6 +58,7 @@ from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._logfile.quarantine import keep_bytes
 from mpcheckpoint._logfile.replay import replay
 from mpcheckpoint._logfile.unfinished import is_unfinished, refuse_unfinished
+from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint.errors import CheckpointError, CorruptLogError
 

@@ -35,6 +35,11 @@ _SETTINGS = (
     "set synchronous_commit = on",
     "set client_min_messages = warning",
     "set jit = off",
+    # The server's end of a link that is cut: what a session holds is free once the server notices.
+    "set tcp_keepalives_idle = 3",
+    "set tcp_keepalives_interval = 1",
+    "set tcp_keepalives_count = 3",
+    "set tcp_user_timeout = 6000",
 )
 # Settings of later versions than the oldest that we use.
 _LATER_SETTINGS = {170000: "set transaction_timeout = 0"}

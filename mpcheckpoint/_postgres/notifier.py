@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError
 from mpcheckpoint._postgres.rows import int4, int8
-from mpcheckpoint._postgres.session import statement
+from mpcheckpoint._postgres.session import ASYNC, Call, statement
 
 if TYPE_CHECKING:
     from mpcheckpoint._postgres.session import Session
@@ -48,8 +48,8 @@ class PostgresNotifier:
             return self._session is not None  # another thread waits, and listens
         try:
             session = self._listening()
-            marked = session.call_one(MARK_FOLLOWED, int8(log_id), int4(int(seconds) + 1))
-            return bool(marked.command_tuples)
+            marking = Call(MARK_FOLLOWED, (int8(log_id), int4(int(seconds) + 1)))
+            return bool(session.call(ASYNC, marking)[1].command_tuples)
         except (ConnectionLostError, ServerError):
             return False  # a role that may only read, say
         finally:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 # A transaction that writes next to nothing: once it is durable, so is all that was committed before it. A standby shows
 # only what it has made durable.
 FLUSH = statement(
-    "flush", "select case when not pg_is_in_recovery() then pg_logical_emit_message(true, 'mpcheckpoint', '') end"
+    "flush",
+    "select case when not pg_is_in_recovery() then pg_logical_emit_message(true, 'mpcheckpoint', '') end",
 )
 SIZE = statement(
     "size_1",

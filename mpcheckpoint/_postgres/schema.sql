@@ -86,6 +86,7 @@ create table mpcheckpoint.worker (
 -- stamps rise with the numbers: so no try has a smaller one.
 -- p_seen_gen, p_seen_number, p_seen_id: up to where the condition was judged; null if there is none.
 -- p_relies_on: what it relies on; null for everything.
+-- has_waited: for the lock; or others would wait for the commit. Then the next appends better commit apart from the sync.
 -- outcome: 'appended', 'found' (an earlier try did it) or 'moved' (nothing was written).
 create function mpcheckpoint.append_1(
     p_session text, p_log bigint, p_timeout_ms integer, p_id uuid, p_base bigint, p_stamp_us bigint,
@@ -153,6 +154,8 @@ begin
     insert into mpcheckpoint.batch values (head.gen, number, stamp_us, p_lines, p_id, p_concerns, p_body);
     if head.followed_until > clock_timestamp() then
         perform pg_notify('mpcheckpoint_' || head.store, p_log::text);
+        -- Followers need not wait for the disk, nor others that notify: the server lets one at a time commit that does.
+        has_waited := true;
     end if;
 end $$;
 

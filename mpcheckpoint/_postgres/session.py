@@ -70,6 +70,9 @@ class Call(NamedTuple):
 
 
 ROLLBACK = statement("rollback", "rollback")
+# Before a change that need not be on the disk when it returns. No BEGIN: after an error, the session would be within a
+# transaction.
+ASYNC = Call(statement("async", "select set_config('synchronous_commit', 'off', true)"), is_last=False)
 
 
 class Session:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, typed
 from mpcheckpoint._postgres.rows import bytea_array, int4, int8, number_in
-from mpcheckpoint._postgres.session import Call, statement
+from mpcheckpoint._postgres.session import ASYNC, Call, statement
 from mpcheckpoint._postgres.sessions import Retry, unavailable
 from mpcheckpoint._store.protocol import WorkerHolder
 from mpcheckpoint._system import LockHolder
@@ -60,8 +60,6 @@ BEGIN_AGAIN = statement(
 SHOW = statement(
     "show_1", "update mpcheckpoint.worker set shown = $3::bytea where store = $1::integer and id = $2::bytea"
 )
-# No BEGIN: after an error, the session would be within a transaction.
-_ASYNC = Call(statement("async", "select set_config('synchronous_commit', 'off', true)"), is_last=False)
 CLEAR = statement(
     "clear_1",
     "delete from mpcheckpoint.worker w where w.store = $1::integer and not w.id = any($2::bytea[]) "
@@ -236,7 +234,7 @@ class PostgresWorkers:
             parameters = [int4(self._store_id), own, value]
             if asks_holder:
                 parameters.append(b"\1" if own in session.held else b"\0")
-            return session.call(_ASYNC, Call(asked, parameters))[1]
+            return session.call(ASYNC, Call(asked, parameters))[1]
 
         return self._read(change)
 

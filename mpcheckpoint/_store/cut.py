@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._store.append_locks import AppendLocks, is_shortage
-from mpcheckpoint._store.log_end import clean_end
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import read_header
@@ -26,6 +24,8 @@ from mpcheckpoint._logfile.recovery import repair_end
 from mpcheckpoint._logfile.replay import replay
 from mpcheckpoint._logfile.torn_or_corrupt import Broken, require_torn
 from mpcheckpoint._logfile.unfinished import refuse_unfinished
+from mpcheckpoint._store.append_locks import AppendLocks, is_shortage
+from mpcheckpoint._store.log_end import clean_end
 from mpcheckpoint._store.process import process
 from mpcheckpoint.errors import CheckpointError, LockTimeoutError, ReadFailedError, StoreAccessError
 

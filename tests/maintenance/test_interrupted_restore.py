@@ -11,8 +11,8 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._backup import cut, restoring
-from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._logfile.paths import LogPaths
+from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint.errors import (
     CheckpointError,

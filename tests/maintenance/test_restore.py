@@ -14,7 +14,6 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Cursor, Log, Position
 from mpcheckpoint import _system as system
-from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._backup.journal import Journal, write_journal
 from mpcheckpoint._backup.place import read_marker
 from mpcheckpoint._backup.restore_steps import previous_of_both
@@ -23,6 +22,7 @@ from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._logfile.successor import find_in_successor
+from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint.errors import (
     BackupPlaceError,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from mpcheckpoint._postgres.append import APPEND
 from mpcheckpoint._postgres.faults import ConnectionLostError
 from mpcheckpoint._postgres.session import Session
+from mpcheckpoint.log import handle_of
 from mpcheckpoint.testing._conformance.losses import LossTests
 from mpcheckpoint.testing._conformance.lost_answers import LostAnswerTests
 from support.postgres.handles import store_on
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._postgres.store import PostgresStore
     from support.postgres.cluster import Cluster
 
-# So that what is not synced is not on the disk when the server is killed.
-_LAZY = {"wal_writer_delay": "10s", "wal_writer_flush_after": "0", "bgwriter_lru_maxpages": "0"}
 _EVERY_OTHER = 2
 
 
@@ -51,15 +52,34 @@ class TestServerThatCrashes(_OnServer, LossTests):
     def _server(cls, postgres_template: Path) -> Any:
         from support.postgres.cluster import Cluster
 
-        with Cluster(_LAZY, template=postgres_template, in_memory=True) as cluster:
+        with Cluster(template=postgres_template, in_memory=True) as cluster:
             cls.cluster = cluster
             cls.database = cluster.create_database("d")
+            cls.stop_background_writer()
             yield
+
+    @classmethod
+    def stop_background_writer(cls) -> None:
+        """Have nobody sync what nobody waits for: it is not on the disk when the server is killed."""
+        (found,) = cls.cluster.execute("select pid from pg_stat_activity where backend_type = 'walwriter'")
+        os.kill(found[0], signal.SIGSTOP)
 
     def lose_end(self, place: Path) -> None:
         del place  # it is all of the server that crashes
         self.cluster.kill()
         self.cluster.start()
+        self.stop_background_writer()
+
+    def test_claim_of_a_worker_that_lives_on_is_not_lost(self) -> None:
+        """No worker lives on where a server crashes: its lock ends with the session. The claim is there still."""
+        log = self.open_handle().log("a")
+        with log.claim("x") as claim:
+            assert claim is not None
+            self.lose_end(self.place)
+            assert not self.open_store(self.place).workers.is_live(claim.worker)
+            assert (
+                handle_of(self.open_handle().log("a")).query(lambda view: view.claim_of("x")) == claim.worker
+            )
 
 
 @pytest.mark.guarantee(1)
