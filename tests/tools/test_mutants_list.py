@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 
+from mpcheckpoint.testing.conformance import StorageConformance
 from mutants import __main__ as command
 from mutants import runner
 from mutants.listing import Mutant, StaleMutantError, listed_mutants
@@ -31,8 +32,12 @@ COMMENT = MISTAKE._replace(old="from hashlib", new="# A comment that was not the
 
 @cache
 def names_of_tests_in(file: str) -> frozenset[str]:
-    nodes = ast.walk(ast.parse((TESTS / file).read_text(encoding="utf-8")))
-    return frozenset(node.name for node in nodes if isinstance(node, ast.FunctionDef))
+    """Return the names of the tests of a file; of its classes, those of the conformance suite that they inherit, too."""
+    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    inherited = {name for name in dir(StorageConformance) if name.startswith("test_")}
+    classes = (node.name for node in tree.body if isinstance(node, ast.ClassDef))
+    return frozenset(names | {f"{each}::{name}" for each in classes for name in inherited})
 
 
 # --- the list --------------------------------------------------------------------------------------------------
