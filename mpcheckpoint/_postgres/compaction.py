@@ -24,7 +24,6 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint._logfile.chunk import Origin
-from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.compaction import Compacted
 from mpcheckpoint._postgres.batches import Batches
 from mpcheckpoint._postgres.faults import CANNOT_LOCK, ConnectionLostError, ServerError, typed
@@ -157,7 +156,7 @@ class PostgresCompactor:
                 return Compacted(None, before, after)
             selection.decide()  # once more: it was asked for the fates
         copy = NextGeneration(session, self._place, start.gen)
-        keep_ids_from_us = clock.highest_us - int(_KEEP_BATCH_IDS_S * 1e6)
+        keep_ids_from_us = start.stamp_us - int(_KEEP_BATCH_IDS_S * 1e6)
         copy.add_leading(selection.leading())
         for batches in self._batches(session, start, START, start.number):
             changed = batches.changed(*selection.fates(batches.lines), keep_ids_from_us=keep_ids_from_us)

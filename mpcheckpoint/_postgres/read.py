@@ -182,7 +182,8 @@ class PostgresReader:
         """
         is_same = page.gen == self._gen
         # A compaction keeps all numbers, and leaves out batches below the end it had: the floor.
-        is_lost = self._known_id not in (None, page.known_id) and (is_same or self._number > page.floor)
+        may_be_left_out = page.known_id is None and not is_same and self._number <= page.floor
+        is_lost = self._known_id not in (None, page.known_id) and not may_be_left_out
         if is_lost and self._resumes:
             raise RecordsLostError(
                 f"the log {self._log.log_key!r} of {self._log.place} does not hold any more what was read of it: the "

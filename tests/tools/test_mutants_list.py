@@ -32,7 +32,7 @@ COMMENT = MISTAKE._replace(old="from hashlib", new="# A comment that was not the
 
 @cache
 def names_of_tests_in(file: str) -> frozenset[str]:
-    """Return the names of the tests of a file; of its classes, those of the conformance suite that they inherit, too."""
+    """Return the names of the tests of a file; of its classes, those that they may have from the conformance suite."""
     tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
     names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     inherited = {name for name in dir(StorageConformance) if name.startswith("test_")}
