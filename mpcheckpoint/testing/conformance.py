@@ -55,7 +55,8 @@ class StorageConformance(
 ):
     """Tests for a storage: subclass it, say how a store is opened, and what the storage claims.
 
-    Override ``open_store``; if need be ``survives_reopen``, ``is_shared_between_processes`` and ``patience_s``;
+    Override ``open_store``; if need be ``survives_reopen``, ``is_shared_between_processes``,
+    ``finishes_for_the_dead`` and ``patience_s``;
     ``open_checkpoint`` for a storage with a handle of its own kind; ``discard`` for one that keeps anything outside of
     the directory that it was given; ``lose_end`` and ``lossy_store`` for one that a server keeps. If the storage is
     shared between processes, a spawned process must be able to import the subclass by its name.

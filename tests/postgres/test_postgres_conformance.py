@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class TestPostgres(StorageConformance):
     """The engine on a server."""
 
+    finishes_for_the_dead = True
     database: str
 
     @pytest.fixture(autouse=True)

@@ -22,6 +22,8 @@ class StorageUnderTest(ABC):
     Attributes:
         survives_reopen: whether records are still there after every store and handle on a place was dropped.
         is_shared_between_processes: whether stores on the same place, in several processes, show the same logs.
+        finishes_for_the_dead: whether an append that a process has begun may still be done once that process is dead: a
+            server has it by then.
         patience_s: how long a test waits, in seconds, for what should come at once. A sound storage never needs it.
         place: the path for this test's store, in a new directory; nothing is there yet.
         other_place: another such path.
@@ -29,6 +31,7 @@ class StorageUnderTest(ABC):
 
     survives_reopen: ClassVar[bool] = True
     is_shared_between_processes: ClassVar[bool] = True
+    finishes_for_the_dead: ClassVar[bool] = False
     patience_s: ClassVar[float] = 30.0
 
     place: Path
