@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,6 +35,8 @@ class TestPostgres(StorageConformance):
     def open_store(self, place: Path) -> PostgresStore:
         told = place.parent / "address"  # for the processes that tests start
         if not told.exists():
-            told.write_text(self.database, encoding="utf-8")
+            writing = told.with_name(f"address {threading.get_ident()}")
+            writing.write_text(self.database, encoding="utf-8")
+            writing.replace(told)  # whole, for other threads
         address = Address.parse(f"{told.read_text(encoding='utf-8')}#{place.parent.name}-{place.name}")
         return PostgresStore(address, create=True, read_only=False, retry_s=self.patience_s)
