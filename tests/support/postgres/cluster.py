@@ -55,8 +55,8 @@ def make_template(directory: Path) -> Path:
 class Cluster:
     """A cluster in a temporary directory: runs inside the ``with`` block, and is removed at its end.
 
-    It runs as nobody where this process is root, and ends with this process, however that ends. Clients come through
-    ``host`` and ``port``, or a socket in ``directory``, with a password. The port stays the same over restarts.
+    It runs as another user where this process is root, and ends with this process, however that ends. Clients come
+    through ``host`` and ``port``, or a socket in ``directory``, with a password. The port stays the same over restarts.
     """
 
     def __init__(
