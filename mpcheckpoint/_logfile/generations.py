@@ -17,6 +17,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.control import (
     CONTROLS_OF_A_GENERATION,
@@ -205,6 +206,34 @@ class GenerationCopy:
         self._buffer += made
         controls = sum(fates[index] not in (DROP, LEFT) for index, _ in lines.controls())
         self.records += len(fates) - fates.count(DROP) - fates.count(LEFT) - controls
+        if len(self._buffer) > _FLUSH_BYTES:
+            self.flush()
+
+    def add_anew(self, lines: Lines) -> None:
+        """Write what whole batches say, with their stamps, wherever they were read.
+
+        Requires: none of the lines says anything of a generation.
+        """
+        keys: dict[str | None, bytes] = {None: b"null"}
+        batch: list[Payload] = []
+        for line in lines:
+            object_key = keys.get(line.object_key)
+            if object_key is None:
+                assert line.object_key is not None
+                object_key = keys[line.object_key] = encode_key(line.object_key)
+            batch.append(Payload(object_key, line.event, line.meta))
+            self.records += line.object_key is not None
+            if not line.more:
+                before = self.end.offset
+                self._batch(batch, line.stamp_us)
+                batch = []
+                if self.end.offset - before > MAX_BATCH_BYTES:
+                    raise LimitExceededError(
+                        f"a batch would take more than the {MAX_BATCH_BYTES} bytes that one holds at most here. "
+                        "Nothing was changed",
+                        reason="batch too large",
+                    )
+        assert not batch
         if len(self._buffer) > _FLUSH_BYTES:
             self.flush()
 

@@ -80,16 +80,7 @@ class NextGeneration:
 
     def add_leading(self, leading: Sequence[Payload]) -> None:
         """Write the lines that say what was dropped, below the numbers of all batches."""
-        number, rest = START, list(leading)
-        while rest:
-            count = size = 0
-            while count < len(rest) and (not count or size + len(rest[count].event) < _LEADING_BYTES):
-                size += len(rest[count].event)
-                count += 1
-            number += count
-            lines = int4(count), os.urandom(16), body_of(rest[:count])
-            self._session.call_one(_ADD, int8(self.gen), int8(number), int8(0), *lines)
-            del rest[:count]
+        add_leading(self._session, self.gen, leading)
 
     def add(self, batches: Batches, changed: Mapping[int, bytes | None]) -> None:
         """Write what stays of some batches; ``changed`` as ``Batches.changed`` says it."""
@@ -102,6 +93,20 @@ class NextGeneration:
         bodies = {number: body for number, body in changed.items() if body is not None}
         changing = Call(_CHANGE, (old, new, int8_array(list(bodies)), bytea_array(list(bodies.values()))))
         self._session.call(copying, *([changing] if bodies else []))
+
+
+def add_leading(session: Session, gen: int, leading: Sequence[Payload]) -> None:
+    """Write the lines that say what was dropped to a generation, below the numbers of all batches."""
+    number, rest = START, list(leading)
+    while rest:
+        count = size = 0
+        while count < len(rest) and (not count or size + len(rest[count].event) < _LEADING_BYTES):
+            size += len(rest[count].event)
+            count += 1
+        number += count
+        lines = int4(count), os.urandom(16), body_of(rest[:count])
+        session.call_one(_ADD, int8(gen), int8(number), int8(0), *lines)
+        del rest[:count]
 
 
 def kept_bytes(session: Session, gen: int, batches: Batches, changed: Mapping[int, bytes | None]) -> int:

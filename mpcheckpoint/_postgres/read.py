@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpcheckpoint._format.control import FORGET, UnknownControlError, control_name
+import msgspec
+
+from mpcheckpoint._format.control import FORGET, Header, Restored, UnknownControlError, control_name
+from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.chunk import Told
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.judged import LastingEnd, Seen
-from mpcheckpoint._postgres.rows import int8, int8_array, lines_of, number_in, numbers_in, text_array
+from mpcheckpoint._postgres.rows import int8, int8_array, lines_of, number_in, numbers_in
 from mpcheckpoint._postgres.session import statement
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import FormatVersionError, InvalidPositionError, RecordsLostError
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 # Below the number of every batch.
 START = 0
 _PAGE_BYTES = 4 * 1024 * 1024
+_decode_restored = msgspec.json.Decoder(list[Restored]).decode
 _PAGE_BATCHES = 5000
 
 # $1: logs. $2: the generation that each was read in, null to go on in whichever it is. $3: after which number.
@@ -62,12 +66,12 @@ LOOK = statement(
     """,
 )
 
-# $1: a log. $2: a number. What holds that place, and where the log ends.
+# $1: a log. $2: a number. What holds that place, where the log ends, and where it comes from.
 AT = statement(
     "at_1",
     """
-    select l.gen, l.generation, l.lineage, l.floor_number, encode(l.generation, 'hex') = any($3::text[])
-        or l.previous && (select array_agg(decode(g, 'hex')) from unnest($3::text[]) g),
+    select l.gen, l.generation, l.lineage, l.floor_number,
+        (select string_agg(u.g, '' order by u.n) from unnest(l.previous) with ordinality u (g, n)), l.restored,
         coalesce((select max(b.number) from mpcheckpoint.batch b where b.gen = l.gen), 0),
         p.number, p.lines::bigint, p.stamp_us, p.id
     from mpcheckpoint.log l left join lateral (
@@ -247,21 +251,27 @@ class PostgresReader:
     def seek(self, position: Position) -> None:
         """Go on after ``position``, in whichever generation the log is now."""
         first = position.offset + (1 if position.more else 0)
-        row = self._log.read(AT, int8(self._log.id), int8(first), text_array([position.generation]))
+        row = self._log.read(AT, int8(self._log.id), int8(first))
         value = row.get_value
-        floor, is_known, end = number_in(value(0, 3)), value(0, 4) == b"\1", number_in(value(0, 5))
-        lineage = (value(0, 2) or b"").hex()
-        if position.log_key != self._log.log_key or not (is_known or position.lineage == lineage):
+        floor, end = number_in(value(0, 3)), number_in(value(0, 6))
+        header = header_of(self._log.log_key, *(value(0, column) for column in (1, 2, 4, 5)))
+        if position.log_key != self._log.log_key or not header.continues(
+            position.generation, position.lineage
+        ):
             raise self._no_position(position, "of another log")
+        if not header.holds(position.generation, position.stamp_us):
+            raise self._no_position(position, "not in what this log was copied from")
         self._head(row)
         self._skip = self._place = position.stamp_us, -position.more
-        number, count, stamp_us = (number_in(value(0, column)) for column in (6, 7, 8))
-        if value(0, 6) is not None and stamp_us == position.stamp_us:
+        number, count, stamp_us = (number_in(value(0, column)) for column in (7, 8, 9))
+        if value(0, 7) is not None and stamp_us == position.stamp_us:
             if position.more:
                 self._number, self._known_id = number - count, None
             else:
-                self._number, self._known_id = number, value(0, 9)
-        elif position.offset > max(floor, 0) or (position.offset > end and position.offset):
+                self._number, self._known_id = number, value(0, 10)
+        elif not is_from_elsewhere(header, position.generation) and (
+            position.offset > max(floor, 0) or (position.offset > end and position.offset)
+        ):
             raise self._no_position(position, "records lost")
         # Else it was left out by a compaction, or its place is not known: stamps tell what comes after it.
 
@@ -304,6 +314,32 @@ class PostgresReader:
 
     def release(self) -> None:
         """Nothing to give back."""
+
+
+def header_of(
+    log_key: str,
+    generation: bytes | None,
+    lineage: bytes | None,
+    previous: bytes | None,
+    restored: bytes | None,
+) -> Header:
+    """Return what the head of a log says of its generations; ``previous``: one after the other."""
+    names = (previous or b"").hex()
+    return Header(
+        log_key,
+        (generation or b"").hex(),
+        0,
+        tuple(names[at : at + 32] for at in range(0, len(names), 32)),
+        EndState(0, 0, 0),
+        (lineage or b"").hex(),
+        tuple(_decode_restored(restored or b"[]")),
+    )
+
+
+def is_from_elsewhere(header: Header, generation: str) -> bool:
+    """Return whether a generation is not surely one of this log here: places in it may be those of another storage."""
+    to, previous = header.restored[-1].to if header.restored else "", header.previous
+    return generation not in (header.generation, *previous[previous.index(to) + 1 if to in previous else 0 :])
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Payload
 
-_BYTEA_OID, _INT8_OID, _TEXT_OID = 17, 20, 25
+_BYTEA_OID, _INT8_OID = 17, 20
 _HASH_BYTES = 8
 
 
@@ -59,12 +59,6 @@ def int8_array(numbers: Sequence[int | None]) -> bytes:
         return struct.pack("!iii", 0, 0, _INT8_OID)
     items = [b"\xff\xff\xff\xff" if each is None else struct.pack("!iq", 8, each) for each in numbers]
     return struct.pack("!iiiii", 1, int(None in numbers), _INT8_OID, len(numbers), 1) + b"".join(items)
-
-
-def text_array(texts: Sequence[str]) -> bytes:
-    """Return a text[] of the server, in binary. Requires: there is one."""
-    items = b"".join([struct.pack("!i", len(each.encode())) + each.encode() for each in texts])
-    return struct.pack("!iiiii", 1, 0, _TEXT_OID, len(texts), 1) + items
 
 
 def bytea_array(values: Sequence[bytes]) -> bytes:

@@ -28,6 +28,9 @@ create table mpcheckpoint.log (
     generation bytea not null,
     lineage bytea not null,
     previous bytea[] not null default '{}',
+    -- Where it was copied from: JSON, [{"to": a generation, "cut_us": a stamp}, ...], oldest first. What other
+    -- generations up to that one recorded later is not in it.
+    restored bytea not null default '[]',
     -- Numbers and stamps of what is appended to this generation are above these, whatever was dropped or copied.
     -- The numbers below the first floor are for the lines in which a compaction says what it dropped.
     floor_number bigint not null default 1048576,
@@ -238,7 +241,7 @@ begin
         from mpcheckpoint.batch b where b.gen = p_gen order by b.number desc limit 1;
     v_number := greatest(coalesce(v_number, 0), head.floor_number);
     update mpcheckpoint.log l set
-        gen = p_next_gen, generation = p_generation, previous = (l.previous || head.generation)[-499:],
+        gen = p_next_gen, generation = p_generation, previous = (l.previous || head.generation)[greatest(1, cardinality(l.previous) - 498):],
         floor_number = v_number, floor_stamp_us = greatest(coalesce(v_stamp_us, 0), head.floor_stamp_us) + 1,
         removed_bytes = v_number - coalesce((
             select sum(length(b.body)) from mpcheckpoint.batch b where b.gen = p_next_gen), 0)

@@ -11,6 +11,7 @@ from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._postgres.examination import examine
 from mpcheckpoint._postgres.faults import DUPLICATE_OBJECT, ServerError
 from mpcheckpoint._postgres.log import PostgresLog
+from mpcheckpoint._postgres.moving import Adoption, cut_of_store
 from mpcheckpoint._postgres.notifier import PostgresNotifier
 from mpcheckpoint._postgres.place import LogPlace
 from mpcheckpoint._postgres.read import LOOK, PostgresReader, pages_in, parameters_of
@@ -26,10 +27,13 @@ from mpcheckpoint.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from mpcheckpoint._postgres.address import Address
+    from mpcheckpoint._postgres.moving import SnapshotLog
     from mpcheckpoint._postgres.session import Session
+    from mpcheckpoint._store.moving import LogCut
     from mpcheckpoint._store.protocol import Reader
 
 SCHEMA_VERSION = 1
@@ -118,6 +122,16 @@ class PostgresStore:
             self._read(MAKE_LOG, int4(self._id), key, *names, int8(clock.next(0)), timeout)
             return self._found(log_key, key)
         return self._log(log_key, number_in(result.get_value(0, 0)))
+
+    def cut(self, timeout_s: float | None) -> AbstractContextManager[Sequence[SnapshotLog]]:
+        """Give all logs as one snapshot has them."""
+        del timeout_s  # no lock is waited for
+        return cut_of_store(self.sessions, self._id, retry_s=self._retry_s, read_only=self._read_only)
+
+    def adopt_log(self, log: LogCut, *, timeout_s: float | None, pace: Callable[[int], None]) -> None:
+        """Make a log that holds what another one held, durably: whole, or not at all."""
+        _key_bytes(log.header.log_key)
+        Adoption(self.sessions, self._id, log, pace).run(timeout_s)
 
     def _found(self, log_key: str, key: bytes) -> PostgresLog:
         result = self._read(FIND, int4(self._id), key)

@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
+from mpcheckpoint._store.moving import Movable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -385,7 +387,7 @@ class Workers(Protocol):
         """Remove what dead workers have left. Best effort."""
 
 
-class Store(Protocol):
+class Store(Movable, Protocol):
     """A set of logs on one place. Any number of stores may stand on the same place and show the same logs.
 
     Pickles to a store on the same place, equal to its other copies and of one hash with them: so handles pickle, and a

@@ -14,18 +14,22 @@ from mpcheckpoint._logfile.read import LogReader
 from mpcheckpoint._logfile.recovery import is_poisoned, recover
 from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint._store.durability import Durability, Mode
+from mpcheckpoint._store.file_moving import adopt_into_directory, cut_of_directory
 from mpcheckpoint._store.notifier import StoreNotifier, mark_followed
 from mpcheckpoint._store.process import process
 from mpcheckpoint._store.workers import WorkerFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.append import LogWriter
     from mpcheckpoint._logfile.compaction import Compacted, Pace
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._logfile.selected import Selection
+    from mpcheckpoint._store.file_moving import FileCut
+    from mpcheckpoint._store.moving import LogCut
     from mpcheckpoint._store.protocol import Reader
     from mpcheckpoint._types import Position, Repair
 
@@ -202,6 +206,14 @@ class DirectoryStore:
         """Return a log for writing, creating it if it may."""
         paths = self.directory.open_log(log_key, create=create, timeout_s=timeout_s)
         return DirectoryLog(self.directory, paths)
+
+    def cut(self, timeout_s: float | None) -> AbstractContextManager[Sequence[FileCut]]:
+        """Give all logs as they were at one moment."""
+        return cut_of_directory(self.directory, timeout_s)
+
+    def adopt_log(self, log: LogCut, *, timeout_s: float | None, pace: Callable[[int], None]) -> None:
+        """Make a log that holds what another one held, durably: whole, or not at all."""
+        adopt_into_directory(self.directory, log, timeout_s, pace)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DirectoryStore) and other._arguments == self._arguments

@@ -29,6 +29,7 @@ from mpcheckpoint.testing._conformance.logs import AppendTests, CareTests, Guard
 from mpcheckpoint.testing._conformance.looks import LookTests
 from mpcheckpoint.testing._conformance.losses import LossTests
 from mpcheckpoint.testing._conformance.lost_answers import LostAnswerTests
+from mpcheckpoint.testing._conformance.moves import MoveTests
 from mpcheckpoint.testing._conformance.readers import ContentTests, PositionTests, ReaderTests
 from mpcheckpoint.testing._conformance.stores import StoreTests
 from mpcheckpoint.testing._conformance.workers import WorkerProcessTests, WorkerTests
@@ -49,6 +50,7 @@ class StorageConformance(
     LostAnswerTests,
     CareTests,
     CompactionTests,
+    MoveTests,
     HandleTests,
     WorkerTests,
     WorkerProcessTests,

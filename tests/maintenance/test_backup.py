@@ -17,11 +17,12 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
-from mpcheckpoint._backup import backing_up, copying, cut
+from mpcheckpoint._backup import backing_up, copying
 from mpcheckpoint._backup.journal import Journal, write_journal
 from mpcheckpoint._backup.place import BackupPlace, read_marker
 from mpcheckpoint._format.control import Header, parse_header
 from mpcheckpoint._format.scan import Stop, scan
+from mpcheckpoint._store import cut
 from mpcheckpoint.errors import (
     BackupPlaceError,
     CorruptLogError,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint._backup import cut, restoring
+from mpcheckpoint._backup import restoring
 from mpcheckpoint._logfile.paths import LogPaths
+from mpcheckpoint._store import cut
 from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint.errors import (

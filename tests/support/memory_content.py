@@ -9,18 +9,21 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._format.columns import Lines
-from mpcheckpoint._format.control import encode_header
+from mpcheckpoint._format.concern import concern_of
+from mpcheckpoint._format.control import Header, Restored, encode_header
 from mpcheckpoint._format.frame import EndState, encode_batch
 from mpcheckpoint._format.recode import recoded
 from mpcheckpoint._format.scan import scan
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.mutex import Mutex
+from mpcheckpoint._store.moving import batches_of, came_from, content_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.judged import Seen
+    from mpcheckpoint._store.moving import LogCut
 
 
 class Content:
@@ -35,6 +38,8 @@ class Content:
         self.log_key = log_key
         self.generation = uuid.uuid4().hex
         self.previous: tuple[str, ...] = ()
+        self.restored: tuple[Restored, ...] = ()
+        self.lineage = uuid.uuid4().hex
         self.mutex = Mutex(f"the log {log_key!r}")
         self.compaction = threading.Lock()
         # Held while another generation becomes this one, and while one of them is looked at.
@@ -56,6 +61,35 @@ class Content:
         self.data += data
         self.end = end
         self.appends += 1
+
+    def header(self) -> Header:
+        """Return what the log says of its generations."""
+        names = self.generation, 0, self.previous, self.header_end, self.lineage, self.restored
+        return Header(self.log_key, *names)
+
+    @classmethod
+    def made_of(cls, log: LogCut, pace: Callable[[int], None]) -> Content:
+        """Return what a log of another storage holds, as a log of this one."""
+        made, (leading, begun_us, rest) = cls(log.header.log_key), content_of(log, pace)
+        old = came_from(log)
+        made.previous, made.restored = (*old.previous, old.generation), old.restored
+        made.lineage = old.lineage or made.lineage
+        stamp_us = begun_us - len(leading)
+        data, made.header_end = encode_header(made.log_key, made.generation, stamp_us, stamp_us=stamp_us)
+        made.data, made.end = bytearray(data), made.header_end
+        for batch in leading:
+            made.take(batch, made.end.stamp_us + 1)
+        for lines in rest:
+            stamps_us = [line.stamp_us for line in lines if not line.more]
+            for batch, stamp_us in zip(batches_of(lines), stamps_us, strict=True):
+                made.take(batch, stamp_us)
+        made.end = made.durable = made.end._replace(stamp_us=max(made.end.stamp_us, log.last_us))
+        return made
+
+    def take(self, batch: list[Payload], stamp_us: int) -> None:
+        """Add a batch of that stamp. Requires: nobody else has this."""
+        data, end = encode_batch(batch, end=self.end, stamp_us=stamp_us, durable=self.end.offset)
+        self.publish(data, end, frozenset(map(concern_of, batch)))
 
     def begun(self, leading: Sequence[Payload]) -> Content:
         """Return the next generation, with these lines after its header."""
@@ -82,7 +116,7 @@ class Content:
         with self.swap:
             self.previous, self.header_end = other.previous, other.header_end
             self.generation, self.data, self.end = other.generation, other.data, other.end
-            self.concerns, self.durable = other.concerns, other.end
+            self.concerns, self.durable, self.lineage = other.concerns, other.end, other.lineage
 
     def lose_end(self) -> None:
         """Lose what is not durable, as by a crash of a server; what was read of it is in no later generation."""
@@ -96,7 +130,8 @@ class Content:
 
     def is_lost(self, generation: str, stamp_us: int) -> bool:
         """Return whether what stood there in a generation was lost by a crash after that."""
-        number = [*self.previous, self.generation].index(generation)
+        names = [*self.previous, self.generation]
+        number = names.index(generation) if generation in names else 0
         return any(number < after and stamp_us > left_us for after, left_us in self.losses)
 
     def frozen(self) -> Content:

@@ -7,7 +7,7 @@ need no directory; and it comes in small parts, so that a test can put a fault i
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.compaction import Compacted
 from mpcheckpoint._logfile.judged import Judged, Seen
 from mpcheckpoint._store.durability import Mode
+from mpcheckpoint._store.moving import already_there
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import InvalidPositionError, LockTimeoutError, LogNotFoundError, RecordsLostError
 from support.memory_content import Content
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.near_end import Rest
     from mpcheckpoint._logfile.selected import Selection
     from mpcheckpoint._store.durability import Durability
+    from mpcheckpoint._store.moving import LogCut
     from mpcheckpoint._store.protocol import Reader
     from mpcheckpoint._types import Repair
 
@@ -74,7 +76,9 @@ class MemoryReader:
         self._end = result.end
         clock.observe(result.end.stamp_us)
         if is_new:
-            yield told.chunk(lines, self._generation, "", 0, 0, is_reset=is_reset, begun_us=0)
+            yield told.chunk(
+                lines, self._generation, self._content.lineage, 0, 0, is_reset=is_reset, begun_us=0
+            )
 
     def _restarted(self, content: Content) -> bool:
         """Begin anew in another generation; return whether what was given is void."""
@@ -91,9 +95,10 @@ class MemoryReader:
 
     def seek(self, position: Position) -> None:
         """Begin behind ``position``: reading from the start, since stamps tell."""
-        if position.log_key != self._content.log_key or position.generation not in (
-            self._content.generation,
-            *self._content.previous,
+        header = self._content.header()
+        if position.log_key != self._content.log_key or not (
+            header.continues(position.generation, position.lineage)
+            and header.holds(position.generation, position.stamp_us)
         ):
             raise InvalidPositionError(f"{position} is no position of this log", reason="of another log")
         if self._content.is_lost(position.generation, position.stamp_us):
@@ -111,7 +116,10 @@ class MemoryReader:
     def position(self) -> Position:
         """Return the place behind what was given or sought, whichever is later."""
         stamp_us, less = max(self._skip, (self._end.stamp_us, 0))
-        return Position(self._content.log_key, self._content.generation, self._end.offset, stamp_us, -less)
+        content = self._content
+        return Position(
+            content.log_key, content.generation, self._end.offset, stamp_us, -less, content.lineage
+        )
 
     def seen(self) -> Seen:
         """Return what was given so far."""
@@ -179,7 +187,10 @@ class MemoryLog:
         end = self.content.end
         data, new_end = encode_batch(payloads, end=end, stamp_us=self.stamp_us(), durable=end.offset)
         self.content.publish(data, new_end, frozenset(map(self.concern_of, payloads)))
-        return Position(self.log_key, self.content.generation, new_end.offset, new_end.stamp_us)
+        content = self.content
+        return Position(
+            self.log_key, content.generation, new_end.offset, new_end.stamp_us, lineage=content.lineage
+        )
 
     def concern_of(self, payload: Payload) -> bytes:
         """Return what a line concerns."""
@@ -224,7 +235,7 @@ class MemoryLog:
         with content.compaction:
             start = content.end
             lines = content.lines(content.header_end)
-            selection.begin(start.stamp_us, Origin(self.log_key, content.generation, ""))
+            selection.begin(start.stamp_us, Origin(self.log_key, content.generation, content.lineage))
             if lines:
                 selection.look(lines)
             pace(start.offset, 2 * start.offset)
@@ -275,6 +286,20 @@ class MemoryLog:
         }
 
 
+class MemoryCut:
+    """A log as it was. See ``LogCut``."""
+
+    def __init__(self, content: Content) -> None:
+        self.header = content.header()
+        self.last_us = content.end.stamp_us
+        self.size_bytes = content.end.offset
+        self._begun, self._data = content.header_end, content.since(content.header_end.offset)
+
+    def lines(self) -> Iterator[Lines]:
+        """Yield what it holds, at once."""
+        yield Lines.of(scan(self._data, self._begun).lines)
+
+
 _MOST_LOOKS = 5
 _Contents = dict[str, Content]
 
@@ -285,6 +310,8 @@ class MemoryStore:
     workers_type = MemoryWorkers
 
     log_type = MemoryLog
+    content_type = Content
+    cut_type = MemoryCut
     _places: dict[str, _Contents] = {}  # noqa: RUF012 - all stores share it: that is its purpose
     _mutex = threading.Lock()
 
@@ -336,6 +363,31 @@ class MemoryStore:
                 if log_key not in self.contents:
                     self.contents[log_key] = Content(log_key)
         return self._found(log_key)
+
+    @contextmanager
+    def cut(self, timeout_s: float | None) -> Iterator[list[MemoryCut]]:
+        """Give all logs as they are now."""
+        with ExitStack() as held, self._mutex:
+            logs = [self.log_type(self.contents[log_key]) for log_key in self.log_keys()]
+            for log in logs:
+                held.enter_context(log.held(timeout_s))
+                log.content.durable = log.content.end
+            cut = [self.cut_type(log.content) for log in logs]
+        yield cut
+
+    def adopt_log(self, log: LogCut, *, timeout_s: float | None, pace: Callable[[int], None]) -> None:
+        """Make a log of what another one held."""
+        del timeout_s  # nobody holds the mutex for long
+        made = self.content_type.made_of(log, pace)
+        with self._mutex:
+            self.add_log(made)
+        clock.observe(log.last_us)
+
+    def add_log(self, made: Content) -> None:
+        """Add a log that is whole. Requires: the mutex."""
+        if made.log_key in self.contents:
+            raise already_there(made.log_key, self.path)
+        self.contents[made.log_key] = made
 
     def _found(self, log_key: str) -> MemoryLog:
         file_name(log_key)

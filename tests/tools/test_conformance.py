@@ -28,6 +28,7 @@ from support.planted import logs as _logs  # noqa: F401 - plants its faults
 from support.planted import looks as _looks  # noqa: F401 - plants its faults
 from support.planted import losses as _losses  # noqa: F401 - plants its faults
 from support.planted import lost_answers as _lost_answers  # noqa: F401 - plants its faults
+from support.planted import moves as _moves  # noqa: F401 - plants its faults
 from support.planted import readers as _readers  # noqa: F401 - plants its faults
 from support.planted import stores as _stores  # noqa: F401 - plants its faults
 from support.planted import workers as _workers  # noqa: F401 - plants its faults

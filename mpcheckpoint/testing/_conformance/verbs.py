@@ -97,7 +97,8 @@ def news_of(reader: Reader, log_key: str) -> list[Seen]:
             found = []
         for line in chunk.lines:
             assert line.object_key is not None, "a control line was given as a record"
-            position = Position(log_key, chunk.generation, line.end, line.stamp_us, line.more)
+            place = chunk.generation, line.end, line.stamp_us, line.more, chunk.lineage
+            position = Position(log_key, *place)
             event, record_id = decode_event(line.event), record_id_of(line.meta)
             found.append(Seen(line.object_key, event, record_id, line.stamp_us, line.more, position))
     return found

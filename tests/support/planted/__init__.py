@@ -1,7 +1,7 @@
 """Faults planted in the engine in memory: each names the tests of the conformance suite that must find it.
 
-`stores`, `logs`, `conditions`, `readers`, `looks`, `losses`, `lost_answers`, `compactions` and `workers` hold the
-faulty parts; importing one of them fills `PLANTED`.
+`stores`, `logs`, `conditions`, `readers`, `looks`, `losses`, `lost_answers`, `compactions`, `moves` and `workers` hold
+the faulty parts; importing one of them fills `PLANTED`.
 """
 
 from __future__ import annotations

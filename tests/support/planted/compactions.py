@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from support.memory_storage import MemoryLog, MemoryReader
@@ -50,7 +51,7 @@ class DropsWholeBatches(MemoryLog):
 class RefusesEarlierPositions(MemoryLog):
     def next_generation(self, leading: Sequence[Payload]) -> Content:
         begun = super().next_generation(leading)
-        begun.previous = ()
+        begun.previous, begun.lineage = (), uuid.uuid4().hex
         return begun
 
 

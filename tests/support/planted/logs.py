@@ -351,7 +351,7 @@ class RecoversNothing(MemoryLog):
 @found_by("test_recover_keeps_records_batches_stamps_and_positions")
 class ForgetsPositionsInRecovery(MemoryLog):
     def recover(self, timeout_s: float | None) -> None:
-        self.content.generation = "0" * 32
+        self.content.generation = self.content.lineage = "0" * 32
 
 
 @found_by("test_reader_of_a_recovered_log_goes_on_or_says_that_it_starts_anew")
