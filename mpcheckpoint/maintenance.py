@@ -5,6 +5,7 @@ from __future__ import annotations
 from mpcheckpoint._backup.backing_up import BackedUpLog, Backup
 from mpcheckpoint._backup.restore_steps import LogRestore
 from mpcheckpoint._backup.restoring import plan_restore, restore
+from mpcheckpoint._maintenance.copying import CopiedLog, StoreCopy, copy_store
 from mpcheckpoint._maintenance.imports.import_task import Imported
 from mpcheckpoint._maintenance.imports.importing import (
     OlderFile,
@@ -22,6 +23,7 @@ from mpcheckpoint._store.findings import Examination, Finding
 __all__ = [
     "BackedUpLog",
     "Backup",
+    "CopiedLog",
     "Damage",
     "Examination",
     "Finding",
@@ -32,6 +34,8 @@ __all__ = [
     "LogRestore",
     "LogSurvey",
     "OlderFile",
+    "StoreCopy",
+    "copy_store",
     "examine",
     "import_lines",
     "import_older_file",

@@ -8,18 +8,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
-
 from mpcheckpoint import _system as system
 from mpcheckpoint._backup.compacted import SPARE_BYTES, compacted_copy
 from mpcheckpoint._backup.copying import BrokenSourceError, CopyPace, copy_batches
-from mpcheckpoint._backup.journal import Journal, settle, write_beside, write_journal
+from mpcheckpoint._backup.journal import Journal, settle, write_journal
 from mpcheckpoint._backup.place import AgainError, BackupPlace, CompactedFrom, LogStep, Marker, read_marker
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.ownership import create_copy, temporary_name
-from mpcheckpoint._logfile.paths import BACKUP_MARKER
-from mpcheckpoint._logfile.places import places
 from mpcheckpoint._logfile.recovery import repair_end
 from mpcheckpoint._store.cut import Cut, CutLog, take_cut
 from mpcheckpoint._store.process import process
@@ -97,8 +93,6 @@ def back_up_store(
     Args:
         select: makes what tells what is dropped from a log, if anything is to be.
     """
-    if limit_rate is not None and (type(limit_rate) is not int or limit_rate <= 0):
-        raise ValueError(f"limit_rate is a number of bytes a second, above 0, or None, not {limit_rate!r}")
     with translated("backing up", store.path, is_read=True):
         wanted = _Wanted(timeout_s, skip_damaged, CopyPace(limit_rate, on_progress), select)
         return _backed_up(store, directory, wanted)
@@ -235,25 +229,13 @@ def _write(
     held: ExitStack,
 ) -> dict[str, int]:
     """Bring the backup to the cut, whole or not at all; return the sizes of what was compacted, by path."""
-    if place.is_new:
-        place.lock(held, wanted.timeout_s)
-    owner = os.getpid()
-    with translated("backing up into", place.path):
-        try:
-            if place.is_new:
-                settle(place.path)
-                place.mark()
-                places.make_names_durable(place.path)
-            if wanted.select is None:
-                _require_room(place, todo)
-            compacted = _write_logs(place, cut, todo, wanted)
-        except BaseException:
-            # A child that was forked meanwhile, by ``on_progress`` perhaps, must not undo what its parent goes on with.
-            if os.getpid() == owner:
-                _give_up(place)
-            raise
-        settle(place.path)
-    return compacted
+
+    def write() -> dict[str, int]:
+        if wanted.select is None:
+            _require_room(place, todo)
+        return _write_logs(place, cut, todo, wanted)
+
+    return place.change(held, wanted.timeout_s, write)
 
 
 def _write_logs(place: BackupPlace, cut: Cut, todo: list[LogStep], wanted: _Wanted) -> dict[str, int]:
@@ -287,20 +269,8 @@ def _write_logs(place: BackupPlace, cut: Cut, todo: list[LogStep], wanted: _Want
         step.cut.file = None  # closed: there may be many
     is_of_one_moment = cut.is_of_one_moment and not cut.failures
     marker = Marker(cut_us=cut.cut_us, is_of_one_moment=is_of_one_moment, compacted=compacted)
-    path = os.path.join(place.path, BACKUP_MARKER)
-    renames[os.path.basename(write_beside(path, msgspec.json.encode(marker)))] = BACKUP_MARKER
-    write_journal(place.path, Journal(doing="backup", is_written=True, renames=renames))
+    place.write_end(marker, renames)
     return sizes
-
-
-def _give_up(place: BackupPlace) -> None:
-    """Undo what was done. If that fails, too, the journal stays, and the next backup does it."""
-    try:
-        settle(place.path)
-    except (OSError, CheckpointError):
-        return
-    if not place.holds_logs():
-        place.unmake()
 
 
 def _require_room(place: BackupPlace, todo: list[LogStep]) -> None:

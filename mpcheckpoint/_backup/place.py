@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._backup.journal import write_beside
+from mpcheckpoint._backup.journal import Journal, settle, write_beside, write_journal
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import read_header
 from mpcheckpoint._logfile.ownership import missing_directories
 from mpcheckpoint._logfile.paths import BACKUP_MARKER, STORE_DIRECTORY, STORE_LOCK, LogPaths, store_directory
+from mpcheckpoint._logfile.places import places
 from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint._store.log_end import bears_out, clean_end
-from mpcheckpoint.errors import BackupPlaceError, NotAStoreError, StoreNotFoundError
+from mpcheckpoint.errors import BackupPlaceError, CheckpointError, NotAStoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import ExitStack
 
     from mpcheckpoint._store.cut import Cut, CutLog
+
+T = TypeVar("T")
 
 MARKER_FORMAT = "mpcheckpoint backup"
 _MOST_MARKER_BYTES = 64 * 1024
@@ -47,12 +51,26 @@ class CompactedFrom(msgspec.Struct, frozen=True):
     crc: int
 
 
+class MadeFrom(msgspec.Struct, frozen=True):
+    """What a log of a backup was made of that a store on another storage holds.
+
+    Attributes:
+        generation: its own.
+        offset, crc: its end then; elsewhere, somebody has written to it.
+    """
+
+    generation: str
+    offset: int
+    crc: int
+
+
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
     """What a backup says of itself: when its logs were cut, and whether all at one moment. 0: it holds none yet.
 
     A backup of one moment is that also if the next one, by a user who may not lock the logs, finds nothing new.
 
-    ``compacted``: of which logs, by the names of their files, it has no copy byte by byte.
+    ``compacted``: of which logs, by the names of their files, it has no copy byte by byte. ``made``: which it made of
+    logs on another storage.
     """
 
     format: str = MARKER_FORMAT
@@ -60,6 +78,7 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     cut_us: int = 0
     is_of_one_moment: bool = True
     compacted: dict[str, CompactedFrom] = {}
+    made: dict[str, MadeFrom] = {}
 
 
 class LogStep(NamedTuple):
@@ -82,8 +101,10 @@ class BackupPlace:
     Requires of its callers: the store lock of the directory is held while anything in it is changed.
     """
 
-    def __init__(self, base: str | os.PathLike[str], store: StoreDirectory) -> None:
-        """Prove that ``base`` may take backups of ``store``. Nothing is changed.
+    def __init__(self, base: str | os.PathLike[str], store: StoreDirectory | None) -> None:
+        """Prove that ``base`` may take backups of ``store``; of one that is no directory, if that is None.
+
+        Nothing is changed.
 
         Raises:
             BackupPlaceError: it is the store, lies in it, holds it, or is another one.
@@ -106,6 +127,8 @@ class BackupPlace:
         self.is_new = bool(self.made) or not self._is_backup()
 
     def _refuse_overlap(self) -> None:
+        if self._store is None:
+            return
         here, there = os.path.realpath(self.base), os.path.realpath(self._store.base)
         if here == there:
             what = "is the store itself"
@@ -144,7 +167,7 @@ class BackupPlace:
     def opened(self) -> StoreDirectory:
         """Return the directory, made if need be, for the users of the store as far as the system lets us."""
         directory = StoreDirectory(self.base, create=True, read_only=False, is_unfinished_taken=True)
-        if self.made:
+        if self.made and self._store is not None:
             with translated("making", self.path):
                 system.give_access(self.path, system.access_of(self._store.path))
         return directory
@@ -173,6 +196,45 @@ class BackupPlace:
         path = os.path.join(self.path, BACKUP_MARKER)
         system.replace(write_beside(path, msgspec.json.encode(Marker())), path)
         system.sync_directory(self.path)
+
+    def change(self, held: ExitStack, timeout_s: float | None, write: Callable[[], T]) -> T:
+        """Bring the backup to another state, whole or not at all, by ``write``, which leaves a written journal.
+
+        Requires: the place is new, or locked and settled.
+        """
+        if self.is_new:
+            self.lock(held, timeout_s)
+        owner = os.getpid()
+        with translated("backing up into", self.path):
+            try:
+                if self.is_new:
+                    settle(self.path)
+                    self.mark()
+                    places.make_names_durable(self.path)
+                written = write()
+            except BaseException:
+                # A child that was forked meanwhile, by ``on_progress`` perhaps, must not undo what its parent goes on
+                # with.
+                if os.getpid() == owner:
+                    self._give_up()
+                raise
+            settle(self.path)
+        return written
+
+    def _give_up(self) -> None:
+        """Undo what was done. If that fails, too, the journal stays, and the next backup does it."""
+        try:
+            settle(self.path)
+        except (OSError, CheckpointError):
+            return
+        if not self.holds_logs():
+            self.unmake()
+
+    def write_end(self, marker: Marker, renames: dict[str, str]) -> None:
+        """Write the journal that has files, and the marker, take their names. All that it names is synced."""
+        path = os.path.join(self.path, BACKUP_MARKER)
+        renames[os.path.basename(write_beside(path, msgspec.json.encode(marker)))] = BACKUP_MARKER
+        write_journal(self.path, Journal(doing="backup", is_written=True, renames=renames))
 
     def unmake(self) -> None:
         """Remove what the first backup made, which holds nothing."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpcheckpoint._cli.checks import write_lines
-from mpcheckpoint._cli.options import LocalPath, byte_rate, directory_option, json_option, lock_timeout_option
+from mpcheckpoint._cli.options import LocalPath, byte_rate, json_option, lock_timeout_option, store_option
 from mpcheckpoint._cli.progress import ByteProgress
 from mpcheckpoint._cli.rule_options import (
     drop_option,
@@ -26,6 +26,7 @@ from mpcheckpoint.errors import shell_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mpcheckpoint._postgres.address import Address
     from mpcheckpoint.maintenance import BackedUpLog, Backup
 
 _QUIET_S = 0.5
@@ -35,7 +36,7 @@ _QUIET_S = 0.5
 @click.argument(
     "directory", metavar="DIRECTORY", type=LocalPath("backup", "a backup is a directory: give its path")
 )
-@directory_option
+@store_option
 @click.option(
     "--limit-rate", metavar="RATE", type=byte_rate, help="Copy at most so many bytes a second: 500K, 20M."
 )
@@ -60,7 +61,7 @@ _QUIET_S = 0.5
 def backup_command(
     *,
     directory: str,
-    store: str,
+    store: str | Address,
     lock_timeout_s: float,
     is_json: bool,
     is_compact: bool,

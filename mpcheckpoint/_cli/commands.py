@@ -35,6 +35,12 @@ def _compact() -> click.Command:
     return compact_command
 
 
+def _copy() -> click.Command:
+    from mpcheckpoint._cli.copy_command import copy_command
+
+    return copy_command
+
+
 def _doctor() -> click.Command:
     from mpcheckpoint._cli.doctor_command import doctor_command
 
@@ -116,6 +122,7 @@ def _verify() -> click.Command:
 _LOADERS: dict[str, Callable[[], click.Command]] = {
     "backup": _backup,
     "compact": _compact,
+    "copy": _copy,
     "doctor": _doctor,
     "forget": _forget,
     "import": _import,

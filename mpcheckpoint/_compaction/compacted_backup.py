@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpcheckpoint._backup.backing_up import back_up_store
+from mpcheckpoint._backup.made_backup import make_backup
 from mpcheckpoint._compaction.compacting import RaisedByCallerError, apart, rules_of, selection_by
+from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._store.workers import WorkerFiles
+from mpcheckpoint.errors import NotForThisStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +43,11 @@ def backup(
     The backup is a store: it can be opened, read and verified. It shares the generations of the original, so write
     to a copy of it, or restore it first.
 
+    Of a store on a server, too, the backup is a directory: its logs as one snapshot has them, record by record, with
+    their stamps, ids and counts. A log that has changed since the last backup is made anew. To go on with such a
+    backup, copy it to a server (``mpcheckpoint.maintenance.copy_store``), or into a directory; positions of the one
+    are valid in the other.
+
     Durability: a backup that has returned is durable. One that fails, or is interrupted, leaves the directory as it
     was. If it is killed, the directory cannot be opened until the next backup into it, or a repair, has set it
     back.
@@ -51,10 +59,12 @@ def backup(
     Args:
         directory: where the backup is, or is to be. Its files are in ``directory/.checkpoint``.
         limit_rate: copy at most so many bytes a second.
-        skip_damaged: leave out logs that are corrupt or cannot be read. The backup keeps what it had of them.
+        skip_damaged: leave out logs that are corrupt or cannot be read. The backup keeps what it had of them. For a
+            store that is a directory.
         on_progress: called with the number of bytes that were copied since the last call, without any lock of the
             store. What it raises ends the backup, which leaves the directory as it was.
-        compact: leave out of the backup what ``Log.compact`` would drop from each log; the store stays as it is.
+        compact: leave out of the backup what ``Log.compact`` would drop from each log; the store stays as it is. For a
+            store that is a directory.
             True: only what nobody asks for any more. Or arguments of ``Log.compact`` that say what may go, as
             ``{"keep_last": 1}``: ``keep_last``, ``newer_than_s``, ``drop``, ``fold``, ``keep_ids_s``, ``purge``.
             Each log is read twice then, and both times count for ``limit_rate`` and ``on_progress``. A log from
@@ -70,18 +80,31 @@ def backup(
         LockTimeoutError, StoreAccessError, WriteFailedError, UnfinishedBackupError: nothing was changed.
         ReentrancyError: called within an append, by a signal handler, or by the ``on_progress`` of a backup into
             the same directory. Nothing was changed.
-        NotForThisStoreError: the store is no directory. Nothing was changed.
+        StoreUnavailableError: of a store on a server. Nothing was changed.
+        NotForThisStoreError: ``compact`` or ``skip_damaged`` is asked for, and the store is no directory. Nothing was
+            changed.
+        ValueError: ``limit_rate`` is no rate. Nothing was changed.
     """
-    store = self._handle.directory("a backup")
-    select = _selections(compact, store.path)
+    storage = self._handle.storage()
+    if limit_rate is not None and (type(limit_rate) is not int or limit_rate <= 0):
+        raise ValueError(f"limit_rate is a number of bytes a second, above 0, or None, not {limit_rate!r}")
+    select = _selections(compact, storage.path)
+    timeout_s, told = self._handle.settings.lock_timeout_s, apart(on_progress)
     try:
+        if not isinstance(storage, DirectoryStore):
+            if select is not None or skip_damaged:
+                what = "compact" if select is not None else "skip_damaged"
+                raise NotForThisStoreError(f"a backup with {what}", storage.path)
+            return make_backup(
+                storage, directory, timeout_s=timeout_s, limit_rate=limit_rate, on_progress=told
+            )
         return back_up_store(
-            store,
+            storage.directory,
             directory,
-            timeout_s=self._handle.settings.lock_timeout_s,
+            timeout_s=timeout_s,
             limit_rate=limit_rate,
             skip_damaged=skip_damaged,
-            on_progress=apart(on_progress),
+            on_progress=told,
             select=select,
         )
     except RaisedByCallerError as raised:

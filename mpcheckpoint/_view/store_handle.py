@@ -361,16 +361,20 @@ class StoreHandle:
         """Whether the handle was closed."""
         return self._is_closed
 
+    def storage(self) -> Store:
+        """Return the store."""
+        self.require_open()
+        return self._store
+
     def directory(self, what: str) -> StoreDirectory:
         """Return the directory of the store, for ``what`` is about its files.
 
         Raises:
             NotForThisStoreError: it is none.
         """
-        self.require_open()
-        if not isinstance(self._store, DirectoryStore):
+        if not isinstance(store := self.storage(), DirectoryStore):
             raise NotForThisStoreError(what, self.path)
-        return self._store.directory
+        return store.directory
 
     def require_open(self) -> None:
         """Raise ClosedError if the handle was closed; notice a fork that ran no hooks."""

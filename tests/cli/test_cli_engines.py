@@ -76,10 +76,25 @@ def mapped(run: CommandLineHere) -> CommandLineHere:
 
 # By command: its arguments, its exit code, and what is in its output.
 WORKS: dict[str, list[tuple[list[str], int, str]]] = {
+    "backup": [
+        (["made"], 0, "2 logs as of"),
+        (
+            ["backup", "--compact"],
+            2,
+            f"a backup with compact is for stores in a directory, and {SHOWN} is on a",
+        ),
+        (["backup", "--skip-damaged"], 2, "a backup with skip_damaged is for stores in a directory"),
+    ],
     "compact": [
         (["--superseded"], 1, "nothing was changed; the same line with --yes does it"),
         (["--superseded", "--yes"], 0, "1 log compacted"),
         (["--key", "n", "--keep-last", "1", "--json"], 0, '"log_key":"n"'),
+    ],
+    "copy": [
+        (["made"], 0, "2 logs copied into"),
+        ([PLACE.replace("#run", "#other")], 0, f"2 logs copied into {SHOWN.replace('#run', '#other')}"),
+        ([PLACE], 2, f"{SHOWN} has a log 'm', which is another one"),
+        ([f"memory://u:12#{PASSWORD}@h/db"], 2, "a / before the database is missing"),
     ],
     "doctor": [([], 1, "an append is in memory only")],
     "forget": [(["x"], 1, "n: 1 object, 1 event"), (["--yes", "x"], 0, "n: 1 object, 1 event forgotten")],
@@ -105,7 +120,6 @@ WORKS: dict[str, list[tuple[list[str], int, str]]] = {
 }
 # What is about files.
 IN_DIRECTORIES = {
-    "backup": ["backup"],
     "repair": [],
     "restore": ["backup"],
     "verify": [],
@@ -131,8 +145,8 @@ def test_command_does_on_a_server_what_it_does_in_a_directory(
 
     assert ended.code == code, ended
     assert said in ended.out + ended.err
-    made = [path for path in tmp_path.iterdir() if path.is_dir()]
-    assert made == []
+    made = [path.name for path in tmp_path.iterdir() if path.is_dir()]
+    assert made == [each for each in arguments if each == "made"]
 
 
 @pytest.mark.parametrize("command", IN_DIRECTORIES)
@@ -147,11 +161,21 @@ def test_command_about_files_says_that_it_is_not_for_this_store(run: CommandLine
     assert not os.path.exists("backup")
 
 
+def test_store_goes_from_a_server_to_a_directory_and_back(mapped: CommandLineHere) -> None:
+    mapped("backup", *STORE, "made")
+    mapped("copy", "--store", "made", "memory://u@h/db#back")
+
+    with Checkpoint(PLACE) as here, Checkpoint("memory://u@h/db#back", create=False) as back:
+        assert dict(back) == dict(here) != {}
+        assert [record.stamp_us for record in back.read()] == [record.stamp_us for record in here.read()]
+
+
 @pytest.mark.parametrize("command", [*WORKS, *IN_DIRECTORIES])
 def test_bad_address_is_refused_without_repeating_it(run: CommandLineHere, command: str) -> None:
     bad = f"memory://u:12#{PASSWORD}@h/db"
 
-    ended = run(command, *([bad] if command == "doctor" else ["--store", bad]))
+    operands = ["target"] if command in ("backup", "copy") else []
+    ended = run(command, *([bad] if command == "doctor" else ["--store", bad]), *operands)
 
     assert ended.code == 2
     assert "the address of the store is invalid: a / before the database is missing" in ended.err
@@ -244,6 +268,7 @@ def test_password_is_in_no_output_no_file_and_no_record(
         ),
         *(["results", "--key", "m", "--joblog", "-"], ["results", "--key", "m", "-o", "results.csv"]),
         *(["ls", "--json"], ["show"], ["tail", "--json"], ["top", "--once", "--interval", "0.1"], ["verify"]),
+        *(["backup", "made"], ["copy", "copied"], ["copy", f"{address}2"]),
     ):
         run(words[0], *store, *words[1:])
 
@@ -285,8 +310,8 @@ def test_checkpoint_at_an_address_is_the_same_object(place: str | Address) -> No
 
         assert copy["x"] == Checkpoint(PLACE, create=False, read_only=True)["x"] == ("SEEN",)
         assert repr(checkpoint) == repr(copy) == f"<Checkpoint {SHOWN}>"
-        with pytest.raises(NotForThisStoreError, match="a backup is for stores in a directory"):
-            checkpoint.backup("backup")
+        with pytest.raises(NotForThisStoreError, match="a backup with compact is for stores in a directory"):
+            checkpoint.backup("backup", compact=True)
     with pytest.raises(errors_of_package.ClosedError, match=re.escape(f"the handle of {SHOWN} is closed")):
         checkpoint.log("a")
     assert not os.path.exists("backup")

@@ -63,7 +63,10 @@ STEPS: list[tuple[list[str], int, str]] = [
     (["show", "y"], 1, "no event of 'y'"),
     (["verify"], 2, "not for this store: mpcheckpoint verify is for stores in a directory"),
     (["repair"], 2, "not for this store"),
-    (["backup", "backup"], 2, "not for this store"),
+    (["backup", "backup"], 0, "2 logs as of"),
+    (["backup", "backup", "--compact"], 2, "not for this store: a backup with compact"),
+    (["copy", "copied"], 0, "2 logs copied into"),
+    (["copy", "copied"], 0, "2 there already"),
     (["restore", "backup"], 2, "not for this store"),
 ]
 
@@ -78,7 +81,9 @@ def test_each_command_works_on_a_server_or_says_that_it_is_not_for_this_store(
 
         assert ended.code == code, (arguments, ended)
         assert said in ended.out + ended.err, (arguments, ended)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.jsonl", "report.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("backup", "copied", "lines.jsonl", "report.html"),
+    ]
     assert PASSWORD not in (tmp_path / "report.html").read_text()
 
 
@@ -116,4 +121,4 @@ def test_functions_about_files_say_that_they_are_not_for_this_store(place: str) 
     with pytest.raises(NotForThisStoreError):
         maintenance.verify(place)
     with pytest.raises(NotForThisStoreError):
-        Checkpoint(place).backup("backup")
+        Checkpoint(place).backup("backup", compact=True)

@@ -129,6 +129,21 @@ def test_roles_of_the_page_are_those_of_the_schema() -> None:
     assert block("sql").splitlines() == in_schema
 
 
+def test_command_of_the_page_moves_a_store_over(tmp_path: Path, postgres_database: str) -> None:
+    (command,) = [each.code for each in blocks_of(PAGE) if each.code.startswith("mpcheckpoint copy")]
+    (given,) = re.findall(r"postgresql://[^'#]+", command)
+    with Checkpoint(tmp_path / "frames") as checkpoint:
+        checkpoint.log("a").append("x", "here")
+    known = environment(postgres_database)
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{known['PATH']}"
+
+    moved = command.replace(given, known["MPCHECKPOINT_STORE"])
+    run_together([["sh", "-c", moved]], tmp_path, known | {"PATH": path})
+
+    with Checkpoint(f"{postgres_database}#frames", create=False) as checkpoint:
+        assert dict(checkpoint) == {"x": ("here",)}
+
+
 @pytest.fixture
 def roles(postgres: Cluster, postgres_database: str) -> Iterator[dict[str, str]]:
     """Yield the addresses of one who may write, and of one who may read, in a database with the roles of the page."""
