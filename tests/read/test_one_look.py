@@ -68,6 +68,7 @@ class CountingStore(MemoryStore):
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[CountingStore]:
     """A store with twenty logs, in each of which an object has an event."""
+    MESSAGES.clear()  # of an earlier test: the last of them may be a look
     store = CountingStore(tmp_path)
     writer = checkpoint_on(MemoryStore(tmp_path), durability="never")
     for number in range(LOGS):
