@@ -96,3 +96,30 @@ class Interrupts:
             self._raises_from_s = time.monotonic() + _AGAIN_S
             self._calls, self._bytes = 1, signals
             raise KeyboardInterrupt if signal_number == signal.SIGINT else Stopped(signal_number)
+
+
+class CtrlC:
+    """Note a Ctrl-C in the block: its exception may be lost in a finalizer, and a loop that goes on has to be told."""
+
+    def __init__(self) -> None:
+        self._has_come = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def obey(self) -> None:
+        """Raise KeyboardInterrupt if there was one."""
+        if self._has_come:
+            raise KeyboardInterrupt
+
+    def _take(self, signal_number: int, frame: object) -> None:
+        del signal_number, frame
+        self._has_come = True
+        raise KeyboardInterrupt

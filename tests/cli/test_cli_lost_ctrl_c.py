@@ -1,0 +1,79 @@
+"""A Ctrl-C whose exception a finalizer lost ends what goes on for ever all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mpcheckpoint._cli.maps import watch
+from mpcheckpoint._cli.tail_command import _follow
+from mpcheckpoint._types import Cursor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mpcheckpoint import Log
+
+_MOST_TURNS = 3
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+class Interrupted:
+    """Something in whose finalizer a Ctrl-C comes."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+class Quiet:
+    """A follower to which nothing comes; a finalizer runs in its first wait."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+
+    def follow(self, *_: Any, **__: Any) -> Quiet:
+        return self
+
+    def __enter__(self) -> Quiet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Any]:
+        self.turns += 1
+        assert self.turns <= _MOST_TURNS, "it goes on"
+        if self.turns == 1:
+            Interrupted()
+        return iter(())
+
+
+def test_tail_that_follows_ends() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    quiet: Any = Quiet()
+
+    with pytest.raises(KeyboardInterrupt):
+        _follow(quiet, Cursor(()), is_json=True)
+
+    assert quiet.turns == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_watch_of_a_map_ends(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(log.map(len, ["x"], jobs=1))
+    status = log.map_status()
+    assert status is not None
+    quiet: Any = Quiet()
+    monkeypatch.setattr(type(log), "follow", quiet.follow)
+    # As if a process worked on it for ever.
+    look: Callable[..., None] = lambda watched, _: setattr(watched, "starts", (object(),))  # noqa: E731
+    monkeypatch.setattr(watch.Watched, "look", look)
+
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch(log, status, watch.WatchDisplay())
+
+    assert quiet.turns == 1
