@@ -46,7 +46,7 @@ def hashes_of(concerns: Iterable[bytes]) -> bytes:
 
     Two that are equal by chance make a condition be judged once more, nothing else.
     """
-    found = sorted({blake2b(each, digest_size=_HASH_BYTES).digest() for each in concerns})
+    found = sorted({blake2b(each, digest_size=_HASH_BYTES).digest() for each in set(concerns)})
     if not found:
         return struct.pack("!iii", 0, 0, _INT8_OID)
     items = b"".join([b"\0\0\0\x08" + each for each in found])
