@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import threading
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,13 +12,15 @@ from mpcheckpoint._format.codec import encode_payload
 from mpcheckpoint._types import Position
 from support.memory_content import Content
 from support.memory_storage import MemoryLog, MemoryStore
-from support.planted import PAUSE_S, found_by
+from support.planted import found_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
     Guard: TypeAlias = Callable[[], Position | None]
+
+_MEETING_S = 2.0
 
 
 @found_by("test_store_without_logs_lists_none", "test_what_is_no_key_is_refused_and_makes_no_log")
@@ -171,10 +174,14 @@ class TokenAlwaysChanges(MemoryStore):
 
 @found_by("test_log_made_by_many_threads_at_once_is_one_log")
 class CreatesWithoutLock(MemoryStore):
+    _both = threading.Barrier(2)
+
     def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> MemoryLog:
         if create and log_key not in self.contents:
-            time.sleep(PAUSE_S)
-            self.contents[log_key] = Content(log_key)
+            with suppress(threading.BrokenBarrierError):  # a second thread has found none, either
+                self._both.wait(_MEETING_S)
+            made = self.contents[log_key] = Content(log_key)
+            return self.log_type(made)
         return super().open_log(log_key, create=False, timeout_s=timeout_s)
 
 
