@@ -34,15 +34,30 @@ _INTERRUPTS = 100
 _LONGEST_S = 0.004
 
 
+class Alarm:
+    """What SIGALRM does.
+
+    Attributes:
+        is_awaited: whether it raises. One that another thread was given may come to ours late, after the timer was
+            stopped.
+    """
+
+    def __init__(self) -> None:
+        self.is_awaited = True
+
+    def take(self, number: int, frame: FrameType | None) -> None:
+        """Raise what Ctrl-C does, if that is awaited."""
+        del number, frame
+        if self.is_awaited:
+            raise KeyboardInterrupt
+
+
 @pytest.fixture
-def interrupts() -> Iterator[None]:
-    """Have SIGALRM raise what Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    yield
+def interrupts() -> Iterator[Alarm]:
+    """Have SIGALRM raise what Ctrl-C does, while that is awaited."""
+    alarm = Alarm()
+    before = signal.signal(signal.SIGALRM, alarm.take)
+    yield alarm
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
@@ -69,7 +84,7 @@ WAYS: dict[str, Callable[[Log, int], Any]] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("is_contended", [False, True])
 def test_append_interrupted_at_any_moment_leaves_a_session_that_goes_on(
-    postgres_database: str, interrupts: None, intensity: int, way: str, is_contended: bool
+    postgres_database: str, interrupts: Alarm, intensity: int, way: str, is_contended: bool
 ) -> None:
     acknowledged, interrupted = [], []
     stop = threading.Event()
@@ -85,12 +100,15 @@ def test_append_interrupted_at_any_moment_leaves_a_session_that_goes_on(
         contending = pool.submit(_append_until, other.log("a"), stop) if is_contended else None
         try:
             for event in range(_INTERRUPTS * intensity):
-                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00005, _LONGEST_S))
                 try:
+                    interrupts.is_awaited = True
+                    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00005, _LONGEST_S))
                     WAYS[way](log, event)
                     signal.setitimer(signal.ITIMER_REAL, 0)
+                    interrupts.is_awaited = False
                     acknowledged.append(event)
                 except KeyboardInterrupt:
+                    interrupts.is_awaited = False
                     interrupted.append(event)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -117,7 +135,7 @@ def _append_until(log: Log, stop: threading.Event) -> None:
 
 
 def test_append_interrupted_in_its_wait_for_the_lock_writes_nothing(
-    postgres: Cluster, postgres_database: str, interrupts: None
+    postgres: Cluster, postgres_database: str, interrupts: Alarm
 ) -> None:
     with checkpoint_at(postgres_database) as checkpoint:
         log = checkpoint.log("a")
@@ -134,7 +152,7 @@ def test_append_interrupted_in_its_wait_for_the_lock_writes_nothing(
 
 @pytest.mark.parametrize("how", ["nobody answers", "nobody is there"])
 def test_append_interrupted_while_nobody_answers_ends_soon(
-    postgres_database: str, make_proxy: Callable[..., Proxy], interrupts: None, how: str
+    postgres_database: str, make_proxy: Callable[..., Proxy], interrupts: Alarm, how: str
 ) -> None:
     proxy = make_proxy()
     with checkpoint_at(proxy.address(postgres_database.rpartition("/")[2])) as checkpoint:
