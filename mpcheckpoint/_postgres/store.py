@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +80,8 @@ class PostgresStore:
         )
         self.workers = PostgresWorkers(self.sessions, self._id, retry_s, (_workers_of, self._arguments))
         self._notifier = PostgresNotifier(self.sessions, self._id)
-        # How many logs there were at the last look, until it was asked for.
-        self._looked_logs: int | None = None
+        # How many logs there were at the last look of each thread, until it asks.
+        self._looked = threading.local()
 
     def log_keys(self) -> list[str]:
         """Return the keys of all logs, sorted."""
@@ -89,7 +90,7 @@ class PostgresStore:
 
     def change_token(self) -> object | None:
         """Return how many logs there are: none is ever removed."""
-        logs, self._looked_logs = self._looked_logs, None
+        logs: int | None = self._looked.__dict__.pop("logs", None)
         return number_in(self._read(LOGS, int4(self._id)).get_value(0, 0)) if logs is None else logs
 
     def look(self, readers: Sequence[Reader]) -> bool:
@@ -102,7 +103,7 @@ class PostgresStore:
             "reading the logs",
             retry_s=self._retry_s,
         )
-        pages, self._looked_logs = pages_in(result)
+        pages, self._looked.logs = pages_in(result)
         are_whole = [reader.found(pages[at]) for at, reader in enumerate(ours)]
         return all(are_whole)
 

@@ -22,11 +22,11 @@ from mpcheckpoint.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from mpcheckpoint._logfile.judged import Seen
     from mpcheckpoint._store.directory import StoreDirectory
-    from mpcheckpoint._store.protocol import Store, StoredLog
+    from mpcheckpoint._store.protocol import Reader, Store, StoredLog
     from mpcheckpoint._view.records import Cut, Records
     from mpcheckpoint._view.settings import Settings
 
@@ -57,7 +57,7 @@ class StoreHandle:
             if settings.store is None
             else settings.store
         )
-        self.path, self.workers, self.look = self._store.path, self._store.workers, self._store.look
+        self.path, self.workers = self._store.path, self._store.workers
         # A directory is looked at file by file, so it need not be asked at each read.
         self._looks = not isinstance(self._store, DirectoryStore)
         self.mutex = Mutex(f"the view of {settings.path}")
@@ -286,6 +286,13 @@ class StoreHandle:
             if not is_new or len(states) < 2 or (is_cut and self._begun == begun):
                 break
         return self._records
+
+    def look(self, readers: Sequence[Reader]) -> None:
+        """Have the next poll of each of these readers, which are a follower's, give what one look at all finds."""
+        with self.mutex.guard():
+            if self._looks:
+                self._store.look(readers)
+                self._discover()  # what the look knows of new logs is true now, and not at a later read
 
     def _look(self) -> bool:
         """Look at all logs in scope at once, those included that were added; return whether that is one moment."""
