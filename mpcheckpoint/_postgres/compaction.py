@@ -16,7 +16,6 @@ to its append may still ask for it.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
@@ -48,9 +47,6 @@ _MOST_PASSES = 30
 _MOST_BEGINNINGS = 5
 # Longer than any append is tried again.
 _KEEP_BATCH_IDS_S = 24 * 3600
-_LEADING_BYTES = 16 * 1024 * 1024
-_DELETED_AT_ONCE = 5000
-logger = logging.getLogger("mpcheckpoint")
 
 _ALONE = statement("compaction_lock", "select pg_advisory_lock($1::bigint)")
 _TIMEOUT = statement("compaction_timeout", "select set_config('lock_timeout', $1::text, false)")
@@ -113,6 +109,8 @@ class PostgresCompactor:
         except ConnectionLostError as error:
             raise unavailable(self._what, self._place.place, error) from None
         except ServerError as error:
+            if error.is_of_session:
+                raise unavailable(self._what, self._place.place, error) from None
             raise typed(error, self._what, self._place.place) from None
         raise CompactionError(
             f"the log {self._place.log_key!r} was given another generation {_MOST_BEGINNINGS} times while it was being "
@@ -300,11 +298,14 @@ class PostgresCompactor:
         """Make the switch, or find out that it was made where there is no answer.
 
         Raises:
-            ConnectionLostError: it was not. NoAnswerError: nobody can be asked.
+            ConnectionLostError, ServerError: it was not. NoAnswerError: nobody can be asked.
         """
         try:
             session.call_one(_COMMIT)
-        except ConnectionLostError as error:
+        except (ConnectionLostError, ServerError) as error:
+            # A session that was ended at the commit may have committed.
+            if isinstance(error, ServerError) and not error.is_of_session:
+                raise
             try:
                 page = pages_in(
                     self._place.read(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
 from mpcheckpoint.errors import (
     CheckpointError,
     FormatVersionError,
@@ -16,12 +13,10 @@ from mpcheckpoint.errors import (
     WriteFailedError,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+# What our own functions say (schema.sql). MP003, that a standby does not know who lives, is as any other refused read.
 ANOTHER_SESSION, NO_SUCH_LOG = "MP001", "MP002"
 IN_RECOVERY = "25006"
-CANNOT_LOCK, CANCELED, DUPLICATE_OBJECT = "55P03", "57014", ("42P06", "42P07", "23505", "42710", "42723")
+CANNOT_LOCK, DUPLICATE_OBJECT = "55P03", ("42P06", "42P07", "23505", "42710", "42723")
 # The session has ended with these, or is of no use: another one may do.
 _LOST = ("08", "57P", IN_RECOVERY)
 _AGAIN = ("40001", "40P01")
@@ -86,12 +81,3 @@ def typed(error: ServerError, what: str, place: str, *, is_read: bool = False) -
         )
     failed = ReadFailedError if is_read else WriteFailedError
     return failed(said, path=place, reason=error.code)
-
-
-@contextmanager
-def told(what: str, place: str, *, is_read: bool = False) -> Iterator[None]:
-    """Have what the server refuses in the block raised as users see it."""
-    try:
-        yield
-    except ServerError as error:
-        raise typed(error, what, place, is_read=is_read) from None

@@ -285,7 +285,7 @@ create function mpcheckpoint.live_workers_1(p_store integer, p_ids bytea[], p_ow
 returns setof mpcheckpoint.worker language plpgsql as $$
 begin
     if pg_is_in_recovery() then
-        raise exception 'a standby does not know who lives' using errcode = '25006';
+        raise exception 'a standby does not know who lives: ask the primary' using errcode = 'MP003';
     end if;
     return query select w.* from mpcheckpoint.worker w
         where w.store = p_store and (p_ids is null or w.id = any(p_ids))

@@ -83,6 +83,7 @@ class Session:
         is_lost: whether it has ended: what it held is free.
         is_busy: whether a call is under way; a signal handler that interrupts it must use another session.
         held: the ids of the workers whose locks it holds.
+        loose_locks: the keys of locks that it holds of workers that have retired.
 
     Concurrency: for one thread at a time.
     """
@@ -103,6 +104,7 @@ class Session:
         self.is_lost = False
         self.is_busy = False
         self.held: set[bytes] = set()
+        self.loose_locks: list[int] = []
         self._prepared: set[bytes] = set()
         self._epoch = 0
         self._whole = connected(conninfo, must_write=must_write)
@@ -243,13 +245,15 @@ class Session:
     def _send(self, calls: Iterable[Call]) -> list[Statement | None]:
         """Queue the calls; return of what there will be answers. None: of the end of a transaction."""
         connection, expected = self._connection, list[Statement | None]()
+        preparing = set[bytes]()
         for wanted, parameters, is_last in calls:
             count = len(parameters)
             if not wanted.name:
                 connection.send_query_params(wanted.sql, parameters, None, _BINARY[:count], 1)
             else:
                 name = b"%b %d" % (wanted.name, self._epoch)
-                if wanted.name not in self._prepared:
+                if not (wanted.name in self._prepared or wanted.name in preparing):
+                    preparing.add(wanted.name)
                     connection.send_prepare(name, wanted.sql)
                     expected.append(Statement(wanted.name, b""))
                 connection.send_query_prepared(name, parameters, _BINARY[:count], 1)

@@ -44,6 +44,7 @@ BEGIN_WORKER = statement(
     "$7::integer, $8::text)",
 )
 RETIRE = statement("retire_1", "select mpcheckpoint.retire_worker_1($1::integer, $2::bytea, $3::bigint)")
+UNLOCK = statement("unlock", "select pg_advisory_unlock($1::bigint)")
 LIVE = statement(
     "live_1",
     "select id, begun_us, host, pid::bigint, command, shown "
@@ -111,10 +112,8 @@ class PostgresWorker:
         """End the worker."""
         if not self.is_mine or self._is_retired:
             return
-        is_held = self._workers.is_held(self._session)
-        self._workers.change(RETIRE, self.id, int8(lock_of(self.id)) if is_held else None)
+        self._workers.end(self.id, self._session)
         self._is_retired = True
-        self._session.held.discard(bytes.fromhex(self.id))
 
     def __enter__(self) -> Self:
         return self
@@ -145,8 +144,9 @@ class PostgresWorkers:
             try:
                 with self._sessions.appending(None):
                     session = self._sessions.main.session()
-                    begun = session.call_one(
-                        BEGIN_WORKER,
+                    loose = len(session.loose_locks)
+                    unlocking = (Call(UNLOCK, [int8(lock)]) for lock in session.loose_locks[:loose])
+                    beginning = (
                         session.marker.encode(),
                         int4(self._store_id),
                         worker_id,
@@ -158,6 +158,8 @@ class PostgresWorkers:
                         .replace("\0", "")
                         .encode(errors="replace"),
                     )
+                    *_, begun = session.call(*unlocking, Call(BEGIN_WORKER, beginning))
+                    del session.loose_locks[:loose]
                     if begun.get_value(0, 0) == b"\1":
                         session.held.add(worker_id)
                         return PostgresWorker(self, worker_id.hex(), session)
@@ -216,6 +218,24 @@ class PostgresWorkers:
             )
         except CheckpointError:
             pass
+
+    def end(self, worker_id: str, holder: Session) -> None:
+        """Retire a worker of this process, whose lock ``holder`` holds. Raises as ``change``.
+
+        It is dead without its row, whoever holds its lock. That another session cannot give back: the next worker that
+        begins does, or the locks of a process would become too many for the server.
+        """
+        lock = lock_of(worker_id)
+
+        def end(session: Session) -> PGresult:
+            own = int8(lock) if session is holder else None
+            done = session.call_one(RETIRE, int4(self._store_id), bytes.fromhex(worker_id), own)
+            if session is not holder:
+                holder.loose_locks.append(lock)
+            return done
+
+        self._read(end)
+        holder.held.discard(bytes.fromhex(worker_id))
 
     def change(
         self, asked: Statement, worker_id: str, value: bytes | None, *, asks_holder: bool = False

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mpcheckpoint._format.codec import encode_payload
+from mpcheckpoint._store.durability import Durability
 from mpcheckpoint.errors import CheckpointError
 from support import tally
 from support.postgres.handles import checkpoint_at, store_on
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from support.processes import Children
 
 pytestmark = pytest.mark.guarantee(7)
+ALWAYS = Durability.parse("always")
 
 
 def _is_free(log: Log, object_key: str = "x") -> bool:
@@ -162,3 +165,35 @@ def test_map_in_processes_of_different_directories_has_one_outcome_an_item(
     assert set(ran) == set(outcomes)
     if harm == "nothing":
         assert ran == outcomes
+
+
+def test_lock_of_a_worker_that_retired_while_its_session_was_busy_is_given_back(
+    postgres: Cluster, postgres_database: str
+) -> None:
+    """Else a process that lives long would take all locks of the server."""
+    store = store_on(postgres_database)
+    log = store.open_log("a", create=True, timeout_s=20)
+    workers = [store.workers.begin() for _ in range(3)]
+    held = (
+        "select count(*) from pg_locks where locktype = 'advisory' and database = "
+        "(select oid from pg_database where datname = %s)"
+    )
+    name = postgres_database.rpartition("/")[2]
+
+    def retire_all() -> None:
+        with ThreadPoolExecutor(1) as thread:
+            for worker in workers:
+                thread.submit(worker.retire).result(60)
+
+    def refuse() -> None:
+        retire_all()
+        raise ValueError("nothing is appended")
+
+    with pytest.raises(ValueError, match="nothing is appended"):  # a thread has the session meanwhile
+        log.append([encode_payload("x", 1, None, None)], durability=ALWAYS, timeout_s=20, guard=refuse)
+    assert not any(store.workers.is_live(worker.id) for worker in workers)
+    assert postgres.execute(held, name) == [(3,)]
+
+    with store.workers.begin():
+        assert postgres.execute(held, name) == [(1,)]
+    assert postgres.execute(held, name) == [(0,)]

@@ -11,8 +11,10 @@ import pytest
 
 from mpcheckpoint.errors import (
     InvalidPositionError,
+    ReadFailedError,
     RecordsLostError,
 )
+from mpcheckpoint.log import handle_of
 from support import tally
 from support.postgres.addresses import address_of
 from support.postgres.handles import checkpoint_at
@@ -230,3 +232,8 @@ def test_handle_that_only_reads_reads_and_follows_on_a_standby(make_postgres: Ca
             assert next(follower).event == 1
             assert view.events("x") == (0, 1)
             assert [record.event for record in view.read(durable=True)] == [0, 1]
+            # Its locks are its own: it must not call a worker of the primary dead.
+            with log.claim("x") as claim:
+                assert claim is not None
+                with pytest.raises(ReadFailedError, match="ask the primary"):
+                    handle_of(view).workers.is_live(claim.worker)
