@@ -100,12 +100,15 @@ class PostgresCompactor:
         try:
             with self._place.sessions.another(self._what) as session:
                 self._take_lock(session)
-                remove_leftovers(session, self._place)
                 for _ in range(_MOST_BEGINNINGS):
                     try:
+                        remove_leftovers(session, self._place)
                         return self._run(session, selection, is_dry_run=is_dry_run)
                     except _OvertakenError:
                         continue
+                    except BaseException:
+                        self._give_up(session)
+                        raise
         except ConnectionLostError as error:
             raise unavailable(self._what, self._place.place, error) from None
         except ServerError as error:
@@ -118,6 +121,14 @@ class PostgresCompactor:
             path=self._place.place,
             reason="overtaken",
         )
+
+    def _give_up(self, session: Session) -> None:
+        """Remove what was written, as far as the server lets us: else the next compaction does."""
+        if not session.is_lost:
+            try:
+                remove_leftovers(session, self._place)
+            except (ConnectionLostError, ServerError):
+                pass
 
     def _take_lock(self, session: Session) -> None:
         timeout_ms = 0 if self._timeout_s is None else max(1, int(self._timeout_s * 1000))

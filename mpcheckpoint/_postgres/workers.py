@@ -132,12 +132,16 @@ class PostgresWorkers:
         self._store_id = store_id
         self._retry_s = retry_s
         self._reopen = reopen
+        self._is_cleared = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._reopen
 
     def begin(self) -> PostgresWorker:
         """Begin a worker."""
+        if not self._is_cleared:
+            self._is_cleared = True
+            self.clear()
         retry = Retry(self._retry_s)
         while True:
             worker_id = os.urandom(_ID_BYTES)

@@ -1,0 +1,58 @@
+"""What a compaction on a server leaves behind: nothing, also where it was ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mpcheckpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from support.postgres.cluster import Cluster
+
+pytestmark = pytest.mark.guarantee(12)
+
+
+def rows(postgres: Cluster, address: str) -> list[tuple[int, int]]:
+    """Return how many batches and leftover generations the database holds."""
+    counts = "select (select count(*) from mpcheckpoint.batch), (select count(*) from mpcheckpoint.leftover)"
+    return [
+        (batches, left) for batches, left in postgres.execute(counts, database=address.rpartition("/")[2])
+    ]
+
+
+def test_compaction_that_was_ended_leaves_the_log_and_nothing_else(
+    postgres: Cluster, postgres_database: str
+) -> None:
+    with Checkpoint(postgres_database) as checkpoint:
+        log = checkpoint.log("a")
+        for number in range(20):
+            log.append("x", number, durability="never")
+        before = rows(postgres, postgres_database)
+        looked: list[int] = []
+
+        def end_the_copy(done_bytes: int, total_bytes: int) -> None:
+            looked.append(done_bytes)
+            if done_bytes > 0.75 * total_bytes:  # the copy was written
+                raise ValueError("enough")
+
+        with pytest.raises(ValueError, match="enough"):
+            log.compact(keep_last=1, on_progress=end_the_copy)
+
+        assert looked
+        assert rows(postgres, postgres_database) == before
+        assert log.events("x") == tuple(range(20))
+        log.compact(keep_last=1)
+        assert (log.events("x"), log.count("x")) == ((19,), 20)
+
+
+def test_rows_of_killed_workers_go_when_a_worker_begins(postgres: Cluster, postgres_database: str) -> None:
+    name = postgres_database.rpartition("/")[2]
+    with Checkpoint(postgres_database) as checkpoint, checkpoint.log("a").claim("x") as claim:
+        assert claim is not None
+        postgres.terminate_sessions(name)
+        with Checkpoint(f"{postgres_database}?application_name=other").log("a").claim("y") as other:
+            assert other is not None
+            left = postgres.execute("select encode(id, 'hex') from mpcheckpoint.worker", database=name)
+            assert left == [(other.worker,)]
