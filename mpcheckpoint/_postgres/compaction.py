@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from mpcheckpoint._logfile.chunk import Origin
 from mpcheckpoint._logfile.compaction import Compacted
 from mpcheckpoint._postgres.batches import Batches
-from mpcheckpoint._postgres.faults import CANNOT_LOCK, ConnectionLostError, ServerError, typed
+from mpcheckpoint._postgres.faults import CANNOT_LOCK, ConnectionLostError, ServerError
 from mpcheckpoint._postgres.next_generation import NextGeneration, kept_bytes, remove_leftovers, vacuum
 from mpcheckpoint._postgres.read import LOOK, START, pages_in
 from mpcheckpoint._postgres.rows import body_of, int8, int8_array, numbers_in
 from mpcheckpoint._postgres.session import Call, statement
-from mpcheckpoint._postgres.sessions import unavailable
+from mpcheckpoint._postgres.sessions import told
 from mpcheckpoint.errors import CheckpointError, CompactionError, LockTimeoutError, NoAnswerError
 
 if TYPE_CHECKING:
@@ -97,24 +97,18 @@ class PostgresCompactor:
 
     def run(self, selection: Selection, *, is_dry_run: bool) -> Compacted:
         """Compact the log. See ``StoredLog.compact``."""
-        try:
-            with self._place.sessions.another(self._what) as session:
-                self._take_lock(session)
-                for _ in range(_MOST_BEGINNINGS):
-                    try:
-                        remove_leftovers(session, self._place)
-                        return self._run(session, selection, is_dry_run=is_dry_run)
-                    except _OvertakenError:
-                        continue
-                    except BaseException:
-                        self._give_up(session)
-                        raise
-        except ConnectionLostError as error:
-            raise unavailable(self._what, self._place.place, error) from None
-        except ServerError as error:
-            if error.is_of_session:
-                raise unavailable(self._what, self._place.place, error) from None
-            raise typed(error, self._what, self._place.place) from None
+        place = self._place
+        with told(self._what, place.place), place.sessions.another(self._what) as session:
+            self._take_lock(session)
+            for _ in range(_MOST_BEGINNINGS):
+                try:
+                    remove_leftovers(session, place)
+                    return self._run(session, selection, is_dry_run=is_dry_run)
+                except _OvertakenError:
+                    continue
+                except BaseException:
+                    self._give_up(session)
+                    raise
         raise CompactionError(
             f"the log {self._place.log_key!r} was given another generation {_MOST_BEGINNINGS} times while it was being "
             "copied; nothing was changed",

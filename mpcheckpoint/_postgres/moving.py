@@ -14,13 +14,13 @@ import msgspec
 
 from mpcheckpoint._format.control import MAX_PREVIOUS, Header
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, UnreachableError, typed
+from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, UnreachableError
 from mpcheckpoint._postgres.next_generation import add_leading
 from mpcheckpoint._postgres.place import FLUSH
 from mpcheckpoint._postgres.read import LOOK, START, header_of, pages_in
 from mpcheckpoint._postgres.rows import body_of, bytea_array, int4, int8, int8_array, number_in
 from mpcheckpoint._postgres.session import Call, statement
-from mpcheckpoint._postgres.sessions import unavailable
+from mpcheckpoint._postgres.sessions import told
 from mpcheckpoint._store.moving import already_there, batches_of, came_from, content_of
 from mpcheckpoint.errors import NoAnswerError
 
@@ -91,7 +91,7 @@ class SnapshotLog:
         """Yield what it holds, some megabytes at a time."""
         number = START
         while True:
-            with _told(f"reading the log {self.header.log_key!r}", self._place, is_read=True):
+            with told(f"reading the log {self.header.log_key!r}", self._place, is_read=True):
                 result = self._session.read_one(
                     LOOK, int8_array([self._id]), int8_array([None]), int8_array([number])
                 )
@@ -109,7 +109,7 @@ def cut_of_store(
 ) -> Iterator[Sequence[SnapshotLog]]:
     """Give all logs of a store as one snapshot has them. See ``Movable.cut``."""
     what, place = "reading the logs", sessions.place
-    with _told(what, place, is_read=True), sessions.another(what) as session:
+    with told(what, place, is_read=True), sessions.another(what) as session:
         found = session.call(Call(_SNAPSHOT, is_last=False), Call(_HEADS, [int4(store_id)]))[1]
         if not read_only:
             # What the snapshot shows was committed before this: it is durable once this is.
@@ -145,7 +145,7 @@ class Adoption:
     def run(self, timeout_s: float | None) -> None:
         """Make the log, durably: whole, or not at all."""
         what, place = f"copying the log {self._log_key!r}", self._sessions.place
-        with _told(what, place), self._sessions.another(what) as session:
+        with told(what, place), self._sessions.another(what) as session:
             timeout_ms = 0 if timeout_s is None else min(max(1, int(timeout_s * 1000)), 2**31 - 1)
             session.call_one(_TIMEOUT, str(timeout_ms).encode())
             session.call_one(_BEGIN)
@@ -231,16 +231,3 @@ class _Waiting:
         if self.numbers:
             columns = map(int8_array, (self.numbers, self._stamps_us, self._counts))
             session.call_one(_ADD, int8(gen), *columns, bytea_array(self._bodies))
-
-
-@contextmanager
-def _told(what: str, place: str, *, is_read: bool = False) -> Iterator[None]:
-    """Have what goes wrong with the server in the block raised as users see it."""
-    try:
-        yield
-    except ServerError as error:
-        if error.is_of_session:
-            raise unavailable(what, place, error) from None
-        raise typed(error, what, place, is_read=is_read) from None
-    except ConnectionLostError as error:
-        raise unavailable(what, place, error) from None

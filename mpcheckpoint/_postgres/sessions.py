@@ -220,6 +220,19 @@ def unavailable(what: str, place: str, failure: Exception) -> StoreUnavailableEr
     )
 
 
+@contextmanager
+def told(what: str, place: str, *, is_read: bool = False) -> Iterator[None]:
+    """Have what goes wrong with the server in the block raised as users see it."""
+    try:
+        yield
+    except ServerError as error:
+        if error.is_of_session:
+            raise unavailable(what, place, error) from None
+        raise typed(error, what, place, is_read=is_read) from None
+    except ConnectionLostError as error:
+        raise unavailable(what, place, error) from None
+
+
 _of_process: weakref.WeakValueDictionary[tuple[Address, bool], Sessions] = weakref.WeakValueDictionary()
 _mutex = threading.RLock()
 
