@@ -80,6 +80,25 @@ create table mpcheckpoint.worker (
     primary key (store, id)
 );
 
+-- Where another try of the same append is, if one was done; see append_1 for p_id and p_base.
+create function mpcheckpoint.earlier_try_1(
+    p_gen bigint, p_id uuid, p_base bigint, out number bigint, out stamp_us bigint
+) language plpgsql as $$
+declare
+    earlier record;
+begin
+    for earlier in select b.number, b.stamp_us, b.id from mpcheckpoint.batch b
+        where b.gen = p_gen order by b.number desc
+    loop
+        exit when earlier.stamp_us < p_base;
+        if substr(uuid_send(earlier.id), 1, 14) = substr(uuid_send(p_id), 1, 14) then
+            number := earlier.number;
+            stamp_us := earlier.stamp_us;
+            return;
+        end if;
+    end loop;
+end $$;
+
 -- Append a batch, if nothing came since what its condition was judged of that concerns it.
 --
 -- p_session: proves that this is the session that the client has had from the start, so no pooler between transactions.
@@ -99,7 +118,6 @@ create function mpcheckpoint.append_1(
 ) language plpgsql as $$
 declare
     head record;
-    earlier record;
     v_number bigint;
     v_stamp_us bigint;
 begin
@@ -127,17 +145,11 @@ begin
     select b.number, b.stamp_us into v_number, v_stamp_us
         from mpcheckpoint.batch b where b.gen = head.gen order by b.number desc limit 1;
     if v_stamp_us >= p_base then
-        for earlier in select b.number, b.stamp_us, b.id from mpcheckpoint.batch b
-            where b.gen = head.gen order by b.number desc
-        loop
-            exit when earlier.stamp_us < p_base;
-            if substr(uuid_send(earlier.id), 1, 14) = substr(uuid_send(p_id), 1, 14) then
-                outcome := 'found';
-                number := earlier.number;
-                stamp_us := earlier.stamp_us;
-                return;
-            end if;
-        end loop;
+        select e.number, e.stamp_us into number, stamp_us from mpcheckpoint.earlier_try_1(head.gen, p_id, p_base) e;
+        if number is not null then
+            outcome := 'found';
+            return;
+        end if;
     end if;
     if p_seen_gen is not null and (
         p_seen_gen <> head.gen
@@ -169,7 +181,6 @@ create function mpcheckpoint.lock_1(
 ) language plpgsql as $$
 declare
     head record;
-    earlier record;
 begin
     if current_setting('mpcheckpoint.session', true) is distinct from p_session then
         raise exception 'another session' using errcode = 'MP001';
@@ -184,16 +195,7 @@ begin
     generation := head.generation;
     lineage := head.lineage;
     if p_base is not null then
-        for earlier in select b.number, b.stamp_us, b.id from mpcheckpoint.batch b
-            where b.gen = head.gen order by b.number desc
-        loop
-            exit when earlier.stamp_us < p_base;
-            if substr(uuid_send(earlier.id), 1, 14) = substr(uuid_send(p_id), 1, 14) then
-                number := earlier.number;
-                stamp_us := earlier.stamp_us;
-                return;
-            end if;
-        end loop;
+        select e.number, e.stamp_us into number, stamp_us from mpcheckpoint.earlier_try_1(head.gen, p_id, p_base) e;
     end if;
 end $$;
 
