@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._logfile.compaction import Pace
-    from mpcheckpoint._store.protocol import Workers
+    from mpcheckpoint._store.worker_protocol import Workers
     from mpcheckpoint._types import Record
     from mpcheckpoint._view.log_handle import LogHandle
 

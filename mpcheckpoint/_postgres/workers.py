@@ -1,4 +1,4 @@
-"""Workers: each lives for as long as a session of its process holds a lock of the server. See ``_store.protocol``.
+"""Workers: each lives for as long as a session of its process holds a lock of the server. See ``worker_protocol``.
 
 A lock of a session, not a time in a row: it ends with the session, whatever ends that, and nobody judges anything by
 age. A server that restarts, or a link that is cut, ends sessions whose processes live on. So a process whose session
@@ -20,7 +20,7 @@ from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, type
 from mpcheckpoint._postgres.rows import bytea_array, int4, int8, number_in
 from mpcheckpoint._postgres.session import ASYNC, Call, statement
 from mpcheckpoint._postgres.sessions import Retry, unavailable
-from mpcheckpoint._store.protocol import WorkerHolder
+from mpcheckpoint._store.worker_protocol import WorkerHolder
 from mpcheckpoint._system import LockHolder
 from mpcheckpoint.errors import CheckpointError
 
@@ -69,7 +69,7 @@ CLEAR = statement(
 
 
 class PostgresWorker:
-    """A worker whose life is a lock of this process's session. See ``Worker`` in ``_store.protocol``."""
+    """A worker whose life is a lock of this process's session. See ``Worker`` in ``_store.worker_protocol``."""
 
     # A command cannot keep a session alive.
     fd = -1
@@ -123,7 +123,7 @@ class PostgresWorker:
 
 
 class PostgresWorkers:
-    """The workers of a store in a database. See ``Workers`` in ``_store.protocol``."""
+    """The workers of a store in a database. See ``Workers`` in ``_store.worker_protocol``."""
 
     may_outlive_records = True
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.control import Note
     from mpcheckpoint._logfile.chunk import Chunk
-    from mpcheckpoint._store.protocol import StoredLog, Workers
+    from mpcheckpoint._store.protocol import StoredLog
+    from mpcheckpoint._store.worker_protocol import Workers
     from mpcheckpoint._work.reruns import RecordHead, Rule
 
 _US = 1_000_000

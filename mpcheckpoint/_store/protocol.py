@@ -23,12 +23,12 @@ For all of it:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from mpcheckpoint._store.moving import Movable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.chunk import Chunk
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.near_end import Rest
     from mpcheckpoint._logfile.selected import Selection
     from mpcheckpoint._store.durability import Durability
-    from mpcheckpoint._system import LockHolder
+    from mpcheckpoint._store.worker_protocol import Workers
     from mpcheckpoint._types import Position, Repair
 
 
@@ -274,117 +274,6 @@ class StoredLog(Protocol):
         Where there are locks that others can look at also ``lock`` ("free", "held" or "unknown"), ``waiters``,
         ``holder_pid``, ``holder_command`` and ``is_holder_stopped``. What is read from the records is the handle's.
         """
-
-
-class Worker(Protocol):
-    """Stands for the work on one object at a time, from the claim to the outcome; or for a start of a map, or a permit.
-
-    It lives until it retires, or its process dies, however that dies. In a forked child it is not the child's, and the
-    child does not keep it alive.
-
-    Attributes:
-        id: 32 hex digits that no other worker of the store has had, or will have.
-    """
-
-    id: str
-
-    @property
-    def fd(self) -> int:
-        """A descriptor for a command to inherit; -1 for none. Where the storage can, the command keeps the worker alive
-        by it."""
-
-    @property
-    def is_mine(self) -> bool:
-        """Whether this process began the worker, and is no fork of that one."""
-
-    def begin_again(self) -> bool:
-        """Note that this worker begins another object now; return False if it is known no longer: its claims count no
-        more, and another one has to be begun."""
-
-    def show(self, data: bytes) -> None:
-        """Show those who watch these bytes, instead of earlier ones. Best effort: nothing depends on it."""
-
-    def others(self) -> list[LockHolder]:
-        """Return the other processes on this machine that keep the worker alive, where that can be told."""
-
-    def retire(self) -> None:
-        """End the worker. Twice is fine.
-
-        Raises:
-            StoreAccessError, WriteFailedError
-        """
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None:
-        """Retire."""
-
-
-class WorkerHolder(NamedTuple):
-    """Which process keeps a worker alive.
-
-    Attributes:
-        process: it; None if that cannot be told.
-        is_left: the process that began the worker is gone, but something that it started still keeps the worker alive:
-            a command that outlived its map.
-    """
-
-    process: LockHolder | None
-    is_left: bool = False
-
-
-class Workers(Protocol):
-    """The workers of a store: those of all stores on the same place. It pickles. Any number of threads may use it.
-
-    Who lives is never told from how long ago something happened, nor from what a process says of itself.
-
-    Attributes:
-        may_outlive_records: whether workers go on living where a crash takes what was appended and not synced: that of
-            a server whose clients live on. Then claims are synced, too; else two workers could have one object.
-    """
-
-    may_outlive_records: bool
-
-    def begin(self) -> Worker:
-        """Begin a worker.
-
-        Raises:
-            StoreAccessError, WriteFailedError, NotAStoreError
-        """
-
-    def is_live(self, worker_id: str) -> bool:
-        """Return whether that worker lives; False for what is no id of this storage. Asked under append locks.
-
-        A worker that was found dead never lives again.
-
-        Raises:
-            ReadFailedError, StoreAccessError
-        """
-
-    def is_known(self, worker_id: str) -> bool:
-        """Return whether a worker has neither retired nor been retired. It may be dead. Asked under append locks."""
-
-    def retire(self, worker_id: str) -> None:
-        """Retire a worker, which may be another process's. Twice is fine. Called under append locks.
-
-        Raises:
-            StoreAccessError, WriteFailedError
-        """
-
-    def name_of(self, worker_id: str) -> str:
-        """Return what a message calls a worker: where an administrator finds it."""
-
-    def begun_us(self, worker_id: str) -> int | None:
-        """Return since when a worker has its object, in microseconds since 1970; None if it does not live."""
-
-    def shown(self) -> Iterable[bytes]:
-        """Return what each live worker that shows something shows; spaces may follow it."""
-
-    def holders(self, worker_ids: Collection[str]) -> dict[str, WorkerHolder]:
-        """Return what keeps each of these workers alive, of those that live."""
-
-    def clear(self) -> None:
-        """Remove what dead workers have left. Best effort."""
 
 
 class Store(Movable, Protocol):

@@ -11,7 +11,7 @@ from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.ownership import leave_to_store, make_directory_inside
 from mpcheckpoint._logfile.paths import WORKERS
 from mpcheckpoint._store.process import process
-from mpcheckpoint._store.protocol import WorkerHolder
+from mpcheckpoint._store.worker_protocol import WorkerHolder
 from mpcheckpoint.errors import NotAStoreError, WriteFailedError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _cleared: set[str] = set()
 
 
 class FileWorker:
-    """A worker whose life is the lock on a file. See ``Worker`` in ``_store.protocol``.
+    """A worker whose life is the lock on a file. See ``Worker`` in ``_store.worker_protocol``.
 
     A command that inherits the descriptor keeps the lock, and outlives us with it. A daemon that a command leaves
     blocks nothing, since the file is removed when the worker retires.
@@ -99,7 +99,7 @@ class FileWorker:
 
 
 class WorkerFiles:
-    """The workers of a store, each with a file in one directory. See ``Workers`` in ``_store.protocol``."""
+    """The workers of a store, each with a file in one directory. See ``Workers`` in ``_store.worker_protocol``."""
 
     may_outlive_records = False  # what ends all records that are not synced is a loss of power
 

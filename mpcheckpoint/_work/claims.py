@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpcheckpoint._format.frame import Payload
-    from mpcheckpoint._store.protocol import Worker, Workers
+    from mpcheckpoint._store.worker_protocol import Worker, Workers
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.view import LogView
 

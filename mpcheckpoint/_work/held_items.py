@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from mpcheckpoint import _system as system
-    from mpcheckpoint._store.protocol import Workers
+    from mpcheckpoint._store.worker_protocol import Workers
     from mpcheckpoint._view.log_handle import LogHandle
 
 _AFTER_S = 1.0

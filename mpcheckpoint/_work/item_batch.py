@@ -16,7 +16,7 @@ from mpcheckpoint._work.runs import state_of
 
 if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Payload
-    from mpcheckpoint._store.protocol import Worker
+    from mpcheckpoint._store.worker_protocol import Worker
     from mpcheckpoint._view.view import LogView
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan

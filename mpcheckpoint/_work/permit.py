@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from mpcheckpoint._store.protocol import Worker, Workers
+    from mpcheckpoint._store.worker_protocol import Worker, Workers
     from mpcheckpoint._work.halt import Halt
 
 

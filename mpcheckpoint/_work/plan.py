@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._progress.snapshot import ProgressDisplay
-    from mpcheckpoint._store.protocol import Worker
+    from mpcheckpoint._store.worker_protocol import Worker
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._work.halt import Halt
     from mpcheckpoint._work.outcomes import Result

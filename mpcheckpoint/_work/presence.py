@@ -14,7 +14,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mpcheckpoint._store.protocol import Workers
+    from mpcheckpoint._store.worker_protocol import Workers
 
 
 class _Content(msgspec.Struct):

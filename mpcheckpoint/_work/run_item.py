@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mpcheckpoint._format.made_json import Default
-    from mpcheckpoint._store.protocol import Worker
+    from mpcheckpoint._store.worker_protocol import Worker
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan
 

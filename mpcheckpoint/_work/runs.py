@@ -19,7 +19,7 @@ from mpcheckpoint.errors import ChangedVersionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mpcheckpoint._store.protocol import Workers
+    from mpcheckpoint._store.worker_protocol import Workers
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.records import RawEvent
     from mpcheckpoint._view.view import LogView

@@ -17,7 +17,7 @@ from mpcheckpoint._work.runs import dated_outcomes, is_done, last_outcome, lates
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from mpcheckpoint._store.protocol import Workers
+    from mpcheckpoint._store.worker_protocol import Workers
     from mpcheckpoint._view.log_handle import LogHandle
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from mpcheckpoint._work.run_item import FunctionCall, ItemRunner
 from mpcheckpoint._work.sent_item import UnreadableError, header_of, unpacked
 
 if TYPE_CHECKING:
-    from mpcheckpoint._store.protocol import Worker
+    from mpcheckpoint._store.worker_protocol import Worker
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.item_pipe import WorkerEnd
     from mpcheckpoint._work.outcomes import Result

@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._store.protocol import WorkerHolder
+from mpcheckpoint._store.worker_protocol import WorkerHolder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._cli.maps.spawn import Spawner
-    from mpcheckpoint._store.protocol import Worker
+    from mpcheckpoint._store.worker_protocol import Worker
 
 _READ_BYTES = 64 * 1024
 _LOOK_S = 0.1

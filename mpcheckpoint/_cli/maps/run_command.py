@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._cli.interrupts import Interrupts
     from mpcheckpoint._cli.maps.start_gate import StartGate
     from mpcheckpoint._cli.maps.template import Item, Template
-    from mpcheckpoint._store.protocol import Worker
+    from mpcheckpoint._store.worker_protocol import Worker
 
 _FAILED_S = 0.02
 _POLL_S = 0.02

@@ -18,7 +18,7 @@ from mpcheckpoint.testing._conformance.verbs import Background, wait_until
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from mpcheckpoint._store.protocol import Worker, Workers
+    from mpcheckpoint._store.worker_protocol import Worker, Workers
 
 _ITEMS = [f"item{number}" for number in range(20)]
 _MOMENT_S = 0.2
