@@ -16,7 +16,7 @@ from mpcheckpoint._view.merged_read import Choice, Reading
 from mpcheckpoint._view.object_index import list_objects
 from mpcheckpoint._view.settings import Settings, open_settings, sendable
 from mpcheckpoint._view.store_handle import StoreHandle
-from mpcheckpoint._view.view import merged, ordered_object_keys
+from mpcheckpoint._view.view import merged, object_count, ordered_object_keys
 from mpcheckpoint.log import Log
 
 if TYPE_CHECKING:
@@ -202,13 +202,15 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         return tuple(map(decode_event, events))
 
     def __contains__(self, object_key: object) -> bool:
-        return isinstance(object_key, str) and self._handle.has(object_key)
+        return isinstance(object_key, str) and self._handle.query_all(
+            lambda logs: any(object_key in log.objects for log in logs.values())
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.getCheckpointKeys())
 
     def __len__(self) -> int:
-        return self._handle.object_count()
+        return self._handle.query_all(object_count)
 
     def __bool__(self) -> bool:
         return True
@@ -221,7 +223,9 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
 
     def snapshot(self) -> Snapshot:
         """Return the state of all logs as it is now, frozen: one refreshed cut."""
-        return Snapshot(self._handle.cuts())
+        return Snapshot(
+            self._handle.query_all(lambda logs: {log_key: log.cut() for log_key, log in logs.items()})
+        )
 
     # Mapping's own would take the KeyError of a lost log for an object that is not there.
     def get(self, object_key: str, default: Any = None) -> Any:
@@ -259,7 +263,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
 
     def getCheckpointKeys(self) -> list[str]:  # noqa: N802
         """Return the keys of all objects, in the order in which they were first recorded."""
-        return self._handle.object_keys()
+        return self._handle.query_all(ordered_object_keys)
 
     def getCheckpointLogKeys(self) -> list[str]:  # noqa: N802
         """Return the keys of the logs open in this handle, in the order they were opened."""

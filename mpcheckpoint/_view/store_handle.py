@@ -12,7 +12,7 @@ from mpcheckpoint._store.process import process
 from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint._view.log_states import ClosedStates, LogState, taken_out
 from mpcheckpoint._view.statistics import Statistics, StatisticsOfLogs
-from mpcheckpoint._view.view import LogView, MovedError, merged, ordered_object_keys
+from mpcheckpoint._view.view import LogView, MovedError, merged
 from mpcheckpoint.errors import (
     ClosedError,
     LogNotFoundError,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.judged import Seen
     from mpcheckpoint._store.directory import StoreDirectory
     from mpcheckpoint._store.protocol import Reader, Store, StoredLog
-    from mpcheckpoint._view.records import Cut, Records
+    from mpcheckpoint._view.records import Records
     from mpcheckpoint._view.settings import Settings
 
 
@@ -334,32 +334,11 @@ class StoreHandle:
         with mutex.lock:
             return merged(self._refreshed(), object_key)
 
-    def has(self, object_key: str) -> bool:
-        """Return whether a log holds a record of an object."""
+    def query_all(self, judge: Callable[[dict[str, Records]], T]) -> T:
+        """Return what ``judge`` makes of the records of all logs, by key, as they are now."""
         self.require_open()
         with self.mutex.guard():
-            return any(object_key in log.objects for log in self._refreshed().values())
-
-    def object_count(self) -> int:
-        """Return how many objects the logs hold records of."""
-        self.require_open()
-        with self.mutex.guard():
-            logs = self._refreshed()
-            if len(logs) == 1:
-                return sum(len(log.objects) for log in logs.values())
-            return len(set().union(*(log.objects for log in logs.values())))
-
-    def object_keys(self) -> list[str]:
-        """Return the keys of all objects, in the merged order of their first records."""
-        self.require_open()
-        with self.mutex.guard():
-            return ordered_object_keys(self._refreshed())
-
-    def cuts(self) -> dict[str, Cut]:
-        """Return what each log holds now, frozen: one refreshed cut."""
-        self.require_open()
-        with self.mutex.guard():
-            return {log_key: log.cut() for log_key, log in self._refreshed().items()}
+            return judge(self._refreshed())
 
     # --- life -------------------------------------------------------------------------------------------------
 

@@ -217,6 +217,13 @@ def merged(logs: Mapping[str, Records] | Mapping[str, Cut], object_key: str) -> 
     return [log.event(number) for _, _, number, log in merge(*places)]
 
 
+def object_count(logs: Mapping[str, Records]) -> int:
+    """Return how many objects the logs hold records of."""
+    if len(logs) == 1:
+        return sum(len(log.objects) for log in logs.values())
+    return len(set().union(*(log.objects for log in logs.values())))
+
+
 def ordered_object_keys(logs: Mapping[str, Records] | Mapping[str, Cut]) -> list[str]:
     """Return all object keys, in the merged order of each object's first event."""
     if len(logs) == 1:
