@@ -141,6 +141,16 @@ _decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.encode
 
 
+def require_fitting_log_key(log_key: str) -> None:
+    """Raise LimitExceededError if a key is too long for the header of a log file, which any log may be copied into."""
+    key_bytes = len(_encode(log_key))
+    if key_bytes > MAX_LOG_KEY_BYTES:
+        raise LimitExceededError(
+            f"the log key takes {key_bytes} bytes; one takes at most {MAX_LOG_KEY_BYTES}",
+            reason="log key too long",
+        )
+
+
 def encode_header(
     log_key: str,
     generation: str,
@@ -160,12 +170,7 @@ def encode_header(
     Raises:
         LimitExceededError: the log key is too long for a header.
     """
-    key_bytes = len(_encode(log_key))
-    if key_bytes > MAX_LOG_KEY_BYTES:
-        raise LimitExceededError(
-            f"the log key takes {key_bytes} bytes; one takes at most {MAX_LOG_KEY_BYTES}",
-            reason="log key too long",
-        )
+    require_fitting_log_key(log_key)
     event = _HeaderEvent(
         "header",
         FORMAT_NAME,

@@ -7,6 +7,7 @@ import threading
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from mpcheckpoint._format.control import require_fitting_log_key
 from mpcheckpoint._format.names import file_name
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._postgres.examination import examine
@@ -116,6 +117,7 @@ class PostgresStore:
         key = _key_bytes(log_key)
         if not create:
             return self._found(log_key, key)
+        require_fitting_log_key(log_key)
         result = self._read(FIND, int4(self._id), key)
         if not result.ntuples:
             names = os.urandom(16), os.urandom(16)
@@ -188,7 +190,7 @@ def _key_bytes(log_key: str) -> bytes:
     """Return a log key as rows have it.
 
     Raises:
-        InvalidKeyError, LimitExceededError
+        InvalidKeyError
     """
     file_name(log_key)
     return log_key.encode()
