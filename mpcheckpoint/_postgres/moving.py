@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._postgres.sessions import Sessions
     from mpcheckpoint._store.moving import LogCut
 
+# What schema.sql has as the first floor of a log: lower numbers are for what was dropped.
 FIRST_FLOOR = 1_048_576
 _AT_ONCE_BYTES = 4 * 1024 * 1024
 _AT_ONCE = 5000

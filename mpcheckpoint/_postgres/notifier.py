@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError
 from mpcheckpoint._postgres.rows import int4, int8
 from mpcheckpoint._postgres.session import ASYNC, Call, statement
+from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
     from mpcheckpoint._postgres.session import Session
@@ -43,17 +44,26 @@ class PostgresNotifier:
 
     def follow(self, log_id: int, seconds: float) -> bool:
         """Have appends to a log notify for so long; return whether they will."""
-        connection = self._sessions.listening
-        if not connection.mutex.acquire(0):
-            return self._session is not None  # another thread waits, and listens
+        marking = Call(MARK_FOLLOWED, (int8(log_id), int4(int(seconds) + 1)))
         try:
-            session = self._listening()
-            marking = Call(MARK_FOLLOWED, (int8(log_id), int4(int(seconds) + 1)))
-            return bool(session.call(ASYNC, marking)[1].command_tuples)
-        except (ConnectionLostError, ServerError):
+            # Not by the session that listens: another thread may wait there, for as long as nothing comes.
+            marked = self._sessions.read(
+                lambda session: session.call(ASYNC, marking)[1], "following a log", retry_s=0
+            )
+            self._begin_listening()
+        except (CheckpointError, ConnectionLostError, ServerError):
             return False  # a role that may only read, say
+        return bool(marked.command_tuples)
+
+    def _begin_listening(self) -> None:
+        mutex = self._sessions.listening.mutex
+        if mutex.is_owned():
+            return  # a signal handler of the thread that listens
+        try:
+            if mutex.acquire(0):
+                self._listening()  # else another thread does
         finally:
-            connection.mutex.release_if_owned()
+            mutex.release_if_owned()
 
     def value(self) -> int:
         """Return what changes at each notification."""

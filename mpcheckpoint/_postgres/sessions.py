@@ -144,7 +144,7 @@ class Sessions:
             self._guarding = False
 
     def read(self, operation: Callable[[Session], T], what: str, *, retry_s: float) -> T:
-        """Return what an operation returns that changes nothing, tried again until it could be done.
+        """Return what an operation returns that may be done twice, tried again until it could be done.
 
         Raises:
             StoreUnavailableError: the server could not be reached for so long.
