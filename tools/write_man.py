@@ -1,6 +1,6 @@
 """Write docs/man/: the manual pages, one of mpcheckpoint and one of each command, made of their help.
 
-    python tools/write_man.py
+    python tools/write_man.py [DIRECTORY]
 
 `tests/project/test_man.py` compares the pages with what this writes, and has man show them.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,16 +127,16 @@ def _escaped(text: str) -> str:
     return f"\\&{text}" if text.startswith((".", "\\(aq")) else text
 
 
-def main() -> None:
+def main(directory: Path = PAGES) -> None:
     """Write the pages; remove those of commands that are gone."""
-    PAGES.mkdir(exist_ok=True)
+    directory.mkdir(exist_ok=True)
     made = pages()
-    for old in PAGES.glob("*.1"):
+    for old in directory.glob("*.1"):
         if old.name not in made:
             old.unlink()
     for name, text in made.items():
-        (PAGES / name).write_text(text, encoding="utf-8")
+        (directory / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:]))
