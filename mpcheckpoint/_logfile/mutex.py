@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint.errors import ReentrancyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+def run_and_end(operation: Callable[[], T], end: Callable[[], object]) -> T:
+    """Return what an operation returns, and do what ends it, whatever comes; that can be done again.
+
+    Not a context manager of Python: a Ctrl-C as that begins or ends leaves it unfinished until the exception is
+    dropped, and what it holds held until then.
+    """
+    try:
+        return operation()
+    finally:
+        try:
+            end()
+        except BaseException:  # a Ctrl-C in there
+            end()
+            raise
+
+
+class HeldElsewhereError(Exception):
+    """Other threads held a mutex for as long as it was waited for."""
 
 
 class Mutex:
@@ -35,11 +60,27 @@ class Mutex:
         self.refuse_reentry()
         return self.lock
 
+    def run(self, operation: Callable[[], T], timeout_s: float | None) -> T:
+        """Return what an operation returns, which is done with the mutex held; whatever comes, it is given back.
+
+        Raises:
+            ReentrancyError: this thread holds it already.
+            HeldElsewhereError: other threads held it for ``timeout_s`` seconds.
+        """
+        self.refuse_reentry()
+
+        def held() -> T:
+            if not self.acquire(timeout_s):
+                raise HeldElsewhereError
+            return operation()
+
+        return run_and_end(held, self.release_if_owned)
+
     def acquire(self, timeout_s: float | None) -> bool:
         """Take the mutex; return False if ``timeout_s`` seconds did not suffice.
 
-        Requires: ``refuse_reentry`` was called, and then a ``try`` entered whose ``finally`` calls
-        ``release_if_owned``.
+        Requires: ``refuse_reentry`` was called, and then a ``try`` entered whose ``finally`` does what that of ``run``
+        does.
         """
         taken: bool = self.lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
         return taken

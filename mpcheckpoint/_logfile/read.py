@@ -374,10 +374,11 @@ class LogReader:
         if descriptor is None or descriptor.identity != status.identity:
             self._replaced, descriptor = descriptor, system.open_file(self._paths.log)
             header = read_header(descriptor.fd, self._paths.log, log_key=self._paths.log_key)
-            self._descriptor = descriptor
             # A generation is known by its name: a new file can have the inode number of a deleted one.
             if self._header is None or self._header.generation != header.generation:
                 self._restart(header)
+            # Last: after a Ctrl-C in there the next poll does all of it again.
+            self._descriptor = descriptor
         pool.touch(self)
         return descriptor, status
 
@@ -388,9 +389,9 @@ class LogReader:
                 raise after_what_was_restored(self.position(), self._paths)
         elif self._header is not None:
             self._is_reset = True
-        self._header = header
-        self._end = header.end
+        end = header.end
+        # From here on nothing is called, so that no Ctrl-C comes between.
+        self._header, self._end, self._durable = header, end, end.offset
         self._judged_torn = self._mark = self.copied = None
         self._padded = (-1, 0)
-        self._durable = header.end.offset
-        clock.observe(header.end.stamp_us)
+        clock.observe(end.stamp_us)

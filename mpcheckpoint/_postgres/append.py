@@ -13,12 +13,12 @@ id of its batch; and it is acknowledged only after a commit of ours was made dur
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mpcheckpoint._format.concern import concern_of
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.judged import Judged, Seen
+from mpcheckpoint._logfile.mutex import HeldElsewhereError, run_and_end
 from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, UnreachableError, typed
 from mpcheckpoint._postgres.place import FLUSH
 from mpcheckpoint._postgres.read import SeenEnd
@@ -29,11 +29,15 @@ from mpcheckpoint._types import Position
 from mpcheckpoint.errors import LockTimeoutError, NoAnswerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+
+    from psycopg.pq.abc import PGresult
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._postgres.place import LogPlace
     from mpcheckpoint._postgres.session import Session
+
+T = TypeVar("T")
 
 # After so many appends that met nobody one waits for the disk under the lock again, which takes one commit less.
 _ALONE_AFTER = 50
@@ -189,7 +193,8 @@ class Appender:
     ) -> _Written | None:
         """Append in one message; return None if what the condition was judged of is not all that concerns it."""
         is_apart = is_durable and self._met_nobody < _ALONE_AFTER
-        with self._session(attempt, timeout_s) as session:
+
+        def ask(session: Session) -> PGresult:
             appending = Call(
                 APPEND,
                 self._parameters(
@@ -198,9 +203,11 @@ class Appender:
             )
             flushing = [Call(FLUSH)] if is_apart or (is_durable and attempt.may_be_there) else []
             try:
-                result = session.call(appending, *flushing, timeout_s=_patience(timeout_s))[0]
+                return session.call(appending, *flushing, timeout_s=_patience(timeout_s))[0]
             except ServerError as error:
                 raise _perhaps_done(error, 1) from None
+
+        result = self._within(ask, attempt, timeout_s)
         outcome, has_waited, *places = (result.get_value(0, column) for column in range(result.nfields))
         self._met_nobody = 0 if has_waited == _TRUE else self._met_nobody + 1
         self.syncs += is_durable
@@ -222,7 +229,11 @@ class Appender:
         is_durable: bool,
     ) -> _Written | Position:
         """Append in a transaction that holds the lock while the condition is judged."""
-        with self._session(attempt, timeout_s) as session, _transaction(session):
+
+        def ask(session: Session) -> _Written | Position:
+            return run_and_end(lambda: judge_and_append(session), lambda: _end_transaction(session))
+
+        def judge_and_append(session: Session) -> _Written | Position:
             flushing = [Call(FLUSH)] if is_durable else []
             locking = (
                 session.marker.encode(),
@@ -238,8 +249,7 @@ class Appender:
                 if found.get_value(0, 0) is not None:
                     position = _written([found.get_value(0, column) for column in range(4)])
                 else:
-                    with self._sessions.guarding():
-                        position = guard()
+                    position = self._sessions.guard(guard)
                 if position is not None:
                     session.call(Call(ROLLBACK), *flushing, timeout_s=_patience(timeout_s))
                     return position
@@ -257,8 +267,10 @@ class Appender:
             except ServerError as error:
                 # A session that was ended at the commit may have committed.
                 raise _perhaps_done(error, 1 if error.is_of_session else 2) from None
-        self.syncs += is_durable
-        return _written([result.get_value(0, column) for column in range(2, 6)])
+            self.syncs += is_durable
+            return _written([result.get_value(0, column) for column in range(2, 6)])
+
+        return self._within(ask, attempt, timeout_s)
 
     def _parameters(
         self,
@@ -311,19 +323,17 @@ class Appender:
             reason="no answer",
         )
 
-    @contextmanager
-    def _session(self, attempt: _Attempt, timeout_s: float | None) -> Iterator[Session]:
-        """Hold the connection for appends, and give its session."""
-        with self._sessions.appending(timeout_s) as is_held:
-            if not is_held:
-                locked = LockTimeoutError(
-                    f"{self._what} of {self._place.place}: other threads of this process were appending for "
-                    f"{timeout_s} s",
-                    path=self._place.place,
-                    reason="locked",
-                )
-                raise self._given_up(attempt, locked) if attempt.may_be_there else locked
-            yield self._sessions.main.session()
+    def _within(self, ask: Callable[[Session], T], attempt: _Attempt, timeout_s: float | None) -> T:
+        """Return what was asked of the connection for appends, while this thread has it."""
+        try:
+            return self._sessions.append(ask, timeout_s)
+        except HeldElsewhereError:
+            locked = LockTimeoutError(
+                f"{self._what} of {self._place.place}: other threads of this process were appending for {timeout_s} s",
+                path=self._place.place,
+                reason="locked",
+            )
+            raise (self._given_up(attempt, locked) if attempt.may_be_there else locked) from None
 
     def _position(self, written: _Written) -> Position:
         return Position(
@@ -340,17 +350,13 @@ def _written(places: Sequence[bytes | None]) -> _Written:
     return _Written(number_in(number), number_in(stamp_us), generation or b"", lineage or b"")
 
 
-@contextmanager
-def _transaction(session: Session) -> Iterator[None]:
-    """Have the session be outside of a transaction after the block, however that ends: it would lock all others out."""
-    try:
-        yield
-    finally:
-        if session.is_in_transaction:
-            try:
-                session.call(Call(ROLLBACK), timeout_s=_GRACE_S)
-            except (ConnectionLostError, ServerError):
-                session.close()  # which ends the transaction as well
+def _end_transaction(session: Session) -> None:
+    """Have the session be outside of a transaction: it would lock all others out."""
+    if session.is_in_transaction:
+        try:
+            session.call(Call(ROLLBACK), timeout_s=_GRACE_S)
+        except (ConnectionLostError, ServerError):
+            session.close()  # which ends the transaction as well
 
 
 def _perhaps_done(error: BaseException, first: int) -> BaseException:

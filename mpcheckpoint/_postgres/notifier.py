@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._logfile.mutex import HeldElsewhereError
 from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError
 from mpcheckpoint._postgres.rows import int4, int8
 from mpcheckpoint._postgres.session import ASYNC, Call, statement
@@ -60,10 +61,9 @@ class PostgresNotifier:
         if mutex.is_owned():
             return  # a signal handler of the thread that listens
         try:
-            if mutex.acquire(0):
-                self._listening()  # else another thread does
-        finally:
-            mutex.release_if_owned()
+            mutex.run(self._listening, 0)
+        except HeldElsewhereError:
+            return  # another thread listens
 
     def value(self) -> int:
         """Return what changes at each notification."""
@@ -73,16 +73,21 @@ class PostgresNotifier:
         """Return when something came since the value was ``value``, when the time is over, or for no reason."""
         deadline = time.monotonic() + timeout_s
         mutex = self._sessions.listening.mutex
-        if mutex.is_owned() or not mutex.acquire(timeout_s):
+        if mutex.is_owned():
             return
+
+        def listen() -> None:
+            try:
+                if self._count == value:
+                    self._count += self._listening().notified(max(0.0, deadline - time.monotonic()))
+            except (ConnectionLostError, ServerError):
+                self._session = None
+                time.sleep(min(_AFTER_LOSS_S, timeout_s))
+
         try:
-            if self._count == value:
-                self._count += self._listening().notified(max(0.0, deadline - time.monotonic()))
-        except (ConnectionLostError, ServerError):
-            self._session = None
-            time.sleep(min(_AFTER_LOSS_S, timeout_s))
-        finally:
-            mutex.release_if_owned()
+            mutex.run(listen, timeout_s)
+        except HeldElsewhereError:
+            return
 
     def _listening(self) -> Session:
         """Return the session that listens. Requires: its mutex."""

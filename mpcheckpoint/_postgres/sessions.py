@@ -14,7 +14,7 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from mpcheckpoint._logfile.mutex import Mutex
+from mpcheckpoint._logfile.mutex import HeldElsewhereError, Mutex
 from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, UnreachableError, typed
 from mpcheckpoint._postgres.session import Session
 from mpcheckpoint._store.process import process
@@ -119,27 +119,22 @@ class Sessions:
         process.register(self)
         weakref.finalize(self, _close, os.getpid(), self.main, self._side, self.listening)
 
-    @contextmanager
-    def appending(self, timeout_s: float | None) -> Iterator[bool]:
-        """Hold ``main`` for the block; give False, without it, if other threads held it for so long.
+    def append(self, operation: Callable[[Session], T], timeout_s: float | None) -> T:
+        """Return what an operation returns for which this thread has ``main``.
 
         Raises:
-            ReentrancyError: this thread holds it already.
+            ReentrancyError: this thread has it already.
+            HeldElsewhereError: other threads had it for so long.
+            UnreachableError, ServerError
         """
         process.notice_fork()
-        mutex = self.main.mutex
-        mutex.refuse_reentry()
-        try:
-            yield mutex.acquire(timeout_s)
-        finally:
-            mutex.release_if_owned()
+        return self.main.mutex.run(lambda: operation(self.main.session()), timeout_s)
 
-    @contextmanager
-    def guarding(self) -> Iterator[None]:
-        """Have what this thread reads in the block go through ``main``, which holds the lock. Requires: ``main``."""
+    def guard(self, condition: Callable[[], T]) -> T:
+        """Return what a condition says, whose reads go through ``main``, which holds the lock. Requires: ``main``."""
         self._guarding = True
         try:
-            yield
+            return condition()
         finally:
             self._guarding = False
 
@@ -161,8 +156,7 @@ class Sessions:
         retry = Retry(retry_s)
         while True:
             try:
-                with self._reading() as connection:
-                    return operation(connection.session())
+                return self._read_once(operation)
             except ConnectionLostError as error:
                 failure: Exception = error
             except ServerError as error:
@@ -172,18 +166,15 @@ class Sessions:
             if not retry.pause():
                 raise unavailable(what, self.place, failure) from None
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def _read_once(self, operation: Callable[[Session], T]) -> T:
         mutex = self.main.mutex
         if not mutex.is_owned():  # else a signal handler reads, within an append
             try:
-                if mutex.acquire(0):
-                    yield self.main
-                    return
-            finally:
-                mutex.release_if_owned()
+                return mutex.run(lambda: operation(self.main.session()), 0)
+            except HeldElsewhereError:
+                pass
         with self._side.mutex.guard():
-            yield self._side
+            return operation(self._side.session())
 
     @contextmanager
     def another(self, what: str) -> Iterator[Session]:

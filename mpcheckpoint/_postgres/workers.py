@@ -144,30 +144,11 @@ class PostgresWorkers:
             self.clear()
         retry = Retry(self._retry_s)
         while True:
-            worker_id = os.urandom(_ID_BYTES)
             try:
-                with self._sessions.appending(None):
-                    session = self._sessions.main.session()
-                    loose = len(session.loose_locks)
-                    unlocking = (Call(UNLOCK, [int8(lock)]) for lock in session.loose_locks[:loose])
-                    beginning = (
-                        session.marker.encode(),
-                        int4(self._store_id),
-                        worker_id,
-                        int8(lock_of(worker_id.hex())),
-                        int8(clock.next(0)),
-                        socket.gethostname().encode(),
-                        int4(os.getpid()),
-                        " ".join(sys.orig_argv)[:_MOST_COMMAND_CHARACTERS]
-                        .replace("\0", "")
-                        .encode(errors="replace"),
-                    )
-                    *_, begun = session.call(*unlocking, Call(BEGIN_WORKER, beginning))
-                    del session.loose_locks[:loose]
-                    if begun.get_value(0, 0) == b"\1":
-                        session.held.add(worker_id)
-                        return PostgresWorker(self, worker_id.hex(), session)
-                    continue  # another program has that lock
+                worker = self._sessions.append(self._begin, None)
+                if worker is not None:
+                    return worker
+                continue  # another program has that lock
             except ConnectionLostError as error:
                 failure: Exception = error
             except ServerError as error:
@@ -176,6 +157,27 @@ class PostgresWorkers:
                 failure = error
             if not retry.pause():
                 raise unavailable("starting a worker", self._sessions.place, failure) from None
+
+    def _begin(self, session: Session) -> PostgresWorker | None:
+        worker_id = os.urandom(_ID_BYTES)
+        loose = len(session.loose_locks)
+        unlocking = (Call(UNLOCK, [int8(lock)]) for lock in session.loose_locks[:loose])
+        beginning = (
+            session.marker.encode(),
+            int4(self._store_id),
+            worker_id,
+            int8(lock_of(worker_id.hex())),
+            int8(clock.next(0)),
+            socket.gethostname().encode(),
+            int4(os.getpid()),
+            " ".join(sys.orig_argv)[:_MOST_COMMAND_CHARACTERS].replace("\0", "").encode(errors="replace"),
+        )
+        *_, begun = session.call(*unlocking, Call(BEGIN_WORKER, beginning))
+        del session.loose_locks[:loose]
+        if begun.get_value(0, 0) != b"\1":
+            return None
+        session.held.add(worker_id)
+        return PostgresWorker(self, worker_id.hex(), session)
 
     def is_live(self, worker_id: str) -> bool:
         """Return whether that worker lives."""

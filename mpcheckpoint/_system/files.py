@@ -37,7 +37,7 @@ class Descriptor:
 
     def __init__(self, fd: int) -> None:
         """Take over an open file."""
-        self.fd = -1  # for __del__, should the next line raise
+        self.fd = -1  # for __del__, should the next lines raise
         try:
             self.identity = file_status(fd).identity
         except BaseException:
@@ -82,7 +82,7 @@ class Descriptor:
         self.fd = -1
 
     def __del__(self) -> None:
-        if self.fd >= 0:
+        if getattr(self, "fd", -1) >= 0:  # a Ctrl-C may have come before there was one
             self.close()
 
 

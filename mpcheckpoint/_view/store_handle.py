@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from mpcheckpoint._logfile.mutex import Mutex
+from mpcheckpoint._logfile.mutex import HeldElsewhereError, Mutex
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._store.process import process
 from mpcheckpoint._store.store import DirectoryStore
@@ -173,19 +173,19 @@ class StoreHandle:
         MovedError is raised instead.
         """
         self.opened(log_key)
-        mutex = self.mutex
-        mutex.refuse_reentry()
-        try:
-            if not mutex.acquire(_LONGEST_UNDER_A_LOCK_S if is_locked else None):
-                raise MovedError
+
+        def asked() -> T:
             state, now_s = self._states[log_key], time.monotonic()
             is_whole = state.reader.given == state.view.applied  # no signal handler has interrupted a refresh
             if not is_whole or now_s - self._queried_s.get(log_key, 0.0) >= max_age_s:
                 self._refresh((state,), is_locked=is_locked)
                 self._queried_s[log_key] = now_s
             return judge(self._states[log_key].view)
-        finally:
-            mutex.release_if_owned()
+
+        try:
+            return self.mutex.run(asked, _LONGEST_UNDER_A_LOCK_S if is_locked else None)
+        except HeldElsewhereError:
+            raise MovedError from None
 
     def known(self, log_key: str) -> LogState | None:
         """Return a log's reader and view as far as it was read before; None if it was not. Requires: ``mutex``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import threading
@@ -16,6 +17,7 @@ from mpcheckpoint._postgres.address import Address
 from mpcheckpoint._postgres.sessions import sessions_of
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint.errors import LockTimeoutError, ReentrancyError
+from support.interrupts import interrupted_everywhere
 from support.postgres.handles import checkpoint_at, store_on
 from support.processes import in_a_child
 from support.verbs import bounded
@@ -64,7 +66,7 @@ def interrupts() -> Iterator[Alarm]:
 
 def _guarded(log: Log, event: int) -> None:
     with log.transaction() as transaction:
-        transaction.events("x")
+        transaction.events("y")
         transaction.append("x", event)
 
 
@@ -132,6 +134,56 @@ def _append_until(log: Log, stop: threading.Event) -> None:
         log.append("y", number)
         number += 1
     assert log.events("y") == tuple(range(number))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_append_interrupted_at_any_place_keeps_no_lock_though_the_interrupt_is_kept(
+    postgres_database: str, way: str
+) -> None:
+    kept = []
+    with checkpoint_at(postgres_database) as checkpoint:
+        log = checkpoint.log("a")
+        WAYS[way](log, -1)
+        main = sessions_of(Address.parse(f"{postgres_database}#tests"), must_write=True).main
+        events = itertools.count()
+        for interrupt in interrupted_everywhere(lambda: WAYS[way](log, next(events))):
+            kept.append(interrupt)
+            session = main.current()
+            assert not main.mutex.is_owned()
+            assert session is None or not session.is_in_transaction
+        WAYS[way](log, "last")
+        found = log.events("x")
+    assert kept
+    assert found[-1] == "last"
+    assert len(found) == len(set(found))
+    with checkpoint_at(postgres_database, read_only=True) as replay:
+        assert replay.log("a").events("x") == found
+
+
+READS: dict[str, Callable[[Log], object]] = {
+    "events": lambda log: log.events("x"),
+    "count": lambda log: log.count("x"),
+    "worker": lambda log: log._handle.workers.begin().retire(),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_call_interrupted_at_any_place_does_what_it_should_at_the_next_try(
+    postgres_database: str, read: str
+) -> None:
+    kept = []
+    with (
+        ThreadPoolExecutor(1) as other_thread,
+        checkpoint_at(postgres_database) as checkpoint,
+        checkpoint_at(f"{postgres_database}?application_name=other") as other,
+    ):
+        log = checkpoint.log("a")
+        for interrupt in interrupted_everywhere(lambda: READS[read](log)):
+            kept.append(interrupt)
+            other.log("a").append("x", len(kept))
+            assert other_thread.submit(bounded, log.count, "x").result() == len(kept)
+            assert log.events("x") == tuple(range(1, len(kept) + 1))
+    assert kept
 
 
 def test_append_interrupted_in_its_wait_for_the_lock_writes_nothing(

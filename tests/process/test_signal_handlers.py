@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,8 +19,9 @@ from mpcheckpoint._logfile.descriptors import pool
 from mpcheckpoint._store.process import process
 from mpcheckpoint._view.view import LogView
 from mpcheckpoint.errors import ReentrancyError
+from support.interrupts import interrupted_everywhere
 from support.processes import in_a_child
-from support.verbs import LOG, Faults, assert_goes_on, is_locked, lock_file, seen_anew, store_of
+from support.verbs import LOG, Faults, assert_goes_on, bounded, is_locked, lock_file, seen_anew, store_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +36,43 @@ SHARED_BY_ALL_LOGS: dict[str, Callable[[], object]] = {
     "pool": lambda: pool,
     "registry": lambda: process,
 }
+
+
+# --- a Ctrl-C anywhere ---------------------------------------------------------------------------------------
+
+
+def commit(log: Log) -> None:
+    with log.transaction() as transaction:
+        transaction.events("z")
+        transaction.append("x", 1)
+
+
+CALLS: dict[str, Callable[[Log], object]] = {
+    "append": lambda log: log.append("x", 1),
+    "append with a condition": lambda log: log.append("y", 1, expected_count=log.count("y")),
+    "transaction": commit,
+    "events": lambda log: log.events("z"),
+    "count": lambda log: log.count("z"),
+    "read": lambda log: list(log.read(object_key="z")),
+    "stats": lambda log: log.stats(),
+}
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.parametrize("call", CALLS)
+def test_call_interrupted_at_any_place_locks_out_nobody_though_the_interrupt_is_kept(
+    log: Log, call: str
+) -> None:
+    log.append("x", 0)
+    kept = []
+    with ThreadPoolExecutor(1) as other_thread, Checkpoint(store_of(log)) as other:
+        for interrupt in interrupted_everywhere(lambda: CALLS[call](log)):
+            kept.append(interrupt)
+            other_thread.submit(bounded, log.append, "x", "of another thread").result()
+            bounded(other.log(LOG).append, "x", "of another handle")
+            log.append("x", "of this thread")
+    assert kept
+    assert_goes_on(log, list(log.events("x")))
 
 
 # --- a view in mid-refresh -----------------------------------------------------------------------------------

@@ -1,0 +1,50 @@
+"""A Ctrl-C at the one place after the other."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+
+def interrupted_everywhere(act: Callable[[], object]) -> Iterator[KeyboardInterrupt]:
+    """Do something again and again, interrupted at the first place, the second, and so on, until none is left.
+
+    Places are where the interpreter looks for signals: where a function of Python begins, and after one of C. Not in
+    finalizers: an exception is lost there.
+
+    Yields:
+        Each interrupt that came out, which is kept by who asked for it: with the frames that it came through.
+    """
+    number = 0
+    while True:
+        number += 1
+        left = number
+
+        def interrupt(frame: FrameType, event: str, _: Any) -> None:
+            nonlocal left
+            left -= event in ("call", "c_return")
+            if left <= 0 and not _is_of_finalizer(frame):
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+        sys.setprofile(interrupt)
+        try:
+            act()
+        except KeyboardInterrupt as error:
+            yield error
+        finally:
+            sys.setprofile(None)
+        if left > 0:
+            return
+
+
+def _is_of_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_globals.get("__name__") in ("weakref", "_weakrefset"):
+            return True
+        frame = frame.f_back
+    return False
