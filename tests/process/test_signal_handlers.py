@@ -53,7 +53,6 @@ CALLS: dict[str, Callable[[Log], object]] = {
     "transaction": commit,
     "events": lambda log: log.events("z"),
     "count": lambda log: log.count("z"),
-    "read": lambda log: list(log.read(object_key="z")),
     "stats": lambda log: log.stats(),
 }
 
