@@ -68,6 +68,7 @@ def test_call_interrupted_at_any_place_locks_out_nobody_though_the_interrupt_is_
         for interrupt in interrupted_everywhere(lambda: CALLS[call](log)):
             kept.append(interrupt)
             other_thread.submit(bounded, log.append, "x", "of another thread").result()
+            other_thread.submit(bounded, log.count, "x").result()
             bounded(other.log(LOG).append, "x", "of another handle")
             log.append("x", "of this thread")
     assert kept
