@@ -27,7 +27,7 @@ class CopiedLog:
 
     Attributes:
         log_key: its key.
-        action: "copied"; "there already": an earlier copy did it, and nothing came to the log it was copied from since.
+        action: "copied"; "there already": another copy did it, and nothing came to the log it was copied from since.
     """
 
     log_key: str
@@ -117,7 +117,13 @@ def _copied(
         for log in logs:
             log_key = log.header.log_key
             if log_key not in there:
-                target.adopt_log(log, timeout_s=target_wait_s, pace=pace.advance)
+                try:
+                    target.adopt_log(log, timeout_s=target_wait_s, pace=pace.advance)
+                except BackupPlaceError:
+                    # It was made since we looked: by another copy, or by an earlier one that got no answer.
+                    there |= _there([log], target, target_wait_s)
+                    if log_key not in there:
+                        raise
             done.append(CopiedLog(log_key, "there already" if log_key in there else "copied"))
     return StoreCopy(source.path, target.path, tuple(done))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
@@ -584,22 +585,38 @@ def test_copy_whose_session_ends_leaves_no_log_and_can_be_done_again(
     assert state(server) == state(filled)
 
 
+def _wait_until_idle(postgres: Cluster, database: str) -> None:
+    """Wait until the server has done, or given up, what the session that was cut had asked for."""
+    postgres.wait_until(
+        "select count(*) = 0 from pg_stat_activity where datname = current_database() "
+        "and backend_type = 'client backend' and state <> 'idle' and pid <> pg_backend_pid()",
+        database=database,
+    )
+
+
 @pytest.mark.guarantee(2)
 @pytest.mark.parametrize("when", ["before request", "after request", "before answer"])
 def test_log_of_a_copy_whose_connection_is_cut_anywhere_is_whole_or_not_there(
-    postgres_database: str, make_proxy: Callable[..., Proxy], filled: Checkpoint, when: When
+    postgres: Cluster,
+    postgres_database: str,
+    make_proxy: Callable[..., Proxy],
+    filled: Checkpoint,
+    when: When,
 ) -> None:
     proxy, expected, found = make_proxy(), state(filled), set[tuple[str, ...]]()
     refused: list[tuple[str, list[str]]] = []
-    through = proxy.address(postgres_database.rpartition("/")[2])
+    database = postgres_database.rpartition("/")[2]
+    through = proxy.address(database)
     for nth in range(1, MOST_SYNCS):
         target, direct = on_server(through, f"s{nth}"), on_server(postgres_database, f"s{nth}")
         proxy.cut(nth, when)
         try:
             copy_store(filled, target)
         except NoAnswerError:
+            _wait_until_idle(postgres, database)
             found.add(("no answer", *direct.logs()))
         except StoreUnavailableError as error:
+            _wait_until_idle(postgres, database)
             found.add(("unavailable", *direct.logs()))
             refused.append((str(error), direct.logs()))
         is_cut = proxy.is_cut()
@@ -619,6 +636,65 @@ def test_log_of_a_copy_whose_connection_is_cut_anywhere_is_whole_or_not_there(
     assert {what for what, *_ in found} == {"no answer", "unavailable"}
     if when == "before answer":  # else the server may have done it, or not
         assert {("no answer", "a"), ("no answer", "a", "b")} <= found
+
+
+@pytest.mark.guarantee(2)
+def test_copy_that_meets_the_late_commit_of_one_without_an_answer_finds_the_log_there(
+    postgres: Cluster, postgres_database: str, make_proxy: Callable[..., Proxy], filled: Checkpoint
+) -> None:
+    """The server may still be at the commit when the caller, who heard nothing, copies again."""
+    database = postgres_database.rpartition("/")[2]
+    direct = on_server(postgres_database, "s")
+    postgres.execute(
+        "create function public.wait() returns trigger language plpgsql security definer as "
+        "'begin perform pg_advisory_xact_lock_shared(1); return null; end'",
+        database=database,
+    )
+    postgres.execute(
+        "create constraint trigger wait after insert on mpcheckpoint.log deferrable initially deferred "
+        "for each row when (new.key = 'a') execute function public.wait()",
+        database=database,
+    )
+    proxy = make_proxy()
+    waiting = "select count(*) = %s from pg_stat_activity where wait_event_type = 'Lock' and datname = %s"
+    with postgres.admin(database) as admin, ThreadPoolExecutor(2) as threads:
+        admin.execute("select pg_advisory_lock(1)")
+        first = threads.submit(copy_store, filled, on_server(proxy.address(database), "s"))
+        postgres.wait_until(waiting, 1, database)
+        assert proxy.cut_all()
+        with pytest.raises(NoAnswerError):
+            first.result(60)
+        assert direct.logs() == []
+
+        second = threads.submit(copy_store, filled, direct)
+        postgres.wait_until(waiting, 2, database)
+        admin.execute("select pg_advisory_unlock(1)")
+        assert actions(second.result(60)) == {"a": "there already", "b": "copied"}
+    assert state(direct) == state(filled)
+
+
+@pytest.mark.parametrize("is_copy", [True, False])
+def test_copy_that_another_one_was_faster_than_finds_its_log_or_is_refused(
+    tmp_path: Path, filled: Checkpoint, is_copy: bool
+) -> None:
+    target = Checkpoint(tmp_path / "target")
+
+    def overtake(_bytes: int) -> None:
+        if target.logs() == ["a"]:
+            copy_store(filled, target)
+
+    def get_in_the_way(_bytes: int) -> None:
+        if target.logs() == ["a"]:
+            target.log("b").append("x", "mine")
+
+    if is_copy:
+        done = copy_store(filled, target, on_progress=overtake)
+        assert actions(done) == {"a": "copied", "b": "there already"}
+        assert state(target) == state(filled)
+    else:
+        with pytest.raises(BackupPlaceError, match="another one"):
+            copy_store(filled, target, on_progress=get_in_the_way)
+        assert target.log("b").events("x") == ("mine",)
 
 
 @pytest.mark.guarantee(3)
