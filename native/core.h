@@ -9,6 +9,11 @@
 #endif
 #include <Python.h>
 
+/* From 3.12 on None counts no references, and the headers count none where it is returned. Used by 3.11 such a build takes one
+   reference too many at each call, until that Python aborts. */
+#undef Py_RETURN_NONE
+#define Py_RETURN_NONE return Py_NewRef(Py_None)
+
 #include <stddef.h>
 #include <stdint.h>
 

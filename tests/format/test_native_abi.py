@@ -46,6 +46,10 @@ for thread in threads:
     thread.join()
 assert (len(log.events("x")), len(log.events("y"))) == (151, 200)
 assert [check.state for check in verify(sys.argv[1])] == ["whole"]
+held = sys.getrefcount(None)
+for number in range(1000):
+    log.append("z", number, record_id=str(number))
+assert sys.getrefcount(None) > held - 500, "None is given out and not counted"
 print("used")
 """
 INCLUDE = "import sysconfig; print(sysconfig.get_path('include'))"
