@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, typed
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._postgres.session import Session, Statement
     from mpcheckpoint._postgres.sessions import Sessions
+
+T = TypeVar("T")
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _ID_BYTES = 16
@@ -85,6 +87,21 @@ class PostgresWorker:
     def is_mine(self) -> bool:
         """Whether this process began the worker."""
         return self._pid == os.getpid()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another session has taken the place of the one that holds the lock."""
+        return self.is_mine and not self._is_retired and not self._workers.is_held(self._session)
+
+    def live_again(self) -> bool:
+        """Have the session of now hold the lock, and the row be there, if the session before was lost."""
+        if not self.is_mine or self._is_retired:
+            return False
+        session = self._workers.renew(self.id, self._session)
+        if session is None:
+            return False
+        self._session = session
+        return True
 
     def begin_again(self) -> bool:
         """Note that another object was begun; return False if the session was lost, or the worker was retired."""
@@ -142,24 +159,56 @@ class PostgresWorkers:
         if not self._is_cleared:
             self._is_cleared = True
             self.clear()
+        while True:
+            worker = self._tried(self._begin)
+            if worker is not None:
+                return worker
+
+    def renew(self, worker_id: str, lost: Session) -> Session | None:
+        """Have the session of now keep a worker alive that ``lost`` did; return it.
+
+        None if that session was not lost, or another one has the worker's lock. Raises as ``begin``.
+        """
+        own = bytes.fromhex(worker_id)
+
+        def renewed(session: Session) -> Session | None:
+            if session is lost:
+                session.read_one(KNOWN, int4(self._store_id), own)  # which finds out
+                return lost
+            session.call_one(RETIRE, int4(self._store_id), own, None)  # perhaps nobody has cleared up
+            # Where another one has the lock, the server may not have noticed yet that the last session was lost.
+            return session if self._register(session, own) else None
+
+        session = self._tried(renewed)
+        return None if session is lost else session
+
+    def _tried(self, operation: Callable[[Session], T | None]) -> T | None:
+        """Return what an operation returns; None if that was None for ``retry_s`` seconds. Raises as ``begin``."""
         retry = Retry(self._retry_s)
         while True:
+            failure: Exception | None = None
             try:
-                worker = self._sessions.append(self._begin, None)
-                if worker is not None:
-                    return worker
-                continue  # another program has that lock
+                done = self._sessions.append(operation, None)
+                if done is not None:
+                    return done
             except ConnectionLostError as error:
-                failure: Exception = error
+                failure = error
             except ServerError as error:
                 if not error.is_of_session:
                     raise typed(error, "starting a worker", self._sessions.place) from None
                 failure = error
             if not retry.pause():
+                if failure is None:
+                    return None
                 raise unavailable("starting a worker", self._sessions.place, failure) from None
 
     def _begin(self, session: Session) -> PostgresWorker | None:
         worker_id = os.urandom(_ID_BYTES)
+        is_begun = self._register(session, worker_id)
+        return PostgresWorker(self, worker_id.hex(), session) if is_begun else None
+
+    def _register(self, session: Session, worker_id: bytes) -> bool:
+        """Have a session hold the lock of a worker, and a row say so; return whether it could have the lock."""
         loose = len(session.loose_locks)
         unlocking = (Call(UNLOCK, [int8(lock)]) for lock in session.loose_locks[:loose])
         beginning = (
@@ -175,9 +224,9 @@ class PostgresWorkers:
         *_, begun = session.call(*unlocking, Call(BEGIN_WORKER, beginning))
         del session.loose_locks[:loose]
         if begun.get_value(0, 0) != b"\1":
-            return None
+            return False
         session.held.add(worker_id)
-        return PostgresWorker(self, worker_id.hex(), session)
+        return True
 
     def is_live(self, worker_id: str) -> bool:
         """Return whether that worker lives."""

@@ -31,6 +31,21 @@ class Worker(Protocol):
     def is_mine(self) -> bool:
         """Whether this process began the worker, and is no fork of that one."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether this process knows, without asking, that the worker is dead: the session that kept it alive was lost.
+        False where no session does."""
+
+    def live_again(self) -> bool:
+        """Have a worker that died since the session that kept it alive was lost live again, in the session that this
+        process has now; return False if that session was not lost, it has retired, or another process has the worker.
+
+        Requires: no claim names it. It is a permit: nobody acted upon its death.
+
+        Raises:
+            StoreUnavailableError, StoreAccessError, WriteFailedError
+        """
+
     def begin_again(self) -> bool:
         """Note that this worker begins another object now; return False if it is known no longer: its claims count no
         more, and another one has to be begun."""
@@ -89,7 +104,7 @@ class Workers(Protocol):
     def is_live(self, worker_id: str) -> bool:
         """Return whether that worker lives; False for what is no id of this storage. Asked under append locks.
 
-        A worker that was found dead never lives again.
+        A worker that was found dead never lives again, unless it is a permit.
 
         Raises:
             ReadFailedError, StoreAccessError

@@ -54,6 +54,15 @@ class FileWorker:
         """Whether this process made the worker, and is no fork of that one."""
         return self._pid == os.getpid()
 
+    @property
+    def is_lost(self) -> bool:
+        """False: no session keeps it alive."""
+        return False
+
+    def live_again(self) -> bool:
+        """Return False: no session keeps it alive, so it was removed."""
+        return False
+
     def begin_again(self) -> bool:
         """Note that this worker begins another object now; return False if its file is gone: its claims count no more.
 

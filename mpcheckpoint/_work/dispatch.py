@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from mpcheckpoint._view.log_handle import RECENT_S
 from mpcheckpoint._work.counts import Counts
 from mpcheckpoint._work.halt import FailureCount
 from mpcheckpoint._work.inputs import Input, LatestItems, changed_item
@@ -28,10 +27,6 @@ if TYPE_CHECKING:
 
 _MOST_UNFINISHED = 1000
 _LOOK_EVERY_S = 0.05
-# A map that for so long met no item of another one looks at the log so much more seldom: most of what it would find it
-# recorded itself.
-_ALONE_S = 1.0
-_ALONE_FACTOR = 10
 
 
 class Dispatcher:
@@ -58,7 +53,8 @@ class Dispatcher:
         self.counts = Counts(plan.run.joined_us)
         # Of the waiting ones, those that start first when there is room.
         self._held_back: dict[str, None] = {}
-        self._unfinished = 0  # inputs in ``running`` and ``waiting``
+        self._left: list[list[Input]] = []  # those that a halted map has not started
+        self._unfinished = 0  # inputs in ``running``, ``waiting`` and ``_left``
         self._latest = LatestItems()
         self._rests = Rests()
         self._throttle = StartThrottle(pool.most, options.on_shortage)
@@ -67,7 +63,6 @@ class Dispatcher:
         self._states = ItemStates(plan, options.again)
         self._recorded = 0  # records in the log when ``_moves`` last looked
         self._look_due_s = 0.0
-        self._refused_s = -_ALONE_S  # when a worker last met an item that another map had or did
 
     @property
     def failures(self) -> int:
@@ -100,7 +95,7 @@ class Dispatcher:
             return False
         entries: list[Input] = []
         try:
-            done, state = self._states.leading(self._leading_keys(ahead), self._max_age_s())
+            done, state = self._states.leading(self._leading_keys(ahead))
             # Invariant: what follows an input that was not finished is judged anew, since it may be the same item
             # (held by tests/map/test_map_batches.py).
             for stamp_us, event in done:
@@ -129,12 +124,6 @@ class Dispatcher:
                 break
             object_keys.append(object_key)
         return object_keys
-
-    def _max_age_s(self) -> float:
-        """Return how old the view may be that says which items are not done: their worker judges them again, under
-        the append lock."""
-        is_alone = time.monotonic() - self._refused_s > _ALONE_S
-        return RECENT_S * (_ALONE_FACTOR if is_alone else 1)
 
     def _taken_in(self, ahead: deque[Input]) -> Input:
         entry = ahead.popleft()
@@ -221,7 +210,7 @@ class Dispatcher:
         object_key = entries[0].object_key
         self._rests.rest_after(object_key, state.attempts)
         if self.is_halted:
-            self._drop(entries)
+            self._left.append(entries)
         elif state.is_taken or self._rests.is_resting(object_key):
             self.waiting[object_key] = entries
         elif not self._may_start():
@@ -265,7 +254,7 @@ class Dispatcher:
             raise KeyboardInterrupt  # a worker was interrupted, and soon we are
         entries = self.running.pop(entry.object_key)
         if report.kind in (Kind.TAKEN, Kind.FOUND):
-            self._refused_s = time.monotonic()
+            self._states.met_another()
         if report.kind not in (Kind.SHORT, Kind.TAKEN):
             self._throttle.has_moved()
         if report.kind is Kind.SHORT:
@@ -290,8 +279,8 @@ class Dispatcher:
         elif report.kind is Kind.TAKEN:
             self.waiting[entry.object_key] = entries
         elif report.kind is Kind.HALTED:
-            self._drop(entries)
-            self._halt()
+            self._left.append(entries)
+            self._stand_still()
         else:
             self._settle_outcome(entries, entry, report)
 
@@ -355,20 +344,33 @@ class Dispatcher:
         return outcome
 
     def _halt(self) -> None:
-        """Start nothing more. What runs finishes, and failures that are held are recorded; the next start of the map
-        does the rest."""
-        self.is_halted = True
+        """Start nothing more. What runs finishes; failures that are held are recorded; the next start does the rest."""
         if self._plan.permit is not None and not self._plan.permit.is_for_one:
             self._plan.permit.revoke()
+        self._stand_still()
+        self.drop_left()
+
+    def _stand_still(self) -> None:
+        self.is_halted = True
         left = [object_key for object_key in self.waiting if not self._rests.is_held(object_key)]
         self._held_back.clear()
-        for entries in [*self._recalled(), *map(self.waiting.pop, left)]:
-            self._drop(entries)
+        self._left += [*self._recalled(), *map(self.waiting.pop, left)]
 
-    def _drop(self, entries: list[Input]) -> None:
-        self._unfinished -= len(entries)
-        for entry in entries:
-            self._outputs.put(entry.place, None)
+    def drop_left(self) -> bool:
+        """Leave what was not started to the next start of the map; return whether there was anything."""
+        left, self._left = self._left, []
+        for entries in left:
+            self._unfinished -= len(entries)
+            for entry in entries:
+                self._outputs.put(entry.place, None)
+        return bool(left)
+
+    def go_on(self) -> None:
+        """Start items again, those first that were left: no failure had halted the map."""
+        left, self._left = sorted(self._left, key=lambda entries: entries[0].place), []
+        self.is_halted = False
+        for entries in left:
+            self._wait_for_room(entries)
 
     # --- failures that no worker can record -------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._view.log_handle import RECENT_S
 from mpcheckpoint._work.reruns import RunNote, history_of
 from mpcheckpoint._work.runs import ItemState, Judge, own_outcome
 
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan
     from mpcheckpoint._work.run_again import RunAgain
+
+# A map that for so long met no item of another one looks at the log so much more seldom: most of what it would find it
+# recorded itself.
+_ALONE_S = 1.0
+_ALONE_FACTOR = 10
 
 
 class ItemStates:
@@ -28,21 +35,25 @@ class ItemStates:
         self._log = plan.log.log
         self._run = plan.run
         self._again = again
+        self._met_s = -_ALONE_S
         self.runs: Mapping[int, RunNote] = {plan.run.note.number: plan.run.note}
 
     def now(self, entry: Input) -> ItemState:
         """Return the state of an input as it is now."""
         return self._log.query(lambda view: self._judge(view).state(entry.object_key, void_us=entry.void_us))
 
-    def leading(
-        self, object_keys: list[str], max_age_s: float
-    ) -> tuple[list[tuple[int, bytes]], ItemState | None]:
+    def met_another(self) -> None:
+        """Note that a worker has met an item that another map had or did."""
+        self._met_s = time.monotonic()
+
+    def leading(self, object_keys: list[str]) -> tuple[list[tuple[int, bytes]], ItemState | None]:
         """Return the stamps and the outcomes of these objects up to the first that is not done, and the state of that;
         all in one look.
 
-        Args:
-            max_age_s: how old the view may be.
+        It may be at a view that is a little old: the worker of an item judges it again, under the append lock.
         """
+        is_alone = time.monotonic() - self._met_s > _ALONE_S
+        max_age_s = RECENT_S * (_ALONE_FACTOR if is_alone else 1)
         return self._log.query(lambda view: self._judge(view).leading(object_keys), max_age_s=max_age_s)
 
     def own(self, entry: Input) -> ItemState:

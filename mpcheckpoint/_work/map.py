@@ -235,8 +235,12 @@ class MapRun:
         dispatcher = self._dispatcher
         if self._is_over() and not dispatcher.running and not dispatcher.waiting:
             if dispatcher.is_halted and not dispatcher.has_failure and self._plan.permit is not None:
-                raise self._plan.permit.loss  # items were left out, so it must not end as if all were done
-            return False
+                # All has come in that ran, and none of it failed: the permit was not revoked, it was lost.
+                self._plan.permit.renew()
+                dispatcher.go_on()
+                return True
+            return dispatcher.drop_left()
+        self._presence.stay()
         reports = self._pool.collect(_shorter(self._patience_s(), self._meter.patience_s))
         for entry, report in reports:
             dispatcher.settle(entry, report)

@@ -46,9 +46,20 @@ class Permit:
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Permit, self._workers, self._id, is_for_one=self.is_for_one), ()
 
-    @property
-    def loss(self) -> CheckpointError:
-        """The error for a map whose permit was removed although no item of it failed."""
+    def renew(self) -> None:
+        """In the process that made it: have it stand again, after the session with the server was lost that kept it.
+
+        Requires: no item of the map runs, and none has failed, so that nobody has revoked it, or will.
+
+        Raises:
+            CheckpointError: it was removed otherwise, or another process has it.
+            StoreUnavailableError: the server could not be reached.
+        """
+        if self._owner is None or not self._owner.live_again():
+            # Items were left out: the map must not end as if all were done.
+            raise self._loss()
+
+    def _loss(self) -> CheckpointError:
         return CheckpointError(
             "the map stopped although none of its items failed: what lets its workers start items, "
             f"{self._workers.name_of(self._id)}, was removed. What ran is recorded; start the map again to carry on",

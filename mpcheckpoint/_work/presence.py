@@ -46,6 +46,7 @@ class Presence:
     """Shows that a map is under way in this process, until ``retire`` or the end of the process."""
 
     def __init__(self, workers: Workers, log_key: str, run: int, rerun: str | None = None) -> None:
+        self._workers = workers
         self._worker = workers.begin()
         self._content = _Content(log_key, run, os.getpid(), rerun=rerun)
         self._show()
@@ -54,6 +55,13 @@ class Presence:
         """Show how many items there are, once that is known."""
         if count != self._content.items:
             self._content.items = count
+            self._show()
+
+    def stay(self) -> None:
+        """Begin another worker if the session that kept this one alive was lost. The map goes on."""
+        if self._worker.is_lost:
+            self._worker.retire()
+            self._worker = self._workers.begin()
             self._show()
 
     def retire(self) -> None:

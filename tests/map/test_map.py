@@ -24,7 +24,7 @@ from mpcheckpoint._format import codec
 from mpcheckpoint._logfile.mutex import Mutex
 from mpcheckpoint._logfile.read import LogReader
 from mpcheckpoint._view import log_handle
-from mpcheckpoint._work import dispatch
+from mpcheckpoint._work import item_states
 from mpcheckpoint.errors import (
     ChangedItemError,
     ChangedVersionError,
@@ -871,7 +871,7 @@ def test_executor_with_more_workers_than_processors_is_used_whole(log: Log) -> N
 @pytest.fixture
 def recent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a view of any age do where what is judged on it is judged again."""
-    for module in (log_handle, dispatch):
+    for module in (log_handle, item_states):
         monkeypatch.setattr(module, "RECENT_S", 60.0)
 
 

@@ -15,7 +15,7 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._logfile.read import LogReader
 from mpcheckpoint._view import log_handle
-from mpcheckpoint._work import dispatch
+from mpcheckpoint._work import item_states
 from mpcheckpoint._work.input_thread import InputThread
 from mpcheckpoint._work.inputs import NOT_YET, Input
 from mpcheckpoint._work.look_ahead import LookAhead
@@ -188,7 +188,7 @@ def test_error_of_the_items_is_raised_after_those_before_it_were_given_out(
 def test_run_that_goes_on_elsewhere_ends_the_map_after_what_was_judged_before(
     store: Path, log: Log, one: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "RECENT_S", 0.0)
+    monkeypatch.setattr(item_states, "RECENT_S", 0.0)
     finish(log, names(0, 4000))
     given: list[str] = []
 
@@ -207,7 +207,7 @@ def test_run_that_goes_on_elsewhere_ends_the_map_after_what_was_judged_before(
 def test_outcome_that_another_process_recorded_meanwhile_is_found(
     store: Path, log: Log, one: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "RECENT_S", 0.0)
+    monkeypatch.setattr(item_states, "RECENT_S", 0.0)
     finish(log, names(0, 100))
     late = [f"late{number}" for number in range(50)]
     fn = Ran()
@@ -409,7 +409,7 @@ def test_child_that_the_items_fork_has_no_part_in_the_map(log: Log, one: ThreadP
 def test_items_that_are_done_share_looks_at_the_log(
     log: Log, one: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "RECENT_S", 0.0)
+    monkeypatch.setattr(item_states, "RECENT_S", 0.0)
     monkeypatch.setattr(log_handle, "RECENT_S", 0.0)
     finish(log, names(0, MANY))
     looks: list[int] = []

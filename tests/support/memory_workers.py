@@ -33,6 +33,15 @@ class MemoryWorker:
         """Whether this process began the worker."""
         return self._pid == os.getpid()
 
+    @property
+    def is_lost(self) -> bool:
+        """False: no session keeps it alive."""
+        return False
+
+    def live_again(self) -> bool:
+        """Return False: no session keeps it alive, so it was removed."""
+        return False
+
     def begin_again(self) -> bool:
         """Note that another object was begun."""
         self.begun_us = clock.next(0)
