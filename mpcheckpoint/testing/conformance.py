@@ -22,8 +22,10 @@ It cannot try loss of power and damage. `mpcheckpoint.testing` has other means f
 
 from __future__ import annotations
 
+from mpcheckpoint.testing._conformance.blocked import BlockedAppendTests
 from mpcheckpoint.testing._conformance.compactions import CompactionTests
 from mpcheckpoint.testing._conformance.conditions import ConditionTests
+from mpcheckpoint.testing._conformance.fencing import FencingProcessTests, FencingTests
 from mpcheckpoint.testing._conformance.handles import HandleTests
 from mpcheckpoint.testing._conformance.logs import AppendTests, CareTests, GuardTests
 from mpcheckpoint.testing._conformance.looks import LookTests
@@ -54,12 +56,15 @@ class StorageConformance(
     HandleTests,
     WorkerTests,
     WorkerProcessTests,
+    BlockedAppendTests,
+    FencingTests,
+    FencingProcessTests,
 ):
     """Tests for a storage: subclass it, say how a store is opened, and what the storage claims.
 
     Override ``open_store``; if need be ``survives_reopen``, ``is_shared_between_processes``,
     ``finishes_for_the_dead`` and ``patience_s``;
     ``open_checkpoint`` for a storage with a handle of its own kind; ``discard`` for one that keeps anything outside of
-    the directory that it was given; ``lose_end`` and ``lossy_store`` for one that a server keeps. If the storage is
-    shared between processes, a spawned process must be able to import the subclass by its name.
+    the directory that it was given; ``lose_end``, ``lossy_store`` and ``end_worker`` for one that a server keeps. If
+    the storage is shared between processes, a spawned process must be able to import the subclass by its name.
     """

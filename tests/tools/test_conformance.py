@@ -16,6 +16,8 @@ import pytest
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint.checkpoint import checkpoint_on
+from mpcheckpoint.testing._conformance.blocked import BlockedAppendTests
+from mpcheckpoint.testing._conformance.fencing import FencingProcessTests
 from mpcheckpoint.testing._conformance.processes import ProcessTests
 from mpcheckpoint.testing._conformance.workers import WorkerProcessTests
 from mpcheckpoint.testing.conformance import StorageConformance
@@ -32,6 +34,7 @@ from support.planted import moves as _moves  # noqa: F401 - plants its faults
 from support.planted import readers as _readers  # noqa: F401 - plants its faults
 from support.planted import stores as _stores  # noqa: F401 - plants its faults
 from support.planted import workers as _workers  # noqa: F401 - plants its faults
+from support.planted.shared import SHARED, SharedSuite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,7 +148,10 @@ def failure_of(suite: StorageConformance, test: str) -> Exception | None:
 
 TESTS = sorted(name for name in dir(StorageConformance) if name.startswith("test_"))
 TESTS_OF_PROCESSES = sorted(
-    name for kind in (ProcessTests, WorkerProcessTests) for name in vars(kind) if name.startswith("test_")
+    name
+    for kind in (ProcessTests, WorkerProcessTests, BlockedAppendTests, FencingProcessTests)
+    for name in vars(kind)
+    if name.startswith("test_")
 )
 
 
@@ -160,6 +166,18 @@ def test_suite_on_an_engine_with_a_fault_fails(planted: Planted) -> None:
 @pytest.mark.parametrize("test", TESTS_OF_PROCESSES)
 def test_suite_on_an_engine_that_only_claims_to_be_shared_fails(test: str) -> None:
     assert failure_of(MemoryThatClaimsToBeShared(), test) is not None
+
+
+@pytest.mark.parametrize(("suite", "tests"), SHARED, ids=lambda each: getattr(each, "__name__", ""))
+def test_suite_on_a_shared_engine_with_a_fault_fails(
+    suite: type[SharedSuite], tests: tuple[str, ...]
+) -> None:
+    assert [test for test in tests if failure_of(suite(), test) is None] == []
+
+
+@pytest.mark.parametrize("test", sorted({test for _, tests in SHARED for test in tests}))
+def test_suite_on_the_shared_engine_without_a_fault_passes(test: str) -> None:
+    assert failure_of(SharedSuite(), test) is None
 
 
 def test_every_test_of_the_suite_is_failed_by_some_fault() -> None:
@@ -190,8 +208,8 @@ def test_suite_is_run_by_unittest_without_pytest() -> None:
     ran = subprocess.run([sys.executable, "-c", SUITE], capture_output=True, text=True, check=False)
 
     assert ran.returncode == 0, ran.stderr
-    assert "Ran 6 tests" in ran.stderr
-    assert "skipped=4" in ran.stderr
+    assert "Ran 7 tests" in ran.stderr
+    assert "skipped=5" in ran.stderr
 
 
 def test_suite_without_asserts_refuses_to_run() -> None:

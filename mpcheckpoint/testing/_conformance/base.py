@@ -64,6 +64,14 @@ class StorageUnderTest(ABC):
         """
         raise SkipTest(f"{type(self).__name__} does not say how answers are lost")
 
+    def end_worker(self, place: Path, worker_id: str) -> None:
+        """Have a worker of any process be dead, though its process goes on.
+
+        Without an override another store retires it. Override it for a storage that has another way, as by the loss of
+        a session, in a second subclass.
+        """
+        self.open_store(place).workers.retire(worker_id)
+
     def setup_method(self) -> None:
         """Make a place. pytest calls this before each test; with unittest, call it from ``setUp``."""
         if not __debug__:

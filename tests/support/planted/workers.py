@@ -68,13 +68,22 @@ class KnowsNoWorker(MemoryWorkers):
         return False
 
 
-@found_by("test_worker_that_another_store_retires_is_known_no_longer")
+@found_by(
+    "test_worker_that_another_store_retires_is_known_no_longer",
+    "test_outcome_of_a_dead_worker_does_not_count_after_that_of_another",
+    "test_outcome_of_a_dead_worker_does_not_count_while_another_runs_its_item",
+    "test_claim_that_a_dead_worker_gives_back_is_not_taken_from_another",
+    "test_worker_that_is_dead_stays_dead_whatever_its_process_does",
+)
 class LetsNobodyElseRetireAWorker(MemoryWorkers):
     def retire(self, worker_id: str) -> None:
         pass
 
 
-@found_by("test_worker_that_another_store_retires_is_known_no_longer")
+@found_by(
+    "test_worker_that_another_store_retires_is_known_no_longer",
+    "test_worker_that_is_dead_stays_dead_whatever_its_process_does",
+)
 class BeginsAgainThoughRetired(MemoryWorkers):
     class Worker(MemoryWorker):
         def begin_again(self) -> bool:
@@ -82,6 +91,39 @@ class BeginsAgainThoughRetired(MemoryWorkers):
             return True
 
     worker_type = Worker
+
+
+@found_by("test_worker_that_is_dead_stays_dead_whatever_its_process_does")
+class LivesAgainOnceItBeginsAnotherObject(MemoryWorkers):
+    class Worker(MemoryWorker):
+        def begin_again(self) -> bool:
+            is_known = super().begin_again()
+            self._known[self.id] = self
+            return is_known
+
+    worker_type = Worker
+
+
+@found_by("test_worker_that_is_dead_stays_dead_whatever_its_process_does")
+class LivesAgainThoughRetired(MemoryWorkers):
+    class Worker(MemoryWorker):
+        def live_again(self) -> bool:
+            self._known[self.id] = self
+            return False
+
+    worker_type = Worker
+
+
+@found_by("test_worker_that_is_dead_stays_dead_whatever_its_process_does")
+class ShowsWhatTheDeadShow(MemoryWorkers):
+    _all: list[MemoryWorker] = []  # noqa: RUF012 - that is the fault
+
+    def begin(self) -> MemoryWorker:
+        self._all.append(worker := super().begin())
+        return worker
+
+    def shown(self) -> Iterator[bytes]:
+        yield from [worker.data for worker in self._all if worker.data]
 
 
 @found_by("test_worker_shows_what_it_is_at_until_it_retires")
