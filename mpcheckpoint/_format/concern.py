@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Payload
 
-_CONTROL = b"null"
+# In the place of a control line's key.
+CONTROL = b"null"
 _OF_OBJECTS = frozenset({CLAIM, FORGET})
 
 _decode_key = msgspec.json.Decoder(str).decode
@@ -28,7 +29,7 @@ def concern_of(payload: Payload) -> bytes:
     does. Requires: the payload is one that this library encodes.
     """
     object_key = payload.object_key
-    if object_key != _CONTROL:
+    if object_key != CONTROL:
         # Only an escape can be spelt in another way, which other programs do.
         return object_key if b"\\" not in object_key else encode_key(_decode_key(object_key))
     fields = _decode_fields(payload.event)

@@ -1,6 +1,6 @@
 """The way of an append to a log of a server, read top to bottom.
 
-An append is one message where nothing has to be judged under the lock: the server locks the head of the log, sees
+An append is one message where nothing has to be judged under the lock: the server locks the log, sees
 whether anything came that concerns the condition, writes one row, and commits. Where several processes append to a log
 at once, it commits without waiting for the disk, so that the lock is free at once, and a second transaction in the same
 message waits for the disk: so one sync makes the appends of many durable. Commits become durable in their order, so
@@ -13,16 +13,16 @@ id of its batch; and it is acknowledged only after a commit of ours was made dur
 from __future__ import annotations
 
 import os
+import struct
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from mpcheckpoint._format.concern import concern_of
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.judged import Judged, Seen
 from mpcheckpoint._logfile.mutex import HeldElsewhereError, run_and_end
 from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, UnreachableError, typed
 from mpcheckpoint._postgres.place import FLUSH
 from mpcheckpoint._postgres.read import SeenEnd
-from mpcheckpoint._postgres.rows import body_of, hashes_of, int4, int8, number_in
+from mpcheckpoint._postgres.rows import body_of, concerns_of, hashes_of, int4, int8, number_in
 from mpcheckpoint._postgres.session import ROLLBACK, Call, statement
 from mpcheckpoint._postgres.sessions import Retry, unavailable
 from mpcheckpoint._types import Position
@@ -44,13 +44,14 @@ _ALONE_AFTER = 50
 # The server ends a wait for a lock; the client only where the server does not answer.
 _GRACE_S = 10.0
 _TRUE, _FALSE = b"\1", b"\0"
+_NO_CONDITION = (None, None, None, None)
 _ID_BYTES, _TRY_BYTES = 14, 2
 _MOST_TRIES = 2 ** (8 * _TRY_BYTES) - 1
 
 APPEND = statement(
     "append_1",
-    "select * from mpcheckpoint.append_1($1::text, $2::bigint, $3::integer, $4::uuid, $5::bigint, $6::bigint, "
-    "$7::integer, $8::bigint[], $9::bytea, $10::bigint, $11::bigint, $12::uuid, $13::bigint[], $14::boolean)",
+    "select mpcheckpoint.append_1($1::text, $2::bigint, $3::integer, $4::uuid, $5::bigint, $6::bigint, "
+    "$7::integer, $8::integer[], $9::bytea, $10::bigint, $11::bigint, $12::uuid, $13::integer[], $14::boolean)",
 )
 LOCK = statement(
     "lock_1", "select * from mpcheckpoint.lock_1($1::text, $2::bigint, $3::integer, $4::uuid, $5::bigint)"
@@ -58,37 +59,59 @@ LOCK = statement(
 BEGIN, COMMIT = (statement(word, word) for word in ("begin", "commit"))
 
 
+# What ``append_1`` returns: what was done, whether it waited, number, stamp, generation. The rest is the lineage.
+_DONE = struct.Struct("!c?qq16s")
+_MOVED, _APPENDED = b"m", b"a"
+
+
 class _Attempt:
     """One append, over all its tries.
 
     Attributes:
+        id: of the batch that this try appends. Each try has its own: a server that crashes may lose what the first one
+            appended, with what others had appended before it, and readers would take the second one's batch for that.
         base_us: the stamp that the first try proposed.
         stamp_us: the one that this try proposes.
         may_be_there: whether a try had no answer.
     """
 
-    def __init__(self, retry_s: float) -> None:
-        self._id = os.urandom(_ID_BYTES)
+    def __init__(self, payloads: list[Payload], retry_s: float, *, is_fixed: bool) -> None:
+        """Take the lines; ``is_fixed``: no condition chooses others."""
+        self._payloads = payloads
+        self._batch = _encoded(payloads) if is_fixed else None
+        self._append_id = os.urandom(_ID_BYTES)
         self._tries = 0
+        self.id = self._append_id + bytes(_TRY_BYTES)
         self.base_us = self.stamp_us = clock.next(0)
         self.may_be_there = False
-        self.retry = Retry(retry_s)
+        self._retry_s = retry_s
+        self._retry: Retry | None = None
 
-    @property
-    def id(self) -> bytes:
-        """The id of the batch that this try appends.
-
-        Each try has its own: a server that crashes may lose what the first one appended, with what others had appended
-        before it, and readers would take the batch of the second one for that.
-        """
-        return self._id + int.to_bytes(min(self._tries, _MOST_TRIES), _TRY_BYTES, "big")
+    def batch(self) -> _Batch:
+        """Return the lines, as the server takes them."""
+        return self._batch or _encoded(self._payloads)
 
     def again(self, *, may_be_there: bool) -> bool:
         """Wait a while before the next try; return False if there was no time left."""
         self.may_be_there = self.may_be_there or may_be_there
         self._tries += 1
+        self.id = self._append_id + int.to_bytes(min(self._tries, _MOST_TRIES), _TRY_BYTES, "big")
         self.stamp_us = max(self.stamp_us, clock.next(0))
-        return self.retry.pause()
+        if self._retry is None:
+            self._retry = Retry(self._retry_s)
+        return self._retry.pause()
+
+
+class _Batch(NamedTuple):
+    """Lines: how many, hashes of what they concern, and the body."""
+
+    size: bytes
+    concerns: bytes
+    body: bytes
+
+
+def _encoded(payloads: list[Payload]) -> _Batch:
+    return _Batch(int4(len(payloads)), hashes_of(concerns_of(payloads)), body_of(payloads))
 
 
 class _Written(NamedTuple):
@@ -135,11 +158,11 @@ class Appender:
         is_durable: bool,
     ) -> Position:
         """Append one batch; see ``StoredLog.append``."""
-        attempt = _Attempt(self._place.retry_s)
+        attempt = _Attempt(payloads, self._place.retry_s, is_fixed=guard is None)
         while True:
             may_be_there = False
             try:
-                written = self._try(attempt, payloads, guard, timeout_s, is_durable=is_durable)
+                written = self._try(attempt, guard, timeout_s, is_durable=is_durable)
                 if not is_durable and isinstance(written, _Written):
                     self.unsynced = Unsynced(written.number, attempt.id, written.generation)
                 return self._acknowledged(written)
@@ -164,7 +187,6 @@ class Appender:
     def _try(
         self,
         attempt: _Attempt,
-        payloads: list[Payload],
         guard: Callable[[], Position | None] | None,
         timeout_s: float | None,
         *,
@@ -172,20 +194,19 @@ class Appender:
     ) -> _Written | Position:
         while isinstance(guard, Judged) and guard.seen is not None:
             # Judged without the lock: the server tells whether anything came since that concerns it.
-            written = self._try_unguarded(attempt, payloads, guard, timeout_s, is_durable=is_durable)
+            written = self._try_unguarded(attempt, guard, timeout_s, is_durable=is_durable)
             if written is not None:
                 return written
             guard.is_met_anew()
         if guard is not None:
-            return self._try_guarded(attempt, payloads, guard, timeout_s, is_durable=is_durable)
-        written = self._try_unguarded(attempt, payloads, None, timeout_s, is_durable=is_durable)
+            return self._try_guarded(attempt, guard, timeout_s, is_durable=is_durable)
+        written = self._try_unguarded(attempt, None, timeout_s, is_durable=is_durable)
         assert written is not None
         return written
 
     def _try_unguarded(
         self,
         attempt: _Attempt,
-        payloads: list[Payload],
         judged: Judged | None,
         timeout_s: float | None,
         *,
@@ -195,26 +216,22 @@ class Appender:
         is_apart = is_durable and self._met_nobody < _ALONE_AFTER
 
         def ask(session: Session) -> PGresult:
-            appending = Call(
-                APPEND,
-                self._parameters(
-                    session, attempt, payloads, judged, timeout_s, is_durable=is_durable and not is_apart
-                ),
+            parameters = self._parameters(
+                session, attempt, judged, timeout_s, is_durable=is_durable and not is_apart
             )
             flushing = [Call(FLUSH)] if is_apart or (is_durable and attempt.may_be_there) else []
             try:
-                return session.call(appending, *flushing, timeout_s=_patience(timeout_s))[0]
+                return session.call(Call(APPEND, parameters), *flushing, timeout_s=_patience(timeout_s))[0]
             except ServerError as error:
                 raise _perhaps_done(error, 1) from None
 
-        result = self._within(ask, attempt, timeout_s)
-        outcome, has_waited, *places = (result.get_value(0, column) for column in range(result.nfields))
-        self._met_nobody = 0 if has_waited == _TRUE else self._met_nobody + 1
+        done, has_waited, written = _done(self._within(ask, attempt, timeout_s))
+        self._met_nobody = 0 if has_waited else self._met_nobody + 1
         self.syncs += is_durable
-        written = None if outcome == b"moved" else _written(places)
-        if judged is not None and judged.seen is not None and outcome == b"appended":
+        if done == _MOVED:
+            return None
+        if judged is not None and judged.seen is not None and done == _APPENDED:
             end = judged.seen.end
-            assert written is not None
             assert isinstance(end, SeenEnd)  # and the log is in that generation still
             judged.appended = Seen(judged.seen.generation, SeenEnd(end.gen, written.number, attempt.id))
         return written
@@ -222,7 +239,6 @@ class Appender:
     def _try_guarded(
         self,
         attempt: _Attempt,
-        payloads: list[Payload],
         guard: Callable[[], Position | None],
         timeout_s: float | None,
         *,
@@ -236,7 +252,7 @@ class Appender:
         def judge_and_append(session: Session) -> _Written | Position:
             flushing = [Call(FLUSH)] if is_durable else []
             locking = (
-                session.marker.encode(),
+                session.marker,
                 int8(self._place.id),
                 _timeout(timeout_s),
                 attempt.id,
@@ -247,7 +263,12 @@ class Appender:
                 found = session.call(*begun, timeout_s=_patience(timeout_s))[1]
                 position: _Written | Position | None = None
                 if found.get_value(0, 0) is not None:
-                    position = _written([found.get_value(0, column) for column in range(4)])
+                    number, stamp_us, generation, lineage = (
+                        found.get_value(0, column) for column in range(4)
+                    )
+                    position = _Written(
+                        number_in(number), number_in(stamp_us), generation or b"", lineage or b""
+                    )
                 else:
                     position = self._sessions.guard(guard)
                 if position is not None:
@@ -255,7 +276,7 @@ class Appender:
                     return position
             except ConnectionLostError as error:
                 raise UnreachableError(str(error)) from None  # and nothing was written by this try
-            appending = self._parameters(session, attempt, payloads, None, None, is_durable=False)
+            appending = self._parameters(session, attempt, None, None, is_durable=False)
             try:
                 # The lock is free before the disk is waited for.
                 result = session.call(
@@ -268,7 +289,7 @@ class Appender:
                 # A session that was ended at the commit may have committed.
                 raise _perhaps_done(error, 1 if error.is_of_session else 2) from None
             self.syncs += is_durable
-            return _written([result.get_value(0, column) for column in range(2, 6)])
+            return _done(result)[2]
 
         return self._within(ask, attempt, timeout_s)
 
@@ -276,13 +297,12 @@ class Appender:
         self,
         session: Session,
         attempt: _Attempt,
-        payloads: list[Payload],
         judged: Judged | None,
         timeout_s: float | None,
         *,
         is_durable: bool,
     ) -> list[bytes | None]:
-        seen: list[bytes | None] = [None] * 4
+        seen: Sequence[bytes | None] = _NO_CONDITION
         if judged is not None and judged.seen is not None:
             end = judged.seen.end
             assert isinstance(end, SeenEnd)
@@ -294,15 +314,13 @@ class Appender:
                 None if relies_on is None else hashes_of(relies_on),
             ]
         return [
-            session.marker.encode(),
+            session.marker,
             int8(self._place.id),
             _timeout(timeout_s),
             attempt.id,
             int8(attempt.base_us),
             int8(attempt.stamp_us),
-            int4(len(payloads)),
-            hashes_of(map(concern_of, payloads)),
-            body_of(payloads),
+            *attempt.batch(),
             *seen,
             _TRUE if is_durable else _FALSE,
         ]
@@ -345,9 +363,11 @@ class Appender:
         )
 
 
-def _written(places: Sequence[bytes | None]) -> _Written:
-    number, stamp_us, generation, lineage = places
-    return _Written(number_in(number), number_in(stamp_us), generation or b"", lineage or b"")
+def _done(result: PGresult) -> tuple[bytes, bool, _Written]:
+    """Return what ``append_1`` did, whether it waited, and where the batch is."""
+    value = result.get_value(0, 0) or b""
+    done, has_waited, number, stamp_us, generation = _DONE.unpack_from(value)
+    return done, has_waited, _Written(number, stamp_us, generation, value[_DONE.size :])
 
 
 def _end_transaction(session: Session) -> None:

@@ -6,7 +6,7 @@ there if we die:
 2. *plan*: one pass over the log, a page at a time. Callers' code runs here and in step 3 only.
 3. *copy*: a second pass. The server copies what stays as it is; we send what is changed. Then what was appended
    meanwhile, in passes.                     Crash: rows of a generation that no log is in.
-4. *switch*: under the lock of the head, in one transaction: the last batches, and the head names the new generation.
+4. *switch*: under the lock of the log, in one transaction: the last batches, and the head names the new generation.
                                                      Crash: the old log or the new one, each whole.
 5. The rows of the old generation go, a part at a time.                                    Crash: they are leftover.
 
@@ -55,10 +55,7 @@ _SWITCH = statement(
     "select mpcheckpoint.switch_1($1::text, $2::bigint, $3::bigint, $4::bigint, $5::uuid, $6::bigint, $7::bytea)",
 )
 _BEGIN, _COMMIT, _ROLLBACK = (statement(word, word) for word in ("begin", "commit", "rollback"))
-_LOCK = statement(
-    "compaction_head",
-    "select gen from mpcheckpoint.log where id = $1::bigint for no key update",
-)
+_LOCK = statement("compaction_log", "select from mpcheckpoint.lock_1($1::text, $2::bigint, null, null, null)")
 _ASYNC = statement("compaction_async", "set synchronous_commit = off")
 _SYNC = statement("compaction_sync", "set synchronous_commit = on")
 
@@ -80,7 +77,7 @@ class _OvertakenError(Exception):
 class PostgresCompactor:
     """One compaction of one log.
 
-    Locking rules: the compaction lock, then the lock of the head.
+    Locking rules: the compaction lock, then the lock of the log.
     """
 
     def __init__(
@@ -266,7 +263,7 @@ class PostgresCompactor:
         session.call_one(_SYNC)
         begun_s = time.perf_counter()
         try:
-            session.call(Call(_BEGIN, is_last=False), Call(_LOCK, [int8(self._place.id)]))
+            session.call(Call(_BEGIN, is_last=False), Call(_LOCK, [session.marker, int8(self._place.id)]))
             head = self._page(session, start.gen, copied.number)
             if head.gen != start.gen or (copied.id is not None and head.known_id != copied.id):
                 raise _OvertakenError
@@ -277,7 +274,7 @@ class PostgresCompactor:
                 if selection.is_out_of_date(batches.lines):
                     raise _OvertakenError
             switching = (
-                session.marker.encode(),
+                session.marker,
                 int8(self._place.id),
                 int8(start.gen),
                 int8(copied.number),

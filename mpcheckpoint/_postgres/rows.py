@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 from array import array
-from hashlib import blake2b
 from itertools import accumulate, repeat
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import msgspec
 
 from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._format.concern import CONTROL, concern_of
 from mpcheckpoint._format.frame import NO_META
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Payload
 
-_BYTEA_OID, _INT8_OID = 17, 20
-_HASH_BYTES = 8
+_BYTEA_OID, _INT8_OID, _INT4_OID = 17, 20, 23
+_ARRAY = struct.Struct("!iiiii")
+_NO_INT4S = struct.pack("!iii", 0, 0, _INT4_OID)
 
 
 class _Row(msgspec.Struct, array_like=True, gc=False):
@@ -33,24 +35,35 @@ _decode = msgspec.json.Decoder(list[_Row]).decode
 
 def body_of(payloads: Sequence[Payload]) -> bytes:
     """Return what a row holds of the payloads: each as a JSON array, with commas between."""
-    return b",".join(
-        [
-            b"[%b,%b]" % (object_key, event) if meta == NO_META else b"[%b,%b,%b]" % (object_key, event, meta)
-            for object_key, event, meta in payloads
-        ]
-    )
+    object_keys, events, metas = zip(*payloads, strict=True) if payloads else ((), (), ())
+    if metas.count(NO_META) == len(metas):
+        lines: Iterable[bytes] = map(b",".join, zip(object_keys, events, strict=True))
+    else:
+        lines = [b",".join(each[: 2 + (each.meta != NO_META)]) for each in payloads]
+    return b"[%b]" % b"],[".join(lines) if payloads else b""
+
+
+def concerns_of(payloads: Sequence[Payload]) -> Iterable[bytes]:
+    """Return what lines concern, at least each once; see ``_format.concern``."""
+    object_keys = {payload[0] for payload in payloads}
+    if CONTROL in object_keys or b"\\" in b"".join(object_keys):
+        return map(concern_of, payloads)
+    return object_keys  # the same, and the usual ones
 
 
 def hashes_of(concerns: Iterable[bytes]) -> bytes:
-    """Return hashes of what lines are about, as a bigint[] of the server, in binary, each once.
+    """Return hashes of what lines are about, as an integer[] of the server, in binary, each once.
 
-    Two that are equal by chance make a condition be judged once more, nothing else.
+    Two that are equal by chance make a condition be judged once more, nothing else: so the cheapest will do.
     """
-    found = sorted({blake2b(each, digest_size=_HASH_BYTES).digest() for each in set(concerns)})
+    found = array("I", {crc32(each) for each in concerns})
     if not found:
-        return struct.pack("!iii", 0, 0, _INT8_OID)
-    items = b"".join([b"\0\0\0\x08" + each for each in found])
-    return struct.pack("!iiiii", 1, 0, _INT8_OID, len(found), 1) + items
+        return _NO_INT4S
+    # Each with its length, 4 bytes, before it.
+    items = array("I", [4]) * (2 * len(found))
+    items[1::2] = found
+    items.byteswap()
+    return _ARRAY.pack(1, 0, _INT4_OID, len(found), 1) + items.tobytes()
 
 
 def int8_array(numbers: Sequence[int | None]) -> bytes:

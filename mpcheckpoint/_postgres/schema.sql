@@ -16,8 +16,8 @@ create table mpcheckpoint.store (
     logs bigint not null default 0
 );
 
--- The head of a log. Appends lock this row and do not change it: a row that each append updates bloats while an old
--- snapshot is open.
+-- The head of a log. Appends have a lock on the log (see lock_1) and do not change this row: a row that each append
+-- updates bloats while an old snapshot is open.
 create table mpcheckpoint.log (
     id bigint generated always as identity primary key,
     store integer not null references mpcheckpoint.store,
@@ -54,12 +54,13 @@ create table mpcheckpoint.batch (
     lines integer not null,
     -- Of the append: who had no answer finds out by it whether it was done.
     id uuid not null,
-    -- What the lines are about: eight bytes of a hash of each object's key and each note's name.
-    concerns bigint[] not null,
+    -- What the lines are about: a hash of each object's key and each note's name.
+    concerns integer[] not null,
     body bytea not null,
     primary key (gen, number)
 );
 alter table mpcheckpoint.batch alter column body set storage external;
+alter table mpcheckpoint.batch alter column concerns set storage external;
 
 -- Generations of a log that it is not in: being written by a compaction, or left over. Who compacts next removes them.
 create table mpcheckpoint.leftover (
@@ -80,22 +81,28 @@ create table mpcheckpoint.worker (
     primary key (store, id)
 );
 
--- Where another try of the same append is, if one was done; see append_1 for p_id and p_base.
+-- Where another try of the same append is, if one was done; see append_1 for p_id and p_base. The last few batches are
+-- looked through first: no other has a stamp that high, as a rule.
 create function mpcheckpoint.earlier_try_1(
     p_gen bigint, p_id uuid, p_base bigint, out number bigint, out stamp_us bigint
 ) language plpgsql as $$
 declare
-    earlier record;
+    v_most integer := 16;
+    v_count integer;
+    v_least bigint;
+    v_append bytea := substr(uuid_send(p_id), 1, 14);
 begin
-    for earlier in select b.number, b.stamp_us, b.id from mpcheckpoint.batch b
-        where b.gen = p_gen order by b.number desc
     loop
-        exit when earlier.stamp_us < p_base;
-        if substr(uuid_send(earlier.id), 1, 14) = substr(uuid_send(p_id), 1, 14) then
-            number := earlier.number;
-            stamp_us := earlier.stamp_us;
+        select max(e.number) filter (where e.is_ours), max(e.stamp_us) filter (where e.is_ours), min(e.stamp_us), count(*)
+            into number, stamp_us, v_least, v_count
+            from (
+                select b.number, b.stamp_us, substr(uuid_send(b.id), 1, 14) = v_append as is_ours
+                from mpcheckpoint.batch b where b.gen = p_gen order by b.number desc limit v_most
+            ) e;
+        if number is not null or v_count < v_most or v_least < p_base then
             return;
         end if;
+        v_most := v_most * 16;
     end loop;
 end $$;
 
@@ -108,16 +115,30 @@ end $$;
 -- stamps rise with the numbers: so no try has a smaller one.
 -- p_seen_gen, p_seen_number, p_seen_id: up to where the condition was judged; null if there is none.
 -- p_relies_on: what it relies on; null for everything.
--- has_waited: for the lock; or others would wait for the commit. Then the next appends better commit apart from the sync.
--- outcome: 'appended', 'found' (an earlier try did it) or 'moved' (nothing was written).
+--
+-- Returns, one after the other: 'a' (appended), 'f' (found: an earlier try did it) or 'm' (moved: nothing was written); a
+-- byte that is 1 if it waited for the lock, or others would wait for the commit: then the next appends better commit
+-- apart from the sync; number and stamp, 8 bytes each, 0 of what moved; the generation, 16 bytes; the lineage.
+--
+-- Others wait while this runs, so it has few statements: to begin one costs more than what it does. An assignment is none,
+-- and an IF is one only where there is a query in it.
 create function mpcheckpoint.append_1(
     p_session text, p_log bigint, p_timeout_ms integer, p_id uuid, p_base bigint, p_stamp_us bigint,
-    p_lines integer, p_concerns bigint[], p_body bytea,
-    p_seen_gen bigint, p_seen_number bigint, p_seen_id uuid, p_relies_on bigint[], p_is_durable boolean,
-    out outcome text, out has_waited boolean, out number bigint, out stamp_us bigint, out generation bytea, out lineage bytea
-) language plpgsql as $$
+    p_lines integer, p_concerns integer[], p_body bytea,
+    p_seen_gen bigint, p_seen_number bigint, p_seen_id uuid, p_relies_on integer[], p_is_durable boolean
+) returns bytea language plpgsql as $$
 declare
-    head record;
+    v_done text;
+    v_has_waited boolean;
+    v_store integer;
+    v_gen bigint;
+    v_generation bytea;
+    v_lineage bytea;
+    v_floor bigint;
+    v_floor_stamp_us bigint;
+    v_followed_until timestamptz;
+    v_end bigint;
+    v_end_stamp_us bigint;
     v_number bigint;
     v_stamp_us bigint;
 begin
@@ -125,56 +146,57 @@ begin
         raise exception 'another session' using errcode = 'MP001';
     end if;
     if p_timeout_ms is not null then
-        perform set_config('lock_timeout', p_timeout_ms::text, true);
+        v_done := set_config('lock_timeout', p_timeout_ms::text, true);
     end if;
     if not p_is_durable then
-        perform set_config('synchronous_commit', 'off', true);
+        v_done := set_config('synchronous_commit', 'off', true);
     end if;
-    select l.store, l.gen, l.generation, l.lineage, l.floor_number, l.floor_stamp_us, l.followed_until into head
-        from mpcheckpoint.log l where l.id = p_log for no key update skip locked;
-    has_waited := head.gen is null;
-    if has_waited then
-        select l.store, l.gen, l.generation, l.lineage, l.floor_number, l.floor_stamp_us, l.followed_until into head
-            from mpcheckpoint.log l where l.id = p_log for no key update;
-        if head.gen is null then
-            raise exception 'no such log' using errcode = 'MP002';
+    -- The lock of lock_1.
+    v_has_waited := not pg_try_advisory_xact_lock(1836082032, (p_log & 2147483647)::integer);
+    if v_has_waited then
+        perform pg_advisory_xact_lock(1836082032, (p_log & 2147483647)::integer);
+    end if;
+    select l.store, l.gen, l.generation, l.lineage, l.floor_number, l.floor_stamp_us, l.followed_until, b.number, b.stamp_us
+        into v_store, v_gen, v_generation, v_lineage, v_floor, v_floor_stamp_us, v_followed_until, v_end, v_end_stamp_us
+        from mpcheckpoint.log l left join lateral (
+            select b.number, b.stamp_us from mpcheckpoint.batch b where b.gen = l.gen order by b.number desc limit 1
+        ) b on true
+        where l.id = p_log;
+    if v_gen is null then
+        raise exception 'no such log' using errcode = 'MP002';
+    end if;
+    if v_end_stamp_us >= p_base then
+        select e.number, e.stamp_us into v_number, v_stamp_us from mpcheckpoint.earlier_try_1(v_gen, p_id, p_base) e;
+        if v_number is not null then
+            return 'f' || boolsend(v_has_waited) || int8send(v_number) || int8send(v_stamp_us) || v_generation || v_lineage;
         end if;
     end if;
-    generation := head.generation;
-    lineage := head.lineage;
-    select b.number, b.stamp_us into v_number, v_stamp_us
-        from mpcheckpoint.batch b where b.gen = head.gen order by b.number desc limit 1;
-    if v_stamp_us >= p_base then
-        select e.number, e.stamp_us into number, stamp_us from mpcheckpoint.earlier_try_1(head.gen, p_id, p_base) e;
-        if number is not null then
-            outcome := 'found';
-            return;
+    if p_seen_gen is not null then
+        if p_seen_gen <> v_gen
+            or (p_seen_number > v_floor and not exists (
+                select from mpcheckpoint.batch b where b.gen = v_gen and b.number = p_seen_number and b.id = p_seen_id))
+            -- Others wait for the lock: no more than a megabyte is looked through.
+            or (p_seen_number < coalesce(v_end, 0) and (v_end - p_seen_number > 1048576 or exists (
+                select from mpcheckpoint.batch b where b.gen = v_gen and b.number > p_seen_number
+                    and (p_relies_on is null or b.concerns && p_relies_on))))
+        then
+            return 'm' || boolsend(v_has_waited) || int8send(0) || int8send(0) || v_generation || v_lineage;
         end if;
     end if;
-    if p_seen_gen is not null and (
-        p_seen_gen <> head.gen
-        or (p_seen_number > head.floor_number and not exists (
-            select from mpcheckpoint.batch b where b.gen = head.gen and b.number = p_seen_number and b.id = p_seen_id))
-        -- Others wait for the lock: no more than a megabyte is looked through.
-        or (p_seen_number < coalesce(v_number, 0) and (v_number - p_seen_number > 1048576 or exists (
-            select from mpcheckpoint.batch b where b.gen = head.gen and b.number > p_seen_number
-                and (p_relies_on is null or b.concerns && p_relies_on))))
-    ) then
-        outcome := 'moved';
-        return;
-    end if;
-    outcome := 'appended';
-    number := greatest(coalesce(v_number, 0), head.floor_number) + length(p_body);
-    stamp_us := greatest(coalesce(v_stamp_us, 0) + 1, head.floor_stamp_us + 1, p_stamp_us);
-    insert into mpcheckpoint.batch values (head.gen, number, stamp_us, p_lines, p_id, p_concerns, p_body);
-    if head.followed_until > clock_timestamp() then
-        perform pg_notify('mpcheckpoint_' || head.store, p_log::text);
+    v_number := greatest(v_end, v_floor) + length(p_body);
+    v_stamp_us := greatest(v_end_stamp_us + 1, v_floor_stamp_us + 1, p_stamp_us);
+    insert into mpcheckpoint.batch values (v_gen, v_number, v_stamp_us, p_lines, p_id, p_concerns, p_body);
+    if v_followed_until > clock_timestamp() then
+        perform pg_notify('mpcheckpoint_' || v_store, p_log::text);
         -- Followers need not wait for the disk, nor others that notify: the server lets one at a time commit that does.
-        has_waited := true;
+        v_has_waited := true;
     end if;
+    return 'a' || boolsend(v_has_waited) || int8send(v_number) || int8send(v_stamp_us) || v_generation || v_lineage;
 end $$;
 
--- Lock a log, in a transaction of the client's, and say whether an earlier try has appended the batch.
+-- Lock a log, in a transaction of the client's, and say whether an earlier try has appended the batch. Whoever appends to
+-- a log, or gives it another generation, has this lock until the commit is visible. It is no lock of the head's row: to
+-- lock a row is to write it, under the eyes of those who wait.
 create function mpcheckpoint.lock_1(
     p_session text, p_log bigint, p_timeout_ms integer, p_id uuid, p_base bigint,
     out number bigint, out stamp_us bigint, out generation bytea, out lineage bytea
@@ -188,7 +210,9 @@ begin
     if p_timeout_ms is not null then
         perform set_config('lock_timeout', p_timeout_ms::text, true);
     end if;
-    select l.gen, l.generation, l.lineage into head from mpcheckpoint.log l where l.id = p_log for no key update;
+    -- The first number is of this library; where the second is equal, two logs wait for each other.
+    perform pg_advisory_xact_lock(1836082032, (p_log & 2147483647)::integer);
+    select l.gen, l.generation, l.lineage into head from mpcheckpoint.log l where l.id = p_log;
     if head.gen is null then
         raise exception 'no such log' using errcode = 'MP002';
     end if;
@@ -218,6 +242,7 @@ end $$;
 
 -- Put the next generation, which holds all that is in p_gen up to p_number and what stays of that, in a log's place,
 -- with what is after it; null if there is too much of that, or the log is not the one that was copied.
+-- Requires: the lock of lock_1.
 create function mpcheckpoint.switch_1(
     p_session text, p_log bigint, p_gen bigint, p_number bigint, p_id uuid, p_next_gen bigint, p_generation bytea
 ) returns bigint language plpgsql as $$
@@ -230,7 +255,7 @@ begin
         raise exception 'another session' using errcode = 'MP001';
     end if;
     select l.gen, l.generation, l.floor_number, l.floor_stamp_us into head
-        from mpcheckpoint.log l where l.id = p_log for no key update;
+        from mpcheckpoint.log l where l.id = p_log;
     if head.gen is distinct from p_gen or p_id is not null and not exists (
         select from mpcheckpoint.batch b where b.gen = p_gen and b.number = p_number and b.id = p_id)
     then

@@ -99,13 +99,14 @@ class Session:
             UnreachableError: no server could be reached, or none that will do.
             ServerError: it refused us, or there is something between that shares sessions.
         """
-        self.marker = os.urandom(8).hex()
+        self.marker = os.urandom(8).hex().encode()
         self._pid = os.getpid()
         self.is_lost = False
         self.is_busy = False
         self.held: set[bytes] = set()
         self.loose_locks: list[int] = []
-        self._prepared: set[bytes] = set()
+        # Names of statements to the names under which the server has them.
+        self._prepared: dict[bytes, bytes] = {}
         self._epoch = 0
         self._whole = connected(conninfo, must_write=must_write)
         # Its lower half: a statement through the upper one takes several times as long.
@@ -115,7 +116,7 @@ class Session:
             self._connection.nonblocking = 1
             self._connection.enter_pipeline_mode()
             setting_up = settings_of(self._connection.server_version)
-            marking = f"select set_config('mpcheckpoint.session', '{self.marker}', false)"
+            marking = f"select set_config('mpcheckpoint.session', '{self.marker.decode()}', false)"
             asked = [Call(statement("", sql), is_last=False) for sql in (*setting_up, _MARKER, marking)]
             *_, marker, _ = self.call(*asked[:-1], asked[-1]._replace(is_last=True), timeout_s=_SETUP_S)
             if marker.get_value(0, 0):
@@ -245,15 +246,15 @@ class Session:
     def _send(self, calls: Iterable[Call]) -> list[Statement | None]:
         """Queue the calls; return of what there will be answers. None: of the end of a transaction."""
         connection, expected = self._connection, list[Statement | None]()
-        preparing = set[bytes]()
+        preparing = dict[bytes, bytes]()
         for wanted, parameters, is_last in calls:
             count = len(parameters)
             if not wanted.name:
                 connection.send_query_params(wanted.sql, parameters, None, _BINARY[:count], 1)
             else:
-                name = b"%b %d" % (wanted.name, self._epoch)
-                if not (wanted.name in self._prepared or wanted.name in preparing):
-                    preparing.add(wanted.name)
+                name = self._prepared.get(wanted.name) or preparing.get(wanted.name)
+                if name is None:
+                    name = preparing[wanted.name] = b"%b %d" % (wanted.name, self._epoch)
                     connection.send_prepare(name, wanted.sql)
                     expected.append(Statement(wanted.name, b""))
                 connection.send_query_prepared(name, parameters, _BINARY[:count], 1)
@@ -288,7 +289,7 @@ class Session:
                 elif about.sql or is_error:  # else of a preparation
                     results.append(result)
                 else:
-                    self._prepared.add(about.name)
+                    self._prepared[about.name] = b"%b %d" % (about.name, self._epoch)
                 at += 1
                 if at == len(expected):
                     return results

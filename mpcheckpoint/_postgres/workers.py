@@ -212,7 +212,7 @@ class PostgresWorkers:
         loose = len(session.loose_locks)
         unlocking = (Call(UNLOCK, [int8(lock)]) for lock in session.loose_locks[:loose])
         beginning = (
-            session.marker.encode(),
+            session.marker,
             int4(self._store_id),
             worker_id,
             int8(lock_of(worker_id.hex())),

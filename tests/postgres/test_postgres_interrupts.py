@@ -18,7 +18,7 @@ from mpcheckpoint._postgres.sessions import sessions_of
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint.errors import LockTimeoutError, ReentrancyError
 from support.interrupts import interrupted_everywhere
-from support.postgres.handles import checkpoint_at, store_on
+from support.postgres.handles import checkpoint_at, lock_logs, store_on
 from support.processes import in_a_child
 from support.verbs import bounded
 
@@ -193,7 +193,7 @@ def test_append_interrupted_in_its_wait_for_the_lock_writes_nothing(
         log = checkpoint.log("a")
         log.append("x", "old")
         with psycopg.connect(postgres_database) as holder:
-            holder.execute("select from mpcheckpoint.log for update")
+            lock_logs(holder)
             for way in WAYS.values():
                 signal.setitimer(signal.ITIMER_REAL, 0.1)
                 with pytest.raises(KeyboardInterrupt):

@@ -21,7 +21,7 @@ from mpcheckpoint.errors import (
     StoreUnavailableError,
     WriteFailedError,
 )
-from support.postgres.handles import checkpoint_at
+from support.postgres.handles import checkpoint_at, lock_logs
 from support.verbs import wait_until
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ WAYS: tuple[tuple[When, How], ...] = (
 )
 MOST_SYNCS = 15
 LOCK_TIMEOUT_S = 0.5
+OTHERS = 20
 
 
 def _plain(log: Log) -> None:
@@ -111,7 +112,7 @@ def _wait_for_quiet(address: str) -> None:
 def _locked(cluster: Cluster, address: str, log_key: str) -> Iterator[None]:
     """Have another session hold the lock of a log for the block."""
     with cluster.admin(address.rpartition("/")[2]) as admin, admin.transaction():
-        admin.execute("select from mpcheckpoint.log where key = %s for update", (log_key.encode(),))
+        lock_logs(admin, log_key)
         yield
 
 
@@ -203,11 +204,15 @@ def test_append_whose_first_message_a_server_takes_after_its_second_is_there_onc
         os.kill(backend, signal.SIGSTOP)
         try:
             KINDS[kind](log)
+            # More than the server looks through at first.
+            for number in range(OTHERS):
+                log.append("z", number, durability="never")
         finally:
             os.kill(backend, signal.SIGCONT)
         postgres.wait_until("select count(*) = 0 from pg_stat_activity where pid = %s", backend)
         assert _events(postgres_database, "a") == ["old", "new"]
         assert log.events("x") == ("old", "new")
+        assert log.events("z") == tuple(range(OTHERS))
 
 
 def test_append_whose_first_try_waits_for_the_lock_beside_its_second_one_is_there_once(

@@ -23,7 +23,7 @@ from mpcheckpoint.errors import (
 )
 from support.capabilities import is_root, require
 from support.postgres.addresses import PASSWORD, USER
-from support.postgres.handles import checkpoint_at
+from support.postgres.handles import checkpoint_at, lock_logs
 from support.postgres.pooler import pooled, pooler_program
 from support.postgres.small_disk import on_small_disk
 
@@ -91,7 +91,7 @@ def test_defaults_of_a_role_change_nothing(postgres: Cluster, postgres_database:
                 holder.execute("set transaction read write")
                 holder.execute("set idle_in_transaction_session_timeout = 0")
                 holder.execute("set statement_timeout = 0")
-                holder.execute("select from mpcheckpoint.log for update")
+                lock_logs(holder)
                 with checkpoint_at(address, lock_timeout_s=0.3) as waiting, pytest.raises(LockTimeoutError):
                     waiting.log("a").append("x", "never")
             assert log.events("x") == (0, 1, 2, 3, 4)
