@@ -19,8 +19,19 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCES = (
-    *("crc.c", "json.c", "lines.c", "columns.c", "block.c", "count.c", "recode.c", "numbers.c"),
-    *("tally.c", "encode.c", "state.c", "append.c", "queued.c", "commit.c", "page.c", "system.c", "module.c"),
+    *("crc.c", "json.c", "lines.c", "columns.c", "block.c", "count.c", "recode.c", "bodies.c"),
+    *(
+        "numbers.c",
+        "tally.c",
+        "encode.c",
+        "state.c",
+        "append.c",
+        "queued.c",
+        "commit.c",
+        "page.c",
+        "system.c",
+        "module.c",
+    ),
 )
 HEADERS = ("core.h", "page.h", "state.h")
 # One file for every Python from 3.11 on.

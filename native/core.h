@@ -19,7 +19,7 @@
 
 /* Raised by one whenever what Python and C say to each other changes: a build that is older or newer than the package
    beside it is then not used (mpcheckpoint/_core.py). */
-#define CORE_VERSION 8
+#define CORE_VERSION 9
 
 /* New bytes, for an N of Py_BuildValue: that passes on a NULL. */
 static inline PyObject *new_bytes(const void *data, size_t size)
@@ -166,6 +166,10 @@ enum { DROP, KEEP, LEFT };
 
 PyObject *recode(PyObject *module, PyObject *arguments);
 PyObject *recode_block(PyObject *module, PyObject *arguments);
+
+/* --- bodies.c: the lines of batches as a server keeps them ---------------------------------------------------------- */
+
+PyObject *bodies(PyObject *module, PyObject *arguments);
 
 /* --- numbers.c: the index of objects ------------------------------------------------------------------------------- */
 

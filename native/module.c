@@ -35,6 +35,10 @@ static PyMethodDef functions[] = {
      "another place, or None: mpcheckpoint/_format/recode.py."},
     {"recode_block", recode_block, METH_VARARGS,
      "recode_block(block, fates, placeholder, offset, crc, stamp_us): the same of the lines of a block."},
+    {"bodies", bodies, METH_VARARGS,
+        "bodies(data, ends, stamps_us, counts): the lines of batches that a server keeps, as `scan` gives lines: their\n"
+        "bodies, with commas between and a newline at the end; of each its place, its stamp and how many lines it has,\n"
+        "packed. None if any is not in the writer's form. See mpcheckpoint._postgres.rows."},
     {"index", index_objects, METH_VARARGS,
         "index(objects, keys, first): add records, numbered from `first`, to a dict of object key -> number or Numbers."},
     {"last_records", last_records, METH_VARARGS,

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 # Below the number of every batch.
 START = 0
-_PAGE_BYTES = 4 * 1024 * 1024
+# Longer texts cost the server more a byte: its memory for them is new each time.
+_PAGE_BYTES = 1024 * 1024
 _decode_restored = msgspec.json.Decoder(list[Restored]).decode
 _PAGE_BATCHES = 5000
 
@@ -58,8 +59,8 @@ LOOK = statement(
                 string_agg(n.body, ',') filter (where n.lines > 0)
             from (
                 select b.* from mpcheckpoint.batch b
-                where b.gen = l.gen and b.number > f.number and b.number <= greatest(f.number + {_PAGE_BYTES}, (
-                    select min(c.number) from mpcheckpoint.batch c where c.gen = l.gen and c.number > f.number))
+                where b.gen = l.gen and b.number > f.number and b.number <= {_PAGE_BYTES} + (
+                    select min(c.number) from mpcheckpoint.batch c where c.gen = l.gen and c.number > f.number)
                 order by b.number limit {_PAGE_BATCHES}
             ) n
         ) p (last, last_id, ends, stamps, counts, bodies)

@@ -26,6 +26,7 @@ WHAT_IT_RUNS = (
     "format/test_native_count.py",
     "format/test_native_block.py",
     "format/test_native_recode.py",
+    "format/test_native_bodies.py",
     "compaction/test_native_tally.py",
     "format/test_native_encode.py",
     "read/test_native_index.py",
