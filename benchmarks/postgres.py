@@ -7,7 +7,7 @@ a log into its view. *messages*: round trips that a thing takes, counted in this
 machine. *a round trip*, and what one process has to wait for: what ``simulate_partitions.py`` takes. *follow*: from
 when ``append`` was called to when another process has the record. *claim*: from the SIGKILL of the process that held an
 object to when another one has claimed it. A ratio is one of speeds: 1 is as fast as the directory, 0.5 takes twice as
-long.
+long; *flat* is that of the least that an append to a server can be (``flat.py``), with ``--flat``.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import os
 import signal
 import statistics
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from append import RECORD_BYTES
 from figures import Column, Table, median_ratio, quantiles
+from flat import FLAT, FlatLog
 from harness import parser, positive, show_environment, work_directory, write_json
+from messages import message_counts
 from runs import partner, run_alone, run_together, turns
 from servers import server
 
 from mpcheckpoint._postgres.address import Address
-from mpcheckpoint._postgres.session import Session, statement
+from mpcheckpoint._postgres.session import statement
 from mpcheckpoint._postgres.store import PostgresStore
 from mpcheckpoint.checkpoint import Checkpoint, checkpoint_on
 
@@ -39,12 +40,13 @@ if TYPE_CHECKING:
 
     from runs import Start
 
+    from mpcheckpoint import Log
+
 _DIRECTORY, _SERVER = "directory", "postgresql"
 _LOG_KEY = "benchmark"
 _OBJECT_KEY = "{:03d}-{:09d}"
 _EVENT = "x" * (RECORD_BYTES - len(_OBJECT_KEY.format(0, 0)))
 _BATCH = 500
-_LOGS = 20
 _PATIENCE_S = 60.0
 _TABLE = Table(
     Column("work".ljust(44), "work"),
@@ -52,6 +54,7 @@ _TABLE = Table(
     Column(_DIRECTORY, _DIRECTORY, ",.3f"),
     Column(_SERVER, _SERVER, ",.3f"),
     Column("ratio", "ratio", ".2f"),
+    Column(FLAT, FLAT, ".2f"),
     Column("wanted", "wanted"),
 )
 
@@ -63,6 +66,7 @@ class Job(NamedTuple):
         place: the directory of a store, or its address.
         amount: seconds of appends, or a number of records.
         is_pure: whether without the native core.
+        is_apart: see ``FlatLog``.
     """
 
     place: str
@@ -70,6 +74,7 @@ class Job(NamedTuple):
     amount: float = 0
     batch: int = 1
     is_pure: bool = False
+    is_apart: bool = False
 
 
 @contextmanager
@@ -84,6 +89,17 @@ def opened(place: str) -> Iterator[Checkpoint]:
         yield checkpoint
 
 
+@contextmanager
+def log_of(job: Job) -> Iterator[Log | FlatLog]:
+    """Give the log of a job."""
+    if job.place.startswith(FLAT):
+        with closing(FlatLog(job.place.removeprefix(FLAT), is_apart=job.is_apart)) as flat:
+            yield flat
+        return
+    with opened(job.place) as checkpoint:
+        yield checkpoint.log(_LOG_KEY)
+
+
 # --- what is measured --------------------------------------------------------------------------------------------
 
 
@@ -91,8 +107,7 @@ def append_for(start: Start, job: Job) -> tuple[int, float]:
     """Append for some seconds, beginning together with the others; return how many records, and how many a second."""
     if job.is_pure:
         _without_native_core()
-    with opened(job.place) as checkpoint:
-        log = checkpoint.log(_LOG_KEY)
+    with log_of(job) as log:
         log.append(_OBJECT_KEY.format(job.process, 0), _EVENT)
         start()
         count = 0
@@ -119,8 +134,8 @@ def _without_native_core() -> None:
 def rate(job: Job, processes: int) -> float:
     """Return records a second of some processes. Raises RuntimeError if a record is missing afterwards."""
     done = run_together(append_for, [job._replace(process=number) for number in range(processes)])
-    with opened(job.place) as checkpoint:
-        held = sum(1 for _ in checkpoint.log(_LOG_KEY).read())
+    with log_of(job) as log:
+        held = sum(1 for _ in log.read())
     acknowledged = sum(count for count, _ in done) + processes
     if held != acknowledged:
         raise RuntimeError(f"{acknowledged} records were acknowledged, and {held} are there")
@@ -210,68 +225,6 @@ def free_ms(start: Start, job: Job) -> float:
                 raise RuntimeError(f"what a killed process held is not free after {_PATIENCE_S} s")
 
 
-# --- messages ----------------------------------------------------------------------------------------------------
-
-
-class Messages:
-    """Counts what the sessions of this process send and wait for."""
-
-    def __init__(self) -> None:
-        self.sent = 0
-
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Count inside the block."""
-        call = Session.call
-
-        def counting(session: Session, *calls: Any, **options: Any) -> Any:
-            self.sent += 1
-            return call(session, *calls, **options)
-
-        Session.call = counting  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            Session.call = call  # type: ignore[method-assign]
-
-    def of(self, work: Callable[[], object]) -> int:
-        """Return how many it takes."""
-        before = self.sent
-        work()
-        return self.sent - before
-
-
-def message_rows(place: str, items: int) -> Iterator[dict[str, Any]]:
-    """Yield how many round trips each thing takes."""
-    messages = Messages()
-    with opened(place) as checkpoint, messages.counted(), ThreadPoolExecutor(1) as threads:
-        log = checkpoint.log("a")
-        log.append("x", 0)
-
-        def claim(object_key: str) -> None:
-            with log.claim(object_key):
-                pass
-
-        claim("before")
-        log.count("x")
-        counts = {
-            "append": (messages.of(lambda: log.append("x", 1)), 1),
-            "append with a condition": (messages.of(lambda: log.append("x", 2, expected_count=2)), 2),
-            "claim and give back": (messages.of(lambda: claim("y")), 4),
-        }
-        numbers = checkpoint.log("map")
-        list(numbers.map(abs, range(3), key=str, executor=threads))
-        some = range(3, 3 + items)
-        taken = messages.of(lambda: list(numbers.map(abs, some, key=str, executor=threads)))
-        counts["map item"] = (taken / items, 6)
-        for number in range(_LOGS - 2):
-            checkpoint.log(f"log {number}").append("x", number)
-        checkpoint.get("x")
-        counts[f"read over {_LOGS} logs"] = (messages.of(lambda: checkpoint.get("x")), 1)
-    for work, (count, most) in counts.items():
-        yield {"work": f"messages: {work}", "unit": "messages", _SERVER: count, "wanted": f"<= {most}"}
-
-
 # --- report ------------------------------------------------------------------------------------------------------
 
 
@@ -279,7 +232,11 @@ class Places:
     """New stores, on the directory and on the server in turn."""
 
     def __init__(self, directory: Path, address: str) -> None:
-        self._bases = {_DIRECTORY: f"{directory}/store", _SERVER: f"{address}#store"}
+        self._bases = {
+            _DIRECTORY: f"{directory}/store",
+            _SERVER: f"{address}#store",
+            FLAT: f"{FLAT}{address}#store",
+        }
         self._count = 0
 
     def new(self, engine: str) -> str:
@@ -288,15 +245,18 @@ class Places:
         return f"{self._bases[engine]}-{os.getpid()}-{self._count}"
 
     def compared(
-        self, figure: Callable[[str, str], float], rounds: int, *, is_time: bool
+        self, figure: Callable[[str, str], float], rounds: int, *, is_time: bool, flat: bool = False
     ) -> dict[str, float]:
-        """Return the medians of both engines, which take turns, and the ratio of their speeds."""
-        found: dict[str, list[float]] = {_DIRECTORY: [], _SERVER: []}
-        for engine in turns((_DIRECTORY, _SERVER), rounds):
+        """Return the medians of both engines, which take turns, and the ratios of speeds; that of ``flat``, too."""
+        found: dict[str, list[float]] = {_DIRECTORY: [], _SERVER: [], **({FLAT: []} if flat else {})}
+        for engine in turns(list(found), rounds):
             found[engine].append(figure(engine, self.new(engine)))
         ratio = median_ratio(found[_SERVER], found[_DIRECTORY])
-        medians = {engine: statistics.median(figures) for engine, figures in found.items()}
-        return medians | {"ratio": 1 / ratio if is_time else ratio}
+        result = {engine: statistics.median(found[engine]) for engine in (_DIRECTORY, _SERVER)}
+        result["ratio"] = 1 / ratio if is_time else ratio
+        if flat:
+            result[FLAT] = median_ratio(found[FLAT], found[_DIRECTORY])
+        return result
 
 
 def rows(places: Places, chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -304,10 +264,11 @@ def rows(places: Places, chosen: argparse.Namespace) -> Iterator[dict[str, Any]]
 
     def appends(processes: int, batch: int, *, pure: bool) -> dict[str, float]:
         def figure(engine: str, place: str) -> float:
-            job = Job(place, amount=chosen.seconds, batch=batch, is_pure=pure and engine == _DIRECTORY)
+            is_pure = pure and engine == _DIRECTORY
+            job = Job(place, amount=chosen.seconds, batch=batch, is_pure=is_pure, is_apart=processes > 1)
             return rate(job, processes)
 
-        return places.compared(figure, chosen.rounds, is_time=False)
+        return places.compared(figure, chosen.rounds, is_time=False, flat=chosen.flat)
 
     def replay(_: str, place: str) -> float:
         fill(Job(place, amount=chosen.records, batch=_BATCH))
@@ -322,7 +283,10 @@ def rows(places: Places, chosen: argparse.Namespace) -> Iterator[dict[str, Any]]
     work = f"replay of {chosen.records:,}"
     replayed = places.compared(replay, chosen.rounds, is_time=True)
     yield {"work": work, "unit": "s", **replayed, "wanted": ">= 0.8"}
-    yield from message_rows(places.new(_SERVER), chosen.items)
+    with opened(places.new(_SERVER)) as checkpoint:
+        for work, count, most in message_counts(checkpoint, chosen.items):
+            row = {"work": f"messages: {work}", "unit": "messages", _SERVER: count, "wanted": f"<= {most}"}
+            yield row
     waits_ms = server_waits_ms(places.new(_SERVER), chosen.appends)
     for work, wait_ms in waits_ms.items():
         yield {"work": work, "unit": "ms", _SERVER: wait_ms}
@@ -364,6 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--records", type=positive(int), default=100_000, help="default: %(default)s")
     options.add_argument("--items", type=positive(int), default=200, help="of the map; default: %(default)s")
     options.add_argument("--appends", type=positive(int), default=200, help="followed; default: %(default)s")
+    options.add_argument("--flat", action="store_true", help="appends as flat as can be beside them")
     options.add_argument("--quick", action="store_true", help="seconds; its figures mean little")
     chosen = options.parse_args(arguments)
     if chosen.quick:
