@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # How long a follower waits at most: with notifications, for those that are lost; else for each record.
 LONGEST_PAUSE_S = 0.5
+# How long it waits at least: a look that comes in vain is in the way of the one for the next notification.
+_SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_ALONE_S = 0.05
 _AFTER_LOSS_S = 0.05
 
@@ -35,6 +37,7 @@ class PostgresNotifier:
     """The notifications of one store, for all threads of this process. See ``Notifier`` in ``_store.protocol``."""
 
     longest_pause_s = LONGEST_PAUSE_S
+    shortest_pause_s = _SHORTEST_PAUSE_S
 
     def __init__(self, sessions: Sessions, store_id: int) -> None:
         self._sessions = sessions

@@ -23,6 +23,7 @@ class StoreNotifier:
 
     # Records that it did not announce are rare, and each poll costs processor time.
     longest_pause_s = 0.05
+    shortest_pause_s = 0.0
 
     def __init__(self, directory: str) -> None:
         """Open the file, making it if there is none.

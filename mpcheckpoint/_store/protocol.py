@@ -134,9 +134,11 @@ class Notifier(Protocol):
 
     Attributes:
         longest_pause_s: how long a follower waits at most until it polls again, though nothing woke it.
+        shortest_pause_s: how long it does so at least; 0 where polls cost next to nothing.
     """
 
     longest_pause_s: float
+    shortest_pause_s: float
 
     def value(self) -> int:
         """Return what changes at each append to a subscribed log."""

@@ -39,7 +39,7 @@ class Waiter:
         self.is_closed = False
         self._pause_s = _SHORTEST_PAUSE_S
         self._notifier: Notifier | None = None
-        self._longest_pause_s = _IDLE_PAUSE_S
+        self._shortest_pause_s, self._longest_pause_s = _SHORTEST_PAUSE_S, _IDLE_PAUSE_S
         self._heard = 0
         self._expected_until_s = 0.0
 
@@ -54,6 +54,7 @@ class Waiter:
                 pauses_s.append(stored.longest_pause_s)
             if self._notifier is not None:
                 self._longest_pause_s = self._notifier.longest_pause_s
+                self._shortest_pause_s = max(_SHORTEST_PAUSE_S, self._notifier.shortest_pause_s)
             else:
                 self._longest_pause_s = min(pauses_s, default=_IDLE_PAUSE_S)
         if self._notifier is not None:
@@ -65,7 +66,7 @@ class Waiter:
         left_s = longest_s if deadline is None else deadline - time.monotonic()
         if left_s <= 0 or self.is_closed:
             return False
-        pause_s = min(self._pause_s, left_s)
+        pause_s = min(max(self._pause_s, self._shortest_pause_s), left_s)
         if self._notifier is None:
             time.sleep(pause_s)
         else:
@@ -80,6 +81,7 @@ class Waiter:
     def start_over(self) -> None:
         """Forget the notifier: the next poll takes another."""
         self._notifier, self._expected_until_s = None, 0.0
+        self._shortest_pause_s = _SHORTEST_PAUSE_S
 
 
 class FollowedLog:

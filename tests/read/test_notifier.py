@@ -168,6 +168,7 @@ class Recorded:
     """A notifier of another storage, and how long was waited on it."""
 
     longest_pause_s = 0.004
+    shortest_pause_s = 0.0
 
     def __init__(self) -> None:
         self.waits_s: list[float] = []
@@ -213,3 +214,14 @@ def test_follower_that_nothing_can_wake_polls_as_often_as_the_storage_says(
         assert waiter.wait(None)
 
     assert max(waits_s) == waits_s[-1] == OtherLog.longest_pause_s
+
+
+def test_follower_waits_at_least_as_long_as_the_storage_says() -> None:
+    notifier, waiter = Recorded(), follower_module.Waiter()
+    notifier.shortest_pause_s = 0.003
+    for _ in range(3):
+        waiter.listen([OtherLog(notifier)])  # type: ignore[list-item]
+        assert waiter.wait(None)
+        waiter.arrived()
+
+    assert notifier.waits_s == [0.003] * 3
