@@ -56,15 +56,19 @@ class LogPlace:
         self.retry_s = retry_s
         self.is_read_only = read_only
 
-    def read(self, asked: Statement, *parameters: bytes | None) -> PGresult:
-        """Return what a statement gives that changes nothing.
+    def read(
+        self, asked: Statement, *parameters: bytes | None, meanwhile: Callable[[], object] | None = None
+    ) -> PGresult:
+        """Return what a statement gives that changes nothing. ``meanwhile``: see ``Session.call``; at each try.
 
         Raises:
             StoreUnavailableError, ReadFailedError, StoreAccessError, FormatVersionError
         """
         what = f"reading the log {self.log_key!r}"
         return self.sessions.read(
-            lambda session: session.read_one(asked, *parameters), what, retry_s=self.retry_s
+            lambda session: session.read_one(asked, *parameters, meanwhile=meanwhile),
+            what,
+            retry_s=self.retry_s,
         )
 
     def ask(self, operation: Callable[[Session], list[PGresult]]) -> list[PGresult]:

@@ -53,7 +53,7 @@ LOOK = statement(
             select case when r.gen is null or r.gen = l.gen then r.number else {START} end
         ) f (number)
         cross join lateral (
-            select max(n.number), (array_agg(n.id order by n.number desc))[1],
+            select max(n.number), (array_agg(n.id))[count(*)],
                 string_agg(int8send(n.number), ''), string_agg(int8send(n.stamp_us), ''),
                 string_agg(int8send(n.lines::bigint), ''),
                 string_agg(n.body, ',') filter (where n.lines > 0)
@@ -162,22 +162,33 @@ class PostgresReader:
     def poll(self) -> Iterator[Chunk]:
         """Yield what is new since the last poll; the first poll yields the whole log."""
         found, self._found = self._found, None
-        until = None
+        page = found[0] if found is not None and found[1] == self._number else self._look()
+        until = page.end
         while True:
-            page = found[0] if found is not None and found[1] == self._number else self._look()
-            found = None
-            until = page.end if until is None else until
             if self._begins_anew(page):
+                page = self._look()
                 continue
-            chunk = self._admitted(page)
+            lines, following = self._taken_apart(page, until)
+            chunk = self._admitted(page, lines)
             if chunk is not None:
                 yield chunk
             if self._number >= until or not page.ends:
                 return
+            assert following is not None
+            page = following
 
     def _look(self) -> Page:
-        pages, _ = pages_in(self._log.read(LOOK, *parameters_of([self])))
+        pages, _ = pages_in(self._log.read(LOOK, *parameters_of([self.wanted()])))
         return pages[0]
+
+    def _taken_apart(self, page: Page, until: int) -> tuple[Lines, Page | None]:
+        """Return the lines of a page, and the page after it where there is to be one: the server makes it meanwhile."""
+        if not page.ends or page.last >= until:
+            return page.lines(), None
+        wanted = self._log.id, None if self._resumes else page.gen, page.last
+        taken: list[Lines] = []
+        found = self._log.read(LOOK, *parameters_of([wanted]), meanwhile=lambda: taken.append(page.lines()))
+        return taken[0], pages_in(found)[0][0]
 
     def _begins_anew(self, page: Page) -> bool:
         """Return whether the log has to be read from its start, which this page is not.
@@ -203,13 +214,13 @@ class PostgresReader:
         self._is_reset = True
         return is_same
 
-    def _admitted(self, page: Page) -> Chunk | None:
-        """Move on to the end of a page; return what it holds, if that is anything."""
+    def _admitted(self, page: Page, lines: Lines) -> Chunk | None:
+        """Move on to the end of a page, given its lines; return what it holds, if that is anything."""
         self._gen, self._generation, self._lineage = page.gen, page.generation, page.lineage
         is_reset = self._is_reset
         if not page.ends and not is_reset:
             return None
-        lines, told = page.lines(), Told()
+        told = Told()
         for before, (index, line) in enumerate(lines.controls()):
             try:
                 control = control_name(line)
@@ -352,9 +363,9 @@ class SeenEnd(LastingEnd):
     id: bytes | None
 
 
-def parameters_of(readers: Sequence[PostgresReader]) -> list[bytes | None]:
-    """Return what ``LOOK`` needs to look at these."""
-    logs, gens, numbers = zip(*(reader.wanted() for reader in readers), strict=True)
+def parameters_of(wanted: Sequence[tuple[int, int | None, int]]) -> list[bytes | None]:
+    """Return what ``LOOK`` needs, of what readers want."""
+    logs, gens, numbers = zip(*wanted, strict=True)
     return [int8_array(logs), int8_array(gens), int8_array(numbers)]
 
 

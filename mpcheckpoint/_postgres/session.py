@@ -24,7 +24,7 @@ from mpcheckpoint._postgres.faults import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from psycopg import Connection
     from psycopg.pq.abc import PGresult
@@ -139,11 +139,14 @@ class Session:
         idle = pq.TransactionStatus.IDLE, pq.TransactionStatus.UNKNOWN
         return not self.is_lost and self._connection.transaction_status not in idle
 
-    def call(self, *calls: Call, timeout_s: float | None = None) -> list[PGresult]:
+    def call(
+        self, *calls: Call, timeout_s: float | None = None, meanwhile: Callable[[], object] | None = None
+    ) -> list[PGresult]:
         """Send all of these in one message; return what each of them gave.
 
         Args:
             timeout_s: for all answers together; None to wait for as long as the connection stands.
+            meanwhile: done once they are sent, before the answers are waited for. It must not use the session.
 
         Raises:
             ServerError: the first of them that the server refused. What was in a transaction with it was not done.
@@ -155,7 +158,11 @@ class Session:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             self.is_busy = True
-            results = self._answers(self._send(calls), deadline)
+            expected = self._send(calls)
+            if meanwhile is not None:
+                self._connection.flush()
+                meanwhile()
+            results = self._answers(expected, deadline)
             self.is_busy = False
         except (OperationalError, OSError, ConnectionLostError) as error:
             self.close()
@@ -177,9 +184,12 @@ class Session:
         (result,) = self.call(Call(asked, parameters), timeout_s=timeout_s)
         return result
 
-    def read_one(self, asked: Statement, *parameters: bytes | None) -> PGresult:
+    def read_one(
+        self, asked: Statement, *parameters: bytes | None, meanwhile: Callable[[], object] | None = None
+    ) -> PGresult:
         """Send one statement that waits for no lock; return what it gave. Raises as ``call``, also after a minute."""
-        return self.call_one(asked, *parameters, timeout_s=_READ_S)
+        (result,) = self.call(Call(asked, parameters), timeout_s=_READ_S, meanwhile=meanwhile)
+        return result
 
     def script(self, sql: str) -> None:
         """Run any number of statements, as one transaction. Raises as ``call``."""

@@ -100,7 +100,7 @@ class PostgresStore:
         if not ours:
             return False
         result = self.sessions.read(
-            lambda session: session.read_one(LOOK, *parameters_of(ours)),
+            lambda session: session.read_one(LOOK, *parameters_of([reader.wanted() for reader in ours])),
             "reading the logs",
             retry_s=self._retry_s,
         )

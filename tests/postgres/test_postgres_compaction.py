@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint
+from support.postgres.handles import checkpoint_at, store_on
 
 if TYPE_CHECKING:
     from support.postgres.cluster import Cluster
@@ -56,3 +57,27 @@ def test_rows_of_killed_workers_go_when_a_worker_begins(postgres: Cluster, postg
             assert other is not None
             left = postgres.execute("select encode(id, 'hex') from mpcheckpoint.worker", database=name)
             assert left == [(other.worker,)]
+
+
+def test_log_that_is_compacted_between_two_pages_of_a_replay_is_read_anew(postgres_database: str) -> None:
+    with checkpoint_at(postgres_database) as checkpoint:
+        log = checkpoint.log("a")
+        for number in range(6):
+            log.append("x", [number, "y" * 400_000], durability="never")
+        reader = store_on(postgres_database).find_log("a").reader()
+        numbers: list[int] = []
+        pages = 0
+        for _ in range(2):
+            for chunk in reader.poll():
+                if chunk.is_reset:
+                    numbers.clear()
+                numbers += [int(line.event[1:2]) for line in chunk.lines]
+                pages += 1
+                if pages == 1:  # the next page is there already
+                    assert 0 < len(numbers) < 6
+                    log.compact(keep_last=3)
+                    log.append("x", [6], durability="never")
+
+        assert pages > 2
+        assert numbers == [3, 4, 5, 6]
+        assert log.count("x") == 7
