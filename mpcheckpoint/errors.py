@@ -319,26 +319,47 @@ class ConflictError(CheckpointError, RuntimeError):
     """A condition of an append or transaction did not hold. Nothing was written.
 
     Attributes:
-        expected: what the caller stated (a count of events).
-        found: what the log holds.
+        object_key: the object; None if it was about the end of the log.
+        expected: what the caller stated: how many events the object has. Of the end of the log 0: no records after it.
+        found: what the log holds. Of its end, how many records there are after the one that was expected; 0 if a
+            compaction has left them out, or objects were forgotten.
         position: the position of the record that broke the condition, or None.
+        end: where the log ends now, if it was about that; None otherwise.
     """
 
+    object_key: str | None
     expected: int
     found: int
     position: Position | None
+    end: Position | None
 
-    def __init__(self, object_key: str, *, expected: int, found: int, position: Position | None) -> None:
+    def __init__(
+        self,
+        object_key: str | None,
+        *,
+        expected: int,
+        found: int,
+        position: Position | None,
+        end: Position | None = None,
+        after: str = "",
+    ) -> None:
+        """``after``: the expected end of the log, as text."""
         first = "" if position is None else f" (first unexpected record at {position})"
-        super().__init__(
-            f"object {object_key!r} has {found} event{'' if found == 1 else 's'} in this log where {expected} "
-            f"{'was' if expected == 1 else 'were'} expected{first}. Nothing was written; read again and retry.",
-            reason="conflict",
-        )
+        if object_key is not None:
+            what = (
+                f"object {object_key!r} has {found} event{'' if found == 1 else 's'} in this log where {expected} "
+                f"{'was' if expected == 1 else 'were'} expected"
+            )
+        elif found:
+            what = f"the log has {found} record{'' if found == 1 else 's'} after its expected end, {after}"
+        else:
+            what = f"records were dropped from the log, or objects forgotten, after its expected end, {after}"
+        super().__init__(f"{what}{first}. Nothing was written; read again and retry.", reason="conflict")
         self.object_key = object_key
         self.expected = expected
         self.found = found
         self.position = position
+        self.end = end
 
 
 # --- parallel maps -----------------------------------------------------------------------------------------

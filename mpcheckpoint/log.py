@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mpcheckpoint._compaction.compacting import compact
 from mpcheckpoint._format.codec import decode_event
@@ -15,7 +15,7 @@ from mpcheckpoint._work.start_map import start_map
 from mpcheckpoint._work.status import outcomes_of, pending_of, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from mpcheckpoint._types import Position, Record, Repair
@@ -90,21 +90,34 @@ class Log:
         *,
         durability: str | None = None,
         default: Callable[[Any], Any] | None = None,
+        expected_counts: Mapping[str, int] | None = None,
+        expected_end: Position | Literal["start"] | None = None,
     ) -> Position | None:
         """Append records as one batch, with one sync: after a crash all of them are there or none.
 
         Args:
-            records: pairs of object key and event. None at all is fine.
+            records: pairs of object key and event. None at all is fine: then it is only found out whether what is
+                expected holds.
             durability: overrides the handle's setting for this batch.
             default: as for ``append``.
+            expected_counts: append only if exactly so many events were ever appended for each of these objects to this
+                log, those of ``records`` or others. It costs the same for an object of any length.
+            expected_end: append only if no record was appended to this log after this position, and no object
+                forgotten: it is that of the last record you know of, what an append returned, or the ``end`` of a
+                ConflictError. "start": the log never had a record. Claims and what maps note do not count. Compared
+                with a count it conflicts with every writer of the log.
 
         Returns:
             The position right after the last record; None if there were none.
 
         Raises:
             As ``append``; if one record is refused, nothing of the batch was written.
+            ConflictError: something that is expected does not hold; nothing was written. Of counts it names the object,
+                what was expected and found, and the first record too many; of the end the first record after it, and
+                where the log ends now.
+            InvalidPositionError: ``expected_end`` is no position of this log, or was lost; nothing was written.
         """
-        return self._handle.append_many(records, durability, default)
+        return self._handle.append_many(records, durability, default, expected_counts, expected_end)
 
     def transaction(self) -> Transaction:
         """Return a transaction: read, decide, append, all or nothing. Use it in a ``with`` statement."""
@@ -163,13 +176,26 @@ class Log:
 
     # --- read -------------------------------------------------------------------------------------------------
 
-    def events(self, object_key: str) -> tuple[Any, ...]:
+    def events(self, object_key: str, *, start: int = 0) -> tuple[Any, ...]:
         """Return the events of an object in this log, in the order they were appended; () if there are none. What a
         compaction left out is not among them; ``count`` counts it.
 
         Sees every append that returned before this call, in any process.
+
+        Args:
+            start: only from that number on, at the cost of these alone. Numbers begin at 0 and go up to ``count``:
+                what compactions left out counts, as the first ones. So ``events(key, start=n)`` is what came since
+                ``count(key)`` was ``n``.
         """
-        return tuple(map(decode_event, self._handle.raw_events(object_key)))
+        if start == 0:
+            return tuple(map(decode_event, self._handle.raw_events(object_key)))
+        return tuple(map(decode_event, self._handle.events_from(object_key, start)))
+
+    def last(self, object_key: str, n: int = 1) -> tuple[Any, ...]:
+        """Return the last ``n`` events of an object in this log, in the order they were appended; fewer if there are
+        no more. It costs what these take, however many came before.
+        """
+        return tuple(map(decode_event, self._handle.last_events(object_key, n)))
 
     def count(self, object_key: str) -> int:
         """Return how many events were ever appended for an object to this log, those included that a compaction left

@@ -105,8 +105,8 @@ class Selection:
         # Whether rules may leave nothing of an object.
         self._may_empty = rules.newer_than_s is not None or rules.drop is not None
         self._superseded = Superseded()
-        # Of the first line that is not old.
-        self._first_new = 0
+        # Of the first line that is not old, and of the last record.
+        self._first_new, self._last_record = 0, -1
         # The numbers of what is dropped out of turn, by object, and, once it is decided, of all of them.
         self._less: dict[str, list[int]] = {}
         self._out_of_turn = array("Q")
@@ -122,6 +122,8 @@ class Selection:
         self._forgotten: Counter[str] = Counter()
         # The highest stamp of lines that forget an object and are gone, now or since earlier.
         self._forgotten_us = 0
+        # The stamp of the last record that there was at an earlier compaction, where that may have been dropped.
+        self._ended_us = 0
         self._earlier: dict[str, DroppedRecords] = {}
         # Objects whose count ends here, since nothing is left of them and their time is over.
         self._uncounted: set[str] = set()
@@ -160,10 +162,16 @@ class Selection:
             self._last_claims.pop(object_key, None)
 
     def _look_at(self, lines: Lines) -> None:
-        first = self._lines
+        first, last = self._lines, len(lines) - 1
         self._lines += len(lines)
-        for index, line in lines.controls():
+        controls = list(lines.controls())
+        for index, line in controls:
             self._look_at_control(first + index, line)
+        while controls and controls[-1][0] == last:
+            controls.pop()
+            last -= 1
+        if last >= 0:
+            self._last_record = first + last
         self._count(lines)
         if self._rules.drop is not None:
             self._ask(lines, first, self._rules.drop)
@@ -215,6 +223,7 @@ class Selection:
         if control == DROPPED:
             dropped = dropped_in(line.event)
             self._forgotten_us = max(self._forgotten_us, dropped.forgotten_us)
+            self._ended_us = max(self._ended_us, dropped.ended_us)
             for each in dropped.objects:
                 known = self._earlier.get(each.object_key)
                 if known is None:
@@ -303,14 +312,20 @@ class Selection:
             is_forgotten = each.number < self._forgets.get(each.object_key, (-1, False))[0]
             if not is_forgotten and self._is_dropped(each):
                 ids.setdefault(each.object_key, []).append((each.record_id, each.stamp_us, each.more))
-        is_usual = not (ids or self._earlier or self._less or self._may_empty or self._folds)
+        is_usual = not (
+            ids or self._earlier or self._less or self._may_empty or self._folds or self._ended_us
+        )
         if is_usual and not (self._forgets or self._forgotten_us):  # the same, in fewer steps
             return list(
                 dropped_payloads(map(DroppedRecords, self._leading, self._leading.values(), repeat(0)))
             )
         object_keys = dict.fromkeys([*self._earlier, *self._less, *self._leading])
         dropped = filter(None, (self._dropped(each, ids) for each in object_keys))
-        return list(dropped_payloads(dropped, self._forgotten_us))
+        last_us = max(self._last_us.values(), default=0)
+        # Other rules leave the last record of each object.
+        is_dropped = bool(self._out_of_turn) and self._out_of_turn[-1] == self._last_record
+        ended_us = last_us if is_dropped or last_us < self._old_below_us else 0
+        return list(dropped_payloads(dropped, self._forgotten_us, max(self._ended_us, ended_us)))
 
     def _is_dropped(self, each: _Id) -> bool:
         less = self._less.get(each.object_key, ())

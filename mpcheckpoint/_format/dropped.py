@@ -56,19 +56,26 @@ class Dropped(msgspec.Struct):
         objects: what was dropped of them.
         forgotten_us: the highest stamp of lines that forgot an object and are gone. So what was read of any object
             before that may be of one that was forgotten since.
+        ended_us: the stamp of the last record that the log had when it was compacted, where that may have been dropped.
     """
 
     objects: list[DroppedRecords]
     forgotten_us: int = 0
+    ended_us: int = 0
 
 
 dropped_in = msgspec.json.Decoder(Dropped).decode
 
 
-def dropped_payloads(dropped: Iterable[DroppedRecords], forgotten_us: int = 0) -> Iterator[Payload]:
+def dropped_payloads(
+    dropped: Iterable[DroppedRecords], forgotten_us: int = 0, ended_us: int = 0
+) -> Iterator[Payload]:
     """Yield the lines that say what was dropped, each far shorter than a line may be."""
-    if forgotten_us:
-        yield control_payload(DROPPED, objects=[], forgotten_us=forgotten_us)
+    told = {"forgotten_us": forgotten_us, "ended_us": ended_us}
+    if forgotten_us or ended_us:
+        yield control_payload(
+            DROPPED, objects=[], **{name: stamp_us for name, stamp_us in told.items() if stamp_us}
+        )
     pieces = list(_pieces(dropped))
     sums = list(
         accumulate(
@@ -107,7 +114,7 @@ def dropped_note(line: Line) -> Note:
         dropped = dropped_in(line.event)
     except msgspec.MsgspecError:
         return note_of(line)  # none that this library writes: whoever needs what it says, finds out
-    return Note(DROPPED, {"objects": dropped.objects, "forgotten_us": dropped.forgotten_us})
+    return Note(DROPPED, msgspec.structs.asdict(dropped))
 
 
 def dropped_of(fields: Mapping[str, Any]) -> Dropped:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint import _core
 from mpcheckpoint._format.codec import encode_key, encode_payload, encode_payloads
-from mpcheckpoint._format.concern import concerns_of_objects
 from mpcheckpoint._format.control import forget_payload
 from mpcheckpoint._format.frame import MAX_BATCH_BYTES, MAX_LINE_BYTES, Line, Payload, batch_bytes_bound
 from mpcheckpoint._logfile.judged import Judged
 from mpcheckpoint._store.durability import Durability
+from mpcheckpoint._view.conditions import Conditions, conditions, require_count, require_number
 from mpcheckpoint._view.follow import FollowedLog, Follower, StatedDurable
 from mpcheckpoint._view.merged_read import Choice
 from mpcheckpoint._view.settings import Settings, sendable
@@ -92,10 +92,8 @@ class LogHandle:
                 durability=self.store.durability,
                 timeout_s=self.store.settings.lock_timeout_s,
             )
-        if expected_count is not None and (type(expected_count) is not int or expected_count < 0):
-            raise ValueError(
-                f"expected_count is a number of events, at least 0, or None, not {expected_count!r}"
-            )
+        if expected_count is not None:
+            require_number("expected_count", expected_count)
         payload = encode_payload(object_key, event, record_id, default)
         if expected_count is None and record_id is None:
             return self._append(stored, [payload], None, durability)
@@ -103,7 +101,7 @@ class LogHandle:
         def judge(view: LogView) -> Position | None:
             found = view.position_of_id(object_key, record_id) if record_id is not None else None
             if found is None and expected_count is not None:
-                _require_count(view, object_key, expected_count)
+                require_count(view, object_key, expected_count)
             return found
 
         def is_met(view: LogView) -> bool:
@@ -120,11 +118,34 @@ class LogHandle:
         records: Iterable[tuple[str, object]],
         durability: str | None = None,
         default: Default | None = None,
+        expected_counts: Mapping[str, int] | None = None,
+        expected_end: Position | str | None = None,
     ) -> Position | None:
         """See ``Log.append_many``."""
         stored = self.for_writing()
+        expected = conditions(expected_counts, expected_end)
         payloads = encode_payloads(records, default or self.default)
+        if expected is not None:
+            return self.append_on(payloads, expected, durability)
         return self._append(stored, payloads, None, durability) if payloads else None
+
+    def append_on(
+        self, payloads: list[Payload], expected: Conditions, durability: str | None = None
+    ) -> Position | None:
+        """Append a batch if what is expected is true; of an empty one only find out.
+
+        Raises:
+            ConflictError, InvalidPositionError: it is not.
+        """
+        self.for_writing()
+
+        def judge(view: LogView) -> None:
+            expected.require(self.store.state_of(self.log_key))
+
+        if payloads:
+            return self.append_if(payloads, judge, relies_on=expected.relies_on, durability=durability)
+        self.query(judge)  # one look at one log is consistent in itself: to have read, no lock is needed
+        return None
 
     def append_if(
         self,
@@ -203,23 +224,6 @@ class LogHandle:
         """Append a batch unless ``guard`` raises under the append lock; it must neither wait nor append."""
         return self._append(self.for_writing(), payloads, guard, None)
 
-    def commit(self, payloads: list[Payload], states: Mapping[str, ObjectState]) -> Position | None:
-        """Append a transaction's batch if each object it read is still in the state in which it was read.
-
-        Raises:
-            ConflictError: one is not.
-        """
-        self.for_writing()
-
-        def judge(view: LogView) -> None:
-            for object_key, state in states.items():
-                _require_count(view, object_key, state.events, state=state)
-
-        if payloads:
-            return self.append_if(payloads, judge, relies_on=concerns_of_objects(states))
-        self.query(judge)  # one look at one log is consistent in itself: to have read, no lock is needed
-        return None
-
     def _append(
         self,
         stored: StoredLog,
@@ -278,13 +282,24 @@ class LogHandle:
             encode_key(object_key)  # what is no key is not in the log either
         return events
 
-    def events_and_state(self, object_key: str) -> tuple[list[bytes], ObjectState]:
-        """Return the events of an object, undecoded, and its state (``LogView.state_of``), at one moment."""
+    def events_from(self, object_key: str, start: int) -> list[bytes]:
+        """Return the events of an object from that number on, undecoded."""
         encode_key(object_key)
-        self.store.opened(self.log_key)
-        with self.store.mutex.guard():
-            view = self.store.view_of(self.log_key)
-            return view.records.events_of(object_key), view.state_of(object_key)
+        require_number("start", start)
+        return self.query(lambda view: view.events_from(object_key, start))
+
+    def last_events(self, object_key: str, n: int) -> list[bytes]:
+        """Return the last events of an object, undecoded."""
+        encode_key(object_key)
+        require_number("n", n)
+        return self.query(lambda view: view.records.last_of(object_key, n))
+
+    def read_object(
+        self, object_key: str, read: Callable[[LogView], list[bytes]]
+    ) -> tuple[list[bytes], ObjectState]:
+        """Return what is read of an object, and its state (``LogView.state_of``), at one moment."""
+        encode_key(object_key)
+        return self.query(lambda view: (read(view), view.state_of(object_key)))
 
     def count(self, object_key: str) -> int:
         """See ``Log.count``."""
@@ -362,19 +377,3 @@ def _reopen(settings: Settings, log_key: str) -> LogHandle:
 
 def _nothing(view: LogView) -> None:
     """Judge nothing: the view was brought up to date."""
-
-
-def _require_count(
-    view: LogView, object_key: str, expected: int, *, state: ObjectState | None = None
-) -> None:
-    """Return if an object has so many events, and, unless None, is still in that state."""
-    numbers, dropped = view.records.numbers_of(object_key), view.dropped_of(object_key)
-    is_same = state is None or state.is_same(view.state_of(object_key))
-    if dropped + len(numbers) != expected or not is_same:
-        unexpected = numbers[expected - dropped] if 0 <= expected - dropped < len(numbers) else None
-        raise ConflictError(
-            object_key,
-            expected=expected,
-            found=dropped + len(numbers),
-            position=view.position_of(unexpected) if unexpected is not None else None,
-        )

@@ -148,6 +148,25 @@ class Records:
             return [bytes(events[ends[known - 1] if known else 0 : ends[known]])]
         return [bytes(events[ends[number - 1] if number else 0 : ends[number]]) for number in known]
 
+    def events_from(self, object_key: str, index: int) -> list[bytes]:
+        """Return an object's events from its so many-th record on, undecoded. The others cost nothing."""
+        return [self.event(number) for number in self.numbers_of(object_key)[index:]]
+
+    def last_of(self, object_key: str, n: int) -> list[bytes]:
+        """Return an object's last events, undecoded. The others cost nothing."""
+        numbers = self.numbers_of(object_key)
+        return [self.event(number) for number in numbers[max(0, len(numbers) - n) :]]
+
+    def first_after(self, stamp_us: int, more: int) -> int:
+        """Return the number of the first record after a place: ``count`` if there is none."""
+        after = bisect_right(self._run_stamps, stamp_us)
+        first = self._run_starts[after] if after < len(self._run_starts) else self.count
+        if more:  # inside a batch
+            start = bisect_left(self._run_stamps, stamp_us, hi=after)
+            batch = range(self._run_starts[start] if start < after else first, first)
+            first = bisect_right(batch, -more, key=lambda number: -self.entry(number).more) + batch.start
+        return first
+
     def cut(self) -> Cut:
         """Return what is here now, frozen: what is added later is not in it."""
         return Cut(self, dict(self.objects), self.count)

@@ -159,11 +159,6 @@ class StoreHandle:
             self._refresh((self._states[log_key],))
             return self._records[log_key].events_of(object_key)
 
-    def view_of(self, log_key: str) -> LogView:
-        """Return the view of a log, brought up to date. Requires: ``mutex``."""
-        self._refresh((self._states[log_key],))
-        return self._states[log_key].view
-
     def query(
         self, log_key: str, judge: Callable[[LogView], T], *, max_age_s: float = 0.0, is_locked: bool = False
     ) -> T:
@@ -191,6 +186,10 @@ class StoreHandle:
         """Return a log's reader and view as far as it was read before; None if it was not. Requires: ``mutex``."""
         state = self._states.get(log_key)
         return None if state is None or not state.view.applied else state
+
+    def state_of(self, log_key: str) -> LogState:
+        """Return a log's reader and view as they are. Requires: ``mutex``."""
+        return self._states[log_key]
 
     def seen_if(self, log_key: str, is_met: Callable[[LogView], bool]) -> Seen | None:
         """Return what a log's view was made of, as it is now, if ``is_met`` says so of it; else None.

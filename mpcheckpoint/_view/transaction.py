@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint._format.codec import decode_event, encode_payload
+from mpcheckpoint._view.conditions import Conditions, require_number
 from mpcheckpoint.errors import ClosedError, ConflictError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._types import Position
     from mpcheckpoint._view.log_handle import LogHandle
-    from mpcheckpoint._view.view import ObjectState
+    from mpcheckpoint._view.view import LogView, ObjectState
 
 T = TypeVar("T")
 
@@ -25,8 +26,9 @@ class Transaction:
     The batch lands only if every object read in the block still has exactly the events that were read; else
     ConflictError is raised at the end of the block and nothing is written. An exception in the block writes
     nothing. A transaction that only reads conflicts in the same way: when its block ends quietly, what it
-    read was true together.
+    read was true together. Where an object is read again and has changed since, ConflictError is raised at once.
 
+    Cost: of what is read; to judge whether it has changed takes the same for objects of any length.
     Durability: as the log's setting says, when the block has ended.
     Concurrency: for one thread; any number of transactions in any number of processes. Void in a forked child.
     """
@@ -35,12 +37,16 @@ class Transaction:
         log.for_writing()  # refuses a handle that may not write, before anything is decided
         self._log = log
         self._pid = os.getpid()
-        # The events of each object that was read, and the state it was in.
-        self._reads: dict[str, tuple[list[bytes], ObjectState]] = {}
-        self._writes: list[tuple[str, Payload]] = []
+        # What is relied on: of objects of which events were read, the state they were in; of others, the count.
+        self._states: dict[str, ObjectState] = {}
+        self._counts: dict[str, int] = {}
+        # All events, of objects of which all were read.
+        self._whole: dict[str, list[bytes]] = {}
+        self._writes: list[Payload] = []
+        self._own: dict[str, list[bytes]] = {}
         self._is_open = False
         self._position: Position | None = None
-        # The conflict of this transaction's own commit: ``update`` tells it from one that the block raised.
+        # The conflict of this transaction's own reads and commit: ``update`` tells it from one that the block raised.
         self.conflict: ConflictError | None = None
 
     @property
@@ -48,13 +54,65 @@ class Transaction:
         """The position of the batch once the block has ended; None if nothing was appended."""
         return self._position
 
-    def events(self, object_key: str) -> tuple[Any, ...]:
-        """Return the events of an object in this log, this transaction's own appends included."""
-        own = [payload.event for written, payload in self._writes if written == object_key]
-        return tuple(decode_event(event) for event in [*self._read(object_key), *own])
+    def events(self, object_key: str, *, start: int = 0) -> tuple[Any, ...]:
+        """Return the events of an object in this log, this transaction's own appends included.
+
+        Args:
+            start: only from that number on, counted as ``Log.events`` does. It costs what these take, and the batch
+                lands only if the object has not changed at all.
+
+        Raises:
+            ConflictError: it was read before in this transaction, and has changed.
+        """
+        self._require_open()
+        require_number("start", start)
+        own = self._own.get(object_key, [])
+        if not start:
+            return tuple(map(decode_event, [*self._read_whole(object_key), *own]))
+        if object_key in self._whole:
+            whole, count = self._whole[object_key], self._states[object_key].events
+            found = whole[max(0, len(whole) - max(0, count - start)) :]
+        else:
+            found, state = self._read(object_key, lambda view: view.events_from(object_key, start))
+            count = state.events
+        return tuple(map(decode_event, [*found, *own[max(0, start - count) :]]))
+
+    def last(self, object_key: str, n: int = 1) -> tuple[Any, ...]:
+        """Return the last ``n`` events of an object, as ``Log.last`` does, this transaction's own appends included. It
+        costs what these take, and the batch lands only if the object has not changed at all.
+
+        Raises:
+            ConflictError: it was read before in this transaction, and has changed.
+        """
+        self._require_open()
+        require_number("n", n)
+        own = self._own.get(object_key, [])
+        left = max(0, n - len(own))
+        if object_key in self._whole:
+            whole = self._whole[object_key]
+            found = whole[max(0, len(whole) - left) :]
+        else:
+            found, _ = self._read(object_key, lambda view: view.records.last_of(object_key, left))
+        return tuple(map(decode_event, [*found, *own[len(own) - (n - left) :]]))
+
+    def count(self, object_key: str) -> int:
+        """Return how many events an object has, as ``Log.count`` does, this transaction's own appends included.
+
+        It takes the same for any number. If only the count was read of an object, the batch lands if that is the same
+        at the end of the block, whatever the events are.
+
+        Raises:
+            ConflictError: it was read before in this transaction, and has changed.
+        """
+        self._require_open()
+        state = self._states.get(object_key)
+        count = state.events if state is not None else self._counts.get(object_key)
+        if count is None:
+            count = self._counts[object_key] = self._log.count(object_key)
+        return count + len(self._own.get(object_key, []))
 
     def __contains__(self, object_key: object) -> bool:
-        return isinstance(object_key, str) and bool(self.events(object_key))
+        return isinstance(object_key, str) and bool(self.last(object_key))
 
     def append(self, object_key: str, event: object, *, default: Callable[[Any], Any] | None = None) -> None:
         """Add a record to the batch. Nothing is written before the block ends.
@@ -68,7 +126,8 @@ class Transaction:
         """
         self._require_open()
         payload = encode_payload(object_key, event, None, default or self._log.default)
-        self._writes.append((object_key, payload))
+        self._writes.append(payload)
+        self._own.setdefault(object_key, []).append(payload.event)
 
     def __enter__(self) -> Transaction:
         if self._is_open or self._position is not None:
@@ -82,18 +141,30 @@ class Transaction:
             return
         self._require_open()
         self._is_open = False
-        states = {object_key: state for object_key, (_, state) in self._reads.items()}
+        relied_on = Conditions(self._counts, self._states)
         try:
-            self._position = self._log.commit([payload for _, payload in self._writes], states)
+            self._position = self._log.append_on(self._writes, relied_on)
         except ConflictError as conflict:
             self.conflict = conflict
             raise
 
-    def _read(self, object_key: str) -> list[bytes]:
-        self._require_open()
-        if object_key not in self._reads:
-            self._reads[object_key] = self._log.events_and_state(object_key)
-        return self._reads[object_key][0]
+    def _read(
+        self, object_key: str, read: Callable[[LogView], list[bytes]]
+    ) -> tuple[list[bytes], ObjectState]:
+        """Return what is read of an object's events, and the state that it is in, which the batch relies on now."""
+        found, state = self._log.read_object(object_key, read)
+        known = self._states.setdefault(object_key, state)
+        expected = self._counts.get(object_key, known.events)
+        if not known.is_same(state) or expected != state.events:
+            self.conflict = ConflictError(object_key, expected=expected, found=state.events, position=None)
+            raise self.conflict
+        return found, state
+
+    def _read_whole(self, object_key: str) -> list[bytes]:
+        if object_key not in self._whole:
+            found, _ = self._read(object_key, lambda view: view.records.events_of(object_key))
+            self._whole[object_key] = found
+        return self._whole[object_key]
 
     def _require_open(self) -> None:
         if not self._is_open:

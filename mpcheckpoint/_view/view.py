@@ -70,6 +70,8 @@ class LogView:
         self._forgets: dict[str, tuple[int, int]] = {}
         # When an object was last forgotten of which not even that is left: it may be any.
         self._forgotten_us = 0
+        # The stamp of the last line that says that something was forgotten, or that of a record that may be left out.
+        self._ended_us = 0
         # Those not given back, object key to worker. The workers may be dead.
         self.claims: dict[str, str] = {}
         self._notes: dict[str, dict[str, Any]] = {}
@@ -83,7 +85,7 @@ class LogView:
             # A new one: a snapshot may share the old one.
             self.records, self._ids = Records(), {}
             self._dropped, self._dropped_us, self._dropped_ids, self._forgets = {}, {}, {}, {}
-            self._forgotten_us = 0
+            self._forgotten_us = self._ended_us = 0
             self.claims, self._notes = {}, {}
             self.map_notes, self.memo = [], {}
         self.generation, self.lineage = chunk.generation, chunk.lineage
@@ -91,6 +93,7 @@ class LogView:
             # Those lines stand before all records.
             told = [dropped_of(note.fields) for note in chunk.notes if note.name == DROPPED]
             self._forgotten_us = max([self._forgotten_us, *(each.forgotten_us for each in told)])
+            self._ended_us = max([self._forgotten_us, self._ended_us, *(each.ended_us for each in told)])
             self._apply_dropped([*chain.from_iterable(each.objects for each in told)])
         lines, done = Lines.of(chunk.lines), 0
         for at, forgotten, stamp_us in chunk.forgets:
@@ -126,6 +129,7 @@ class LogView:
             for dropped in (self._dropped, self._dropped_us, self._dropped_ids):
                 dropped.pop(object_key, None)
         self._forgets[object_key] = stamp_us, self.records.count
+        self._ended_us = stamp_us
 
     def _apply_ids(self, object_keys: list[str | None], metas: list[bytes], first: int) -> None:
         for number, (object_key, meta) in enumerate(zip(object_keys, metas, strict=True), first):
@@ -165,6 +169,16 @@ class LogView:
     def count_of(self, object_key: str) -> int:
         """Return how many events were appended for an object, those included that a compaction left out."""
         return self._dropped.get(object_key, 0) + len(self.records.numbers_of(object_key))
+
+    def events_from(self, object_key: str, start: int) -> list[bytes]:
+        """Return the events of an object from that number on, undecoded; what was left out counts as the first ones."""
+        return self.records.events_from(object_key, max(0, start - self.dropped_of(object_key)))
+
+    @property
+    def last_us(self) -> int:
+        """The stamp of the last record, or the last forgotten object, that the log ever had; 0 if it had none."""
+        count = self.records.count
+        return max(self.records.stamp_us(count - 1), self._ended_us) if count else self._ended_us
 
     def state_of(self, object_key: str) -> ObjectState:
         """Return what differs if anything happened to an object."""

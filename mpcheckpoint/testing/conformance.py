@@ -25,6 +25,7 @@ from __future__ import annotations
 from mpcheckpoint.testing._conformance.blocked import BlockedAppendTests
 from mpcheckpoint.testing._conformance.compactions import CompactionTests
 from mpcheckpoint.testing._conformance.conditions import ConditionTests
+from mpcheckpoint.testing._conformance.expectations import ExpectationTests
 from mpcheckpoint.testing._conformance.fencing import FencingProcessTests, FencingTests
 from mpcheckpoint.testing._conformance.handles import HandleTests
 from mpcheckpoint.testing._conformance.logs import AppendTests, CareTests, GuardTests
@@ -54,6 +55,7 @@ class StorageConformance(
     CompactionTests,
     MoveTests,
     HandleTests,
+    ExpectationTests,
     WorkerTests,
     WorkerProcessTests,
     BlockedAppendTests,

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
-from mpcheckpoint.errors import ConflictError
+from mpcheckpoint._view.records import Records
+from mpcheckpoint.errors import ConflictError, InvalidKeyError
 from support.processes import in_a_child
 from support.verbs import LOCK, LOG, Faults, append_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from mpcheckpoint import Transaction
 
 
 @pytest.mark.guarantee(1)
@@ -103,3 +106,105 @@ def test_transaction_that_only_read_what_has_changed_since_says_so(log: Log) -> 
     with pytest.raises(ConflictError), log.transaction() as transaction:  # noqa: PT012 - all or nothing
         assert transaction.events("x") == (0,)
         log.append("x", "between")
+
+
+# --- what is read of long objects -----------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(3)
+def test_condition_and_part_of_a_long_object_cost_what_is_read_of_it(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append_many([("long", number) for number in range(5000)])
+    assert log.count("long") == 5000
+    taken: list[int] = []
+    real = Records.event
+
+    def event(records: Records, number: int) -> bytes:
+        taken.append(number)
+        return real(records, number)
+
+    def never(*_: object) -> list[bytes]:
+        raise AssertionError("all events were taken")
+
+    monkeypatch.setattr(Records, "event", event)
+    monkeypatch.setattr(Records, "events_of", never)
+    with log.transaction() as transaction:
+        assert transaction.count("long") == 5000
+        assert transaction.last("long", 2) == (4998, 4999)
+        assert transaction.events("long", start=4999) == (4999,)
+        assert "long" in transaction
+        transaction.append("long", 5000)
+    assert (log.last("long"), log.events("long", start=4999)) == ((5000,), (4999, 5000))
+    end = log.append_many([("long", 5001)], expected_counts={"long": 5001})
+    log.append_many([("long", 5002)], expected_end=end)
+    assert len(taken) == 7
+
+
+@pytest.mark.parametrize("number", [-1, True, 1.0, "1", None])
+def test_number_of_events_that_is_none_is_refused_with_nothing_written(log: Log, number: Any) -> None:
+    for call in (
+        lambda: log.append_many([("x", "no")], expected_counts={"x": number}),
+        lambda: log.last("x", number),
+        lambda: log.events("x", start=number),
+    ):
+        with pytest.raises(ValueError, match="is a number of events, at least 0, not"):
+            call()
+    with log.transaction() as transaction:
+        for call in (lambda: transaction.last("x", number), lambda: transaction.events("x", start=number)):
+            with pytest.raises(ValueError, match="is a number of events, at least 0, not"):
+                call()
+    with pytest.raises(ValueError, match="expected_end is a position"):
+        log.append_many([("x", "no")], expected_end="end")  # type: ignore[arg-type]
+    with pytest.raises(InvalidKeyError):
+        log.append_many([("x", "no")], expected_counts={1: 0})  # type: ignore[dict-item]
+    assert log.events("x") == (0,)
+
+
+@pytest.mark.guarantee(3)
+def test_expected_end_conflicts_with_the_very_next_record(log: Log) -> None:
+    for number in range(50):
+        end = log.append("x", number)
+        unexpected = log.append("y", number)  # a few microseconds later
+
+        with pytest.raises(ConflictError) as caught:
+            log.append_many([("x", "no")], expected_end=end)
+
+        assert (caught.value.position, caught.value.end) == (unexpected, unexpected)
+
+
+@pytest.mark.guarantee(3)
+@pytest.mark.parametrize("condition", ["counts", "end"])
+def test_expectation_that_ceases_to_hold_before_the_lock_is_given_is_refused(
+    store: Path, log: Log, faults: Faults, condition: str
+) -> None:
+    end = log.append("y", 0)
+
+    def let_another_in(real: Callable[..., bool], *args: Any) -> bool:
+        in_a_child(append_elsewhere, store, "x", "theirs", "id")
+        return real(*args)
+
+    faults.act("try_lock", let_another_in, on=LOCK)
+    expected: dict[str, Any] = {"expected_counts": {"x": 1, "y": 1}} if condition == "counts" else {}
+    with pytest.raises(ConflictError):
+        log.append_many([("x", "ours")], **(expected or {"expected_end": end}))
+
+    assert log.events("x") == (0, "theirs")
+
+
+@pytest.mark.guarantee(3)
+def test_object_that_has_changed_when_a_transaction_reads_it_again_ends_it_and_an_update_begins_anew(
+    log: Log,
+) -> None:
+    tries: list[int] = []
+
+    def count_and_read(transaction: Transaction) -> None:
+        tries.append(transaction.count("x"))
+        if len(tries) == 1:
+            log.append("x", "between")
+        assert len(transaction.events("x")) == tries[-1], "what was counted is not what is read"
+        transaction.append("y", tries[-1])
+
+    log.update(count_and_read)
+
+    assert (tries, log.events("y")) == ([1, 2], (2,))

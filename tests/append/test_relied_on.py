@@ -110,6 +110,16 @@ class Caller:
         """Append on a count."""
         self.log.append(object_key, "counted", expected_count=self.log.count(object_key))
 
+    def count_in_a_batch(self, object_key: str, other: str) -> None:
+        """Append a batch on the counts of two objects."""
+        counts = {each: self.log.count(each) for each in (object_key, other)}
+        self.log.append_many([(object_key, "counted")], expected_counts=counts)
+
+    def append_at_the_end(self, object_key: str, _: str) -> None:
+        """Append on the end of the log."""
+        end = max((record.position for record in self.log.read()), default=None)
+        self.log.append_many([(object_key, "at the end")], expected_end=end or "start")
+
     def identify(self, object_key: str, other: str) -> None:
         """Append under an id, which is there the second time."""
         self.log.append(object_key, "named", record_id=other)
@@ -120,6 +130,13 @@ class Caller:
             transaction.events(object_key)
             if other != object_key:
                 transaction.events(other)
+            transaction.append("written", 0)
+
+    def transact_on_parts(self, object_key: str, other: str) -> None:
+        """Read the count of an object and the last event of another, and append to a third."""
+        with self.log.transaction() as transaction:
+            transaction.count(object_key)
+            transaction.last(other)
             transaction.append("written", 0)
 
     def write_blindly(self, object_key: str, _: str) -> None:
@@ -171,6 +188,8 @@ NEVER_MET = {
     for before in ("retain", "take", "identify", "try_again", "join")
     if before not in met
 } | {("identify", "identify"), ("take", "take"), ("join", "join")}
+# What relies on anything is judged again after any line.
+NEVER_MET |= {(before, "append_at_the_end") for before in ("retain", "take", "identify", "try_again", "join")}
 
 Step = tuple[str, str, str, list[list[Payload]]]
 

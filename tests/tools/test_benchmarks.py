@@ -258,6 +258,15 @@ def test_verify_benchmark_with_tiny_sizes_reports_each_size_of_batch(tmp_path: P
     assert all(row["verify_mb_per_s"] > 0 and row["crc_mb_per_s"] > 0 for row in results)
 
 
+def test_benchmark_of_conditions_with_tiny_sizes_reports_every_way(tmp_path: Path) -> None:
+    results = run(tmp_path, "conditions.py", "--rounds", "1", "--appends", "3", "--events", "2", "5")[
+        "results"
+    ]
+
+    assert [row["way"] for row in results][:3] == ["expected_count", "expected_counts", "expected_end"]
+    assert all(row["few_us"] > 0 and row["many_us"] > 0 for row in results)
+
+
 def test_read_benchmark_with_tiny_sizes_reports_each_number_of_logs(tmp_path: Path) -> None:
     results = run(tmp_path, "read.py", *IN_NO_TIME, "--logs", "1", "3")["results"]
 

@@ -173,6 +173,22 @@ class LossTests(StorageUnderTest):
             with raises(InvalidPositionError):
                 next(own.read(after=place))
 
+    def test_batch_on_an_end_that_is_lost_is_refused(self) -> None:
+        log = self.open_losing()
+        places = [record.position for record in records(log)]
+        own = self.open_handle().log("a")
+        assert own.count("x") == 4
+        self.lose_end(self.place)
+
+        for place in places[2:]:
+            with raises(InvalidPositionError):
+                own.append_many([("x", "never")], expected_end=place)
+        own.append_many([("x", 4)], expected_end=places[1])
+        for place in places:
+            with raises((ConflictError, InvalidPositionError)):
+                own.append_many([("x", "never")], expected_end=place)
+        assert own.events("x") == (0, 1, 4)
+
     def test_numbers_of_what_is_lost_are_not_given_again(self) -> None:
         log = self.open_losing()
         lost = [record.position for record in records(log)][2:]

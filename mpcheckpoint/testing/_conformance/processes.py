@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from unittest import SkipTest
 
-from mpcheckpoint.errors import LockTimeoutError
+from mpcheckpoint.errors import ConflictError, LockTimeoutError
 from mpcheckpoint.testing._conformance.base import StorageUnderTest
 from mpcheckpoint.testing._conformance.verbs import append, batches, events, raises, records
 
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from pathlib import Path
 
+    from mpcheckpoint import Log
     from mpcheckpoint._types import Position
 
 _APPENDS = 100
+_CHAINED = 40
 
 
 class ProcessTests(StorageUnderTest):
@@ -54,6 +57,28 @@ class ProcessTests(StorageUnderTest):
         assert [record.position for record in found if record.event == "mine" and record.more == 0] == mine
         theirs = [record.event for record in found if record.event != "mine" and record.more == 0]
         assert theirs == list(range(_APPENDS))
+
+    def test_processes_that_append_on_the_end_of_the_log_take_turns(self) -> None:
+        log = self.open_handle().log("a")
+        with self.another_process(_append_after_the_last) as (process, pipe):
+            assert self.received(pipe) == "began"
+            _append_each_after_the_last(log, "mine", self.patience_s)
+            process.join(self.patience_s)
+            assert process.exitcode == 0
+
+        found = [record.event for record in log.read()]
+        assert [event["after"] for event in found] == list(range(2 * _CHAINED))
+        assert [event["by"] for event in found].count("mine") == _CHAINED
+
+    def test_processes_that_append_on_counts_of_two_objects_keep_them_equal(self) -> None:
+        log = self.open_handle().log("a")
+        with self.another_process(_append_pairs) as (process, pipe):
+            assert self.received(pipe) == "began"
+            _append_each_on_counts(log, self.patience_s)
+            process.join(self.patience_s)
+            assert process.exitcode == 0
+
+        assert log.events("x") == log.events("y") == tuple(range(2 * _CHAINED))
 
     def test_log_held_by_a_process_that_is_killed_is_free_with_nothing_written(self) -> None:
         log = self.open_log()
@@ -173,6 +198,42 @@ def _append_batches(storage: StorageUnderTest, pipe: Connection) -> None:
     pipe.send("began")
     for number in range(_APPENDS):
         append(log, *[number] * 3)
+
+
+def _append_each_after_the_last(log: Log, by: str, patience_s: float) -> None:
+    """Append records that tell how many there were before."""
+    deadline = time.monotonic() + patience_s
+    appended, records, end = 0, 0, None
+    while appended < _CHAINED:
+        assert time.monotonic() < deadline, f"{appended} were appended in {patience_s} s"
+        for record in log.read(end):
+            records, end = records + 1, record.position
+        with suppress(ConflictError):
+            log.append_many([("x", {"after": records, "by": by})], expected_end=end or "start")
+            appended += 1
+
+
+def _append_after_the_last(storage: StorageUnderTest, pipe: Connection) -> None:
+    log = storage.open_handle().log("a")
+    pipe.send("began")
+    _append_each_after_the_last(log, "theirs", storage.patience_s)
+
+
+def _append_each_on_counts(log: Log, patience_s: float) -> None:
+    """Append pairs of records of two objects, each of which tells how many there were before."""
+    deadline, appended = time.monotonic() + patience_s, 0
+    while appended < _CHAINED:
+        assert time.monotonic() < deadline, f"{appended} were appended in {patience_s} s"
+        count = log.count("x")
+        with suppress(ConflictError):
+            log.append_many([("y", count), ("x", count)], expected_counts={"x": count, "y": count})
+            appended += 1
+
+
+def _append_pairs(storage: StorageUnderTest, pipe: Connection) -> None:
+    log = storage.open_handle().log("a")
+    pipe.send("began")
+    _append_each_on_counts(log, storage.patience_s)
 
 
 def _hold_the_log(storage: StorageUnderTest, pipe: Connection) -> None:

@@ -33,6 +33,9 @@ class OnlyTells(MemoryLog):
     "test_counts_and_conditions_go_on_over_compactions",
     "test_record_id_of_a_dropped_record_is_found",
     "test_forgotten_object_does_not_come_back_and_is_counted_anew_over_compactions",
+    "test_end_of_a_log_is_the_same_after_what_stood_there_was_dropped",
+    "test_part_of_an_object_is_numbered_as_it_is_counted",
+    "test_transaction_counts_and_numbers_its_own_appends",
 )
 class ForgetsWhatItDropped(MemoryLog):
     def next_generation(self, leading: Sequence[Payload]) -> Content:

@@ -163,6 +163,10 @@ class _Guards(MemoryLog):
     "test_transaction_lands_whole_or_conflicts_with_nothing_written",
     "test_append_of_a_record_id_that_is_there_returns_its_position",
     "test_forgetting_and_the_same_again_is_a_change_also_over_a_compaction",
+    "test_batch_lands_if_all_counts_are_as_expected_and_else_conflicts",
+    "test_batch_on_the_end_of_a_log_lands_if_no_record_came_after_it",
+    "test_end_of_another_log_is_refused_with_nothing_written",
+    "test_transaction_relies_on_the_part_of_an_object_that_it_read",
 )
 class IgnoresGuards(_Guards):
     def guarded(self, payloads: list[Payload], guard: Guard, timeout_s: float | None) -> Position:

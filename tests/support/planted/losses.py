@@ -80,7 +80,10 @@ class RaisesForNoLoss(MemoryReader):
         return super()._restarted(content)
 
 
-@found_by("test_position_of_what_is_lost_is_refused_and_others_are_not")
+@found_by(
+    "test_position_of_what_is_lost_is_refused_and_others_are_not",
+    "test_batch_on_an_end_that_is_lost_is_refused",
+)
 class TakesPositionsOfWhatIsLost(MemoryReader):
     def seek(self, position: Position) -> None:
         losses, self._content.losses = self._content.losses, []
