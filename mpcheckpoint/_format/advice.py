@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 
 _MOST_SHOWN_CHARS = 60
 
+# What to do with data that no line holds.
+FOR_LARGE_DATA = "store the data in a file and record its name and hash, or split it into several events"
+
 # The first that fits counts, so a type stands before its bases.
 _BY_BASE = (
     ("numpy.bool", "bool(x)"),

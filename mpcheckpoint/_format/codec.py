@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mpcheckpoint import _core
-from mpcheckpoint._format.advice import no_text
+from mpcheckpoint._format.advice import FOR_LARGE_DATA, no_text, shown
 from mpcheckpoint._format.frame import (
     MAX_DEPTH,
     MAX_DIGITS,
@@ -179,9 +179,10 @@ def fitting(payload: Payload, object_key: object) -> Payload:
     """
     if batch_bytes_bound([payload]) > MAX_LINE_BYTES:
         raise LimitExceededError(
-            f"the event for {object_key!r} takes {len(payload.event)} bytes; a line holds at most {MAX_LINE_BYTES}. "
-            "Write the data to a file of its own and record its name.",
+            f"the event for {shown(object_key)} takes {len(payload.event)} bytes, and a line holds at most "
+            f"{MAX_LINE_BYTES}, with all that is in it",
             reason="event too large",
+            advice=FOR_LARGE_DATA,
         )
     return payload
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mpcheckpoint._format.advice import a, json_for
+from mpcheckpoint._format.advice import FOR_LARGE_DATA, a, json_for
 from mpcheckpoint._format.frame import MAX_DEPTH, MAX_LINE_BYTES
 from mpcheckpoint._format.unfit import UnfitError, refused, require_json, require_names, unfit_text
 from mpcheckpoint.errors import LimitExceededError
@@ -58,8 +58,9 @@ class _Making:
         if self._left < 0:
             raise LimitExceededError(
                 f"the event, as default= makes it, has more than {_MOST_VALUES} values, and a line holds at most "
-                f"{MAX_LINE_BYTES} bytes. Write the data to a file of its own and record its name.",
+                f"{MAX_LINE_BYTES} bytes",
                 reason="event too large",
+                advice=FOR_LARGE_DATA,
             )
         asked: list[Any] = []
         try:

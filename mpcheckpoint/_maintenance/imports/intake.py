@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
+from mpcheckpoint._format.advice import FOR_LARGE_DATA
 from mpcheckpoint._format.codec import encode_payload, encode_payloads
 from mpcheckpoint._maintenance.imports.shapes import (
     BYTE_ORDER_MARK,
@@ -162,7 +163,9 @@ class Intake:
         before, error = self._read, None
         number = before.lines if self._is_in_long_line else before.lines + 1
         if not self._is_in_long_line:
-            reason = f"longer than {MOST_LINE_BYTES} bytes, which is more than an event may have"
+            reason = (
+                f"longer than {MOST_LINE_BYTES} bytes, which is more than an event may have; {FOR_LARGE_DATA}"
+            )
             bad = BadLineError(self._name, number, before.offset, reason)
             error = None if self._is_passed_over(bad) else bad
         self._is_in_long_line = part[-1:] != b"\n"
