@@ -122,6 +122,30 @@ def test_append_with_a_condition_takes_two_round_trips(checkpoint: Checkpoint, c
         log.append("x", 3, record_id="third")
 
 
+def test_batch_with_conditions_takes_two_round_trips(checkpoint: Checkpoint, counter: Counter) -> None:
+    log = checkpoint.log("a")
+    end = log.append("x", 1)
+
+    with counter.takes(2):
+        end = log.append_many([("x", 2), ("y", 2)], expected_counts={"x": 1, "y": 0})
+    with counter.takes(2):
+        end = log.append_many([("x", 3)], expected_counts={"y": 1}, expected_end=end)
+    with counter.takes(1):  # one look
+        log.append_many([], expected_end=end)
+
+
+def test_transaction_on_a_part_of_an_object_takes_a_round_trip_for_each_look(
+    checkpoint: Checkpoint, counter: Counter
+) -> None:
+    log = checkpoint.log("a")
+    log.append_many([("x", number) for number in range(4)])
+
+    for read in ("count", "last", "events"):
+        with counter.takes(3), log.transaction() as transaction:  # read, look, append
+            getattr(transaction, read)("x")
+            transaction.append("x", 1)
+
+
 def test_condition_on_one_object_while_others_are_appended_takes_two_round_trips(
     checkpoint: Checkpoint, counter: Counter
 ) -> None:
