@@ -60,6 +60,26 @@ def test_records_give_back_what_was_added_however_it_was_divided(data: st.DataOb
         assert list(held.objects) == list(dict.fromkeys(line.object_key for line in lines[:until]))
 
 
+@given(data=st.data())
+def test_part_of_an_object_and_first_record_after_a_place_are_those_of_the_whole(data: st.DataObject) -> None:
+    batches = data.draw(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), max_size=8))
+    lines = [line for line in lines_in(batches) if data.draw(st.integers(0, 5))]
+    cut = data.draw(st.integers(0, len(lines)))
+    records = Records()
+    records.add(Lines.of(lines[:cut]))
+    records.add(Lines.of(lines[cut:]))
+
+    for key in ("k0", "k1", "k2"):
+        expected = [line.event for line in lines if line.object_key == key]
+        for number in range(len(expected) + 2):
+            assert records.events_from(key, number) == expected[number:]
+            assert records.last_of(key, number) == expected[max(0, len(expected) - number) :]
+    for stamp_us in range(len(batches) + 2):
+        for more in range(6):
+            after = [at for at, line in enumerate(lines) if (line.stamp_us, -line.more) > (stamp_us, -more)]
+            assert records.first_after(stamp_us, more) == min(after, default=len(lines))
+
+
 def fill(store: Path, events_per_object: int, batch: int) -> None:
     objects = RECORDS // events_per_object
     with Checkpoint(store, durability="never") as checkpoint:
