@@ -17,6 +17,7 @@ from mpcheckpoint._types import Cursor, Folded, Position, Record, Repair
 from mpcheckpoint._view.follow import Follower
 from mpcheckpoint._view.merged_read import Reading
 from mpcheckpoint._view.object_index import ObjectSummary
+from mpcheckpoint._view.tail import Tail
 from mpcheckpoint._view.transaction import Transaction
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.outcomes import Outcome
@@ -49,6 +50,7 @@ __all__ = [
     "Retention",
     "RunningItem",
     "Snapshot",
+    "Tail",
     "Transaction",
     "__version__",
 ]

@@ -11,11 +11,13 @@ from mpcheckpoint._engines import RETRY_S
 from mpcheckpoint._format.codec import decode_event, encode_key
 from mpcheckpoint._format.frame import MAX_STAMP_US
 from mpcheckpoint._view.follow import Follower
+from mpcheckpoint._view.followed import FollowedLogs
 from mpcheckpoint._view.log_handle import LogHandle
 from mpcheckpoint._view.merged_read import Choice, Reading
 from mpcheckpoint._view.object_index import list_objects
 from mpcheckpoint._view.settings import Settings, open_settings, sendable
 from mpcheckpoint._view.store_handle import StoreHandle
+from mpcheckpoint._view.tail import Tail
 from mpcheckpoint._view.view import merged, object_count, ordered_object_keys
 from mpcheckpoint.log import Log
 
@@ -114,8 +116,17 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             idle_timeout_s: end quietly when nothing came for so many seconds; None waits for ever.
         """
         self._handle.discovered(is_checked=True)
+        return Follower(FollowedLogs(self._handle.look, after), idle_timeout_s)
+
+    def tail(self, after: Cursor | str = "start") -> Tail:
+        """Return what gives, at each call of ``new``, what came since the last one to any log, new logs included.
+
+        Args:
+            after: a cursor, of a tail or another one; the "start", or the "end" as it is now.
+        """
+        self._handle.discovered(is_checked=True)
         handle = self._handle
-        return Follower(handle.discovered, after=after, idle_timeout_s=idle_timeout_s, look=handle.look)
+        return Tail(FollowedLogs(handle.look, after), handle.require_open, self.tail, handle.path)
 
     def forget(self, object_keys: str | Iterable[str]) -> dict[str, Position]:
         """Forget objects in every log that holds something of them, one log after the other; see ``Log.forget``.

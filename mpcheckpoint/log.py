@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from mpcheckpoint._types import Position, Record, Repair
+    from mpcheckpoint._types import Cursor, Position, Record, Repair
     from mpcheckpoint._view.follow import Follower
     from mpcheckpoint._view.log_handle import LogHandle
+    from mpcheckpoint._view.tail import Tail
     from mpcheckpoint._work.claims import Claim
     from mpcheckpoint._work.status import MapStatus
 
@@ -223,7 +224,7 @@ class Log:
 
     def follow(
         self,
-        after: Position | str = "start",
+        after: Cursor | Position | str = "start",
         *,
         idle_timeout_s: float | None = None,
         durable: bool = False,
@@ -231,11 +232,23 @@ class Log:
         """Return an iterator over the log's records that waits for more.
 
         Args:
-            after: begin after this position, at the "start", or at the "end" as it is now.
+            after: begin after this position or cursor, at the "start", or at the "end" as it is now.
             idle_timeout_s: end quietly when nothing came for so many seconds; None waits for ever.
             durable: as for ``read``.
         """
         return self._handle.follow(after, idle_timeout_s, durable=durable)
+
+    def tail(self, after: Cursor | Position | str = "start", *, durable: bool = False) -> Tail:
+        """Return what gives, at each call of ``new``, the records that came since the last one, without waiting.
+
+        Args:
+            after: as for ``follow``, or the ``cursor`` of an earlier tail.
+            durable: as for ``read``.
+
+        Raises:
+            InvalidPositionError: ``after`` is no position of this log.
+        """
+        return self._handle.tail(after, durable=durable)
 
     # --- look after -------------------------------------------------------------------------------------------
 

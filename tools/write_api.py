@@ -32,7 +32,7 @@ MODULES = (
 # What users make themselves. Everything else is handed to them, and its constructor is no promise.
 MADE_BY_USERS = re.compile(rf"{ROOT}\.(checkpoint\.Checkpoint|testing\.\S+)")
 # What other layers of the package call, and users do not.
-FOR_OTHER_LAYERS = {"Cursor.of", "Follower.reset_after_fork", "pytest_addoption"}
+FOR_OTHER_LAYERS = {"Cursor.of", "Follower.reset_after_fork", "Tail.reset_after_fork", "pytest_addoption"}
 # Tests, hooks of pytest, and what they share: who writes a storage overrides none of them.
 NOT_TO_OVERRIDE = re.compile(
     r"StorageConformance\.(test_\w+|setup_method|teardown_method|open_log|open_handle\w*|require|received|another_process)"

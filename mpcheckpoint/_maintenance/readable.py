@@ -8,16 +8,17 @@ from mpcheckpoint._engines import listing, store_at
 from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._types import Cursor
 from mpcheckpoint._view.follow import Follower
+from mpcheckpoint._view.followed import FollowedLogs
 from mpcheckpoint._view.merged_read import Reading
 from mpcheckpoint._view.object_index import list_objects
 from mpcheckpoint.errors import CheckpointError, LogNotFoundError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mpcheckpoint._postgres.address import Address
-    from mpcheckpoint._store.protocol import StoredLog
+    from mpcheckpoint._store.protocol import Reader, StoredLog
     from mpcheckpoint._view.merged_read import Choice
     from mpcheckpoint._view.object_index import ObjectSummary
 
@@ -78,13 +79,13 @@ class ReadableLogs:
     def follow(self, cursor: Cursor, *, idle_timeout_s: float) -> Follower:
         """Return a follower of the readable logs that goes on after ``cursor``, the end of a reading."""
 
-        def discover() -> list[StoredLog]:
+        def look(_: Sequence[Reader]) -> tuple[bool, list[StoredLog]]:
             logs = self._readable()
             self.tell()
-            return logs
+            return False, logs
 
         after = Cursor(tuple(place for place in cursor if place.log_key not in self._failed))
-        return Follower(discover, after=after, idle_timeout_s=idle_timeout_s)
+        return Follower(FollowedLogs(look, after), idle_timeout_s)
 
     def tell(self) -> None:
         """Report the logs that could not be read since the last call."""

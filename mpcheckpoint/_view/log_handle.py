@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint import _core
@@ -13,10 +14,12 @@ from mpcheckpoint._format.frame import MAX_BATCH_BYTES, MAX_LINE_BYTES, Line, Pa
 from mpcheckpoint._logfile.judged import Judged
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._view.conditions import Conditions, conditions, require_count, require_number
-from mpcheckpoint._view.follow import FollowedLog, Follower, StatedDurable
+from mpcheckpoint._view.follow import Follower
+from mpcheckpoint._view.followed import FollowedLog, FollowedLogs, StatedDurable
 from mpcheckpoint._view.merged_read import Choice
 from mpcheckpoint._view.settings import Settings, sendable
 from mpcheckpoint._view.store_handle import StoreHandle
+from mpcheckpoint._view.tail import Tail
 from mpcheckpoint._view.view import MovedError
 from mpcheckpoint.errors import ConflictError, LimitExceededError
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.made_json import Default
     from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._store.protocol import Reader, StoredLog
-    from mpcheckpoint._types import Position, Record
+    from mpcheckpoint._types import Cursor, Position, Record
     from mpcheckpoint._view.earlier import Earlier
     from mpcheckpoint._view.view import LogView, ObjectState
 
@@ -315,7 +318,7 @@ class LogHandle:
         stored = self.store.opened(self.log_key)
         if object_key is not None:
             encode_key(object_key)
-        followed = FollowedLog(stored, self._only_durable(stored) if durable else None)
+        followed = FollowedLog(stored, self._only_durable if durable else None)
         if after is not None:
             followed.reader.seek(after)
         try:
@@ -323,15 +326,25 @@ class LogHandle:
         finally:
             followed.reader.release()
 
-    def follow(self, after: Position | str, idle_timeout_s: float | None, *, durable: bool) -> Follower:
+    def follow(
+        self, after: Cursor | Position | str, idle_timeout_s: float | None, *, durable: bool
+    ) -> Follower:
         """See ``Log.follow``."""
-        stored = self.store.opened(self.log_key)
-        return Follower(
-            lambda: [stored],
-            after=after,
-            idle_timeout_s=idle_timeout_s,
-            only=self._only_durable if durable else None,
+        return Follower(self._followed(after, durable=durable), idle_timeout_s)
+
+    def tail(self, after: Cursor | Position | str, *, durable: bool) -> Tail:
+        """See ``Log.tail``."""
+        return Tail(
+            self._followed(after, durable=durable),
+            self.store.require_open,
+            partial(self.tail, durable=durable),
+            f"the log {self.log_key!r} of {self.store.path}",
         )
+
+    def _followed(self, after: Cursor | Position | str, *, durable: bool) -> FollowedLogs:
+        found = True, [self.store.opened(self.log_key)]
+        only = self._only_durable if durable else None
+        return FollowedLogs(lambda _: found, after, only, is_one=True)
 
     def _only_durable(self, stored: StoredLog) -> Callable[[Chunk], Sequence[Line]]:
         if self.store.settings.read_only:

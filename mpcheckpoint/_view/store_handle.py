@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._view.records import Records
     from mpcheckpoint._view.settings import Settings
 
-
 T = TypeVar("T")
 
 # How long a condition under an append lock waits for another thread that is inside the views.
@@ -286,12 +285,13 @@ class StoreHandle:
                 break
         return self._records
 
-    def look(self, readers: Sequence[Reader]) -> None:
-        """Have the next poll of each of these readers, which are a follower's, give what one look at all finds."""
+    def look(self, readers: Sequence[Reader]) -> tuple[bool, list[StoredLog]]:
+        """Have the next polls of others' readers give what one look finds; return if it is one moment, and all logs."""
+        self.require_open()
         with self.mutex.guard():
-            if self._looks:
-                self._store.look(readers)
-                self._discover()  # what the look knows of new logs is true now, and not at a later read
+            is_moment = self._looks and self._store.look(readers)
+            self._discover()  # what the look knows of new logs is true now, and not at a later read
+            return is_moment, [state.stored for state in self._states.values()]
 
     def _look(self) -> bool:
         """Look at all logs in scope at once, those included that were added; return whether that is one moment."""

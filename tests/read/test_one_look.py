@@ -124,7 +124,19 @@ def test_read_of_one_log_is_one_message(store: CountingStore) -> None:
 def test_follower_of_many_logs_looks_once_a_turn(store: CountingStore) -> None:
     follower = checkpoint_on(store).follow(idle_timeout_s=0)
 
-    assert messages(lambda: list(follower)) == ["token", "look", "look"]  # the second turn finds nothing
+    assert messages(lambda: list(follower)) == ["look", "look"]  # the second turn finds nothing
+
+
+def test_tail_asks_once_a_call(store: CountingStore) -> None:
+    handle, writer = checkpoint_on(store), writer_on(store)
+    tail, one = handle.tail("end"), handle.log("log 3").tail("end")
+
+    for event in ("new", "newer"):
+        assert messages(tail.new) == ["look"]
+        assert messages(one.new) == ["poll"]
+        writer.log("log 3").append("x", event)
+        assert messages(lambda: [record.event for record in tail.new()]) == ["look"]
+        assert messages(one.new) == ["poll"]
 
 
 def test_read_where_a_look_is_no_cut_goes_over_the_logs_until_nothing_is_new(store: CountingStore) -> None:

@@ -194,6 +194,23 @@ class HandleTests(StorageUnderTest):
         again = self.open_handle().follow(Cursor.parse(cursor), idle_timeout_s=0)
         assert sorted(found_by(again)) == [2, 3, 4]
 
+    def test_tail_gives_each_record_once_and_every_one_that_was_appended(self) -> None:
+        checkpoint = self.open_handle()
+        log, other = checkpoint.log("a"), self.open_handle()
+        tails = [log.tail(), checkpoint.tail(), other.log("a").tail("end"), other.tail("end")]
+        for number in range(3):
+            log.append_many([("x", 2 * number), ("y", 2 * number + 1)])
+            for tail in tails:
+                assert [record.event for record in tail.new()] == [2 * number, 2 * number + 1]
+                assert tail.new() == []
+        cursors = [str(tail.cursor) for tail in tails]
+        other.log("b").append("x", "b")
+        log.append("x", 6)
+        again = [log.tail(Cursor.parse(cursors[0])), self.open_handle().tail(Cursor.parse(cursors[3]))]
+        for tail, cursor in zip([*tails, *again], [*cursors, cursors[0], cursors[3]], strict=True):
+            is_of_all = tail in (tails[1], tails[3], again[1])
+            assert [record.event for record in tail.new()] == (["b", 6] if is_of_all else [6]), cursor
+
     def test_durable_read_gives_everything_once_it_is_synced(self) -> None:
         log = self.open_handle().log("a")
         log.append_many([("x", 0), ("x", 1)])

@@ -160,6 +160,7 @@ class ListsOnlyItsOwn(MemoryStore):
     "test_log_made_by_another_store_is_listed_found_and_changes_the_token",
     "test_handles_see_each_other_s_records_and_logs_at_once",
     "test_follower_gives_each_record_once_from_where_it_was_put",
+    "test_tail_gives_each_record_once_and_every_one_that_was_appended",
 )
 class TokenNeverChanges(MemoryStore):
     def change_token(self) -> object | None:
