@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint._compaction.compacted_backup import backup
 from mpcheckpoint._compaction.retention import Retention, keeper, record
 from mpcheckpoint._engines import RETRY_S
-from mpcheckpoint._format.codec import decode_event, encode_key
-from mpcheckpoint._format.frame import MAX_STAMP_US
+from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._view.follow import Follower
 from mpcheckpoint._view.followed import FollowedLogs
 from mpcheckpoint._view.log_handle import LogHandle
-from mpcheckpoint._view.merged_read import Choice, Reading
+from mpcheckpoint._view.merged_read import Reading
+from mpcheckpoint._view.moments import choice_of, require_last
 from mpcheckpoint._view.object_index import list_objects
 from mpcheckpoint._view.settings import Settings, open_settings, sendable
 from mpcheckpoint._view.store_handle import StoreHandle
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._postgres.address import Address
     from mpcheckpoint._store.protocol import Store
     from mpcheckpoint._types import Cursor, Position
+    from mpcheckpoint._view.moments import Moment
     from mpcheckpoint._view.object_index import ObjectSummary
     from mpcheckpoint._view.records import Cut
 
@@ -157,9 +158,9 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         self,
         *,
         object_key: str | None = None,
-        since_us: int = 0,
-        until_us: int = MAX_STAMP_US,
         last: int | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
     ) -> Reading:
         """Return an iterator over the records of all logs, in the merged order, in bounded memory.
 
@@ -167,39 +168,38 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
 
         Args:
             object_key: only those of this object; None for all.
-            since_us, until_us: only those made from then to then, both included, in microseconds since 1970.
             last: only the last so many of these; they are held in memory.
+            since, until: only those made from then to then, both included: an aware datetime, a timedelta (so long
+                ago), or microseconds since 1970.
 
         Returns:
             A Reading: its ``cursor`` tells where ``follow`` may go on.
 
         Raises:
             InvalidKeyError: ``object_key`` is no key.
+            TypeError, ValueError: ``last``, ``since`` or ``until`` is not what it should be: a naive datetime, say.
             CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: in the iteration, after all that
                 can be read was given out; here, if the logs cannot be listed.
         """
-        if object_key is not None:
-            encode_key(object_key)
-        if last is not None and (type(last) is not int or last < 0):
-            raise ValueError(f"last is a number of records, at least 0, or None, not {last!r}")
-        return Reading(self._handle.discovered(is_checked=True), Choice(object_key, since_us, until_us), last)
+        choice, last = choice_of(object_key, since, until), require_last(last)
+        return Reading(self._handle.discovered(is_checked=True), choice, last)
 
     def objects(
-        self, *, since_us: int = 0, until_us: int = MAX_STAMP_US, match: str | None = None
+        self, *, since: Moment | None = None, until: Moment | None = None, match: str | None = None
     ) -> Iterator[ObjectSummary]:
         """Yield what is recorded of each object, in the order in which they were first recorded.
 
         Reads the logs, not the views: memory is bounded, apart from one entry an object.
 
         Args:
-            since_us, until_us: only records made from then to then, both included, in microseconds since 1970.
+            since, until: only records made from then to then, both included; as for ``read``.
             match: only objects whose key matches this shell pattern (``fnmatch``); None for all.
 
         Raises:
             CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: in the iteration, after all that can
                 be read was given out.
         """
-        return list_objects(self._handle.discovered(is_checked=True), Choice(None, since_us, until_us), match)
+        return list_objects(self._handle.discovered(is_checked=True), choice_of(None, since, until), match)
 
     # Defined, with its documentation, where its arguments are checked.
     backup = backup

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mpcheckpoint._compaction.compacting import compact
 from mpcheckpoint._format.codec import decode_event
+from mpcheckpoint._view.moments import choice_of, require_last
 from mpcheckpoint._view.transaction import Transaction, update
 from mpcheckpoint._work.claims import claimed
 from mpcheckpoint._work.file_marks import chosen
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._types import Cursor, Position, Record, Repair
     from mpcheckpoint._view.follow import Follower
     from mpcheckpoint._view.log_handle import LogHandle
+    from mpcheckpoint._view.moments import Moment
     from mpcheckpoint._view.tail import Tail
     from mpcheckpoint._work.claims import Claim
     from mpcheckpoint._work.status import MapStatus
@@ -205,22 +207,31 @@ class Log:
         return self._handle.count(object_key)
 
     def read(
-        self, after: Position | None = None, *, object_key: str | None = None, durable: bool = False
+        self,
+        after: Position | None = None,
+        *,
+        object_key: str | None = None,
+        last: int | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        durable: bool = False,
     ) -> Iterator[Record]:
-        """Yield the records of this log, in order, in bounded memory.
+        """Yield the records of this log, in order, in bounded memory. If only its end is wanted, only that is read.
 
         Args:
             after: begin after this position; None for the start.
-            object_key: only those of this object; the events of others are not even decoded. None for all.
+            object_key, last, since, until: as for ``Checkpoint.read``.
             durable: only what is known to be durable, syncing first if need be. A read-only handle cannot sync, and
                 yields what the log itself states to be durable.
 
         Raises:
             CorruptLogError: at the damage, after the records before it were yielded.
             InvalidPositionError: ``after`` is no position of this log.
-            InvalidKeyError: ``object_key`` is no key.
+            InvalidKeyError, TypeError, ValueError: at once, as ``Checkpoint.read``.
         """
-        return self._handle.read(after, object_key, durable=durable)
+        return self._handle.read(
+            after, choice_of(object_key, since, until), require_last(last), durable=durable
+        )
 
     def follow(
         self,
@@ -333,7 +344,7 @@ class Log:
         *,
         rerun: str | None = None,
         failed: bool = False,
-        since_us: int = 0,
+        since: Moment | None = None,
         slowest: int | None = None,
     ) -> Results:
         """Return an iterator over the last outcome of each item, whatever rerun it came from, in the order of the
@@ -343,14 +354,14 @@ class Log:
         Args:
             rerun: the last outcome under this name; nothing if there is no such rerun.
             failed: only failures.
-            since_us: only what ended then or later, in microseconds since 1970.
+            since: only what ended then or later; as for ``read``.
             slowest: only so many, those whose last attempt took longest, the longest first.
 
         Raises:
-            ValueError: ``rerun`` is no name, ``since_us`` no time, or ``slowest`` no number of outcomes.
+            TypeError, ValueError: ``rerun`` is no name, ``since`` no time, or ``slowest`` no number of outcomes.
         """
         require_rerun_name(rerun)
-        chosen = chosen_outcomes(only_failed=failed, since_us=since_us, slowest=slowest)
+        chosen = chosen_outcomes(only_failed=failed, since=since, slowest=slowest)
         return Results(chosen.of(outcomes_of(self._handle, rerun)))
 
     def reruns(self) -> tuple[str, ...]:

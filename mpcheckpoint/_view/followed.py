@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from typing import TYPE_CHECKING, TypeAlias
 
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._types import Cursor, Position, Record
+from mpcheckpoint._view.durable import StatedDurable
 from mpcheckpoint._view.merged_read import ALL, Choice, records_in, skip_to_end
 from mpcheckpoint.errors import InvalidPositionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from mpcheckpoint._format.frame import Line
     from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._store.protocol import Reader, StoredLog
+    from mpcheckpoint._view.durable import Only
 
-# What a log gives out of each chunk.
-Only: TypeAlias = "Callable[[StoredLog], Callable[[Chunk], Sequence[Line]]]"
 # Has the next poll of each of these readers give what one look at all of them finds, where the storage can. Returns
 # whether that is one moment, and which logs there are then.
 Look: TypeAlias = "Callable[[Sequence[Reader]], tuple[bool, Iterable[StoredLog]]]"
@@ -55,6 +53,8 @@ class FollowedLog:
                 return
             lines = Lines.of(chunk.lines if self._only is None else self._only(chunk))
             yield from records_in(lines, choice, chunk.origin(self.stored.log_key))
+            if lines and lines.stamps_us[-1] > choice.until_us:
+                return
 
     def is_superseded(self) -> bool:
         """Return whether the log got another generation while records were held back.
@@ -156,24 +156,3 @@ class FollowedLogs:
         self.positions = dict(positions)
         for followed in logs.values():
             followed.reader.release()
-
-
-class StatedDurable:
-    """Hold records back until a later line states them durable. A read-only handle cannot know more."""
-
-    def __init__(self) -> None:
-        self._held: list[Line] = []
-        self._generation = ""
-
-    def __call__(self, chunk: Chunk) -> list[Line]:
-        """Return the lines that are now known to be durable, in order. Requires: the chunk supersedes nothing held."""
-        self._generation = chunk.generation
-        self._held += chunk.lines
-        count = bisect_right(self._held, chunk.durable, key=lambda line: line.end)  # ends rise
-        released = self._held[:count]
-        del self._held[:count]
-        return released
-
-    def is_superseded_by(self, generation: str) -> bool:
-        """Return whether records are held back that are in another generation of the log."""
-        return bool(self._held) and generation != self._generation

@@ -14,9 +14,10 @@ from mpcheckpoint._format.frame import MAX_BATCH_BYTES, MAX_LINE_BYTES, Line, Pa
 from mpcheckpoint._logfile.judged import Judged
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._view.conditions import Conditions, conditions, require_count, require_number
+from mpcheckpoint._view.durable import StatedDurable
 from mpcheckpoint._view.follow import Follower
-from mpcheckpoint._view.followed import FollowedLog, FollowedLogs, StatedDurable
-from mpcheckpoint._view.merged_read import Choice
+from mpcheckpoint._view.followed import FollowedLogs
+from mpcheckpoint._view.log_read import read_log
 from mpcheckpoint._view.settings import Settings, sendable
 from mpcheckpoint._view.store_handle import StoreHandle
 from mpcheckpoint._view.tail import Tail
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._store.protocol import Reader, StoredLog
     from mpcheckpoint._types import Cursor, Position, Record
     from mpcheckpoint._view.earlier import Earlier
+    from mpcheckpoint._view.merged_read import Choice
     from mpcheckpoint._view.view import LogView, ObjectState
 
 T = TypeVar("T")
@@ -313,18 +315,12 @@ class LogHandle:
         """Return a new reader at the start of the log: what it reads takes no memory in the view."""
         return self.store.opened(self.log_key).reader(resumes=True)
 
-    def read(self, after: Position | None, object_key: str | None, *, durable: bool) -> Iterator[Record]:
+    def read(
+        self, after: Position | None, choice: Choice, last: int | None, *, durable: bool
+    ) -> Iterator[Record]:
         """See ``Log.read``."""
         stored = self.store.opened(self.log_key)
-        if object_key is not None:
-            encode_key(object_key)
-        followed = FollowedLog(stored, self._only_durable if durable else None)
-        if after is not None:
-            followed.reader.seek(after)
-        try:
-            yield from followed.records(Choice(object_key))
-        finally:
-            followed.reader.release()
+        return read_log(stored, after, choice, last, self._only_durable if durable else None)
 
     def follow(
         self, after: Cursor | Position | str, idle_timeout_s: float | None, *, durable: bool

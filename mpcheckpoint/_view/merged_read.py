@@ -11,11 +11,13 @@ from mpcheckpoint._format.codec import decode_event, folded_of, record_id_of
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import MAX_STAMP_US, Line
 from mpcheckpoint._types import Cursor, Position, Record
+from mpcheckpoint._view.durable import StatedDurable
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
     from mpcheckpoint._logfile.chunk import Forget, Origin
     from mpcheckpoint._store.protocol import Reader, StoredLog
+    from mpcheckpoint._view.durable import Only
 
 # How much of a log is read at a time: worth a turn, and little enough to hold of many logs at once.
 _PART_BYTES = 64 * 1024
@@ -62,6 +64,10 @@ class RawRecord(NamedTuple):
     def order(self) -> tuple[int, str]:
         """How records of different logs are merged; those of one log are in order already."""
         return self.line.stamp_us, self.origin.log_key
+
+    def is_after(self, position: Position) -> bool:
+        """Return whether it comes after a position in the same log."""
+        return (self.line.stamp_us, -self.line.more) > (position.stamp_us, -position.more)
 
     def record(self) -> Record:
         """Return the record."""
@@ -123,23 +129,30 @@ class Part(NamedTuple):
 class Tap:
     """One log, read a part at a time. Between two parts no file is in use: there may be many logs."""
 
-    def __init__(self, stored: StoredLog, choice: Choice) -> None:
-        """Read what ``stored`` holds now: writers may be faster than the caller."""
+    def __init__(self, stored: StoredLog, choice: Choice, only: Only | None = None) -> None:
+        """Read what ``stored`` holds now: writers may be faster than the caller. Of that, what ``only`` chooses."""
         self.log_key = stored.log_key
-        self.failure: CheckpointError | None = None
+        self.failure: CheckpointError | None
         # The place after all that the log holds now; None if its end cannot be read.
         self.end = _end_of(stored)
         self._stored = stored
         until_us = choice.until_us if self.end is None else min(choice.until_us, self.end.stamp_us)
         self._choice = choice._replace(until_us=until_us)
-        self.reader: Reader = stored.reader(resumes=True)
-        self.is_at_end = False
+        self._only = only
+        self._open()
+
+    def _open(self) -> None:
+        self.reader: Reader = self._stored.reader(resumes=True)
+        self._chosen = None if self._only is None else self._only(self._stored)
+        self._held = self._chosen if isinstance(self._chosen, StatedDurable) else None
+        self.is_at_end, self.failure = False, None
 
     def begin(self) -> None:
         """Skip what is too old, as far as that is possible without reading it."""
-        since_us, length = self._choice.since_us, _NEAR_END_BYTES
-        while since_us and (passed_us := self._begin_near_end(length)) is not None and passed_us >= since_us:
-            length *= _FARTHER
+        try:
+            skip_older(self.reader, self._choice.since_us)
+        except CheckpointError as error:
+            self.failure, self.is_at_end = error, True
 
     def lines(self) -> Iterator[Part]:
         """Yield what the log holds, a part at a time. Keep what ends it too early as ``failure``."""
@@ -151,7 +164,9 @@ class Tap:
         taken_bytes = 0
         try:
             for chunk in self.reader.poll():  # what is left of them comes at the next call
-                lines = Lines.of(chunk.lines)
+                if self._held is not None and self._held.is_superseded_by(chunk.generation):
+                    break  # what is held back has other offsets there
+                lines = Lines.of(chunk.lines if self._chosen is None else self._chosen(chunk))
                 if not lines:
                     if chunk.forgets:
                         part.append(Part(lines, chunk.origin(self.log_key), chunk.forgets))
@@ -175,7 +190,7 @@ class Tap:
     def last(self, count: int) -> list[RawRecord]:
         """Return the last ``count`` wanted records, reading no more of the log than it takes."""
         length = max(_NEAR_END_BYTES, count * _USUAL_RECORD_BYTES)
-        while True:
+        while count:
             passed_us = self._begin_near_end(length)
             kept: list[RawRecord] = []
             for lines, origin, _ in self.lines():
@@ -186,7 +201,8 @@ class Tap:
             if passed_us is None or len(kept) >= count or passed_us < self._choice.since_us:
                 return kept[-count:]
             length *= _FARTHER
-            self.reader, self.is_at_end, self.failure = self._stored.reader(resumes=True), False, None
+            self._open()
+        return []
 
     def _begin_near_end(self, length: int) -> int | None:
         try:
@@ -194,6 +210,13 @@ class Tap:
         except CheckpointError as error:
             self.failure, self.is_at_end = error, True
             return None
+
+
+def skip_older(reader: Reader, since_us: int) -> None:
+    """Skip what is older than that, as far as that is possible without reading it."""
+    length = _NEAR_END_BYTES
+    while since_us and (passed_us := reader.begin_near_end(length)) is not None and passed_us >= since_us:
+        length *= _FARTHER
 
 
 def skip_to_end(reader: Reader) -> Position:
@@ -273,7 +296,7 @@ class Reading:
 
     def _last(self, count: int) -> Iterator[Record]:
         kept: list[RawRecord] = []
-        for tap in self._taps if count else ():
+        for tap in self._taps:
             kept = sorted(kept + tap.last(count), key=lambda found: found.order)[-count:]
         for found in kept:
             yield found.record()

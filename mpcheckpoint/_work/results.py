@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from mpcheckpoint._view.moments import stamp_us_of
 from mpcheckpoint._work.outcomes import Outcome
 from mpcheckpoint._work.whole_number import whole_number
 from mpcheckpoint.errors import MissingExtraError
@@ -17,6 +18,8 @@ from mpcheckpoint.errors import MissingExtraError
 if TYPE_CHECKING:
     import pandas
     import pyarrow
+
+    from mpcheckpoint._view.moments import Moment
 
 _ROWS_A_PART = 10_000
 _TEXT = msgspec.json.Encoder()
@@ -51,15 +54,15 @@ def _slowest(outcomes: Iterator[Outcome], most: int) -> Iterator[Outcome]:
     yield from heapq.nlargest(most, outcomes, key=lambda outcome: outcome.duration_s)
 
 
-def chosen_outcomes(*, only_failed: object, since_us: object, slowest: object) -> Chosen:
+def chosen_outcomes(*, only_failed: object, since: Moment | None, slowest: object) -> Chosen:
     """Return the choice that was handed in.
 
     Raises:
-        ValueError: ``since_us`` is no time, or ``slowest`` no number of outcomes.
+        TypeError, ValueError: ``since`` is no time, or ``slowest`` no number of outcomes.
     """
     return Chosen(
         bool(only_failed),
-        whole_number(since_us, 0, "since_us is a time, in whole microseconds since 1970"),
+        0 if since is None else stamp_us_of(since, "since"),
         None
         if slowest is None
         else whole_number(slowest, 1, "slowest is a number of outcomes, at least 1, or None"),

@@ -119,9 +119,9 @@ def test_read_from_and_to_a_time_includes_both(checkpoint: Checkpoint) -> None:
     for first, last in ((0, -1), (10, 60), (len(stamps) // 2, -1), (-1, -1), (50, 50)):
         since_us, until_us = stamps[first], stamps[last]
         expected = [record for record in everything if since_us <= record.stamp_us <= until_us]
-        assert list(checkpoint.read(since_us=since_us, until_us=until_us)) == expected
-    assert list(checkpoint.read(since_us=stamps[-1] + 1)) == []
-    assert list(checkpoint.read(until_us=stamps[0] - 1)) == []
+        assert list(checkpoint.read(since=since_us, until=until_us)) == expected
+    assert list(checkpoint.read(since=stamps[-1] + 1)) == []
+    assert list(checkpoint.read(until=stamps[0] - 1)) == []
 
 
 @pytest.mark.usefixtures("_small_parts")
@@ -131,15 +131,15 @@ def test_read_of_the_last_records_gives_the_end_of_the_merged_order(checkpoint: 
     for count in (0, 1, 2, 7, 40, len(everything), len(everything) + 1, 10**6):
         assert list(checkpoint.read(last=count)) == everything[max(0, len(everything) - count) :], count
     recent = [record for record in everything if record.stamp_us >= everything[-9].stamp_us]
-    assert list(checkpoint.read(last=4, since_us=everything[-9].stamp_us)) == recent[-4:]
-    assert list(checkpoint.read(last=10**6, since_us=everything[-9].stamp_us)) == recent
+    assert list(checkpoint.read(last=4, since=everything[-9].stamp_us)) == recent[-4:]
+    assert list(checkpoint.read(last=10**6, since=everything[-9].stamp_us)) == recent
     of_object = [record for record in everything if record.object_key == "claimed"]
     assert list(checkpoint.read(last=2, object_key="claimed")) == of_object[-2:]
 
 
 @pytest.mark.usefixtures("_small_parts")
 @pytest.mark.parametrize(
-    "options", [{}, {"last": 0}, {"last": 3}, {"since_us": YEAR_2255_US}, {"object_key": "x"}]
+    "options", [{}, {"last": 0}, {"last": 3}, {"since": YEAR_2255_US}, {"object_key": "x"}]
 )
 def test_cursor_of_what_was_read_is_where_following_goes_on(
     checkpoint: Checkpoint, options: dict[str, Any]
@@ -331,9 +331,7 @@ def test_objects_are_chosen_by_pattern_and_by_time(checkpoint: Checkpoint) -> No
     assert list(checkpoint.objects(match="X*")) == []
     for since_us, until_us in ((middle_us, YEAR_2255_US), (0, middle_us)):
         chosen = [record for record in everything if since_us <= record.stamp_us <= until_us]
-        counts = {
-            each.object_key: each.count for each in checkpoint.objects(since_us=since_us, until_us=until_us)
-        }
+        counts = {each.object_key: each.count for each in checkpoint.objects(since=since_us, until=until_us)}
         assert counts == {key: sum(each.object_key == key for each in chosen) for key in counts}
         assert list(counts) == list(dict.fromkeys(record.object_key for record in chosen))
 

@@ -169,7 +169,7 @@ class _Printing(NamedTuple):
             MissingExtraError: it is Parquet, and pyarrow is not installed.
         """
         outcomes = log.results(
-            rerun=rerun, failed=self.only_failed, since_us=self.since_us, slowest=self.slowest
+            rerun=rerun, failed=self.only_failed, since=self.since_us, slowest=self.slowest
         )
         if self.output is None:
             for chunk in chunks_of(outcomes, self.form, is_for_file=False):
