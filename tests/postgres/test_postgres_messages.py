@@ -223,6 +223,19 @@ def test_read_over_twenty_logs_takes_one_round_trip(checkpoint: Checkpoint, coun
         assert len(checkpoint["y"]) == 21
 
 
+def test_tail_takes_one_round_trip_a_call(checkpoint: Checkpoint, counter: Counter) -> None:
+    logs = [checkpoint.log(f"log {number}") for number in range(20)]
+    of_all, of_log = checkpoint.tail("end"), logs[3].tail("end")
+    for event in ("new", "newer"):
+        for tail in (of_all, of_log):
+            with counter.takes(1):
+                assert tail.new() == []
+        logs[3].append("y", event)
+        for tail in (of_all, of_log):
+            with counter.takes(1):
+                assert [record.event for record in tail.new()] == [event]
+
+
 def test_read_over_a_log_that_another_process_has_added_takes_no_more_than_four_round_trips(
     checkpoint: Checkpoint, counter: Counter
 ) -> None:

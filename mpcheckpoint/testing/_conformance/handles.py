@@ -211,6 +211,22 @@ class HandleTests(StorageUnderTest):
             is_of_all = tail in (tails[1], tails[3], again[1])
             assert [record.event for record in tail.new()] == (["b", 6] if is_of_all else [6]), cursor
 
+    def test_read_of_a_part_gives_those_of_all_records_that_are_in_it(self) -> None:
+        log = self.open_handle().log("a")
+        for number in range(0, 300, 3):
+            log.append_many([("x", number), ("y", "y" * 2000), ("x", number + 2)])
+        found = list(log.read())
+        middle = found[150]
+        for reader in (log, self.open_handle().log("a")):
+            assert list(reader.read(last=2)) == found[-2:]
+            assert list(reader.read(last=2, durable=True)) == found[-2:]
+            assert list(reader.read(middle.position, last=1000)) == found[151:]
+            assert list(reader.read(since=middle.stamp_us)) == found[150:]
+            assert list(reader.read(until=middle.stamp_us, last=4)) == found[149:153]
+            assert list(reader.read(found[0].position, until=found[3].stamp_us, object_key="x")) == [
+                found[number] for number in (2, 3, 5)
+            ]
+
     def test_durable_read_gives_everything_once_it_is_synced(self) -> None:
         log = self.open_handle().log("a")
         log.append_many([("x", 0), ("x", 1)])

@@ -105,8 +105,9 @@ class LossTests(StorageUnderTest):
         log = self.open_losing()
         handle = self.open_handle()
         followers = [handle.follow(idle_timeout_s=0), handle.log("a").follow(idle_timeout_s=0)]
-        for follower in followers:
-            assert [record.event for record in follower] == [0, 1, 2, 3]
+        tails = [handle.tail(), handle.log("a").tail()]
+        for given in [*map(list, followers), *(tail.new() for tail in tails)]:
+            assert [record.event for record in given] == [0, 1, 2, 3]
         self.lose_end(self.place)
         append(log, 4)
 
@@ -115,6 +116,10 @@ class LossTests(StorageUnderTest):
                 next(follower)
             with raises((RecordsLostError, InvalidPositionError)):
                 next(follower)
+        for tail in tails * 2:
+            with raises(RecordsLostError):
+                tail.new()
+        assert [record.event for record in handle.tail().new()] == [0, 1, 4]
         assert [record.event for record in handle.follow(idle_timeout_s=0)] == [0, 1, 4]
 
     def test_count_or_id_that_is_lost_does_not_hold_any_more(self) -> None:

@@ -180,6 +180,7 @@ class CutsLargeEvents(_Gives):
     "test_reader_that_seeks_any_record_begins_right_after_it",
     "test_follower_gives_each_record_once_from_where_it_was_put",
     "test_tail_gives_each_record_once_and_every_one_that_was_appended",
+    "test_read_of_a_part_gives_those_of_all_records_that_are_in_it",
     "test_records_are_read_with_all_that_was_said_of_them",
 )
 class IgnoresSeek(MemoryReader):
