@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mpcheckpoint._compaction.folds import Folds
 from mpcheckpoint._compaction.rules import LONGEST_S
 from mpcheckpoint._compaction.superseded import Superseded
-from mpcheckpoint._compaction.tally import keys_and_stamps, new_tally
+from mpcheckpoint._compaction.tally import keys_and_stamps, last_record_in, new_tally
 from mpcheckpoint._format.codec import record_id_of
 from mpcheckpoint._format.control import (
     CLAIM,
@@ -106,7 +106,7 @@ class Selection:
         self._may_empty = rules.newer_than_s is not None or rules.drop is not None
         self._superseded = Superseded()
         # Of the first line that is not old, and of the last record.
-        self._first_new, self._last_record = 0, -1
+        self._first_new = self._last_record = 0
         # The numbers of what is dropped out of turn, by object, and, once it is decided, of all of them.
         self._less: dict[str, list[int]] = {}
         self._out_of_turn = array("Q")
@@ -162,15 +162,11 @@ class Selection:
             self._last_claims.pop(object_key, None)
 
     def _look_at(self, lines: Lines) -> None:
-        first, last = self._lines, len(lines) - 1
+        first = self._lines
         self._lines += len(lines)
-        controls = list(lines.controls())
-        for index, line in controls:
+        for index, line in lines.controls():
             self._look_at_control(first + index, line)
-        while controls and controls[-1][0] == last:
-            controls.pop()
-            last -= 1
-        if last >= 0:
+        if (last := last_record_in(lines)) is not None:
             self._last_record = first + last
         self._count(lines)
         if self._rules.drop is not None:
@@ -223,7 +219,8 @@ class Selection:
         if control == DROPPED:
             dropped = dropped_in(line.event)
             self._forgotten_us = max(self._forgotten_us, dropped.forgotten_us)
-            self._ended_us = max(self._ended_us, dropped.ended_us)
+            told_us = max((each.last_us for each in dropped.objects), default=0)
+            self._ended_us = max(self._ended_us, dropped.ended_us, told_us)
             for each in dropped.objects:
                 known = self._earlier.get(each.object_key)
                 if known is None:
@@ -320,12 +317,15 @@ class Selection:
                 dropped_payloads(map(DroppedRecords, self._leading, self._leading.values(), repeat(0)))
             )
         object_keys = dict.fromkeys([*self._earlier, *self._less, *self._leading])
-        dropped = filter(None, (self._dropped(each, ids) for each in object_keys))
+        dropped = list(filter(None, (self._dropped(each, ids) for each in object_keys)))
+        return list(dropped_payloads(dropped, self._forgotten_us, self._ended_after(dropped)))
+
+    def _ended_after(self, dropped: list[DroppedRecords]) -> int:
+        """Return the stamp of the last record, if that may be left out and none of these tells it; else 0."""
         last_us = max(self._last_us.values(), default=0)
-        # Other rules leave the last record of each object.
-        is_dropped = bool(self._out_of_turn) and self._out_of_turn[-1] == self._last_record
-        ended_us = last_us if is_dropped or last_us < self._old_below_us else 0
-        return list(dropped_payloads(dropped, self._forgotten_us, max(self._ended_us, ended_us)))
+        is_dropped = list(self._out_of_turn[-1:]) == [self._last_record]  # or it is too old, or it stays
+        ended_us = max(self._ended_us, last_us if is_dropped or last_us < self._old_below_us else 0)
+        return ended_us if ended_us > max((each.last_us for each in dropped), default=0) else 0
 
     def _is_dropped(self, each: _Id) -> bool:
         less = self._less.get(each.object_key, ())

@@ -31,6 +31,12 @@ def keys_and_stamps(lines: Lines) -> tuple[Any, Any]:
     return lines.object_keys, packed(lines.stamps_us)
 
 
+def last_record_in(lines: Lines) -> int | None:
+    """Return the index of the last of these lines that is a record; None if none is."""
+    controls = {index for index, _ in lines.controls()}
+    return next((index for index in reversed(range(len(lines))) if index not in controls), None)
+
+
 class PureTally:
     """Counts lines by object.
 
@@ -84,6 +90,7 @@ class PureTally:
 
     def lasts_us(self) -> dict[str, int]:
         """Return the stamp of the last record of each object."""
+        self._lasts_us.pop(None, None)  # type: ignore[call-overload]
         return self._lasts_us
 
 

@@ -165,6 +165,7 @@ class LogView:
                 )
             for record_id, stamp_us, more in each.ids:
                 self._dropped_ids.setdefault(each.object_key, {}).setdefault(record_id, (stamp_us, more))
+        self._ended_us = max([self._ended_us, *self._dropped_us.values()])
 
     def count_of(self, object_key: str) -> int:
         """Return how many events were appended for an object, those included that a compaction left out."""

@@ -173,6 +173,28 @@ def test_expected_end_conflicts_with_the_very_next_record(log: Log) -> None:
         assert (caught.value.position, caught.value.end) == (unexpected, unexpected)
 
 
+@pytest.mark.guarantee(12)
+@pytest.mark.parametrize("rule", [{"drop": lambda record: record.event == "gone"}, {"newer_than_s": 0}])
+def test_expected_end_conflicts_though_all_that_came_after_it_was_dropped_and_is_forgotten(
+    log: Log, rule: dict[str, Any]
+) -> None:
+    end = log.append("x", 1)
+    log.append("y", "gone")
+    with log.claim("z"):
+        pass
+    log.compact(**rule, keep_ids_s=0)  # of y not even the count is left
+
+    assert log.count("y") == 0
+    for _ in range(2):
+        with pytest.raises(ConflictError) as caught:
+            log.append_many([("x", "no")], expected_end=end)
+        assert caught.value.end is not None
+        assert caught.value.end > end
+        log.compact(drop=lambda record: True, keep_ids_s=0)
+    log.append_many([("x", 2)], expected_end=caught.value.end)
+    assert log.events("x") == (2,)
+
+
 @pytest.mark.guarantee(3)
 @pytest.mark.parametrize("condition", ["counts", "end"])
 def test_expectation_that_ceases_to_hold_before_the_lock_is_given_is_refused(
