@@ -186,6 +186,14 @@ def test_benchmark_of_calls_counts_those_of_an_append_and_of_reads(tmp_path: Pat
     assert all(0 < row["files"] < row["calls"] < 25 for row in reads)
 
 
+def test_benchmark_of_tails_reports_every_way_to_ask(tmp_path: Path) -> None:
+    results = run(tmp_path, "tail.py", *IN_NO_TIME)["results"]
+
+    assert [row["way"] for row in results][:3] == ["tail", "follow, without waiting", "read(after=)"]
+    assert len(results) == 5
+    assert all(row["nothing_p50_us"] > 0 and row["one_p50_us"] > 0 for row in results)
+
+
 def test_benchmark_of_a_writer_beside_a_reader_reports_both(tmp_path: Path) -> None:
     alone, beside = run(tmp_path, "beside.py", *IN_NO_TIME)["results"]
 
