@@ -233,7 +233,8 @@ def test_handler_within_an_append_may_read_and_not_append(
     def handler(number: int, frame: FrameType | None) -> None:
         try:
             said.append(other.log("a").events("x"))
-            log.append("y", "nested")
+            # Of no object that a condition here relies on: it may come between what that reads and its append.
+            log.append("nested", "nested")
         except ReentrancyError:
             said.append(ReentrancyError)
 
