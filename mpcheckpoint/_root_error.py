@@ -39,11 +39,11 @@ class CheckpointError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.path = None if path is None else str(path)
+        self.path: str | None = None if path is None else str(path)
         self.offset = offset
         self.reason = reason
         self.advice = advice
-        self.shell_advice = advice if shell_advice is None else shell_advice
+        self.shell_advice: str = advice if shell_advice is None else shell_advice
 
     def __str__(self) -> str:
         return advised(self.message, self.advice)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Mapping, ValuesView
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mpcheckpoint._compaction.compacted_backup import backup
 from mpcheckpoint._compaction.retention import Retention, keeper, record
@@ -14,29 +14,30 @@ from mpcheckpoint._view.followed import FollowedLogs
 from mpcheckpoint._view.log_handle import LogHandle
 from mpcheckpoint._view.merged_read import Reading
 from mpcheckpoint._view.moments import choice_of, require_last
-from mpcheckpoint._view.object_index import list_objects
+from mpcheckpoint._view.object_mapping import ObjectMapping
 from mpcheckpoint._view.settings import Settings, open_settings, sendable
 from mpcheckpoint._view.store_handle import StoreHandle
 from mpcheckpoint._view.tail import Tail
-from mpcheckpoint._view.view import merged, object_count, ordered_object_keys
+from mpcheckpoint._view.view import ordered_object_keys
 from mpcheckpoint.log import Log
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from mpcheckpoint._postgres.address import Address
-    from mpcheckpoint._store.protocol import Store
+    from mpcheckpoint._store.protocol import Store, StoredLog
     from mpcheckpoint._types import Cursor, Position
     from mpcheckpoint._view.moments import Moment
-    from mpcheckpoint._view.object_index import ObjectSummary
-    from mpcheckpoint._view.records import Cut
+    from mpcheckpoint._view.records import Records
 
-__all__ = ["Checkpoint", "Snapshot", "checkpoint_on"]
+T = TypeVar("T")
+
+__all__ = ["Checkpoint", "checkpoint_on"]
 
 
-class Checkpoint(Mapping[str, tuple[Any, ...]]):
+class Checkpoint(ObjectMapping):
     """A store: what happened to which object, recorded durably and shared by any number of processes.
 
     A context manager, and a read-only mapping from object key to the tuple of its events over all logs, in the merged
@@ -54,7 +55,7 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         create: bool = True,
         read_only: bool = False,
         log_keys: Iterable[str] | None = None,
-        durability: str = "always",
+        durability: Literal["always", "interval", "never"] | str = "always",
         lock_timeout_s: float | None = None,
         default: Callable[[Any], Any] | None = None,
         retry_s: float = RETRY_S,
@@ -85,6 +86,11 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         asked = Settings("", create, read_only, log_keys, durability, lock_timeout_s, None, default, retry_s)
         self._handle = StoreHandle(open_settings(path, asked))
 
+    @property
+    def path(self) -> Path | None:
+        """The absolute path of the directory that the store is in; None if it is on a server."""
+        return None if self._handle.base is None else Path(self._handle.base)
+
     # --- logs -------------------------------------------------------------------------------------------------
 
     def logs(self) -> list[str]:
@@ -102,6 +108,10 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             InvalidKeyError: it is no key.
             LogNotFoundError: there is none, and ``create`` (of this call or of the handle) is False.
             TypeError: ``retention`` is none. With one, also what an append raises.
+            CorruptLogError, FormatVersionError, WrongLogError: its header says so; nothing was changed.
+            LockTimeoutError, WriteFailedError, StoreAccessError, ReadOnlyError: it could not be made.
+
+        Durability: a log that was made is on disk with its first durable append.
         """
         self._handle.open(log_key, create=create)
         handle = LogHandle(self._handle, log_key)
@@ -109,17 +119,22 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
             record(handle, retention)
         return Log(handle)
 
-    def follow(self, after: Cursor | str = "start", *, idle_timeout_s: float | None = None) -> Follower:
+    def follow(
+        self, after: Cursor | Literal["start", "end"] = "start", *, idle_timeout_s: float | None = None
+    ) -> Follower:
         """Return an iterator over the records of all logs, new logs included, that waits for more.
 
         Args:
             after: a cursor of an earlier follower, the "start", or the "end" as it is now.
             idle_timeout_s: end quietly when nothing came for so many seconds; None waits for ever.
+
+        Raises:
+            ValueError, InvalidPositionError: ``after`` is none of these, or not of these logs.
         """
         self._handle.discovered(is_checked=True)
         return Follower(FollowedLogs(self._handle.look, after), idle_timeout_s)
 
-    def tail(self, after: Cursor | str = "start") -> Tail:
+    def tail(self, after: Cursor | Literal["start", "end"] = "start") -> Tail:
         """Return what gives, at each call of ``new``, what came since the last one to any log, new logs included.
 
         Args:
@@ -184,78 +199,23 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         choice, last = choice_of(object_key, since, until), require_last(last)
         return Reading(self._handle.discovered(is_checked=True), choice, last)
 
-    def objects(
-        self, *, since: Moment | None = None, until: Moment | None = None, match: str | None = None
-    ) -> Iterator[ObjectSummary]:
-        """Yield what is recorded of each object, in the order in which they were first recorded.
-
-        Reads the logs, not the views: memory is bounded, apart from one entry an object.
-
-        Args:
-            since, until: only records made from then to then, both included; as for ``read``.
-            match: only objects whose key matches this shell pattern (``fnmatch``); None for all.
-
-        Raises:
-            CorruptLogError, ReadFailedError, LogNotFoundError, FormatVersionError: in the iteration, after all that can
-                be read was given out.
-        """
-        return list_objects(self._handle.discovered(is_checked=True), choice_of(None, since, until), match)
-
     # Defined, with its documentation, where its arguments are checked.
     backup = backup
 
-    # --- the merged view --------------------------------------------------------------------------------------
+    # What a mapping asks for.
+    def _events_of(self, object_key: str) -> list[bytes]:
+        return self._handle.events(object_key)
 
-    def __getitem__(self, object_key: str) -> tuple[Any, ...]:
-        events = self._handle.events(object_key)
-        if not events:
-            raise KeyError(object_key)
-        return tuple(map(decode_event, events))
+    def _ask(self, judge: Callable[[dict[str, Records]], T]) -> T:
+        return self._handle.query_all(judge)
 
-    def __contains__(self, object_key: object) -> bool:
-        return isinstance(object_key, str) and self._handle.query_all(
-            lambda logs: any(object_key in log.objects for log in logs.values())
-        )
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.getCheckpointKeys())
-
-    def __len__(self) -> int:
-        return self._handle.query_all(object_count)
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def snapshot(self) -> Snapshot:
-        """Return the state of all logs as it is now, frozen: one refreshed cut."""
-        return Snapshot(
-            self._handle.query_all(lambda logs: {log_key: log.cut() for log_key, log in logs.items()})
-        )
-
-    # Mapping's own would take the KeyError of a lost log for an object that is not there.
-    def get(self, object_key: str, default: Any = None) -> Any:
-        """Return the events of an object over all logs, or ``default`` if it is unknown."""
-        return tuple(map(decode_event, self._handle.events(object_key))) or default
-
-    # Mapping's own would read each object at another moment.
-    def items(self) -> ItemsView[str, tuple[Any, ...]]:
-        """Return the items of one refreshed cut."""
-        return self.snapshot().items()
-
-    def values(self) -> ValuesView[tuple[Any, ...]]:
-        """Return the values of one refreshed cut."""
-        return self.snapshot().values()
+    def _logs(self) -> Iterable[StoredLog]:
+        return self._handle.discovered(is_checked=True)
 
     # --- the names of the tool this one replaces ---------------------------------------------------------------
 
     def createCheckpointLog(self, log_key: str) -> None:  # noqa: N802 - the name of the older tool
-        """Open a log for writing through this handle, creating it if need be."""
+        """Open a log for writing through this handle, creating it if need be. It raises what ``log`` raises."""
         self._handle.open(log_key)
 
     def writeCheckpoint(self, log_key: str, object_key: str, event: object) -> None:  # noqa: N802
@@ -295,6 +255,11 @@ class Checkpoint(Mapping[str, tuple[Any, ...]]):
         """Sync what the "interval" setting has left unsynced and give back files and memory. Closing twice is fine.
 
         A log that is known to keep a part only (``Retention``) is made smaller first, if that is worth it.
+
+        Raises:
+            OutcomeUnknownError: a sync failed; what was appended is written, and may be lost with the power.
+
+        Durability: all that was appended through this handle with "always" or "interval" is on disk when it returns.
         """
         if not self._handle.is_closed and not self._handle.settings.read_only:
             keeper.finish(self._handle)
@@ -322,7 +287,7 @@ def checkpoint_on(
     create: bool = True,
     read_only: bool = False,
     log_keys: Iterable[str] | None = None,
-    durability: str = "always",
+    durability: Literal["always", "interval", "never"] | str = "always",
     lock_timeout_s: float | None = None,
     default: Callable[[Any], Any] | None = None,
 ) -> Checkpoint:
@@ -352,28 +317,3 @@ def _reopen(settings: Settings, open_keys: tuple[str, ...]) -> Checkpoint:
     for log_key in open_keys:
         checkpoint.createCheckpointLog(log_key)
     return checkpoint
-
-
-class Snapshot(Mapping[str, tuple[Any, ...]]):
-    """A frozen cut of a store: object key -> tuple of events. Nothing changes it, and it no longer needs the store."""
-
-    def __init__(self, cuts: dict[str, Cut]) -> None:
-        self._cuts = cuts
-        self._object_keys = dict.fromkeys(ordered_object_keys(cuts))
-
-    def __getitem__(self, object_key: str) -> tuple[Any, ...]:
-        if object_key not in self._object_keys:
-            raise KeyError(object_key)
-        return tuple(map(decode_event, merged(self._cuts, object_key)))
-
-    def __contains__(self, object_key: object) -> bool:
-        return object_key in self._object_keys
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._object_keys)
-
-    def __len__(self) -> int:
-        return len(self._object_keys)
-
-    def __repr__(self) -> str:
-        return f"<Snapshot of {len(self)} objects>"

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mpcheckpoint._compaction.compacting import compact
 from mpcheckpoint._format.codec import decode_event
+from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._view.moments import choice_of, require_last
+from mpcheckpoint._view.object_mapping import ObjectMapping
 from mpcheckpoint._view.transaction import Transaction, update
 from mpcheckpoint._work.claims import claimed
 from mpcheckpoint._work.file_marks import chosen
 from mpcheckpoint._work.reruns import history_of, require_rerun_name
-from mpcheckpoint._work.results import Results, chosen_outcomes
+from mpcheckpoint._work.results import results
 from mpcheckpoint._work.start_map import start_map
-from mpcheckpoint._work.status import outcomes_of, pending_of, status_of
+from mpcheckpoint._work.status import pending_of, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
+    from mpcheckpoint._store.protocol import StoredLog
     from mpcheckpoint._types import Cursor, Position, Record, Repair
     from mpcheckpoint._view.follow import Follower
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.moments import Moment
+    from mpcheckpoint._view.records import Records
     from mpcheckpoint._view.tail import Tail
     from mpcheckpoint._work.claims import Claim
     from mpcheckpoint._work.status import MapStatus
@@ -32,8 +37,11 @@ __all__ = ["Log"]
 T = TypeVar("T")
 
 
-class Log:
+class Log(ObjectMapping):
     """One append-only log of a store; get it from ``Checkpoint.log``.
+
+    A read-only mapping from object key to the tuple of its events in this log, as ``Checkpoint`` is one over all logs:
+    ``len(log)`` counts its objects, not its records. It is always true, and equal only to itself.
 
     Concurrency: any number of threads; survives fork on both sides; pickles, to a new handle on the same log.
     """
@@ -46,6 +54,12 @@ class Log:
         """The key of this log."""
         return self._handle.log_key
 
+    @property
+    def path(self) -> Path | None:
+        """The absolute path of the log's file; None if the store is on a server."""
+        store = self._handle.store
+        return None if store.base is None else Path(LogPaths.of(store.path, self.log_key).log)
+
     # --- write ------------------------------------------------------------------------------------------------
 
     def append(
@@ -55,7 +69,7 @@ class Log:
         *,
         expected_count: int | None = None,
         record_id: str | None = None,
-        durability: str | None = None,
+        durability: Literal["always", "interval", "never"] | str | None = None,
         default: Callable[[Any], Any] | None = None,
     ) -> Position:
         """Record that ``event`` happened to ``object_key``.
@@ -91,7 +105,7 @@ class Log:
         self,
         records: Iterable[tuple[str, object]],
         *,
-        durability: str | None = None,
+        durability: Literal["always", "interval", "never"] | str | None = None,
         default: Callable[[Any], Any] | None = None,
         expected_counts: Mapping[str, int] | None = None,
         expected_end: Position | Literal["start"] | None = None,
@@ -235,7 +249,7 @@ class Log:
 
     def follow(
         self,
-        after: Cursor | Position | str = "start",
+        after: Cursor | Position | Literal["start", "end"] = "start",
         *,
         idle_timeout_s: float | None = None,
         durable: bool = False,
@@ -249,7 +263,9 @@ class Log:
         """
         return self._handle.follow(after, idle_timeout_s, durable=durable)
 
-    def tail(self, after: Cursor | Position | str = "start", *, durable: bool = False) -> Tail:
+    def tail(
+        self, after: Cursor | Position | Literal["start", "end"] = "start", *, durable: bool = False
+    ) -> Tail:
         """Return what gives, at each call of ``new``, the records that came since the last one, without waiting.
 
         Args:
@@ -260,6 +276,16 @@ class Log:
             InvalidPositionError: ``after`` is no position of this log.
         """
         return self._handle.tail(after, durable=durable)
+
+    # What a mapping asks for.
+    def _events_of(self, object_key: str) -> list[bytes]:
+        return self._handle.store.events_in(self.log_key, object_key)
+
+    def _ask(self, judge: Callable[[dict[str, Records]], T]) -> T:
+        return self._handle.query(lambda view: judge({self.log_key: view.records}))
+
+    def _logs(self) -> list[StoredLog]:
+        return [self._handle.store.opened(self.log_key)]
 
     # --- look after -------------------------------------------------------------------------------------------
 
@@ -317,7 +343,7 @@ class Log:
         *,
         key: Callable[[T], str] | None = None,
         rerun: str | None = None,
-        changed_files: bool | str = False,
+        changed_files: bool | Literal["stat", "hash"] = False,
         file: Callable[[T], Any] | None = None,
     ) -> Iterator[T]:
         """Yield the items that are not done, each judged when its turn comes. If a map ran on this log, an item is done
@@ -339,30 +365,8 @@ class Log:
     # Defined, with its documentation, where its arguments are checked.
     map = start_map
 
-    def results(
-        self,
-        *,
-        rerun: str | None = None,
-        failed: bool = False,
-        since: Moment | None = None,
-        slowest: int | None = None,
-    ) -> Results:
-        """Return an iterator over the last outcome of each item, whatever rerun it came from, in the order of the
-        objects. Its ``item`` is the item as it was recorded: its object key, if it was no JSON value. The iterator
-        turns what it would give into a table, too: ``to_pandas``, ``to_arrow``, ``write_parquet``.
-
-        Args:
-            rerun: the last outcome under this name; nothing if there is no such rerun.
-            failed: only failures.
-            since: only what ended then or later; as for ``read``.
-            slowest: only so many, those whose last attempt took longest, the longest first.
-
-        Raises:
-            TypeError, ValueError: ``rerun`` is no name, ``since`` no time, or ``slowest`` no number of outcomes.
-        """
-        require_rerun_name(rerun)
-        chosen = chosen_outcomes(only_failed=failed, since=since, slowest=slowest)
-        return Results(chosen.of(outcomes_of(self._handle, rerun)))
+    # Defined, with its documentation, where its arguments are checked.
+    results = results
 
     def reruns(self) -> tuple[str, ...]:
         """Return the names of the reruns on this log, in the order in which they were begun."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-OK, WARN, BAD = "ok", "warn", "bad"
+Verdict = Literal["ok", "warn", "bad"]
+OK: Final = "ok"
+WARN: Final = "warn"
+BAD: Final = "bad"
 _WORST_LAST = (OK, WARN, BAD)
 
 
@@ -26,7 +29,7 @@ class Finding:
     """
 
     check: str
-    verdict: str
+    verdict: Verdict
     text: str
     figures: Mapping[str, object] = field(default_factory=dict)
 
@@ -44,11 +47,11 @@ class Examination:
     findings: tuple[Finding, ...]
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Verdict:
         """The worst verdict of all: "ok", "warn" or "bad"."""
         return worst(self.findings)
 
 
-def worst(findings: tuple[Finding, ...]) -> str:
+def worst(findings: tuple[Finding, ...]) -> Verdict:
     """Return the worst verdict of some findings."""
     return max((finding.verdict for finding in findings), key=_WORST_LAST.index, default=OK)

@@ -57,8 +57,9 @@ class StoreHandle:
             else settings.store
         )
         self.path, self.workers = self._store.path, self._store.workers
+        self.base = self._store.directory.base if isinstance(self._store, DirectoryStore) else None
         # A directory is looked at file by file, so it need not be asked at each read.
-        self._looks = not isinstance(self._store, DirectoryStore)
+        self._looks = self.base is None
         self.mutex = Mutex(f"the view of {settings.path}")
         self._states: dict[str, LogState] = {}
         self._queried_s: dict[str, float] = {}  # when a query last brought a view up to date

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
 from mpcheckpoint._work.counts import ProgressMeter, running_of
 from mpcheckpoint._work.dispatch import Dispatcher
 from mpcheckpoint._work.held_items import HeldItemNotices
 from mpcheckpoint._work.input_thread import InputThread
 from mpcheckpoint._work.look_ahead import LookAhead
+from mpcheckpoint._work.outcomes import R_co, T_co
 from mpcheckpoint._work.output_queue import OutputQueue
 from mpcheckpoint._work.plan import OnError, Options, Plan
 from mpcheckpoint._work.presence import Presence
@@ -31,7 +32,7 @@ _LONGEST_PAUSE_S = 0.5
 _MOST_BESIDE = 32
 
 
-class MapRun:
+class MapRun(Generic[T_co, R_co]):
     """A parallel map under way: iterate over it to get its outcomes. Get it from ``Log.map``.
 
     Each outcome is durable before it is given out. While nobody iterates, the items that workers have are run and
@@ -71,10 +72,10 @@ class MapRun:
 
     # --- for the caller ---------------------------------------------------------------------------------------
 
-    def __iter__(self) -> MapRun:
+    def __iter__(self) -> MapRun[T_co, R_co]:
         return self
 
-    def __next__(self) -> Outcome:
+    def __next__(self) -> Outcome[T_co, R_co]:
         """Return the next outcome; wait for it.
 
         Raises:
@@ -171,7 +172,7 @@ class MapRun:
         """
         self._close(is_interrupted=False)
 
-    def __enter__(self) -> MapRun:
+    def __enter__(self) -> MapRun[T_co, R_co]:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import make_dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import msgspec
 
 from mpcheckpoint._format.advice import name_of
 from mpcheckpoint._format.codec import encode_payload, is_json
 from mpcheckpoint._format.made_json import made_json
+from mpcheckpoint._types import time_of
 from mpcheckpoint._work.refusals import invalid_result
 from mpcheckpoint._work.worker_name import worker_name
 from mpcheckpoint.errors import InvalidEventError, InvalidResultError, LimitExceededError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
+
+    # Plain ``Outcome`` is ``Outcome[Any, Any]``: type checkers know such defaults, Python itself from 3.13 on.
+    from typing_extensions import TypeVar
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._format.made_json import Default
@@ -24,19 +29,28 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.reruns import RunNote
     from mpcheckpoint._work.runs import JoinedRun
 
+    T_co = TypeVar("T_co", covariant=True, default=Any)
+    R_co = TypeVar("R_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    T_co = TypeVar("T_co", covariant=True)
+    R_co = TypeVar("R_co", covariant=True)
+
 _MOST_ERROR_CHARS = 8000
 _canonical = msgspec.json.Encoder(order="sorted").encode
 
 
 # A Struct, as ``Record``: a frozen dataclass takes fifteen times as long to make, and a map makes one an item.
-class Outcome(msgspec.Struct, frozen=True, weakref=True):
+class Outcome(msgspec.Struct, Generic[T_co, R_co], frozen=True, weakref=True):
     """What became of one item of a map. It is durable before it is given out.
 
     Attributes:
         item: the item as it was handed in; from ``Log.results``, as it was recorded.
         object_key: the object that stands for it in the log.
         ok: whether the function returned a JSON value (in the shell: whether the command exited with 0).
-        value: what it returned; for a command a dict of ``exit_code``, ``output`` and what was left out of that.
+        value: what it returned, or what ``default`` made of that; None if it failed. For a command, failed or not, a
+            dict of ``exit_code``, ``output`` and what was left out of that.
         error: None, or what went wrong: the cause in the first line, then where.
         duration_s: how long it took, in seconds.
         repeated: whether nothing was run for this input here, because its outcome was there already: from an earlier
@@ -50,10 +64,10 @@ class Outcome(msgspec.Struct, frozen=True, weakref=True):
             items beside its first thread. None if that was recorded before outcomes told it.
     """
 
-    item: Any
+    item: T_co
     object_key: str
     ok: bool
-    value: Any
+    value: R_co | None
     error: str | None
     duration_s: float
     repeated: bool
@@ -70,6 +84,16 @@ class Outcome(msgspec.Struct, frozen=True, weakref=True):
         Of a process that died only the end is known: then it is the same.
         """
         return max(0, self.ended_us - round(self.duration_s * 1_000_000))
+
+    @property
+    def started(self) -> datetime:
+        """When its last attempt began, as a datetime in UTC: that of ``began_us``."""
+        return time_of(self.began_us)
+
+    @property
+    def ended(self) -> datetime:
+        """When it was recorded, as a datetime in UTC: that of ``ended_us``."""
+        return time_of(self.ended_us)
 
 
 def _as_dataclass() -> None:

@@ -6,12 +6,14 @@ import heapq
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
 from mpcheckpoint._view.moments import stamp_us_of
-from mpcheckpoint._work.outcomes import Outcome
+from mpcheckpoint._work.outcomes import Outcome, R_co, T_co
+from mpcheckpoint._work.reruns import require_rerun_name
+from mpcheckpoint._work.status import outcomes_of
 from mpcheckpoint._work.whole_number import whole_number
 from mpcheckpoint.errors import MissingExtraError
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
+    from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.moments import Moment
 
 _ROWS_A_PART = 10_000
@@ -96,7 +99,7 @@ COLUMNS: dict[str, Any] = {
 }
 
 
-class Results(Iterator[Outcome]):
+class Results(Iterator[Outcome[T_co, R_co]]):
     """The outcomes of a map, as ``Log.results`` chose them: an iterator over them, or one of the tables.
 
     An outcome is read when it is asked for, in bounded memory. A table holds all that were not given out yet, one row
@@ -105,13 +108,13 @@ class Results(Iterator[Outcome]):
     Concurrency: for one thread. What is recorded meanwhile may be there or not.
     """
 
-    def __init__(self, outcomes: Iterator[Outcome]) -> None:
+    def __init__(self, outcomes: Iterator[Outcome[T_co, R_co]]) -> None:
         self._outcomes = outcomes
 
-    def __iter__(self) -> Results:
+    def __iter__(self) -> Results[T_co, R_co]:
         return self
 
-    def __next__(self) -> Outcome:
+    def __next__(self) -> Outcome[T_co, R_co]:
         """Return the next outcome."""
         return next(self._outcomes)
 
@@ -176,6 +179,38 @@ class Results(Iterator[Outcome]):
                 writer.write_batch(batch)
                 rows += int(batch.num_rows)
         return rows
+
+
+class _WithHandle(Protocol):
+    """A Log."""
+
+    _handle: LogHandle
+
+
+def results(
+    self: _WithHandle,
+    *,
+    rerun: str | None = None,
+    failed: bool = False,
+    since: Moment | None = None,
+    slowest: int | None = None,
+) -> Results[Any, Any]:
+    """Return an iterator over the last outcome of each item, whatever rerun it came from, in the order of the
+    objects. Its ``item`` is the item as it was recorded: its object key, if it was no JSON value. The iterator
+    turns what it would give into a table, too: ``to_pandas``, ``to_arrow``, ``write_parquet``.
+
+    Args:
+        rerun: the last outcome under this name; nothing if there is no such rerun.
+        failed: only failures.
+        since: only what ended then or later; as for ``read``.
+        slowest: only so many, those whose last attempt took longest, the longest first.
+
+    Raises:
+        TypeError, ValueError: ``rerun`` is no name, ``since`` no time, or ``slowest`` no number of outcomes.
+    """
+    require_rerun_name(rerun)
+    chosen = chosen_outcomes(only_failed=failed, since=since, slowest=slowest)
+    return Results(chosen.of(outcomes_of(self._handle, rerun)))
 
 
 _PANDAS_TYPES = {"ok": "bool", "duration_s": "float64", "attempts": "int64"}

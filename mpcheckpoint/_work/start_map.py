@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sized
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from mpcheckpoint._progress.choice import display_for, require_progress
 from mpcheckpoint._work.causes import chosen_failures
@@ -30,12 +30,16 @@ from mpcheckpoint._work.whole_number import whole_number
 from mpcheckpoint._work.worker_options import WorkerOptions, parse_memory, require_memory_told
 
 if TYPE_CHECKING:
+    import os
     from concurrent.futures import Executor
     from multiprocessing.context import BaseContext
 
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.permit import Permit
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class _WithHandle(Protocol):
@@ -44,20 +48,20 @@ class _WithHandle(Protocol):
 
 def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have a default
     self: _WithHandle,
-    fn: Callable[[Any], Any],
-    items: Iterable[Any],
+    fn: Callable[[T], R] | Callable[[T, Any], R],
+    items: Iterable[T],
     *,
-    key: Callable[[Any], str] | None = None,
+    key: Callable[[T], str] | None = None,
     version: str = "",
     jobs: int | None = None,
     mp_context: BaseContext | None = None,
     executor: Executor | None = None,
     ordered: bool = False,
-    on_error: str = "record",
+    on_error: Literal["record", "halt", "raise"] = "record",
     include_done: bool = True,
-    retry_failed: bool | str | Iterable[str] | Callable[[Outcome], object] = False,
+    retry_failed: bool | str | Iterable[str] | Callable[[Outcome[Any, Any]], object] = False,
     rerun: str | None = None,
-    if_changed: str = "refuse",
+    if_changed: Literal["refuse", "keep", "keep-ok"] = "refuse",
     retries: int = 0,
     retry_delay_s: float = DEFAULT_DELAY_S,
     timeout_s: float | None = None,
@@ -66,11 +70,11 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     tasks_per_worker: int | None = None,
     max_invalid_results: int | None = DEFAULT_MAX_INVALID_RESULTS,
     default: Callable[[Any], Any] | None = None,
-    changed_files: bool | str = False,
-    file: Callable[[Any], Any] | None = None,
+    changed_files: bool | Literal["stat", "hash"] = False,
+    file: Callable[[T], str | bytes | os.PathLike[Any]] | None = None,
     halt: int | str | None = None,
     progress: Any = False,
-) -> MapRun:
+) -> MapRun[T, R]:
     """Run ``fn(item)`` for every item that has no outcome in this log yet, in parallel, and record each outcome.
 
     Killed at any instant and called again, it runs only what is missing. Any number of processes may run the same
@@ -241,7 +245,9 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
 start_map.__name__, start_map.__qualname__ = "map", "Log.map"
 
 
-def _begun(plan: Plan, source: Iterator[Input | NotYet], pool: WorkerPool, options: Options) -> MapRun:
+def _begun(
+    plan: Plan, source: Iterator[Input | NotYet], pool: WorkerPool, options: Options
+) -> MapRun[Any, Any]:
     try:
         return MapRun(plan, source, pool, options)
     except BaseException:

@@ -17,7 +17,7 @@ from mpcheckpoint._logfile.header import read_header
 from mpcheckpoint._logfile.paths import TEMPORARY_SUFFIX, LogPaths
 from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._store.directory import ALLOW_NETWORK
-from mpcheckpoint._store.findings import BAD, OK, WARN, Finding
+from mpcheckpoint._store.findings import BAD, OK, WARN, Finding, Verdict
 from mpcheckpoint.errors import CheckpointError, shell_text
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def file_system(mount: Mount | None) -> Finding:
     return Finding("file system", verdict, f"{text}: {remark}" if remark else text, figures)
 
 
-def _judged(mount: Mount) -> tuple[str, str]:
+def _judged(mount: Mount) -> tuple[Verdict, str]:
     kind = system.file_system_kind(mount)
     if kind == "remote":
         remark = "of a network, a cluster or another system, where locks and appends are not reliable"
@@ -69,7 +69,7 @@ def _judged(mount: Mount) -> tuple[str, str]:
     return _judged_local(mount)
 
 
-def _judged_local(mount: Mount) -> tuple[str, str]:
+def _judged_local(mount: Mount) -> tuple[Verdict, str]:
     if mount.kind in MEMORY:
         return WARN, "in memory: nothing here survives a loss of power, or a restart"
     if mount.kind in _STACKED:

@@ -134,6 +134,29 @@ class HandleTests(StorageUnderTest):
             assert [handle.logs() for handle in handles] == [handles[0].logs()] * 3
         assert handles[0].logs() == ["log 0", "log 1", "log 2", "log 3"]
 
+    def test_log_is_a_mapping_of_its_own_objects_and_the_handle_one_over_all_logs(self) -> None:
+        checkpoint = self.open_handle()
+        log = checkpoint.log("a")
+        self.open_handle().log("b").append("z", 0)
+        self.open_handle().log("a").append_many([("y", 3), ("x", 2), ("y", 1)])
+
+        for each, expected in (
+            (log, {"y": (3, 1), "x": (2,)}),
+            (checkpoint, {"z": (0,), "y": (3, 1), "x": (2,)}),
+        ):
+            assert [(key, each[key], each.get(key)) for key in each] == [
+                (key, events, events) for key, events in expected.items()
+            ]
+            assert dict(each.items()) == dict(each.snapshot()) == expected
+            assert len(each) == len(expected)
+            assert [(found.object_key, found.count) for found in each.objects()] == [
+                (key, len(events)) for key, events in expected.items()
+            ]
+        assert "z" not in log
+        assert "z" in checkpoint
+        with raises(KeyError):
+            log["z"]
+
     def test_log_that_does_not_exist_is_not_made_without_permission(self) -> None:
         self.open_store(self.place)
         for options in ({"create": False}, {"read_only": True}):

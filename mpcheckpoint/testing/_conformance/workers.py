@@ -122,7 +122,7 @@ class WorkerTests(StorageUnderTest):
             assert may_end.wait(self.patience_s)
             return item
 
-        def run() -> list[str]:
+        def run() -> list[str | None]:
             with ThreadPoolExecutor(1) as executor:
                 outcomes = self.open_handle().log("a").map(work, ["x"], executor=executor, version="1")
                 return [outcome.value for outcome in outcomes]

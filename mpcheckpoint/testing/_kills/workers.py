@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
 from mpcheckpoint.testing._kills.instants import look_of
@@ -65,7 +65,7 @@ def kill_workers(
     kills: int,
     points: Sequence[str | Point] = (),
     workers: int = 4,
-    method: str | None = None,
+    method: Literal["fork", "spawn", "forkserver"] | None = None,
     seed: int | None = None,
     timeout_s: float = 30.0,
 ) -> KillReport:

@@ -77,10 +77,10 @@ class LoopFileSystem:
                 and 300 MiB).
         """
         self.fstype = fstype
-        self.image = Path(directory).resolve() / f"{fstype}.image"
-        self.mountpoint = self.image.with_name(f"{fstype}.mounted")
+        self.image: Path = Path(directory).resolve() / f"{fstype}.image"
+        self.mountpoint: Path = self.image.with_name(f"{fstype}.mounted")
         self.size_bytes = max(size_bytes, _MIN_SIZE_BYTES[fstype])
-        self.cuts = 0
+        self.cuts: int = 0
         self._device = ""
         self._is_cut = False
 

@@ -26,6 +26,7 @@ class Attempt:
     """An append of a batch to a log, and its outcome as the caller saw it.
 
     Attributes:
+        log_key, records: the log, and the pairs of object key and event of the batch.
         is_acknowledged: the append returned: the batch survives the death of any process.
         is_durable: it was acknowledged as durable: the batch survives loss of power.
         is_refused: it raised an error that says that nothing was written: the batch is not there.

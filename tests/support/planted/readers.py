@@ -42,7 +42,10 @@ class _Gives(MemoryReader):
         return line
 
 
-@found_by("test_events_are_read_in_the_order_they_were_appended")
+@found_by(
+    "test_events_are_read_in_the_order_they_were_appended",
+    "test_log_is_a_mapping_of_its_own_objects_and_the_handle_one_over_all_logs",
+)
 class ForgetsTheOrder(_Gives):
     def given_for(self, chunk: Chunk) -> Iterator[Chunk]:
         yield chunk._replace(lines=sorted(chunk.lines, key=lambda line: line.event))
