@@ -1,9 +1,11 @@
-"""Write docs/api.md: every public name, with its signature and its docstring.
+"""Write the API reference: docs/api.md, and what the docstrings say on the pages of docs/api.
 
     python tools/write_api.py
 
+The pages are written by hand, but for what stands between ``<!-- api: Log.append -->`` and ``<!-- end -->``: there this
+puts the signature and the docstring of that name, or of several. Each is followed by an example, which a test runs.
 Signatures are taken from the source, so that they read the same with every version of Python.
-`tests/project/test_documents.py` compares the file with what this writes.
+`tests/project/test_api_pages.py` compares the pages with what this writes.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
@@ -19,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
+INDEX = Path(__file__).resolve().parent.parent / "docs" / "api.md"
+PAGES = INDEX.with_suffix("")
 ROOT = "mpcheckpoint"
 MODULES = (
     ROOT,
@@ -35,27 +39,81 @@ MADE_BY_USERS = re.compile(rf"{ROOT}\.(checkpoint\.Checkpoint|testing\.\S+)")
 FOR_OTHER_LAYERS = {"Cursor.of", "Follower.reset_after_fork", "Tail.reset_after_fork", "pytest_addoption"}
 # Tests, hooks of pytest, and what they share: who writes a storage overrides none of them.
 NOT_TO_OVERRIDE = re.compile(
-    r"StorageConformance\.(test_\w+|setup_method|teardown_method|open_log|open_handle\w*|require|received|another_process)"
+    r"StorageConformance\.(test_\w+|setup_method|teardown_method|open_log|open_handle\w*|require|received|another_process|"
+    r"workers|open_filled|open_losing|opened|add|assert_\w+|require_\w+|end_worker)"
 )
 _INTRODUCTION = """\
 # API reference
 
-Written from the docstrings by `tools/write_api.py`; a test says that it is current. What is not on this page, or begins
-with an underscore, may change without notice. Times are seconds where a name ends in `_s`, microseconds since 1970
-where it ends in `_us`; sizes are bytes. For a start see the [tutorial](tutorial.md), for tasks the
-[how-to pages](README.md#how-to).
+By what you want to do. The names of each page lead to what a call takes, returns and raises, what has reached the disk
+then, and an example, which a test runs. What is on none of these pages, or begins with an underscore, may change
+without notice. Times are seconds where a name ends in `_s`, microseconds since 1970 where it ends in `_us`; sizes are
+bytes. For a start see the [tutorial](tutorial.md), for tasks the [how-to pages](README.md#how-to).
 """
+# What is generated on a page, and the names that it is made of.
+MARK = re.compile(
+    r"^<!-- api: (?P<names>[^\n]+) -->\n(?:(?:(?!<!-- api: ).)*?^<!-- end -->\n)?", re.MULTILINE | re.DOTALL
+)
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):")
 _WIDE = 100
 
 
-def page() -> str:
-    """Return the page."""
-    contents = [f"- [`{name}`](#{_anchor(name)}): {_summary(import_module(name))}" for name in MODULES]
-    parts = [_INTRODUCTION, "\n".join(contents), ""]
-    for name in MODULES:
-        parts += _module(name)
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
+def pages() -> list[Path]:
+    """Return the pages, in the order in which docs/README.md names them."""
+    overview = INDEX.with_name("README.md").read_text(encoding="utf-8")
+    return sorted(PAGES.glob("*.md"), key=lambda page: overview.find(f"](api/{page.name})"))
+
+
+@cache
+def entries() -> dict[str, Any]:
+    """Return everything public, by the name that stands in a mark."""
+    found: dict[str, Any] = {}
+    for module_name in MODULES:
+        module = import_module(module_name)
+        if module_name != ROOT:  # whose docstring goes on with an example that the README has, too
+            found[module_name] = module
+        for name in public_names(module):
+            value = getattr(module, name)
+            if name in found:
+                name = f"{module_name.rpartition('.')[2]}.{name}"  # noqa: PLW2901
+            found[name] = value
+            if inspect.isclass(value):
+                found |= {f"{name}.{member}": each for member, each in members(value).items()}
+    return found
+
+
+def written(text: str) -> str:
+    """Return a page with what its marks ask for."""
+    known = entries()
+    return MARK.sub(lambda mark: _part(mark["names"], known), text)
+
+
+def names_of(mark: str) -> list[str]:
+    """Return the names in a mark."""
+    return mark.split(", ")
+
+
+def index() -> str:
+    """Return the page that leads to the others."""
+    parts = [_INTRODUCTION]
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        title, _, summary = text.partition("\n")
+        names = [name for mark in MARK.finditer(text) for name in names_of(mark["names"])]
+        links = [
+            f"[`{name}`](api/{page.name}#{_anchor(heading)})"
+            for heading in _headings(text)
+            for name in names_of(heading)
+            if name in names
+        ]
+        parts.append(f"## [{title.removeprefix('# ')}](api/{page.name})\n")
+        parts.append(summary.strip().partition("\n\n")[0] + "\n")
+        parts.append(" ·\n".join(links) + "\n")
+    return "\n".join(parts)
+
+
+def _headings(text: str) -> list[str]:
+    return re.findall(r"^## (.*)$", text, re.MULTILINE)
 
 
 def public_names(module: Any) -> list[str]:
@@ -93,26 +151,38 @@ def _is_for_users(name: str) -> bool:
 # --- parts of the page -------------------------------------------------------------------------------------
 
 
-def _module(name: str) -> Iterator[str]:
-    module = import_module(name)
-    yield f"## {name}\n"
-    if name != ROOT:  # whose docstring goes on with an example that the README has, too
-        yield _markdown(module)
-    for each in public_names(module):
-        value = getattr(module, each)
-        if inspect.isclass(value):
-            yield from _class(value)
-        elif callable(value):
-            yield f"### {each}\n"
-            is_fixture = hasattr(value, "_get_wrapped_function")  # pytest hands it its arguments
-            yield "A fixture.\n" if is_fixture else _signature(each, value)
-            yield _markdown(value)
-        else:
-            yield f"### {each}\n\n```text\n{each} = {value!r}\n```\n"
+def _part(mark: str, known: dict[str, Any]) -> str:
+    """Return what stands on a page for a mark: names with the same function have one entry."""
+    lines = [f"<!-- api: {mark} -->\n"]
+    groups: dict[int, list[str]] = {}
+    for name in names_of(mark):
+        groups.setdefault(id(known[name]), []).append(name)
+    for names in groups.values():
+        lines += _entry(names, known[names[0]])
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip()
+    return f"{text}\n\n<!-- end -->\n"
+
+
+def _entry(names: list[str], value: Any) -> Iterator[str]:
+    name = names[0]
+    if inspect.ismodule(value):
+        yield _markdown(value)
+        return
+    yield f"## {', '.join(names)}\n"
+    if inspect.isclass(value):
+        yield from _class(value)
+    elif isinstance(value, property | classmethod | staticmethod) or callable(value):
+        function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        is_fixture = hasattr(value, "_get_wrapped_function")  # pytest hands it its arguments
+        shown = name if len(names) == 1 else name.rpartition(".")[2]
+        is_property = isinstance(value, property)
+        yield "A fixture.\n" if is_fixture else _signature(shown, function, is_property=is_property)
+        yield _markdown(value if is_fixture else function)
+    else:
+        yield f"```text\n{name} = {value!r}\n```\n"
 
 
 def _class(cls: type) -> Iterator[str]:
-    yield f"### {cls.__name__}\n"
     if issubclass(cls, BaseException):
         bases = [base.__name__ for base in cls.__bases__]
         yield f"An error: {', '.join(f'`{base}`' for base in bases)}.\n"
@@ -120,14 +190,31 @@ def _class(cls: type) -> Iterator[str]:
     is_shown = _is_written(constructor) and _is_made_by_users(cls)
     if is_shown:
         yield _signature(cls.__name__, constructor)
-    yield _markdown(cls)
+    yield _markdown(cls, attribute_types(cls))
     if is_shown and constructor.__doc__:
         yield _markdown(constructor)
-    for name, value in members(cls).items():
-        function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-        yield f"#### {cls.__name__}.{name}\n"
-        yield _signature(f"{cls.__name__}.{name}", function, is_property=isinstance(value, property))
-        yield _markdown(function)
+
+
+def attribute_types(cls: type) -> dict[str, str]:
+    """Return the types of what instances hold, as they are written: in the class, or where it is set."""
+    found = {"errno": "int"} if issubclass(cls, OSError) else {}
+    for base in reversed(cls.__mro__):
+        if not base.__module__.startswith(ROOT):
+            continue
+        try:
+            source = inspect.getsource(base)
+        except OSError:  # an error that says that it is of another module
+            source = inspect.getsource(base.__init__)  # type: ignore[misc]
+        tree = ast.parse(dedent(source))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.arg) and node.annotation is not None:
+                found.setdefault(node.arg, ast.unparse(node.annotation))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.AnnAssign):
+                target = node.target
+                name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+                found[name] = re.sub(r"^ClassVar\[(.*)\]$", r"\1", ast.unparse(node.annotation))
+    return found
 
 
 def _is_made_by_users(cls: type) -> bool:
@@ -136,8 +223,9 @@ def _is_made_by_users(cls: type) -> bool:
 
 
 def _is_written(function: Any) -> bool:
-    """Return whether a person wrote this function, and no decorator."""
-    return inspect.isfunction(function) and Path(function.__code__.co_filename).is_file()
+    """Return whether a person wrote this function, here, and no decorator."""
+    is_function = inspect.isfunction(function) and function.__module__.startswith(ROOT)
+    return is_function and Path(function.__code__.co_filename).is_file()
 
 
 def _signature(name: str, function: Any, *, is_property: bool = False) -> str:
@@ -189,8 +277,8 @@ def _summary(value: Any) -> str:
     return _escaped(paragraph.rstrip(":"))
 
 
-def _markdown(value: Any) -> str:
-    """Return a docstring as Markdown: sections as lists, everything else as it stands."""
+def _markdown(value: Any, types: dict[str, str] | None = None) -> str:
+    """Return a docstring as Markdown: sections as lists, attributes with their types, everything else as it stands."""
     lines: list[str] = []
     section = ""
     for line in (inspect.getdoc(value) or "").splitlines():
@@ -205,10 +293,19 @@ def _markdown(value: Any) -> str:
             text = _escaped(line[4:])
             # What is returned is one thing, told in sentences, or several with names, told in a list.
             is_item = text.startswith("`") if section == "Returns" else not text.startswith(" ")
+            if is_item and section == "Attributes":
+                text = _typed(text, types or {})
             lines.append(f"- {text}" if is_item else f"  {text.strip()}")
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def _typed(text: str, types: dict[str, str]) -> str:
+    """Return the line of an attribute, or of several, with their types."""
+    names, colon, rest = text.partition(": ")
+    told = dict.fromkeys(types[name] for name in names.split(", ") if name in types)
+    return f"{names} (`{'`, `'.join(told)}`){colon}{rest}" if told else text
 
 
 def _escaped(line: str) -> str:
@@ -218,8 +315,10 @@ def _escaped(line: str) -> str:
 
 
 def _anchor(heading: str) -> str:
-    return re.sub(r"[^\w-]", "", heading)
+    return re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for each in pages():
+        each.write_text(written(each.read_text(encoding="utf-8")), encoding="utf-8")
+    INDEX.write_text(index(), encoding="utf-8")

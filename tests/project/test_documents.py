@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
-import mpcheckpoint
-from mpcheckpoint import Checkpoint, errors, maintenance, testing
 from mpcheckpoint._cli.commands import cli
 from support.capabilities import has_jq, require
 from support.checkout import DOCS, ROOT
 from support.documents import PageError, blocks_of, is_like, run_page
+from support.scripts import script
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    pass
 
 # Generated, or with tests of their own that run their blocks and more.
 RUN_ELSEWHERE = {
@@ -31,7 +27,9 @@ RUN_ELSEWHERE = {
     "reliability.md",
     "several-machines.md",
 }
-PAGES = sorted(page for page in DOCS.rglob("*.md") if page.name not in RUN_ELSEWHERE)
+PAGES = sorted(
+    page for page in DOCS.rglob("*.md") if page.name not in RUN_ELSEWHERE and page.parent.name != "api"
+)
 
 
 def written(text: str, directory: Path) -> Path:
@@ -147,68 +145,6 @@ def test_output_is_compared_line_by_line_with_what_is_shown(printed: str, shown:
 
 
 # --- what is written by scripts ----------------------------------------------------------------------------
-
-
-def script(name: str) -> ModuleType:
-    spec = spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_api_reference_is_what_the_docstrings_say() -> None:
-    write_api = script("write_api")
-
-    assert write_api.PAGE.read_text(encoding="utf-8") == write_api.page(), "run: python tools/write_api.py"
-
-
-def test_api_reference_names_everything_public_and_leaves_out_only_what_exists() -> None:
-    write_api = script("write_api")
-    headings = set(re.findall(r"^###+ (.*)$", write_api.page(), re.MULTILINE))
-    everything = {
-        each: value
-        for name in write_api.MODULES
-        for each, value in vars(import_module(name)).items()
-        if not each.startswith("_")
-    }
-    members = {
-        f"{name}.{member}"
-        for name, value in everything.items()
-        if isinstance(value, type)
-        for member in dir(value)
-    }
-
-    assert {name for name in mpcheckpoint.__all__ if not name.startswith("_")} <= headings
-    assert set(testing.__all__) | set(maintenance.__all__) <= headings
-    assert {name for name, value in vars(errors).items() if name.endswith("Error")} <= headings
-    assert {f"Log.{name}" for name in ("append", "append_many", "claim", "map", "read", "update")} <= headings
-    assert everything.keys() | members >= write_api.FOR_OTHER_LAYERS
-
-
-def test_handles_and_logs_offer_what_the_api_reference_names_and_nothing_else(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path)
-    log = checkpoint.log("a")
-    headings = re.findall(r"^####+ (.*)$", script("write_api").page(), re.MULTILINE)
-
-    for each, inherited in ((log, Mapping), (checkpoint, Mapping), (checkpoint.snapshot(), Mapping)):
-        offered = {name for name in dir(each) if not name.startswith("_")}
-        documented = {
-            name.partition(".")[2] for name in headings if name.startswith(f"{type(each).__name__}.")
-        }
-        assert offered == documented | {name for name in dir(inherited) if not name.startswith("_")}
-
-
-def test_public_names_have_docstrings() -> None:
-    _, *parts = re.split(r"^###+ (.*)$", script("write_api").page(), flags=re.MULTILINE)
-    sections = zip(
-        parts[::2],
-        (re.sub(r"```text\n.*?```", "", text, flags=re.DOTALL) for text in parts[1::2]),
-        strict=True,
-    )
-
-    assert [name for name, text in sections if not text.strip()] == ["SHORT_WRITE"]  # a value
 
 
 def test_picture_is_drawn_from_the_source() -> None:
