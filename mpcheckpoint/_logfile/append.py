@@ -62,8 +62,8 @@ class LogWriter:
         self.poison = Poison(paths)
         self.lock = AppendLock(paths)
         self.commit = GroupCommit(paths.sync)
-        self._queue = AppendQueue()
-        self._native = NativeAppends(paths, self.lock, self.commit)
+        self.queue = AppendQueue()
+        self.native = NativeAppends(paths, self.lock, self.commit)
         self._id = os.urandom(_WRITER_ID_BYTES)
 
     # --- append -----------------------------------------------------------------------------------------------
@@ -98,26 +98,26 @@ class LogWriter:
             found = judged(guard, log.generation, log.state.end) if guard is not None else None
             # A record that was found may be visible and not yet durable: what the log holds now is to be covered.
             try:
-                end = log.state.end if found is not None else self._queue.write(log, payloads)
+                end = log.state.end if found is not None else self.queue.write(log, payloads)
             except OSError as error:
                 if not log.file.is_lost_by(error):
                     raise
                 self.establish(log)
-                end = self._queue.write(log, payloads)
+                end = self.queue.write(log, payloads)
             if system.native is not None:
-                self._native.attach(log)
+                self.native.attach(log)
             return Appended(log, end, log.state.beginning, found)
 
         if self.lock.is_owned():  # before the queue, which the outer append of this very thread would serve
             self.lock.refuse_reentry()
         if guard is not None:
-            done = self._native.append_judged(self.log, payloads, guard, is_durable, timeout_s is None)
+            done = self.native.append_judged(self.log, payloads, guard, is_durable, timeout_s is None)
             return self.exclusive(timeout_s, under_lock) if done is None else done
         while True:
             tried, log = 0, self.log
             if system.native is not None and log is not None and log.state.is_ready:
                 tried = log.state.attachments
-                done = self._native.append(log, payloads, is_durable=is_durable, may_wait=timeout_s is None)
+                done = self.native.append(log, payloads, is_durable=is_durable, may_wait=timeout_s is None)
                 if done is not None:
                     return done
             log = None  # it may be replaced now, and is to be closed then
@@ -137,7 +137,7 @@ class LogWriter:
         Return None where native code can be asked again: a thread that needed Python was inside when it was ``tried``,
         and others need not follow it.
         """
-        is_joint = self.lock.is_entered and self._queue.takes(payloads)
+        is_joint = self.lock.is_entered and self.queue.takes(payloads)
         if not is_joint and system.native is None:
             return self.exclusive(timeout_s, under_lock)
 
@@ -149,7 +149,7 @@ class LogWriter:
             return self.exclusive(timeout_s, under_lock, lambda: done() or is_native_again())
 
         queued = QueuedAppend(payloads)
-        appended = self._queue.append(queued, exclusive, self.paths) if is_joint else exclusive(lambda: None)
+        appended = self.queue.append(queued, exclusive, self.paths) if is_joint else exclusive(lambda: None)
         return None if appended is _AGAIN else appended
 
     def wait_durable(self, appended: Appended) -> Position:
@@ -270,7 +270,7 @@ class LogWriter:
         Raises:
             LogNotFoundError, CorruptLogError, FormatVersionError, WrongLogError, WriteFailedError
         """
-        self._queue.written = self.appends
+        self.queue.written = self.appends
         with translated("opening", self.paths.log):
             try:
                 self.log = OpenLog(
@@ -368,7 +368,7 @@ class LogWriter:
     @property
     def appends(self) -> int:
         """How many appends this process did."""
-        return self._queue.written + (self.log.state.appends if self.log is not None else 0)
+        return self.queue.written + (self.log.state.appends if self.log is not None else 0)
 
     @property
     def syncs(self) -> int:
@@ -393,7 +393,7 @@ class LogWriter:
         self._id = os.urandom(_WRITER_ID_BYTES)
         self.lock.reset_after_fork()
         self.commit.reset_after_fork()
-        self._queue = AppendQueue()
+        self.queue = AppendQueue()
         log, self.log = self.log, None
         if log is not None:
             log.state.detach()

@@ -245,7 +245,7 @@ class OpenLog:
     ) -> None:
         state = self.state
         before = after = state.end
-        data = b""
+        lines = []
         for payloads in batches:
             line, after = encode_batch(
                 payloads,
@@ -253,8 +253,9 @@ class OpenLog:
                 stamp_us=clock.next(after.stamp_us) if stamp_us is None else stamp_us,
                 durable=min(state.durable, after.offset),
             )
-            data += line
+            lines.append(line)
             ends.append(after)
+        data = b"".join(lines)
         if after.offset > state.allocated and self._is_written_with_padding(data, before, ends):
             return
         try:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._logfile.append_group import append_group, group_made_durable
 from mpcheckpoint._logfile.compaction import Compactor
 from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.opened import Appended
 from mpcheckpoint._logfile.quarantine import list_repairs, remove_repairs
 from mpcheckpoint._logfile.read import LogReader
 from mpcheckpoint._logfile.recovery import is_poisoned, recover
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._store.moving import LogCut
     from mpcheckpoint._store.protocol import Reader
     from mpcheckpoint._types import Position, Repair
+    from mpcheckpoint.errors import CheckpointError
 
 
 class DirectoryLog:
@@ -56,10 +59,7 @@ class DirectoryLog:
         guard: Callable[[], Position | None] | None = None,
     ) -> Position:
         """Append one batch; return its position when it is as durable as ``durability`` asks."""
-        writer = self._known_writer()
-        if writer is None or self._epoch is not process.writers_epoch:
-            self._directory.require_locking()
-            writer = self._writer()
+        writer = self._writer_that_locks()
         is_always = durability.mode is Mode.ALWAYS
         appended = writer.append(payloads, timeout_s=timeout_s, guard=guard, is_durable=is_always)
         if not process.flushes_at_exit and appended.log.has_padding:
@@ -67,15 +67,37 @@ class DirectoryLog:
         if appended.is_durable:
             return writer.position_of(appended)
         if appended.log.state.is_followed:
-            notifier = process.notifier(self._directory.identity, self._directory.path)
-            if notifier is not None:
-                notifier.notify()
+            self._notify()
         if is_always:
             return writer.wait_durable(appended)
         if durability.mode is Mode.INTERVAL:
             process.flush_at_exit()
             process.interval.schedule(writer, appended, durability.interval_s)
         return writer.position_of(appended)
+
+    def append_group(
+        self, batches: Sequence[list[Payload]], *, durability: Durability, timeout_s: float | None
+    ) -> list[Position | CheckpointError]:
+        """Append each of these batches by itself, by one write and one sync; return what came of each."""
+        writer = self._writer_that_locks()
+        group = append_group(writer, batches, timeout_s)
+        written = [each for each in group if isinstance(each, Appended)]
+        if not written:
+            return group_made_durable(writer, group)
+        if not process.flushes_at_exit and (durability.mode is Mode.INTERVAL or written[-1].log.has_padding):
+            process.flush_at_exit()
+        if written[-1].log.state.is_followed:
+            self._notify()
+        if durability.mode is Mode.ALWAYS:
+            return group_made_durable(writer, group)
+        if durability.mode is Mode.INTERVAL:
+            process.interval.schedule(writer, written[-1], durability.interval_s)
+        return [writer.position_of(each) if isinstance(each, Appended) else each for each in group]
+
+    def _notify(self) -> None:
+        notifier = process.notifier(self._directory.identity, self._directory.path)
+        if notifier is not None:
+            notifier.notify()
 
     def reader(self, *, resumes: bool = False) -> LogReader:
         """Return a reader at the start of the log."""
@@ -161,6 +183,14 @@ class DirectoryLog:
             "is_holder_stopped": None if lock.holder is None else lock.holder.is_stopped,
             "waiters": lock.waiters,
         }
+
+    def _writer_that_locks(self) -> LogWriter:
+        """Return the writer. Few calls: each append asks."""
+        writer = self._known_writer()
+        if writer is None or self._epoch is not process.writers_epoch:
+            self._directory.require_locking()
+            writer = self._writer()
+        return writer
 
     def _writer(self) -> LogWriter:
         writer = self._known_writer()

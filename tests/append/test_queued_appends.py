@@ -56,7 +56,7 @@ class Appends:
             thread.start()
             self._threads.append(thread)
             wait_until(lambda: writer.lock.is_entered, "the first is inside")
-        wait_until(lambda: len(writer._queue._queue) == count - 1, "the others have queued")
+        wait_until(lambda: len(writer.queue._queue) == count - 1, "the others have queued")
 
     def _append(self, store: Path, number: int) -> None:
         try:
@@ -163,7 +163,7 @@ def test_thread_whose_time_is_over_while_its_record_is_being_written_has_it_ackn
         target=lambda: done.append(Checkpoint(store, lock_timeout_s=1.0).log("a").append("x", "in time"))
     )
     impatient.start()
-    wait_until(lambda: len(writer_of(store)._queue._queue) == 1, "it has queued")
+    wait_until(lambda: len(writer_of(store).queue._queue) == 1, "it has queued")
 
     def slowly(real: Callable[..., int], *arguments: Any) -> int:
         threading.Event().wait(1.5)  # longer than the other may wait
@@ -189,7 +189,7 @@ def test_interrupt_of_the_thread_that_writes_for_others_neither_loses_nor_double
     def let_others_queue(real: Callable[..., bytes], *arguments: Any) -> bytes:
         for thread in others:
             thread.start()
-        wait_until(lambda: len(writer._queue._queue) == 3, "the others have queued")
+        wait_until(lambda: len(writer.queue._queue) == 3, "the others have queued")
         return real(*arguments)
 
     def interrupt(real: Callable[..., int], *arguments: Any) -> int:
@@ -266,7 +266,7 @@ def test_thread_that_may_not_wait_at_all_is_not_told_that_nothing_was_written_wh
 
     def let_it_queue(real: Callable[..., bytes], *arguments: Any) -> bytes:
         impatient.start()
-        wait_until(lambda: writer._queue._queue, "it has queued")
+        wait_until(lambda: writer.queue._queue, "it has queued")
         return real(*arguments)
 
     def slowly(real: Callable[..., int], *arguments: Any) -> int:
@@ -302,7 +302,7 @@ def test_thread_whose_record_another_writes_for_ever_is_told_that_the_outcome_is
 
     def let_it_queue(real: Callable[..., bytes], *arguments: Any) -> bytes:
         impatient.start()
-        wait_until(lambda: writer._queue._queue, "it has queued")
+        wait_until(lambda: writer.queue._queue, "it has queued")
         return real(*arguments)
 
     def very_slowly(real: Callable[..., int], *arguments: Any) -> int:
@@ -420,7 +420,7 @@ def test_interrupt_of_a_thread_that_queues_leaves_no_batch_behind(
     with pytest.raises(KeyboardInterrupt):
         Checkpoint(store, lock_timeout_s=0.05).log("a").append("x", "interrupted")
 
-    assert not writer_of(store)._queue._queue
+    assert not writer_of(store).queue._queue
     held()
     appends.join()
     assert_goes_on(log, [0, 1])
@@ -432,7 +432,7 @@ def test_interrupt_of_a_thread_that_takes_what_others_queued_costs_them_nothing(
 ) -> None:
     appends = Appends(store, 4)
     interrupts = iter([KeyboardInterrupt])
-    queue = writer_of(store)._queue
+    queue = writer_of(store).queue
 
     class Interrupted(deque[Any]):
         def remove(self, value: Any) -> None:
