@@ -71,21 +71,30 @@ def group_made_durable(
 
     One sync covers all of them. Where the last one is not durable where it was written, each is looked for by itself.
     """
-    written = [each for each in group if isinstance(each, Appended)]
-    is_covered = False
-    if written:
-        last = written[-1]
-        outcome = _made_durable(writer, last)
-        is_covered = isinstance(outcome, Position) and outcome.generation == last.log.generation
+    last = next((each for each in reversed(group) if isinstance(each, Appended)), None)
+    outcome = None if last is None else _made_durable(writer, last)
     found: list[Position | CheckpointError] = []
     for each in group:
         if not isinstance(each, Appended):
             found.append(each)
-        elif is_covered and each.log is last.log and each.beginning == last.beginning:
+        elif _is_covered(each, last, outcome):
             found.append(writer.position_of(each))
         else:
             found.append(_made_durable(writer, each))
     return found
+
+
+def _is_covered(
+    appended: Appended, last: Appended | None, outcome: Position | CheckpointError | None
+) -> bool:
+    """Return whether a batch is durable where it was written, since a later one is."""
+    return (
+        last is not None
+        and isinstance(outcome, Position)
+        and outcome.generation == last.log.generation
+        and appended.log is last.log
+        and appended.beginning == last.beginning
+    )
 
 
 def _made_durable(writer: LogWriter, appended: Appended) -> Position | CheckpointError:

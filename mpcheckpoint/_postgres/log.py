@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpcheckpoint._postgres.append import Appender
+from mpcheckpoint._postgres.append_group import append_group
 from mpcheckpoint._postgres.compaction import PostgresCompactor
 from mpcheckpoint._postgres.examination import durability_of
 from mpcheckpoint._postgres.notifier import LONGEST_PAUSE_ALONE_S, PostgresNotifier
@@ -13,13 +14,14 @@ from mpcheckpoint._store.durability import Durability, Mode
 from mpcheckpoint.errors import RecordsLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.compaction import Compacted, Pace
     from mpcheckpoint._logfile.selected import Selection
     from mpcheckpoint._postgres.place import LogPlace
     from mpcheckpoint._types import Position, Repair
+    from mpcheckpoint.errors import CheckpointError
 
 
 class PostgresLog:
@@ -45,6 +47,13 @@ class PostgresLog:
         # With ``interval`` at once, too: one sync makes the appends of many durable.
         is_durable = durability.mode is not Mode.NEVER
         return self._appender.append(payloads, guard, timeout_s, is_durable=is_durable)
+
+    def append_group(
+        self, batches: Sequence[list[Payload]], *, durability: Durability, timeout_s: float | None
+    ) -> list[Position | CheckpointError]:
+        """Append each of these batches by itself, with one commit for many; return what came of each."""
+        is_durable = durability.mode is not Mode.NEVER
+        return append_group(self._appender, self._place, batches, timeout_s, is_durable=is_durable)
 
     # --- durable ----------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._store.durability import Durability
     from mpcheckpoint._store.worker_protocol import Workers
     from mpcheckpoint._types import Position, Repair
+    from mpcheckpoint.errors import CheckpointError
 
 
 class Reader(Protocol):
@@ -197,6 +198,24 @@ class StoredLog(Protocol):
             NoAnswerError: it may have been written, or not, or be written yet. The log goes on. Before it raises that,
                 a storage tries again what was not answered, and appends it once: found by a name of the batch, and
                 before any condition is judged, or it would meet its own records.
+        """
+
+    def append_group(
+        self, batches: Sequence[list[Payload]], *, durability: Durability, timeout_s: float | None
+    ) -> list[Position | CheckpointError]:
+        """Append each of these batches as ``append`` does, with a stamp and a position of its own, in their order.
+
+        They share the wait for the disk. A crash may leave the first ones of them, or all, or none.
+
+        Returns:
+            What came of each: its position, or what ``append`` would have raised.
+
+        Args:
+            batches: at least one. durability, timeout_s: as for ``append``.
+
+        Raises:
+            LockTimeoutError, ReentrancyError, CorruptLogError, PoisonedLogError, WriteFailedError, StoreAccessError,
+            LogNotFoundError, ClockError: none was written.
         """
 
     def reader(self, *, resumes: bool = False) -> Reader:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._store.moving import LogCut
     from mpcheckpoint._store.protocol import Reader
     from mpcheckpoint._types import Repair
+    from mpcheckpoint.errors import CheckpointError
 
 
 class MemoryReader:
@@ -152,6 +153,17 @@ class MemoryLog:
         if durability.mode is Mode.ALWAYS:
             self.flush(timeout_s)
         return position
+
+    def append_group(
+        self, batches: Sequence[list[Payload]], *, durability: Durability, timeout_s: float | None
+    ) -> list[Position | CheckpointError]:
+        """Append each batch by itself, with one sync."""
+        self.content.mutex.refuse_reentry()
+        with self.held(timeout_s):
+            found: list[Position | CheckpointError] = [self.write(each) for each in batches]
+        if durability.mode is Mode.ALWAYS:
+            self.flush(timeout_s)
+        return found
 
     def append_judged(
         self, payloads: list[Payload], timeout_s: float | None, guard: Callable[[], Position | None] | None

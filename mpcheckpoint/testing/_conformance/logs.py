@@ -80,6 +80,24 @@ class AppendTests(StorageUnderTest):
         assert returned == [record.position for record in records(log) if record.more == 0]
         assert returned == sorted(returned)
 
+    def test_group_is_read_as_batches_of_their_own_in_their_order(self) -> None:
+        log = self.open_log()
+        for setting in ("always", "interval:60000", "never"):
+            group = [[payload(setting), payload(1)], [payload(2)], [payload(3)]]
+            found = log.append_group(group, durability=Durability.parse(setting), timeout_s=self.patience_s)
+            read = records(log)[-4:]
+
+            assert batches(read) == [[setting, 1], [2], [3]]
+            assert found == [record.position for record in read if record.more == 0]
+            assert len({record.stamp_us for record in read}) == 3
+
+    def test_group_that_waits_for_too_long_leaves_nothing(self) -> None:
+        log = self.open_log()
+        append(log, 0)
+        with held(log, self.patience_s), raises(LockTimeoutError):
+            log.append_group([[payload(1)], [payload(2)]], durability=UNSYNCED, timeout_s=_SHORT_S)
+        assert events(log) == [0]
+
     def test_stamps_rise_from_batch_to_batch(self) -> None:
         log = self.open_log()
         for _ in range(50):
