@@ -27,6 +27,7 @@ PAGES = INDEX.with_suffix("")
 ROOT = "mpcheckpoint"
 MODULES = (
     ROOT,
+    f"{ROOT}.aio",
     f"{ROOT}.maintenance",
     f"{ROOT}.errors",
     f"{ROOT}.testing",
@@ -34,9 +35,17 @@ MODULES = (
     f"{ROOT}.testing.pytest_plugin",
 )
 # What users make themselves. Everything else is handed to them, and its constructor is no promise.
-MADE_BY_USERS = re.compile(rf"{ROOT}\.(checkpoint\.Checkpoint|testing\.\S+)")
+MADE_BY_USERS = re.compile(
+    rf"{ROOT}\.(checkpoint\.Checkpoint|_aio\.checkpoint\.AsyncCheckpoint|testing\.\S+)"
+)
 # What other layers of the package call, and users do not.
-FOR_OTHER_LAYERS = {"Cursor.of", "Follower.reset_after_fork", "Tail.reset_after_fork", "pytest_addoption"}
+FOR_OTHER_LAYERS = {
+    "Cursor.of",
+    "Follower.reset_after_fork",
+    "Follower.wait_for_some",
+    "Tail.reset_after_fork",
+    "pytest_addoption",
+}
 # Tests, hooks of pytest, and what they share: who writes a storage overrides none of them.
 NOT_TO_OVERRIDE = re.compile(
     r"StorageConformance\.(test_\w+|setup_method|teardown_method|open_log|open_handle\w*|require|received|another_process|"
@@ -231,16 +240,17 @@ def _is_written(function: Any) -> bool:
 def _signature(name: str, function: Any, *, is_property: bool = False) -> str:
     source = dedent(inspect.getsource(inspect.unwrap(function)))
     tree = ast.parse(source).body[0]
-    assert isinstance(tree, ast.FunctionDef)
+    assert isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef)
     returns = ast.unparse(tree.returns) if tree.returns and tree.name != "__init__" else ""
     if is_property:
         return f"```text\n{name}: {returns}\n```\n"
     parameters = [
         each for each in _parameters(tree.args, source) if each.partition(":")[0] not in ("self", "cls")
     ]
-    text = f"{name}({', '.join(parameters)})"
+    word = "async " if isinstance(tree, ast.AsyncFunctionDef) else ""
+    text = f"{word}{name}({', '.join(parameters)})"
     if len(text) + len(returns) > _WIDE:
-        text = "\n".join([f"{name}(", *(f"    {each}," for each in parameters), ")"])
+        text = "\n".join([f"{word}{name}(", *(f"    {each}," for each in parameters), ")"])
     return f"```text\n{text}{' -> ' if returns else ''}{returns}\n```\n"
 
 

@@ -20,6 +20,7 @@ _SHORTEST_PAUSE_S = 0.0005
 _IDLE_PAUSE_S = 0.02
 # How long writers are told that somebody follows.
 _EXPECTED_S = 10.0
+_MOST_AT_ONCE = 256
 
 
 class Waiter:
@@ -95,6 +96,7 @@ class Follower:
         self._idle_timeout_s = idle_timeout_s
         self._waiter = Waiter()
         self._looks: Iterator[Record] = iter(())
+        self._idle_deadline: float | None = None
         process.register(self)
 
     @property
@@ -123,6 +125,37 @@ class Follower:
             if not self._waiter.wait(deadline):
                 break
         raise StopIteration
+
+    def wait_for_some(self) -> list[Record] | None:
+        """Return the next records, if there are any now, and a bounded number of them; else wait once, for no longer
+        than the pause between two polls, and return none. None instead of a list once the iteration has ended.
+
+        For one who asks again and again, and waits elsewhere in between.
+        """
+        process.notice_fork()
+        found: list[Record] = []
+        while len(found) < _MOST_AT_ONCE and not self._waiter.is_closed:
+            try:
+                record = self._next_found()
+            except Exception:
+                if not found:
+                    raise
+                break  # it comes again at the next call: nothing was read on after what was given
+            if record is None:
+                break
+            self._followed.positions[record.log_key] = record.position
+            found.append(record)
+        if found:
+            self._waiter.arrived()
+            self._idle_deadline = None
+            return found
+        return [] if self._waits_on() else None
+
+    def _waits_on(self) -> bool:
+        """Wait once; return whether the iteration goes on."""
+        if self._idle_deadline is None and self._idle_timeout_s is not None:
+            self._idle_deadline = time.monotonic() + self._idle_timeout_s
+        return not self._waiter.is_closed and self._waiter.wait(self._idle_deadline)
 
     def _next_found(self) -> Record | None:
         try:

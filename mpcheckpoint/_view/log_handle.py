@@ -229,13 +229,13 @@ class LogHandle:
         """Append a batch unless ``guard`` raises under the append lock; it must neither wait nor append."""
         return self._append(self.for_writing(), payloads, guard, None)
 
-    def _append(
-        self,
-        stored: StoredLog,
-        payloads: list[Payload],
-        guard: Callable[[], Position | None] | None,
-        durability: str | None,
-    ) -> Position:
+    @staticmethod
+    def require_fitting(payloads: list[Payload]) -> None:
+        """Refuse a batch that is larger than the format allows.
+
+        Raises:
+            LimitExceededError: it is. Nothing was written.
+        """
         size = batch_bytes_bound(payloads)
         if size > MAX_LINE_BYTES and max(batch_bytes_bound([each]) for each in payloads) > MAX_LINE_BYTES:
             raise LimitExceededError(  # of a record it was found out before: it is a forget, or a note
@@ -249,6 +249,15 @@ class LogHandle:
                 "Append it in parts.",
                 reason="batch too large",
             )
+
+    def _append(
+        self,
+        stored: StoredLog,
+        payloads: list[Payload],
+        guard: Callable[[], Position | None] | None,
+        durability: str | None,
+    ) -> Position:
+        self.require_fitting(payloads)
         while True:
             try:
                 return stored.append(

@@ -1,0 +1,296 @@
+"""One log of a store, for tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+from mpcheckpoint._aio.appends import GroupedAppends
+from mpcheckpoint._aio.claim import AsyncClaim
+from mpcheckpoint._aio.records import AsyncFollower, AsyncTail, in_parts
+from mpcheckpoint._aio.threads import Threads
+from mpcheckpoint._aio.transaction import AsyncTransaction, update
+from mpcheckpoint._format.codec import encode_payload, encode_payloads
+from mpcheckpoint._store.durability import Durability
+from mpcheckpoint._work.results import Results
+from mpcheckpoint.log import handle_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+
+    from mpcheckpoint._aio.jobs import Job
+    from mpcheckpoint._compaction.compacting import Compaction
+    from mpcheckpoint._types import Cursor, Position, Record, Repair
+    from mpcheckpoint._view.log_handle import LogHandle
+    from mpcheckpoint._view.moments import Moment
+    from mpcheckpoint._work.status import MapStatus
+    from mpcheckpoint.log import Log
+
+T = TypeVar("T")
+
+# Of one log, for what waits for locks: others of them share their syncs.
+_MOST_WRITING = 8
+
+
+class Rooms(NamedTuple):
+    """The threads of a handle: for reads, which never wait long, and for followers."""
+
+    reads: Threads
+    follows: Threads
+
+
+class OpenedLog:
+    """One log of a handle, with the threads of its own: whoever waits for its lock keeps no other log waiting."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.handle = handle_of(log)
+        self.writes = Threads("writes", _MOST_WRITING)
+        self.appends = GroupedAppends(self.handle)
+
+    def close(self) -> list[Job[Any]]:
+        """Take nothing more; return what no thread has taken."""
+        return [*self.writes.close(), *self.appends.close()]
+
+
+class AsyncLog:
+    """One append-only log of a store, for tasks; get it from ``AsyncCheckpoint.log``.
+
+    Its methods are those of ``Log``, to be awaited, with the same arguments, promises and errors. The log is opened by
+    the first of them, which raises what opening raises.
+
+    Cancellation: at any ``await``, either nothing was written, or the CancelledError says that the call was under way
+    (``under_way``).
+    Concurrency: any number of tasks, in any number of event loops.
+    """
+
+    def __init__(self, open_log: Callable[[], Awaitable[OpenedLog]], log_key: str, rooms: Rooms) -> None:
+        self._open_log = open_log
+        self._log_key = log_key
+        self._rooms = rooms
+        self._opened: OpenedLog | None = None
+
+    @property
+    def log_key(self) -> str:
+        """The key of this log."""
+        return self._log_key
+
+    # --- write ------------------------------------------------------------------------------------------------
+
+    async def append(
+        self,
+        object_key: str,
+        event: object,
+        *,
+        expected_count: int | None = None,
+        record_id: str | None = None,
+        durability: str | None = None,
+        default: Callable[[Any], Any] | None = None,
+    ) -> Position:
+        """Record that ``event`` happened to ``object_key``; see ``Log.append``.
+
+        What many tasks append at the same time shares write and sync, each record for itself: its own position, and
+        its own error if there was no room for it. Those with ``expected_count`` or ``record_id`` share the sync only.
+        """
+        opened = self._opened or await self._open()
+        handle = opened.handle
+        if expected_count is not None or record_id is not None:
+            return await opened.writes.run(
+                lambda: handle.append(object_key, event, expected_count, record_id, durability, default),
+                writes=True,
+            )
+        payloads = [encode_payload(object_key, event, None, default or handle.default)]
+        job = opened.appends.queue(payloads, _parsed(handle, durability))
+        try:
+            return await job.future
+        except BaseException as error:
+            opened.appends.end_wait(job, error)
+            raise
+
+    async def append_many(
+        self,
+        records: Iterable[tuple[str, object]],
+        *,
+        durability: str | None = None,
+        default: Callable[[Any], Any] | None = None,
+        expected_counts: Mapping[str, int] | None = None,
+        expected_end: Position | Literal["start"] | None = None,
+    ) -> Position | None:
+        """Append records as one batch: after a crash all of them are there or none; see ``Log.append_many``."""
+        opened = self._opened or await self._open()
+        handle = opened.handle
+        if expected_counts is not None or expected_end is not None:
+            return await opened.writes.run(
+                lambda: handle.append_many(records, durability, default, expected_counts, expected_end),
+                writes=True,
+            )
+        payloads = encode_payloads(records, default or handle.default)
+        if not payloads:
+            return None
+        handle.require_fitting(payloads)
+        job = opened.appends.queue(payloads, _parsed(handle, durability))
+        try:
+            return await job.future
+        except BaseException as error:
+            opened.appends.end_wait(job, error)
+            raise
+
+    def transaction(self) -> AsyncTransaction:
+        """Return a transaction: read, decide, append, all or nothing. Use it in an ``async with`` statement."""
+        return AsyncTransaction(self._handle, self._rooms.reads, self._writes)
+
+    async def update(self, fn: Callable[[AsyncTransaction], Awaitable[T]]) -> T:
+        """Run ``await fn(transaction)`` until its batch lands; return what it returned then. See ``Log.update``."""
+        return await update(self.transaction, fn)
+
+    async def forget(self, object_keys: str | Iterable[str]) -> Position | None:
+        """Forget objects; see ``Log.forget``."""
+        keys = [object_keys] if isinstance(object_keys, str) else list(object_keys)
+        return await self._writing(lambda log: log.forget(keys))
+
+    async def flush(self) -> None:
+        """Make all durable that the log holds now, written by any process; see ``Log.flush``."""
+        await self._writing(lambda log: log.flush())
+
+    async def recover(self) -> None:
+        """Make the log take appends again after a failed sync; see ``Log.recover``."""
+        await self._writing(lambda log: log.recover())
+
+    async def compact(self, **choices: Any) -> Compaction:
+        """Make the log smaller; see ``Log.compact``, which has the arguments. Functions among them are called in a
+        thread."""
+        return await self._writing(lambda log: log.compact(**choices))
+
+    # --- read -------------------------------------------------------------------------------------------------
+
+    async def events(self, object_key: str, *, start: int = 0) -> tuple[Any, ...]:
+        """Return the events of an object in this log; see ``Log.events``. Sees every append that returned before."""
+        return await self._reading(lambda log: log.events(object_key, start=start))
+
+    async def last(self, object_key: str, n: int = 1) -> tuple[Any, ...]:
+        """Return the last ``n`` events of an object in this log; see ``Log.last``."""
+        return await self._reading(lambda log: log.last(object_key, n))
+
+    async def count(self, object_key: str) -> int:
+        """Return how many events were ever appended for an object to this log; see ``Log.count``."""
+        return await self._reading(lambda log: log.count(object_key))
+
+    async def read(
+        self,
+        after: Position | None = None,
+        *,
+        object_key: str | None = None,
+        last: int | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        durable: bool = False,
+    ) -> AsyncIterator[Record]:
+        """Yield the records of this log, in order, in bounded memory: ``async for``. See ``Log.read``."""
+        opened = self._opened or await self._open()
+        log = opened.log
+        async for record in in_parts(
+            self._rooms.reads,
+            lambda: iter(
+                log.read(after, object_key=object_key, last=last, since=since, until=until, durable=durable)
+            ),
+        ):
+            yield record
+
+    def follow(
+        self,
+        after: Position | str = "start",
+        *,
+        idle_timeout_s: float | None = None,
+        durable: bool = False,
+    ) -> AsyncFollower:
+        """Return an iterator over the log's records, for ``async for``, that waits for more; see ``Log.follow``."""
+
+        async def begin() -> Any:
+            return await self._reading(
+                lambda log: log.follow(after, idle_timeout_s=idle_timeout_s, durable=durable)
+            )
+
+        return AsyncFollower(begin, self._rooms.follows)
+
+    async def tail(self, after: Cursor | Position | str = "start", *, durable: bool = False) -> AsyncTail:
+        """Return what gives, at each call of ``new``, the records that came since the last one; see ``Log.tail``."""
+        return AsyncTail(await self._reading(lambda log: log.tail(after, durable=durable)), self._rooms.reads)
+
+    # --- look after -------------------------------------------------------------------------------------------
+
+    async def repairs(self) -> list[Repair]:
+        """Return what repairs of torn ends have cut off this log so far; see ``Log.repairs``."""
+        return await self._reading(lambda log: log.repairs())
+
+    async def stats(self) -> dict[str, object]:
+        """Return figures of this log, by name; see ``Log.stats``."""
+        return await self._reading(lambda log: log.stats())
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    def claim(self, object_key: str) -> AsyncClaim:
+        """Take the sole right to work on an object, for an ``async with`` block; see ``Log.claim``.
+
+        The block gets a claim, or None if another live worker has the object: another process, or another task. It is
+        given back however the block ends, a cancellation included.
+        """
+        return AsyncClaim(self._handle, self._writes, object_key)
+
+    async def results(
+        self,
+        *,
+        rerun: str | None = None,
+        failed: bool = False,
+        since: Moment | None = None,
+        slowest: int | None = None,
+    ) -> Results:
+        """Return the last outcome of each item; see ``Log.results``. They are held in memory: iterate over them with a
+        plain ``for``."""
+
+        def read(log: Log) -> Results:
+            found = log.results(rerun=rerun, failed=failed, since=since, slowest=slowest)
+            return Results(iter(list(found)))
+
+        return await self._reading(read)
+
+    async def pending(self, items: Iterable[T], **choices: Any) -> list[T]:
+        """Return the items that are not done; see ``Log.pending``, which has the other arguments."""
+        return await self._reading(lambda log: list(log.pending(items, **choices)))
+
+    async def reruns(self) -> tuple[str, ...]:
+        """Return the names of the reruns on this log, in the order in which they were begun."""
+        return await self._reading(lambda log: log.reruns())
+
+    async def map_status(self, *, rerun: str | None = None) -> MapStatus | None:
+        """Return how far the log's map is, in whatever process it runs; see ``Log.map_status``."""
+        return await self._reading(lambda log: log.map_status(rerun=rerun))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._log_key!r}>"
+
+    # --- the log that is opened at the first call -------------------------------------------------------------
+
+    async def _open(self) -> OpenedLog:
+        self._opened = await self._open_log()
+        return self._opened
+
+    def _of_opened(self) -> OpenedLog:
+        assert self._opened is not None
+        return self._opened
+
+    async def _handle(self) -> LogHandle:
+        return (self._opened or await self._open()).handle
+
+    def _writes(self) -> Threads:
+        return self._of_opened().writes
+
+    async def _reading(self, read: Callable[[Log], T]) -> T:
+        log = (self._opened or await self._open()).log
+        return await self._rooms.reads.run(lambda: read(log))
+
+    async def _writing(self, write: Callable[[Log], T]) -> T:
+        opened = self._opened or await self._open()
+        return await opened.writes.run(lambda: write(opened.log), writes=True)
+
+
+def _parsed(handle: LogHandle, durability: str | None) -> Durability:
+    return handle.store.durability if durability is None else Durability.parse(durability)
