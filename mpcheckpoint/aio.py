@@ -6,6 +6,7 @@ from mpcheckpoint._aio.checkpoint import AsyncCheckpoint
 from mpcheckpoint._aio.claim import AsyncClaim
 from mpcheckpoint._aio.jobs import UnderWay, under_way
 from mpcheckpoint._aio.log import AsyncLog
+from mpcheckpoint._aio.map import AsyncMapRun
 from mpcheckpoint._aio.records import AsyncFollower, AsyncTail
 from mpcheckpoint._aio.transaction import AsyncTransaction
 
@@ -14,6 +15,7 @@ __all__ = [
     "AsyncClaim",
     "AsyncFollower",
     "AsyncLog",
+    "AsyncMapRun",
     "AsyncTail",
     "AsyncTransaction",
     "UnderWay",

@@ -10,7 +10,8 @@ from mpcheckpoint._aio.records import AsyncFollower, AsyncTail, in_parts
 from mpcheckpoint._aio.threads import Threads
 from mpcheckpoint._engines import RETRY_S
 from mpcheckpoint._format.codec import encode_key
-from mpcheckpoint.checkpoint import Checkpoint, Snapshot
+from mpcheckpoint._view.object_mapping import Snapshot
+from mpcheckpoint.checkpoint import Checkpoint
 from mpcheckpoint.errors import ClosedError
 
 if TYPE_CHECKING:

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from mpcheckpoint._aio.appends import GroupedAppends
 from mpcheckpoint._aio.claim import AsyncClaim
+from mpcheckpoint._aio.map import AsyncMapRun, begin_map
 from mpcheckpoint._aio.records import AsyncFollower, AsyncTail, in_parts
 from mpcheckpoint._aio.threads import Threads
 from mpcheckpoint._aio.transaction import AsyncTransaction, update
 from mpcheckpoint._format.codec import encode_payload, encode_payloads
 from mpcheckpoint._store.durability import Durability
+from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS
 from mpcheckpoint._work.results import Results
+from mpcheckpoint._work.retries import DEFAULT_DELAY_S
 from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._types import Cursor, Position, Record, Repair
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.moments import Moment
+    from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.status import MapStatus
     from mpcheckpoint.log import Log
 
@@ -234,6 +238,83 @@ class AsyncLog:
         given back however the block ends, a cancellation included.
         """
         return AsyncClaim(self._handle, self._writes, object_key)
+
+    async def map(  # noqa: PLR0913 - each is a choice of its own, all but two have a default
+        self,
+        fn: Callable[[Any], Awaitable[Any]],
+        items: Iterable[Any],
+        *,
+        key: Callable[[Any], str] | None = None,
+        version: str = "",
+        jobs: int | None = None,
+        ordered: bool = False,
+        on_error: str = "record",
+        include_done: bool = True,
+        retry_failed: bool | str | Iterable[str] | Callable[[Outcome], object] = False,
+        rerun: str | None = None,
+        if_changed: str = "refuse",
+        retries: int = 0,
+        retry_delay_s: float = DEFAULT_DELAY_S,
+        timeout_s: float | None = None,
+        max_invalid_results: int | None = DEFAULT_MAX_INVALID_RESULTS,
+        default: Callable[[Any], Any] | None = None,
+        changed_files: bool | str = False,
+        file: Callable[[Any], Any] | None = None,
+        halt: int | str | None = None,
+        progress: Any = False,
+    ) -> AsyncMapRun:
+        """Run ``await fn(item)`` for every item that has no outcome in this log yet, so many at a time, and record each
+        outcome. ``async for`` over what is returned gives the outcomes.
+
+        As ``Log.map``, which describes the arguments: killed at any instant and called again, it runs only what is
+        missing; any number of processes share the items, and no item runs twice while nobody dies. The records are the
+        same, so either map carries on what the other began.
+
+        Args:
+            fn: a coroutine function that takes an item and returns a JSON value. It runs in this event loop: what
+                blocks that blocks everything.
+            items: any iterable. It is iterated over in a thread, as the functions among the arguments are called in
+                one.
+            jobs: how many coroutines run at a time; None for 100. Each has a file open meanwhile, which says that it
+                lives.
+            timeout_s: how long ``fn`` may run for an item, in seconds. Then it is cancelled, and the attempt has
+                failed, "timed out"; one that catches the cancellation and returns has its result recorded.
+
+        Returns:
+            An AsyncMapRun. Use it in an ``async with`` statement, so that it ends where you do.
+
+        Raises:
+            InvalidFunctionError: ``fn`` is no coroutine function. Nothing was run or recorded.
+            And what ``Log.map`` raises.
+
+        Cancellation: cancels nothing but the wait; once ``close`` is called, or the ``async with`` block ends, what
+            runs is cancelled and given back, and runs at the next start.
+        """
+        opened = self._opened or await self._open()
+        return await begin_map(
+            opened.log,
+            opened.writes,
+            fn,
+            items,
+            key=key,
+            version=version,
+            jobs=jobs,
+            ordered=ordered,
+            on_error=on_error,
+            include_done=include_done,
+            retry_failed=retry_failed,
+            rerun=rerun,
+            if_changed=if_changed,
+            retries=retries,
+            retry_delay_s=retry_delay_s,
+            timeout_s=timeout_s,
+            max_invalid_results=max_invalid_results,
+            default=default,
+            changed_files=changed_files,
+            file=file,
+            halt=halt,
+            progress=progress,
+        )
 
     async def results(
         self,

@@ -24,9 +24,12 @@ _IDLE_S = 5.0
 
 
 class _Call(NamedTuple):
+    """What a thread is to do; ``is_owed``: also once these threads take no more calls."""
+
     job: Job[Any]
     fn: Callable[[], Any]
-    undo: Callable[[Any], object] | None
+    undo: Callable[[Any], object] | None = None
+    is_owed: bool = False
 
 
 class Threads:
@@ -67,28 +70,29 @@ class Threads:
         Raises:
             ClosedError: these threads take no more calls.
         """
-        call = self.begin(fn, undo)
+        job: Job[T] = Job(asyncio.get_running_loop())
+        self._put(_Call(job, fn, undo))
         try:
-            return await call.future
+            return await job.future
         except BaseException as error:
-            if call.error is not error and not self._is_withdrawn(call):
-                self._abandon(call, undo)
+            if job.error is not error and not self._is_withdrawn(job):
+                self._abandon(job, undo)
                 if writes:
-                    note_under_way(error, call)
+                    note_under_way(error, job)
             raise
 
     async def run_to_its_end(self, fn: Callable[[], T]) -> T:
         """Return what ``fn`` returns, which is called whatever becomes of the task."""
         return await asyncio.shield(self.begin(fn).future)
 
-    def begin(self, fn: Callable[[], T], undo: Callable[[T], object] | None = None) -> Job[T]:
-        """Have a thread call ``fn``; its outcome comes to the future of the job.
+    def begin(self, fn: Callable[[], T]) -> Job[T]:
+        """Have a thread call ``fn``, whatever becomes of the task; its outcome comes to the future of the job.
 
         Raises:
             ClosedError: these threads take no more calls.
         """
         job: Job[T] = Job(asyncio.get_running_loop())
-        self._put(_Call(job, fn, undo))
+        self._put(_Call(job, fn, is_owed=True))
         return job
 
     def _put(self, call: _Call) -> None:
@@ -122,14 +126,16 @@ class Threads:
             is_late = job.state is State.DONE and job.error is None and undo is not None
         if is_late:
             assert undo is not None
-            self._put(_Call(Job(job.loop), lambda: undo(job.value), None))
+            self._put(_Call(Job(job.loop), lambda: undo(job.value), is_owed=True))
 
     def close(self) -> list[Job[Any]]:
         """Take no more calls; return those that no thread has taken, which are dropped. Threads end when they have
-        done what they have taken."""
+        done what they have taken, and what is owed."""
         with self._mutex:
             self._is_closed = True
-            left, self._calls = list(self._calls), {}
+            left = [job for job, call in self._calls.items() if not call.is_owed]
+            for job in left:
+                del self._calls[job]
             self._has_calls.notify_all()
         return left
 

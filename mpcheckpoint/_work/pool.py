@@ -17,6 +17,9 @@ from mpcheckpoint._work.shortage import shortage_of
 from mpcheckpoint.errors import CheckpointError, WorkerDiedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpcheckpoint._format.made_json import Default
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan
 
@@ -60,6 +63,29 @@ class WorkerPool(Protocol):
 
     def stop(self, *, is_interrupted: bool) -> None:
         """End: what has not started is dropped, what runs is given back or finishes. Stopping twice is fine."""
+
+
+class PoolExecutor(Executor):
+    """An executor that has a pool of its own for the items of a map."""
+
+    def require_function(self, fn: object) -> None:
+        """Refuse what it cannot run, before anything is run or recorded.
+
+        Raises:
+            InvalidFunctionError: ``fn`` is of another kind.
+        """
+        raise NotImplementedError
+
+    def worker_pool(
+        self,
+        plan: Plan,
+        fn: Callable[..., Any],
+        default: Default | None,
+        jobs: int | None,
+        timeout_s: float | None,
+    ) -> WorkerPool:
+        """Return a pool for a map of ``fn``; ``default`` makes JSON of what that returns."""
+        raise NotImplementedError
 
 
 def default_jobs() -> int:

@@ -92,18 +92,52 @@ def _sends(executor: Executor) -> bool:
     return module is not None and isinstance(executor, module.ProcessPoolExecutor)
 
 
+def require_coroutine_function(fn: object) -> None:
+    """Refuse what is no coroutine function for a map of these, before anything is run or recorded.
+
+    Raises:
+        InvalidFunctionError: it is none.
+    """
+    if not callable(fn):
+        raise InvalidFunctionError(
+            f"fn is an async function that takes an item, not {a(type(fn))}: {shown(fn)}. {_NOTHING_RUN}",
+            reason="no function",
+        )
+    inner = _inner(fn)
+    if inspect.isasyncgenfunction(inner):
+        raise InvalidFunctionError(
+            f"{_called(fn)} is an asynchronous generator function: a call of it runs nothing before somebody "
+            f"iterates. Hand in one that returns its values, as a list: return instead of yield. {_NOTHING_RUN}",
+            reason="generator function",
+        )
+    if not inspect.iscoroutinefunction(inner):
+        raise InvalidFunctionError(
+            f"{_called(fn)} is no async function: it would keep the event loop from going on. Use the map of a plain "
+            f"handle, Checkpoint.log(...).map; or hand in an async function that runs it in a thread: async def "
+            f"run(item): return await asyncio.to_thread({_short(fn)}, item). {_NOTHING_RUN}",
+            reason="no async function",
+        )
+
+
+def _inner(fn: object) -> object:
+    """Return the function that a call of this calls."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if not isinstance(fn, FunctionType | MethodType | type):
+        return getattr(type(fn), "__call__", fn)  # noqa: B004 - an object that can be called
+    return fn
+
+
 def _require_plain(fn: Callable[..., object]) -> None:
     """Refuse a function whose call only makes a coroutine or a generator."""
-    inner = fn
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    if not isinstance(inner, FunctionType | MethodType | type):
-        inner = getattr(type(inner), "__call__", inner)  # noqa: B004 - an object that can be called
+    inner = _inner(fn)
     name = _called(fn)
     if inspect.iscoroutinefunction(inner):
         raise InvalidFunctionError(
-            f"{name} is an async function: a call of it runs nothing and gives a coroutine. Hand in a function that "
-            f"runs it: def run(item): return asyncio.run({_short(fn)}(item)). {_NOTHING_RUN}",
+            f"{name} is an async function: a call of it runs nothing and gives a coroutine. In a program with an event "
+            f"loop, `await log.map({_short(fn)}, items)` with a log of mpcheckpoint.aio.AsyncCheckpoint runs it; "
+            f"elsewhere hand in a function that does: def run(item): return asyncio.run({_short(fn)}(item)). "
+            f"{_NOTHING_RUN}",
             reason="async function",
         )
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):

@@ -73,7 +73,7 @@ def _failure(error: BaseException) -> Result:
     return result
 
 
-class _Turn(NamedTuple):
+class Turn(NamedTuple):
     """An item whose turn it is.
 
     Attributes:
@@ -133,17 +133,10 @@ class ItemRunner:
             CheckpointError: the outcome could not be recorded; the item may run again.
             KeyboardInterrupt: and other interrupts; the item was given back.
         """
-        turn: _Turn | None = _Turn(entry)
+        turn: Turn | None = Turn(entry)
         try:
             while turn is not None:
-                try:
-                    report, turn = self._step(turn, following, failure)
-                except Exception as error:
-                    shortage = shortage_of(error)
-                    if shortage is None:
-                        raise
-                    self.retire()
-                    report, turn = ItemReport(Kind.SHORT, shortage=shortage), self._taken()
+                report, turn = self.step(turn, following, failure)
                 if report is not None:
                     yield report
         except BaseException:
@@ -156,9 +149,26 @@ class ItemRunner:
             self._workers[-1].retire()
             self._workers.pop()
 
+    def step(
+        self, turn: Turn, following: Callable[[], Input | None], result: Result | None
+    ) -> tuple[ItemReport | None, Turn | None]:
+        """Claim an item; or run one that is claimed, unless this is its ``result``, and record what came of it.
+
+        Return its report, if it has come to one, and whose turn it is next. For one who runs items elsewhere: see
+        ``run``, which does these steps, for what is raised.
+        """
+        try:
+            return self._step(turn, following, result)
+        except Exception as error:
+            shortage = shortage_of(error)
+            if shortage is None:
+                raise
+            self.retire()
+            return ItemReport(Kind.SHORT, shortage=shortage), self._taken()
+
     def _step(
-        self, turn: _Turn, following: Callable[[], Input | None], failure: Result | None
-    ) -> tuple[ItemReport | None, _Turn | None]:
+        self, turn: Turn, following: Callable[[], Input | None], failure: Result | None
+    ) -> tuple[ItemReport | None, Turn | None]:
         """Claim an item, or run one that is claimed; return its report, if it has come to one, and what is next."""
         if turn.refusal is not None:
             self._upcoming = following()
@@ -167,7 +177,7 @@ class ItemRunner:
             return None, self._claimed(turn.entry, is_over=failure is not None)
         return self._ran(turn.entry, turn.worker, following, failure)
 
-    def _claimed(self, entry: Input, *, is_over: bool) -> _Turn:
+    def _claimed(self, entry: Input, *, is_over: bool) -> Turn:
         worker = self._worker_for_next(self._workers[-1] if self._workers else None)
         batch = ItemBatch(self._plan, None, Start(entry, worker, is_over))
         batch.append()
@@ -175,7 +185,7 @@ class ItemRunner:
 
     def _ran(
         self, entry: Input, worker: Worker, following: Callable[[], Input | None], failure: Result | None
-    ) -> tuple[ItemReport, _Turn | None]:
+    ) -> tuple[ItemReport, Turn | None]:
         """Run an item that ``worker`` has claimed, record the result, and claim the next item."""
         log, object_key = self._plan.log.log, entry.object_key
         try:
@@ -212,16 +222,16 @@ class ItemRunner:
         self._upcoming = None
         return report, self._turn_after(batch, start.entry, start.worker)
 
-    def _turn_after(self, batch: ItemBatch, entry: Input, worker: Worker) -> _Turn:
+    def _turn_after(self, batch: ItemBatch, entry: Input, worker: Worker) -> Turn:
         if batch.start_refusal is None:
-            return _Turn(entry, worker)
+            return Turn(entry, worker)
         if not self._keeps_file:
             self._end(worker)
-        return _Turn(entry, refusal=batch.start_refusal)
+        return Turn(entry, refusal=batch.start_refusal)
 
-    def _taken(self) -> _Turn | None:
+    def _taken(self) -> Turn | None:
         entry, self._upcoming = self._upcoming, None
-        return None if entry is None else _Turn(entry)
+        return None if entry is None else Turn(entry)
 
     # --- worker files -----------------------------------------------------------------------------------------
 

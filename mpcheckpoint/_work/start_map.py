@@ -17,7 +17,7 @@ from mpcheckpoint._work.inputs import Input, NotYet, inputs_of
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.permit import permit_for
 from mpcheckpoint._work.plan import LogRef, OnError, Options, Plan
-from mpcheckpoint._work.pool import ExecutorPool, WorkerPool, default_jobs, jobs_of
+from mpcheckpoint._work.pool import ExecutorPool, PoolExecutor, WorkerPool, default_jobs, jobs_of
 from mpcheckpoint._work.process_pool import ProcessPool, require_children_allowed
 from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS, require_default, require_function
 from mpcheckpoint._work.reruns import IfChanged, require_rerun_name
@@ -179,7 +179,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     _require_fitting(
         executor,
         mp_context,
-        timeout_s=timeout_s,
+        timeout_s=None if isinstance(executor, PoolExecutor) else timeout_s,
         memory=memory,
         initializer=initializer,
         tasks_per_worker=tasks_per_worker,
@@ -200,7 +200,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
         max_invalid_results = whole_number(max_invalid_results, 1, what)
     # With an executor the default start method is not asked for: asking settles it for the whole process.
     context = mp_context or (multiprocessing.get_context() if executor is None else None)
-    require_function(fn, context, executor)
+    _require_function(fn, context, executor)
     if initializer is not None:
         require_function(initializer, context, executor)
     default = log.default if default is None else default
@@ -223,11 +223,10 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     permit = _permit_for(halting, log)
     plan = Plan(LogRef(log), run, FunctionCall(fn, default), attempts, permit)
     pool: WorkerPool
-    if context is not None:
-        pool = ProcessPool(plan, jobs or default_jobs(), context, workers)
+    if isinstance(executor, PoolExecutor):
+        pool = executor.worker_pool(plan, fn, default, jobs, timeout_s)
     else:
-        assert executor is not None
-        pool = ExecutorPool(plan, executor, jobs or jobs_of(executor))
+        pool = _pool_of(plan, executor, context, jobs, workers)
     options = Options(
         ordered,
         OnError(on_error),
@@ -254,6 +253,28 @@ def _begun(
         if options.progress is not None:
             options.progress.close()  # nobody else has it
         raise
+
+
+def _pool_of(
+    plan: Plan,
+    executor: Executor | None,
+    context: BaseContext | None,
+    jobs: int | None,
+    workers: WorkerOptions,
+) -> WorkerPool:
+    if executor is not None:
+        return ExecutorPool(plan, executor, jobs or jobs_of(executor))
+    assert context is not None
+    return ProcessPool(plan, jobs or default_jobs(), context, workers)
+
+
+def _require_function(
+    fn: Callable[[Any], Any], context: BaseContext | None, executor: Executor | None
+) -> None:
+    if isinstance(executor, PoolExecutor):
+        executor.require_function(fn)
+    else:
+        require_function(fn, context, executor)
 
 
 def _require_fitting(executor: object, mp_context: object, **own: object) -> None:
