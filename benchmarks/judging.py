@@ -88,6 +88,11 @@ def targets() -> Iterator[Target]:
     """Yield the lines of the table."""
     yield from _append_targets()
     yield from _sharing_targets()
+    yield Target(
+        "1,000 tasks of an event loop / 1 thread, durable appends",
+        partial(figure_of, script="aio", name="ratio", tasks=1000),
+        8,
+    )
     yield from _replay_targets()
     yield from _beside_targets()
     yield from _read_targets()

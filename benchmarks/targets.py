@@ -50,6 +50,7 @@ class Run(NamedTuple):
 RUNS = (
     Run("append", quick="--rounds 1 --seconds 0.3 --processes 1 4 8", own=f"--rounds 5 {_OURS}"),
     Run("sharing", quick="--rounds 1 --seconds 0.3"),
+    Run("aio", quick="--rounds 1 --seconds 0.3 --tasks 1 1000", own="--tasks 1000"),
     Run("batch", quick="--rounds 1 --seconds 0.1", own=_OURS),
     Run("floor", quick="--rounds 1 --seconds 0.1", own=_OURS),
     Run(

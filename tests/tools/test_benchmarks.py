@@ -179,6 +179,17 @@ def test_sharing_benchmark_with_tiny_sizes_reports_four_ways(tmp_path: Path) -> 
     assert all(row["rate_per_s"] > 0 for row in results)
 
 
+def test_benchmark_of_tasks_with_tiny_sizes_compares_them_with_one_thread(tmp_path: Path) -> None:
+    results = run(tmp_path, "aio.py", *IN_NO_TIME, "--tasks", "1", "20")["results"]
+
+    assert [(row["way"], row["tasks"]) for row in results] == [
+        ("1 thread", 0),
+        ("1 task", 1),
+        ("20 tasks", 20),
+    ]
+    assert all(row["rate_per_s"] > 0 and row["ratio"] > 0 and row["processor_us"] > 0 for row in results)
+
+
 def test_benchmark_of_calls_counts_those_of_an_append_and_of_reads(tmp_path: Path) -> None:
     appends, *reads = run(tmp_path, "calls.py", "--rounds", "5")["results"]
 
