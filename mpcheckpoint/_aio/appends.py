@@ -156,9 +156,13 @@ class GroupedAppends:
         if timeout_s is not None:
             timeout_s = max(0.0, timeout_s - (time.monotonic() - group[0].queued_s))
         try:
-            stored = self._log.for_writing()
-            batches = [job.payloads for job in group]
-            found = stored.append_group(batches, durability=group[0].durability, timeout_s=timeout_s)
+            stored, durability = self._log.for_writing(), group[0].durability
+            found: list[Any]
+            if len(group) == 1:  # it has a shorter way of its own
+                found = [stored.append(group[0].payloads, durability=durability, timeout_s=timeout_s)]
+            else:
+                batches = [job.payloads for job in group]
+                found = stored.append_group(batches, durability=durability, timeout_s=timeout_s)
         except LockTimeoutError as error:
             self._give_up_or_go_on(group, error)
         except BaseException as error:  # noqa: BLE001 - it is the tasks'

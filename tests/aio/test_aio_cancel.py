@@ -199,28 +199,29 @@ async def _all_of(log: AsyncLog) -> list[Any]:
 
 
 class Gate:
-    """Stops the thread that appends, before it writes or after it has written."""
+    """Stops the thread that appends, before it writes or after it has written, whichever way it appends."""
 
     def __init__(self) -> None:
         self.is_inside = threading.Event()
         self.may_go_on = threading.Event()
         self.stops_before = True
 
-    def group(self, log: DirectoryLog, *arguments: Any, **options: Any) -> Any:
-        found = None if self.stops_before else _group(log, *arguments, **options)
-        self.is_inside.set()
-        assert self.may_go_on.wait(60)
-        return _group(log, *arguments, **options) if found is None else found
+    def around(self, append: Callable[..., Any]) -> Callable[..., Any]:
+        def stopped(*arguments: Any, **options: Any) -> Any:
+            found = None if self.stops_before else append(*arguments, **options)
+            self.is_inside.set()
+            assert self.may_go_on.wait(60)
+            return append(*arguments, **options) if found is None else found
 
-
-_group = DirectoryLog.append_group
+        return stopped
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Stop each group of appends to a directory."""
+    """Stop each append to a directory."""
     gate = Gate()
-    monkeypatch.setattr(DirectoryLog, "append_group", lambda *given, **options: gate.group(*given, **options))  # noqa: PLW0108 - a function, to be bound
+    monkeypatch.setattr(DirectoryLog, "append", gate.around(DirectoryLog.append))
+    monkeypatch.setattr(DirectoryLog, "append_group", gate.around(DirectoryLog.append_group))
     yield gate
     gate.may_go_on.set()
 

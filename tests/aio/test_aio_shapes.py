@@ -164,15 +164,19 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Stop each group of appends to a directory."""
-    gate, group = Gate(), DirectoryLog.append_group
+    """Stop each append to a directory."""
+    gate = Gate()
 
-    def stopped(log: DirectoryLog, *given: Any, **options: Any) -> Any:
-        gate.is_inside.set()
-        assert gate.may_go_on.wait(60)
-        return group(log, *given, **options)
+    def around(append: Callable[..., Any]) -> Callable[..., Any]:
+        def stopped(*given: Any, **options: Any) -> Any:
+            gate.is_inside.set()
+            assert gate.may_go_on.wait(60)
+            return append(*given, **options)
 
-    monkeypatch.setattr(DirectoryLog, "append_group", stopped)
+        return stopped
+
+    monkeypatch.setattr(DirectoryLog, "append", around(DirectoryLog.append))
+    monkeypatch.setattr(DirectoryLog, "append_group", around(DirectoryLog.append_group))
     yield gate
     gate.may_go_on.set()
 
