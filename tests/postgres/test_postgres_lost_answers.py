@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from mpcheckpoint._format.codec import encode_payload
 from mpcheckpoint._postgres import append, session
 from mpcheckpoint._postgres.address import Address
 from mpcheckpoint._postgres.sessions import Retry, sessions_of
@@ -21,6 +22,7 @@ from mpcheckpoint.errors import (
     StoreUnavailableError,
     WriteFailedError,
 )
+from mpcheckpoint.log import handle_of
 from support.postgres.handles import checkpoint_at, lock_logs
 from support.verbs import wait_until
 
@@ -74,8 +76,23 @@ def _claimed(log: Log) -> None:
         log.append("x", "new")
 
 
+def _group(log: Log) -> None:
+    handle = handle_of(log)
+    found = handle.for_writing().append_group(
+        [[encode_payload(key, event, None)] for key, event in (("x", "new"), ("y", 1), ("y", 2))],
+        durability=handle.store.durability,
+        timeout_s=handle.store.settings.lock_timeout_s,
+    )
+    errors = [each for each in found if isinstance(each, CheckpointError)]
+    assert len(errors) in (0, 3)
+    if errors:
+        raise errors[0]
+    assert [record.position for record in log.read()][-3:] == found
+
+
 KINDS = {
-    each.__name__[1:]: each for each in (_plain, _batch, _conditional, _identified, _transaction, _claimed)
+    each.__name__[1:]: each
+    for each in (_plain, _batch, _conditional, _identified, _transaction, _claimed, _group)
 }
 
 
@@ -126,7 +143,7 @@ def _wait_for_lock_waits(cluster: Cluster, count: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "durability"),
-    [*((kind, "always") for kind in KINDS), ("plain", "never"), ("transaction", "never")],
+    [*((kind, "always") for kind in KINDS), ("plain", "never"), ("transaction", "never"), ("group", "never")],
 )
 def test_append_whose_connection_is_cut_anywhere_is_there_once(
     postgres_database: str, make_proxy: Callable[..., Proxy], kind: str, durability: str
@@ -156,7 +173,7 @@ def test_append_whose_connection_is_cut_anywhere_is_there_once(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before request", "after request", "before answer"])
-@pytest.mark.parametrize("kind", ["plain", "transaction"])
+@pytest.mark.parametrize("kind", ["plain", "transaction", "group"])
 def test_append_to_which_nobody_answers_is_there_once_though_its_first_message_comes_late(
     postgres_database: str, make_proxy: Callable[..., Proxy], impatient: None, kind: str, when: When
 ) -> None:
@@ -190,7 +207,7 @@ def test_append_to_which_nobody_answers_is_there_once_though_its_first_message_c
     assert None in outcomes
 
 
-@pytest.mark.parametrize("kind", ["plain", "batch", "identified"])
+@pytest.mark.parametrize("kind", ["plain", "batch", "identified", "group"])
 def test_append_whose_first_message_a_server_takes_after_its_second_is_there_once(
     postgres: Cluster, postgres_database: str, impatient: None, kind: str
 ) -> None:
@@ -318,7 +335,7 @@ def _harm_commits(cluster: Cluster, address: str, harm: str, times: int) -> None
         admin.execute(AT_COMMIT.format(harm=harm, times=times).encode())
 
 
-@pytest.mark.parametrize("kind", ["plain", "identified", "transaction"])
+@pytest.mark.parametrize("kind", ["plain", "identified", "transaction", "group"])
 def test_append_whose_commit_is_refused_is_not_acknowledged(
     postgres: Cluster, postgres_database: str, kind: str
 ) -> None:
