@@ -17,7 +17,7 @@ from mpcheckpoint.errors import (
     LogNotFoundError,
     ReadOnlyError,
 )
-from support.awaits import run
+from support.awaits import CancelledAt, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,16 +65,24 @@ def test_calls_give_what_those_of_a_plain_handle_give(place: str) -> None:
             plain = Checkpoint(place)
             assert await log.events("x") == plain.log("a").events("x") == (1, 2, 3)
             assert await log.count("x") == 3
+            assert await log.events("x", start=1) == (2, 3)
+            assert await log.last("x", 2) == (2, 3)
+            with pytest.raises(ConflictError):
+                await log.append_many([("x", 4)], expected_counts={"x": 2})
+            assert await log.append_many([("z", 1)], expected_counts={"x": 3}, expected_end=None) is not None
             assert [each async for each in log.read(first)] == list(plain.log("a").read(first))
             assert [each async for each in log.read(object_key="y")] == list(plain.read(object_key="y"))
             assert [each async for each in checkpoint.read(last=2)] == list(plain.read(last=2))
+            assert [each async for each in log.read(last=2)] == list(plain.read(last=2))
+            assert [each async for each in log.read(since=0, until=1)] == []
             assert [each async for each in checkpoint.objects()] == list(plain.objects())
             assert await checkpoint.logs() == ["a"]
             assert await checkpoint.get("x") == (1, 2, 3)
             assert await checkpoint.get("none", ()) == ()
             assert dict(await checkpoint.snapshot()) == dict(plain.snapshot())
             await log.flush()
-            assert (await log.stats())["records"] == 4
+            assert (await log.stats())["records"] == 5
+            await log.forget("z")
             await log.forget("y")
             assert await log.events("y") == ()
             assert await checkpoint.forget(["x"]) != {}
@@ -113,6 +121,8 @@ def test_transaction_lands_only_if_what_it_read_is_as_it_was(place: str) -> None
             log = checkpoint.log("a")
             async with log.transaction() as transaction:
                 assert await transaction.events("x") == ()
+                assert await transaction.count("x") == 0
+                assert await transaction.last("x") == ()
                 transaction.append("x", 1)
                 assert await transaction.events("x") == (1,)
                 assert await log.events("x") == ()
@@ -209,6 +219,28 @@ def test_follower_that_is_closed_by_another_task_ends(place: str) -> None:
             await asyncio.sleep(0)
             await follower.close()
             assert await waiting is None
+
+    run(main())
+
+
+def test_tail_gives_what_came_since_the_last_call_and_loses_nothing_when_cancelled(place: str) -> None:
+    async def main() -> None:
+        async with AsyncCheckpoint(place) as checkpoint:
+            log, plain = checkpoint.log("a"), Checkpoint(place).log("a")
+            async with await log.tail() as tail, await checkpoint.tail("end") as all_logs:
+                assert await tail.new() == []
+                for number in range(6):
+                    plain.append("x", number)
+                    with pytest.raises(asyncio.CancelledError):
+                        await CancelledAt(tail.new(), 0, is_late=number % 2 == 1)
+                    plain.append("x", -number)
+                    assert [each.event for each in await tail.new()] == [number, -number]
+                cursor = tail.cursor
+                plain.append("x", "later")
+                assert [each.event for each in await tail.new()] == ["later"]
+                assert len(await all_logs.new()) == 13
+            async with await log.tail(cursor) as again:
+                assert [each.event for each in await again.new()] == ["later"]
 
     run(main())
 
