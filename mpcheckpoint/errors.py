@@ -437,7 +437,7 @@ class ShortageError(CheckpointError, OSError):
 
 
 class MissingExtraError(CheckpointError, ImportError):
-    """A library that a table, or a store on a server, needs is not installed. Nothing was read.
+    """A library that a table, a store on a server, or a journal of Optuna needs is not installed. Nothing was read.
 
     Attributes:
         extra: which extra of mpcheckpoint installs it.
@@ -454,6 +454,18 @@ class MissingExtraError(CheckpointError, ImportError):
         )
         self.extra = extra
         self.library = library
+
+
+# --- Optuna ------------------------------------------------------------------------------------------------
+
+
+class JournalError(CheckpointError, ValueError):
+    """A log is no journal of Optuna, or not all of one: it holds other records, or some were taken out. Nothing was
+    written.
+
+    Attributes:
+        reason: "no journal", "operations dropped" (by a compaction), or "operations lost" (they were read before).
+    """
 
 
 # --- imports -----------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ MODULES = (
     ROOT,
     f"{ROOT}.aio",
     f"{ROOT}.maintenance",
+    f"{ROOT}.optuna",
     f"{ROOT}.errors",
     f"{ROOT}.testing",
     f"{ROOT}.testing.conformance",
@@ -36,13 +37,14 @@ MODULES = (
 )
 # What users make themselves. Everything else is handed to them, and its constructor is no promise.
 MADE_BY_USERS = re.compile(
-    rf"{ROOT}\.(checkpoint\.Checkpoint|_aio\.checkpoint\.AsyncCheckpoint|testing\.\S+)"
+    rf"{ROOT}\.(checkpoint\.Checkpoint|_aio\.checkpoint\.AsyncCheckpoint|optuna\.\S+|testing\.\S+)"
 )
 # What other layers of the package call, and users do not.
 FOR_OTHER_LAYERS = {
     "Cursor.of",
     "Follower.reset_after_fork",
     "Follower.wait_for_some",
+    "JournalBackend.reset_after_fork",
     "Tail.reset_after_fork",
     "pytest_addoption",
 }

@@ -27,6 +27,7 @@ ONLY_IN = {
     "rich": {"_cli", "_progress"},
     "pandas": {"_work"},
     "pyarrow": {"_work"},
+    "optuna": {"optuna"},
     "pytest": {"testing"},
 }
 
