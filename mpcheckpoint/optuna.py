@@ -174,7 +174,7 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
             raise JournalError(
                 f"{number} operations were read of the journal {self._log.log_key!r}, and it holds {at}",
                 reason="operations lost",
-                advice="Open the study anew.",
+                advice="open the study anew",
             )
         with self._mutex:
             self._ended(at, place)
@@ -214,7 +214,7 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
                         f"operations were dropped from the journal {self._log.log_key!r} by a compaction, and Optuna "
                         "cannot do without them",
                         reason="operations dropped",
-                        advice="Restore a backup.",
+                        advice="restore a backup",
                     )
                 if chunk.lines:
                     return  # what was dropped is told of before all records
@@ -287,5 +287,5 @@ def _no_journal(record: Record) -> JournalError:
     return JournalError(
         f"the log {record.log_key!r} is no journal of Optuna: it holds a record of {record.object_key!r}",
         reason="no journal",
-        advice="Give another log_key.",
+        advice="give another log_key",
     )

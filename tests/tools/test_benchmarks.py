@@ -252,6 +252,34 @@ def test_map_benchmark_with_tiny_sizes_reports_ours_and_who_is_installed(tmp_pat
     assert all(0 < row["share"] <= 1 for row in results if row["work"] == "1 ms")
 
 
+def test_benchmark_of_a_study_with_tiny_sizes_reports_both_journals(tmp_path: Path) -> None:
+    options = ["--rounds", "1", "--workers", "2", "--trials", "3", "--killed", "mpcheckpoint"]
+    ours, theirs, killed = run(tmp_path, "optuna_study.py", *options)["results"]
+
+    assert [(row["engine"], row["trials"]) for row in (ours, theirs)] == [
+        ("mpcheckpoint", 6),
+        ("optuna file", 6),
+    ]
+    assert all(row["seconds"] > 0 and row["processor_us"] > 0 for row in (ours, theirs))
+    assert theirs["ratio"] > 0
+    assert (killed["work"], killed["engine"]) == ("killed", "mpcheckpoint")
+    assert killed["seconds"] > 0
+
+
+def test_benchmark_of_a_study_that_lacks_a_trial_fails(tmp_path: Path) -> None:
+    done = code(
+        tmp_path,
+        "import optuna_study",
+        "run = optuna_study.run_together",
+        "if __name__ == '__main__':",
+        "    optuna_study.run_together = lambda work, jobs: run(work, [*jobs[:-1], jobs[-1]._replace(trials=1)])",
+        "    optuna_study.main(['--rounds', '1', '--workers', '2', '--trials', '2', '--killed'])",
+    )
+
+    assert done.returncode != 0
+    assert "mpcheckpoint: 3 trials were made, not 4" in done.stderr
+
+
 def test_benchmark_whose_readers_miss_a_record_fails(tmp_path: Path) -> None:
     done = code(
         tmp_path,
