@@ -25,7 +25,7 @@ from mpcheckpoint.errors import (
 from mpcheckpoint.maintenance import restore
 from mpcheckpoint.optuna import JournalBackend
 from support.processes import call, in_a_child
-from support.verbs import append_elsewhere, flip
+from support.verbs import append_elsewhere, flip, log_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -313,16 +313,19 @@ def test_optuna_is_not_imported_by_those_who_do_not_use_it() -> None:
 # --- damage, compaction, restore ------------------------------------------------------------------------------
 
 
-def test_compaction_that_drops_nothing_changes_nothing(store: Path) -> None:
-    backend = JournalBackend(store)
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_compaction_that_drops_no_operation_changes_nothing(store: Path, is_forgotten: bool) -> None:
+    backend, journal = JournalBackend(store), Checkpoint(store).log("optuna")
+    if is_forgotten:  # something, which is told where it is told what was dropped
+        journal.forget("somebody")
     append(backend, 0, 1)
     assert numbers(backend.read_logs(0)) == [0, 1]
-    journal = Checkpoint(store).log("optuna")
     with journal.claim("somebody"):
         pass
 
-    assert journal.compact().is_changed
+    assert journal.compact(keep_ids_s=0).is_changed
 
+    assert (b'"dropped"' in log_file(store, "optuna").read_bytes()) is is_forgotten
     append(backend, 2)
     assert numbers(backend.read_logs(2)) == [2]
     assert numbers(backend.read_logs(0)) == [0, 1, 2]
@@ -357,8 +360,7 @@ def test_compaction_that_dropped_operations_is_found_out(place: Path | str, how:
 def test_damage_is_told_and_never_passed_over(store: Path) -> None:
     backend = JournalBackend(store)
     append(backend, *range(4))
-    file = next(store.glob(".checkpoint/optuna.jsonl"))
-    flip(store, file.read_bytes().index(b'{"n":1}') + 5, "optuna")
+    flip(store, log_file(store, "optuna").read_bytes().index(b'{"n":1}') + 5, "optuna")
 
     with pytest.raises(CorruptLogError):
         list(JournalBackend(store).read_logs(0))
