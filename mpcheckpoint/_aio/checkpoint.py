@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mpcheckpoint._aio.jobs import Job, State, deliver_all
 from mpcheckpoint._aio.log import AsyncLog, OpenedLog, Rooms
@@ -114,7 +114,9 @@ class AsyncCheckpoint:
         """Return the keys of all logs of the store, sorted."""
         return await self._reading(lambda inner: inner.logs())
 
-    def follow(self, after: Cursor | str = "start", *, idle_timeout_s: float | None = None) -> AsyncFollower:
+    def follow(
+        self, after: Cursor | Literal["start", "end"] = "start", *, idle_timeout_s: float | None = None
+    ) -> AsyncFollower:
         """Return an iterator over the records of all logs, for ``async for``; see ``Checkpoint.follow``."""
 
         async def begin() -> Any:
@@ -122,7 +124,7 @@ class AsyncCheckpoint:
 
         return AsyncFollower(begin, self._rooms.follows)
 
-    async def tail(self, after: Cursor | str = "start") -> AsyncTail:
+    async def tail(self, after: Cursor | Literal["start", "end"] = "start") -> AsyncTail:
         """Return what gives, at each call of ``new``, what came since the last one to any log; see
         ``Checkpoint.tail``."""
         return AsyncTail(await self._reading(lambda inner: inner.tail(after)), self._rooms.reads)

@@ -201,7 +201,7 @@ class AsyncLog:
 
     def follow(
         self,
-        after: Position | str = "start",
+        after: Cursor | Position | Literal["start", "end"] = "start",
         *,
         idle_timeout_s: float | None = None,
         durable: bool = False,
@@ -215,7 +215,9 @@ class AsyncLog:
 
         return AsyncFollower(begin, self._rooms.follows)
 
-    async def tail(self, after: Cursor | Position | str = "start", *, durable: bool = False) -> AsyncTail:
+    async def tail(
+        self, after: Cursor | Position | Literal["start", "end"] = "start", *, durable: bool = False
+    ) -> AsyncTail:
         """Return what gives, at each call of ``new``, the records that came since the last one; see ``Log.tail``."""
         return AsyncTail(await self._reading(lambda log: log.tail(after, durable=durable)), self._rooms.reads)
 

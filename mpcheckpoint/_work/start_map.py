@@ -268,9 +268,7 @@ def _pool_of(
     return ProcessPool(plan, jobs or default_jobs(), context, workers)
 
 
-def _require_function(
-    fn: Callable[[Any], Any], context: BaseContext | None, executor: Executor | None
-) -> None:
+def _require_function(fn: Callable[..., Any], context: BaseContext | None, executor: Executor | None) -> None:
     if isinstance(executor, PoolExecutor):
         executor.require_function(fn)
     else:
