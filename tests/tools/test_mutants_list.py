@@ -51,7 +51,7 @@ def test_every_mutant_replaces_text_that_stands_once_in_the_installed_source_and
     # One test for all: the fixtures around each test cost more than a look at a mutant does.
     for mutant in MUTANTS.values():
         changed = mutant.applied_to(installed_source(mutant.module))
-        if not mutant.is_native:  # whether C compiles, a run says
+        if mutant.module.endswith(".py"):  # whether C or SQL can be run, a run says
             compile(changed, f"{mutant.name}, {mutant.module}", "exec")
         assert "".join(mutant.old.split()) != "".join(mutant.new.split()), mutant.name
 
