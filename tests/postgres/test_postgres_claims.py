@@ -150,7 +150,7 @@ def test_map_in_processes_of_different_directories_has_one_outcome_an_item(
             method="spawn",
         )
     if harm != "nothing":
-        wait_until(lambda: len(list(runs.iterdir())) > _ITEMS // 4, "a quarter has run", pause_s=0.01)
+        wait_until(lambda: len(list(runs.iterdir())) > _ITEMS // 4, "a quarter has run", 90, pause_s=0.01)
         if harm == "server killed":
             cluster.restart("kill")
             tally.add("kills", 1)

@@ -221,9 +221,9 @@ def test_maps_of_two_machines_go_on_with_one_outcome_an_item(
         (tmp_path / name).mkdir()
         children.start(_map, address, str(tmp_path / name), str(runs), method="spawn")
     for share in (EARLY, 2 * EARLY):
-        wait_until(lambda share=share: len(list(runs.iterdir())) > share, "some have run", pause_s=0.01)  # type: ignore[misc]
+        wait_until(lambda share=share: len(list(runs.iterdir())) > share, "some have run", 90, pause_s=0.01)  # type: ignore[misc]
         lose_sessions(cluster, address, harm)
-    children.wait_all(timeout_s=60)
+    children.wait_all(timeout_s=100)
 
     with checkpoint_at(address, read_only=True) as checkpoint:
         assert recorded(checkpoint.log("a")) == Counter(ITEMS)
