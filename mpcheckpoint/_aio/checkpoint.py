@@ -55,7 +55,7 @@ class AsyncCheckpoint:
         create: bool = True,
         read_only: bool = False,
         log_keys: Iterable[str] | None = None,
-        durability: str = "always",
+        durability: Literal["always", "interval", "never"] | str = "always",
         lock_timeout_s: float | None = None,
         default: Callable[[Any], Any] | None = None,
         retry_s: float = RETRY_S,

@@ -18,6 +18,7 @@ from mpcheckpoint._work.retries import DEFAULT_DELAY_S
 from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
     from mpcheckpoint._aio.jobs import Job
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mpcheckpoint.log import Log
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 # Of one log, for what waits for locks: others of them share their syncs.
 _MOST_WRITING = 8
@@ -87,7 +89,7 @@ class AsyncLog:
         *,
         expected_count: int | None = None,
         record_id: str | None = None,
-        durability: str | None = None,
+        durability: Literal["always", "interval", "never"] | str | None = None,
         default: Callable[[Any], Any] | None = None,
     ) -> Position:
         """Record that ``event`` happened to ``object_key``; see ``Log.append``.
@@ -114,7 +116,7 @@ class AsyncLog:
         self,
         records: Iterable[tuple[str, object]],
         *,
-        durability: str | None = None,
+        durability: Literal["always", "interval", "never"] | str | None = None,
         default: Callable[[Any], Any] | None = None,
         expected_counts: Mapping[str, int] | None = None,
         expected_end: Position | Literal["start"] | None = None,
@@ -243,28 +245,28 @@ class AsyncLog:
 
     async def map(  # noqa: PLR0913 - each is a choice of its own, all but two have a default
         self,
-        fn: Callable[[Any], Awaitable[Any]],
-        items: Iterable[Any],
+        fn: Callable[[T], Awaitable[R]],
+        items: Iterable[T],
         *,
-        key: Callable[[Any], str] | None = None,
+        key: Callable[[T], str] | None = None,
         version: str = "",
         jobs: int | None = None,
         ordered: bool = False,
-        on_error: str = "record",
+        on_error: Literal["record", "halt", "raise"] = "record",
         include_done: bool = True,
-        retry_failed: bool | str | Iterable[str] | Callable[[Outcome], object] = False,
+        retry_failed: bool | str | Iterable[str] | Callable[[Outcome[Any, Any]], object] = False,
         rerun: str | None = None,
-        if_changed: str = "refuse",
+        if_changed: Literal["refuse", "keep", "keep-ok"] = "refuse",
         retries: int = 0,
         retry_delay_s: float = DEFAULT_DELAY_S,
         timeout_s: float | None = None,
         max_invalid_results: int | None = DEFAULT_MAX_INVALID_RESULTS,
         default: Callable[[Any], Any] | None = None,
-        changed_files: bool | str = False,
-        file: Callable[[Any], Any] | None = None,
+        changed_files: bool | Literal["stat", "hash"] = False,
+        file: Callable[[T], str | bytes | os.PathLike[Any]] | None = None,
         halt: int | str | None = None,
         progress: Any = False,
-    ) -> AsyncMapRun:
+    ) -> AsyncMapRun[T, R]:
         """Run ``await fn(item)`` for every item that has no outcome in this log yet, so many at a time, and record each
         outcome. ``async for`` over what is returned gives the outcomes.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mpcheckpoint._aio.task_pool import EndedError, Tasks
 from mpcheckpoint._aio.threads import Threads
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint.log import Log
 
+T_co = TypeVar("T_co", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
 _OVER = object()
 
 
-class AsyncMapRun:
+class AsyncMapRun(Generic[T_co, R_co]):
     """A map of a coroutine function under way: iterate over it with ``async for`` to get its outcomes. Get it from
     ``AsyncLog.map``.
 
@@ -34,17 +36,17 @@ class AsyncMapRun:
     Concurrency: for one task.
     """
 
-    def __init__(self, run: MapRun, pool: TaskPool, threads: Threads) -> None:
+    def __init__(self, run: MapRun[T_co, R_co], pool: TaskPool, threads: Threads) -> None:
         self._run = run
         self._pool = pool
         self._threads = threads
         self._kept: deque[Any] = deque()
         self._is_closed = False
 
-    def __aiter__(self) -> AsyncMapRun:
+    def __aiter__(self) -> AsyncMapRun[T_co, R_co]:
         return self
 
-    async def __anext__(self) -> Outcome:
+    async def __anext__(self) -> Outcome[T_co, R_co]:
         """Return the next outcome; wait for it.
 
         Raises:
@@ -62,7 +64,7 @@ class AsyncMapRun:
         if outcome is _OVER:
             await self.close()
             raise StopAsyncIteration
-        found: Outcome = outcome
+        found: Outcome[T_co, R_co] = outcome
         return found
 
     def _next(self) -> Any:
@@ -108,7 +110,7 @@ class AsyncMapRun:
             return  # it was closed before
         self._threads.close()
 
-    async def __aenter__(self) -> AsyncMapRun:
+    async def __aenter__(self) -> AsyncMapRun[T_co, R_co]:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -117,7 +119,7 @@ class AsyncMapRun:
 
 async def begin_map(
     log: Log, writes: Threads, fn: Callable[[Any], Any], items: Iterable[Any], **choices: Any
-) -> AsyncMapRun:
+) -> AsyncMapRun[Any, Any]:
     """Start a map; see ``AsyncLog.map``."""
     tasks = Tasks(asyncio.get_running_loop(), writes)
     threads = Threads("map", 1)
