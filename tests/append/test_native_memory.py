@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint import Log
 
-# By the tests here, and by those of the scan, the count, the encoding and the index.
+# By the tests here, and by those of the scan, the count, the encoding, the index and the bodies of a server.
 CALLED = {
     *("AppendState", "HighestStamp", "await_group", "crc32", "file_facts", "futex_wait", "futex_wake"),
     *(
@@ -45,6 +45,7 @@ CALLED = {
         "Tally",
         "records",
         "last_records",
+        "bodies",
     ),
 }
 # What the interpreter keeps of some calls, to use it again.

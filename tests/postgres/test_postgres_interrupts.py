@@ -66,7 +66,7 @@ def interrupts() -> Iterator[Alarm]:
 
 def _guarded(log: Log, event: int) -> None:
     with log.transaction() as transaction:
-        transaction.events("y")
+        transaction.events("z")
         transaction.append("x", event)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ def interrupted_everywhere(act: Callable[[], object]) -> Iterator[KeyboardInterr
                 sys.setprofile(None)
                 raise KeyboardInterrupt
 
+        gc.disable()  # what it calls is no place either
         sys.setprofile(interrupt)
         try:
             act()
@@ -38,6 +40,7 @@ def interrupted_everywhere(act: Callable[[], object]) -> Iterator[KeyboardInterr
             yield error
         finally:
             sys.setprofile(None)
+            gc.enable()
         if left > 0:
             return
 

@@ -16,11 +16,12 @@ from support.memory_storage import MemoryLog, MemoryReader
 from support.planted import PAUSE_S, found_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import TypeAlias
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._types import Repair
+    from mpcheckpoint.errors import CheckpointError
 
     Guard: TypeAlias = Callable[[], Position | None]
 
@@ -47,6 +48,32 @@ class ShowsHalfBatches(MemoryLog):
         super().write(payloads[:half])
         time.sleep(PAUSE_S)
         return super().write(payloads[half:])
+
+
+@found_by("test_group_is_read_as_batches_of_their_own_in_their_order")
+class WritesAGroupAsOneBatch(MemoryLog):
+    def append_group(
+        self, batches: Sequence[list[Payload]], *, durability: Durability, timeout_s: float | None
+    ) -> list[Position | CheckpointError]:
+        together = [payload for batch in batches for payload in batch]
+        return [self.append(together, durability=durability, timeout_s=timeout_s)] * len(batches)
+
+
+@found_by("test_group_is_read_as_batches_of_their_own_in_their_order")
+class WritesAGroupFromItsEnd(MemoryLog):
+    def append_group(
+        self, batches: Sequence[list[Payload]], *, durability: Durability, timeout_s: float | None
+    ) -> list[Position | CheckpointError]:
+        return super().append_group(batches[::-1], durability=durability, timeout_s=timeout_s)[::-1]
+
+
+@found_by("test_group_that_waits_for_too_long_leaves_nothing")
+class WritesTheFirstOfAGroupWithoutTheLock(MemoryLog):
+    def append_group(
+        self, batches: Sequence[list[Payload]], *, durability: Durability, timeout_s: float | None
+    ) -> list[Position | CheckpointError]:
+        first = self.write(batches[0])
+        return [first, *super().append_group(batches[1:], durability=durability, timeout_s=timeout_s)]
 
 
 @found_by("test_position_of_an_append_is_that_of_its_last_record")
