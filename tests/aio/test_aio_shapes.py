@@ -278,6 +278,7 @@ async def main(how):
     checkpoint = AsyncCheckpoint(sys.argv[1])
     await checkpoint.__aenter__()
     log = checkpoint.log("a")
+    await log.count("x")  # else each task opens it, and the others may be far ahead of the last one
 
     async def append(name):
         for number in range(1_000_000):
