@@ -210,6 +210,10 @@ begin
     if p_timeout_ms is not null then
         perform set_config('lock_timeout', p_timeout_ms::text, true);
     end if;
+    -- A standby has locks of its own: a condition would be judged, and refused, of what it has by now.
+    if pg_is_in_recovery() then
+        raise exception 'a standby takes no appends' using errcode = '25006';
+    end if;
     -- The first number is of this library; where the second is equal, two logs wait for each other.
     perform pg_advisory_xact_lock(1836082032, (p_log & 2147483647)::integer);
     select l.gen, l.generation, l.lineage into head from mpcheckpoint.log l where l.id = p_log;

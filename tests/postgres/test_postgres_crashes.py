@@ -13,6 +13,7 @@ from mpcheckpoint.errors import (
     InvalidPositionError,
     ReadFailedError,
     RecordsLostError,
+    StoreUnavailableError,
 )
 from mpcheckpoint.log import handle_of
 from support import tally
@@ -213,6 +214,25 @@ def _append(log: Log, way: str) -> None:
     else:
         with log.transaction() as transaction:
             transaction.append("x", len(transaction.events("x")))
+
+
+def test_condition_is_not_judged_by_a_standby(make_postgres: Callable[..., Cluster]) -> None:
+    cluster = make_postgres()
+    address = cluster.create_database("d")
+    with checkpoint_at(address) as checkpoint, standby_of(cluster, is_synchronous=False) as standby:
+        log = checkpoint.log("a")
+        log.append("x", 0)
+        caught_up = "select pg_last_wal_replay_lsn() >= %s::pg_lsn"
+        standby.wait_until(caught_up, cluster.execute("select pg_current_wal_lsn()::text")[0][0])
+        standby.configure(primary_conninfo="")
+        cluster.wait_until("select count(*) = 0 from pg_stat_replication")
+        log.append("x", 1)
+
+        # Whose address says "any" is led to a server that does not take writes.
+        with checkpoint_at(f"{standby.address('d')}?target_session_attrs=any", retry_s=0.2) as elsewhere:
+            for count in (1, 2):
+                with pytest.raises(StoreUnavailableError):
+                    elsewhere.log("a").append("x", 2, expected_count=count)
 
 
 def test_handle_that_only_reads_reads_and_follows_on_a_standby(make_postgres: Callable[..., Cluster]) -> None:
