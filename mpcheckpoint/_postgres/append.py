@@ -22,7 +22,7 @@ from mpcheckpoint._postgres.attempt import Attempt
 from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, UnreachableError, typed
 from mpcheckpoint._postgres.place import FLUSH
 from mpcheckpoint._postgres.read import SeenEnd
-from mpcheckpoint._postgres.rows import hashes_of, int4, int8, number_in
+from mpcheckpoint._postgres.rows import hashes_of, int4, int8, milliseconds, number_in
 from mpcheckpoint._postgres.session import ROLLBACK, Call, statement
 from mpcheckpoint._postgres.sessions import unavailable
 from mpcheckpoint._types import Position
@@ -353,8 +353,7 @@ def perhaps_done(error: BaseException, first: int) -> BaseException:
 
 
 def _timeout(timeout_s: float | None) -> bytes | None:
-    """Return a wait as the server takes it, in ms; 0 would be for ever."""
-    return None if timeout_s is None else int4(min(max(1, int(timeout_s * 1000)), 2**31 - 1))
+    return None if timeout_s is None else int4(milliseconds(timeout_s))
 
 
 def patience(timeout_s: float | None) -> float | None:

@@ -28,7 +28,7 @@ from mpcheckpoint._postgres.batches import Batches
 from mpcheckpoint._postgres.faults import CANNOT_LOCK, ConnectionLostError, ServerError
 from mpcheckpoint._postgres.next_generation import NextGeneration, kept_bytes, remove_leftovers, vacuum
 from mpcheckpoint._postgres.read import LOOK, START, pages_in
-from mpcheckpoint._postgres.rows import body_of, int8, int8_array, numbers_in
+from mpcheckpoint._postgres.rows import body_of, int8, int8_array, milliseconds, numbers_in
 from mpcheckpoint._postgres.session import Call, statement
 from mpcheckpoint._postgres.sessions import told
 from mpcheckpoint.errors import CheckpointError, CompactionError, LockTimeoutError, NoAnswerError
@@ -122,7 +122,7 @@ class PostgresCompactor:
                 pass
 
     def _take_lock(self, session: Session) -> None:
-        timeout_ms = 0 if self._timeout_s is None else max(1, int(self._timeout_s * 1000))
+        timeout_ms = 0 if self._timeout_s is None else milliseconds(self._timeout_s)
         session.call_one(_TIMEOUT, str(timeout_ms if self._waits else 1).encode())
         name = blake2b(b"mpcheckpoint compaction %d" % self._place.id, digest_size=8).digest()
         try:

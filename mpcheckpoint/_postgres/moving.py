@@ -18,7 +18,7 @@ from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, Unre
 from mpcheckpoint._postgres.next_generation import add_leading
 from mpcheckpoint._postgres.place import FLUSH
 from mpcheckpoint._postgres.read import LOOK, START, header_of, pages_in
-from mpcheckpoint._postgres.rows import body_of, bytea_array, int4, int8, int8_array, number_in
+from mpcheckpoint._postgres.rows import body_of, bytea_array, int4, int8, int8_array, milliseconds, number_in
 from mpcheckpoint._postgres.session import Call, statement
 from mpcheckpoint._postgres.sessions import told
 from mpcheckpoint._store.moving import already_there, batches_of, came_from, content_of
@@ -147,7 +147,7 @@ class Adoption:
         """Make the log, durably: whole, or not at all."""
         what, place = f"copying the log {self._log_key!r}", self._sessions.place
         with told(what, place), self._sessions.another(what) as session:
-            timeout_ms = 0 if timeout_s is None else min(max(1, int(timeout_s * 1000)), 2**31 - 1)
+            timeout_ms = 0 if timeout_s is None else milliseconds(timeout_s)
             session.call_one(_TIMEOUT, str(timeout_ms).encode())
             session.call_one(_BEGIN)
             if session.call_one(_EXISTS, int4(self._store_id), self._key).ntuples:

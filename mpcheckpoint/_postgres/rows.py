@@ -93,6 +93,11 @@ def int4(number: int) -> bytes:
     return struct.pack("!i", number)
 
 
+def milliseconds(timeout_s: float) -> int:
+    """Return a wait for locks as the server takes it: it knows none of more than 24 days, and 0 would be for ever."""
+    return max(1, int(min(timeout_s * 1000, 2**31 - 1)))
+
+
 def number_in(value: bytes | None) -> int:
     """Return an integer of the server, of any size; 0 for null."""
     return 0 if value is None else int.from_bytes(value, "big", signed=True)

@@ -17,7 +17,7 @@ from mpcheckpoint._postgres.moving import Adoption, cut_of_store
 from mpcheckpoint._postgres.notifier import PostgresNotifier
 from mpcheckpoint._postgres.place import LogPlace
 from mpcheckpoint._postgres.read import LOOK, PostgresReader, pages_in, parameters_of
-from mpcheckpoint._postgres.rows import int4, int8, number_in
+from mpcheckpoint._postgres.rows import int4, int8, milliseconds, number_in
 from mpcheckpoint._postgres.session import statement
 from mpcheckpoint._postgres.sessions import sessions_of
 from mpcheckpoint._postgres.workers import PostgresWorkers
@@ -121,7 +121,7 @@ class PostgresStore:
         result = self._read(FIND, int4(self._id), key)
         if not result.ntuples:
             names = os.urandom(16), os.urandom(16)
-            timeout = None if timeout_s is None else int4(max(1, int(timeout_s * 1000)))
+            timeout = None if timeout_s is None else int4(milliseconds(timeout_s))
             self._read(MAKE_LOG, int4(self._id), key, *names, int8(clock.next(0)), timeout)
             return self._found(log_key, key)
         return self._log(log_key, number_in(result.get_value(0, 0)))

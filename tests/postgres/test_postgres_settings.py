@@ -21,6 +21,7 @@ from mpcheckpoint.errors import (
     StoreUnavailableError,
     WriteFailedError,
 )
+from mpcheckpoint.maintenance import copy_store
 from support.capabilities import is_root, require
 from support.postgres.addresses import PASSWORD, USER
 from support.postgres.handles import checkpoint_at, lock_logs
@@ -97,6 +98,16 @@ def test_defaults_of_a_role_change_nothing(postgres: Cluster, postgres_database:
             assert log.events("x") == (0, 1, 2, 3, 4)
     finally:
         postgres.drop_role(role, database)
+
+
+def test_wait_for_locks_may_be_longer_than_the_server_can_wait(postgres_database: str) -> None:
+    with checkpoint_at(postgres_database, lock_timeout_s=1e9) as checkpoint:
+        log = checkpoint.log("a")
+        _use(log)
+        log.compact(keep_last=1)
+        with checkpoint_at(postgres_database, "copy", lock_timeout_s=1e9) as copied:
+            copy_store(checkpoint, copied)
+            assert copied.log("a").events("x") == log.events("x") == (4,)
 
 
 @pytest.mark.slow
