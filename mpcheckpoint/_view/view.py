@@ -129,7 +129,7 @@ class LogView:
             for dropped in (self._dropped, self._dropped_us, self._dropped_ids):
                 dropped.pop(object_key, None)
         self._forgets[object_key] = stamp_us, self.records.count
-        self._ended_us = stamp_us
+        self._ended_us = max(self._ended_us, stamp_us)  # what was dropped may be younger
 
     def _apply_ids(self, object_keys: list[str | None], metas: list[bytes], first: int) -> None:
         for number, (object_key, meta) in enumerate(zip(object_keys, metas, strict=True), first):

@@ -195,6 +195,19 @@ def test_expected_end_conflicts_though_all_that_came_after_it_was_dropped_and_is
     assert log.events("x") == (2,)
 
 
+@pytest.mark.guarantee(12)
+def test_expected_end_conflicts_with_what_was_dropped_after_an_object_was_forgotten(log: Log) -> None:
+    log.append("x", 1)
+    forgotten = log.forget("x")
+    log.append("y", 2)
+    log.compact(drop=lambda record: True)
+
+    with pytest.raises(ConflictError) as caught:
+        log.append_many([("y", "no")], expected_end=forgotten)
+
+    assert log.append_many([("y", 3)], expected_end=caught.value.end, expected_counts={"y": 1})
+
+
 @pytest.mark.guarantee(3)
 @pytest.mark.parametrize("condition", ["counts", "end"])
 def test_expectation_that_ceases_to_hold_before_the_lock_is_given_is_refused(
