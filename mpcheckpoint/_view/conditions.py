@@ -112,11 +112,11 @@ def _require_end(state: LogState, expected: Position | str) -> None:
                 another.seek(expected)
             finally:
                 another.release()
-    if (view.last_us, 0) <= (stamp_us, -more):
+    if view.last <= (stamp_us, -more):
         return
     first = view.records.first_after(stamp_us, more)
     found = view.records.count - first
     position = view.position_of(first) if found else None
-    if view.last_us > end.stamp_us:  # where that was left out, and nothing stands in its place
-        end = Position(view.log_key, view.generation, end.offset, view.last_us, 0, view.lineage)
+    if view.last[0] > end.stamp_us:  # where that was left out, and nothing stands in its place
+        end = Position(view.log_key, view.generation, end.offset, view.last[0], 0, view.lineage)
     raise ConflictError(None, expected=0, found=found, position=position, end=end, after=str(expected))

@@ -164,7 +164,7 @@ class Records:
         if more:  # inside a batch
             start = bisect_left(self._run_stamps, stamp_us, hi=after)
             batch = range(self._run_starts[start] if start < after else first, first)
-            first = bisect_right(batch, -more, key=lambda number: -self.entry(number).more) + batch.start
+            first = bisect_right(batch, -more, key=lambda number: self.place(number)[1]) + batch.start
         return first
 
     def cut(self) -> Cut:
@@ -179,6 +179,12 @@ class Records:
     def stamp_us(self, number: int) -> int:
         """Return the stamp of a record."""
         return self._run_stamps[bisect_right(self._run_starts, number) - 1]
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Return the place after a record, as positions are ordered: its stamp and, negated, how many lines of its
+        batch follow it."""
+        run = bisect_right(self._run_starts, number) - 1
+        return self._run_stamps[run], number - self._run_starts[run] - self._run_mores[run]
 
     def entry(self, number: int) -> RawEvent:
         """Return a record. If more of its run follows, its ``end`` is that of the run before: reading can only begin at

@@ -176,10 +176,10 @@ class LogView:
         return self.records.events_from(object_key, max(0, start - self.dropped_of(object_key)))
 
     @property
-    def last_us(self) -> int:
-        """The stamp of the last record, or the last forgotten object, that the log ever had; 0 if it had none."""
-        count = self.records.count
-        return max(self.records.stamp_us(count - 1), self._ended_us) if count else self._ended_us
+    def last(self) -> tuple[int, int]:
+        """The place after the last record, or the last forgotten object, that the log ever had (``Records.place``)."""
+        last, ended = self.records.count - 1, (self._ended_us, 0)
+        return ended if last < 0 else max(self.records.place(last), ended)
 
     def state_of(self, object_key: str) -> ObjectState:
         """Return what differs if anything happened to an object."""

@@ -195,6 +195,20 @@ def test_expected_end_conflicts_though_all_that_came_after_it_was_dropped_and_is
     assert log.events("x") == (2,)
 
 
+@pytest.mark.guarantee(3)
+def test_last_record_of_a_map_is_the_end_of_the_log(log: Log) -> None:
+    for _ in log.map(str, ["x", "y"]):
+        pass
+    last = list(log.read())[-1]
+    assert last.position.more, "what a map notes after it is of the same batch"
+
+    unexpected = log.append_many([("x", 1)], expected_end=last.position)
+
+    with pytest.raises(ConflictError) as caught:
+        log.append_many([("x", "no")], expected_end=last.position)
+    assert (caught.value.found, caught.value.position) == (1, unexpected)
+
+
 @pytest.mark.guarantee(12)
 def test_expected_end_conflicts_with_what_was_dropped_after_an_object_was_forgotten(log: Log) -> None:
     log.append("x", 1)
