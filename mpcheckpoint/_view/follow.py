@@ -44,11 +44,12 @@ class Waiter:
         """Have the writers of these logs wake us. Call it before each poll: whatever is appended after it wakes."""
         now_s = time.monotonic()
         if now_s > self._expected_until_s:
-            self._expected_until_s = now_s + _EXPECTED_S / 2
             pauses_s = []
             for stored in logs:
                 self._notifier = stored.subscribe(_EXPECTED_S) or self._notifier
                 pauses_s.append(stored.longest_pause_s)
+            if pauses_s:  # else none was found yet, and there may be some at the next call
+                self._expected_until_s = now_s + _EXPECTED_S / 2
             if self._notifier is not None:
                 self._longest_pause_s = self._notifier.longest_pause_s
                 self._shortest_pause_s = max(_SHORTEST_PAUSE_S, self._notifier.shortest_pause_s)
@@ -78,7 +79,7 @@ class Waiter:
     def start_over(self) -> None:
         """Forget the notifier: the next poll takes another."""
         self._notifier, self._expected_until_s = None, 0.0
-        self._shortest_pause_s = _SHORTEST_PAUSE_S
+        self._shortest_pause_s = self._pause_s = _SHORTEST_PAUSE_S
 
 
 class Follower:

@@ -87,6 +87,26 @@ def test_follower_is_woken_by_a_thread_of_its_own_process(
         assert next(following).event == "news"
 
 
+@pytest.mark.parametrize("of", ["a log", "all logs"])
+def test_follower_that_starts_over_has_its_writers_wake_it_again(
+    store: Path, log: Log, of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    subscribe = DirectoryLog.subscribe
+    monkeypatch.setattr(
+        DirectoryLog, "subscribe", lambda self, seconds: asked.append(of) or subscribe(self, seconds)
+    )
+    with (log if of == "a log" else Checkpoint(store)).follow("end") as following:
+        assert following.wait_for_some() == []
+        following.reset_after_fork()
+        asked.clear()
+
+        for _ in range(2):
+            assert following.wait_for_some() == []
+
+    assert asked == [of]
+
+
 def test_append_that_nobody_waits_for_rings_no_bell(store: Path, log: Log) -> None:
     log.append("x", 1)
 
