@@ -94,6 +94,8 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
         self._read_up_to = threading.local()
         # The generation of the log in which nothing is known to be missing.
         self._whole = ""
+        # The place of the operation number 0; None if there was none yet. Another one begins another journal.
+        self._first: Position | None = None
         self.reset_after_fork()
         process.register(self)
         first = next(self._log.read(), None)
@@ -140,7 +142,7 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
         Sees every append that returned before this call, in any process.
 
         Raises:
-            JournalError: the log holds something else, or not all that was appended to it.
+            JournalError: the log holds something else, or not all that was appended to it, or was forgotten.
             CorruptLogError, ReadFailedError, LogNotFoundError, InvalidPositionError, RecordsLostError: here, or in the
                 iteration.
         """
@@ -205,7 +207,10 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
         return {**operation, "worker_id": worker + self._tag} if isinstance(worker, str) else operation
 
     def _require_whole(self) -> None:
-        """Raise JournalError if a compaction left something out: the operations would be counted wrongly."""
+        """Raise JournalError if a compaction left something out: the operations would be counted wrongly.
+
+        It says what it dropped, but of objects that were forgotten nothing: then another operation is the first one.
+        """
         reader = self._log._handle.reader()
         try:
             for chunk in reader.poll():
@@ -217,9 +222,18 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
                         advice="restore a backup",
                     )
                 if chunk.lines:
-                    return  # what was dropped is told of before all records
+                    break  # what was dropped is told of before all records
         finally:
             reader.release()
+        first = next(self._log.read(), None)
+        if self._first is None and first is not None:
+            self._first = first.position
+        if first is None or first.position != self._first:
+            raise JournalError(
+                f"the journal {self._log.log_key!r} was forgotten, and a compaction has dropped it",
+                reason="journal forgotten",
+                advice="open the study anew",
+            )
 
     # --- snapshots --------------------------------------------------------------------------------------------
 
@@ -235,6 +249,7 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
         event = {
             "optuna": optuna.__version__,
             "number": number,
+            "first": None if self._first is None else str(self._first),
             "after": None if place is None else str(place),
             "snapshot": b64encode(zlib.compress(snapshot, 1)).decode(),
         }
@@ -264,6 +279,9 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
             return None  # another version may have pickled something else
         if kept["after"] is not None:
             place = Position.parse(kept["after"])
+            first = next(self._log.read(), None)
+            if first is None or first.position != Position.parse(kept["first"]):
+                return None  # the journal was forgotten, and is begun anew
             try:
                 self._log.tail(place)
             except InvalidPositionError:

@@ -357,6 +357,26 @@ def test_compaction_that_dropped_operations_is_found_out(place: Path | str, how:
         assert refused.value.reason == "operations dropped"
 
 
+@both_engines
+@pytest.mark.parametrize("is_purged", [False, True])
+def test_journal_that_was_forgotten_and_compacted_is_not_read_on(place: Path | str, is_purged: bool) -> None:
+    backend, journal = JournalBackend(place), Checkpoint(place).log("optuna")
+    append(backend, 0, 1)
+    assert numbers(backend.read_logs(0)) == [0, 1]
+    journal.forget("journal")
+    append(backend, 2)
+    assert numbers(backend.read_logs(2)) == [2]  # streams show what was forgotten until then
+
+    journal.compact(purge=is_purged)
+    append(JournalBackend(place), 3, 4, 5)
+
+    for number in (3, 2, 0, 4):
+        with pytest.raises(JournalError, match="'optuna' was forgotten") as refused:
+            list(backend.read_logs(number))
+        assert refused.value.reason == "journal forgotten"
+    assert numbers(JournalBackend(place).read_logs(0)) == [2, 3, 4, 5]  # a journal of its own
+
+
 def test_damage_is_told_and_never_passed_over(store: Path) -> None:
     backend = JournalBackend(store)
     append(backend, *range(4))

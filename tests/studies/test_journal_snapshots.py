@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint.errors import JournalError
+from mpcheckpoint.maintenance import restore
 from mpcheckpoint.optuna import JournalBackend
 from support.processes import in_a_child
 from support.verbs import Faults, log_file, told
@@ -110,6 +111,36 @@ def test_snapshot_of_a_journal_that_was_made_anew_is_not_used(store: Path) -> No
     begin(JournalBackend(store), 101)
     log_file(store, "optuna").unlink()
 
+    storage, _ = begin(JournalBackend(store), 3)
+
+    assert trial_numbers(JournalStorage(JournalBackend(store))) == trial_numbers(storage) == [0, 1, 2]
+
+
+def test_snapshot_that_was_kept_after_a_restore_to_an_earlier_state_is_not_used(
+    store: Path, tmp_path: Path
+) -> None:
+    backend = JournalBackend(store)
+    storage, study = begin(backend, 3)
+    Checkpoint(store).backup(tmp_path / "backup")
+    make_trials(storage, study, 2)
+    restore(tmp_path / "backup", store)
+
+    backend.save_snapshot(b"state")  # of a worker that had read before
+
+    assert JournalBackend(store).load_snapshot() is None
+
+
+@pytest.mark.parametrize("is_purged", [False, True])
+def test_snapshot_of_a_journal_that_was_forgotten_is_not_used(store: Path, is_purged: bool) -> None:
+    begin(JournalBackend(store), 101)
+    journal = Checkpoint(store).log("optuna")
+    journal.forget("journal")
+    assert (
+        JournalBackend(store).load_snapshot() is not None
+    )  # streams show what was forgotten until it is dropped
+
+    journal.compact(purge=is_purged)
+    assert JournalBackend(store).load_snapshot() is None
     storage, _ = begin(JournalBackend(store), 3)
 
     assert trial_numbers(JournalStorage(JournalBackend(store))) == trial_numbers(storage) == [0, 1, 2]
