@@ -36,7 +36,7 @@ class Dispatcher:
         running: by object key, the inputs that workers have. All after the first one are its repetitions.
         waiting: by object key, the inputs that other processes have, that rest before a retry, or that wait for room.
         is_halted: so many items failed that the map starts no others.
-        has_failure: the items that failed are enough to halt it.
+        has_failure: items of this map failed, and that halts it.
         counts: how many inputs have an outcome.
     """
 
@@ -302,9 +302,8 @@ class Dispatcher:
             self._start(entries)
             return
         outcome = self._finish(entries, recorded, state.outcome_us, is_own=is_own, raised=report.raised.error)
-        permit = self._plan.permit
-        is_first_last = permit is None or permit.is_for_one
-        self.has_failure |= not outcome.ok if is_first_last else self._failures.is_reached
+        if not outcome.ok and recorded.worker == report.worker:  # ours, which ended once it had recorded that
+            self.has_failure |= self._plan.permit is not None and self._plan.permit.is_for_one
         if is_own:
             self._invalid_results.check(entry.object_key, report.raised.error, is_ok=outcome.ok)
 
@@ -345,6 +344,7 @@ class Dispatcher:
 
     def _halt(self) -> None:
         """Start nothing more. What runs finishes; failures that are held are recorded; the next start does the rest."""
+        self.has_failure = True
         if self._plan.permit is not None and not self._plan.permit.is_for_one:
             self._plan.permit.revoke()
         self._stand_still()
@@ -396,4 +396,4 @@ class Dispatcher:
             self._throttle.has_failed(report.shortage, len(self.running), self._moves)
             return
         self.running[entry.object_key] = entries
-        self.settle(entry, report)
+        self.settle(entry, report._replace(worker=result.worker))

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint._work import worker_process
+from mpcheckpoint._work.report import ItemReport, sent
 from mpcheckpoint.errors import CheckpointError, WriteFailedError
 from support.executors import workers
 from support.shell import CommandLine
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     pass
 
 NAMES = [f"item{number}" for number in range(12)]
+PATIENCE_S = 60.0
 KINDS = [*multiprocessing.get_all_start_methods(), "threads", "pool"]
 
 
@@ -35,6 +39,10 @@ def claims_after_the_failure(store: Path, log_key: str = "a") -> list[str]:
     claims = [place for place, text in enumerate(texts) if '"claim"' in text and '"worker": "' in text]
     assert min(claims) < failed
     return [texts[place] for place in claims if place > failed]
+
+
+def fail(item: str) -> str:
+    raise ValueError(item)
 
 
 def fail_at_item2(item: str) -> str:
@@ -98,6 +106,47 @@ def test_map_whose_permit_is_removed_says_so_and_does_not_end_as_if_all_were_don
         assert [outcome.item for outcome in log.results()] == NAMES[:3]
 
         assert len(list(log.map(clean_up, NAMES, on_error=on_error, **options))) == len(NAMES)
+
+
+def test_failure_of_another_start_does_not_let_a_map_whose_permit_is_removed_end_quietly(
+    log: Log, store: Path
+) -> None:
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def clean_up(item: str) -> str:
+        has_begun.set()
+        assert may_end.wait(PATIENCE_S)
+        return take_away_at_item2(inside(store, "workers"), item)
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as another:
+        run = log.map(clean_up, ["item0", "bad", *NAMES[1:]], on_error="halt", version="1", executor=one)
+        assert has_begun.wait(PATIENCE_S)
+        # It waits for the worker by now, and is no news to the process that gave it out.
+        failed = list(log.map(fail, ["bad"], version="1", executor=another))
+        may_end.set()
+
+        with pytest.raises(CheckpointError, match=r"was removed.*start the map again"):
+            list(run)
+    assert [outcome.ok for outcome in failed] == [False]
+    assert run.failures == 0
+
+
+def test_worker_that_dies_once_it_has_recorded_a_failure_has_halted_the_map(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sent_or_dead(message: object) -> bytes:
+        if isinstance(message, ItemReport) and message.raised.error is not None:
+            os._exit(1)
+        return sent(message)
+
+    monkeypatch.setattr(worker_process, "sent", sent_or_dead)
+    with workers("fork", 1) as options:
+        run = log.map(fail_at_item2, NAMES, on_error="halt", **options)
+        outcomes = list(run)
+
+    assert [outcome.item for outcome in outcomes] == NAMES[:3]
+    assert run.is_halted
+    assert [outcome.item for outcome in log.results()] == NAMES[:3]
 
 
 def test_command_line_whose_permit_is_removed_does_not_say_that_all_is_well(tmp_path: Path) -> None:

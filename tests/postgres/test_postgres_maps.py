@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +30,16 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.guarantee(7)
 ITEMS = [f"item{number}" for number in range(24)]
 EARLY = 6
+PATIENCE_S = 60.0
 
 
 def same(item: str) -> str:
     time.sleep(0.01)
     return item
+
+
+def fail(item: str) -> str:
+    raise ValueError(item)
 
 
 def fail_at_the_last(item: str) -> str:
@@ -132,6 +138,32 @@ def test_failure_that_halts_a_map_is_not_undone_where_the_session_is_lost(
         assert [outcome.item for outcome in run] == ITEMS[: EARLY + 1]
         assert run.is_halted
         assert recorded(log) == Counter(ITEMS[: EARLY + 1])
+
+
+def test_map_that_found_a_failure_of_another_goes_on_where_the_session_is_lost(
+    postgres: Cluster, postgres_database: str
+) -> None:
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def wait(item: str) -> str:
+        has_begun.set()
+        assert may_end.wait(PATIENCE_S)
+        return item
+
+    with checkpoint_at(postgres_database) as checkpoint, workers_of("threads", 1) as options:
+        log, outcomes = checkpoint.log("a"), list[Outcome]()
+        run = log.map(wait, ITEMS, halt=1, version="1", **options)
+        assert has_begun.wait(PATIENCE_S)
+        with checkpoint_at(postgres_database) as elsewhere, workers_of("threads", 1) as others:
+            assert not next(elsewhere.log("a").map(fail, ITEMS[1:2], version="1", **others)).ok
+        may_end.set()
+        for outcome in run:
+            outcomes.append(outcome)
+            if len(outcomes) == EARLY:
+                lose_sessions(postgres, postgres_database, "sessions ended")
+
+        assert [outcome.item for outcome in outcomes if not outcome.ok] == ITEMS[1:2]
+        assert recorded(log) == Counter(ITEMS)
 
 
 def test_map_whose_permit_somebody_removed_stops_and_says_so(postgres_database: str) -> None:
