@@ -14,29 +14,9 @@ typedef struct {
    is not in the writer's form. Requires: a newline at `end - 1`. */
 static const uint8_t *array_end(const uint8_t *data, const uint8_t *at, const uint8_t *end, Line *line)
 {
-    int has_escapes = 0;
-    line->key = line->key_size = line->meta = line->meta_size = 0;
-    if (*at++ != '[')
+    line->meta = line->meta_size = 0;
+    if (*at++ != '[' || (at = key_and_event_end(data, at, end, line)) == NULL)
         return NULL;
-    if (*at == '"') {
-        const uint8_t *key = at + 1;
-        if ((at = string_end(key, end, &has_escapes)) == NULL)
-            return NULL;
-        line->key = (uint32_t)(key - data);
-        line->key_size = (uint32_t)(at - 1 - key);
-    } else if (at[0] == 'n' && at[1] == 'u' && at[2] == 'l' && at[3] == 'l') {
-        at += 4;
-    } else {
-        return NULL;
-    }
-    line->has_escapes = (uint32_t)has_escapes;
-    if (*at++ != ',')
-        return NULL;
-    const uint8_t *event = at;
-    if ((at = value_end(event, end)) == NULL)
-        return NULL;
-    line->event = (uint32_t)(event - data);
-    line->event_size = (uint32_t)(at - event);
     if (*at == ',') {
         const uint8_t *meta = ++at;
         if (*meta != '{' || (at = value_end(meta, end)) == NULL)
@@ -98,7 +78,7 @@ PyObject *bodies(PyObject *Py_UNUSED(module), PyObject *arguments)
         || PyBytes_Size(counts) != PyBytes_Size(ends))
         Py_RETURN_NONE;
     size_t room = lines_in(&batches, size);
-    if (room == 0 || room == SIZE_MAX)
+    if (room == 0 || room > SIZE_MAX / sizeof(Line))
         Py_RETURN_NONE;
     Found found = {.lines = malloc(room * sizeof(Line)), .room = room};
     if (found.lines == NULL)

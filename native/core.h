@@ -94,6 +94,9 @@ typedef struct {
     uint32_t stored_crc;
 } Start;
 
+/* The key of a line, which is null in a control line, the comma after it, and the event: as the functions of json.c. */
+const uint8_t *key_and_event_end(const uint8_t *data, const uint8_t *at, const uint8_t *end, Line *line);
+
 /* Prove lines from the start of `data` up to the first that is not in the writer's form, or not in its place. Returns
    0, or -1 if memory ran out. Touches no object of Python. `found` is the caller's to free, with free_found. */
 int prove_lines(const uint8_t *data, size_t size, const Start *start, Found *found);

@@ -114,17 +114,8 @@ static const uint8_t *stamp_and_durable_end(
     return stop;
 }
 
-/* The fields of a line, from after its length to before its crc. Requires: a newline at `end - 1`. */
-static const uint8_t *fields_end(const uint8_t *data, const uint8_t *at, const uint8_t *end, uint64_t offset,
-    const Line *before, Line *line)
+const uint8_t *key_and_event_end(const uint8_t *data, const uint8_t *at, const uint8_t *end, Line *line)
 {
-    uint64_t more;
-    if (at[0] != '"' || at[1] != ',')
-        return NULL;
-    if ((at = stamp_and_durable_end(data, at + 2, end, offset, before, line)) == NULL
-        || (at = count_end(at, UINT32_MAX, &more)) == NULL)
-        return NULL;
-    line->more = (uint32_t)more;
     int has_escapes = 0;
     line->key = line->key_size = 0;
     if (*at == '"') {
@@ -142,10 +133,26 @@ static const uint8_t *fields_end(const uint8_t *data, const uint8_t *at, const u
     if (*at++ != ',')
         return NULL;
     const uint8_t *event = at;
-    if ((at = value_end(event, end)) == NULL || *at != ',')
+    if ((at = value_end(event, end)) == NULL)
         return NULL;
     line->event = (uint32_t)(event - data);
     line->event_size = (uint32_t)(at - event);
+    return at;
+}
+
+/* The fields of a line, from after its length to before its crc. Requires: a newline at `end - 1`. */
+static const uint8_t *fields_end(const uint8_t *data, const uint8_t *at, const uint8_t *end, uint64_t offset,
+    const Line *before, Line *line)
+{
+    uint64_t more;
+    if (at[0] != '"' || at[1] != ',')
+        return NULL;
+    if ((at = stamp_and_durable_end(data, at + 2, end, offset, before, line)) == NULL
+        || (at = count_end(at, UINT32_MAX, &more)) == NULL)
+        return NULL;
+    line->more = (uint32_t)more;
+    if ((at = key_and_event_end(data, at, end, line)) == NULL || *at != ',')
+        return NULL;
     const uint8_t *meta = ++at;
     if ((*meta != 'n' && *meta != '{') || (at = value_end(meta, end)) == NULL || *at != ',')
         return NULL;
