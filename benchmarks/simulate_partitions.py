@@ -5,7 +5,7 @@ its number. An append there takes, in this order:
 
 1. half a round trip;
 2. a processor of the server, for ``--parse-us``: the message, parsed and bound;
-3. the lock on the head of the log, first come first served, and with it a processor for ``--locked-us``;
+3. the lock on the log, first come first served, and with it a processor for ``--locked-us``;
 4. a sync of the server's write-ahead log, which covers all that were written before it began, for ``--sync-us``;
 5. half a round trip.
 

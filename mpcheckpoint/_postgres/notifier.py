@@ -25,7 +25,8 @@ _SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_ALONE_S = 0.05
 _AFTER_LOSS_S = 0.05
 
-# Whoever appends at this moment has the lock: the next call comes soon, and until then the follower looks by itself.
+# Another follower, or a compaction, may have the row at this moment: the next call comes soon, and until then the
+# follower looks by itself. An append that is under way has read the mark, and does not notify: as if that were lost.
 MARK_FOLLOWED = statement(
     "followed_1",
     "update mpcheckpoint.log set followed_until = clock_timestamp() + make_interval(secs => $2::integer) "

@@ -48,7 +48,7 @@ create sequence mpcheckpoint.gen;
 create table mpcheckpoint.batch (
     gen bigint not null,
     -- The place after the batch, in bytes from the start of the log: the last line ends there, those before it end one,
-    -- two ... earlier. Numbers rise without gaps in commit order, since a lock on the head is held until the commit.
+    -- two ... earlier. Numbers rise without gaps in commit order, since a lock on the log is held until the commit.
     number bigint not null,
     stamp_us bigint not null,
     lines integer not null,
