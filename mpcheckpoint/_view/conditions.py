@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._format.concern import concerns_of_objects
 from mpcheckpoint._types import Position
-from mpcheckpoint.errors import ConflictError
+from mpcheckpoint.errors import ConflictError, InvalidPositionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,13 +105,20 @@ def _require_end(state: LogState, expected: Position | str) -> None:
     if isinstance(expected, Position):
         stamp_us, more = expected.stamp_us, expected.more
         is_of_it = expected.log_key == view.log_key and expected.generation == view.generation
-        # A place in this generation is not after its end, unless a server has lost it.
+        # No place is after the end, whichever generation it is of, unless what was there is lost.
         if not is_of_it or expected > end:
             another = stored.reader(resumes=True)
             try:
                 another.seek(expected)
+                is_lost = end < expected != another.position()  # else it was left out
             finally:
                 another.release()
+            if is_lost:
+                raise InvalidPositionError(
+                    f"{expected} is after all that the log {view.log_key!r} holds: what was there was lost",
+                    offset=expected.offset,
+                    reason="records lost",
+                )
     if view.last <= (stamp_us, -more):
         return
     first = view.records.first_after(stamp_us, more)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._view.records import Records
-from mpcheckpoint.errors import ConflictError, InvalidKeyError
+from mpcheckpoint.errors import ConflictError, InvalidKeyError, InvalidPositionError
 from support.processes import in_a_child
 from support.verbs import LOCK, LOG, Faults, append_elsewhere
 
@@ -220,6 +221,24 @@ def test_expected_end_conflicts_with_what_was_dropped_after_an_object_was_forgot
         log.append_many([("y", "no")], expected_end=forgotten)
 
     assert log.append_many([("y", 3)], expected_end=caught.value.end, expected_counts={"y": 1})
+
+
+@pytest.mark.guarantee(3)
+@pytest.mark.parametrize("batch", [[], [("x", "no")]])
+def test_expected_end_that_the_log_has_lost_is_refused(store: Path, batch: list[tuple[str, object]]) -> None:
+    with Checkpoint(store) as checkpoint:
+        end = checkpoint.log("a").append("x", 1)
+        shutil.copytree(store, store.with_name("before"))
+        lost = checkpoint.log("a").append("x", 2)
+
+    with Checkpoint(store.with_name("before")) as checkpoint:
+        log = checkpoint.log("a")
+        with pytest.raises(InvalidPositionError, match="was lost") as caught:
+            log.append_many(batch, expected_end=lost)
+
+        assert caught.value.reason == "records lost"
+        assert log.events("x") == (1,)
+        log.append_many([("x", 3)], expected_end=end)
 
 
 @pytest.mark.guarantee(3)
