@@ -314,7 +314,6 @@ def test_benchmark_of_conditions_with_tiny_sizes_reports_every_way(tmp_path: Pat
     assert all(row["few_us"] > 0 and row["many_us"] > 0 for row in results)
 
 
-@pytest.mark.skipif(find_spec("eventsourcing") is None, reason="takes the package eventsourcing")
 def test_benchmark_of_aggregates_with_tiny_sizes_reports_both_recorders(tmp_path: Path) -> None:
     results = run(tmp_path, "aggregates.py", "--rounds", "1", "--inserts", "8", "--processes", "2")["results"]
 

@@ -1,4 +1,4 @@
-"""The recorder on a log passes the tests that the package ``eventsourcing`` has for recorders, if it is installed."""
+"""The recorder on a log passes the tests that the package ``eventsourcing`` has for recorders."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import importlib.util
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-import pytest
+from eventsourcing.tests import persistence as recorders
 
 from mpcheckpoint import Checkpoint
 from support.checkout import ROOT
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-recorders = pytest.importorskip("eventsourcing.tests.persistence", exc_type=ImportError)
 
 
 def _recorder_module() -> ModuleType:
@@ -43,14 +41,14 @@ class OnALog:
         return getattr(_recorder_module(), self.recorder_type)(self._checkpoint.log("events"))
 
 
-class TestAggregateRecorder(OnALog, recorders.AggregateRecorderTestCase):  # type: ignore[misc, name-defined]
+class TestAggregateRecorder(OnALog, recorders.AggregateRecorderTestCase):
     recorder_type = "LogAggregateRecorder"
 
 
-class TestApplicationRecorder(OnALog, recorders.ApplicationRecorderTestCase):  # type: ignore[misc, name-defined]
+class TestApplicationRecorder(OnALog, recorders.ApplicationRecorderTestCase):
     recorder_type = "LogApplicationRecorder"
 
 
-class TestNotificationIds(OnALog, recorders.NonInterleavingNotificationIDsBaseCase):  # type: ignore[misc, name-defined]
+class TestNotificationIds(OnALog, recorders.NonInterleavingNotificationIDsBaseCase):
     recorder_type = "LogApplicationRecorder"
     insert_num = 100
