@@ -10,7 +10,6 @@ from mpcheckpoint._aio.task_pool import EndedError, Tasks
 from mpcheckpoint._aio.threads import Threads
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.start_map import start_map
-from mpcheckpoint.errors import ClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -104,10 +103,7 @@ class AsyncMapRun(Generic[T_co, R_co]):
         """End the map: what was not started is dropped, what runs is cancelled and given back. Twice is fine."""
         self._is_closed = True
         self._pool.end()
-        try:
-            await self._threads.run_to_its_end(self._run.close)
-        except ClosedError:
-            return  # it was closed before
+        await self._threads.run_to_its_end(self._run.close)
         self._threads.close()
 
     async def __aenter__(self) -> AsyncMapRun[T_co, R_co]:

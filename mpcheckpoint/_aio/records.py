@@ -9,7 +9,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mpcheckpoint._types import Cursor
-from mpcheckpoint.errors import ClosedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -191,10 +190,7 @@ class AsyncTail:
 
     async def close(self) -> None:
         """Give back files. Closing twice is fine."""
-        try:
-            await self._threads.run_to_its_end(self._tail.close)
-        except ClosedError:
-            self._tail.close()  # of a handle that is closed: no thread is inside
+        await self._threads.run_to_its_end(self._tail.close)
 
     async def __aenter__(self) -> AsyncTail:
         return self

@@ -330,11 +330,7 @@ class TaskPool:
 
     async def _to_its_end(self, act: Callable[[], None]) -> None:
         """Do what frees an item, whatever comes."""
-        try:
-            done = self._threads.begin(act).future
-        except ClosedError:
-            act()  # the handle is closed: there is no thread to do it
-            return
+        done = self._threads.owe(act).future
         cancelled = await _ended(done)
         done.result()
         if cancelled is not None:

@@ -8,6 +8,7 @@ the interpreter waits for them, for as long as that lock is held.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+logger = logging.getLogger("mpcheckpoint")
 
 _IDLE_S = 5.0
 
@@ -82,8 +85,8 @@ class Threads:
             raise
 
     async def run_to_its_end(self, fn: Callable[[], T]) -> T:
-        """Return what ``fn`` returns, which is called whatever becomes of the task."""
-        return await asyncio.shield(self.begin(fn).future)
+        """Return what ``fn`` returns, which is called whatever becomes of the task, and of the handle."""
+        return await asyncio.shield(self.owe(fn).future)
 
     def begin(self, fn: Callable[[], T]) -> Job[T]:
         """Have a thread call ``fn``, whatever becomes of the task; its outcome comes to the future of the job.
@@ -95,10 +98,17 @@ class Threads:
         self._put(_Call(job, fn, is_owed=True))
         return job
 
-    def _put(self, call: _Call) -> None:
+    def owe(self, fn: Callable[[], T]) -> Job[T]:
+        """As ``begin``, also once these threads take no more calls: for what gives something back."""
+        job: Job[T] = Job(asyncio.get_running_loop())
+        self._put(_Call(job, fn, is_owed=True), is_late=True)
+        return job
+
+    def _put(self, call: _Call, *, is_late: bool = False) -> None:
+        """Have a thread do a call; ``is_late``: also if these threads take no more."""
         process.notice_fork()
         with self._mutex:
-            if self._is_closed:
+            if self._is_closed and not is_late:
                 raise ClosedError("the handle is closed", reason="closed")
             self._calls[call.job] = call
             if self._idle >= len(self._calls) or self._threads >= self._most:
@@ -126,7 +136,7 @@ class Threads:
             is_late = job.state is State.DONE and job.error is None and undo is not None
         if is_late:
             assert undo is not None
-            self._put(_Call(Job(job.loop), lambda: undo(job.value), is_owed=True))
+            self._put(_Call(Job(job.loop), lambda: _undo(undo, job.value), is_owed=True), is_late=True)
 
     def close(self) -> list[Job[Any]]:
         """Take no more calls; return those that no thread has taken, which are dropped. Threads end when they have
@@ -150,7 +160,7 @@ class Threads:
                 job.state = State.DONE
                 is_abandoned = job.is_abandoned
             if is_abandoned and call.undo is not None and job.error is None:
-                call.undo(job.value)
+                _undo(call.undo, job.value)
             deliver_all([job])
             del call, job  # an idle thread keeps nothing
 
@@ -173,3 +183,11 @@ class Threads:
     def reset_after_fork(self) -> None:
         """In a forked child: the threads are the parent's, and so is what they do."""
         self._renew()
+
+
+def _undo(undo: Callable[[T], object], value: T) -> None:
+    """Undo what came too late for its task. A failure is logged: nobody waits for it, and the thread is to go on."""
+    try:
+        undo(value)
+    except BaseException as error:  # noqa: BLE001 - see above
+        logger.warning("what came too late for a task that was cancelled could not be undone: %s", error)
