@@ -186,17 +186,21 @@ class AsyncCheckpoint:
             return
         self._is_closed = True
         left: list[Job[Any]] = [*self._rooms.reads.close(), *self._rooms.follows.close()]
-        for log in self._logs.values():
+        for log in list(self._logs.values()):  # a loop in another thread may just be opening one
             left += log.close()
-        for job in left:
-            job.error, job.state = self._closed(), State.DONE
-        deliver_all(left)
+        self._refuse(left)
         inner = self._inner
         try:
             if inner is not None:
                 await self._store.run_to_its_end(inner.close)
         finally:
-            self._store.close()
+            self._refuse(self._store.close())
+
+    def _refuse(self, left: list[Job[Any]]) -> None:
+        """Have calls that no thread has taken raise that the handle is closed."""
+        for job in left:
+            job.error, job.state = self._closed(), State.DONE
+        deliver_all(left)
 
     async def __aenter__(self) -> AsyncCheckpoint:
         if self._is_closed:

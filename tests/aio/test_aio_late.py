@@ -11,6 +11,7 @@ import pytest
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._aio import claim as claims
 from mpcheckpoint.aio import AsyncCheckpoint
+from mpcheckpoint.errors import ClosedError
 from support.awaits import run, until
 
 if TYPE_CHECKING:
@@ -134,5 +135,30 @@ def test_claim_whose_block_ends_after_the_handle_was_closed_is_free_and_hides_no
                 raised = ended
             assert raised is error
             assert _is_free(place, "x")
+
+    run(main())
+
+
+# --- calls ----------------------------------------------------------------------------------------------------
+
+
+def test_call_that_no_thread_had_taken_when_closing_was_cancelled_is_told(
+    tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Checkpoint, "log", gate.after(Checkpoint.log))
+
+    async def main() -> None:
+        checkpoint = AsyncCheckpoint(tmp_path)
+        await checkpoint.__aenter__()
+        opening = [asyncio.ensure_future(checkpoint.log(f"a{n}").count("x")) for n in range(6)]
+        await gate.wait_for(4)  # of the threads that open logs there are so many
+        closing = asyncio.ensure_future(checkpoint.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        gate.is_open.set()
+        found = await asyncio.gather(*opening, return_exceptions=True)
+        assert [type(each) for each in found] == [ClosedError] * 6
 
     run(main())
