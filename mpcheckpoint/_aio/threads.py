@@ -154,6 +154,9 @@ class Threads:
             job = call.job
             try:
                 job.value = call.fn()
+            except StopIteration as error:  # no future takes it, and a task would wait for ever
+                job.error = RuntimeError("a function that was called in a thread raised StopIteration")
+                job.error.__cause__ = error
             except BaseException as error:  # noqa: BLE001 - it is the task's
                 job.error = error
             with self._mutex:

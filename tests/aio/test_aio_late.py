@@ -162,3 +162,18 @@ def test_call_that_no_thread_had_taken_when_closing_was_cancelled_is_told(
         assert [type(each) for each in found] == [ClosedError] * 6
 
     run(main())
+
+
+def test_function_that_raises_stop_iteration_in_a_thread_fails_its_call(tmp_path: Path) -> None:
+    def default(value: object) -> object:
+        raise StopIteration(value)
+
+    async def main() -> None:
+        async with AsyncCheckpoint(tmp_path) as checkpoint:
+            log = checkpoint.log("a")
+            for record_id in (None, "r"):
+                with pytest.raises(RuntimeError, match="raised StopIteration"):
+                    await log.append("x", 1j, record_id=record_id, default=default)
+            assert await log.events("x") == ()
+
+    run(main())
