@@ -131,6 +131,7 @@ class AsyncLog:
             )
         payloads = encode_payloads(records, default or handle.default)
         if not payloads:
+            handle.for_writing()  # refuses what may not write
             return None
         handle.require_fitting(payloads)
         job = opened.appends.queue(payloads, _parsed(handle, durability))

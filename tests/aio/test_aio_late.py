@@ -11,7 +11,7 @@ import pytest
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._aio import claim as claims
 from mpcheckpoint.aio import AsyncCheckpoint
-from mpcheckpoint.errors import ClosedError
+from mpcheckpoint.errors import ClosedError, ReadOnlyError
 from support.awaits import run, until
 
 if TYPE_CHECKING:
@@ -175,5 +175,19 @@ def test_function_that_raises_stop_iteration_in_a_thread_fails_its_call(tmp_path
                 with pytest.raises(RuntimeError, match="raised StopIteration"):
                     await log.append("x", 1j, record_id=record_id, default=default)
             assert await log.events("x") == ()
+
+    run(main())
+
+
+def test_batch_of_nothing_is_refused_where_nothing_may_be_written(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with AsyncCheckpoint(tmp_path) as checkpoint:
+            log = checkpoint.log("a")
+            assert await log.append_many([]) is None
+            async with AsyncCheckpoint(tmp_path, read_only=True) as reading:
+                with pytest.raises(ReadOnlyError):
+                    await reading.log("a").append_many([])
+        with pytest.raises(ClosedError):
+            await log.append_many([])
 
     run(main())
