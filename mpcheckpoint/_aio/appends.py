@@ -84,6 +84,7 @@ class GroupedAppends:
         job = QueuedAppend(asyncio.get_running_loop(), payloads, durability)
         if self._timeout_s is not None:
             job.queued_s = time.monotonic()
+        process.notice_fork()  # the thread that serves the queue may be the parent's
         with self._mutex:
             self._queue[job] = None
             is_served, self._is_served = self._is_served, True
