@@ -8,6 +8,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from mpcheckpoint._store.process import process
 from mpcheckpoint._types import Cursor
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class AsyncFollower:
         self._found: deque[Record] = deque()
         self._given: dict[str, Position] = {}
         self._is_over = False
+        process.register(self)
 
     @property
     def cursor(self) -> Cursor:
@@ -110,6 +112,7 @@ class AsyncFollower:
             StopAsyncIteration: the follower was closed, or nothing came for the idle timeout.
             CorruptLogError, ReadFailedError, LogNotFoundError: a log cannot be read on.
         """
+        process.notice_fork()
         if self._follower is None and not self._is_over:
             self._follower = await self._begin()
             self._given = {each.log_key: each for each in self._follower.cursor}
@@ -143,6 +146,13 @@ class AsyncFollower:
         if self._follower is not None:
             self._follower.close()
 
+    def reset_after_fork(self) -> None:
+        """In a forked child: what a thread looks for, and what it found that no task has taken, is the parent's."""
+        self._polling = None
+        self._found.clear()
+        if self._follower is not None:
+            self._follower.go_back(self._given)
+
     async def __aenter__(self) -> AsyncFollower:
         return self
 
@@ -164,9 +174,9 @@ class AsyncTail:
         self._threads = threads
         self._found: deque[Record] = deque()  # by a thread, and taken by no task yet
         self._given = {each.log_key: each for each in tail.cursor}
-        self._mutex = (
-            threading.Lock()
-        )  # for threads alone: what one finds is put there before another one looks
+        # For threads alone: what one finds is put there before another one looks.
+        self._mutex = threading.Lock()
+        process.register(self)
 
     @property
     def cursor(self) -> Cursor:
@@ -191,6 +201,12 @@ class AsyncTail:
     async def close(self) -> None:
         """Give back files. Closing twice is fine."""
         await self._threads.run_to_its_end(self._tail.close)
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: as ``AsyncFollower`` does."""
+        self._mutex = threading.Lock()
+        self._found.clear()
+        self._tail.go_back(self._given)
 
     async def __aenter__(self) -> AsyncTail:
         return self

@@ -9,10 +9,10 @@ from mpcheckpoint._store.process import process
 from mpcheckpoint._types import Cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mpcheckpoint._store.protocol import Notifier, StoredLog
-    from mpcheckpoint._types import Record
+    from mpcheckpoint._types import Position, Record
     from mpcheckpoint._view.followed import FollowedLogs
 
 _SHORTEST_PAUSE_S = 0.0005
@@ -178,6 +178,10 @@ class Follower:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def go_back(self, positions: Mapping[str, Position]) -> None:
+        """In a forked child: go on from after these positions, where what was found since is the parent's."""
+        self._followed.start_over(positions)
 
     def reset_after_fork(self) -> None:
         """In a forked child: the next poll opens the files anew, after the last record given out."""

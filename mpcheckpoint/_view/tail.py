@@ -10,10 +10,10 @@ from mpcheckpoint._types import Cursor
 from mpcheckpoint.errors import CheckpointError, ClosedError, RecordsLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from mpcheckpoint._logfile.chunk import Chunk
-    from mpcheckpoint._types import Record
+    from mpcheckpoint._types import Position, Record
     from mpcheckpoint._view.followed import FollowedLogs
 
 # As many as a read of all logs makes (``StoreHandle``).
@@ -146,6 +146,11 @@ class Tail:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def go_back(self, positions: Mapping[str, Position]) -> None:
+        """In a forked child: go on from after these positions, where what was found since is the parent's."""
+        self._given = dict(positions)
+        self._followed.start_over(self._given)
 
     def reset_after_fork(self) -> None:
         """In a forked child: go on with files of its own, from after what was returned before the fork."""

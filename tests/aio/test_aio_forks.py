@@ -12,9 +12,11 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._store.store import DirectoryLog
+from mpcheckpoint._view.follow import Follower
+from mpcheckpoint._view.tail import Tail
 from mpcheckpoint.aio import AsyncCheckpoint
 from support.awaits import run, until
-from support.processes import call
+from support.processes import call, in_a_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -85,3 +87,55 @@ def _fork_by_the_c_library_beside_an_append(place: str) -> int:
         return os.waitstatus_to_exitcode(status)
 
     return run(main())
+
+
+def test_follower_in_a_child_gives_what_its_parent_s_thread_had_found(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Stopped(Follower.wait_for_some)
+
+    async def main() -> None:
+        async with AsyncCheckpoint(place) as checkpoint:
+            log, plain = checkpoint.log("a"), Checkpoint(place).log("a")
+            plain.append("x", 0)
+            follower = log.follow()
+            assert (await anext(follower)).event == 0
+            plain.append("x", 1)
+            monkeypatch.setattr(Follower, "wait_for_some", found.patched())
+            waiting = asyncio.ensure_future(anext(follower))
+            await found.until_inside()
+            assert in_a_child(lambda: _run_in_child(_next_event(follower))) == 1
+            found.may_go_on.set()
+            assert (await waiting).event == 1
+
+    run(main())
+
+
+async def _next_event(follower: Any) -> Any:
+    return (await anext(follower)).event
+
+
+def test_tail_in_a_child_gives_what_its_parent_s_thread_had_found(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Stopped(Tail.new)
+
+    async def main() -> None:
+        async with AsyncCheckpoint(place) as checkpoint:
+            log, plain = checkpoint.log("a"), Checkpoint(place).log("a")
+            plain.append("x", 0)
+            tail = await log.tail()
+            assert [each.event for each in await tail.new()] == [0]
+            plain.append("x", 1)
+            monkeypatch.setattr(Tail, "new", found.patched())
+            looking = asyncio.ensure_future(tail.new())
+            await found.until_inside()
+            assert in_a_child(lambda: _run_in_child(_new_events(tail))) == [1]
+            found.may_go_on.set()
+            assert [each.event for each in await looking] == [1]
+
+    run(main())
+
+
+async def _new_events(tail: Any) -> list[Any]:
+    return [each.event for each in await tail.new()]
