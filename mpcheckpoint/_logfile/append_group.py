@@ -60,7 +60,8 @@ def _written_alone(log: OpenLog, batch: list[Payload]) -> Appended | CheckpointE
     try:
         log.append([batch], ends)
     except CheckpointError as error:
-        return error
+        if log.state.end not in ends:  # else it failed when all was written, and readers see it
+            return error
     return Appended(log, ends[0], log.state.beginning)
 
 
