@@ -17,7 +17,7 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mpcheckpoint._aio.jobs import Job, State, deliver_all, error_for_each, note_under_way
+from mpcheckpoint._aio.jobs import Job, State, deliver_all, note_under_way, own_error
 from mpcheckpoint._aio.threads import Threads
 from mpcheckpoint._store.process import process
 from mpcheckpoint._types import Position
@@ -110,8 +110,7 @@ class GroupedAppends:
             with self._mutex:  # those that came meanwhile, from other loops, rely on it
                 left = [each for each in self._queue if each is not job]
                 self._queue, self._is_served = {}, False
-            own = error_for_each(error)
-            self._settle(left, [own() for _ in left])
+            self._settle(left, [error] * len(left))
             raise
 
     def close(self) -> list[Job[Any]]:
@@ -169,8 +168,7 @@ class GroupedAppends:
         except BaseException as error:  # noqa: BLE001 - it is the tasks'
             if not isinstance(error, CheckpointError):
                 error.add_note("mpcheckpoint: the record may have been written")
-            own = error_for_each(error)
-            self._settle(group, [own() for _ in group])
+            self._settle(group, [error] * len(group))
         else:
             self._settle(group, found)
 
@@ -184,14 +182,13 @@ class GroupedAppends:
             for job in left:
                 job.state = State.QUEUED
             self._queue = left | self._queue
-        own = error_for_each(error)
-        self._settle(over, [own() for _ in over])
+        self._settle(over, [error] * len(over))
 
     def _settle(self, group: list[QueuedAppend], found: list[Any]) -> None:
         for job, outcome in zip(group, found, strict=True):
             if isinstance(outcome, Position):
                 job.value = outcome
             else:
-                job.error = outcome
+                job.error = own_error(outcome)
             job.state = State.DONE
         deliver_all(group)

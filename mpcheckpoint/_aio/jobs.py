@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from mpcheckpoint._root_error import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 T = TypeVar("T")
 
@@ -81,17 +81,13 @@ def _deliver(jobs: list[Job[Any]]) -> None:
             future.set_exception(error)
 
 
-def error_for_each(error: BaseException) -> Callable[[], BaseException]:
-    """Return what returns an error of its own for each of several tasks: each adds its own traceback."""
+def own_error(error: BaseException) -> BaseException:
+    """Return an error for one of several tasks that are told the same: each adds its own traceback."""
     if not isinstance(error, CheckpointError):
-        return lambda: error
-
-    def own() -> BaseException:
-        copied = copy.copy(error)
-        copied.__cause__ = error.__cause__
-        return copied
-
-    return own
+        return error
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
 
 
 class UnderWay(Generic[T]):

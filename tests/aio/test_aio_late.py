@@ -10,8 +10,9 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._aio import claim as claims
+from mpcheckpoint._store.store import DirectoryLog
 from mpcheckpoint.aio import AsyncCheckpoint
-from mpcheckpoint.errors import ClosedError, ReadOnlyError
+from mpcheckpoint.errors import CheckpointError, ClosedError, ReadOnlyError
 from support.awaits import run, until
 
 if TYPE_CHECKING:
@@ -175,6 +176,28 @@ def test_function_that_raises_stop_iteration_in_a_thread_fails_its_call(tmp_path
                 with pytest.raises(RuntimeError, match="raised StopIteration"):
                     await log.append("x", 1j, record_id=record_id, default=default)
             assert await log.events("x") == ()
+
+    run(main())
+
+
+def test_appends_of_a_group_that_are_told_the_same_have_errors_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A storage may return one error for all of them, as one on a server does that gave no answer."""
+
+    def append_group(stored: DirectoryLog, batches: list[Any], **options: Any) -> list[CheckpointError]:
+        return [CheckpointError("bad luck")] * len(batches)
+
+    async def main() -> None:
+        async with AsyncCheckpoint(tmp_path) as checkpoint:
+            log = checkpoint.log("a")
+            await log.count("x")
+            monkeypatch.setattr(DirectoryLog, "append_group", append_group)
+            appends = [log.append("x", number) for number in range(10)]
+            found = await asyncio.gather(*appends, return_exceptions=True)
+            failed = [each for each in found if isinstance(each, CheckpointError)]
+            assert len(failed) > 1
+            assert len({id(each) for each in failed}) == len(failed)
 
     run(main())
 
