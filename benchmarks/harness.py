@@ -191,7 +191,7 @@ def write_json(path: Path | None, *, results: Sequence[Mapping[str, Any]], **rep
     """Write a report, and the command that repeats it, if ``--json`` was given; a line a result, for small diffs."""
     if path is None:
         return
-    script = Path(sys.argv[0])
+    script = Path(sys.argv[0]).resolve()
     report["command"] = ["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]
     head = json.dumps(report, indent=1).removesuffix("\n}")
     rows = ",\n  ".join(json.dumps(_shortened(row)) for row in results)

@@ -61,6 +61,22 @@ def code(tmp_path: Path, *lines: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_report_names_its_script_also_if_it_was_started_beside_it(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = code(
+        tmp_path,
+        "import os",
+        "from pathlib import Path",
+        "from harness import write_json",
+        f"os.chdir({str(BENCHMARKS)!r})",
+        "sys.argv[0] = 'aio.py'",
+        f"write_json(Path({str(report)!r}), results=[])",
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(report.read_text())["command"][1] == "benchmarks/aio.py"
+
+
 # --- comparisons -------------------------------------------------------------------------------------------------
 
 
