@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from mpcheckpoint import Checkpoint
-from support.postgres.handles import checkpoint_at, store_on
+from mpcheckpoint.errors import LockTimeoutError
+from support.postgres.handles import checkpoint_at, lock_logs, store_on
 
 if TYPE_CHECKING:
     from support.postgres.cluster import Cluster
@@ -46,6 +48,26 @@ def test_compaction_that_was_ended_leaves_the_log_and_nothing_else(
         assert log.events("x") == tuple(range(20))
         log.compact(keep_last=1)
         assert (log.events("x"), log.count("x")) == ((19,), 20)
+
+
+def test_compaction_gives_a_log_no_other_generation_while_somebody_appends(postgres_database: str) -> None:
+    """Else what is committed after the switch would be in a generation that nobody reads any more."""
+    with (
+        checkpoint_at(postgres_database) as checkpoint,
+        checkpoint_at(postgres_database, lock_timeout_s=0.2) as impatient,
+    ):
+        log = checkpoint.log("a")
+        log.append_many([("x", 0), ("x", 1)])
+        generation = log.append("x", 2).generation
+        with psycopg.connect(postgres_database) as holder:
+            lock_logs(holder)
+            with pytest.raises(LockTimeoutError):
+                impatient.log("a").compact(keep_last=1)
+        assert log.append("x", 3).generation == generation
+        assert log.events("x") == (0, 1, 2, 3)
+        impatient.log("a").compact(keep_last=1)
+        assert log.append("x", 4).generation != generation
+        assert log.events("x") == (3, 4)
 
 
 def test_rows_of_killed_workers_go_when_a_worker_begins(postgres: Cluster, postgres_database: str) -> None:
