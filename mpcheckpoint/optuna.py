@@ -14,11 +14,13 @@ import zlib
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
+from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.control import DROPPED
 from mpcheckpoint._format.dropped import dropped_of
 from mpcheckpoint._store.process import process
 from mpcheckpoint._types import Position
 from mpcheckpoint._view.log_handle import LogHandle
+from mpcheckpoint._view.merged_read import ALL, records_in
 from mpcheckpoint.checkpoint import Checkpoint
 from mpcheckpoint.errors import (
     CheckpointError,
@@ -221,14 +223,18 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
                         reason="operations dropped",
                         advice="restore a backup",
                     )
-                if chunk.lines:
-                    break  # what was dropped is told of before all records
+                if chunk.lines:  # what was dropped is told of before all records
+                    first = next(
+                        records_in(Lines.of(chunk.lines), ALL, chunk.origin(self._log.log_key))
+                    ).position
+                    break
+            else:
+                return  # a record is there that this reader does not find: its own reading tells why
         finally:
             reader.release()
-        first = next(self._log.read(), None)
-        if self._first is None and first is not None:
-            self._first = first.position
-        if first is None or first.position != self._first:
+        if self._first is None:
+            self._first = first
+        if first != self._first:
             raise JournalError(
                 f"the journal {self._log.log_key!r} was forgotten, and a compaction has dropped it",
                 reason="journal forgotten",
@@ -279,8 +285,7 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
             return None  # another version may have pickled something else
         if kept["after"] is not None:
             place = Position.parse(kept["after"])
-            first = next(self._log.read(), None)
-            if first is None or first.position != Position.parse(kept["first"]):
+            if self._first != Position.parse(kept["first"]):
                 return None  # the journal was forgotten, and is begun anew
             try:
                 self._log.tail(place)

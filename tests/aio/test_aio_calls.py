@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -294,3 +296,9 @@ def test_handle_outside_of_its_block_refuses(tmp_path: Path) -> None:
 
     run(main())
     assert Checkpoint(tmp_path).log("a").events("x") == (1,)
+
+
+def test_asyncio_is_not_imported_by_those_who_do_not_use_it() -> None:
+    code = "import sys, mpcheckpoint.maintenance; print('asyncio' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
