@@ -367,10 +367,13 @@ class ConflictError(CheckpointError, RuntimeError):
         """``after``: the expected end of the log, as text."""
         first = "" if position is None else f" (first unexpected record at {position})"
         if object_key is not None:
-            what = (
-                f"object {object_key!r} has {found} event{'' if found == 1 else 's'} in this log where {expected} "
-                f"{'was' if expected == 1 else 'were'} expected"
-            )
+            what = f"object {object_key!r} has {found} event{'' if found == 1 else 's'} in this log"
+            if found == expected:
+                what += (
+                    ", as was expected, but not what was read: it was forgotten meanwhile, or that was lost"
+                )
+            else:
+                what += f" where {expected} {'was' if expected == 1 else 'were'} expected"
         elif found:
             what = f"the log has {found} record{'' if found == 1 else 's'} after its expected end, {after}"
         else:

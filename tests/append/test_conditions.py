@@ -260,6 +260,26 @@ def test_expectation_that_ceases_to_hold_before_the_lock_is_given_is_refused(
     assert log.events("x") == (0, "theirs")
 
 
+@pytest.mark.parametrize("is_read_again", [False, True])
+def test_conflict_over_as_many_other_events_does_not_say_that_their_number_is_wrong(
+    log: Log, is_read_again: bool
+) -> None:
+    log.append("y", "read")
+
+    def read_what_is_replaced() -> None:
+        with log.transaction() as transaction:
+            transaction.last("y")
+            log.forget("y")
+            log.append("y", "another")
+            if is_read_again:
+                transaction.events("y")
+
+    with pytest.raises(
+        ConflictError, match="has 1 event in this log, as was expected, but not what was read"
+    ):
+        read_what_is_replaced()
+
+
 @pytest.mark.guarantee(3)
 def test_object_that_has_changed_when_a_transaction_reads_it_again_ends_it_and_an_update_begins_anew(
     log: Log,
