@@ -73,6 +73,7 @@ class FollowedLogs:
         positions: by log key, the place after the last record that was taken. Whoever takes records keeps it so, before
             the next one of the same log.
         logs: by log key.
+        is_one: whether it is one log for ever. To a store with one log others may be added.
         alone: the log, if only one is followed and it was read before: its reader can be polled at once.
     """
 
@@ -93,7 +94,7 @@ class FollowedLogs:
         if not isinstance(after, Position | Cursor) and after not in ("start", "end"):
             raise ValueError(f"after is a position, a cursor, 'start' or 'end', not {after!r}")
         self._look = look
-        self._is_one = is_one
+        self.is_one = is_one
         self._only = only
         self.positions: dict[str, Position] = {}
         self.logs: dict[str, FollowedLog] = {}
@@ -139,7 +140,7 @@ class FollowedLogs:
             followed.reader.release()
             followed = self._add(followed.stored)  # which begins after the last record that was taken
             yield from followed.records()
-        self.alone = followed if self._is_one else None
+        self.alone = followed if self.is_one else None
 
     def drop(self, log_key: str) -> None:
         """Have a log read anew, from after the last record that was taken."""

@@ -128,9 +128,9 @@ class Tail:
                         error, RecordsLostError
                     ):  # which its reader raises at each further poll
                         followed.drop(log_key)
-            if len(found) == count or is_moment or len(followed.logs) < 2:
+            if len(found) == count or is_moment or followed.is_one:
                 break
-        if len(followed.logs) > 1:
+        if not followed.is_one:
             found.sort(key=lambda record: (record.stamp_us, record.log_key))
         return found, failure
 
