@@ -19,7 +19,9 @@ from mpcheckpoint._work.forked_child import end_forked_child
 from mpcheckpoint._work.outcomes import Result, made_result
 from mpcheckpoint._work.pool import PoolExecutor
 from mpcheckpoint._work.refusals import require_coroutine_function
-from mpcheckpoint._work.run_item import ItemRunner, Turn
+from mpcheckpoint._work.report import ItemReport, Kind
+from mpcheckpoint._work.run_item import RECORD_S, ItemRunner, Turn
+from mpcheckpoint._work.shortage import Shortage, shortage_of
 from mpcheckpoint._work.worker_name import worker_name
 from mpcheckpoint.errors import ClosedError
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.made_json import Default
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan
-    from mpcheckpoint._work.report import ItemReport
 
 DEFAULT_JOBS = 100
 _LOOK_S = 0.1
@@ -322,15 +323,37 @@ class TaskPool:
         result: Result | None,
     ) -> tuple[ItemReport | None, Turn | None]:
         """Claim or record in a thread. A cancellation waits for that: what has run is recorded first."""
-        step = self._threads.begin(lambda: runner.step(turn, following, result)).future
-        cancelled = await _ended(step)
+        until_s = time.monotonic() + (0.0 if result is None else RECORD_S)
+        cancelled: asyncio.CancelledError | None = None
+        step: asyncio.Future[tuple[ItemReport | None, Turn | None]] | None = None
+        shortage: Shortage | None = None
+        while step is None:
+            try:
+                step = self._threads.begin(lambda: runner.step(turn, following, result)).future
+            except Exception as error:
+                shortage = shortage_of(error)
+                if shortage is None:
+                    raise
+                if time.monotonic() >= until_s:
+                    break
+                cancelled = await _ended(asyncio.ensure_future(asyncio.sleep(_LOOK_S))) or cancelled
+        if step is None:  # there is no thread for it: it is given back, and runs again
+            await self._to_its_end(runner.retire)
+        else:
+            cancelled = await _ended(step) or cancelled
         if cancelled is not None:
             raise cancelled
-        return step.result()
+        return (ItemReport(Kind.SHORT, shortage=shortage), None) if step is None else step.result()
 
     async def _to_its_end(self, act: Callable[[], None]) -> None:
         """Do what frees an item, whatever comes."""
-        done = self._threads.owe(act).future
+        try:
+            done = self._threads.owe(act).future
+        except Exception as error:
+            if shortage_of(error) is None:
+                raise
+            act()  # there is no thread to do it, and an item that stays claimed is worse than a pause
+            return
         cancelled = await _ended(done)
         done.result()
         if cancelled is not None:

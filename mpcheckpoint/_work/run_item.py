@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._work.plan import Plan
 
 # How long a result is kept that a shortage keeps from being recorded. Then its item is given back, and runs again.
-_RECORD_S = 5.0
+RECORD_S = 5.0
 # A longer outcome is read from the log by the process that gives it out, and not sent there as well.
 _MOST_TOLD_BYTES = 64 * 1024
 
@@ -210,7 +210,7 @@ class ItemRunner:
             batch.append()
             return report, batch
 
-        report, batch = retry_while_short(record, _RECORD_S)
+        report, batch = retry_while_short(record, RECORD_S)
         if not self._keeps_file:
             self._end(worker)
         if batch.finish_refusal is not None:
