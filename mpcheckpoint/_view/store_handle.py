@@ -282,7 +282,7 @@ class StoreHandle:
                 if not self._drop_gone():
                     raise
                 continue
-            if not is_new or len(states) < 2 or (is_cut and self._begun == begun):
+            if not is_new or (is_cut and self._begun == begun) or (len(states) < 2 and not self._discover()):
                 break
         return self._records
 

@@ -468,3 +468,22 @@ def test_snapshot_over_logs_holds_no_effect_without_its_cause(store: Path, fault
     faults.act("read_once", write_first, on=r"b\.jsonl$")  # when the first log was passed already
 
     assert list(reader.snapshot()) == ["cause", "effect"]
+
+
+@pytest.mark.guarantee(3)
+def test_snapshot_of_one_log_holds_no_effect_without_a_cause_in_a_log_that_was_made_meanwhile(
+    store: Path, faults: Faults
+) -> None:
+    writer = Checkpoint(store)
+    effects = writer.log("b")
+    reader = Checkpoint(store, read_only=True)
+    assert len(reader) == 0
+
+    def write_first(real: Any, *args: Any) -> Any:
+        writer.log("a").append("cause", 1)
+        effects.append("effect", 1)
+        return real(*args)
+
+    faults.act("read_once", write_first, on=r"b\.jsonl$")  # after the look for new logs
+
+    assert list(reader.snapshot()) == ["cause", "effect"]
