@@ -41,10 +41,14 @@ MADE_BY_USERS = re.compile(
 )
 # What other layers of the package call, and users do not.
 FOR_OTHER_LAYERS = {
+    "AsyncFollower.reset_after_fork",
+    "AsyncTail.reset_after_fork",
     "Cursor.of",
+    "Follower.go_back",
     "Follower.reset_after_fork",
     "Follower.wait_for_some",
     "JournalBackend.reset_after_fork",
+    "Tail.go_back",
     "Tail.reset_after_fork",
     "pytest_addoption",
 }

@@ -124,9 +124,7 @@ class Tail:
                         followed.positions[log_key] = record.position
                 except CheckpointError as error:
                     failure = failure or error
-                    if not isinstance(
-                        error, RecordsLostError
-                    ):  # which its reader raises at each further poll
+                    if not isinstance(error, RecordsLostError):  # its reader raises that again and again
                         followed.drop(log_key)
             if len(found) == count or is_moment or followed.is_one:
                 break
