@@ -1,20 +1,26 @@
 """An event-sourced application on a log: the recorder of ``event_recorder.py`` beside that of its package for SQLite.
 
-One process records events of new aggregates, and of a few that grow long, which it reads; then several processes record
-events of the same few aggregates, and try again where another one was quicker. Both recorders are as durable: each
-insert that returned survives the loss of power. It takes the package ``eventsourcing``.
+Both pass the tests that the package has for recorders. One process records events of new aggregates, and of a few that
+grow long, which it reads; then several processes record events of the same few aggregates, and try again where another
+one was quicker. Both recorders are as durable: each insert that returned survives the loss of power. It takes the
+package ``eventsourcing``.
 """
 
 from __future__ import annotations
 
+import io
 import time
+from contextlib import redirect_stdout
+from itertools import count
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import TestSuite, TextTestRunner, defaultTestLoader
 from uuid import UUID
 
-from event_recorder import LogApplicationRecorder
-from eventsourcing.persistence import ApplicationRecorder, IntegrityError, StoredEvent
-from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
+from event_recorder import LogAggregateRecorder, LogApplicationRecorder
+from eventsourcing.persistence import IntegrityError, StoredEvent
+from eventsourcing.sqlite import SQLiteAggregateRecorder, SQLiteApplicationRecorder, SQLiteDatastore
+from eventsourcing.tests import persistence as recorders
 from harness import parser, positive, show_environment, work_directory, write_json
 from runs import run_alone, run_together, turns
 
@@ -27,6 +33,10 @@ if TYPE_CHECKING:
     from runs import Start
 
 ENGINES = ("sqlite", "mpcheckpoint")
+_TESTED = {
+    "sqlite": (SQLiteAggregateRecorder, SQLiteApplicationRecorder),
+    "mpcheckpoint": (LogAggregateRecorder, LogApplicationRecorder),
+}
 _FEW = 4
 _STATE = b'{"amount": "100.00", "currency": "EUR", "timestamp": "2026-11-01T12:00:00.000000+00:00"}'
 
@@ -39,14 +49,44 @@ class Job(NamedTuple):
     inserts: int
 
 
-def opened(job: Job) -> ApplicationRecorder:
-    """Return a recorder on the store of a job, made if need be."""
+def opened(job: Job, kind: type[Any] | None = None) -> Any:
+    """Return a recorder on the store of a job, made if need be: of an application, or of that kind."""
+    kind = kind or _TESTED[job.engine][1]
     if job.engine == "mpcheckpoint":
-        return LogApplicationRecorder(Checkpoint(job.directory).log("a"))
+        return kind(Checkpoint(job.directory).log("a"))
     job.directory.mkdir(exist_ok=True)
-    recorder = SQLiteApplicationRecorder(SQLiteDatastore(str(job.directory / "events.db")))
+    recorder = kind(SQLiteDatastore(str(job.directory / "events.db")))
     recorder.create_table()
     return recorder
+
+
+def pass_tests(start: Start, job: Job) -> float:
+    """Return how many seconds the package's own tests of recorders take, each on a store of its own."""
+    stores = count()
+
+    def cases(base: type[Any], kind: type[Any]) -> TestSuite:
+        def create_recorder(_: Any) -> Any:
+            return opened(job._replace(directory=job.directory / str(next(stores))), kind)
+
+        made = type(base.__name__, (base,), {"create_recorder": create_recorder})
+        return defaultTestLoader.loadTestsFromTestCase(made)
+
+    of_aggregates, of_applications = _TESTED[job.engine]
+    suite = TestSuite(
+        (
+            cases(recorders.AggregateRecorderTestCase, of_aggregates),
+            cases(recorders.ApplicationRecorderTestCase, of_applications),
+            cases(recorders.NonInterleavingNotificationIDsBaseCase, of_applications),
+        )
+    )
+    job.directory.mkdir()
+    start()
+    before_s = time.perf_counter()
+    with redirect_stdout(io.StringIO()):  # what they print of their own speed
+        result = TextTestRunner(stream=io.StringIO()).run(suite)
+    if not (result.wasSuccessful() and result.testsRun):
+        raise RuntimeError(f"tests failed: {result.failures + result.errors}")
+    return time.perf_counter() - before_s
 
 
 def event(aggregate: int, version: int) -> StoredEvent:
@@ -109,25 +149,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--processes", type=positive(int), default=4, metavar="N", help="default: %(default)s"
     )
     chosen = options.parse_args(arguments)
+    tests: dict[str, list[float]] = {engine: [] for engine in ENGINES}
     alone: dict[str, list[float]] = {engine: [] for engine in ENGINES}
     rates: dict[str, list[float]] = {engine: [] for engine in ENGINES}
     with work_directory(chosen.directory) as directory:
         facts = show_environment(directory)
         for number, engine in enumerate(turns(list(ENGINES), chosen.rounds)):
+            tests[engine].append(run_alone(pass_tests, Job(directory / f"tests-{number}", engine, 0)))
             job = Job(directory / f"alone-{number}", engine, chosen.inserts)
             alone[engine].append(run_alone(work_alone, job))
             job = Job(directory / f"together-{number}", engine, max(1, chosen.inserts // chosen.processes))
             rates[engine].append(contend(job, chosen.processes))
     results: list[dict[str, Any]] = []
     for engine in ENGINES:
-        row = {"engine": engine, "alone_s": median(alone[engine]), "together_per_s": median(rates[engine])}
+        row = {
+            "engine": engine,
+            "tests_s": median(tests[engine]),
+            "alone_s": median(alone[engine]),
+            "together_per_s": median(rates[engine]),
+        }
         results.append(row)
         print(
-            f"{engine:14} alone {row['alone_s']:.2f} s, {chosen.processes} processes {row['together_per_s']:,.0f}/s"
+            f"{engine:14} tests {row['tests_s']:.2f} s, alone {row['alone_s']:.2f} s, "
+            f"{chosen.processes} processes {row['together_per_s']:,.0f}/s"
         )
     sqlite, own = results
-    times, many = sqlite["alone_s"] / own["alone_s"], own["together_per_s"] / sqlite["together_per_s"]
-    print(f"time of SQLite / ours: {times:.2f} (wanted 1.3); rate of ours / SQLite: {many:.2f} (wanted 1.0)")
+    print(
+        f"time of SQLite / ours: tests {sqlite['tests_s'] / own['tests_s']:.2f} (wanted 1.3), "
+        f"alone {sqlite['alone_s'] / own['alone_s']:.2f}; "
+        f"rate of ours / SQLite: {own['together_per_s'] / sqlite['together_per_s']:.2f} (wanted 1.0)"
+    )
     write_json(chosen.json, benchmark="aggregates", environment=facts, results=results)
 
 

@@ -1,12 +1,11 @@
 """A recorder of the package ``eventsourcing`` on a log, by what every program can call: an example, and a benchmark's.
 
 An aggregate is an object, each of its events a record; the number of a record in the log is the notification's id. So
-the log must not be compacted. What was read of the log is kept in memory, and brought up to date by a follower.
+the log must not be compacted. What was read of the log is kept in memory, and brought up to date by a tail.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
 from threading import Event, RLock
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from mpcheckpoint.errors import ConflictError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mpcheckpoint import Log
+    from mpcheckpoint import Log, Record
 
 
 class LogAggregateRecorder(AggregateRecorder):
@@ -39,9 +38,9 @@ class LogAggregateRecorder(AggregateRecorder):
     def __init__(self, log: Log) -> None:
         self._log = log
         self._lock = RLock()
-        self._follower = log.follow(idle_timeout_s=0)
-        self._events: list[StoredEvent] = []
-        # Of each aggregate, the number of the event of each version.
+        self._tail = log.tail()
+        self._records: list[Record] = []
+        # Of each aggregate, by version, the number of its record.
         self._numbers: dict[str, dict[int, int]] = defaultdict(dict)
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int] | None:
@@ -49,21 +48,26 @@ class LogAggregateRecorder(AggregateRecorder):
         self._insert(stored_events)
         return None
 
-    def _insert(self, stored_events: Sequence[StoredEvent]) -> None:
-        batch = [(str(each.originator_id), _encoded(each)) for each in stored_events]
-        if len({(each.originator_id, each.originator_version) for each in stored_events}) < len(batch):
+    def _insert(self, stored_events: Sequence[StoredEvent]) -> list[tuple[str, int]]:
+        """Return the object and the version of each event."""
+        object_keys = {each.originator_id: str(each.originator_id) for each in stored_events}
+        named = [(object_keys[each.originator_id], each.originator_version) for each in stored_events]
+        if len(set(named)) < len(named):
             raise IntegrityError(f"an event is there twice: {stored_events}")
+        batch = [(object_keys[each.originator_id], _encoded(each)) for each in stored_events]
         while batch:
             with self._lock:
-                self._catch_up()
-                for each in stored_events:
-                    if each.originator_version in self._numbers[str(each.originator_id)]:
-                        raise IntegrityError(f"recorded already: {each}")
-                counts = {object_key: len(self._numbers[object_key]) for object_key, _ in batch}
-            # Without the lock: appends of several threads share a sync.
-            with contextlib.suppress(ConflictError):  # of what another one recorded: look again
+                for object_key, version in named:
+                    if version in self._numbers[object_key]:
+                        raise IntegrityError(f"recorded already: version {version} of {object_key}")
+                counts = {object_key: len(self._numbers[object_key]) for object_key in object_keys.values()}
+            try:  # without the lock: appends of several threads share a sync
                 self._log.append_many(batch, expected_counts=counts)
-                return
+                break
+            except ConflictError:  # another one recorded something that was not read yet
+                with self._lock:
+                    self._catch_up()
+        return named
 
     def select_events(
         self,
@@ -84,21 +88,26 @@ class LogAggregateRecorder(AggregateRecorder):
                 for version in versions
                 if (gt is None or version > gt) and (lte is None or version <= lte)
             ]
-            return [self._events[numbers[version]] for version in chosen[:limit]]
+            return [_decoded(self._records[numbers[version]]) for version in chosen[:limit]]
 
     def _catch_up(self) -> None:
         """Read what is new in the log, by whomever. Requires: the lock."""
-        for record in self._follower:
-            version, topic, state, is_uuid = record.event
-            originator_id = UUID(record.object_key) if is_uuid else record.object_key
-            self._numbers[record.object_key][version] = len(self._events)
-            self._events.append(StoredEvent(originator_id, version, topic, state.encode("latin-1")))
+        new = self._tail.new()
+        for number, record in enumerate(new, len(self._records)):
+            self._numbers[record.object_key][record.event[0]] = number
+        self._records += new
 
 
 def _encoded(event: StoredEvent) -> list[Any]:
     # Each byte is a character: of a state that is JSON, as most are, the same text.
     state = event.state.decode("latin-1")
     return [event.originator_version, event.topic, state, isinstance(event.originator_id, UUID)]
+
+
+def _decoded(record: Record) -> StoredEvent:
+    version, topic, state, is_uuid = record.event
+    originator_id = UUID(record.object_key) if is_uuid else record.object_key
+    return StoredEvent(originator_id, version, topic, state.encode("latin-1"))
 
 
 class LogApplicationRecorder(LogAggregateRecorder, ApplicationRecorder):
@@ -110,12 +119,10 @@ class LogApplicationRecorder(LogAggregateRecorder, ApplicationRecorder):
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int] | None:
         """Append the events as one batch; return their numbers."""
-        self._insert(stored_events)
+        named = self._insert(stored_events)
         with self._lock:
             self._catch_up()
-            numbers = [
-                1 + self._numbers[str(each.originator_id)][each.originator_version] for each in stored_events
-            ]
+            numbers = [1 + self._numbers[object_key][version] for object_key, version in named]
         for listener in tuple(self._listeners):
             listener.set()
         return numbers
@@ -134,10 +141,10 @@ class LogApplicationRecorder(LogAggregateRecorder, ApplicationRecorder):
         found: list[Notification] = []
         with self._lock:
             self._catch_up()
-            for number in range(first, min(stop or len(self._events), len(self._events)) + 1):
+            for number in range(first, min(stop or len(self._records), len(self._records)) + 1):
                 if len(found) == limit:
                     break
-                event = self._events[number - 1]
+                event = _decoded(self._records[number - 1])
                 if not topics or event.topic in topics:
                     found.append(
                         Notification(
@@ -150,7 +157,7 @@ class LogApplicationRecorder(LogAggregateRecorder, ApplicationRecorder):
         """Return how many events there are; None for none."""
         with self._lock:
             self._catch_up()
-            return len(self._events) or None
+            return len(self._records) or None
 
     def subscribe(
         self, gt: int | None = None, topics: Sequence[str] = ()
