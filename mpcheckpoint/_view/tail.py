@@ -88,9 +88,9 @@ class Tail:
         with mutex.lock:
             if self._is_closed:
                 raise ClosedError(f"the tail of {self._name} is closed", reason="closed")
-            failure, self._failure = self._failure, None
-            if failure is not None:
-                raise failure
+            if self._failure is not None:
+                kept, self._failure = self._failure, None
+                raise kept
             try:
                 polled, alone = None, self._followed.alone
                 if alone is not None and not (polled := alone.reader.poll()):
