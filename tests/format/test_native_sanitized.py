@@ -54,11 +54,8 @@ def sanitizers() -> str:
     return ":".join(found)
 
 
-def sanitized_run(
-    directory: Path, *arguments: str, source: Path, flags: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """Run tests on a copy of the package whose core was built with sanitizers, and with further flags."""
-    libraries = sanitizers()
+def sanitized_package(directory: Path, source: Path, flags: str = "") -> Path:
+    """Return a directory with a copy of the package whose core was built with sanitizers, and with further flags."""
     package = directory / "mpcheckpoint"
     shutil.copytree(
         Path(mpcheckpoint.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "*.so")
@@ -66,6 +63,19 @@ def sanitized_run(
     build = [sys.executable, str(ROOT / "native" / "build.py"), "--sanitize", "--into", str(package)]
     compiler = f"{os.environ.get('CC') or sysconfig.get_config_var('CC') or 'cc'} {flags}"
     subprocess.run([*build, "--source", str(source)], check=True, env={**os.environ, "CC": compiler})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it is, with its core built with sanitizers."""
+    sanitizers()
+    return sanitized_package(tmp_path_factory.mktemp("sanitized"), ROOT / "native")
+
+
+def sanitized_run(directory: Path, *arguments: str, package: Path) -> subprocess.CompletedProcess[str]:
+    """Run tests on that copy of the package, with their files in ``directory``."""
+    libraries = sanitizers()
     # -s: a finding ends the process at once, and what pytest had captured would be lost.
     command = [
         sys.executable,
@@ -81,7 +91,7 @@ def sanitized_run(
         "LD_PRELOAD": libraries,
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter never gives back what it holds at its end
         "PYTHONMALLOC": "malloc",
-        "PYTHONPATH": os.pathsep.join([str(directory), str(TESTS)]),
+        "PYTHONPATH": os.pathsep.join([str(package), str(TESTS)]),
         "PYTHONSAFEPATH": "1",
         "HYPOTHESIS_STORAGE_DIRECTORY": str(directory / "hypothesis"),
         "MPCHECKPOINT_PURE": "0",
@@ -97,15 +107,16 @@ def sanitized_run(
 
 
 @pytest.mark.timeout(600)
-def test_sanitized_core_goes_through_its_tests_without_a_finding(tmp_path: Path) -> None:
-    require_no_finding(sanitized_run(tmp_path, *WHAT_IT_RUNS, "-k", ONLY, source=ROOT / "native"))
+def test_sanitized_core_goes_through_its_tests_without_a_finding(tmp_path: Path, own: Path) -> None:
+    require_no_finding(sanitized_run(tmp_path, *WHAT_IT_RUNS, "-k", ONLY, package=own))
 
 
 @pytest.mark.timeout(600)
 def test_sanitized_core_for_a_processor_without_vectors_finds_the_same(tmp_path: Path) -> None:
+    sanitizers()
+    package = sanitized_package(tmp_path / "package", ROOT / "native", flags="-U__SSE2__")
     tests = "format/test_native_scan.py", "project/test_core.py"
-    run = sanitized_run(tmp_path, *tests, "-k", ONLY, source=ROOT / "native", flags="-U__SSE2__")
-    require_no_finding(run)
+    require_no_finding(sanitized_run(tmp_path, *tests, "-k", ONLY, package=package))
 
 
 @pytest.mark.timeout(600)
@@ -117,11 +128,10 @@ def test_sanitized_core_for_a_processor_without_vectors_finds_the_same(tmp_path:
     ],
 )
 def test_sanitized_core_appends_in_recorded_situations_and_faults_without_a_finding(
-    tmp_path: Path, share: int
+    tmp_path: Path, own: Path, share: int
 ) -> None:
     recorder()
-    run = sanitized_run(tmp_path, RECORDED, "--share", f"{share}/{SHARES}", source=ROOT / "native")
-    require_no_finding(run)
+    require_no_finding(sanitized_run(tmp_path, RECORDED, "--share", f"{share}/{SHARES}", package=own))
 
 
 def require_no_finding(run: subprocess.CompletedProcess[str]) -> None:
@@ -132,9 +142,9 @@ def require_no_finding(run: subprocess.CompletedProcess[str]) -> None:
 
 
 def test_sanitized_core_that_reads_beyond_its_bytes_is_found_out(tmp_path: Path) -> None:
-    source = mistaken(tmp_path, "lines.c", " || length > size - at)", " || length > size + MAX_LINE_BYTES)")
+    package = mistaken(tmp_path, "lines.c", " || length > size - at)", " || length > size + MAX_LINE_BYTES)")
 
-    run = sanitized_run(tmp_path, "format/test_native_scan.py", "-k", "fuzzed", source=source)
+    run = sanitized_run(tmp_path, "format/test_native_scan.py", "-k", "fuzzed", package=package)
 
     assert run.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in run.stderr + run.stdout
@@ -144,19 +154,20 @@ def test_sanitized_core_that_writes_beyond_its_bytes_in_a_recorded_append_is_fou
     tmp_path: Path,
 ) -> None:
     recorder()
-    source = mistaken(tmp_path, "encode.c", "realloc(text->bytes, room);", "realloc(text->bytes, room / 8);")
+    package = mistaken(tmp_path, "encode.c", "realloc(text->bytes, room);", "realloc(text->bytes, room / 8);")
 
-    run = sanitized_run(tmp_path, RECORDED, "-k", "usual_append", "-x", source=source)
+    run = sanitized_run(tmp_path, RECORDED, "-k", "usual_append", "-x", package=package)
 
     assert run.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in run.stderr + run.stdout
 
 
 def mistaken(directory: Path, file: str, right: str, wrong: str) -> Path:
-    """Return a copy of the core's sources with a mistake in one of them."""
+    """Return a copy of the package whose core was built from sources with a mistake in one of them."""
+    sanitizers()
     source = directory / "native"
     shutil.copytree(ROOT / "native", source)
     text = (source / file).read_text()
     assert text.count(right) == 1
     (source / file).write_text(text.replace(right, wrong))
-    return source
+    return sanitized_package(directory / "package", source)
