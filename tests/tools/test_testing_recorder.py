@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -18,12 +18,14 @@ from mpcheckpoint import _system as system
 from mpcheckpoint.errors import (
     ConflictError,
     InvalidEventError,
+    InvalidKeyError,
     LockTimeoutError,
     OutcomeUnknownError,
     WriteFailedError,
 )
 from mpcheckpoint.testing._histories.linearizability import check_history
 from mpcheckpoint.testing._histories.recorder import HistoryRecorder, load_history
+from mpcheckpoint.testing._histories.verdict import NotLinearizableError
 from support import tally
 from support.processes import call
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint import Log
     from mpcheckpoint.testing._histories.operation import Operation
+    from mpcheckpoint.testing._histories.recorder import RecordableLog
     from support.verbs import Faults
 
 
@@ -74,6 +77,94 @@ def test_recorder_writes_down_every_kind_of_call_with_its_answer(
     assert (number.kind, number.result) == ("count", 6)
     assert (whole.kind, whole.result) == ("read", tuple(("x", event, None) for event in events))
     assert check_history(load_history(histories)).operations == 6
+
+
+def test_recorder_writes_down_conditions_and_which_of_them_conflicted(
+    recorder: HistoryRecorder, histories: Path
+) -> None:
+    first = recorder.append_many([("x", 1)], expected_end="start")
+    last = recorder.append_many([("y", 2)], expected_counts={"x": 1, "z": 0}, expected_end=first)
+    with pytest.raises(ConflictError):
+        recorder.append_many([("x", 3)], expected_counts={"x": 1, "y": 2})
+    with pytest.raises(ConflictError) as caught:
+        recorder.append_many([("x", 3)], expected_end=first)
+    assert recorder.append_many([], expected_counts={"y": 1}) is None
+    with pytest.raises(ConflictError):
+        recorder.append_many([], expected_end="start")
+    recorder.append_many([("x", 4)], expected_counts={}, expected_end=caught.value.end)
+
+    start, both, counts, end, nothing, nothing_at_start, after = load_history(histories)
+
+    assert (start.expected_end, start.expected_counts, start.result) == ("start", None, first)
+    assert (both.expected_end, both.expected_counts, both.result) == (first, {"x": 1, "z": 0}, last)
+    assert (counts.outcome, counts.object_key, counts.result) == ("conflict", "y", 1)
+    assert (end.outcome, end.object_key, end.result, end.expected_end) == ("conflict", None, 1, first)
+    assert (nothing.records, nothing.outcome, nothing.result, nothing.is_append) == ((), "ok", None, False)
+    assert (nothing_at_start.outcome, nothing_at_start.result) == ("conflict", 2)
+    assert (after.outcome, after.expected_end) == ("ok", last)
+    recorder.read()
+    assert check_history(load_history(histories)).operations == 8
+
+
+def test_recorder_writes_down_reads_of_a_part_of_an_object_and_positions(
+    recorder: HistoryRecorder, histories: Path
+) -> None:
+    positions = [recorder.append("x", number) for number in range(3)]
+    assert recorder.events("x", start=1) == (1, 2)
+    assert recorder.last("x") == (2,)
+    assert recorder.last("x", 4) == (0, 1, 2)
+    recorder.read()
+
+    *_, since, last, whole, read = load_history(histories)
+
+    assert (since.kind, since.start, since.result) == ("events", 1, (1, 2))
+    assert (last.kind, last.n, last.object_key, last.result) == ("last", 1, "x", (2,))
+    assert (whole.n, whole.result) == (4, (0, 1, 2))
+    assert read.positions == tuple(positions)
+    assert check_history(load_history(histories)).operations == 7
+
+
+def test_log_that_knows_no_conditions_is_asked_as_before(log: Log, histories: Path) -> None:
+    class Old:
+        log_key = "a"
+
+        def append_many(self, records: Any, *, durability: str | None = None) -> Any:
+            return log.append_many(records, durability=durability)
+
+        def events(self, object_key: str) -> Any:
+            return log.events(object_key)
+
+    recorder = HistoryRecorder(cast("RecordableLog", Old()), histories)
+    recorder.append_many([("y", 1)], durability="never")
+    assert recorder.events("y") == (1,)
+
+
+def test_conditions_that_are_none_raise_and_are_no_operation(
+    recorder: HistoryRecorder, histories: Path
+) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"expected_end": "end"},
+        {"expected_end": 3},
+        {"expected_counts": {"x": -1}},
+        {"expected_counts": {3: 1}},
+    ]
+    for given in wrong:
+        with pytest.raises((ValueError, InvalidKeyError)):
+            recorder.append_many([("x", 1)], **given)
+    assert not load_history(histories)
+
+
+def test_batch_on_a_condition_that_got_no_answer_has_an_unknown_outcome(
+    recorder: HistoryRecorder, histories: Path, faults: Faults
+) -> None:
+    end = recorder.append("x", 1)
+    faults.fail("sync_data", errno.EIO, on=r"\.jsonl$")
+    with pytest.raises(OutcomeUnknownError):
+        recorder.append_many([("x", 2)], expected_counts={"x": 1}, expected_end=end)
+    recorder.read()
+    unknown = load_history(histories)[1]
+    assert (unknown.outcome, unknown.expected_counts, unknown.expected_end) == ("unknown", {"x": 1}, end)
+    assert check_history(load_history(histories)).unknown == 1
 
 
 def test_recorded_times_lie_around_the_call(recorder: HistoryRecorder, histories: Path) -> None:
@@ -225,6 +316,48 @@ def test_history_cut_at_any_byte_is_one_of_calls_that_were_or_were_not_done(
         check_history(operations)
         outcomes.add(tuple(operation.outcome for operation in operations))
     assert outcomes == {(), ("unknown",), ("ok",), ("ok", "unknown"), ("ok", "ok")}
+
+
+# As recorders wrote it before there were conditions of batches.
+OLD = r"""
+{"call": 1, "process": "p", "log_key": "a", "kind": "append", "records": [["x", 1]], "expected_count": 0, \
+"record_id": "r", "start_ns": 1}
+{"return": 1, "end_ns": 2, "outcome": "ok", \
+"result": "a@dd9aa94a96a643bbb0c3224115285307:327:1795960956624450:0:06dda3c4958b413c9a9146e2c857d516"}
+{"call": 2, "process": "p", "log_key": "a", "kind": "append_many", "records": [["x", 2], ["y", 3]], "start_ns": 3}
+{"return": 2, "end_ns": 4, "outcome": "ok", \
+"result": "a@dd9aa94a96a643bbb0c3224115285307:443:1795960956628531:0:06dda3c4958b413c9a9146e2c857d516"}
+{"call": 3, "process": "p", "log_key": "a", "kind": "append", "records": [["x", 9]], "expected_count": 1, "start_ns": 5}
+{"return": 3, "end_ns": 6, "outcome": "conflict", "result": 2}
+{"call": 4, "process": "p", "log_key": "a", "kind": "events", "object_key": "x", "start_ns": 7}
+{"return": 4, "end_ns": 8, "outcome": "ok", "result": [1, 2]}
+{"call": 5, "process": "p", "log_key": "a", "kind": "count", "object_key": "y", "start_ns": 9}
+{"return": 5, "end_ns": 10, "outcome": "ok", "result": 1}
+{"call": 6, "process": "p", "log_key": "a", "kind": "read", "start_ns": 11}
+{"return": 6, "end_ns": 12, "outcome": "ok", "result": [["x", 1, "r"], ["x", 2, null], ["y", 3, null]]}
+{"call": 7, "process": "p", "log_key": "a", "kind": "append", "records": [["y", 4]], "start_ns": 13}
+"""
+
+
+def test_history_of_an_earlier_release_is_read_and_judged(histories: Path) -> None:
+    histories.mkdir()
+    path = histories / "1-old.history.jsonl"
+    path.write_text(OLD.replace("\\\n", "").lstrip(), encoding="utf-8")
+
+    append, batch, conflict, events, count, read, unknown = load_history(histories)
+
+    assert (append.expected_count, append.record_id, append.records) == (0, "r", (("x", 1),))
+    assert (batch.expected_counts, batch.expected_end, batch.records) == (None, None, (("x", 2), ("y", 3)))
+    assert append.result < batch.result
+    assert (conflict.outcome, conflict.result) == ("conflict", 2)
+    assert (events.result, events.start, count.result) == ((1, 2), 0, 1)
+    assert (read.result[0], read.positions, unknown.outcome) == (("x", 1, "r"), (), "unknown")
+    assert check_history(load_history(histories)).operations == 7
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"result": 2}', '"result": 3}'), encoding="utf-8"
+    )
+    with pytest.raises(NotLinearizableError):
+        check_history(load_history(histories))
 
 
 def test_file_that_is_no_history_is_refused_by_name(recorder: HistoryRecorder, histories: Path) -> None:

@@ -23,10 +23,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from mpcheckpoint.testing._histories.known import known_of
 from mpcheckpoint.testing._histories.sequential import (
     HistoryState,
     forget_ranks,
-    known_of,
     rank_by_position,
     step_of,
 )
@@ -39,8 +39,9 @@ from mpcheckpoint.testing._histories.verdict import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from mpcheckpoint.testing._histories.known import Lane, Token
     from mpcheckpoint.testing._histories.operation import Operation
-    from mpcheckpoint.testing._histories.sequential import Lane, Step, Token
+    from mpcheckpoint.testing._histories.sequential import Step
 
 MOST_STATES = 1_000_000
 _MOST_SHOWN = 10
@@ -54,6 +55,12 @@ def check_history(
     Each log is judged by itself: a history is linearizable if all its logs are. Two operations are concurrent unless
     one ended before the other started. One of unknown outcome may have happened at any time after its start, or never.
 
+    Some answers can be judged only by what was read of the whole log: an ``expected_end`` has a place among the
+    positions of its records, and the events that ``last`` gives, or ``events`` from a start on, are somewhere among
+    those of an object. So let a ``read`` come after all else. Where none shows enough, a history is not accepted.
+
+    Nobody may forget objects or compact the log meanwhile: these are no operations of a history.
+
     Args:
         operations: in any order.
         use_positions: also require that the positions that appends returned tell their order.
@@ -61,7 +68,7 @@ def check_history(
 
     Raises:
         NotLinearizableError: there is no such order; its text is a short example.
-        UndecidedHistoryError: ``most_states`` did not suffice.
+        UndecidedHistoryError: ``most_states`` did not suffice, or no read shows enough.
     """
     by_log: dict[str, list[Operation]] = defaultdict(list)
     processes = set()
@@ -86,8 +93,28 @@ def _says_something(operation: Operation) -> bool:
 def _check_log(
     log_key: str, operations: Sequence[Operation], *, use_positions: bool, most_states: int
 ) -> int:
-    steps = [step_of(number, operation) for number, operation in enumerate(operations)]
     known = known_of(log_key, operations)
+    steps = [step_of(number, operation, known) for number, operation in enumerate(operations)]
+    states = _states_tried(log_key, steps, known.lanes, use_positions=use_positions, most_states=most_states)
+    for step in steps:
+        if not step.is_judged:
+            raise UndecidedHistoryError(
+                f"log {log_key!r}: undecided, since no read shows enough of it to judge\n"
+                f"  {step.operation.described(operations[0].start_ns)}\n"
+                "Read the log whole once all its writers are done."
+            )
+    return states
+
+
+def _states_tried(
+    log_key: str,
+    steps: Sequence[Step],
+    known: Mapping[Lane, Sequence[Token]],
+    *,
+    use_positions: bool,
+    most_states: int,
+) -> int:
+    """Return how many states were tried to find an order; raise if there is none."""
     if not use_positions:
         return _Search(log_key, steps, known, most_states).run()
     rank_by_position(log_key, steps)
@@ -239,7 +266,7 @@ class _Search:
 
     def _binding_lanes(self, state: HistoryState) -> frozenset[Lane]:
         """Return the lanes whose order matters: some operation reads them, or requires their length."""
-        required = {each.lane for each in self._open.values() if each.depends}
+        required = frozenset().union(*(each.asks for each in self._open.values()))
         lanes = frozenset().union(*(each.lanes for each in self._open.values()))
         return frozenset(
             lane
@@ -304,7 +331,11 @@ class _Search:
 
 def _distance(state: HistoryState, step: Step) -> int:
     """Return how many records an operation is off what it requires."""
-    return 0 if step.required is None else abs(step.required - state.lengths.get(step.lane, 0))
+    return sum(
+        min(abs(length - state.lengths.get(lane, 0)) for length in (lengths[0], lengths[-1]))
+        for lane, lengths in step.requires.items()
+        if lengths and state.lengths.get(lane, 0) not in lengths
+    )
 
 
 def _calls_and_returns(steps: Sequence[Step]) -> Iterator[tuple[int, bool, Step]]:
@@ -318,10 +349,24 @@ def _calls_and_returns(steps: Sequence[Step]) -> Iterator[tuple[int, bool, Step]
 
 
 def _looked_until_ns(steps: Iterable[Step]) -> dict[Lane, int]:
-    """Return until when an operation that is known to have happened depends on the length of each lane."""
+    """Return until when an operation that is known to have happened depends on the length of each lane.
+
+    One of unknown outcome hands that on: if what it adds matters, so do the lanes that decide whether it can happen.
+    """
     until_ns: dict[Lane, int] = {}
+    unknown = []
     for step in steps:
-        end_ns = step.operation.end_ns
-        if end_ns is not None and step.depends:
-            until_ns[step.lane] = max(end_ns, until_ns.get(step.lane, -1))
+        if step.operation.end_ns is None:
+            unknown.append(step)
+            continue
+        for lane in step.asks:
+            until_ns[lane] = max(step.operation.end_ns, until_ns.get(lane, -1))
+    more = True
+    while more:
+        more = False
+        for step in unknown:
+            last_ns = max((until_ns.get(lane, -1) for lane in step.adds), default=-1)
+            for lane in step.asks:
+                if until_ns.get(lane, -1) < last_ns:
+                    until_ns[lane], more = last_ns, True
     return until_ns

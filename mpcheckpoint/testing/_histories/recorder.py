@@ -13,14 +13,15 @@ import time
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from mpcheckpoint._types import Position
+from mpcheckpoint._view.conditions import START, conditions
 from mpcheckpoint.errors import CheckpointError, ConflictError, OutcomeUnknownError
 from mpcheckpoint.testing._histories.operation import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from mpcheckpoint._types import Record
     from mpcheckpoint.testing._histories.operation import Kind, Outcome
@@ -49,12 +50,20 @@ class RecordableLog(Protocol):
         """Append one record; raise ConflictError, and write nothing, if the condition does not hold."""
 
     def append_many(
-        self, records: Iterable[tuple[str, object]], *, durability: str | None = None
+        self,
+        records: Iterable[tuple[str, object]],
+        *,
+        durability: str | None = None,
+        expected_counts: Mapping[str, int] | None = None,
+        expected_end: Position | Literal["start"] | None = None,
     ) -> Position | None:
-        """Append a batch: all or nothing."""
+        """Append a batch: all or nothing. The conditions are passed on only if there are any."""
 
-    def events(self, object_key: str) -> tuple[Any, ...]:
-        """Return the events of an object."""
+    def events(self, object_key: str, *, start: int = 0) -> tuple[Any, ...]:
+        """Return the events of an object, from one on. ``start`` is passed on only if it is not 0."""
+
+    def last(self, object_key: str, n: int = 1) -> tuple[Any, ...]:
+        """Return the last events of an object."""
 
     def count(self, object_key: str) -> int:
         """Return how many events of an object there are."""
@@ -117,22 +126,46 @@ class HistoryRecorder:
         )
 
     def append_many(
-        self, records: Iterable[tuple[str, object]], *, durability: str | None = None
+        self,
+        records: Iterable[tuple[str, object]],
+        *,
+        durability: str | None = None,
+        expected_counts: Mapping[str, int] | None = None,
+        expected_end: Position | Literal["start"] | None = None,
     ) -> Position | None:
-        """As ``Log.append_many``. An empty batch is no operation and is not recorded."""
+        """As ``Log.append_many``. An empty batch that expects nothing is no operation and is not recorded, nor is a
+        condition that is refused as such (InvalidKeyError, ValueError).
+
+        Of a ConflictError ``object_key`` and ``found`` are recorded and judged; ``position`` and ``end`` are not. An
+        InvalidPositionError is recorded as refused: nothing judges whether the position was lost.
+        """
         batch = list(records)
-        if not batch:
-            return self._log.append_many(batch, durability=durability)
+        given: dict[str, Any] = {"durability": durability}
+        if expected_counts is not None:
+            given["expected_counts"] = dict(expected_counts)
+        if expected_end is not None:
+            given["expected_end"] = expected_end
+        if not conditions(expected_counts, expected_end) and not batch:
+            return self._log.append_many(batch, **given)
         return self._recorded(
             "append_many",
-            lambda: self._log.append_many(batch, durability=durability),
+            lambda: self._log.append_many(batch, **given),
             _text_of,
             records=batch,
+            expected_counts=given.get("expected_counts"),
+            expected_end=_text_of(expected_end),
         )
 
-    def events(self, object_key: str) -> tuple[Any, ...]:
+    def events(self, object_key: str, *, start: int = 0) -> tuple[Any, ...]:
         """As ``Log.events``."""
-        return self._recorded("events", lambda: self._log.events(object_key), list, object_key=object_key)
+        given = {"start": start} if start != 0 else {}
+        return self._recorded(
+            "events", lambda: self._log.events(object_key, **given), list, object_key=object_key, **given
+        )
+
+    def last(self, object_key: str, n: int = 1) -> tuple[Any, ...]:
+        """As ``Log.last``."""
+        return self._recorded("last", lambda: self._log.last(object_key, n), list, object_key=object_key, n=n)
 
     def count(self, object_key: str) -> int:
         """As ``Log.count``."""
@@ -143,7 +176,10 @@ class HistoryRecorder:
         return self._recorded(
             "read",
             lambda: list(self._log.read()),
-            lambda records: [(record.object_key, record.event, record.record_id) for record in records],
+            lambda records: [
+                (record.object_key, record.event, record.record_id, str(record.position))
+                for record in records
+            ],
         )
 
     def close(self) -> None:
@@ -169,7 +205,8 @@ class HistoryRecorder:
         try:
             result = act()
         except ConflictError as conflict:
-            journal.answer(number, time.monotonic_ns(), "conflict", conflict.found)
+            named = {"object_key": conflict.object_key}
+            journal.answer(number, time.monotonic_ns(), "conflict", conflict.found, **named)
             raise
         except OutcomeUnknownError:
             raise
@@ -193,7 +230,7 @@ class HistoryRecorder:
         return journal
 
 
-def _text_of(position: Position | None) -> str | None:
+def _text_of(position: Position | str | None) -> str | None:
     return None if position is None else str(position)
 
 
@@ -214,9 +251,9 @@ class _Journal:
         self._write(call | {"start_ns": time.monotonic_ns()})
         return number
 
-    def answer(self, number: int, end_ns: int, outcome: Outcome, result: object) -> None:
+    def answer(self, number: int, end_ns: int, outcome: Outcome, result: object, **more: object) -> None:
         """Record that a call has returned."""
-        self._write({"return": number, "end_ns": end_ns, "outcome": outcome, "result": result})
+        self._write({"return": number, "end_ns": end_ns, "outcome": outcome, "result": result, **more})
 
     def close(self) -> None:
         os.close(self._fd)
@@ -263,10 +300,16 @@ def _operation(call: dict[str, Any], answer: dict[str, Any]) -> Operation:
     kind: Kind = call["kind"]
     outcome: Outcome = answer.get("outcome", "unknown")
     result: Any = answer.get("result")
+    positions: tuple[Position, ...] = ()
     if outcome == "ok" and kind in ("append", "append_many"):
         result = None if result is None else Position.parse(result)
-    elif outcome == "ok" and kind in ("events", "read"):
-        result = tuple(result) if kind == "events" else tuple(map(tuple, result))
+    elif outcome == "ok" and kind == "read":
+        # Recorders of earlier releases left the positions out.
+        positions = tuple(Position.parse(position) for _, _, _, *there in result for position in there)
+        result = tuple((object_key, event, record_id) for object_key, event, record_id, *_ in result)
+    elif outcome == "ok" and kind in ("events", "last"):
+        result = tuple(result)
+    end: Any = call.get("expected_end")
     return Operation(
         process=call["process"],
         number=call["call"],
@@ -275,9 +318,14 @@ def _operation(call: dict[str, Any], answer: dict[str, Any]) -> Operation:
         start_ns=call["start_ns"],
         end_ns=answer.get("end_ns"),
         outcome=outcome,
-        object_key=call.get("object_key"),
+        object_key=call.get("object_key", answer.get("object_key")),
         records=tuple((object_key, event) for object_key, event in call.get("records", ())),
         expected_count=call.get("expected_count"),
         record_id=call.get("record_id"),
         result=result,
+        expected_counts=call.get("expected_counts"),
+        expected_end=end if end in (None, START) else Position.parse(end),
+        start=call.get("start", 0),
+        n=call.get("n", 1),
+        positions=positions,
     )

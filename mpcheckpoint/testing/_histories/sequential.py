@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mpcheckpoint.testing._histories.known import tokens_of
 from mpcheckpoint.testing._histories.verdict import contradiction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from mpcheckpoint._types import Position
+    from mpcheckpoint.testing._histories.known import Known, Lane, Token
     from mpcheckpoint.testing._histories.operation import Operation
 
 # --- operations as the search sees them ----------------------------------------------------------------------
-
-# What grows: the events of the object of this key; None for the records of the whole log.
-Lane = str | None
-Token = Any
 
 
 @dataclass(slots=True, eq=False)
@@ -29,7 +25,9 @@ class Step:
 
     Attributes:
         adds: what it appends, lane by lane; nothing if it only reads.
-        lane, required: how long this lane must be when it happens; None for any length.
+        requires: how long lanes must be when it happens: one of these lengths, lowest first.
+        is_judged: whether that is all it requires; False if it cannot be told, for want of a read.
+        asks: the lanes whose length matters to it.
         lanes: all lanes that it concerns.
         key: object key and record id, if it has one: a second record of this key is not written.
         absent: such a key that must not be in the log, or None.
@@ -39,11 +37,12 @@ class Step:
     number: int
     operation: Operation
     adds: dict[Lane, tuple[Token, ...]] = field(default_factory=dict)
-    lane: Lane = None
-    required: int | None = None
+    requires: dict[Lane, Sequence[int]] = field(default_factory=dict)
+    is_judged: bool = True
     key: tuple[str, str] | None = None
     absent: tuple[str, str] | None = None
     rank: int | None = None
+    asks: frozenset[Lane] = frozenset()
     lanes: frozenset[Lane] = frozenset()
 
     @property
@@ -51,46 +50,31 @@ class Step:
         """Whether it is known to have happened."""
         return self.operation.end_ns is not None
 
-    @property
-    def depends(self) -> bool:
-        """Whether it asks how far ``lane`` has got, or what is in it."""
-        return self.required is not None or self.key is not None
-
     def is_near(self, other: Step) -> bool:
         """Return whether both concern the same object, or one of them only the whole log."""
-        return None in (self.lane, other.lane) or not self.lanes.isdisjoint(other.lanes - {None})
+        return None in self.asks | other.asks or not self.lanes.isdisjoint(other.lanes - {None})
 
 
-def step_of(number: int, operation: Operation) -> Step:
+def step_of(number: int, operation: Operation, known: Known) -> Step:
     """Return an operation as the search sees it."""
     step = Step(number, operation)
-    if operation.kind == "append_many" or (operation.kind == "append" and operation.outcome != "conflict"):
+    required = known.lengths_at(operation)
+    step.requires = {lane: lengths for lane, lengths in required.items() if lengths is not None}
+    step.is_judged = len(step.requires) == len(required)
+    key = None if operation.record_id is None else (operation.records[0][0], operation.record_id)
+    if operation.outcome == "conflict":
+        step.absent = key
+    else:
         adds: dict[Lane, list[Token]] = defaultdict(list)
-        for object_key, event in operation.records:
-            token = _token(event)
+        tokens = tokens_of(event for _, event in operation.records)
+        for (object_key, _), token in zip(operation.records, tokens, strict=True):
             adds[object_key].append(token)
             adds[None].append((object_key, token, operation.record_id))
         step.adds = {lane: tuple(tokens) for lane, tokens in adds.items()}
-        step.lane, step.required = operation.records[0][0], operation.expected_count
-        if operation.record_id is not None:
-            step.key = (operation.records[0][0], operation.record_id)
-    elif operation.kind == "append":
-        step.lane, step.required = operation.records[0][0], operation.result
-        if operation.record_id is not None:
-            step.absent = (operation.records[0][0], operation.record_id)
-    elif operation.kind == "read":
-        step.lane, step.required = None, len(operation.result)
-    elif operation.kind == "count":
-        step.lane, step.required = operation.object_key, operation.result
-    else:
-        step.lane, step.required = operation.object_key, len(operation.result)
-    step.lanes = frozenset([*step.adds, step.lane])
+        step.key = key
+    step.asks = frozenset(step.requires if step.key is None else [*step.requires, step.key[0]])
+    step.lanes = step.asks.union(step.adds)
     return step
-
-
-def _token(event: object) -> Token:
-    """Return what is equal for equal JSON values only: in Python 1, 1.0 and True are equal."""
-    return event if type(event) in (str, int) else (json.dumps(event, sort_keys=True),)
 
 
 def _text(token: Token) -> str:
@@ -98,44 +82,6 @@ def _text(token: Token) -> str:
     if not isinstance(token, tuple):
         return repr(token)
     return str(token[0]) if len(token) == 1 else f"{token[0]!r}: {_text(token[1])}"
-
-
-def known_of(log_key: str, operations: Sequence[Operation]) -> dict[Lane, Sequence[Token]]:
-    """Return what each lane has to become, as far as it was read.
-
-    Raises:
-        NotLinearizableError: two reads contradict each other, or a conflict states what was expected.
-    """
-    reads: dict[Lane, list[tuple[Sequence[Token], Operation]]] = defaultdict(list)
-    for operation in operations:
-        if operation.outcome == "ok" and operation.kind == "events":
-            reads[operation.object_key].append(([_token(event) for event in operation.result], operation))
-        elif operation.outcome == "ok" and operation.kind == "read":
-            tokens = [
-                (object_key, _token(event), record_id) for object_key, event, record_id in operation.result
-            ]
-            reads[None].append((tokens, operation))
-        elif operation.outcome == "conflict" and operation.result == operation.expected_count:
-            raise contradiction(log_key, "a conflict states the count that was expected", operation)
-    if reads[None]:
-        whole, operation = max(reads[None], key=lambda read: len(read[0]))
-        objects: dict[str, list[Token]] = defaultdict(list)
-        for object_key, token, _ in whole:
-            objects[object_key].append(token)
-        for lane, of_object in objects.items():
-            reads[lane].append((of_object, operation))
-    return {lane: _longest(log_key, of_lane) for lane, of_lane in reads.items()}
-
-
-def _longest(log_key: str, reads: list[tuple[Sequence[Token], Operation]]) -> Sequence[Token]:
-    """Return the longest of some reads, if each begins with every shorter one."""
-    reads.sort(key=lambda read: len(read[0]))
-    for (shorter, one), (longer, other) in pairwise(reads):
-        if longer[: len(shorter)] != shorter:
-            raise contradiction(
-                log_key, "two reads contradict each other: neither begins with the other", one, other
-            )
-    return reads[-1][0] if reads else ()
 
 
 def rank_by_position(log_key: str, steps: Iterable[Step]) -> None:
@@ -200,10 +146,10 @@ class HistoryState:
         """Return why an operation cannot happen here; "" if it can."""
         if step.key is not None and step.key in self.keys:
             return ""  # nothing is written, and no condition is checked
-        if step.required is not None:
-            length = self.lengths.get(step.lane, 0)
-            if length != step.required:
-                return f"it needs {_amount(step.required, step.lane)}, and there are {length}"
+        for lane, lengths in step.requires.items():
+            length = self.lengths.get(lane, 0)
+            if length not in lengths:
+                return f"it needs {_amount(lengths, lane)}, and there are {length}"
         if step.absent in self.keys:
             return "its record id is in the log, so that it would not have been refused"
         if step.rank is not None and step.rank != self.rank:
@@ -245,6 +191,10 @@ def _name(lane: Lane) -> str:
     return "the log" if lane is None else f"object {lane!r}"
 
 
-def _amount(length: int, lane: Lane) -> str:
+def _amount(lengths: Sequence[int], lane: Lane) -> str:
     what = "record" if lane is None else "event"
-    return f"exactly {length} {what}{'' if length == 1 else 's'} in {_name(lane)}"
+    if len(lengths) == 1:
+        return f"exactly {lengths[0]} {what}{'' if lengths[0] == 1 else 's'} in {_name(lane)}"
+    if not lengths:
+        return f"other {what}s in {_name(lane)} than were read there"
+    return f"{lengths[0]} to {lengths[-1]} {what}s in {_name(lane)}, and these as last"

@@ -35,7 +35,8 @@ class NotLinearizableError(AssertionError):
 
 
 class UndecidedHistoryError(RuntimeError):
-    """The history has more orders than were tried: it may be linearizable or not.
+    """The history has more orders than were tried, or answers that no read of it shows enough to judge. It may be
+    linearizable or not.
 
     Read a log whole once all its writers are done, or let more operations return positions: both leave fewer orders.
     """
