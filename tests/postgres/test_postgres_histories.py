@@ -36,7 +36,9 @@ def _work(address: str, directory: str, name: str, steps: int, writer: Acknowled
         log = HistoryRecorder(checkpoint.log("a"), directory, process_name=name)
         for step in range(steps):
             object_key, event = chance.choice(OBJECT_KEYS), [name, step]
-            match chance.choice(("append", "append if", "twice", "batch", "events", "count", "read")):
+            match chance.choice(
+                ("append", "append if", "twice", "batch", "batch if", "events", "count", "read")
+            ):
                 case "append":
                     log.append(object_key, event)
                 case "append if":
@@ -50,6 +52,13 @@ def _work(address: str, directory: str, name: str, steps: int, writer: Acknowled
                     assert log.append(object_key, event, record_id=record_id) == first
                 case "batch":
                     log.append_many([(object_key, event), (OBJECT_KEYS[0], event)])
+                case "batch if":
+                    batch, counts = [(object_key, event)] * 2, {object_key: log.count(object_key)}
+                    try:
+                        end = log.append_many(batch, expected_counts=counts)
+                        log.append_many(batch, expected_end=end)
+                    except ConflictError:
+                        pass  # somebody else was quicker
                 case "events":
                     log.events(object_key)
                 case "count":

@@ -23,13 +23,14 @@ from mpcheckpoint.testing._histories.recorder import HistoryRecorder, load_histo
 from mpcheckpoint.testing._histories.verdict import NotLinearizableError
 from mpcheckpoint.testing._simulation.seam import Seam
 from support import tally
+from support.histories import LogWrapper
 from support.verbs import seeded, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from mpcheckpoint import Log, Position, Record
+    from mpcheckpoint import Log, Position
     from mpcheckpoint.testing._histories.operation import Operation
     from mpcheckpoint.testing._simulation.seam import SeamCall
     from support.processes import Children
@@ -38,7 +39,8 @@ pytestmark = [pytest.mark.guarantee(3), pytest.mark.guarantee(4)]
 
 LOG_KEYS = ("a", "b")
 OBJECT_KEYS = [f"object {number}" for number in range(12)]
-KINDS = {"append": 5, "append_if": 5, "retry": 1, "batch": 2, "events": 4, "count": 3, "read": 1, "fresh": 2}
+WRITING = {"append": 4, "append_if": 4, "retry": 1, "batch": 2, "batch_if": 2, "batch_at_end": 1}
+KINDS = {**WRITING, "events": 3, "since": 1, "last": 1, "count": 3, "read": 1, "fresh": 2}
 
 
 # --- what processes do -----------------------------------------------------------------------------------------
@@ -81,6 +83,28 @@ class Worker:
 
     def _batch(self, recorder: HistoryRecorder, object_key: str, event: Any) -> None:
         recorder.append_many([(object_key, event), (OBJECT_KEYS[0], event), (object_key, "again")])
+
+    def _batch_if(self, recorder: HistoryRecorder, object_key: str, event: Any) -> None:
+        counts = {each: recorder.count(each) for each in (object_key, OBJECT_KEYS[0])}
+        try:
+            recorder.append_many([(object_key, event)] * 2, expected_counts=counts)
+        except ConflictError:
+            pass  # somebody else was quicker
+
+    def _batch_at_end(self, recorder: HistoryRecorder, object_key: str, event: Any) -> None:
+        end: Position | None = None
+        for _ in range(4):
+            try:
+                recorder.append_many([(object_key, event)], expected_end=end or "start")
+                return
+            except ConflictError as conflict:
+                end = conflict.end
+
+    def _since(self, recorder: HistoryRecorder, object_key: str, event: Any) -> None:
+        recorder.events(object_key, start=max(0, recorder.count(object_key) - 1))
+
+    def _last(self, recorder: HistoryRecorder, object_key: str, event: Any) -> None:
+        recorder.last(object_key, 2)
 
     def _events(self, recorder: HistoryRecorder, object_key: str, event: Any) -> None:
         recorder.events(object_key)
@@ -226,33 +250,7 @@ def test_logs_of_killed_and_replaced_processes_are_linearizable(
 # --- logs that are not linearizable are found out ----------------------------------------------------------------
 
 
-class Wrapper:
-    """Stands in front of a log and passes everything on."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-
-    @property
-    def log_key(self) -> str:
-        return self._log.log_key
-
-    def append(self, object_key: str, event: object, **options: Any) -> Position | None:
-        return self._log.append(object_key, event, **options)
-
-    def append_many(self, records: Iterable[tuple[str, object]], **options: Any) -> Position | None:
-        return self._log.append_many(records, **options)
-
-    def events(self, object_key: str) -> tuple[Any, ...]:
-        return self._log.events(object_key)
-
-    def count(self, object_key: str) -> int:
-        return self._log.count(object_key)
-
-    def read(self) -> Iterator[Record]:
-        return self._log.read()
-
-
-class StaleReads(Wrapper):
+class StaleReads(LogWrapper):
     """Remembers what it has read of an object, and looks again only when it has written to it."""
 
     def __init__(self, log: Log) -> None:
@@ -261,15 +259,15 @@ class StaleReads(Wrapper):
 
     def append(self, object_key: str, event: object, **options: Any) -> Position | None:
         self._seen.pop(object_key, None)
-        return super().append(object_key, event, **options)
+        return self._log.append(object_key, event, **options)
 
-    def events(self, object_key: str) -> tuple[Any, ...]:
+    def events(self, object_key: str, *, start: int = 0) -> tuple[Any, ...]:
         if object_key not in self._seen:
-            self._seen[object_key] = super().events(object_key)
-        return self._seen[object_key]
+            self._seen[object_key] = self._log.events(object_key)
+        return self._seen[object_key][start:]
 
 
-class UnlockedCondition(Wrapper):
+class UnlockedCondition(LogWrapper):
     """Judges the condition of an append first, and then appends, without a lock around the two."""
 
     def __init__(self, log: Log, between: Callable[[], object]) -> None:
@@ -279,14 +277,14 @@ class UnlockedCondition(Wrapper):
     def append(
         self, object_key: str, event: object, *, expected_count: int | None = None, **options: Any
     ) -> Position | None:
-        found = self.count(object_key)
+        found = self._log.count(object_key)
         if expected_count not in (None, found):
             raise ConflictError(object_key, expected=expected_count, found=found, position=None)
         self._between()
-        return super().append(object_key, event, **options)
+        return self._log.append(object_key, event, **options)
 
 
-class BatchInParts(Wrapper):
+class BatchInParts(LogWrapper):
     """Appends the records of a batch one after the other."""
 
     def __init__(self, log: Log, between: Callable[[], object]) -> None:
@@ -296,12 +294,12 @@ class BatchInParts(Wrapper):
     def append_many(self, records: Iterable[tuple[str, object]], **options: Any) -> Position | None:
         position = None
         for record in records:
-            position = self.append(*record, **options)
+            position = self._log.append(*record, **options)
             self._between()
         return position
 
 
-class Forgetful(Wrapper):
+class Forgetful(LogWrapper):
     """Acknowledges before it writes, and then does not."""
 
     def append(self, object_key: str, event: object, **options: Any) -> Position | None:
