@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from psycopg.pq.abc import PGresult
 
-    from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._postgres.place import LogPlace
     from mpcheckpoint._postgres.session import Session
 
@@ -97,32 +96,13 @@ class Appender:
         self.what = f"appending to the log {place.log_key!r}"
         self._met_nobody = _ALONE_AFTER
 
-    def append(
-        self,
-        payloads: list[Payload],
-        guard: Callable[[], Position | None] | None,
-        timeout_s: float | None,
-        *,
-        is_durable: bool,
-    ) -> Position:
-        """Append one batch; see ``StoredLog.append``."""
-        attempt = Attempt(payloads, self._place.retry_s, is_fixed=guard is None)
-        return self.go_on(attempt, guard, timeout_s, is_durable=is_durable)
-
-    def go_on(
-        self,
-        attempt: Attempt,
-        guard: Callable[[], Position | None] | None,
-        timeout_s: float | None,
-        *,
-        is_durable: bool,
-    ) -> Position:
-        """Try until the batch is there, or for as long as may be. Raises as ``StoredLog.append``."""
+    def append(self, attempt: Attempt) -> Position:
+        """Append one batch: try until it is there, or for as long as may be. Raises as ``StoredLog.append``."""
         while True:
             may_be_there = False
             try:
-                written = self._try(attempt, guard, timeout_s, is_durable=is_durable)
-                if not is_durable and isinstance(written, Written):
+                written = self._try(attempt)
+                if not attempt.is_durable and isinstance(written, Written):
                     self.note_unsynced(written, attempt)
                 return self.acknowledged(written)
             except UnreachableError as error:
@@ -148,48 +128,34 @@ class Appender:
         clock.observe(written.stamp_us)
         return self._position(written)
 
-    def _try(
-        self,
-        attempt: Attempt,
-        guard: Callable[[], Position | None] | None,
-        timeout_s: float | None,
-        *,
-        is_durable: bool,
-    ) -> Written | Position:
+    def _try(self, attempt: Attempt) -> Written | Position:
+        guard = attempt.guard
         while isinstance(guard, Judged) and guard.seen is not None:
             # Judged without the lock: the server tells whether anything came since that concerns it.
-            written = self._try_unguarded(attempt, guard, timeout_s, is_durable=is_durable)
+            written = self._try_unguarded(attempt, guard)
             if written is not None:
                 return written
             guard.is_met_anew()
         if guard is not None:
-            return self._try_guarded(attempt, guard, timeout_s, is_durable=is_durable)
-        written = self._try_unguarded(attempt, None, timeout_s, is_durable=is_durable)
+            return self._try_guarded(attempt, guard)
+        written = self._try_unguarded(attempt)
         assert written is not None
         return written
 
-    def _try_unguarded(
-        self,
-        attempt: Attempt,
-        judged: Judged | None,
-        timeout_s: float | None,
-        *,
-        is_durable: bool,
-    ) -> Written | None:
+    def _try_unguarded(self, attempt: Attempt, judged: Judged | None = None) -> Written | None:
         """Append in one message; return None if what the condition was judged of is not all that concerns it."""
+        is_durable = attempt.is_durable
         is_apart = is_durable and self._met_nobody < _ALONE_AFTER
 
         def ask(session: Session) -> PGresult:
-            parameters = self.parameters(
-                session, attempt, judged, timeout_s, is_durable=is_durable and not is_apart
-            )
+            parameters = self.parameters(session, attempt, judged, is_durable=is_durable and not is_apart)
             flushing = [Call(FLUSH)] if is_apart or (is_durable and attempt.may_be_there) else []
             try:
-                return session.call(Call(APPEND, parameters), *flushing, timeout_s=patience(timeout_s))[0]
+                return session.call(Call(APPEND, parameters), *flushing, timeout_s=patience_for(attempt))[0]
             except ServerError as error:
                 raise perhaps_done(error, 1) from None
 
-        done, has_waited, written = done_by(self.within(ask, attempt, timeout_s))
+        done, has_waited, written = done_by(self.within(ask, attempt))
         self._met_nobody = 0 if has_waited else self._met_nobody + 1
         self.syncs += is_durable
         if done == _MOVED:
@@ -200,31 +166,24 @@ class Appender:
             judged.appended = Seen(judged.seen.generation, SeenEnd(end.gen, written.number, attempt.id))
         return written
 
-    def _try_guarded(
-        self,
-        attempt: Attempt,
-        guard: Callable[[], Position | None],
-        timeout_s: float | None,
-        *,
-        is_durable: bool,
-    ) -> Written | Position:
+    def _try_guarded(self, attempt: Attempt, guard: Callable[[], Position | None]) -> Written | Position:
         """Append in a transaction that holds the lock while the condition is judged."""
 
         def ask(session: Session) -> Written | Position:
             return run_and_end(lambda: judge_and_append(session), lambda: _end_transaction(session))
 
         def judge_and_append(session: Session) -> Written | Position:
-            flushing = [Call(FLUSH)] if is_durable else []
+            flushing, timeout_s = [Call(FLUSH)] if attempt.is_durable else [], patience_for(attempt)
             locking = (
                 session.marker,
                 int8(self._place.id),
-                _timeout(timeout_s),
+                _timeout(attempt),
                 attempt.id,
                 int8(attempt.base_us) if attempt.may_be_there else None,
             )
             try:
                 begun = Call(BEGIN, is_last=False), Call(LOCK, locking)
-                found = session.call(*begun, timeout_s=patience(timeout_s))[1]
+                found = session.call(*begun, timeout_s=timeout_s)[1]
                 position: Written | Position | None = None
                 if found.get_value(0, 0) is not None:
                     number, stamp_us, generation, lineage = (
@@ -236,35 +195,24 @@ class Appender:
                 else:
                     position = self._sessions.guard(guard)
                 if position is not None:
-                    session.call(Call(ROLLBACK), *flushing, timeout_s=patience(timeout_s))
+                    session.call(Call(ROLLBACK), *flushing, timeout_s=timeout_s)
                     return position
             except ConnectionLostError as error:
                 raise UnreachableError(str(error)) from None  # and nothing was written by this try
-            appending = self.parameters(session, attempt, None, None, is_durable=False)
+            appending = Call(APPEND, self.parameters(session, attempt, is_durable=False), is_last=False)
             try:
                 # The lock is free before the disk is waited for.
-                result = session.call(
-                    Call(APPEND, appending, is_last=False),
-                    Call(COMMIT),
-                    *flushing,
-                    timeout_s=patience(timeout_s),
-                )[0]
+                result = session.call(appending, Call(COMMIT), *flushing, timeout_s=timeout_s)[0]
             except ServerError as error:
                 # A session that was ended at the commit may have committed.
                 raise perhaps_done(error, 1 if error.is_of_session else 2) from None
-            self.syncs += is_durable
+            self.syncs += attempt.is_durable
             return done_by(result)[2]
 
-        return self.within(ask, attempt, timeout_s)
+        return self.within(ask, attempt)
 
     def parameters(
-        self,
-        session: Session,
-        attempt: Attempt,
-        judged: Judged | None,
-        timeout_s: float | None,
-        *,
-        is_durable: bool,
+        self, session: Session, attempt: Attempt, judged: Judged | None = None, *, is_durable: bool
     ) -> list[bytes | None]:
         """Return what ``APPEND`` is called with."""
         seen: Sequence[bytes | None] = _NO_CONDITION
@@ -272,16 +220,12 @@ class Appender:
             end = judged.seen.end
             assert isinstance(end, SeenEnd)
             relies_on = judged.relies_on
-            seen = [
-                int8(end.gen),
-                int8(end.number),
-                end.id,
-                None if relies_on is None else hashes_of(relies_on),
-            ]
+            hashes = None if relies_on is None else hashes_of(relies_on)
+            seen = int8(end.gen), int8(end.number), end.id, hashes
         return [
             session.marker,
             int8(self._place.id),
-            _timeout(timeout_s),
+            _timeout(attempt),
             attempt.id,
             int8(attempt.base_us),
             int8(attempt.stamp_us),
@@ -307,13 +251,14 @@ class Appender:
             reason="no answer",
         )
 
-    def within(self, ask: Callable[[Session], T], attempt: Attempt, timeout_s: float | None) -> T:
+    def within(self, ask: Callable[[Session], T], attempt: Attempt) -> T:
         """Return what was asked of the connection for appends, while this thread has it."""
         try:
-            return self._sessions.append(ask, timeout_s)
+            return self._sessions.append(ask, attempt.timeout_s)
         except HeldElsewhereError:
             locked = LockTimeoutError(
-                f"{self.what} of {self._place.place}: other threads of this process were appending for {timeout_s} s",
+                f"{self.what} of {self._place.place}: other threads of this process were appending for "
+                f"{attempt.timeout_s} s",
                 path=self._place.place,
                 reason="locked",
             )
@@ -352,10 +297,10 @@ def perhaps_done(error: BaseException, first: int) -> BaseException:
     return error
 
 
-def _timeout(timeout_s: float | None) -> bytes | None:
-    return None if timeout_s is None else int4(milliseconds(timeout_s))
+def _timeout(attempt: Attempt) -> bytes | None:
+    return None if attempt.timeout_s is None else int4(milliseconds(attempt.timeout_s))
 
 
-def patience(timeout_s: float | None) -> float | None:
-    """Return how long to wait for the answer to a statement that waits no longer than this for a lock."""
-    return None if timeout_s is None else timeout_s + _GRACE_S
+def patience_for(attempt: Attempt) -> float | None:
+    """Return how long to wait for the answer to a statement that waits for a lock."""
+    return None if attempt.timeout_s is None else attempt.timeout_s + _GRACE_S

@@ -8,14 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpcheckpoint._postgres.append import (
-    APPEND,
-    Appender,
-    Written,
-    done_by,
-    patience,
-    perhaps_done,
-)
+from mpcheckpoint._postgres.append import APPEND, Appender, Written, done_by, patience_for, perhaps_done
 from mpcheckpoint._postgres.attempt import Attempt
 from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, UnreachableError, typed
 from mpcheckpoint._postgres.place import FLUSH
@@ -53,9 +46,12 @@ def append_group(
     found: list[Position | CheckpointError] = []
     for first in range(0, len(batches), _MOST_AT_ONCE):
         part = batches[first : first + _MOST_AT_ONCE]
-        attempts = [Attempt(payloads, place.retry_s, is_fixed=True) for payloads in part]
+        attempts = [
+            Attempt(payloads, None, timeout_s=timeout_s, is_durable=is_durable, retry_s=place.retry_s)
+            for payloads in part
+        ]
         try:
-            found += _append_together(appender, place, attempts, timeout_s, is_durable=is_durable)
+            found += _append_together(appender, place, attempts)
         except LockTimeoutError as error:
             if not found:
                 raise
@@ -64,27 +60,21 @@ def append_group(
 
 
 def _append_together(
-    appender: Appender,
-    place: LogPlace,
-    attempts: Sequence[Attempt],
-    timeout_s: float | None,
-    *,
-    is_durable: bool,
+    appender: Appender, place: LogPlace, attempts: Sequence[Attempt]
 ) -> list[Position | CheckpointError]:
     while True:
         may_be_there = False
         try:
-            written = _try(appender, attempts, timeout_s, is_durable=is_durable)
-            if not is_durable:
+            written = _try(appender, attempts)
+            if not attempts[0].is_durable:
                 appender.note_unsynced(written[-1], attempts[-1])
             return [appender.acknowledged(each) for each in written]
         except UnreachableError as error:
             failure: Exception = error
         except ConnectionLostError as error:
             failure, may_be_there = error, True
-        except (
-            NoAnswerError
-        ) as error:  # other threads were appending all the time, after a try without an answer
+        except NoAnswerError as error:
+            # Other threads were appending all the time, after a try without an answer.
             return [error] * len(attempts)
         except ServerError as error:
             if not error.is_of_session:
@@ -93,9 +83,7 @@ def _append_together(
                     if not attempts[0].may_be_there:
                         raise refused from None
                     return [appender.given_up(attempt, error) for attempt in attempts]
-                return [
-                    _appended_alone(appender, each, timeout_s, is_durable=is_durable) for each in attempts
-                ]
+                return [_appended_alone(appender, attempt) for attempt in attempts]
             failure = error
         # One pause for all: they share the time for which they are tried again.
         for attempt in attempts[1:]:
@@ -104,41 +92,29 @@ def _append_together(
             return [appender.given_up(attempt, failure) for attempt in attempts]
 
 
-def _try(
-    appender: Appender, attempts: Sequence[Attempt], timeout_s: float | None, *, is_durable: bool
-) -> list[Written]:
+def _try(appender: Appender, attempts: Sequence[Attempt]) -> list[Written]:
     """Append all in one message, as one transaction; a second one in it waits for the disk, without the lock."""
 
     def ask(session: Session) -> list[PGresult]:
         calls = [
-            Call(
-                APPEND,
-                appender.parameters(session, attempt, None, timeout_s, is_durable=False),
-                is_last=at == len(attempts),
-            )
+            Call(APPEND, appender.parameters(session, attempt, is_durable=False), at == len(attempts))
             for at, attempt in enumerate(attempts, 1)
         ]
-        flushing = [Call(FLUSH)] if is_durable else []
+        flushing = [Call(FLUSH)] if attempts[0].is_durable else []
         try:
-            return session.call(*calls, *flushing, timeout_s=patience(timeout_s))
+            return session.call(*calls, *flushing, timeout_s=patience_for(attempts[0]))
         except ServerError as error:
             raise perhaps_done(error, len(attempts)) from None
 
-    results = appender.within(ask, attempts[0], timeout_s)
-    appender.syncs += is_durable
+    results = appender.within(ask, attempts[0])
+    appender.syncs += attempts[0].is_durable
     return [done_by(result)[2] for result in results[: len(attempts)]]
 
 
-def _appended_alone(
-    appender: Appender,
-    attempt: Attempt,
-    timeout_s: float | None,
-    *,
-    is_durable: bool,
-) -> Position | CheckpointError:
+def _appended_alone(appender: Appender, attempt: Attempt) -> Position | CheckpointError:
     """Append one that the server refused together with others."""
     attempt.next_try(may_be_there=False)
     try:
-        return appender.go_on(attempt, None, timeout_s, is_durable=is_durable)
+        return appender.append(attempt)
     except CheckpointError as error:
         return error

@@ -10,7 +10,10 @@ from mpcheckpoint._postgres.rows import body_of, concerns_of, hashes_of, int4
 from mpcheckpoint._postgres.sessions import Retry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._types import Position
 
 _ID_BYTES, _TRY_BYTES = 14, 2
 _MOST_TRIES = 2 ** (8 * _TRY_BYTES) - 1
@@ -32,6 +35,8 @@ class Attempt:
     """One append, over all its tries.
 
     Attributes:
+        guard: the condition of the batch, if there is one.
+        timeout_s, is_durable: how long it may wait for locks, and whether for the disk.
         id: of the batch that this try appends. Each try has its own: a server that crashes may lose what the first one
             appended, with what others had appended before it, and readers would take the second one's batch for that.
         base_us: the stamp that the first try proposed.
@@ -39,10 +44,20 @@ class Attempt:
         may_be_there: whether a try had no answer.
     """
 
-    def __init__(self, payloads: list[Payload], retry_s: float, *, is_fixed: bool) -> None:
-        """Take the lines; ``is_fixed``: no condition chooses others."""
+    def __init__(
+        self,
+        payloads: list[Payload],
+        guard: Callable[[], Position | None] | None,
+        *,
+        timeout_s: float | None,
+        is_durable: bool,
+        retry_s: float,
+    ) -> None:
         self._payloads = payloads
-        self._batch = _encoded(payloads) if is_fixed else None
+        self.guard = guard
+        self.timeout_s = timeout_s
+        self.is_durable = is_durable
+        self._batch = _encoded(payloads) if guard is None else None  # else it may choose others
         self._append_id = os.urandom(_ID_BYTES)
         self._tries = 0
         self.id = self._append_id + bytes(_TRY_BYTES)

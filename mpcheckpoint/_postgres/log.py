@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._postgres.append import Appender
 from mpcheckpoint._postgres.append_group import append_group
+from mpcheckpoint._postgres.attempt import Attempt
 from mpcheckpoint._postgres.compaction import PostgresCompactor
 from mpcheckpoint._postgres.examination import durability_of
 from mpcheckpoint._postgres.notifier import LONGEST_PAUSE_ALONE_S, PostgresNotifier
@@ -46,7 +47,10 @@ class PostgresLog:
         """Append one batch; return its position when it is as durable as ``durability`` asks."""
         # With ``interval`` at once, too: one sync makes the appends of many durable.
         is_durable = durability.mode is not Mode.NEVER
-        return self._appender.append(payloads, guard, timeout_s, is_durable=is_durable)
+        attempt = Attempt(
+            payloads, guard, timeout_s=timeout_s, is_durable=is_durable, retry_s=self._place.retry_s
+        )
+        return self._appender.append(attempt)
 
     def append_group(
         self, batches: Sequence[list[Payload]], *, durability: Durability, timeout_s: float | None
