@@ -23,7 +23,7 @@ from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, Unre
 from mpcheckpoint._postgres.place import FLUSH
 from mpcheckpoint._postgres.read import SeenEnd
 from mpcheckpoint._postgres.rows import hashes_of, int4, int8, milliseconds, number_in
-from mpcheckpoint._postgres.session import ROLLBACK, Call, statement
+from mpcheckpoint._postgres.session import BEGIN, COMMIT, ROLLBACK, Call, statement
 from mpcheckpoint._postgres.sessions import unavailable
 from mpcheckpoint._types import Position
 from mpcheckpoint.errors import CheckpointError, LockTimeoutError, NoAnswerError
@@ -53,7 +53,6 @@ APPEND = statement(
 LOCK = statement(
     "lock_1", "select * from mpcheckpoint.lock_1($1::text, $2::bigint, $3::integer, $4::uuid, $5::bigint)"
 )
-BEGIN, COMMIT = (statement(word, word) for word in ("begin", "commit"))
 
 
 # What ``append_1`` returns: what was done, whether it waited, number, stamp, generation. The rest is the lineage.

@@ -17,7 +17,6 @@ to its append may still ask for it.
 from __future__ import annotations
 
 import math
-import os
 import time
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,9 +26,9 @@ from mpcheckpoint._logfile.compaction import Compacted
 from mpcheckpoint._postgres.batches import Batches
 from mpcheckpoint._postgres.faults import CANNOT_LOCK, ConnectionLostError, ServerError
 from mpcheckpoint._postgres.next_generation import NextGeneration, kept_bytes, remove_leftovers, vacuum
-from mpcheckpoint._postgres.read import LOOK, START, pages_in
-from mpcheckpoint._postgres.rows import body_of, int8, int8_array, milliseconds, numbers_in
-from mpcheckpoint._postgres.session import Call, statement
+from mpcheckpoint._postgres.read import LOOK, START, page_in, parameters_of
+from mpcheckpoint._postgres.rows import body_of, int8, numbers_in
+from mpcheckpoint._postgres.session import BEGIN, COMMIT, ROLLBACK, Call, lock_timeout, statement
 from mpcheckpoint._postgres.sessions import told
 from mpcheckpoint.errors import CheckpointError, CompactionError, LockTimeoutError, NoAnswerError
 
@@ -49,12 +48,10 @@ _MOST_BEGINNINGS = 5
 _KEEP_BATCH_IDS_S = 24 * 3600
 
 _ALONE = statement("compaction_lock", "select pg_advisory_lock($1::bigint)")
-_TIMEOUT = statement("compaction_timeout", "select set_config('lock_timeout', $1::text, false)")
 _SWITCH = statement(
     "switch_1",
     "select mpcheckpoint.switch_1($1::text, $2::bigint, $3::bigint, $4::bigint, $5::uuid, $6::bigint, $7::bytea)",
 )
-_BEGIN, _COMMIT, _ROLLBACK = (statement(word, word) for word in ("begin", "commit", "rollback"))
 _LOCK = statement("compaction_log", "select from mpcheckpoint.lock_1($1::text, $2::bigint, null, null, null)")
 _ASYNC = statement("compaction_async", "set synchronous_commit = off")
 _SYNC = statement("compaction_sync", "set synchronous_commit = on")
@@ -122,8 +119,7 @@ class PostgresCompactor:
                 pass
 
     def _take_lock(self, session: Session) -> None:
-        timeout_ms = 0 if self._timeout_s is None else milliseconds(self._timeout_s)
-        session.call_one(_TIMEOUT, str(timeout_ms if self._waits else 1).encode())
+        session.call(lock_timeout(self._timeout_s if self._waits else 0))
         name = blake2b(b"mpcheckpoint compaction %d" % self._place.id, digest_size=8).digest()
         try:
             session.call_one(_ALONE, name)
@@ -136,7 +132,7 @@ class PostgresCompactor:
                 reason="lock timeout",
                 advice="try again later",
             ) from None
-        session.call(Call(_TIMEOUT, [str(timeout_ms).encode()]), Call(_ASYNC))
+        session.call(lock_timeout(self._timeout_s), Call(_ASYNC))
 
     # --- plan -------------------------------------------------------------------------------------------------
 
@@ -163,13 +159,12 @@ class PostgresCompactor:
             copy.add(batches, changed)
             done += batches.size
             self._pace(done, 2 * before)
-        generation = os.urandom(16)
-        self._finish(session, start, copy, generation, selection)
+        self._finish(session, start, copy, selection)
         after = self._place.size_bytes()
         remove_leftovers(session, self._place)
         if self._purges:
             vacuum(session, self._place)
-        return Compacted(generation.hex(), before, after, self._longest_wait_s, self._passes)
+        return Compacted(copy.generation.hex(), before, after, self._longest_wait_s, self._passes)
 
     def _begin(self, session: Session) -> _Start:
         head = self._page(session, None, 2**62)
@@ -184,8 +179,7 @@ class PostgresCompactor:
         )
 
     def _page(self, session: Session, gen: int | None, after: int) -> Page:
-        result = session.call_one(LOOK, int8_array([self._place.id]), int8_array([gen]), int8_array([after]))
-        return pages_in(result)[0][0]
+        return page_in(session.call_one(LOOK, *parameters_of([(self._place.id, gen, after)])))
 
     def _batches(self, session: Session, start: _Start, after: int, until: int) -> Iterator[Batches]:
         """Yield all batches after a number, up to another one."""
@@ -215,14 +209,12 @@ class PostgresCompactor:
 
     # --- copy -------------------------------------------------------------------------------------------------
 
-    def _finish(
-        self, session: Session, start: _Start, copy: NextGeneration, generation: bytes, selection: Selection
-    ) -> None:
+    def _finish(self, session: Session, start: _Start, copy: NextGeneration, selection: Selection) -> None:
         """Copy what was appended since, and put the copy in the log's place."""
         copied = _Copied(start.number, start.id)
         for _ in range(_MOST_PASSES):
             copied = self._catch_up(session, start, copy, copied, selection)
-            if self._is_switched(session, start, copy, generation, copied, selection):
+            if self._is_switched(session, start, copy, copied, selection):
                 return
         raise CompactionError(
             f"the log {self._place.log_key!r} grew faster than it was copied, {_MOST_PASSES} times in a row; nothing "
@@ -250,25 +242,19 @@ class PostgresCompactor:
         return copied
 
     def _is_switched(
-        self,
-        session: Session,
-        start: _Start,
-        copy: NextGeneration,
-        generation: bytes,
-        copied: _Copied,
-        selection: Selection,
+        self, session: Session, start: _Start, copy: NextGeneration, copied: _Copied, selection: Selection
     ) -> bool:
         """Put the copy in the log's place; return False if too much is left to copy for others to wait."""
         # Whoever looks sees what was committed before: the copy becomes durable with the switch.
         session.call_one(_SYNC)
         begun_s = time.perf_counter()
         try:
-            session.call(Call(_BEGIN, is_last=False), Call(_LOCK, [session.marker, int8(self._place.id)]))
+            session.call(Call(BEGIN, is_last=False), Call(_LOCK, [session.marker, int8(self._place.id)]))
             head = self._page(session, start.gen, copied.number)
             if head.gen != start.gen or (copied.id is not None and head.known_id != copied.id):
                 raise _OvertakenError
             if head.end - copied.number > _MOST_UNDER_LOCK_BYTES:
-                session.call_one(_ROLLBACK)
+                session.call_one(ROLLBACK)
                 return False
             for batches in self._batches(session, start, copied.number, head.end):
                 if selection.is_out_of_date(batches.lines):
@@ -280,7 +266,7 @@ class PostgresCompactor:
                 int8(copied.number),
                 copied.id,
                 int8(copy.gen),
-                generation,
+                copy.generation,
             )
             switched = session.call_one(_SWITCH, *switching)
         except ConnectionLostError:
@@ -289,9 +275,9 @@ class PostgresCompactor:
             _roll_back(session)
             raise
         if switched.get_value(0, 0) is None:
-            session.call_one(_ROLLBACK)
+            session.call_one(ROLLBACK)
             raise _OvertakenError
-        self._commit(session, generation)
+        self._commit(session, copy.generation)
         self._longest_wait_s = max(self._longest_wait_s, time.perf_counter() - begun_s)
         session.call_one(_ASYNC)
         return True
@@ -303,17 +289,13 @@ class PostgresCompactor:
             ConnectionLostError, ServerError: it was not. NoAnswerError: nobody can be asked.
         """
         try:
-            session.call_one(_COMMIT)
+            session.call_one(COMMIT)
         except (ConnectionLostError, ServerError) as error:
             # A session that was ended at the commit may have committed.
             if isinstance(error, ServerError) and not error.is_of_session:
                 raise
             try:
-                page = pages_in(
-                    self._place.read(
-                        LOOK, int8_array([self._place.id]), int8_array([None]), int8_array([2**62])
-                    )
-                )[0][0]
+                page = page_in(self._place.read(LOOK, *parameters_of([(self._place.id, None, 2**62)])))
                 self._place.flush()
             except CheckpointError:
                 raise NoAnswerError(
@@ -336,6 +318,6 @@ class _Copied(NamedTuple):
 
 def _roll_back(session: Session) -> None:
     try:
-        session.call_one(_ROLLBACK)
+        session.call_one(ROLLBACK)
     except (ConnectionLostError, ServerError):
         pass

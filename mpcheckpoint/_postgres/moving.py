@@ -17,9 +17,9 @@ from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, UnreachableError
 from mpcheckpoint._postgres.next_generation import add_leading
 from mpcheckpoint._postgres.place import FLUSH
-from mpcheckpoint._postgres.read import LOOK, START, header_of, pages_in
-from mpcheckpoint._postgres.rows import body_of, bytea_array, int4, int8, int8_array, milliseconds, number_in
-from mpcheckpoint._postgres.session import Call, statement
+from mpcheckpoint._postgres.read import LOOK, START, header_of, page_in, parameters_of
+from mpcheckpoint._postgres.rows import body_of, bytea_array, int4, int8, int8_array, number_in
+from mpcheckpoint._postgres.session import BEGIN, COMMIT, Call, lock_timeout, statement
 from mpcheckpoint._postgres.sessions import told
 from mpcheckpoint._store.moving import already_there, batches_of, came_from, content_of
 from mpcheckpoint.errors import NoAnswerError
@@ -38,8 +38,6 @@ _AT_ONCE_BYTES = 4 * 1024 * 1024
 _AT_ONCE = 5000
 
 _SNAPSHOT = statement("cut_begin", "begin isolation level repeatable read, read only")
-_BEGIN, _COMMIT, _ROLLBACK = (statement(word, word) for word in ("begin", "commit", "rollback"))
-_TIMEOUT = statement("adopt_timeout", "select set_config('lock_timeout', $1::text, false)")
 _HEADS = statement(
     "heads_1",
     """
@@ -93,10 +91,7 @@ class SnapshotLog:
         number = START
         while True:
             with told(f"reading the log {self.header.log_key!r}", self._place, is_read=True):
-                result = self._session.read_one(
-                    LOOK, int8_array([self._id]), int8_array([None]), int8_array([number])
-                )
-            page = pages_in(result)[0][0]
+                page = page_in(self._session.read_one(LOOK, *parameters_of([(self._id, None, number)])))
             if not page.ends:
                 return
             if lines := page.lines():
@@ -147,16 +142,15 @@ class Adoption:
         """Make the log, durably: whole, or not at all."""
         what, place = f"copying the log {self._log_key!r}", self._sessions.place
         with told(what, place), self._sessions.another(what) as session:
-            timeout_ms = 0 if timeout_s is None else milliseconds(timeout_s)
-            session.call_one(_TIMEOUT, str(timeout_ms).encode())
-            session.call_one(_BEGIN)
+            session.call(lock_timeout(timeout_s))
+            session.call_one(BEGIN)
             if session.call_one(_EXISTS, int4(self._store_id), self._key).ntuples:
                 raise already_there(self._log_key, place)
             gen = number_in(session.call_one(_GEN).get_value(0, 0))
             self._copy(session, gen)
             self._make_head(session, gen)
             try:
-                session.call_one(_COMMIT)
+                session.call_one(COMMIT)
             except UnreachableError:
                 raise  # it was not asked for
             except (ConnectionLostError, ServerError) as error:

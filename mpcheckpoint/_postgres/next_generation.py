@@ -69,13 +69,14 @@ class NextGeneration:
     """The next generation of a log: rows that no head names.
 
     Attributes:
-        gen: its number.
+        gen, generation: its number, and its name.
     """
 
     def __init__(self, session: Session, place: LogPlace, source: int) -> None:
         """Begin a copy of the generation ``source``. Requires: the compaction lock."""
         self._session = session
         self._source = source
+        self.generation = os.urandom(16)
         self.gen = number_in(session.call_one(_NEXT_GEN, int8(place.id)).get_value(0, 0))
 
     def add_leading(self, leading: Sequence[Payload]) -> None:

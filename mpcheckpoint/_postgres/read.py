@@ -178,8 +178,7 @@ class PostgresReader:
             page = following
 
     def _look(self) -> Page:
-        pages, _ = pages_in(self._log.read(LOOK, *parameters_of([self.wanted()])))
-        return pages[0]
+        return page_in(self._log.read(LOOK, *parameters_of([self.wanted()])))
 
     def _taken_apart(self, page: Page, until: int) -> tuple[Lines, Page | None]:
         """Return the lines of a page, and the page after it where there is to be one: the server makes it meanwhile."""
@@ -188,7 +187,7 @@ class PostgresReader:
         wanted = self._log.id, None if self._resumes else page.gen, page.last
         taken: list[Lines] = []
         found = self._log.read(LOOK, *parameters_of([wanted]), meanwhile=lambda: taken.append(page.lines()))
-        return taken[0], pages_in(found)[0][0]
+        return taken[0], page_in(found)
 
     def _begins_anew(self, page: Page) -> bool:
         """Return whether the log has to be read from its start, which this page is not.
@@ -308,10 +307,7 @@ class PostgresReader:
 
     def _head(self, row: PGresult) -> None:
         self._gen = number_in(row.get_value(0, 0))
-        self._generation, self._lineage = (
-            (row.get_value(0, 1) or b"").hex(),
-            (row.get_value(0, 2) or b"").hex(),
-        )
+        self._generation, self._lineage = ((row.get_value(0, column) or b"").hex() for column in (1, 2))
 
     def rest(self) -> Rest | None:
         """Return None: a batch is there whole, or not at all."""
@@ -367,6 +363,11 @@ def parameters_of(wanted: Sequence[tuple[int, int | None, int]]) -> list[bytes |
     """Return what ``LOOK`` needs, of what readers want."""
     logs, gens, numbers = zip(*wanted, strict=True)
     return [int8_array(logs), int8_array(gens), int8_array(numbers)]
+
+
+def page_in(result: PGresult) -> Page:
+    """Return what ``LOOK`` found of one log."""
+    return pages_in(result)[0][0]
 
 
 def pages_in(result: PGresult) -> tuple[dict[int, Page], int]:

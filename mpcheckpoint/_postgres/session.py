@@ -22,6 +22,7 @@ from mpcheckpoint._postgres.faults import (
     ServerError,
     UnreachableError,
 )
+from mpcheckpoint._postgres.rows import milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -69,10 +70,16 @@ class Call(NamedTuple):
     is_last: bool = True
 
 
-ROLLBACK = statement("rollback", "rollback")
+BEGIN, COMMIT, ROLLBACK = (statement(word, word) for word in ("begin", "commit", "rollback"))
+_LOCK_TIMEOUT = statement("lock_timeout", "select set_config('lock_timeout', $1::text, false)")
 # Before a change that need not be on the disk when it returns. No BEGIN: after an error, the session would be within a
 # transaction.
 ASYNC = Call(statement("async", "select set_config('synchronous_commit', 'off', true)"), is_last=False)
+
+
+def lock_timeout(timeout_s: float | None) -> Call:
+    """Return what has a session wait so long for locks from now on."""
+    return Call(_LOCK_TIMEOUT, [str(0 if timeout_s is None else milliseconds(timeout_s)).encode()])
 
 
 class Session:

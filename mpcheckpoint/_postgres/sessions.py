@@ -150,19 +150,13 @@ class Sessions:
             try:
                 return operation(self.main.session())
             except ServerError as error:
-                if error.is_of_session:
-                    raise ConnectionLostError(str(error)) from None
-                raise typed(error, what, self.place, is_read=True) from None
+                raise ConnectionLostError(str(passing(error, what, self.place, is_read=True))) from None
         retry = Retry(retry_s)
         while True:
             try:
                 return self._read_once(operation)
-            except ConnectionLostError as error:
-                failure: Exception = error
-            except ServerError as error:
-                if not error.is_of_session:
-                    raise typed(error, what, self.place, is_read=True) from None
-                failure = error
+            except (ConnectionLostError, ServerError) as error:
+                failure = passing(error, what, self.place, is_read=True)
             if not retry.pause():
                 raise unavailable(what, self.place, failure) from None
 
@@ -211,17 +205,20 @@ def unavailable(what: str, place: str, failure: Exception) -> StoreUnavailableEr
     )
 
 
+def passing(error: Exception, what: str, place: str, *, is_read: bool = False) -> Exception:
+    """Return an error after which another session may do what was asked; raise any other as users see it."""
+    if isinstance(error, ServerError) and not error.is_of_session:
+        raise typed(error, what, place, is_read=is_read) from None
+    return error
+
+
 @contextmanager
 def told(what: str, place: str, *, is_read: bool = False) -> Iterator[None]:
     """Have what goes wrong with the server in the block raised as users see it."""
     try:
         yield
-    except ServerError as error:
-        if error.is_of_session:
-            raise unavailable(what, place, error) from None
-        raise typed(error, what, place, is_read=is_read) from None
-    except ConnectionLostError as error:
-        raise unavailable(what, place, error) from None
+    except (ConnectionLostError, ServerError) as error:
+        raise unavailable(what, place, passing(error, what, place, is_read=is_read)) from None
 
 
 _of_process: weakref.WeakValueDictionary[tuple[Address, bool], Sessions] = weakref.WeakValueDictionary()

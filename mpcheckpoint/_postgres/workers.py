@@ -16,10 +16,10 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, typed
+from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError
 from mpcheckpoint._postgres.rows import bytea_array, int4, int8, number_in
 from mpcheckpoint._postgres.session import ASYNC, Call, statement
-from mpcheckpoint._postgres.sessions import Retry, unavailable
+from mpcheckpoint._postgres.sessions import Retry, passing, unavailable
 from mpcheckpoint._store.worker_protocol import WorkerHolder
 from mpcheckpoint._system import LockHolder
 from mpcheckpoint.errors import CheckpointError
@@ -191,12 +191,8 @@ class PostgresWorkers:
                 done = self._sessions.append(operation, None)
                 if done is not None:
                     return done
-            except ConnectionLostError as error:
-                failure = error
-            except ServerError as error:
-                if not error.is_of_session:
-                    raise typed(error, "starting a worker", self._sessions.place) from None
-                failure = error
+            except (ConnectionLostError, ServerError) as error:
+                failure = passing(error, "starting a worker", self._sessions.place)
             if not retry.pause():
                 if failure is None:
                     return None
