@@ -73,13 +73,12 @@ class GroupedAppends:
         self._queue: dict[QueuedAppend, None] = {}
         self._is_served = False
 
-    def queue(self, payloads: list[Payload], durability: Durability) -> QueuedAppend:
-        """Queue a batch; its position comes to the future of the job when it is as durable as asked.
-
-        Whoever waits for that calls ``end_wait`` with what ended the wait otherwise.
+    async def append(self, payloads: list[Payload], durability: Durability) -> Position:
+        """Queue a batch; return its position when it is as durable as asked.
 
         Raises:
             ClosedError: the handle is closed.
+            And what an append raises.
         """
         job = QueuedAppend(asyncio.get_running_loop(), payloads, durability)
         if self._timeout_s is not None:
@@ -90,9 +89,13 @@ class GroupedAppends:
             is_served, self._is_served = self._is_served, True
         if not is_served:
             self._begin_to_serve(job)
-        return job
+        try:
+            return await job.future
+        except BaseException as error:
+            self._end_wait(job, error)
+            raise
 
-    def end_wait(self, job: QueuedAppend, error: BaseException) -> None:
+    def _end_wait(self, job: QueuedAppend, error: BaseException) -> None:
         """Take a batch out of the queue whose task waits no more. Where the thread has taken it, it goes on, and the
         error says so."""
         if job.error is error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mpcheckpoint._aio.jobs import Job, State, deliver_all
-from mpcheckpoint._aio.log import AsyncLog, OpenedLog, Rooms
+from mpcheckpoint._aio.log import AsyncLog
+from mpcheckpoint._aio.opened import OpenedLog, Rooms
 from mpcheckpoint._aio.records import AsyncFollower, AsyncTail, in_parts
 from mpcheckpoint._aio.threads import Threads
 from mpcheckpoint._engines import RETRY_S
@@ -92,11 +93,7 @@ class AsyncCheckpoint:
         """
         encode_key(log_key)
         self._opened()
-
-        async def open_log() -> OpenedLog:
-            return await self._log_opened(log_key, create, retention)
-
-        return AsyncLog(open_log, log_key, self._rooms)
+        return AsyncLog(lambda: self._log_opened(log_key, create, retention), log_key, self._rooms)
 
     async def _log_opened(self, log_key: str, create: bool, retention: Retention | None) -> OpenedLog:
         inner = self._opened()
@@ -118,11 +115,10 @@ class AsyncCheckpoint:
         self, after: Cursor | Literal["start", "end"] = "start", *, idle_timeout_s: float | None = None
     ) -> AsyncFollower:
         """Return an iterator over the records of all logs, for ``async for``; see ``Checkpoint.follow``."""
-
-        async def begin() -> Any:
-            return await self._reading(lambda inner: inner.follow(after, idle_timeout_s=idle_timeout_s))
-
-        return AsyncFollower(begin, self._rooms.follows)
+        return AsyncFollower(
+            lambda: self._reading(lambda inner: inner.follow(after, idle_timeout_s=idle_timeout_s)),
+            self._rooms.follows,
+        )
 
     async def tail(self, after: Cursor | Literal["start", "end"] = "start") -> AsyncTail:
         """Return what gives, at each call of ``new``, what came since the last one to any log; see
@@ -156,7 +152,7 @@ class AsyncCheckpoint:
         inner = self._opened()
         async for record in in_parts(
             self._rooms.reads,
-            lambda: iter(inner.read(object_key=object_key, last=last, since=since, until=until)),
+            lambda: inner.read(object_key=object_key, last=last, since=since, until=until),
         ):
             yield record
 

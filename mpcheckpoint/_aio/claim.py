@@ -10,7 +10,7 @@ from mpcheckpoint._work.claims import Claim, TakenError, give_back, take
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mpcheckpoint._aio.threads import Threads
+    from mpcheckpoint._aio.opened import OpenedLog
     from mpcheckpoint._store.worker_protocol import Worker
     from mpcheckpoint._view.earlier import Earlier
     from mpcheckpoint._view.log_handle import LogHandle
@@ -36,24 +36,22 @@ class _Held(NamedTuple):
 class AsyncClaim:
     """The sole right to work on an object, for an ``async with`` block. Get it from ``AsyncLog.claim``."""
 
-    def __init__(
-        self, opened: Callable[[], Awaitable[LogHandle]], threads: Callable[[], Threads], object_key: str
-    ) -> None:
+    def __init__(self, open_log: Callable[[], Awaitable[OpenedLog]], object_key: str) -> None:
         encode_key(object_key)
-        self._opened = opened
-        self._threads = threads
+        self._open_log = open_log
         self._object_key = object_key
         self._held: _Held | None = None
 
     async def __aenter__(self) -> Claim | None:
-        log = await self._opened()
-        self._held = await self._threads().run(lambda: _taken(log, self._object_key), undo=_Held.end)
+        opened = await self._open_log()
+        log, self._writes = opened.handle, opened.writes
+        self._held = await self._writes.run(lambda: _taken(log, self._object_key), undo=_Held.end)
         return self._held.claim
 
     async def __aexit__(self, *_: object) -> None:
         held, self._held = self._held, None
         if held is not None:
-            await self._threads().run_to_its_end(held.end)
+            await self._writes.run_to_its_end(held.end)
 
 
 def _taken(log: LogHandle, object_key: str) -> _Held:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from mpcheckpoint._aio.appends import GroupedAppends
 from mpcheckpoint._aio.claim import AsyncClaim
 from mpcheckpoint._aio.map import AsyncMapRun, begin_map
 from mpcheckpoint._aio.records import AsyncFollower, AsyncTail, in_parts
-from mpcheckpoint._aio.threads import Threads
 from mpcheckpoint._aio.transaction import AsyncTransaction, update
 from mpcheckpoint._format.codec import encode_payload, encode_payloads
 from mpcheckpoint._store.durability import Durability
 from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS
 from mpcheckpoint._work.results import Results
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S
-from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 
-    from mpcheckpoint._aio.jobs import Job
+    from mpcheckpoint._aio.opened import OpenedLog, Rooms
     from mpcheckpoint._compaction.compacting import Compaction
     from mpcheckpoint._types import Cursor, Position, Record, Repair
     from mpcheckpoint._view.log_handle import LogHandle
@@ -32,30 +29,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-# Of one log, for what waits for locks: others of them share their syncs.
-_MOST_WRITING = 8
-
-
-class Rooms(NamedTuple):
-    """The threads of a handle: for reads, which never wait long, and for followers."""
-
-    reads: Threads
-    follows: Threads
-
-
-class OpenedLog:
-    """One log of a handle, with the threads of its own: whoever waits for its lock keeps no other log waiting."""
-
-    def __init__(self, log: Log) -> None:
-        self.log = log
-        self.handle = handle_of(log)
-        self.writes = Threads("writes", _MOST_WRITING)
-        self.appends = GroupedAppends(self.handle)
-
-    def close(self) -> list[Job[Any]]:
-        """Take nothing more; return what no thread has taken."""
-        return [*self.writes.close(), *self.appends.close()]
 
 
 class AsyncLog:
@@ -105,12 +78,7 @@ class AsyncLog:
                 writes=True,
             )
         payloads = [encode_payload(object_key, event, None, default or handle.default)]
-        job = opened.appends.queue(payloads, _parsed(handle, durability))
-        try:
-            return await job.future
-        except BaseException as error:
-            opened.appends.end_wait(job, error)
-            raise
+        return await opened.appends.append(payloads, _parsed(handle, durability))
 
     async def append_many(
         self,
@@ -134,16 +102,11 @@ class AsyncLog:
             handle.for_writing()  # refuses what may not write
             return None
         handle.require_fitting(payloads)
-        job = opened.appends.queue(payloads, _parsed(handle, durability))
-        try:
-            return await job.future
-        except BaseException as error:
-            opened.appends.end_wait(job, error)
-            raise
+        return await opened.appends.append(payloads, _parsed(handle, durability))
 
     def transaction(self) -> AsyncTransaction:
         """Return a transaction: read, decide, append, all or nothing. Use it in an ``async with`` statement."""
-        return AsyncTransaction(self._handle, self._rooms.reads, self._writes)
+        return AsyncTransaction(self._open, self._rooms.reads)
 
     async def update(self, fn: Callable[[AsyncTransaction], Awaitable[T]]) -> T:
         """Run ``await fn(transaction)`` until its batch lands; return what it returned then. See ``Log.update``."""
@@ -192,14 +155,14 @@ class AsyncLog:
         durable: bool = False,
     ) -> AsyncIterator[Record]:
         """Yield the records of this log, in order, in bounded memory: ``async for``. See ``Log.read``."""
-        opened = self._opened or await self._open()
-        log = opened.log
-        async for record in in_parts(
-            self._rooms.reads,
-            lambda: iter(
-                log.read(after, object_key=object_key, last=last, since=since, until=until, durable=durable)
-            ),
-        ):
+        log = (await self._open()).log
+
+        def begin() -> Iterator[Record]:
+            return log.read(
+                after, object_key=object_key, last=last, since=since, until=until, durable=durable
+            )
+
+        async for record in in_parts(self._rooms.reads, begin):
             yield record
 
     def follow(
@@ -210,13 +173,12 @@ class AsyncLog:
         durable: bool = False,
     ) -> AsyncFollower:
         """Return an iterator over the log's records, for ``async for``, that waits for more; see ``Log.follow``."""
-
-        async def begin() -> Any:
-            return await self._reading(
+        return AsyncFollower(
+            lambda: self._reading(
                 lambda log: log.follow(after, idle_timeout_s=idle_timeout_s, durable=durable)
-            )
-
-        return AsyncFollower(begin, self._rooms.follows)
+            ),
+            self._rooms.follows,
+        )
 
     async def tail(
         self, after: Cursor | Position | Literal["start", "end"] = "start", *, durable: bool = False
@@ -242,7 +204,7 @@ class AsyncLog:
         The block gets a claim, or None if another live worker has the object: another process, or another task. It is
         given back however the block ends, a cancellation included.
         """
-        return AsyncClaim(self._handle, self._writes, object_key)
+        return AsyncClaim(self._open, object_key)
 
     async def map(  # noqa: PLR0913 - each is a choice of its own, all but two have a default
         self,
@@ -295,7 +257,7 @@ class AsyncLog:
         Cancellation: cancels nothing but the wait; once ``close`` is called, or the ``async with`` block ends, what
             runs is cancelled and given back, and runs at the next start.
         """
-        opened = self._opened or await self._open()
+        opened = await self._open()
         return await begin_map(
             opened.log,
             opened.writes,
@@ -356,25 +318,16 @@ class AsyncLog:
     # --- the log that is opened at the first call -------------------------------------------------------------
 
     async def _open(self) -> OpenedLog:
-        self._opened = await self._open_log()
+        if self._opened is None:
+            self._opened = await self._open_log()
         return self._opened
-
-    def _of_opened(self) -> OpenedLog:
-        assert self._opened is not None
-        return self._opened
-
-    async def _handle(self) -> LogHandle:
-        return (self._opened or await self._open()).handle
-
-    def _writes(self) -> Threads:
-        return self._of_opened().writes
 
     async def _reading(self, read: Callable[[Log], T]) -> T:
-        log = (self._opened or await self._open()).log
-        return await self._rooms.reads.run(lambda: read(log))
+        opened = await self._open()
+        return await self._rooms.reads.run(lambda: read(opened.log))
 
     async def _writing(self, write: Callable[[Log], T]) -> T:
-        opened = self._opened or await self._open()
+        opened = await self._open()
         return await opened.writes.run(lambda: write(opened.log), writes=True)
 
 

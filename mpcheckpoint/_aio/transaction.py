@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
 
+    from mpcheckpoint._aio.opened import OpenedLog
     from mpcheckpoint._aio.threads import Threads
     from mpcheckpoint._types import Position
-    from mpcheckpoint._view.log_handle import LogHandle
 
 T = TypeVar("T")
 
@@ -28,12 +28,9 @@ class AsyncTransaction:
     Concurrency: for one task.
     """
 
-    def __init__(
-        self, opened: Callable[[], Awaitable[LogHandle]], reads: Threads, writes: Callable[[], Threads]
-    ) -> None:
-        self._opened = opened
+    def __init__(self, open_log: Callable[[], Awaitable[OpenedLog]], reads: Threads) -> None:
+        self._open_log = open_log
         self._reads = reads
-        self._writes = writes
         self._inner: Transaction | None = None
 
     @property
@@ -72,9 +69,10 @@ class AsyncTransaction:
         self._entered().append(object_key, event, default=default)
 
     async def __aenter__(self) -> AsyncTransaction:
-        log = await self._opened()
+        opened = await self._open_log()
+        self._writes = opened.writes
         if self._inner is None:
-            self._inner = Transaction(log)
+            self._inner = Transaction(opened.handle)
         self._inner.__enter__()
         return self
 
@@ -85,7 +83,7 @@ class AsyncTransaction:
         if kind is not None:
             inner.__exit__(kind, error, traceback)
             return
-        await self._writes().run(lambda: inner.__exit__(None, None, None), writes=True)
+        await self._writes.run(lambda: inner.__exit__(None, None, None), writes=True)
 
     def _entered(self) -> Transaction:
         if self._inner is None:
