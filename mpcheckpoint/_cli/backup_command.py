@@ -10,14 +10,7 @@ import click
 from mpcheckpoint._cli.checks import write_lines
 from mpcheckpoint._cli.options import LocalPath, byte_rate, json_option, lock_timeout_option, store_option
 from mpcheckpoint._cli.progress import ByteProgress
-from mpcheckpoint._cli.rule_options import (
-    drop_option,
-    drop_rule,
-    keep_ids_option,
-    keep_last_option,
-    older_than_option,
-    superseded_option,
-)
+from mpcheckpoint._cli.rule_options import drop_options, drop_rule, keep_ids_option
 from mpcheckpoint._cli.terminal import Exit, counted, flush_out, json_line, one_line, safe, say, write_out
 from mpcheckpoint._cli.times import iso
 from mpcheckpoint.checkpoint import Checkpoint
@@ -51,10 +44,7 @@ _QUIET_S = 0.5
     is_flag=True,
     help="Leave out what nobody asks for any more, and what the next options name. The store stays as it is.",
 )
-@keep_last_option
-@older_than_option
-@drop_option
-@superseded_option
+@drop_options
 @keep_ids_option
 @lock_timeout_option
 @json_option

@@ -12,16 +12,16 @@ from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.checks import QUICK_S, write_lines
 from mpcheckpoint._cli.compact_table import table_lines
 from mpcheckpoint._cli.interrupts import Interrupts, exit_code_of
-from mpcheckpoint._cli.options import byte_rate, json_option, keys_option, lock_timeout_option, store_option
-from mpcheckpoint._cli.progress import ByteProgress
-from mpcheckpoint._cli.rule_options import (
-    drop_option,
-    drop_rule,
-    keep_ids_option,
-    keep_last_option,
-    older_than_option,
-    superseded_option,
+from mpcheckpoint._cli.options import (
+    byte_rate,
+    json_option,
+    keys_option,
+    lock_timeout_option,
+    store_option,
+    yes_option,
 )
+from mpcheckpoint._cli.progress import ByteProgress
+from mpcheckpoint._cli.rule_options import drop_options, drop_rule, keep_ids_option
 from mpcheckpoint._cli.terminal import (
     Exit,
     counted,
@@ -64,16 +64,13 @@ class _Options(NamedTuple):
 @click.command("compact", short_help="Make logs smaller by dropping what you name.")
 @store_option
 @keys_option
-@keep_last_option
-@older_than_option
-@drop_option
-@superseded_option
+@drop_options
 @click.option(
     "--purge",
     is_flag=True,
     help="Leave no byte of what was forgotten, and nothing of what repairs cut off, in quarantine.",
 )
-@click.option("-y", "--yes", "is_yes", is_flag=True, help="Do it. Without this, only say what would be done.")
+@yes_option
 @keep_ids_option
 @click.option(
     "--limit-rate",

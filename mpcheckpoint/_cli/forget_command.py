@@ -8,7 +8,7 @@ import click
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.checks import write_lines
-from mpcheckpoint._cli.options import json_option, keys_option, lock_timeout_option, store_option
+from mpcheckpoint._cli.options import json_option, keys_option, lock_timeout_option, store_option, yes_option
 from mpcheckpoint._cli.terminal import Exit, counted, flush_out, json_line, safe, write_out
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.command("forget", short_help="Forget what is recorded of some objects.")
 @store_option
 @keys_option
-@click.option("-y", "--yes", "is_yes", is_flag=True, help="Do it. Without this, only say what would be done.")
+@yes_option
 @lock_timeout_option
 @json_option
 @click.argument("object_keys", metavar="OBJECT...", nargs=-1, required=True)

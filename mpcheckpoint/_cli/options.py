@@ -132,6 +132,9 @@ keys_option = click.option(
     shell_complete=complete_key,
     help="Only this log; may be given several times. [default: all]",
 )
+yes_option = click.option(
+    "-y", "--yes", "is_yes", is_flag=True, help="Do it. Without this, only say what would be done."
+)
 json_option = click.option("--json", "is_json", is_flag=True, help="One JSON object a line.")
 
 

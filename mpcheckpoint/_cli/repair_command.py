@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpcheckpoint._cli.checks import MOST_SHOWN, check_fields, check_progress, write_lines
-from mpcheckpoint._cli.options import directory_option, json_option, keys_option, lock_timeout_option
+from mpcheckpoint._cli.options import (
+    directory_option,
+    json_option,
+    keys_option,
+    lock_timeout_option,
+    yes_option,
+)
 from mpcheckpoint._cli.terminal import Exit, counted, flush_out, json_line, safe, shown_name, write_out
 from mpcheckpoint._cli.times import iso
 from mpcheckpoint.errors import shell_text
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
 @click.command("repair", short_help="Repair damaged logs, keeping every byte that is taken out.")
 @directory_option
 @keys_option
-@click.option("-y", "--yes", "is_yes", is_flag=True, help="Do it. Without this, only say what would be done.")
+@yes_option
 @lock_timeout_option
 @json_option
 def repair_command(

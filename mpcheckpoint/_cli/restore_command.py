@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from mpcheckpoint._cli.checks import write_lines
-from mpcheckpoint._cli.options import LocalPath, directory_option, json_option, lock_timeout_option
+from mpcheckpoint._cli.options import (
+    LocalPath,
+    directory_option,
+    json_option,
+    lock_timeout_option,
+    yes_option,
+)
 from mpcheckpoint._cli.progress import ByteProgress
 from mpcheckpoint._cli.terminal import Exit, counted, flush_out, json_line, one_line, safe, write_out
 from mpcheckpoint._cli.times import iso
@@ -28,7 +34,7 @@ _QUIET_S = 0.5
     "backup", metavar="BACKUP", type=LocalPath("backup", "a backup is a directory: give its path")
 )
 @directory_option
-@click.option("-y", "--yes", "is_yes", is_flag=True, help="Do it. Without this, only say what would be done.")
+@yes_option
 @lock_timeout_option
 @json_option
 def restore_command(backup: str, store: str, is_yes: bool, lock_timeout_s: float, is_json: bool) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mpcheckpoint._cli.options import Command
 from mpcheckpoint._cli.times import any_duration
 
 if TYPE_CHECKING:
@@ -15,24 +16,24 @@ if TYPE_CHECKING:
 
     from mpcheckpoint import Record
 
-keep_last_option = click.option(
+_keep_last = click.option(
     "--keep-last", type=click.IntRange(min=1), metavar="N", help="Keep the last N records of each object."
 )
-older_than_option = click.option(
+_older_than = click.option(
     "--older-than",
     "newer_than_s",
     type=any_duration,
     metavar="DURATION",
     help="Drop records that are older: 30d, 12h, 1h30m. With --keep-last, only what both drop.",
 )
-drop_option = click.option(
+_drop = click.option(
     "--drop",
     "patterns",
     multiple=True,
     metavar="PATTERN",
     help="Drop all records of the objects whose keys match, as 'tmp/*'; may be given several times.",
 )
-superseded_option = click.option(
+_superseded = click.option(
     "--superseded",
     "is_superseded",
     is_flag=True,
@@ -47,6 +48,11 @@ keep_ids_option = click.option(
     metavar="DURATION",
     help="How long record ids of dropped records are still known, and counts of objects that are gone.",
 )
+
+
+def drop_options(command: Command) -> Command:
+    """Add the options that say what is dropped."""
+    return _keep_last(_older_than(_drop(_superseded(command))))
 
 
 def drop_rule(patterns: tuple[str, ...]) -> Callable[[Record], object] | str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint._cli.terminal import counted, one_line
 from mpcheckpoint._cli.times import iso
+from mpcheckpoint._progress.words import span
 from mpcheckpoint.errors import shell_text
 
 if TYPE_CHECKING:
@@ -108,17 +109,11 @@ def map_line(log: LogSight, progress: MapSight) -> str:
     if progress.items_s:
         parts.append(f"{progress.items_s:,.1f}/s")
         if progress.left_s:
-            parts.append(f"{_span(progress.left_s)} left")
+            parts.append(f"{span(progress.left_s)} left")
     parts.append(f"{len(progress.running)} running")
     parts.append(f"{len(progress.starts)} {'process' if len(progress.starts) == 1 else 'processes'}")
     rerun = "" if progress.rerun is None else f" (rerun {one_line(progress.rerun)})"
     return f"{log_name(log)}{rerun}: {', '.join(parts)}"
-
-
-def _span(seconds: float) -> str:
-    minutes, rest_s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest_s:02}" if hours else f"{minutes}:{rest_s:02}"
 
 
 def failures_of(sight: StoreSight, most: int) -> list[tuple[LogSight, Failure]]:
