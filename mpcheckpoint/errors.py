@@ -263,7 +263,7 @@ class OutcomeUnknownError(CheckpointError, OSError):
         self,
         message: str,
         *,
-        position: Position | None,
+        position: Position | None = None,
         path: str | None = None,
         reason: str = "",
         advice: str = "",
@@ -280,20 +280,6 @@ class NoAnswerError(OutcomeUnknownError):
     Attributes:
         position: None, since nobody knows.
     """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        position: Position | None = None,
-        path: str | None = None,
-        reason: str = "",
-        advice: str = "",
-        shell_advice: str | None = None,
-    ) -> None:
-        super().__init__(
-            message, position=position, path=path, reason=reason, advice=advice, shell_advice=shell_advice
-        )
 
 
 class RecordsLostError(CheckpointError, RuntimeError):

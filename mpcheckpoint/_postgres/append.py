@@ -246,7 +246,6 @@ class Appender:
             f"{self.what} of {self._place.place}: the server gave no answer, and could not be asked since "
             f"({failure}): the batch may be there or not",
             path=self._place.place,
-            position=None,
             reason="no answer",
         )
 

@@ -301,7 +301,6 @@ class PostgresCompactor:
                 raise NoAnswerError(
                     f"{self._what} of {self._place.place}: the server gave no answer ({error}): the log is compacted, "
                     "or as it was",
-                    position=None,
                     path=self._place.place,
                     reason="no answer",
                 ) from None

@@ -161,7 +161,6 @@ class Adoption:
                     f"{what} to {place}: the server gave no answer ({error}): the log is there, whole, or it is not. "
                     "Copy again to find out",
                     path=place,
-                    position=None,
                     reason="no answer",
                 ) from None
         clock.observe(self._log.last_us)
