@@ -30,41 +30,15 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%A-Za-z]+\]|[\w.~%-]*)(?::(?P<port>[0-9]{0,5}))?")
 _HIGHEST_PORT = 65535
 # The parameters of libpq whose values are no secret. Of all others, also of later versions, only the name is shown.
-_SHOWN_PARAMETERS = frozenset(
-    (
-        *("application_name", "channel_binding", "client_encoding", "connect_timeout", "dbname"),
-        *(
-            "fallback_application_name",
-            "gssdelegation",
-            "gssencmode",
-            "gsslib",
-            "host",
-            "hostaddr",
-            "keepalives",
-        ),
-        *("keepalives_count", "keepalives_idle", "keepalives_interval", "krbsrvname", "load_balance_hosts"),
-        *("max_protocol_version", "min_protocol_version", "options", "passfile", "port", "replication"),
-        *("require_auth", "requirepeer", "requiressl", "service", "servicefile", "ssl_max_protocol_version"),
-        *(
-            "ssl_min_protocol_version",
-            "sslcert",
-            "sslcertmode",
-            "sslcompression",
-            "sslcrl",
-            "sslcrldir",
-            "sslkey",
-        ),
-        *(
-            "sslmode",
-            "sslnegotiation",
-            "sslrootcert",
-            "sslsni",
-            "target_session_attrs",
-            "tcp_user_timeout",
-            "user",
-        ),
-    )
-)
+_PARAMETERS = """
+    application_name channel_binding client_encoding connect_timeout dbname fallback_application_name
+    gssdelegation gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle
+    keepalives_interval krbsrvname load_balance_hosts max_protocol_version min_protocol_version options passfile
+    port replication require_auth requirepeer requiressl service servicefile ssl_max_protocol_version
+    ssl_min_protocol_version sslcert sslcertmode sslcompression sslcrl sslcrldir sslkey sslmode sslnegotiation
+    sslrootcert sslsni target_session_attrs tcp_user_timeout user
+"""
+_SHOWN_PARAMETERS = frozenset(_PARAMETERS.split())
 
 
 class Host(NamedTuple):
