@@ -209,7 +209,6 @@ class GroupCommit:
             return self._leader_lock.try_take()
         except OSError:
             # No room for its file, no descriptor: as if somebody led who does not answer.
-            self._is_patient = False
             return False
 
     def _lead(self, log: OpenLog, page: Page, known: Known, group: int) -> FileStatus:
