@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from support.memory_storage import MemoryLog, MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._store.durability import Durability
     from mpcheckpoint._types import Position
+    from support.memory_storage import Guard
 
 
 class LossyLog(MemoryLog):
@@ -25,7 +24,7 @@ class LossyLog(MemoryLog):
         *,
         durability: Durability,
         timeout_s: float | None,
-        guard: Callable[[], Position | None] | None = None,
+        guard: Guard | None = None,
     ) -> Position:
         """Append, and once more if the answer is lost."""
         position = super().append(payloads, durability=durability, timeout_s=timeout_s, guard=guard)
@@ -33,11 +32,7 @@ class LossyLog(MemoryLog):
         return position if LossyLog._asked % 2 else self.again(position, payloads, timeout_s, guard)
 
     def again(
-        self,
-        position: Position,
-        payloads: list[Payload],
-        timeout_s: float | None,
-        guard: Callable[[], Position | None] | None,
+        self, position: Position, payloads: list[Payload], timeout_s: float | None, guard: Guard | None
     ) -> Position:
         """Find what was appended."""
         del payloads, timeout_s, guard

@@ -30,6 +30,7 @@ from support.memory_workers import MemoryWorkers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import TypeAlias
 
     from mpcheckpoint._format.frame import Line, Payload
     from mpcheckpoint._logfile.compaction import Pace
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._store.protocol import Reader
     from mpcheckpoint._types import Repair
     from mpcheckpoint.errors import CheckpointError
+
+    Guard: TypeAlias = Callable[[], Position | None]
 
 
 class MemoryReader:
@@ -146,7 +149,7 @@ class MemoryLog:
         *,
         durability: Durability,
         timeout_s: float | None,
-        guard: Callable[[], Position | None] | None = None,
+        guard: Guard | None = None,
     ) -> Position:
         """Append one batch under the mutex, judging conditions there only where that has to be."""
         position = self.append_judged(payloads, timeout_s, guard)
@@ -166,7 +169,7 @@ class MemoryLog:
         return found
 
     def append_judged(
-        self, payloads: list[Payload], timeout_s: float | None, guard: Callable[[], Position | None] | None
+        self, payloads: list[Payload], timeout_s: float | None, guard: Guard | None
     ) -> Position:
         """Append, without a sync."""
         self.content.mutex.refuse_reentry()

@@ -10,12 +10,10 @@ from support.memory_storage import MemoryLog
 from support.planted import found_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.judged import Judged
-    from mpcheckpoint._store.durability import Durability
     from mpcheckpoint._types import Position
+    from support.memory_storage import Guard
 
 _OF_EACH_LINE = "test_condition_is_judged_of_each_later_line_that_concerns_what_it_relies_on"
 
@@ -37,7 +35,7 @@ class TakesConditionsForMet(MemoryLog):
 )
 class AppendsWhatAConditionRefuses(MemoryLog):
     def append_judged(
-        self, payloads: list[Payload], timeout_s: float | None, guard: Callable[[], Position | None] | None
+        self, payloads: list[Payload], timeout_s: float | None, guard: Guard | None
     ) -> Position:
         def lenient() -> Position | None:
             try:
@@ -51,7 +49,7 @@ class AppendsWhatAConditionRefuses(MemoryLog):
 @found_by("test_claim_that_a_dead_worker_gives_back_is_not_taken_from_another")
 class GivesBackWhatOthersHave(MemoryLog):
     def append_judged(
-        self, payloads: list[Payload], timeout_s: float | None, guard: Callable[[], Position | None] | None
+        self, payloads: list[Payload], timeout_s: float | None, guard: Guard | None
     ) -> Position:
         is_free = all(b'"worker":null' in payload.event for payload in payloads)
         return super().append_judged(payloads, timeout_s, None if is_free and payloads else guard)
@@ -114,28 +112,16 @@ class RefusesOnceAnythingWasAppended(MemoryLog):
 
 @found_by("test_batch_is_the_one_that_was_chosen_last")
 class EncodesBeforeItJudgesAnew(MemoryLog):
-    def append(
-        self,
-        payloads: list[Payload],
-        *,
-        durability: Durability,
-        timeout_s: float | None,
-        guard: Callable[[], Position | None] | None = None,
+    def append_judged(
+        self, payloads: list[Payload], timeout_s: float | None, guard: Guard | None
     ) -> Position:
-        return super().append(payloads.copy(), durability=durability, timeout_s=timeout_s, guard=guard)
+        return super().append_judged(payloads.copy(), timeout_s, guard)
 
 
 @found_by(_OF_EACH_LINE, "test_condition_that_is_not_met_any_more_refuses_the_append")
 class AppendsWhatIsMetAnewAtOnce(MemoryLog):
-    def append(
-        self,
-        payloads: list[Payload],
-        *,
-        durability: Durability,
-        timeout_s: float | None,
-        guard: Callable[[], Position | None] | None = None,
+    def append_judged(
+        self, payloads: list[Payload], timeout_s: float | None, guard: Guard | None
     ) -> Position:
         seen = getattr(guard, "seen", None)
-        return super().append(
-            payloads, durability=durability, timeout_s=timeout_s, guard=None if seen is not None else guard
-        )
+        return super().append_judged(payloads, timeout_s, None if seen is not None else guard)

@@ -16,14 +16,12 @@ from support.memory_storage import MemoryLog, MemoryReader
 from support.planted import PAUSE_S, found_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import TypeAlias
+    from collections.abc import Iterator, Sequence
 
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._types import Repair
     from mpcheckpoint.errors import CheckpointError
-
-    Guard: TypeAlias = Callable[[], Position | None]
+    from support.memory_storage import Guard
 
 
 # --- appends --------------------------------------------------------------------------------------------
@@ -130,13 +128,8 @@ class WritesLater(MemoryLog):
 
 @found_by("test_threads_that_append_at_once_lose_nothing")
 class WritesWithoutLock(MemoryLog):
-    def append(
-        self,
-        payloads: list[Payload],
-        *,
-        durability: Durability,
-        timeout_s: float | None,
-        guard: Guard | None = None,
+    def append_judged(
+        self, payloads: list[Payload], timeout_s: float | None, guard: Guard | None
     ) -> Position:
         return self.write(payloads)
 
@@ -154,28 +147,16 @@ class WritesWithoutLock(MemoryLog):
 class _Guards(MemoryLog):
     """Does something else with a guard."""
 
-    def append(
-        self,
-        payloads: list[Payload],
-        *,
-        durability: Durability,
-        timeout_s: float | None,
-        guard: Guard | None = None,
+    def append_judged(
+        self, payloads: list[Payload], timeout_s: float | None, guard: Guard | None
     ) -> Position:
         if guard is None:
-            return super().append(payloads, durability=durability, timeout_s=timeout_s)
+            return self.plain(payloads, timeout_s)
         return self.guarded(payloads, guard, timeout_s)
 
-    def plain(
-        self,
-        payloads: list[Payload],
-        timeout_s: float | None,
-        guard: Guard | None = None,
-    ) -> Position:
+    def plain(self, payloads: list[Payload], timeout_s: float | None, guard: Guard | None = None) -> Position:
         """Append as a sound engine does."""
-        return super().append(
-            payloads, durability=Durability.parse("never"), timeout_s=timeout_s, guard=guard
-        )
+        return super().append_judged(payloads, timeout_s, guard)
 
     def guarded(self, payloads: list[Payload], guard: Guard, timeout_s: float | None) -> Position:
         """Append on a condition, wrongly."""
@@ -254,18 +235,11 @@ class WritesThoughFound(_Guards):
 class _Waits(MemoryLog):
     """Waits otherwise for who holds the log."""
 
-    def append(
-        self,
-        payloads: list[Payload],
-        *,
-        durability: Durability,
-        timeout_s: float | None,
-        guard: Guard | None = None,
+    def append_judged(
+        self, payloads: list[Payload], timeout_s: float | None, guard: Guard | None
     ) -> Position:
         try:
-            return super().append(
-                payloads, durability=durability, timeout_s=self.patience_s(timeout_s), guard=guard
-            )
+            return super().append_judged(payloads, self.patience_s(timeout_s), guard)
         except LockTimeoutError as error:
             return self.timed_out(payloads, error)
 
@@ -320,13 +294,8 @@ class WaitsNotForEver(_Waits):
 
 @found_by("test_append_inside_a_guard_of_the_same_log_is_refused")
 class LetsAppendsNest(MemoryLog):
-    def append(
-        self,
-        payloads: list[Payload],
-        *,
-        durability: Durability,
-        timeout_s: float | None,
-        guard: Guard | None = None,
+    def append_judged(
+        self, payloads: list[Payload], timeout_s: float | None, guard: Guard | None
     ) -> Position:
         found = guard() if guard is not None else None
         return found or self.write(payloads)

@@ -12,11 +12,10 @@ from support.memory_workers import MemoryWorkers
 from support.planted import found_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mpcheckpoint._format.frame import Payload
     from mpcheckpoint._logfile.judged import Judged
     from mpcheckpoint._types import Position
+    from support.memory_storage import Guard
 
 
 @found_by("test_what_is_durable_is_not_lost")
@@ -33,7 +32,7 @@ class SyncsNothingForWhatIsFound(MemoryLog):
         *,
         durability: Durability,
         timeout_s: float | None,
-        guard: Callable[[], Position | None] | None = None,
+        guard: Guard | None = None,
     ) -> Position:
         before = self.content.end
         position = self.append_judged(payloads, timeout_s, guard)
