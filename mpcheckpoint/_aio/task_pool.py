@@ -11,13 +11,13 @@ import os
 import threading
 import time
 from collections import deque
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._work.claims import give_back
 from mpcheckpoint._work.forked_child import end_forked_child
 from mpcheckpoint._work.outcomes import Result, made_result
-from mpcheckpoint._work.pool import PoolExecutor
+from mpcheckpoint._work.pool import PoolExecutor, arrived
 from mpcheckpoint._work.refusals import require_coroutine_function
 from mpcheckpoint._work.report import ItemReport, Kind
 from mpcheckpoint._work.run_item import RECORD_S, ItemRunner, Turn
@@ -180,23 +180,14 @@ class TaskPool:
     def collect(self, timeout_s: float | None) -> list[tuple[Input, ItemReport]]:
         """Return reports as soon as there are any."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            left_s = _LOOK_S if deadline is None else max(0.0, deadline - time.monotonic())
-            try:
-                found = [self._done.get(timeout=min(_LOOK_S, left_s))]
-            except Empty:
-                if self._loop.is_closed():
-                    raise ClosedError(
-                        "the event loop that the map runs in is closed", reason="closed"
-                    ) from None
-                if left_s == 0.0:
-                    return []
-                continue
-            while not self._done.empty():
-                found.append(self._done.get())
-            if self._is_ending:
-                raise EndedError
-            return [self._reported(each) for each in found if each is not None]
+        found = arrived(self._done, deadline, self._require_open_loop)
+        if found and self._is_ending:
+            raise EndedError
+        return [self._reported(each) for each in found if each is not None]
+
+    def _require_open_loop(self) -> None:
+        if self._loop.is_closed():
+            raise ClosedError("the event loop that the map runs in is closed", reason="closed") from None
 
     def _reported(self, found: tuple[Input, ItemReport | BaseException]) -> tuple[Input, ItemReport]:
         entry, report = found

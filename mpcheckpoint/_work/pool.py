@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mpcheckpoint._work.refusals import refused_item
 from mpcheckpoint._work.report import ItemReport, Kind
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._format.made_json import Default
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan
+
+T = TypeVar("T")
 
 _LOOK_S = 0.1
 # A thread goes on with further items for so long; then what else the executor was given gets its turn.
@@ -63,6 +65,25 @@ class WorkerPool(Protocol):
 
     def stop(self, *, is_interrupted: bool) -> None:
         """End: what has not started is dropped, what runs is given back or finishes. Stopping twice is fine."""
+
+
+def arrived(
+    queue: SimpleQueue[T], deadline: float | None, look: Callable[[], object] = lambda: None
+) -> list[T]:
+    """Return what a queue holds, as soon as that is anything; [] at the deadline. ``look`` is called now and then."""
+    while True:
+        left_s = _LOOK_S if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            # Rejected: to wait for ever. A signal that arrives in another thread wakes nobody here.
+            found = [queue.get(timeout=min(_LOOK_S, left_s))]
+        except Empty:
+            look()
+            if left_s == 0.0:
+                return []
+            continue
+        while not queue.empty():
+            found.append(queue.get())
+        return found
 
 
 class PoolExecutor(Executor):
@@ -149,20 +170,11 @@ class ExecutorPool:
     def collect(self, timeout_s: float | None) -> list[tuple[Input, ItemReport]]:
         """Return reports as soon as there are any."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            left_s = _LOOK_S if deadline is None else max(0.0, deadline - time.monotonic())
-            try:
-                # Rejected: to wait for ever. A signal that arrives in another thread wakes nobody here.
-                found = [self._done.get(timeout=min(_LOOK_S, left_s))]
-            except Empty:
-                if left_s == 0.0:
-                    return []
-                continue
-            while not self._done.empty():
-                found.append(self._done.get())
+        while found := arrived(self._done, deadline):
             reports = [(ticket.entry, self._report(ticket)) for ticket in found if ticket in self._tickets]
             if reports:
                 return reports  # none if all of them were recalled
+        return []
 
     def recall(self) -> list[Input]:
         """Take back what has not started."""

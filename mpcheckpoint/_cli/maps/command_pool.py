@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._work.pool import arrived
 from mpcheckpoint._work.report import ItemReport, Kind
 from mpcheckpoint._work.run_item import ItemRunner
 from mpcheckpoint._work.shortage import shortage_of
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._work.inputs import Input
     from mpcheckpoint._work.plan import Plan
-
-_LOOK_S = 0.1
 
 
 class CommandPool:
@@ -91,21 +90,10 @@ class CommandPool:
             CheckpointError: an outcome could not be recorded.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        reports = self._reports
-        while True:
-            left_s = _LOOK_S if deadline is None else max(0.0, deadline - time.monotonic())
-            try:
-                # Rejected: to wait for ever. A signal that arrives in another thread wakes nobody here.
-                found = [reports.get(timeout=min(_LOOK_S, left_s))]
-            except Empty:
-                if left_s == 0.0:
-                    return []
-                continue
-            while not reports.empty():
-                found.append(reports.get())
-            with self._lock:
-                self._given -= len(found)
-            return [(entry, _report_of(told)) for entry, told in found]
+        found = arrived(self._reports, deadline)
+        with self._lock:
+            self._given -= len(found)
+        return [(entry, _report_of(told)) for entry, told in found]
 
     def recall(self) -> list[Input]:
         """Take back what has not started."""
