@@ -5,11 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._format.control import GONE, control_payload
 from mpcheckpoint._format.frame import Payload
 from mpcheckpoint._format.recode import KEEP, LEFT
 from mpcheckpoint._postgres.rows import body_of
+from mpcheckpoint._store.moving import payload_of
 
 if TYPE_CHECKING:
     from array import array
@@ -69,6 +69,4 @@ class Batches(NamedTuple):
             return _GONE
         if index in payloads:
             return payloads[index]
-        line = self.lines[index]
-        object_key = b"null" if line.object_key is None else encode_key(line.object_key)
-        return Payload(object_key, line.event, line.meta)
+        return payload_of(self.lines[index])

@@ -17,11 +17,11 @@ from mpcheckpoint._format.control import (
     DROPPED,
     Header,
     Restored,
-    UnknownControlError,
     control_name,
 )
 from mpcheckpoint._format.frame import Payload
-from mpcheckpoint.errors import BackupPlaceError, FormatVersionError
+from mpcheckpoint._logfile.header import known_control
+from mpcheckpoint.errors import BackupPlaceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -168,14 +168,7 @@ def without_controls_of_a_generation(lines: Lines, path: str) -> Iterator[Lines]
     for index, line in lines.controls():
         # Requires of a writer that such a line is a batch of its own.
         is_alone = not line.more and (not index or not lines.mores[index - 1])
-        try:
-            name = control_name(line)
-        except UnknownControlError as error:
-            raise FormatVersionError(
-                f"{path} holds {error}, which this release does not know. Use a newer release of mpcheckpoint.",
-                path=path,
-                reason="unknown control line",
-            ) from None
+        name = known_control(line, path)
         if is_alone and name in CONTROLS_OF_A_GENERATION:
             if start < index:
                 yield lines[start:index]
