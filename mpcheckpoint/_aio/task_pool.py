@@ -131,7 +131,7 @@ class EndedError(Exception):
 
 
 class TaskPool:
-    """Runs items in tasks, ``jobs`` at a time, and has as many ahead, so that no task waits for the map.
+    """A ``WorkerPool`` of tasks, ``jobs`` at a time. As many items are ahead, so that no task waits for the map.
 
     Locking rules: none is taken. The thread of the map and the loop share deques and a queue, of which each step is
     whole; what an item is handed to is decided by who takes it out of ``_waiting``.
@@ -160,7 +160,6 @@ class TaskPool:
     # --- in the thread of the map -----------------------------------------------------------------------------
 
     def has_room(self) -> bool:
-        """Return whether another item can be given out now."""
         return self._given < self.most
 
     def submit(self, entry: Input) -> None:
@@ -178,7 +177,6 @@ class TaskPool:
         self._given += 1
 
     def collect(self, timeout_s: float | None) -> list[tuple[Input, ItemReport]]:
-        """Return reports as soon as there are any."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         found = arrived(self._done, deadline, self._require_open_loop)
         if found and self._is_ending:

@@ -51,7 +51,7 @@ _END_BYTES = CLOSING_BYTES + len(PADDING)
 
 
 class LogReader:
-    """Read one log incrementally.
+    """Read one log incrementally. See ``Reader`` in ``_store.protocol``.
 
     Invariant: nothing after ``_end`` is kept from poll to poll. It may be a write in progress, or be cut off by a
     repair, so each poll reads it anew.
@@ -315,7 +315,6 @@ class LogReader:
             return line.stamp_us
 
     def position(self) -> Position:
-        """Return the place after what was read so far. Requires: ``poll`` or another of these methods was called."""
         header, end = self._header, self._end
         assert header is not None
         return Position(
@@ -331,7 +330,6 @@ class LogReader:
         return None if self._header is None else Seen(self._header.generation, self._end)
 
     def rest(self) -> Rest | None:
-        """Return what follows the last whole batch, as the last poll found it; None for nothing, or padding."""
         offset = self._end.offset
         if self._judged_torn is None or self._judged_torn[0] != offset:
             return None

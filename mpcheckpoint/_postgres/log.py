@@ -1,4 +1,4 @@
-"""One log of a server. See ``StoredLog`` in ``_store.protocol``."""
+"""One log of a server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class PostgresLog:
-    """One log, for any number of threads."""
+    """One log. See ``StoredLog`` in ``_store.protocol``."""
 
     longest_pause_s = LONGEST_PAUSE_ALONE_S
 
@@ -44,7 +44,6 @@ class PostgresLog:
         timeout_s: float | None,
         guard: Callable[[], Position | None] | None = None,
     ) -> Position:
-        """Append one batch; return its position when it is as durable as ``durability`` asks."""
         # With ``interval`` at once, too: one sync makes the appends of many durable.
         is_durable = durability.mode is not Mode.NEVER
         attempt = Attempt(
@@ -94,11 +93,9 @@ class PostgresLog:
     # --- read, look after -------------------------------------------------------------------------------------
 
     def reader(self, *, resumes: bool = False) -> PostgresReader:
-        """Return a reader at the start of the log."""
         return PostgresReader(self._place, resumes=resumes)
 
     def subscribe(self, seconds: float) -> PostgresNotifier | None:
-        """Have appends to this log notify for so long; None if they cannot."""
         is_marked = not self._place.is_read_only and self._notifier.follow(self._place.id, seconds)
         return self._notifier if is_marked else None
 
@@ -112,7 +109,6 @@ class PostgresLog:
         purges: bool = False,
         waits: bool = True,
     ) -> Compacted:
-        """Drop what ``selection`` says, at once for all or not at all."""
         compactor = PostgresCompactor(self._place, timeout_s, pace, waits=waits, purges=purges)
         return compactor.run(selection, is_dry_run=is_dry_run)
 

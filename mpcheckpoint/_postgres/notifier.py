@@ -70,11 +70,9 @@ class PostgresNotifier:
             return  # another thread listens
 
     def value(self) -> int:
-        """Return what changes at each notification."""
         return self._count
 
     def wait(self, value: int, timeout_s: float) -> None:
-        """Return when something came since the value was ``value``, when the time is over, or for no reason."""
         deadline = time.monotonic() + timeout_s
         mutex = self._sessions.listening.mutex
         if mutex.is_owned():

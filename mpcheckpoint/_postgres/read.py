@@ -160,7 +160,6 @@ class PostgresReader:
         return page.last >= page.end or not page.ends
 
     def poll(self) -> Iterator[Chunk]:
-        """Yield what is new since the last poll; the first poll yields the whole log."""
         found, self._found = self._found, None
         page = found[0] if found is not None and found[1] == self._number else self._look()
         until = page.end
@@ -252,7 +251,6 @@ class PostgresReader:
         )
 
     def seen(self) -> Seen | None:
-        """Return what was read so far."""
         if self._gen is None:
             return None
         return Seen(self._generation, SeenEnd(self._gen, max(0, self._number), self._known_id))
@@ -314,7 +312,6 @@ class PostgresReader:
         return None
 
     def position(self) -> Position:
-        """Return the place after what was given so far, or sought."""
         stamp_us, less = self._place
         return Position(
             self._log.log_key, self._generation, max(0, self._number), stamp_us, -less, self._lineage

@@ -1,4 +1,4 @@
-"""A store in a database of a server. See ``Store`` in ``_store.protocol``."""
+"""A store in a database of a server."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ MAKE_LOG = statement(
 
 
 class PostgresStore:
-    """The logs of one store of a database."""
+    """The logs of one store of a database. See ``Store`` in ``_store.protocol``."""
 
     def __init__(self, address: Address, *, create: bool, read_only: bool, retry_s: float) -> None:
         """Open the store, making it, and the schema of the database, where they are not there and it may.
@@ -85,7 +85,6 @@ class PostgresStore:
         self._looked = threading.local()
 
     def log_keys(self) -> list[str]:
-        """Return the keys of all logs, sorted."""
         result = self._read(KEYS, int4(self._id))
         return sorted((result.get_value(row, 0) or b"").decode() for row in range(result.ntuples))
 
@@ -109,11 +108,9 @@ class PostgresStore:
         return all(are_whole)
 
     def find_log(self, log_key: str) -> PostgresLog:
-        """Return a log for reading."""
         return self._found(log_key, _key_bytes(log_key))
 
     def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> PostgresLog:
-        """Return a log for writing, creating it if it may."""
         key = _key_bytes(log_key)
         if not create:
             return self._found(log_key, key)
@@ -132,7 +129,6 @@ class PostgresStore:
         return cut_of_store(self.sessions, self._id, retry_s=self._retry_s, read_only=self._read_only)
 
     def adopt_log(self, log: LogCut, *, timeout_s: float | None, pace: Callable[[int], None]) -> None:
-        """Make a log that holds what another one held, durably: whole, or not at all."""
         _key_bytes(log.header.log_key)
         Adoption(self.sessions, self._id, log, pace).run(timeout_s)
 

@@ -85,7 +85,6 @@ class PostgresWorker:
 
     @property
     def is_mine(self) -> bool:
-        """Whether this process began the worker."""
         return self._pid == os.getpid()
 
     @property
@@ -126,7 +125,6 @@ class PostgresWorker:
         return []
 
     def retire(self) -> None:
-        """End the worker."""
         if not self.is_mine or self._is_retired:
             return
         self._workers.end(self.id, self._session)
@@ -155,7 +153,6 @@ class PostgresWorkers:
         return self._reopen
 
     def begin(self) -> PostgresWorker:
-        """Begin a worker."""
         if not self._is_cleared:
             self._is_cleared = True
             self.clear()
@@ -225,11 +222,9 @@ class PostgresWorkers:
         return True
 
     def is_live(self, worker_id: str) -> bool:
-        """Return whether that worker lives."""
         return worker_id in self._live([worker_id])
 
     def is_known(self, worker_id: str) -> bool:
-        """Return whether a worker has neither retired nor been retired."""
         if not _ID.fullmatch(worker_id):
             return False
         row = self._read(
@@ -238,7 +233,6 @@ class PostgresWorkers:
         return bool(row.get_value(0, 0) == b"\1")
 
     def retire(self, worker_id: str) -> None:
-        """Retire a worker of any process."""
         if _ID.fullmatch(worker_id):
             self.change(RETIRE, worker_id, None)
 
@@ -247,16 +241,13 @@ class PostgresWorkers:
         return f"mpcheckpoint.worker {worker_id} of {self._sessions.place}"
 
     def begun_us(self, worker_id: str) -> int | None:
-        """Return since when a worker has its object; None if it does not live."""
         live = self._live([worker_id])
         return live[worker_id].begun_us if worker_id in live else None
 
     def shown(self) -> Iterator[bytes]:
-        """Yield what live workers show."""
         yield from [row.shown for row in self._live(None).values() if row.shown]
 
     def holders(self, worker_ids: Collection[str]) -> dict[str, WorkerHolder]:
-        """Return which process keeps each of these workers alive, of those that live."""
         return {worker_id: WorkerHolder(row.holder) for worker_id, row in self._live(worker_ids).items()}
 
     def clear(self) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class DirectoryLog:
-    """One log file of a store."""
+    """One log file of a store. See ``StoredLog`` in ``_store.protocol``."""
 
     longest_pause_s = 0.02
 
@@ -58,7 +58,6 @@ class DirectoryLog:
         timeout_s: float | None,
         guard: Callable[[], Position | None] | None = None,
     ) -> Position:
-        """Append one batch; return its position when it is as durable as ``durability`` asks."""
         writer = self._writer_that_locks()
         is_always = durability.mode is Mode.ALWAYS
         appended = writer.append(payloads, timeout_s=timeout_s, guard=guard, is_durable=is_always)
@@ -100,7 +99,6 @@ class DirectoryLog:
             notifier.notify()
 
     def reader(self, *, resumes: bool = False) -> LogReader:
-        """Return a reader at the start of the log."""
         return LogReader(self._paths, self._known_durable, resumes=resumes)
 
     def subscribe(self, seconds: float) -> StoreNotifier | None:
@@ -140,7 +138,6 @@ class DirectoryLog:
         purges: bool = False,
         waits: bool = True,
     ) -> Compacted:
-        """Drop what ``selection`` says, at once for all or not at all."""
         self._directory.require_locking()
         directory = self._directory
         compactor = Compactor(
@@ -208,7 +205,7 @@ def _nobody() -> None:
 
 
 class DirectoryStore:
-    """The logs in one ``.checkpoint`` directory."""
+    """The logs in one ``.checkpoint`` directory. See ``Store`` in ``_store.protocol``."""
 
     def __init__(self, base: str | os.PathLike[str], *, create: bool, read_only: bool) -> None:
         self.directory = StoreDirectory(base, create=create, read_only=read_only)
@@ -217,11 +214,9 @@ class DirectoryStore:
         self._arguments = (self.directory.base, create, read_only)
 
     def log_keys(self) -> list[str]:
-        """Return the keys of all logs, sorted."""
         return self.directory.log_keys()
 
     def change_token(self) -> object | None:
-        """Return a value that changes when a log is added; None if that cannot be told without listing."""
         return self.directory.change_token()
 
     def look(self, readers: Sequence[Reader]) -> bool:
@@ -229,20 +224,16 @@ class DirectoryStore:
         return False
 
     def find_log(self, log_key: str) -> DirectoryLog:
-        """Return a log for reading, without waiting for anybody."""
         return DirectoryLog(self.directory, self.directory.find_log(log_key))
 
     def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> DirectoryLog:
-        """Return a log for writing, creating it if it may."""
         paths = self.directory.open_log(log_key, create=create, timeout_s=timeout_s)
         return DirectoryLog(self.directory, paths)
 
     def cut(self, timeout_s: float | None) -> AbstractContextManager[Sequence[FileCut]]:
-        """Give all logs as they were at one moment."""
         return cut_of_directory(self.directory, timeout_s)
 
     def adopt_log(self, log: LogCut, *, timeout_s: float | None, pace: Callable[[int], None]) -> None:
-        """Make a log that holds what another one held, durably: whole, or not at all."""
         adopt_into_directory(self.directory, log, timeout_s, pace)
 
     def __eq__(self, other: object) -> bool:

@@ -51,7 +51,6 @@ class FileWorker:
 
     @property
     def is_mine(self) -> bool:
-        """Whether this process made the worker, and is no fork of that one."""
         return self._pid == os.getpid()
 
     @property
@@ -116,7 +115,6 @@ class WorkerFiles:
         self.directory = os.path.join(store_path, WORKERS)
 
     def begin(self) -> FileWorker:
-        """Begin a worker."""
         directory = self.directory
         with translated("starting a worker in", directory):
             if not _is_directory(directory):
@@ -132,7 +130,6 @@ class WorkerFiles:
         return FileWorker(self._path(worker_id), worker_id, descriptor)
 
     def is_live(self, worker_id: str) -> bool:
-        """Return whether that worker lives."""
         if not _ID.fullmatch(worker_id):
             return False  # not one of ours, and it must not become part of a path
         path = self._path(worker_id)
@@ -140,7 +137,6 @@ class WorkerFiles:
             return system.is_locked(path)
 
     def is_known(self, worker_id: str) -> bool:
-        """Return whether a worker has neither retired nor been retired, dead or alive."""
         return bool(_ID.fullmatch(worker_id)) and system.exists(self._path(worker_id))
 
     def retire(self, worker_id: str) -> None:
@@ -151,11 +147,9 @@ class WorkerFiles:
                 system.remove(path)
 
     def name_of(self, worker_id: str) -> str:
-        """Return the path of a worker's file."""
         return self._path(worker_id)
 
     def begun_us(self, worker_id: str) -> int | None:
-        """Return since when a worker has its object, in microseconds since 1970; None if it is gone, or dead."""
         if not self.is_live(worker_id):
             return None
         try:
@@ -164,7 +158,6 @@ class WorkerFiles:
             return None
 
     def shown(self) -> Iterator[bytes]:
-        """Yield what live workers show."""
         for worker_id in self._ids():
             path = self._path(worker_id)
             data = _content(path)
@@ -172,7 +165,6 @@ class WorkerFiles:
                 yield data
 
     def holders(self, worker_ids: Collection[str]) -> dict[str, WorkerHolder]:
-        """Return which process keeps each of these workers alive, of those that live."""
         statuses = {each: system.lock_status(self._path(each)) for each in worker_ids if _ID.fullmatch(each)}
         held = [each for each, status in statuses.items() if status.state is not system.LockState.FREE]
         openers = system.openers([self._path(each) for each in held])

@@ -123,7 +123,7 @@ def jobs_of(executor: Executor) -> int:
 
 
 class ExecutorPool:
-    """Runs items in an executor, of threads or processes, that the caller shuts down.
+    """Runs items in an executor, of threads or processes, that the caller shuts down. See ``WorkerPool``.
 
     Gives out a few more items than the executor has workers, so that no worker waits for us. An item is claimed when it
     starts. A thread that is done with one goes on with the next that waits, and claims it with the outcome of the
@@ -140,7 +140,6 @@ class ExecutorPool:
         self._done: SimpleQueue[_Ticket] = SimpleQueue()
 
     def has_room(self) -> bool:
-        """Return whether another item can be given out now."""
         return len(self._tickets) < self.most
 
     def submit(self, entry: Input) -> None:
@@ -168,7 +167,6 @@ class ExecutorPool:
         ticket.report.add_done_callback(lambda _: self._done.put(ticket))
 
     def collect(self, timeout_s: float | None) -> list[tuple[Input, ItemReport]]:
-        """Return reports as soon as there are any."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while found := arrived(self._done, deadline):
             reports = [(ticket.entry, self._report(ticket)) for ticket in found if ticket in self._tickets]
@@ -177,7 +175,6 @@ class ExecutorPool:
         return []
 
     def recall(self) -> list[Input]:
-        """Take back what has not started."""
         recalled = [ticket for ticket in self._tickets if ticket.recall()]
         self._tickets.difference_update(recalled)
         return [ticket.entry for ticket in recalled]

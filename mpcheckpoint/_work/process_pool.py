@@ -46,7 +46,7 @@ _EXIT_PRIORITY = 10
 
 
 class ProcessPool:
-    """Starts worker processes as items come, up to ``jobs``, and replaces those that die.
+    """Starts worker processes as items come, up to ``jobs``, and replaces those that die. See ``WorkerPool``.
 
     Each has an item ahead in its pipe, so that it need not wait for us; some more where items are so short that it had
     to. No worker is idle beside an item that waits in another one's pipe: it is withdrawn from there. With
@@ -79,7 +79,6 @@ class ProcessPool:
     # --- items ------------------------------------------------------------------------------------------------
 
     def has_room(self) -> bool:
-        """Return whether another item can be given out now."""
         given = len(self._waiting) + sum([len(member.given) for member in self._members])
         return given < self._jobs * (1 + self._ahead)
 
@@ -171,7 +170,6 @@ class ProcessPool:
     # --- reports ----------------------------------------------------------------------------------------------
 
     def collect(self, timeout_s: float | None) -> list[tuple[Input, ItemReport]]:
-        """Return reports as soon as there are any."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             now_s = time.monotonic()

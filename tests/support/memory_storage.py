@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 class MemoryReader:
-    """One log, read by one thread at a time."""
+    """See ``Reader`` in ``_store.protocol``."""
 
     def __init__(self, content: Content, *, resumes: bool = False) -> None:
         self.given = 0
@@ -118,7 +118,6 @@ class MemoryReader:
         """Return None: nobody dies in a write."""
 
     def position(self) -> Position:
-        """Return the place behind what was given or sought, whichever is later."""
         stamp_us, less = max(self._skip, (self._end.stamp_us, 0))
         content = self._content
         return Position(
@@ -126,7 +125,6 @@ class MemoryReader:
         )
 
     def seen(self) -> Seen:
-        """Return what was given so far."""
         return Seen(self._generation, self._end)
 
     def release(self) -> None:
@@ -134,7 +132,7 @@ class MemoryReader:
 
 
 class MemoryLog:
-    """One log, for any number of threads."""
+    """See ``StoredLog``."""
 
     reader_type = MemoryReader
     longest_pause_s = 0.02
@@ -216,7 +214,6 @@ class MemoryLog:
         return clock.next(max(self.content.end.stamp_us, self.content.highest_us))
 
     def reader(self, *, resumes: bool = False) -> MemoryReader:
-        """Return a reader at the start."""
         return self.reader_type(self.content, resumes=resumes)
 
     def subscribe(self, seconds: float) -> None:
@@ -283,7 +280,6 @@ class MemoryLog:
             copied.add(self.content, later)
 
     def size_bytes(self) -> int:
-        """Return how long it is."""
         return self.content.end.offset
 
     def repairs(self) -> list[Repair]:
@@ -291,7 +287,6 @@ class MemoryLog:
         return []
 
     def stats(self) -> dict[str, object]:
-        """Return figures."""
         return {
             "size_bytes": self.content.end.offset,
             "appends": self.content.appends,
@@ -320,7 +315,7 @@ _Contents = dict[str, Content]
 
 
 class MemoryStore:
-    """The logs of one place."""
+    """The logs of one place. See ``Store``."""
 
     workers_type = MemoryWorkers
 
@@ -349,7 +344,6 @@ class MemoryStore:
             cls._places.pop(str(place), None)
 
     def log_keys(self) -> list[str]:
-        """Return the keys of all logs, sorted."""
         return sorted(self.contents)
 
     def change_token(self) -> object | None:
@@ -366,11 +360,9 @@ class MemoryStore:
         return False
 
     def find_log(self, log_key: str) -> MemoryLog:
-        """Return a log that exists."""
         return self._found(log_key)
 
     def open_log(self, log_key: str, *, create: bool, timeout_s: float | None) -> MemoryLog:
-        """Return a log, creating it if it may."""
         del timeout_s  # nobody holds the mutex for long
         file_name(log_key)  # refuses what is no key
         if create:
@@ -381,7 +373,6 @@ class MemoryStore:
 
     @contextmanager
     def cut(self, timeout_s: float | None) -> Iterator[list[MemoryCut]]:
-        """Give all logs as they are now."""
         with ExitStack() as held, self._mutex:
             logs = [self.log_type(self.contents[log_key]) for log_key in self.log_keys()]
             for log in logs:
@@ -391,7 +382,6 @@ class MemoryStore:
         yield cut
 
     def adopt_log(self, log: LogCut, *, timeout_s: float | None, pace: Callable[[int], None]) -> None:
-        """Make a log of what another one held."""
         del timeout_s  # nobody holds the mutex for long
         made = self.content_type.made_of(log, pace)
         with self._mutex:

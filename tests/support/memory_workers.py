@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class MemoryWorker:
-    """A worker that lives until it retires: it has no process that could die before this one."""
+    """A worker that lives until it retires: it has no process that could die before this one. See ``Worker``."""
 
     fd = -1
 
@@ -30,7 +30,6 @@ class MemoryWorker:
 
     @property
     def is_mine(self) -> bool:
-        """Whether this process began the worker."""
         return self._pid == os.getpid()
 
     @property
@@ -43,12 +42,10 @@ class MemoryWorker:
         return False
 
     def begin_again(self) -> bool:
-        """Note that another object was begun."""
         self.begun_us = clock.next(0)
         return self.id in self._known
 
     def show(self, data: bytes) -> None:
-        """Show these bytes."""
         self.data = data
 
     def others(self) -> list[LockHolder]:
@@ -56,7 +53,6 @@ class MemoryWorker:
         return []
 
     def retire(self) -> None:
-        """End the worker."""
         self._known.pop(self.id, None)
 
     def __enter__(self) -> MemoryWorker:
@@ -67,7 +63,7 @@ class MemoryWorker:
 
 
 class MemoryWorkers:
-    """The workers of one place."""
+    """The workers of one place. See ``Workers``."""
 
     worker_type = MemoryWorker
     may_outlive_records = True
@@ -81,32 +77,25 @@ class MemoryWorkers:
         return type(self), (self._path,)
 
     def begin(self) -> MemoryWorker:
-        """Begin a worker."""
         return self.worker_type(self.known)
 
     def is_live(self, worker_id: str) -> bool:
-        """Return whether that worker lives."""
         return worker_id in self.known
 
     def is_known(self, worker_id: str) -> bool:
-        """Return whether a worker has not retired."""
         return worker_id in self.known
 
     def retire(self, worker_id: str) -> None:
-        """Retire a worker."""
         self.known.pop(worker_id, None)
 
     def name_of(self, worker_id: str) -> str:
-        """Return its id."""
         return worker_id
 
     def begun_us(self, worker_id: str) -> int | None:
-        """Return since when a worker has its object."""
         worker = self.known.get(worker_id)
         return None if worker is None else worker.begun_us
 
     def shown(self) -> Iterator[bytes]:
-        """Yield what workers show."""
         yield from [worker.data for worker in list(self.known.values()) if worker.data]
 
     def holders(self, worker_ids: Collection[str]) -> dict[str, WorkerHolder]:

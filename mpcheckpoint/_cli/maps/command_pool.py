@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class CommandPool:
-    """Runs items in up to ``jobs`` threads of its own. A thread ends when there is nothing left to do.
+    """A ``WorkerPool`` of up to ``jobs`` threads of its own. A thread ends when there is nothing left to do.
 
     A thread that is done with one item goes on with the next that waits, and claims it with the outcome of the first.
     With a gate it does not: each item waits at the gate before it is claimed.
@@ -68,7 +68,6 @@ class CommandPool:
     # --- for the map ------------------------------------------------------------------------------------------
 
     def has_room(self) -> bool:
-        """Return whether another item can be given out now."""
         return self._given < self.most
 
     def submit(self, entry: Input) -> None:
@@ -96,7 +95,6 @@ class CommandPool:
         return [(entry, _report_of(told)) for entry, told in found]
 
     def recall(self) -> list[Input]:
-        """Take back what has not started."""
         with self._lock:
             recalled = [*self._at_gate.values(), *self._waiting]
             self._at_gate.clear()

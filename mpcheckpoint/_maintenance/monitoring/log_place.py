@@ -45,7 +45,7 @@ class LogPlace(Protocol):
 
 
 class FilePlace:
-    """The file of a log, and those beside it."""
+    """The file of a log, and those beside it. See ``LogPlace``."""
 
     def __init__(self, paths: LogPaths) -> None:
         self.path, self.files = paths.log, (paths.lock, paths.log)
@@ -59,7 +59,6 @@ class FilePlace:
             return ()
 
     def lock(self) -> system.LockStatus:
-        """Return who holds the append lock, as the kernel tells."""
         return system.lock_status(self._paths.lock)
 
     def is_poisoned(self, generation: str) -> bool:
@@ -67,7 +66,6 @@ class FilePlace:
         return Poison(self._paths).reason(generation) is not None
 
     def size_bytes(self) -> int | None:
-        """Return the size of the file."""
         try:
             return system.path_status(self.path).size_bytes
         except OSError:
