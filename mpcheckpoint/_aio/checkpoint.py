@@ -151,8 +151,7 @@ class AsyncCheckpoint:
         """Yield the records of all logs, in the merged order: ``async for``; see ``Checkpoint.read``."""
         inner = self._opened()
         async for record in in_parts(
-            self._rooms.reads,
-            lambda: inner.read(object_key=object_key, last=last, since=since, until=until),
+            self._rooms.reads, lambda: inner.read(object_key=object_key, last=last, since=since, until=until)
         ):
             yield record
 

@@ -305,11 +305,7 @@ class TaskPool:
             raise
 
     async def _stepped(
-        self,
-        runner: ItemRunner,
-        turn: Turn,
-        following: Callable[[], Input | None],
-        result: Result | None,
+        self, runner: ItemRunner, turn: Turn, following: Callable[[], Input | None], result: Result | None
     ) -> tuple[ItemReport | None, Turn | None]:
         """Claim or record in a thread. A cancellation waits for that: what has run is recorded first."""
         until_s = time.monotonic() + (0.0 if result is None else RECORD_S)

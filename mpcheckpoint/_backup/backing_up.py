@@ -222,11 +222,7 @@ def _judge(
 
 
 def _write(
-    place: BackupPlace,
-    cut: Cut,
-    todo: list[LogStep],
-    wanted: _Wanted,
-    held: ExitStack,
+    place: BackupPlace, cut: Cut, todo: list[LogStep], wanted: _Wanted, held: ExitStack
 ) -> dict[str, int]:
     """Bring the backup to the cut, whole or not at all; return the sizes of what was compacted, by path."""
 

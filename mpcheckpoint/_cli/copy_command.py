@@ -48,11 +48,7 @@ def copy_command(
     """
     with ByteProgress("copy", None, quiet_s=_QUIET_S) as progress:
         done = copy_store(
-            store,
-            target,
-            limit_rate=limit_rate,
-            on_progress=progress.advance,
-            lock_timeout_s=lock_timeout_s,
+            store, target, limit_rate=limit_rate, on_progress=progress.advance, lock_timeout_s=lock_timeout_s
         )
     if is_json:
         for log in done.logs:

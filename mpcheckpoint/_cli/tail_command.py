@@ -37,11 +37,7 @@ _LOOK_EVERY_S = 1.0
 @store_option
 @keys_option
 @click.option(
-    "-n",
-    "--lines",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="How many records. [default: 10]",
+    "-n", "--lines", type=click.IntRange(min=0), metavar="N", help="How many records. [default: 10]"
 )
 @click.option("-f", "--follow", "is_following", is_flag=True, help="Go on with new records, until Ctrl-C.")
 @since_option

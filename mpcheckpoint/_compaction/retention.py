@@ -75,11 +75,7 @@ class Retention:
         return self.keep_last is not None or self.newer_than_s is not None
 
     def _note(self) -> Note:
-        fields = {
-            "keep_last": self.keep_last,
-            "newer_than_s": self.newer_than_s,
-            "max_bytes": self.max_bytes,
-        }
+        fields = {"keep_last": self.keep_last, "newer_than_s": self.newer_than_s, "max_bytes": self.max_bytes}
         return Note(RETENTION, fields)
 
 

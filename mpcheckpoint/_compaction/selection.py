@@ -68,14 +68,7 @@ class Selection:
         most_kept: drop nothing where more than this part of the log would be kept, in bytes.
     """
 
-    def __init__(
-        self,
-        path: str,
-        rules: Rules,
-        *,
-        now_us: int,
-        is_live: Callable[[str], bool],
-    ) -> None:
+    def __init__(self, path: str, rules: Rules, *, now_us: int, is_live: Callable[[str], bool]) -> None:
         self._path = path
         self._rules = rules
         self.most_kept = rules.most_kept

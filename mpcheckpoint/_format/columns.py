@@ -13,11 +13,7 @@ from operator import itemgetter, sub
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 from mpcheckpoint import _core
-from mpcheckpoint._format.frame import (
-    NO_META,
-    EndState,
-    Line,
-)
+from mpcheckpoint._format.frame import NO_META, EndState, Line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

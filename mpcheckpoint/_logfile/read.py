@@ -20,12 +20,7 @@ from mpcheckpoint._logfile.chunk import Told
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.descriptors import pool
 from mpcheckpoint._logfile.faults import translated
-from mpcheckpoint._logfile.header import (
-    after_what_was_restored,
-    known_control,
-    read_header,
-    require_position,
-)
+from mpcheckpoint._logfile.header import after_what_was_restored, known_control, read_header, require_position
 from mpcheckpoint._logfile.judged import Seen
 from mpcheckpoint._logfile.near_end import Rest, batch_near_end, length_and_crc, look_at_rest
 from mpcheckpoint._logfile.new_lines import written_after

@@ -66,13 +66,7 @@ def _facts(ask: Ask) -> tuple[dict[str, str], bool, int, int, int]:
     }
     is_standby, connections = state.get_value(0, 0) == b"\1", number_in(state.get_value(0, 1))
     synchronous, standbys = number_in(state.get_value(0, 2)), number_in(state.get_value(0, 3))
-    return (
-        settings,
-        is_standby,
-        connections,
-        synchronous,
-        standbys,
-    )
+    return (settings, is_standby, connections, synchronous, standbys)
 
 
 def _server(settings: dict[str, str], *, is_standby: bool) -> Finding:

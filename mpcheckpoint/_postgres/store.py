@@ -22,11 +22,7 @@ from mpcheckpoint._postgres.session import statement
 from mpcheckpoint._postgres.sessions import sessions_of
 from mpcheckpoint._postgres.workers import PostgresWorkers
 from mpcheckpoint._store.findings import OK, Finding
-from mpcheckpoint.errors import (
-    FormatVersionError,
-    LogNotFoundError,
-    StoreNotFoundError,
-)
+from mpcheckpoint.errors import FormatVersionError, LogNotFoundError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

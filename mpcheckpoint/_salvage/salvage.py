@@ -26,14 +26,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint import _system as system
-from mpcheckpoint._format.control import (
-    MAX_HEADER_BYTES,
-    SALVAGED,
-    Header,
-    Note,
-    Restored,
-    note_payload,
-)
+from mpcheckpoint._format.control import MAX_HEADER_BYTES, SALVAGED, Header, Note, Restored, note_payload
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated

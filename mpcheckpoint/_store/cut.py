@@ -156,11 +156,7 @@ def _of_one_moment(
 
 
 def _under_locks(
-    directory: StoreDirectory,
-    timeout_s: float | None,
-    until_s: float,
-    cut: Cut,
-    unclean: list[LogPaths],
+    directory: StoreDirectory, timeout_s: float | None, until_s: float, cut: Cut, unclean: list[LogPaths]
 ) -> LogPaths | None:
     """Make the cut, and return None; or return a log whose lock was held elsewhere until then.
 

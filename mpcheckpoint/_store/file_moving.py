@@ -16,12 +16,7 @@ from mpcheckpoint._logfile.ownership import create_log, temporary_name
 from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._logfile.selected import blocks_up_to
 from mpcheckpoint._store.cut import take_cut
-from mpcheckpoint._store.moving import (
-    already_there,
-    came_from,
-    content_of,
-    without_controls_of_a_generation,
-)
+from mpcheckpoint._store.moving import already_there, came_from, content_of, without_controls_of_a_generation
 from mpcheckpoint._store.name_list import add_name
 from mpcheckpoint._store.process import process
 from mpcheckpoint._system.locks import store_locks

@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._format.columns import Lines
-from mpcheckpoint._format.control import (
-    CONTROLS_OF_A_GENERATION,
-    DROPPED,
-    Header,
-    Restored,
-    control_name,
-)
+from mpcheckpoint._format.control import CONTROLS_OF_A_GENERATION, DROPPED, Header, Restored, control_name
 from mpcheckpoint._format.frame import Payload
 from mpcheckpoint._logfile.header import known_control
 from mpcheckpoint.errors import BackupPlaceError

@@ -54,15 +54,7 @@ from mpcheckpoint._system.files import (
     write_at,
 )
 from mpcheckpoint._system.holders import LockHolder, LockState, LockStatus, lock_status, openers
-from mpcheckpoint._system.locks import (
-    LockProof,
-    is_locked,
-    lock,
-    prove_locking,
-    store_lock,
-    try_lock,
-    unlock,
-)
+from mpcheckpoint._system.locks import LockProof, is_locked, lock, prove_locking, store_lock, try_lock, unlock
 from mpcheckpoint._system.memory import can_tell_memory, memory_above
 from mpcheckpoint._system.statx import FileStatus, file_status, has_statx, path_mark, path_status
 from mpcheckpoint._system.workers import create_locked, remove_unlocked

@@ -78,12 +78,7 @@ class FollowedLogs:
     """
 
     def __init__(
-        self,
-        look: Look,
-        after: Cursor | Position | str,
-        only: Only | None = None,
-        *,
-        is_one: bool = False,
+        self, look: Look, after: Cursor | Position | str, only: Only | None = None, *, is_one: bool = False
     ) -> None:
         """Follow the logs that ``look`` finds, from after that place; ``is_one``: it finds the same one for ever.
 

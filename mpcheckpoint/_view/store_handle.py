@@ -87,9 +87,7 @@ class StoreHandle:
         self.require_open()
         may_create = self.settings.create if create is None else create and self.settings.create
         stored = self._store.open_log(
-            log_key,
-            create=may_create and not self.settings.read_only,
-            timeout_s=self.settings.lock_timeout_s,
+            log_key, create=may_create and not self.settings.read_only, timeout_s=self.settings.lock_timeout_s
         )
         with self.mutex.guard():
             self._open_keys[log_key] = None

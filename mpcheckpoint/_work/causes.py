@@ -44,11 +44,7 @@ def _is_killed(outcome: Outcome) -> bool:
     return not is_by_map and (by_shell or _KILLED.match(outcome.error or "") is not None)
 
 
-_NAMED: dict[str, Choice] = {
-    "timed-out": _is_timed_out,
-    "killed": _is_killed,
-    "not-started": _is_not_started,
-}
+_NAMED: dict[str, Choice] = {"timed-out": _is_timed_out, "killed": _is_killed, "not-started": _is_not_started}
 
 
 def exit_code(outcome: Outcome) -> int | None:

@@ -48,10 +48,7 @@ def give_to_nobody(*paths: Path) -> None:
 
 
 def _as_user(
-    stage: Path,
-    user: tuple[int, int, Sequence[int]],
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
+    stage: Path, user: tuple[int, int, Sequence[int]], function: Callable[..., Any], args: tuple[Any, ...]
 ) -> Any:
     uid, gid, groups = user
     os.chdir("/")

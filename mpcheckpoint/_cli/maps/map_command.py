@@ -237,12 +237,7 @@ def _run(job: Job, items: Items) -> int:
 
 
 def _started(
-    job: Job,
-    checkpoint: Checkpoint,
-    items: Items,
-    command: RunCommand,
-    gate: StartGate,
-    reporter: Reporter,
+    job: Job, checkpoint: Checkpoint, items: Items, command: RunCommand, gate: StartGate, reporter: Reporter
 ) -> MapRun:
     def joined() -> tuple[LogHandle, JoinedRun]:
         log = handle_of(checkpoint.log(job.log_key))

@@ -106,10 +106,7 @@ class ImportTask:
         if isinstance(self._shape, WholeLog):
             self._shape.resume(self._source.bytes_before(place.offset, CLOSING_BYTES))
         self._done = Imported(
-            self._name,
-            records_before=place.records,
-            skipped_before=place.skipped,
-            offset_bytes=place.offset,
+            self._name, records_before=place.records, skipped_before=place.skipped, offset_bytes=place.offset
         )
         return Mark(place.offset, place.crc, place.lines)
 

@@ -318,8 +318,7 @@ class DropsMeta(_Gives):
 
 
 @found_by(
-    "test_notes_come_beside_the_records_and_in_order",
-    "test_claim_keeps_others_out_for_as_long_as_it_is_held",
+    "test_notes_come_beside_the_records_and_in_order", "test_claim_keeps_others_out_for_as_long_as_it_is_held"
 )
 class DropsNotes(_Gives):
     def given_for(self, chunk: Chunk) -> Iterator[Chunk]:
