@@ -131,7 +131,7 @@ class Checkpoint(ObjectMapping):
         Raises:
             ValueError, InvalidPositionError: ``after`` is none of these, or not of these logs.
         """
-        self._handle.discovered(is_checked=True)
+        self._handle.discovered()
         return Follower(FollowedLogs(self._handle.look, after), idle_timeout_s)
 
     def tail(self, after: Cursor | Literal["start", "end"] = "start") -> Tail:
@@ -140,7 +140,7 @@ class Checkpoint(ObjectMapping):
         Args:
             after: a cursor, of a tail or another one; the "start", or the "end" as it is now.
         """
-        self._handle.discovered(is_checked=True)
+        self._handle.discovered()
         handle = self._handle
         return Tail(FollowedLogs(handle.look, after), handle.require_open, self.tail, handle.path)
 
@@ -197,7 +197,7 @@ class Checkpoint(ObjectMapping):
                 can be read was given out; here, if the logs cannot be listed.
         """
         choice, last = choice_of(object_key, since, until), require_last(last)
-        return Reading(self._handle.discovered(is_checked=True), choice, last)
+        return Reading(self._handle.discovered(), choice, last)
 
     # Defined, with its documentation, where its arguments are checked.
     backup = backup
@@ -210,7 +210,7 @@ class Checkpoint(ObjectMapping):
         return self._handle.query_all(judge)
 
     def _logs(self) -> Iterable[StoredLog]:
-        return self._handle.discovered(is_checked=True)
+        return self._handle.discovered()
 
     # --- the names of the tool this one replaces ---------------------------------------------------------------
 

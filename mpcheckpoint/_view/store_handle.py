@@ -247,13 +247,12 @@ class StoreHandle:
         self._queried_s.pop(stored.log_key, None)
         return state
 
-    def discovered(self, *, is_checked: bool = False) -> Iterable[StoredLog]:
-        """Return all logs in scope, new ones included; without those that are gone, if that ``is_checked``."""
+    def discovered(self) -> Iterable[StoredLog]:
+        """Return all logs in scope, new ones included, without those that are gone."""
         self.require_open()
         with self.mutex.guard():
             self._discover()
-            if is_checked:
-                self._drop_gone()
+            self._drop_gone()
             return [state.stored for state in self._states.values()]
 
     # --- all logs, brought up to date -------------------------------------------------------------------------

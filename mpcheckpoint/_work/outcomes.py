@@ -282,25 +282,21 @@ class Recorded(msgspec.Struct):
 recorded_in = msgspec.json.Decoder(Recorded).decode
 
 
-def outcome_of(
-    event: bytes, object_key: str, stamp_us: int, *, repeated: bool, runs: Mapping[int, RunNote]
-) -> Outcome:
+def outcome_of(event: bytes, object_key: str, stamp_us: int, runs: Mapping[int, RunNote]) -> Outcome:
     """Return the outcome that a record holds, with the item as recorded. ``runs`` have the versions."""
-    return _as_recorded(recorded_in(event), object_key, stamp_us, repeated, runs)
+    return _as_recorded(recorded_in(event), object_key, stamp_us, runs)
 
 
 def outcome_in(
-    fields: dict[str, Any], object_key: str, stamp_us: int, *, repeated: bool, runs: Mapping[int, RunNote]
+    fields: dict[str, Any], object_key: str, stamp_us: int, runs: Mapping[int, RunNote]
 ) -> Outcome:
     """Return the outcome that a decoded event is."""
-    return _as_recorded(msgspec.convert(fields, Recorded), object_key, stamp_us, repeated, runs)
+    return _as_recorded(msgspec.convert(fields, Recorded), object_key, stamp_us, runs)
 
 
-def _as_recorded(
-    recorded: Recorded, object_key: str, stamp_us: int, repeated: bool, runs: Mapping[int, RunNote]
-) -> Outcome:
+def _as_recorded(recorded: Recorded, object_key: str, stamp_us: int, runs: Mapping[int, RunNote]) -> Outcome:
     item = object_key if recorded.item is msgspec.UNSET else recorded.item
-    return recorded.outcome(item, object_key, stamp_us, runs, repeated=repeated)
+    return recorded.outcome(item, object_key, stamp_us, runs, repeated=True)
 
 
 def is_same(first: dict[str, Any], second: dict[str, Any]) -> bool:

@@ -50,5 +50,5 @@ class RunAgain(NamedTuple):
         head = head_of(state.outcome)
         if head is None or head.is_ok:
             return False
-        outcome = outcome_of(state.outcome, entry.object_key, state.outcome_us, repeated=True, runs=runs)
+        outcome = outcome_of(state.outcome, entry.object_key, state.outcome_us, runs)
         return bool(self.failures(replace(outcome, item=entry.item)))

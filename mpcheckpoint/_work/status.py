@@ -148,4 +148,4 @@ def outcomes_of(log: LogHandle, rerun: str | None) -> Iterator[Outcome]:
     """Yield each object's last outcome that counts for that rerun, or without one."""
     history = log.query(history_of)
     for stamp_us, object_key, event in dated_outcomes(log, history.rule(rerun)):
-        yield outcome_of(event, object_key, stamp_us, repeated=True, runs=history.by_number)
+        yield outcome_of(event, object_key, stamp_us, history.by_number)

@@ -208,9 +208,7 @@ def test_attempt_recorded_by_a_writer_of_another_kind_is_no_obstacle(
 
 
 def test_outcome_recorded_before_there_were_attempts_took_one() -> None:
-    outcome = outcome_of(
-        b'{"run":1,"ok":true,"error":null,"value":1,"duration_s":0.5}', "x", 7, repeated=True, runs={}
-    )
+    outcome = outcome_of(b'{"run":1,"ok":true,"error":null,"value":1,"duration_s":0.5}', "x", 7, {})
 
     assert outcome.attempts == 1
     assert outcome.worker is None

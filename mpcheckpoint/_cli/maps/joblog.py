@@ -52,7 +52,7 @@ def _rows(log: LogHandle, rerun: str | None, *, only_failed: bool) -> list[bytes
     history = log.query(history_of)
     rows = []
     for number, (stamp_us, object_key, event) in enumerate(dated_outcomes(log, history.rule(rerun)), 1):
-        outcome = outcome_of(event, object_key, stamp_us, repeated=True, runs=history.by_number)
+        outcome = outcome_of(event, object_key, stamp_us, history.by_number)
         if not (only_failed and outcome.ok):
             rows.append((stamp_us, number, _row(number, stamp_us, outcome)))
     return [row for _, _, row in sorted(rows)]

@@ -71,9 +71,7 @@ class Watched:
             self.to_retry.add(record.object_key)
         if not self._rule.counts(told):
             return None
-        outcome = outcome_in(
-            record.event, record.object_key, record.stamp_us, repeated=True, runs=self._history.by_number
-        )
+        outcome = outcome_in(record.event, record.object_key, record.stamp_us, self._history.by_number)
         self._count(record.object_key, is_ok=outcome.ok)
         self.to_retry.discard(record.object_key)
         self._recent_us.append(record.stamp_us)
