@@ -11,13 +11,9 @@ class ChangedVersionError(CheckpointError, ValueError):
     """The map on this log, or that rerun of it, is another one: it has another ``version`` (in the shell: another
     command line), so nothing was run; or it went on with another one while this one ran, which has stopped."""
 
-    __module__ = PUBLIC_MODULE
-
 
 class ChangedItemError(CheckpointError, ValueError):
     """The same object key came with another input than the one it stands for. The later input was not run."""
-
-    __module__ = PUBLIC_MODULE
 
 
 class InvalidFunctionError(CheckpointError, TypeError):
@@ -27,19 +23,13 @@ class InvalidFunctionError(CheckpointError, TypeError):
     Or a handle cannot be pickled, because its ``default`` cannot.
     """
 
-    __module__ = PUBLIC_MODULE
-
 
 class NoSourceError(CheckpointError, ValueError):
     """``version="auto"`` needs the source of the map's function, and there is none. Nothing was run or recorded."""
 
-    __module__ = PUBLIC_MODULE
-
 
 class InvalidItemError(CheckpointError, TypeError):
     """An item of a map cannot be sent to a worker process. It was not run."""
-
-    __module__ = PUBLIC_MODULE
 
 
 class ItemFailedError(CheckpointError, RuntimeError):
@@ -50,7 +40,6 @@ class ItemFailedError(CheckpointError, RuntimeError):
         error: what was recorded as the cause.
     """
 
-    __module__ = PUBLIC_MODULE
     object_key: str
     error: str
 
@@ -68,8 +57,6 @@ class ItemFailedError(CheckpointError, RuntimeError):
 class WorkerDiedError(CheckpointError, RuntimeError):
     """The worker processes of a map cannot be kept alive. What was recorded stays; start the map again to carry on."""
 
-    __module__ = PUBLIC_MODULE
-
 
 class ShortageError(CheckpointError, OSError):
     """The machine was short of something that a map needs to start an item (processes, threads, open files, memory),
@@ -78,8 +65,6 @@ class ShortageError(CheckpointError, OSError):
     Attributes:
         errno: what the operating system said last: EAGAIN, EMFILE, ENFILE or ENOMEM.
     """
-
-    __module__ = PUBLIC_MODULE
 
 
 # --- tables ------------------------------------------------------------------------------------------------
@@ -93,7 +78,6 @@ class MissingExtraError(CheckpointError, ImportError):
         library: the library.
     """
 
-    __module__ = PUBLIC_MODULE
     extra: str
     library: str
 
@@ -117,8 +101,6 @@ class JournalError(CheckpointError, ValueError):
         reason: "no journal", "operations dropped" (by a compaction), or "operations lost" (they were read before).
     """
 
-    __module__ = PUBLIC_MODULE
-
 
 # --- imports -----------------------------------------------------------------------------------------------
 
@@ -131,7 +113,6 @@ class BadLineError(CheckpointError, ValueError):
         reason: what is wrong with it.
     """
 
-    __module__ = PUBLIC_MODULE
     line: int
 
     def __init__(self, path: str, line: int, offset: int, reason: str) -> None:
@@ -143,11 +124,12 @@ class SourceChangedError(CheckpointError, ValueError):
     """A source is not what was imported under its name before, so there is no place to carry on from. Nothing was
     imported."""
 
-    __module__ = PUBLIC_MODULE
-
 
 class SourceBusyError(CheckpointError, RuntimeError):
     """Another import of the same source into the same log got on while this one was under way. What this one would have
     imported next was not imported by it."""
 
-    __module__ = PUBLIC_MODULE
+
+# Each is shown, and pickled, as one of the module that users import it from.
+for _error in [each for each in globals().values() if isinstance(each, type) and each.__module__ == __name__]:
+    _error.__module__ = PUBLIC_MODULE
