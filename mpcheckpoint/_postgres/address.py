@@ -136,6 +136,11 @@ class Address:
         return f"<Address {self}>"
 
 
+def is_shown(name: str) -> bool:
+    """Return whether that is a parameter of libpq whose value is no secret."""
+    return name in _SHOWN_PARAMETERS
+
+
 def _refuse(why: str) -> NoReturn:
     raise InvalidAddressError(why) from None
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from psycopg import Connection, OperationalError, pq
+from psycopg import Connection, OperationalError, ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict
 
+from mpcheckpoint._postgres.address import is_shown
 from mpcheckpoint._postgres.faults import ServerError, UnreachableError
+from mpcheckpoint.errors import InvalidAddressError
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -54,6 +57,11 @@ _REFUSALS = {
     "28000": ('role "',),
     "3D000": ('database "',),
 }
+# What libpq says of a parameter before it asks any server: to try again is useless.
+_BAD_PARAMETER = re.compile(
+    r"invalid \"?(\w+)\"? value: |invalid integer value .* for connection option \"(\w+)\"|bad value for (\w+): "
+    r"|definition of (service) "
+)
 
 
 def connected(conninfo: str, *, must_write: bool) -> Connection[Any]:
@@ -62,18 +70,33 @@ def connected(conninfo: str, *, must_write: bool) -> Connection[Any]:
     Raises:
         UnreachableError: no server could be reached, or none that will do.
         ServerError: it refused us.
+        InvalidAddressError: there is a parameter that libpq does not know, or a value that it does not take.
     """
     # Not "read-write": whose sessions begin read-only by default sets them otherwise, as we do.
     wanted = {"target_session_attrs": "primary" if must_write else "any"}
-    parameters: dict[str, Any] = {**_DEFAULTS, **wanted, **conninfo_to_dict(conninfo)}
     try:
+        parameters: dict[str, Any] = {**_DEFAULTS, **wanted, **conninfo_to_dict(conninfo)}
         return Connection.connect(**parameters, autocommit=True)
+    except ProgrammingError as error:
+        _refuse_parameters(_BAD_PARAMETER.search(str(error)))
     except OperationalError as error:
         message = str(error).strip()
+        if bad := _BAD_PARAMETER.search(message):
+            _refuse_parameters(bad)
         for code, words in _REFUSALS.items():
             if any(each in message for each in words):
                 raise ServerError(code, message) from None
         raise UnreachableError(message) from None
+
+
+def _refuse_parameters(bad: re.Match[str] | None) -> NoReturn:
+    """Raise what tells of a parameter, without repeating what may be a part of a password."""
+    name = next(filter(None, bad.groups()), "") if bad else ""
+    if is_shown(name):
+        why = f"libpq does not take the value of {name} that the address or the environment gives"
+    else:
+        why = "after the ? there is a parameter that libpq does not know, as it knows sslmode and connect_timeout"
+    raise InvalidAddressError(why) from None
 
 
 def settings_of(server_version: int) -> list[str]:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
+from mpcheckpoint import Checkpoint
 from mpcheckpoint._postgres.address import Address
 from mpcheckpoint.errors import InvalidAddressError
 
@@ -156,3 +157,19 @@ def test_no_password_with_any_marks_in_it_is_shown(password: str, rest: str) -> 
         shown = str(error)
 
     assert PASSWORD not in shown
+
+
+@pytest.mark.parametrize(
+    ("parameter", "named"),
+    [
+        ("s3cr3t=1", "a parameter that libpq does not know"),
+        ("sslmode=s3cr3t", "the value of sslmode"),
+        ("connect_timeout=s3cr3t", "the value of connect_timeout"),
+        ("service=s3cr3t", "the value of service"),
+    ],
+)
+def test_a_parameter_that_libpq_does_not_take_is_refused_at_once(parameter: str, named: str) -> None:
+    with pytest.raises(InvalidAddressError, match=named) as refused:
+        Checkpoint(f"postgresql://127.0.0.1:1/db?{parameter}", retry_s=0)
+
+    assert PASSWORD not in "".join(traceback.format_exception(refused.value))
