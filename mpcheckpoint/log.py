@@ -128,7 +128,7 @@ class Log(ObjectMapping):
             The position right after the last record; None if there were none.
 
         Raises:
-            As ``append``; if one record is refused, nothing of the batch was written.
+            As ``append``, and TypeError for what is no pair; if one is refused, nothing of the batch was written.
             ConflictError: something that is expected does not hold; nothing was written. Of counts it names the object,
                 what was expected and found, and the first record too many; of the end the first record after it, and
                 where the log ends now.

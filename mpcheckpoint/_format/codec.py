@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mpcheckpoint import _core
-from mpcheckpoint._format.advice import FOR_LARGE_DATA, no_text, shown
+from mpcheckpoint._format.advice import FOR_LARGE_DATA, a, no_text, shown
 from mpcheckpoint._format.frame import (
     MAX_DEPTH,
     MAX_DIGITS,
@@ -24,8 +25,6 @@ from mpcheckpoint._types import Folded
 from mpcheckpoint.errors import InvalidEventError, InvalidKeyError, LimitExceededError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from mpcheckpoint._format.made_json import Default
 
 # Of these types, a value that does not decode to itself is the only one that JSON changes: a float that is not finite.
@@ -34,6 +33,7 @@ _STRINGS = frozenset({str})
 _KEPT_ALWAYS = frozenset({str, bool, type(None)})
 # Keys and events that are no longer than this together make no line too long, nor are they too long themselves.
 _PLAINLY_SMALL_BYTES = MAX_KEY_BYTES
+_PAIRS = "records are pairs of object key and event"
 
 _tuple_new = tuple.__new__  # as in ``frame``
 _encode = msgspec.json.Encoder().encode
@@ -193,21 +193,40 @@ def encode_payloads(
     """Return what ``encode_payload`` returns for each pair of object key and event, quicker where there are many.
 
     Raises:
+        TypeError: ``records`` are no pairs; nothing was written.
         InvalidKeyError, InvalidEventError, LimitExceededError: nothing was written.
         And what ``default`` raises.
     """
+    _require_many(records)
     given = list(records)
     native = _core.native
     if native is not None:
         found: list[Payload] | None = native.payloads(Payload, given, _PLAINLY_SMALL_BYTES)
         if found is not None:
             return found
-    pairs = [(object_key, event) for object_key, event in given]
+    pairs = [each if type(each) is tuple and len(each) == 2 else _pair(each) for each in given]
     if all(map(_is_simple, [event for _, event in pairs])):
         payloads = _encode_simple(pairs)
         if payloads is not None:
             return payloads
     return [encode_payload(object_key, event, None, default) for object_key, event in pairs]
+
+
+def _require_many(records: object) -> None:
+    if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
+        hint = "; use records.items() instead" if isinstance(records, Mapping) else ""
+        raise TypeError(f"{_PAIRS}, not {a(type(records))}: {shown(records)}{hint}")
+
+
+def _pair(record: object) -> tuple[object, object]:
+    """Return a pair that is no plain tuple.
+
+    Rejected: to unpack whatever has two members. A text of two letters has, and so has a dict with two names: an object
+    of that name would have a name as its event.
+    """
+    if not isinstance(record, tuple | list) or len(record) != 2:
+        raise TypeError(f"{_PAIRS}; one of them is {a(type(record))}: {shown(record)}")
+    return record[0], record[1]
 
 
 def _is_simple(event: Any) -> bool:

@@ -24,7 +24,7 @@ import msgspec
 import pytest
 
 from mpcheckpoint import Checkpoint
-from mpcheckpoint._format.advice import name_of
+from mpcheckpoint._format.advice import a, name_of
 from mpcheckpoint._format.codec import encode_event, encode_key, encode_payload, encode_payloads
 from mpcheckpoint.errors import InvalidEventError, InvalidKeyError
 from support.processes import call
@@ -281,6 +281,31 @@ def test_event_refused_among_many_says_the_same_as_alone() -> None:
         encode_payloads([("a", 1), ("b", {"c": (1,)})])
 
     assert str(caught.value) == refusal_of({"c": (1,)})
+
+
+# Each has members of two members, all of them strings, so that it could be unpacked.
+@pytest.mark.parametrize(
+    "record", ["xy", {"key": "x", "event": "UP"}, {"x", "y"}, b"xy", ("x",), ("x", 1, 2), [], 3, None]
+)
+def test_record_that_is_no_pair_is_refused(record: Any) -> None:
+    expected = f"records are pairs of object key and event; one of them is {a(type(record))}: {record!r}"
+    with pytest.raises(TypeError, match=re.escape(expected)):
+        encode_payloads([("a", 1), record])
+
+
+@pytest.mark.parametrize(
+    ("records", "advice"), [("xy", ""), (b"xy", ""), (3, ""), ({"xy": 1}, "; use records.items() instead")]
+)
+def test_records_that_hold_no_pairs_are_refused(records: Any, advice: str) -> None:
+    expected = f"records are pairs of object key and event, not {a(type(records))}: {records!r}{advice}"
+    with pytest.raises(TypeError, match=f"^{re.escape(expected)}$"):
+        encode_payloads(records)
+
+
+def test_pairs_may_be_lists_or_tuples_of_a_name() -> None:
+    pair = namedtuple("pair", "object_key event")
+
+    assert encode_payloads([["x", 1], pair("y", 2)]) == encode_payloads([("x", 1), ("y", 2)])
 
 
 # --- the libraries themselves, in a process of their own: numpy starts threads -----------------------------
