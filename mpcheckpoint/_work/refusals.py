@@ -54,6 +54,37 @@ def require_function(fn: object, context: BaseContext | None, executor: Executor
     _require_there(fn, context, executor)
 
 
+def require_initializer(initializer: object, context: BaseContext | None) -> None:
+    """Refuse what worker processes cannot call before their first item: see ``require_function``.
+
+    Raises:
+        InvalidFunctionError: as above.
+    """
+    if not callable(initializer):
+        raise InvalidFunctionError(
+            f"initializer is a function without arguments, not {a(type(initializer))}: {shown(initializer)}. "
+            f"{_NOTHING_RUN}",
+            reason="no function",
+        )
+    require_function(initializer, context, None)
+
+
+def require_workers(context: object, executor: object) -> None:
+    """Refuse what starts no workers.
+
+    Raises:
+        TypeError: one of them is neither None nor what it should be.
+    """
+    if not (context is None or callable(getattr(context, "get_start_method", None))):
+        raise TypeError(
+            f'mp_context is a context of multiprocessing, as multiprocessing.get_context("spawn"), not {shown(context)}'
+        )
+    if not (
+        executor is None or (callable(getattr(executor, "submit", None)) and not isinstance(executor, type))
+    ):
+        raise TypeError(f"executor is an executor, as ThreadPoolExecutor(4), not {shown(executor)}")
+
+
 def require_default(default: object, context: BaseContext | None, executor: Executor | None) -> None:
     """Refuse what cannot make JSON of results where they come about: see ``require_function``.
 

@@ -19,7 +19,13 @@ from mpcheckpoint._work.permit import permit_for
 from mpcheckpoint._work.plan import LogRef, OnError, Options, Plan
 from mpcheckpoint._work.pool import ExecutorPool, PoolExecutor, WorkerPool, default_jobs, jobs_of
 from mpcheckpoint._work.process_pool import ProcessPool, require_children_allowed
-from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS, require_default, require_function
+from mpcheckpoint._work.refusals import (
+    DEFAULT_MAX_INVALID_RESULTS,
+    require_default,
+    require_function,
+    require_initializer,
+    require_workers,
+)
 from mpcheckpoint._work.reruns import IfChanged, require_rerun_name
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S, Retries
 from mpcheckpoint._work.run_again import RunAgain
@@ -176,6 +182,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     retries_all, failures = chosen_failures(retry_failed)
     changed, file_of = chosen(changed_files, file)
     require_progress(progress)
+    require_workers(mp_context, executor)
     _require_fitting(
         executor,
         mp_context,
@@ -202,7 +209,7 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     context = mp_context or (multiprocessing.get_context() if executor is None else None)
     _require_function(fn, context, executor)
     if initializer is not None:
-        require_function(initializer, context, executor)
+        require_initializer(initializer, context)
     default = log.default if default is None else default
     require_default(default, context, executor)
     version = fingerprint(fn) if version == AUTO else version

@@ -91,6 +91,34 @@ def local_function() -> Callable[[object], int]:
     return inner
 
 
+# --- workers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            {"mp_context": "spawn"},
+            "mp_context is a context .* multiprocessing.get_context\\(\"spawn\"\\), not 'spawn'",
+        ),
+        ({"executor": "threads"}, "executor is an executor, as ThreadPoolExecutor\\(4\\), not 'threads'"),
+        ({"executor": ThreadPoolExecutor}, "executor is an executor, .* not <class .*ThreadPoolExecutor'>"),
+    ],
+)
+def test_what_starts_no_workers_is_refused(log: Log, given: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        log.map(len, NAMES, **given)
+
+    assert not list(log)
+
+
+def test_initializer_that_is_no_function_is_called_by_its_name(log: Log) -> None:
+    with pytest.raises(
+        InvalidFunctionError, match=r"^initializer is a function without arguments, not an int: 3"
+    ):
+        log.map(len, NAMES, initializer=3)  # type: ignore[arg-type]
+
+
 # --- functions ---------------------------------------------------------------------------------------------
 
 
