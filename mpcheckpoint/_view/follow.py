@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._store.process import process
 from mpcheckpoint._types import Cursor
+from mpcheckpoint._view.settings import require_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -93,6 +94,8 @@ class Follower:
     """
 
     def __init__(self, followed: FollowedLogs, idle_timeout_s: float | None) -> None:
+        if idle_timeout_s is not None:
+            require_seconds(idle_timeout_s, "idle_timeout_s is a number of seconds, at least 0, or None")
         self._followed = followed
         self._idle_timeout_s = idle_timeout_s
         self._waiter = Waiter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._types import Position
 from mpcheckpoint._view.followed import FollowedLog
 from mpcheckpoint._view.merged_read import Tap, skip_older
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpcheckpoint._store.protocol import StoredLog
-    from mpcheckpoint._types import Position, Record
+    from mpcheckpoint._types import Record
     from mpcheckpoint._view.durable import Only
     from mpcheckpoint._view.merged_read import Choice
 
@@ -19,7 +20,19 @@ if TYPE_CHECKING:
 def read_log(
     stored: StoredLog, after: Position | None, choice: Choice, last: int | None, only: Only | None
 ) -> Iterator[Record]:
-    """Yield the wanted records of a log that come after a position; only the ``last`` so many, unless that is None."""
+    """Return the wanted records of a log that come after a position; only the ``last`` so many, unless that is None.
+
+    Raises:
+        TypeError: ``after`` is no position: at once.
+    """
+    if not isinstance(after, Position | None):
+        raise TypeError(f"after is the position of a record, or None for the start, not {after!r}")
+    return _records(stored, after, choice, last, only)
+
+
+def _records(
+    stored: StoredLog, after: Position | None, choice: Choice, last: int | None, only: Only | None
+) -> Iterator[Record]:
     followed = FollowedLog(stored, only, after)
     try:
         followed.begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from numbers import Real
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint._engines import RETRY_S, address_of, engine_at
@@ -61,12 +62,9 @@ def open_settings(place: str | os.PathLike[str] | Address, asked: Settings) -> S
     if isinstance(asked.log_keys, str):
         raise TypeError(f"log_keys is a list of keys, not the string {asked.log_keys!r}")
     lock_timeout_s, retry_s, default, store = asked.lock_timeout_s, asked.retry_s, asked.default, asked.store
-    if lock_timeout_s is not None and not lock_timeout_s >= 0:
-        raise ValueError(
-            f"lock_timeout_s is a number of seconds, at least 0, or None, not {lock_timeout_s!r}"
-        )
-    if not retry_s >= 0:
-        raise ValueError(f"retry_s is a number of seconds, at least 0, not {retry_s!r}")
+    if lock_timeout_s is not None:
+        require_seconds(lock_timeout_s, "lock_timeout_s is a number of seconds, at least 0, or None")
+    require_seconds(retry_s, "retry_s is a number of seconds, at least 0")
     Durability.parse(asked.durability)
     if default is not None and not callable(default):
         raise TypeError(
@@ -82,6 +80,18 @@ def open_settings(place: str | os.PathLike[str] | Address, asked: Settings) -> S
         path = store_directory(place)
     log_keys = None if asked.log_keys is None else tuple(asked.log_keys)
     return asked._replace(path=path, store=store, log_keys=log_keys)
+
+
+def require_seconds(value: object, what: str) -> None:
+    """Refuse what is no time to wait.
+
+    Raises:
+        TypeError, ValueError: it is no number; it is below 0, or NaN. The message begins with ``what``.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{what}, not {value!r}")
+    if not float(value) >= 0:
+        raise ValueError(f"{what}, not {value!r}")
 
 
 def sendable(settings: Settings) -> Settings:

@@ -29,7 +29,7 @@ def test_time_to_retry_that_is_no_time_is_refused(store: Path, retry_s: float) -
 
 @pytest.mark.parametrize("retry_s", [None, "60"])
 def test_time_to_retry_that_is_no_number_is_refused(store: Path, retry_s: Any) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="retry_s is a number of seconds, at least 0, not "):
         Checkpoint(store, retry_s=retry_s)
 
 

@@ -218,6 +218,24 @@ def test_what_is_no_number_of_records_is_refused_at_once(store: Path, log: Log, 
             call(object_key=-1)
 
 
+def test_what_is_no_position_is_refused_at_once(log: Log) -> None:
+    for after in ("start", 0, log.follow("end").cursor):
+        with pytest.raises(TypeError, match="after is the position of a record, or None for the start, not "):
+            log.read(after=after)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("idle_timeout_s", "error"),
+    [(-1, ValueError), (float("nan"), ValueError), ("1", TypeError), (True, TypeError)],
+)
+def test_idle_timeout_that_is_no_time_is_refused_at_once(
+    store: Path, log: Log, idle_timeout_s: Any, error: type[Exception]
+) -> None:
+    for handle in (log, Checkpoint(store)):
+        with pytest.raises(error, match="idle_timeout_s is a number of seconds, at least 0, or None, not "):
+            handle.follow(idle_timeout_s=idle_timeout_s)
+
+
 def test_times_choose_the_same_in_one_log_and_in_all(store: Path, log: Log) -> None:
     log.append("x", 1)
     first, second = (record.stamp_us for record in log.read())
