@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +14,6 @@ from mpcheckpoint.checkpoint import Checkpoint
 from mpcheckpoint.errors import BackupPlaceError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Sequence
 
     from mpcheckpoint._postgres.address import Address
@@ -82,7 +82,8 @@ def copy_store(
         What was done.
 
     Raises:
-        BackupPlaceError: ``target`` has a log of the same key that is not what would be copied. Nothing was changed.
+        BackupPlaceError: ``target`` is ``source``, or has a log of the same key that is not what would be copied.
+            Nothing was changed.
         StoreNotFoundError: there is no ``source``. Nothing was made.
         CorruptLogError, PoisonedLogError, FormatVersionError, ReadFailedError: of a log of the source.
         LockTimeoutError, StoreAccessError, WriteFailedError, StoreUnavailableError: logs that were copied stay.
@@ -111,6 +112,12 @@ def copy_store(
 def _copied(
     source: Store, target: Store, source_wait_s: float | None, target_wait_s: float | None, pace: CopyPace
 ) -> StoreCopy:
+    if os.path.realpath(source.path) == os.path.realpath(target.path):
+        raise BackupPlaceError(
+            f"{target.path} is the store itself; choose another one. Nothing was changed",
+            path=target.path,
+            reason="the store itself",
+        )
     with source.cut(source_wait_s) as logs:
         there = _there(logs, target, target_wait_s)
         done = []

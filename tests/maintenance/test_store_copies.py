@@ -176,6 +176,17 @@ def test_command_refuses_to_copy_over_another_log(store: Path, filled: Log, targ
         copy_store(store, target)
 
 
+def test_copy_of_a_store_into_itself_is_refused(store: Path, filled: Log, tmp_path: Path) -> None:
+    other_name = tmp_path / "other"
+    other_name.symlink_to(store)
+    before = content(store)
+
+    for target in (store, other_name, Checkpoint(store)):
+        with pytest.raises(BackupPlaceError, match="is the store itself; choose another one"):
+            copy_store(store, target)
+    assert content(store) == before
+
+
 def test_copied_store_is_only_read(store: Path, filled: Log, target: Path) -> None:
     filled.flush()
     before = {path: looks[-1] for path, looks in tree(store).items() if path.endswith(".jsonl")}
