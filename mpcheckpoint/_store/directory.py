@@ -85,7 +85,7 @@ class StoreDirectory:
         self._store_lock = os.path.join(self.path, STORE_LOCK)
         self._names = os.path.join(self.path, NAME_LIST)
         self._keys: dict[str, str] = {}
-        with translated("opening the store", self.path):
+        with translated("opening the store", self.path, is_read=read_only):
             self._is_new = self._create() if create and not read_only else False
             self.identity = self._checked_identity()
             if not is_unfinished_taken:

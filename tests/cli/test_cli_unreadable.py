@@ -143,6 +143,20 @@ def test_log_of_another_user_hides_no_other(
         run_as_nobody(_read_all, store)
 
 
+@pytest.mark.parametrize("command", ["ls", "tail"])
+def test_store_that_may_not_be_read_is_to_be_read_by_somebody_who_may(
+    public_tmp_path: Path, run_as_nobody: Callable[..., Any], command: str
+) -> None:
+    store = public_tmp_path / "store"
+    with Checkpoint(store) as checkpoint:
+        checkpoint.log("a").append("x", 1)
+    (store / ".checkpoint").chmod(0o700)
+
+    said = run_as_nobody(CommandLine(public_tmp_path).refused, command, "--store", "store")
+
+    assert said.endswith("Permission denied; change its permissions, or read it as a user who may")
+
+
 def _read_all(store: Path) -> int:
     with Checkpoint(store, read_only=True) as checkpoint:
         return len(checkpoint)
