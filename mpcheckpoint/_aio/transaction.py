@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpcheckpoint._view.transaction import Transaction
-from mpcheckpoint.errors import ConflictError
+from mpcheckpoint.errors import ClosedError, ConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -87,7 +87,9 @@ class AsyncTransaction:
 
     def _entered(self) -> Transaction:
         if self._inner is None:
-            raise RuntimeError("use the transaction inside its async with block")
+            raise ClosedError(
+                "the transaction is not open: use it inside its async with block", reason="closed"
+            )
         return self._inner
 
 

@@ -117,6 +117,18 @@ def test_values_that_are_no_json_are_refused_or_made_as_by_a_plain_handle(place:
     run(main())
 
 
+def test_transaction_outside_its_block_says_where_to_use_it(store: Path) -> None:
+    async def main() -> None:
+        async with AsyncCheckpoint(store) as checkpoint:
+            transaction = checkpoint.log("a").transaction()
+            with pytest.raises(ClosedError, match="use it inside its async with block"):
+                await transaction.events("x")
+            with pytest.raises(ClosedError, match="use it inside its async with block"):
+                transaction.append("x", 1)
+
+    run(main())
+
+
 def test_transaction_lands_only_if_what_it_read_is_as_it_was(place: str) -> None:
     async def main() -> None:
         async with AsyncCheckpoint(place) as checkpoint:
