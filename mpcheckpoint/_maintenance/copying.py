@@ -71,7 +71,8 @@ def copy_store(
     anew in an empty store. Nobody waits while it is copied.
 
     Args:
-        source: a store, which is only read; for a directory its locks are taken for a moment.
+        source: a store, which is only read; for a directory its locks are taken for a moment. Where this user may not
+            lock them, or the handle is read-only, each log is copied as it was at about that time, one after the other.
         target: a store, made if need be. It must have no logs of the same keys.
         limit_rate: copy at most so many bytes a second.
         on_progress: called with the number of bytes that were copied since the last call, without any lock. What it
