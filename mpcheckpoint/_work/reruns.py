@@ -261,10 +261,14 @@ def _rule(notes: tuple[RunNote, ...], rerun: str | None) -> Rule:
 def _changed(log_key: str, known: RunNote, version: str) -> ChangedVersionError:
     what = "map" if known.rerun is None else f"rerun {known.rerun!r}"
     return ChangedVersionError(
-        f"the {what} on the log {log_key!r} was started as {known.version!r}, not as {version!r}. Nothing was run",
+        f"the {what} on the log {log_key!r} was started {_as(known.version)}, not {_as(version)}. Nothing was run",
         reason="changed version",
         advice='to go on with what is done, give if_changed="keep"; to run again what failed, if_changed="keep-ok"; '
         "to run every item again, rerun= with a new name; else use another log",
         shell_advice="to go on with what is done, add --if-changed keep; to run again what failed, --if-changed "
         "keep-ok; to run every item again, --rerun with a new name; else use another --key",
     )
+
+
+def _as(version: str) -> str:
+    return f"as {version!r}" if version else "without a version"

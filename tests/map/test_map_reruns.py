@@ -127,6 +127,16 @@ def test_rerun_of_what_never_ran_counts_without_a_name_too(log: Log) -> None:
     assert fn.take() == NAMES
 
 
+def test_map_without_a_version_is_told_as_one(log: Log) -> None:
+    mapped(log, Ran())
+
+    with pytest.raises(ChangedVersionError, match="was started without a version, not as 'echo'"):
+        mapped(log, Ran(), version="echo")
+    mapped(log, Ran(), version="echo", if_changed="keep")
+    with pytest.raises(ChangedVersionError, match="was started as 'echo', not without a version"):
+        mapped(log, Ran())
+
+
 def test_outcomes_name_their_run_and_rerun_in_the_log(log: Log) -> None:
     mapped(log, len, ["a"], version="1")
     mapped(log, Ran("a"), ["a"], version="2", rerun="x", retries=1)
