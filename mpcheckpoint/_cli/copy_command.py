@@ -11,7 +11,7 @@ import click
 from mpcheckpoint._cli.checks import write_lines
 from mpcheckpoint._cli.options import STORE_PLACE, byte_rate, json_option, lock_timeout_option, store_option
 from mpcheckpoint._cli.progress import ByteProgress
-from mpcheckpoint._cli.terminal import Exit, counted, flush_out, json_line, one_line, safe, write_out
+from mpcheckpoint._cli.terminal import Exit, counted, flush_out, json_line, one_line, safe, say, write_out
 from mpcheckpoint.maintenance import copy_store
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def copy_command(
     TARGET must have no log of the same key. If the copy fails, or is killed, the logs that it has are whole, and the
     same command goes on with the rest, if nothing was appended to the store since.
 
-    Exit codes: 0 all is there; 2 TARGET has other logs of these keys, a log is damaged, or a store cannot be used.
+    Exit codes: 0 all is there; 1 the logs could not be locked and may not belong together; 2 TARGET has other logs of
+    these keys, a log is damaged, or a store cannot be used.
     """
     with ByteProgress("copy", None, quiet_s=_QUIET_S) as progress:
         done = copy_store(
@@ -59,4 +60,6 @@ def copy_command(
         write_lines(f"{one_line(log.log_key) or repr('')}: {log.action}" for log in done.logs)
         write_lines([f"{counted(counts['copied'], 'log')} copied into {safe(done.target)}{before}"])
     flush_out()
-    return Exit.OK
+    if not done.is_of_one_moment:
+        say("mpcheckpoint: note: this user may not lock the logs, so they may not be of one moment")
+    return Exit.OK if done.is_of_one_moment else Exit.FAILED

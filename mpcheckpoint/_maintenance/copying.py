@@ -40,11 +40,14 @@ class StoreCopy:
 
     Attributes:
         source, target: from which store, into which.
+        is_of_one_moment: whether the logs were copied as they were at one moment. False where this user may not lock
+            them, or the handle is read-only: then each is whole, as it was at about that time.
         logs: what was done with each log, in the order of their keys.
     """
 
     source: str
     target: str
+    is_of_one_moment: bool
     logs: tuple[CopiedLog, ...]
 
 
@@ -133,7 +136,8 @@ def _copied(
                     if log_key not in there:
                         raise
             done.append(CopiedLog(log_key, "there already" if log_key in there else "copied"))
-    return StoreCopy(source.path, target.path, tuple(done))
+    is_of_one_moment = all(log.is_of_one_moment for log in logs)
+    return StoreCopy(source.path, target.path, is_of_one_moment, tuple(done))
 
 
 def _there(logs: Sequence[LogCut], target: Store, timeout_s: float | None) -> set[str]:

@@ -76,6 +76,8 @@ _COUNT = statement("adopt_count_1", "update mpcheckpoint.store set logs = logs +
 class SnapshotLog:
     """A log as a snapshot has it. See ``LogCut``."""
 
+    is_of_one_moment = True
+
     def __init__(
         self, session: Session, place: str, log_id: int, header: Header, last_us: int, size: int
     ) -> None:

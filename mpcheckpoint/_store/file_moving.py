@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 class FileCut:
     """A log file up to where it was cut. See ``LogCut``."""
 
-    def __init__(self, cut: CutLog) -> None:
+    def __init__(self, cut: CutLog, *, is_of_one_moment: bool) -> None:
         self._cut = cut
+        self.is_of_one_moment = is_of_one_moment
         self.header: Header = cut.header
         self.last_us = cut.end.stamp_us
         self.size_bytes = cut.end.offset
@@ -65,7 +66,7 @@ def cut_of_directory(directory: StoreDirectory, timeout_s: float | None) -> Iter
             durable = process.writer(directory.identity, log.paths).sync(timeout_s)
             if durable < log.end.offset:
                 raise _replaced(log.paths.log)
-    yield [FileCut(log) for log in cut.logs]
+    yield [FileCut(log, is_of_one_moment=cut.is_of_one_moment) for log in cut.logs]
 
 
 def adopt_into_directory(

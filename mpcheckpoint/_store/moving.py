@@ -31,7 +31,12 @@ class LogCut(Protocol):
         header: its key, its generation and the earlier ones, what they share, and the copies and restores in its past.
         last_us: the stamp of its last line; all up to that is in it. Later lines of this log have higher ones.
         size_bytes: about how much there is to read.
+        is_of_one_moment: whether the others of its cut are as they were at that moment, too. False where that takes
+            locks which this user may not take: then they are of about the same time.
     """
+
+    @property
+    def is_of_one_moment(self) -> bool: ...
 
     @property
     def header(self) -> Header: ...

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint._cli.copy_command import copy_command
+from mpcheckpoint._cli.terminal import Exit
 from mpcheckpoint.errors import BackupPlaceError, StoreNotFoundError, WriteFailedError
 from mpcheckpoint.maintenance import copy_store, verify
 from mpcheckpoint.testing import Ledger, explore_crashes, restart
@@ -192,3 +194,20 @@ def test_copied_store_is_only_read(store: Path, filled: Log, target: Path) -> No
     before = {path: looks[-1] for path, looks in tree(store).items() if path.endswith(".jsonl")}
     copy_store(store, target)
     assert {path: looks[-1] for path, looks in tree(store).items() if path.endswith(".jsonl")} == before
+
+
+@pytest.mark.guarantee(11)
+def test_copy_by_somebody_who_may_not_lock_the_logs_says_that_they_may_not_be_of_one_moment(
+    store: Path, filled: Log, target: Path, tmp_path: Path, faults: Faults, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert copy_store(store, target).is_of_one_moment
+    with Checkpoint(store, read_only=True) as reader:
+        assert not copy_store(reader, tmp_path / "by a reader").is_of_one_moment
+
+    faults.fail("store_lock", errno.EACCES, on=rf"^{store}/", times=99)
+    other = tmp_path / "other"
+    code = copy_command.main(["--store", str(store), str(other)], standalone_mode=False)
+
+    assert code == Exit.FAILED
+    assert "may not be of one moment" in capfd.readouterr().err
+    assert content(other) == content(store)

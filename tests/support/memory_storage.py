@@ -299,6 +299,8 @@ class MemoryLog:
 class MemoryCut:
     """A log as it was. See ``LogCut``."""
 
+    is_of_one_moment = True
+
     def __init__(self, content: Content) -> None:
         self.header = content.header()
         self.last_us = content.end.stamp_us

@@ -52,6 +52,7 @@ class _Broken(NamedTuple):
     last_us: int
     size_bytes: int
     log: LogCut
+    is_of_one_moment: bool = True
 
     def lines(self) -> Iterator[Lines]:
         yield from self.log.lines()
