@@ -63,7 +63,7 @@ class GroupedAppends:
 
     def __init__(self, log: LogHandle) -> None:
         self._log = log
-        self._threads = Threads("appends", 1)
+        self._threads = Threads("appends", 1, log.store.settings.path)
         self._timeout_s = log.store.settings.lock_timeout_s
         self._renew()
         process.register(self)

@@ -9,7 +9,7 @@ from mpcheckpoint._aio.log import AsyncLog
 from mpcheckpoint._aio.opened import OpenedLog, Rooms
 from mpcheckpoint._aio.records import AsyncFollower, AsyncTail, in_parts
 from mpcheckpoint._aio.threads import Threads
-from mpcheckpoint._engines import RETRY_S
+from mpcheckpoint._engines import RETRY_S, shown_place
 from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._view.object_mapping import Snapshot
 from mpcheckpoint.checkpoint import Checkpoint
@@ -64,7 +64,7 @@ class AsyncCheckpoint:
         """Note what is to be opened; the arguments are those of ``Checkpoint``. Nothing is opened before the ``async
         with`` block begins, which raises what ``Checkpoint`` raises.
         """
-        self._path = path
+        self._place = shown_place(str(path))
         self._open = lambda: Checkpoint(
             path,
             create=create,
@@ -77,8 +77,10 @@ class AsyncCheckpoint:
         )
         self._inner: Checkpoint | None = None
         self._is_closed = False
-        self._store = Threads("store", _MOST_ON_STORE)
-        self._rooms = Rooms(Threads("reads", _MOST_READING), Threads("follows", _MOST_FOLLOWING))
+        self._store = Threads("store", _MOST_ON_STORE, self._place)
+        self._rooms = Rooms(
+            Threads("reads", _MOST_READING, self._place), Threads("follows", _MOST_FOLLOWING, self._place)
+        )
         self._logs: dict[str, OpenedLog] = {}
 
     # --- logs -------------------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ class AsyncCheckpoint:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<AsyncCheckpoint {self._path}>"
+        return f"<AsyncCheckpoint {self._place}>"
 
     def _opened(self) -> Checkpoint:
         if self._inner is None or self._is_closed:
@@ -217,7 +219,7 @@ class AsyncCheckpoint:
 
     def _closed(self) -> ClosedError:
         why = "is closed" if self._is_closed else "is not open: use it inside its async with block"
-        return ClosedError(f"the handle of {self._path} {why}", reason="closed")
+        return ClosedError(f"the handle of {self._place} {why}", reason="closed")
 
     async def _reading(self, read: Callable[[Checkpoint], T]) -> T:
         inner = self._opened()

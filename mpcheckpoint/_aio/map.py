@@ -10,6 +10,7 @@ from mpcheckpoint._aio.task_pool import EndedError, Tasks
 from mpcheckpoint._aio.threads import Threads
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.start_map import start_map
+from mpcheckpoint.log import handle_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -118,7 +119,7 @@ async def begin_map(
 ) -> AsyncMapRun[Any, Any]:
     """Start a map; see ``AsyncLog.map``."""
     tasks = Tasks(asyncio.get_running_loop(), writes)
-    threads = Threads("map", 1)
+    threads = Threads("map", 1, handle_of(log).store.settings.path)
     try:
         run = await threads.run(
             lambda: start_map(log, fn, items, executor=tasks, **choices), writes=True, undo=MapRun.close

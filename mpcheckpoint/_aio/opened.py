@@ -29,7 +29,7 @@ class OpenedLog:
     def __init__(self, log: Log) -> None:
         self.log = log
         self.handle = handle_of(log)
-        self.writes = Threads("writes", _MOST_WRITING)
+        self.writes = Threads("writes", _MOST_WRITING, self.handle.store.settings.path)
         self.appends = GroupedAppends(self.handle)
 
     def close(self) -> list[Job[Any]]:

@@ -46,8 +46,10 @@ class Threads:
     Concurrency: any number of loops, each in a thread of its own. A forked child begins with no threads and no calls.
     """
 
-    def __init__(self, name: str, most: int) -> None:
+    def __init__(self, name: str, most: int, place: object) -> None:
+        """Have at most so many; ``place``: that of the store, for messages."""
         self._name = name
+        self._place = place
         self._most = most
         self._is_closed = False
         self._renew()
@@ -109,7 +111,7 @@ class Threads:
         process.notice_fork()
         with self._mutex:
             if self._is_closed and not is_late:
-                raise ClosedError("the handle is closed", reason="closed")
+                raise ClosedError(f"the handle of {self._place} is closed", reason="closed")
             self._calls[call.job] = call
             if self._idle >= len(self._calls) or self._threads >= self._most:
                 self._has_calls.notify()

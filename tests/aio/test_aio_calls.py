@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint._engines import shown_place
 from mpcheckpoint.aio import AsyncCheckpoint, AsyncLog, AsyncTransaction
 from mpcheckpoint.errors import (
     ClosedError,
@@ -314,3 +315,30 @@ def test_asyncio_is_not_imported_by_those_who_do_not_use_it() -> None:
     code = "import sys, mpcheckpoint.maintenance; print('asyncio' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
+
+
+def test_closed_handle_names_its_store(place: str) -> None:
+    async def main() -> None:
+        checkpoint = AsyncCheckpoint(place)
+        with pytest.raises(ClosedError, match="is not open: use it inside its async with block") as caught:
+            checkpoint.log("a")
+        assert shown_place(place) in str(caught.value)
+        async with checkpoint:
+            log = checkpoint.log("a")
+            await log.append("x", 1)
+        for call in (log.append("x", 2), log.events("x"), anext(log.follow())):
+            with pytest.raises(ClosedError, match="is closed") as caught:
+                await call
+            assert shown_place(place) in str(caught.value)
+
+    run(main())
+
+
+def test_password_of_an_address_is_not_shown() -> None:
+    checkpoint = AsyncCheckpoint("postgresql://user:secret@host/database#run")
+    with pytest.raises(ClosedError) as caught:
+        checkpoint.log("a")
+
+    shown = f"{checkpoint!r} {caught.value!r}"
+    assert "secret" not in shown
+    assert shown.count("postgresql://user:***@host/database#run") == 2
