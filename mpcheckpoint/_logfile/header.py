@@ -71,14 +71,18 @@ def require_position(position: Position, header: Header, paths: LogPaths) -> Non
     """
     is_ours = header.continues(position.generation, position.lineage)
     if position.log_key != paths.log_key or not is_ours:
-        raise InvalidPositionError(
-            f"{position} is no position of the log {paths.log_key!r} as it stands in {paths.log}",
-            path=paths.log,
-            offset=position.offset,
-            reason="of another log",
-        )
+        raise no_position(position, paths.log_key, paths.log, "of another log")
     if not header.holds(position.generation, position.stamp_us):
         raise after_what_was_restored(position, paths)
+
+
+def no_position(position: Position, log_key: str, place: str, reason: str) -> InvalidPositionError:
+    """Return the error for a position that is none of the log of that key at ``place``."""
+    what = f"no position of the log {log_key!r} as it stands"
+    if position.log_key != log_key:
+        what = f"a position in the log {position.log_key!r}, not in {log_key!r}"
+    message = f"{position} is {what} in {place}"
+    return InvalidPositionError(message, path=place, offset=position.offset, reason=reason)
 
 
 def after_what_was_restored(position: Position, paths: LogPaths) -> InvalidPositionError:

@@ -15,6 +15,7 @@ from mpcheckpoint._format.control import FORGET, Header, Restored, UnknownContro
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.chunk import Told
 from mpcheckpoint._logfile.clock import clock
+from mpcheckpoint._logfile.header import no_position
 from mpcheckpoint._logfile.judged import LastingEnd, Seen
 from mpcheckpoint._postgres.rows import int8, int8_array, lines_of, number_in, numbers_in
 from mpcheckpoint._postgres.session import statement
@@ -285,12 +286,7 @@ class PostgresReader:
         # Else it was left out by a compaction, or its place is not known: stamps tell what comes after it.
 
     def _no_position(self, position: Position, reason: str) -> InvalidPositionError:
-        return InvalidPositionError(
-            f"{position} is no position of the log {self._log.log_key!r} as it stands in {self._log.place}",
-            path=self._log.place,
-            offset=position.offset,
-            reason=reason,
-        )
+        return no_position(position, self._log.log_key, self._log.place, reason)
 
     def begin_near_end(self, length_bytes: int) -> int | None:
         """Begin at a batch about so many bytes before the end; return the stamp of the one before it."""

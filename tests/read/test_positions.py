@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mpcheckpoint import Log, Position
+from mpcheckpoint import Checkpoint, Log, Position
 from mpcheckpoint.errors import InvalidPositionError
 from support.verbs import become_a_new_process, log_file
 
@@ -47,3 +47,11 @@ def test_position_behind_the_largest_offset_reads_by_its_stamp(log: Log) -> None
     beyond = Position.parse(f"a@{first.generation}:{'9' * 18}:{first.stamp_us}:0")
 
     assert [record.event for record in log.read(after=beyond)] == [2]
+
+
+def test_position_in_another_log_is_refused_by_the_name_of_that(store: Path, log: Log) -> None:
+    elsewhere = Checkpoint(store).log("b").append("x", 1)
+
+    for use in (lambda: list(log.read(after=elsewhere)), lambda: log.append_many([], expected_end=elsewhere)):
+        with pytest.raises(InvalidPositionError, match="is a position in the log 'b', not in 'a'"):
+            use()
