@@ -55,8 +55,10 @@ static int is_covered(AppendState *state, struct request *mine, const struct wai
     return __atomic_load_n(&state->durable, __ATOMIC_SEQ_CST) >= offset;
 }
 
-/* Whether a thread still has nothing to do: its batch is another thread's to write, or to make durable. */
-static int has_to_wait(AppendState *state, struct request *mine, const struct wait *wait)
+/* What a thread waits for, if it has nothing to do: that another one writes its batch, or makes it durable. */
+enum need { NOTHING, A_WRITE, A_SYNC };
+
+static enum need need_of(AppendState *state, struct request *mine, const struct wait *wait)
 {
     int64_t offset = wait->offset;
     if (mine) {
@@ -65,33 +67,51 @@ static int has_to_wait(AppendState *state, struct request *mine, const struct wa
         int is_first = state->first == mine;
         offset = mine->after.offset;
         pthread_mutex_unlock(&state->queue_mutex);
-        if (status != APPENDED)
-            return status == TAKEN || (status == QUEUED && !is_first); /* the first one tries to get in, for all */
+        if (status != APPENDED) /* the first one tries to get in, for all */
+            return status == TAKEN || (status == QUEUED && !is_first) ? A_WRITE : NOTHING;
         if (!wait->is_durable)
-            return 0;
+            return NOTHING;
     }
-    return __atomic_load_n(&state->durable, __ATOMIC_SEQ_CST) < offset;
+    return __atomic_load_n(&state->durable, __ATOMIC_SEQ_CST) < offset ? A_SYNC : NOTHING;
+}
+
+/* Whether this thread is the one that goes for the turn to sync. A sync that has ended may have begun before what the threads
+   wait for was written, and then nobody else would begin another. If all of them went, each would wait for the interpreter. */
+static int is_next(AppendState *state)
+{
+    int none = 0;
+    return __atomic_compare_exchange_n(&state->has_next, &none, 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
 enum outcome wait_for_others(AppendState *state, struct request *mine, struct wait *wait)
 {
     int64_t until_ns = monotonic_ns() + LONGEST_NAP_NS, left_ns;
     uint32_t gate = wait->gate;
-    int is_waiting = 1;
+    enum need need = A_WRITE;
+    int goes = 0;
     pid_t pid = getpid();
     Py_BEGIN_ALLOW_THREADS;
     do {
         left_ns = until_ns - monotonic_ns();
-        struct timespec most = {.tv_sec = 0, .tv_nsec = left_ns > 0 ? left_ns : 0};
+        struct timespec most = {0};
+        if (left_ns > 0)
+            most = (struct timespec){.tv_sec = left_ns / 1000000000, .tv_nsec = left_ns % 1000000000};
         if (syscall(SYS_futex, &state->gate, FUTEX_WAIT_PRIVATE, gate, &most, NULL, 0) != 0 && errno == EINTR)
             break; /* Python's handlers run now */
         gate = __atomic_load_n(&state->gate, __ATOMIC_SEQ_CST);
-        is_waiting = has_to_wait(state, mine, wait);
-    } while (left_ns > 0 && is_waiting);
-    if (!is_waiting && wait->is_durable && is_covered(state, mine, wait))
+        need = need_of(state, mine, wait);
+        goes = need == A_SYNC && is_next(state);
+    } while (left_ns > 0 && need != NOTHING && !goes);
+    if (need == NOTHING && wait->is_durable && is_covered(state, mine, wait))
         wait->is_there = is_there(wait->files);
     Py_END_ALLOW_THREADS;
-    if (PyErr_CheckSignals() != 0)
+    int is_interrupted = PyErr_CheckSignals() != 0;
+    if (goes) {
+        __atomic_store_n(&state->has_next, 0, __ATOMIC_SEQ_CST);
+        if (is_interrupted || need_of(state, mine, wait) != A_SYNC)
+            wake_threads(state); /* it does not go after all: another one may have to */
+    }
+    if (is_interrupted)
         return FAILED;
     return getpid() == pid ? WRITTEN : NOT_OURS;
 }

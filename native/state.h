@@ -12,7 +12,9 @@
 #include <time.h>
 
 #define MOST_AT_ONCE 64
+#ifndef LONGEST_NAP_NS /* else a test says it */
 #define LONGEST_NAP_NS 50000000
+#endif
 
 struct end {
     int64_t offset, stamp_us;
@@ -90,6 +92,7 @@ typedef struct {
     /* Threads that wait: for the one that is inside, or for the end of a sync. */
     uint32_t gate; /* atomic: another number whenever one of the two has ended */
     int waiters;   /* atomic */
+    int has_next;  /* atomic: a thread that waited for a sync goes for the turn now */
     pthread_mutex_t queue_mutex;
     struct request *first, *last;
     struct request *taken[MOST_AT_ONCE];

@@ -166,6 +166,12 @@ def test_ctrl_c_ends_the_wait_for_another_thread_and_leaves_nothing_to_it(
     assert_goes_on(log, [0])
 
 
+def wait_until_asleep(state: PureAppendState, count: int) -> None:
+    """Return once so many threads wait, and had the time to fall asleep after they said so."""
+    wait_until(lambda: state.waiters == count, "they wait for another thread")
+    time.sleep(0.01)
+
+
 def test_waiting_thread_is_woken_and_does_not_only_look_again(
     store: Path, log: Log, ready: PureAppendState
 ) -> None:
@@ -176,7 +182,7 @@ def test_waiting_thread_is_woken_and_does_not_only_look_again(
         with mutex:
             thread = threading.Thread(target=log.append, args=("x", number))
             thread.start()
-            wait_until(lambda: ready.waiters == 1, "it has queued")
+            wait_until_asleep(ready, 1)
         ready.wake()
         released_s = time.monotonic()
         thread.join(NEVER_S)
@@ -184,6 +190,30 @@ def test_waiting_thread_is_woken_and_does_not_only_look_again(
 
     assert min(took_s) < 0.02
     assert ready.waiters == 0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_thread_whose_record_a_sync_came_too_early_for_begins_the_next_one_itself(
+    store: Path, log: Log, ready: PureAppendState, count: int
+) -> None:
+    """Nobody else would. As above: the fastest of a few tries counts."""
+    turn = writer_of(store).commit.turn
+    took_s = []
+    for number in range(5):
+        with turn.lock:
+            threads = [threading.Thread(target=log.append, args=("x", number)) for _ in range(count)]
+            for thread in threads:
+                thread.start()
+            wait_until_asleep(ready, count)
+        ready.wake()
+        released_s = time.monotonic()
+        for thread in threads:
+            thread.join(NEVER_S)
+        took_s.append(time.monotonic() - released_s)
+
+    assert min(took_s) < 0.02
+    assert ready.waiters == 0
+    assert len(log.events("x")) == 5 * count + 1
 
 
 @pytest.mark.guarantee(8)
