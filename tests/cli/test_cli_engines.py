@@ -93,7 +93,7 @@ WORKS: dict[str, list[tuple[list[str], int, str]]] = {
     "copy": [
         (["made"], 0, "2 logs copied into"),
         ([PLACE.replace("#run", "#other")], 0, f"2 logs copied into {SHOWN.replace('#run', '#other')}"),
-        ([PLACE], 2, f"{SHOWN} has a log 'm', which is another one"),
+        ([PLACE], 2, f"{SHOWN} is the store itself"),
         ([f"memory://u:12#{PASSWORD}@h/db"], 2, "a / before the database is missing"),
     ],
     "doctor": [([], 1, "an append is in memory only")],
