@@ -40,6 +40,8 @@ _MARKS_OF_FIXTURE = {
     "run_as_nobody": (pytest.mark.xdist_group("loop"),),
     "make_thin_disk": (pytest.mark.xdist_group("loop"),),
 }
+# What they try of the core, others try without what these stand on.
+_OUTER_ROOMS = {"cli", "report", "tools"}
 
 
 # --- options and hooks -------------------------------------------------------------------------------------
@@ -107,6 +109,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if crc32(item.nodeid.encode()) % parts == part - 1]
     for item in items:
+        if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in _OUTER_ROOMS:
+            item.add_marker("outer")
         for fixture in getattr(item, "fixturenames", ()):
             for mark_to_add in _MARKS_OF_FIXTURE.get(fixture, ()):
                 item.add_marker(mark_to_add)

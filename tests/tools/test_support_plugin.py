@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from support import plugin, tally
+from support.checkout import TESTS
 
 LEAVES_A_PROCESS = """
     import subprocess
@@ -241,7 +242,10 @@ def test_shares_of_the_tests_are_all_of_them_and_none_twice() -> None:
     shares = []
     for part in ("1/2", "2/2"):
         config = SimpleNamespace(getoption={"--share": part}.__getitem__, hook=hook)
-        items: list[Any] = [SimpleNamespace(nodeid=name, iter_markers=lambda _: ()) for name in names]
+        path = Path("test_names.py")
+        items: list[Any] = [
+            SimpleNamespace(nodeid=name, path=path, iter_markers=lambda _: ()) for name in names
+        ]
         plugin.pytest_collection_modifyitems(cast("pytest.Config", config), items)
         shares.append([item.nodeid for item in items])
 
@@ -256,3 +260,8 @@ def test_share_that_is_none_is_refused(share: str) -> None:
 
     with pytest.raises(pytest.UsageError):
         plugin._share(cast("pytest.Config", config))
+
+
+def test_test_of_an_outer_room_is_marked_so_and_there_are_these_rooms(request: pytest.FixtureRequest) -> None:
+    assert request.node.get_closest_marker("outer") is not None
+    assert all(any((TESTS / room).glob("test_*.py")) for room in plugin._OUTER_ROOMS)
