@@ -98,7 +98,8 @@ class JournalError(CheckpointError, ValueError):
     written.
 
     Attributes:
-        reason: "no journal", "operations dropped" (by a compaction), or "operations lost" (they were read before).
+        reason: "no journal", "journal forgotten", "operations dropped" (by a compaction), or "operations lost" (they
+            were read before).
     """
 
 

@@ -285,8 +285,9 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
             return None  # another version may have pickled something else
         if kept["after"] is not None:
             place = Position.parse(kept["after"])
-            if self._first != Position.parse(kept["first"]):
-                return None  # the journal was forgotten, and is begun anew
+            first = kept.get("first")
+            if first is None or Position.parse(first) != self._first:
+                return None  # the journal was forgotten, and is begun anew, or may have been
             try:
                 self._log.tail(place)
             except InvalidPositionError:

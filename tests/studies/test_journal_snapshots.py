@@ -189,3 +189,16 @@ def test_log_of_something_else_is_not_taken_for_snapshots_nor_compacted(
         backend.load_snapshot()
 
     assert other.events("photo1") == (0, 1, 2)
+
+
+def test_snapshot_that_does_not_name_its_first_operation_is_passed_over(store: Path) -> None:
+    backend = JournalBackend(store)
+    backend.append_logs([{"op_code": 0, "worker_id": "w"}])
+    assert len(list(backend.read_logs(0))) == 1
+    backend.save_snapshot(b"state")
+    assert JournalBackend(store).load_snapshot() == b"state"
+    (event,) = Checkpoint(store).log(SNAPSHOTS).events("journal")
+
+    for kept in ({**event, "first": None}, {name: event[name] for name in event.keys() - {"first"}}):
+        Checkpoint(store).log(SNAPSHOTS).append("journal", kept)
+        assert backend.load_snapshot() is None
