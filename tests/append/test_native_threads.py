@@ -211,7 +211,7 @@ def test_thread_whose_record_a_sync_came_too_early_for_begins_the_next_one_itsel
             thread.join(NEVER_S)
         took_s.append(time.monotonic() - released_s)
 
-    assert min(took_s) < 0.02
+    assert min(took_s) < 0.03  # a nap that nobody ends goes on for 40 ms
     assert ready.waiters == 0
     assert len(log.events("x")) == 5 * count + 1
 
