@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 # What the native core and the modules that call it agree on: CORE_VERSION in native/core.h.
-_VERSION = 9
+_VERSION = 10
 _PURE = "MPCHECKPOINT_PURE"
 _NOT_BUILT = "there was no C compiler, or no Python headers, when it was installed"
 

@@ -19,7 +19,7 @@
 
 /* Raised by one whenever what Python and C say to each other changes: a build that is older or newer than the package
    beside it is then not used (mpcheckpoint/_core.py). */
-#define CORE_VERSION 9
+#define CORE_VERSION 10
 
 /* New bytes, for an N of Py_BuildValue: that passes on a NULL. */
 static inline PyObject *new_bytes(const void *data, size_t size)
@@ -191,6 +191,7 @@ PyObject *last_records(PyObject *module, PyObject *arguments);
 #define HAS_APPEND
 PyObject *await_group(PyObject *module, PyObject *arguments);
 PyObject *file_facts(PyObject *module, PyObject *arguments);
+PyObject *lock_in_child(PyObject *module, PyObject *path);
 PyObject *futex_wait(PyObject *module, PyObject *arguments);
 PyObject *futex_wake(PyObject *module, PyObject *arguments);
 #endif

@@ -60,6 +60,7 @@ static PyMethodDef functions[] = {
     {"file_facts", file_facts, METH_VARARGS, "statx without times: mpcheckpoint/_system/statx.py."},
     {"futex_wait", futex_wait, METH_VARARGS, "Wait on a word: mpcheckpoint/_system/futex.py."},
     {"futex_wake", futex_wake, METH_VARARGS, "Wake those who wait: mpcheckpoint/_system/futex.py."},
+    {"lock_in_child", lock_in_child, METH_O, "Have another process ask for a lock: mpcheckpoint/_system/locks.py."},
 #endif
     {NULL, NULL, 0, NULL},
 };

@@ -1,7 +1,8 @@
 /* System calls that Python has no function for: statx and futex, each once; without these, they are called through
-   ctypes (mpcheckpoint/_system/statx.py and futex.py). What an error means is judged there. */
+   ctypes (mpcheckpoint/_system/statx.py and futex.py). What an error means is judged there. And clone, for a process
+   that asks for a lock: without it, an interpreter is started for that (mpcheckpoint/_system/locks.py). */
 
-#define _GNU_SOURCE /* statx, syscall */
+#define _GNU_SOURCE /* statx, syscall, clone */
 #include "core.h"
 
 #ifdef HAS_APPEND
@@ -10,9 +11,15 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -71,6 +78,57 @@ PyObject *futex_wake(PyObject *Py_UNUSED(module), PyObject *arguments)
         return NULL;
     syscall(SYS_futex, (void *)(uintptr_t)address, FUTEX_WAKE, most, NULL, NULL, 0);
     Py_RETURN_NONE;
+}
+
+/* --- another process ------------------------------------------------------------------------------------------ */
+
+#define CHILD_STACK_BYTES (64 * 1024)
+#define UNANSWERED (-1)
+
+struct request {
+    const char *path;
+    int answer; /* 0 or the number of the error; UNANSWERED unless the file was opened */
+};
+
+/* Runs in the child, which has our memory, while this thread waits for its end: it makes two system calls, and changes the
+   answer alone. Its end closes the file. */
+static int ask_for_lock(void *argument)
+{
+    struct request *request = argument;
+    int fd = open(request->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd >= 0)
+        request->answer = flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+    return 0;
+}
+
+/* Have a process of its own, with descriptors of its own, do that. Nobody else notices it: it sends no signal when it ends,
+   so a `wait` for any child does not return it, and no handler runs in it, since all signals are blocked. */
+static void ask_in_child(struct request *request, char *stack)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pid_t pid = clone(ask_for_lock, stack + CHILD_STACK_BYTES, CLONE_VM | CLONE_VFORK, request);
+    while (pid > 0 && waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
+        ;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* lock_in_child(path) -> 0 if another process was given the lock of that file, else the number of the error; None if it
+   could not ask. */
+PyObject *lock_in_child(PyObject *Py_UNUSED(module), PyObject *path)
+{
+    struct request request = {.path = PyBytes_AsString(path), .answer = UNANSWERED};
+    char *stack = request.path == NULL ? NULL : malloc(CHILD_STACK_BYTES);
+    if (stack == NULL)
+        return request.path == NULL ? NULL : PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS;
+    ask_in_child(&request, stack);
+    Py_END_ALLOW_THREADS;
+    free(stack);
+    if (request.answer == UNANSWERED)
+        Py_RETURN_NONE;
+    return PyLong_FromLong(request.answer);
 }
 
 #endif

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import portalocker
 from portalocker.portalocker import FlockLocker
 
+from mpcheckpoint import _core
 from mpcheckpoint._system.files import Descriptor, open_above_streams, open_file
 from mpcheckpoint._system.statx import path_status
 from mpcheckpoint.errors import ReentrancyError
@@ -39,6 +40,8 @@ _LONGEST_PAUSE_S = 0.02
 _REOPEN_LIMIT = 100
 _CHILD_TIMEOUT_S = 30
 _LONGEST_PROBE_S = 2.0
+# The native core's, which needs no interpreter: a hundredth of the time.
+_lock_in_child = getattr(_core.native, "lock_in_child", None)
 # The child opens the file by its name. It must be refused the lock while this process holds it.
 _CHILD = """
 import fcntl, os, sys
@@ -191,6 +194,9 @@ class LockProof(NamedTuple):
     cause: str = ""
 
 
+_GRANTED = LockProof(False, "another process was given a lock that this process holds")
+
+
 def prove_locking(path: str, *, with_child: bool) -> LockProof:
     """Try whether the file at ``path``, which nobody else uses, can really be locked.
 
@@ -224,6 +230,15 @@ def prove_locking(path: str, *, with_child: bool) -> LockProof:
 
 def _proof_by_child(path: str) -> LockProof:
     """Have another process ask for the lock of a file, which this process holds."""
+    answer = None if _lock_in_child is None else _lock_in_child(os.fsencode(path))
+    if answer == errno.EWOULDBLOCK:
+        return LockProof(True)
+    if answer == 0:
+        return _GRANTED
+    return _proof_by_interpreter(path)  # which asks, or has words for why that cannot be done
+
+
+def _proof_by_interpreter(path: str) -> LockProof:
     if not sys.executable or getattr(sys, "frozen", False):
         return LockProof(True)  # no interpreter to start: two descriptors have to do as a proof
     try:
@@ -245,7 +260,7 @@ def _proof_by_child(path: str) -> LockProof:
         if said == "refused":
             return LockProof(True)
         if said == "granted":
-            return LockProof(False, "another process was given a lock that this process holds")
+            return _GRANTED
         lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
         cause = f"gave no answer: {lines[-1]}"
     return LockProof(None, f"{sys.executable} {cause}")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # By the tests here, and by those of the scan, the count, the encoding, the index and the bodies of a server.
 CALLED = {
     *("AppendState", "HighestStamp", "await_group", "crc32", "file_facts", "futex_wait", "futex_wake"),
+    "lock_in_child",
     *(
         "scan",
         "count",
@@ -116,6 +117,11 @@ def calls_of(store: Path) -> dict[str, Callable[[], object]]:
         native.file_facts(-100, b"/nowhere", 0)
         refused(native.file_facts, -100, "/nowhere", 0)
 
+    def locks() -> None:
+        native.lock_in_child(path)
+        native.lock_in_child(b"/nowhere")
+        refused(native.lock_in_child, "/nowhere")
+
     def groups() -> None:
         page.await_group(1 << 40, 0, 0.1)
         refused(native.await_group, -1, b"short")
@@ -130,10 +136,13 @@ def calls_of(store: Path) -> dict[str, Callable[[], object]]:
         "file_facts": facts,
         "futex_wait": waits,
         "futex_wake": wakes,
+        "lock_in_child": locks,
     }
 
 
-@pytest.mark.parametrize("name", ["await_group", "crc32", "file_facts", "futex_wait", "futex_wake"])
+@pytest.mark.parametrize(
+    "name", ["await_group", "crc32", "file_facts", "futex_wait", "futex_wake", "lock_in_child"]
+)
 def test_function_that_speaks_to_the_system_leaves_no_memory_behind(
     store: Path, log: Log, name: str, intensity: int
 ) -> None:

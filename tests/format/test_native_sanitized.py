@@ -32,6 +32,7 @@ WHAT_IT_RUNS = (
     "read/test_native_index.py",
     "append/test_native_append.py",
     "append/test_native_threads.py",
+    "process/test_native_lock.py",
     "project/test_core.py",
 )
 RECORDED = "append/test_recorded_calls.py"

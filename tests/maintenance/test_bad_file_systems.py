@@ -98,6 +98,29 @@ def test_file_system_whose_locks_stop_at_the_process_is_refused(
     assert places.locking.isdisjoint({(os.stat(inside(store)).st_dev, os.stat(inside(store)).st_ino)})
 
 
+@pytest.mark.guarantee(8)
+def test_lock_that_a_child_was_granted_is_no_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system.locks, "_lock_in_child", lambda path: 0)
+    monkeypatch.setattr(system.locks, "_proof_by_interpreter", lambda path: system.LockProof(True))
+
+    assert system.locks._proof_by_child(str(tmp_path / "file")).works is False
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.parametrize("unclear", [None, errno.ENOLCK, errno.EINTR])
+def test_answer_that_says_nothing_has_an_interpreter_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unclear: int | None
+) -> None:
+    monkeypatch.setattr(system.locks, "_lock_in_child", lambda path: unclear)
+    with (tmp_path / "file").open("wb") as file:
+        system.lock(file.fileno())
+        assert system.locks._proof_by_child(file.name) == system.LockProof(True)
+
+        monkeypatch.setattr(sys, "executable", "/no/python")
+
+        assert system.locks._proof_by_child(file.name).works is None
+
+
 # --- not proven is not broken --------------------------------------------------------------------------------
 
 
@@ -131,6 +154,7 @@ def test_store_made_while_no_process_can_be_started_is_used_and_that_is_said(
 ) -> None:
     python = str(tmp_path / "python") if text is None else program(tmp_path / "python", text, mode)
     monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setattr(system.locks, "_lock_in_child", None)
     monkeypatch.setattr(system.locks, "_CHILD_TIMEOUT_S", 0.2)
 
     log = Checkpoint(store).log("a")

@@ -85,6 +85,7 @@ def test_place_examined_while_no_process_can_be_started_is_not_called_bad(
 ) -> None:
     # The fixture of this module answers for the child.
     monkeypatch.setattr(system.locks, "_proof_by_child", _PROOF_BY_CHILD)
+    monkeypatch.setattr(system.locks, "_lock_in_child", None)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
 
     examination = examine(tmp_path, append_s=0.1)
