@@ -246,10 +246,10 @@ static int encode_all(struct append *append)
     return 1;
 }
 
-/* Say in the page where the log ends; a sole writer does so at every 16th append only. */
+/* Say in the page where the log ends; who has written alone for a while does so at every 16th append only. */
 static void publish(struct append *append)
 {
-    if (append->is_alone && append->unpublished < MOST_UNPUBLISHED) {
+    if (append->is_alone && append->unpublished >= 0 && append->unpublished < MOST_UNPUBLISHED) {
         append->unpublished++;
         return;
     }
@@ -271,7 +271,10 @@ static void publish(struct append *append)
     UNINTERRUPTED(written, pwrite(append->files->page.fd, data, size, END_AT));
     append->left_bytes = written < 0 ? 0 : size; /* what stood there is checked before it is believed */
     memcpy(append->left, data, size);
-    append->unpublished = 0;
+    if (!append->is_alone)
+        append->unpublished = -MOST_UNPUBLISHED;
+    else
+        append->unpublished = append->unpublished < 0 ? append->unpublished + 1 : 0;
 }
 
 /* Do it all; what is changed is changed here. */

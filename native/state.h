@@ -74,7 +74,8 @@ typedef struct {
     long long allocated, durable;
     int beginning; /* another number whenever the end was found from the header on */
     char is_alone, is_followed, is_page_proven, is_patient;
-    /* What this process left in the page last, and how often it has appended since. */
+    /* What this process left in the page last, and how often it has appended since; below 0, how many more appends in a row it
+       is to tell of each. */
     char left[PAGE_READ_BYTES];
     size_t left_bytes;
     int unpublished, extensions;

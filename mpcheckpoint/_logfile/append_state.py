@@ -27,7 +27,8 @@ class PureAppendState:
         is_followed: whether a follower waits to be woken by the next append.
         is_page_proven: whether what was read from the page last fitted, so that its descriptor is that of the page.
         is_patient: whether a leader of a group has been heard of since one was waited for in vain.
-        left, unpublished: what this process left in the page last, and how often it has appended since.
+        left, unpublished: what this process left in the page last, and how often it has appended since. Below 0: how
+            many more appends in a row it is to tell of each, since another process wrote lately.
 
     Of the rest, native code alone makes use. native/state.h says what it is.
 

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from mpcheckpoint._system import FileStatus
     from mpcheckpoint._types import Position, Repair
 
-# A process that writes alone publishes the end at every 16th append only: a process that comes then reads the others.
+# A process that writes alone publishes the end at every 16th append only: a process that comes then reads the others,
+# which takes longer than all else it does. So one is alone once it has appended as often in a row: where two take turns,
+# each now and then appends twice.
 _MOST_UNPUBLISHED = 15
 # ``enum failure`` in native/commit.c, as is what LogFile.fail_sync knows.
 _OTHERS_SYNC = 3
@@ -230,15 +232,15 @@ class OpenLog:
         self.publish()
 
     def publish(self) -> None:
-        """Leave in the page where the log ends now; a sole writer does so at every 16th append only."""
+        """Leave in the page where the log ends now; who has written alone for a while does so at every 16th append only."""
         state = self.state
-        if state.is_alone and state.unpublished < _MOST_UNPUBLISHED:
+        if state.is_alone and 0 <= state.unpublished < _MOST_UNPUBLISHED:
             state.unpublished += 1
         elif self.page is not None:
             # A sole writer publishes its durable offset with its next record, which saves a write.
             durable = state.durable if state.is_alone else None
             state.left = self.page.publish_end(state.end, state.allocated, self._writer_id, durable)
-            state.unpublished = 0
+            state.unpublished = min(0, state.unpublished + 1) if state.is_alone else -_MOST_UNPUBLISHED
 
     def _write(
         self, batches: Sequence[list[Payload]], ends: list[EndState], stamp_us: int | None = None

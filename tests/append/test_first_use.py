@@ -13,7 +13,16 @@ from mpcheckpoint import _system as system
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, OutcomeUnknownError, WriteFailedError
 from mpcheckpoint.testing import SimulatedDisk
 from mpcheckpoint.testing._simulation.seam import path_of
-from support.verbs import LOG, Faults, assert_goes_on, become_a_new_process, inside, log_file, seen_anew
+from support.verbs import (
+    LOG,
+    Faults,
+    assert_goes_on,
+    become_a_new_process,
+    inside,
+    log_file,
+    page_file,
+    seen_anew,
+)
 
 # --- bytes ---------------------------------------------------------------------------------------------------
 
@@ -44,6 +53,7 @@ def test_first_use_validates_every_unsynced_byte_not_just_the_last_line(store: P
 def test_damage_below_what_a_later_line_calls_durable_is_refused_and_never_cut(store: Path, log: Log) -> None:
     ends = [log.append("x", number).offset for number in range(1, 6)]
     overwrite(store, ends[0], bytes(ends[1] - ends[0]))
+    page_file(store).unlink()  # which vouches for them
     become_a_new_process()
     before = log_file(store).read_bytes()
 

@@ -13,6 +13,7 @@ import pytest
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.append_state import AppendState
+from mpcheckpoint._logfile.opened import OpenLog
 from mpcheckpoint._logfile.page import PAGE_BYTES, Page
 from mpcheckpoint._system import FileStatus
 from mpcheckpoint.errors import CorruptLogError, PoisonedLogError
@@ -445,6 +446,31 @@ def test_poison_set_between_look_and_publication_of_a_sole_writer_is_not_erased(
     become_a_new_process()
     with pytest.raises(PoisonedLogError):
         log.append("x", "by a new process")
+
+
+@pytest.mark.parametrize("in_a_row", [1, 2, 5])
+def test_end_is_in_the_page_where_two_take_turns_however_often_each_appends(
+    store: Path, log: Log, other: SimulatedProcess, monkeypatch: pytest.MonkeyPatch, in_a_row: int
+) -> None:
+    append_by(other, store, "its first")
+    log.append("x", "after it")
+    reads: list[int] = []
+    real = OpenLog._find_end_in_log
+    monkeypatch.setattr(
+        OpenLog, "_find_end_in_log", lambda log: (reads.append(log.state.end.offset), real(log))[1]
+    )
+
+    for turn in range(8):
+        for _ in range(in_a_row):
+            append_by(other, store, turn)
+        for _ in range(in_a_row):
+            log.append("x", turn)
+
+    assert reads == []
+    for turn in range(40):
+        log.append("x", turn)
+    append_by(other, store, "after many")
+    assert len(reads) == 1  # the page is told at every 16th append of a sole writer only
 
 
 @pytest.mark.guarantee(9)

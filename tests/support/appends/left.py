@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.append import LogWriter
 
 _MANY = 20
-# A process that appends alone tells of it every 16th time only.
+# Once a process has appended so often in a row, it tells of it every 16th time only.
 _UNPUBLISHED = 15
 # More than the appends that a process does before it leaves padding.
 _UNTIL_PADDING = 70
@@ -39,9 +39,15 @@ def lone(scene: Scene) -> None:
     scene.log.append("x", 1)
 
 
-def lone_about_to_publish(scene: Scene) -> None:
-    scene.log.append("x", 0)
+def lone_for_a_while(scene: Scene) -> None:
+    lone(scene)
     for number in range(_UNPUBLISHED):
+        scene.log.append("x", number, durability="never")
+    scene.log.append("x", "the page is not told of it")
+
+
+def lone_about_to_publish(scene: Scene) -> None:
+    for number in range(1 + 2 * _UNPUBLISHED):
         scene.log.append("x", number, durability="never")
 
 

@@ -49,7 +49,7 @@ class Situation(NamedTuple):
 
 # In them native code appends. A line that makes the log longer it may leave to Python, which sees to padding.
 _USUAL = (
-    *(left.lone, left.another_appended),
+    *(left.lone, left.lone_for_a_while, left.another_appended),
     *(left.padding, left.padding_and_about_to_publish, left.padding_partly_filled_by_another),
 )
 
