@@ -246,7 +246,7 @@ static int encode_all(struct append *append)
     return 1;
 }
 
-/* Say in the page where the log ends; who has written alone for a while does so at every 16th append only. */
+/* Say in the page where the log ends; a sole writer does so at every 16th append only. */
 static void publish(struct append *append)
 {
     if (append->is_alone && append->unpublished >= 0 && append->unpublished < MOST_UNPUBLISHED) {

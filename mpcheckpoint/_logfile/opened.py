@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._types import Position, Repair
 
 # A process that writes alone publishes the end at every 16th append only: a process that comes then reads the others,
-# which takes longer than all else it does. So one is alone once it has appended as often in a row: where two take turns,
-# each now and then appends twice.
+# which takes longer than all else it does. So who has appended as often in a row is taken to be alone: where two take
+# turns, each now and then appends twice.
 _MOST_UNPUBLISHED = 15
 # ``enum failure`` in native/commit.c, as is what LogFile.fail_sync knows.
 _OTHERS_SYNC = 3
@@ -232,7 +232,7 @@ class OpenLog:
         self.publish()
 
     def publish(self) -> None:
-        """Leave in the page where the log ends now; who has written alone for a while does so at every 16th append only."""
+        """Leave in the page where the log ends now; a sole writer does so at every 16th append only."""
         state = self.state
         if state.is_alone and 0 <= state.unpublished < _MOST_UNPUBLISHED:
             state.unpublished += 1
