@@ -331,7 +331,8 @@ class ConflictError(CheckpointError, RuntimeError):
         found: what the log holds. Of its end, how many records there are after the one that was expected; 0 if a
             compaction has left them out, or objects were forgotten.
         position: the position of the record that broke the condition, or None.
-        end: where the log ends now, if it was about that; None otherwise.
+        end: where the log ends now, if it was about that; None otherwise. To try again, read what is new, and expect this
+            end: where a compaction left out the last records, or objects were forgotten, it is after all that is read.
     """
 
     object_key: str | None
@@ -364,7 +365,8 @@ class ConflictError(CheckpointError, RuntimeError):
             what = f"the log has {found} record{'' if found == 1 else 's'} after its expected end, {after}"
         else:
             what = f"records were dropped from the log, or objects forgotten, after its expected end, {after}"
-        super().__init__(f"{what}{first}. Nothing was written; read again and retry.", reason="conflict")
+        again = "read again and retry" if end is None else f"read again and retry, with the end {end}"
+        super().__init__(f"{what}{first}. Nothing was written; {again}.", reason="conflict")
         self.object_key = object_key
         self.expected = expected
         self.found = found

@@ -121,8 +121,9 @@ class Log(ObjectMapping):
                 log, those of ``records`` or others. It costs the same for an object of any length.
             expected_end: append only if no record was appended to this log after this position, and no object
                 forgotten: it is that of the last record you know of, what an append returned, or the ``end`` of a
-                ConflictError. "start": the log never had a record. Claims and what maps note do not count. Compared
-                with a count it conflicts with every writer of the log.
+                ConflictError (which it takes where the last records were dropped or forgotten: that of the last one
+                that is left does not do then). "start": the log never had a record. Claims and what maps note do not
+                count. Compared with a count it conflicts with every writer of the log.
 
         Returns:
             The position right after the last record; None if there were none.

@@ -223,6 +223,24 @@ def test_expected_end_conflicts_with_what_was_dropped_after_an_object_was_forgot
     assert log.append_many([("y", 3)], expected_end=caught.value.end, expected_counts={"y": 1})
 
 
+@pytest.mark.guarantee(12)
+@pytest.mark.parametrize("how", ["forgotten", "dropped", "all dropped"])
+def test_end_of_a_conflict_does_where_that_of_the_last_record_never_would(log: Log, how: str) -> None:
+    log.append_many([("x", 1), ("y", 2)])
+    if how == "forgotten":
+        log.forget("y")
+    else:
+        log.compact(drop=lambda record: how == "all dropped" or record.object_key == "y")
+
+    for _ in range(3):  # nobody else is there: to read again alone changes nothing
+        last = next(log.read(last=1), None)
+        with pytest.raises(ConflictError, match="read again and retry, with the end ") as caught:
+            log.append_many([("x", "no")], expected_end="start" if last is None else last.position)
+
+    assert str(caught.value.end) in str(caught.value)
+    assert log.append_many([("x", "yes")], expected_end=caught.value.end)
+
+
 @pytest.mark.guarantee(3)
 @pytest.mark.parametrize("batch", [[], [("x", "no")]])
 def test_expected_end_that_the_log_has_lost_is_refused(store: Path, batch: list[tuple[str, object]]) -> None:
