@@ -331,8 +331,8 @@ class ConflictError(CheckpointError, RuntimeError):
         found: what the log holds. Of its end, how many records there are after the one that was expected; 0 if a
             compaction has left them out, or objects were forgotten.
         position: the position of the record that broke the condition, or None.
-        end: where the log ends now, if it was about that; None otherwise. To try again, read what is new, and expect this
-            end: where a compaction left out the last records, or objects were forgotten, it is after all that is read.
+        end: where the log ends now, if it was about that; None otherwise. To try again, read what is new, and expect
+            this end: where the last records were dropped or forgotten, it is after all that is read.
     """
 
     object_key: str | None

@@ -245,7 +245,7 @@ class Log(ObjectMapping):
             InvalidKeyError, TypeError, ValueError: at once, as ``Checkpoint.read``.
         """
         return self._handle.read(
-            after, choice_of(object_key, since, until), require_last(last), durable=durable
+            after, choice_of(object_key, since, until), require_last(last), self._handle.only(durable=durable)
         )
 
     def follow(
@@ -262,7 +262,7 @@ class Log(ObjectMapping):
             idle_timeout_s: end quietly when nothing came for so many seconds; None waits for ever.
             durable: as for ``read``.
         """
-        return self._handle.follow(after, idle_timeout_s, durable=durable)
+        return self._handle.follow(after, idle_timeout_s, self._handle.only(durable=durable))
 
     def tail(
         self, after: Cursor | Position | Literal["start", "end"] = "start", *, durable: bool = False
@@ -276,7 +276,7 @@ class Log(ObjectMapping):
         Raises:
             InvalidPositionError: ``after`` is no position of this log.
         """
-        return self._handle.tail(after, durable=durable)
+        return self._handle.tail(after, self._handle.only(durable=durable))
 
     # What a mapping asks for.
     def _events_of(self, object_key: str) -> list[bytes]:

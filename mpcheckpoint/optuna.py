@@ -40,10 +40,14 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.storages.journal._base import BaseJournalSnapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from mpcheckpoint._format.frame import Line
+    from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._postgres.address import Address
+    from mpcheckpoint._store.protocol import StoredLog
     from mpcheckpoint._types import Record
+    from mpcheckpoint._view.durable import Only
     from mpcheckpoint._view.tail import Tail
 
 __all__ = ["JournalBackend"]
@@ -154,7 +158,7 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
             if tail is None or log_number_from != self._number:
                 if log_number_from not in self._places:
                     return self._operations_from(log_number_from)
-                tail = self._log.tail(self._places[log_number_from])
+                tail = self._log._handle.tail(self._places[log_number_from], _unforgotten(is_begun=True))
                 self._number = log_number_from
             records = tail.new()
             operations = [self._operation(record) for record in records]
@@ -169,7 +173,8 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
         with self._mutex:
             at = max((known for known in self._places if known <= number), default=0)
             place = self._places.get(at)
-        for record in self._log.read(place):
+        only = _unforgotten(is_begun=place is not None)
+        for record in self._log._handle.read(place, ALL, None, only):
             operation = self._operation(record)
             at, place = at + 1, record.position
             if at > number:
@@ -305,6 +310,35 @@ class JournalBackend(BaseJournalBackend, BaseJournalSnapshot):
         if first is not None and not (first.object_key == _JOURNAL and type(first.event) is dict):
             raise _no_journal(first)  # before anything is compacted away
         return snapshots
+
+
+def _unforgotten(*, is_begun: bool) -> Only:
+    """Return what gives the records of each chunk, until the journal is forgotten.
+
+    What was forgotten is given out until a compaction drops it. Then what came after it has other numbers.
+
+    Args:
+        is_begun: whether operations were read before.
+    """
+
+    def chosen(stored: StoredLog) -> Callable[[Chunk], Sequence[Line]]:
+        is_there = is_begun
+
+        def records(chunk: Chunk) -> Sequence[Line]:
+            nonlocal is_there
+            # What says so stays where all before it was dropped.
+            if any(each.object_key == _JOURNAL and (is_there or each.at) for each in chunk.forgets):
+                raise JournalError(
+                    f"the journal {stored.log_key!r} was forgotten, and no compaction has dropped it yet",
+                    reason="journal forgotten",
+                    advice="compact the log, and open the study anew",
+                )
+            is_there = is_there or bool(chunk.lines)
+            return chunk.lines
+
+        return records
+
+    return chosen
 
 
 def _no_journal(record: Record) -> JournalError:

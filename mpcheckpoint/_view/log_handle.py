@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._logfile.chunk import Chunk
     from mpcheckpoint._store.protocol import Reader, StoredLog
     from mpcheckpoint._types import Cursor, Position, Record
+    from mpcheckpoint._view.durable import Only
     from mpcheckpoint._view.earlier import Earlier
     from mpcheckpoint._view.merged_read import Choice
     from mpcheckpoint._view.view import LogView, ObjectState
@@ -325,31 +326,33 @@ class LogHandle:
         return self.store.opened(self.log_key).reader(resumes=True)
 
     def read(
-        self, after: Position | None, choice: Choice, last: int | None, *, durable: bool
+        self, after: Position | None, choice: Choice, last: int | None, only: Only | None
     ) -> Iterator[Record]:
-        """See ``Log.read``."""
-        stored = self.store.opened(self.log_key)
-        return read_log(stored, after, choice, last, self._only_durable if durable else None)
+        """See ``Log.read``. Of each chunk, give out what ``only`` makes of it."""
+        return read_log(self.store.opened(self.log_key), after, choice, last, only)
 
     def follow(
-        self, after: Cursor | Position | str, idle_timeout_s: float | None, *, durable: bool
+        self, after: Cursor | Position | str, idle_timeout_s: float | None, only: Only | None
     ) -> Follower:
-        """See ``Log.follow``."""
-        return Follower(self._followed(after, durable=durable), idle_timeout_s)
+        """See ``Log.follow``; ``only`` as for ``read``."""
+        return Follower(self._followed(after, only), idle_timeout_s)
 
-    def tail(self, after: Cursor | Position | str, *, durable: bool) -> Tail:
-        """See ``Log.tail``."""
+    def tail(self, after: Cursor | Position | str, only: Only | None) -> Tail:
+        """See ``Log.tail``; ``only`` as for ``read``."""
         return Tail(
-            self._followed(after, durable=durable),
+            self._followed(after, only),
             self.store.require_open,
-            partial(self.tail, durable=durable),
+            partial(self.tail, only=only),
             f"the log {self.log_key!r} of {self.store.path}",
         )
 
-    def _followed(self, after: Cursor | Position | str, *, durable: bool) -> FollowedLogs:
+    def _followed(self, after: Cursor | Position | str, only: Only | None) -> FollowedLogs:
         found = True, [self.store.opened(self.log_key)]
-        only = self._only_durable if durable else None
         return FollowedLogs(lambda _: found, after, only, is_one=True)
+
+    def only(self, *, durable: bool) -> Only | None:
+        """Return what chooses durable records, if that is asked."""
+        return self._only_durable if durable else None
 
     def _only_durable(self, stored: StoredLog) -> Callable[[Chunk], Sequence[Line]]:
         if self.store.settings.read_only:
