@@ -254,6 +254,9 @@ class Checkpoint(ObjectMapping):
     def close(self) -> None:
         """Sync what the "interval" setting has left unsynced and give back files and memory. Closing twice is fine.
 
+        Handles of one process share the files of a store: they are given back with the last that is closed. A log of
+        which a sync has failed keeps its files, and what is iterated over, as a follower, those that it reads.
+
         A log that is known to keep a part only (``Retention``) is made smaller first, if that is worth it.
 
         Raises:

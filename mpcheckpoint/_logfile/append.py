@@ -20,6 +20,7 @@ from mpcheckpoint._logfile.append_lock import AppendLock
 from mpcheckpoint._logfile.faults import translated, typed
 from mpcheckpoint._logfile.group_commit import GroupCommit
 from mpcheckpoint._logfile.judged import judged
+from mpcheckpoint._logfile.known_end import go_on_from
 from mpcheckpoint._logfile.let_go import let_go
 from mpcheckpoint._logfile.native_append import NativeAppends, is_durable_natively
 from mpcheckpoint._logfile.notices import tell
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpcheckpoint._format.frame import Payload
+    from mpcheckpoint._logfile.known_end import KnownEnd
     from mpcheckpoint._logfile.paths import LogPaths
     from mpcheckpoint._types import Repair
 
@@ -55,8 +57,10 @@ class LogWriter:
     The locking rules are those of AppendLock and GroupCommit.
     """
 
-    def __init__(self, paths: LogPaths) -> None:
+    def __init__(self, paths: LogPaths, known: KnownEnd | None = None) -> None:
+        """Append to the log at ``paths``, of which that much is ``known``, from when its files were given back."""
         self.paths = paths
+        self._known = known
         # Open since the first append; another object once the log has got another generation.
         self.log: OpenLog | None = None
         self.poison = Poison(paths)
@@ -280,6 +284,7 @@ class LogWriter:
                     require_lock=self.lock.require_held,
                     writer_id=self._id,
                 )
+                go_on_from(self.log, self._known)
             except FileNotFoundError:
                 raise LogNotFoundError(
                     f"there is no log {self.paths.log_key!r} at {self.paths.log}; was the store removed?",
@@ -341,14 +346,9 @@ class LogWriter:
             tell(self.log.file)
         return outcome_unknown(self.paths, f"its sync failed ({error.strerror or error})", position)
 
-    @property
-    def has_padding(self) -> bool:
-        """Whether there is padding after the end of the log, as far as this process knows."""
-        return self.log is not None and self.log.has_padding
-
     def release_padding(self) -> None:
         """Cut off the padding after the log's end, if there is any and nobody is writing now. Raises nothing."""
-        if not self.has_padding:
+        if self.log is None or not self.log.has_padding:
             return
         try:
             self.exclusive(_LOCK_WAIT_AT_RELEASE_S, self._cut_padding)

@@ -95,6 +95,13 @@ class LogEnd:
         self.state.allocated = self._seen_padding = end.offset
         self.is_used = True
 
+    def go_on_from(self, end: EndState) -> None:
+        """Take note that this process knew all up to ``end`` to be sound and durable in this very file."""
+        if self.bears_out(end):
+            self.adopt(end)
+        else:
+            self._floor = end.offset
+
     def distrust(self) -> None:
         """Have the next append prove the log as the first one does."""
         self.is_used = False

@@ -18,6 +18,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.append import LogWriter
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.descriptors import pool
+from mpcheckpoint._logfile.known_end import known_end_of
 from mpcheckpoint._logfile.lock_waits import waits
 from mpcheckpoint._store.interval import IntervalSyncer
 from mpcheckpoint._store.notifier import StoreNotifier
@@ -26,6 +27,7 @@ from mpcheckpoint._system.locks import store_locks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpcheckpoint._logfile.known_end import KnownEnd
     from mpcheckpoint._logfile.paths import LogPaths
 
 _FORK_WAIT_S = 0.1
@@ -34,6 +36,7 @@ _FILES_OF_A_WRITER = 4  # the log, its append lock, its leader lock, its page
 # Of the files that this process may have open, writers keep a quarter at most.
 _SHARE = 4
 _MOST_NOTIFIERS = 16
+_MOST_KNOWN = 1024
 
 
 class Resettable(Protocol):
@@ -57,6 +60,10 @@ class Process:
         # Those that the registry forgot and somebody still uses, too: a fork must know of their locks.
         self._alive: weakref.WeakSet[LogWriter] = weakref.WeakSet()
         self._handles: weakref.WeakSet[Resettable] = weakref.WeakSet()
+        # What is known of logs whose writers were forgotten.
+        self._known: OrderedDict[tuple[int, int, str], KnownEnd] = OrderedDict()
+        # The open handles of each directory.
+        self._users: dict[tuple[int, int], weakref.WeakSet[Resettable]] = {}
         # One a store that is followed from here, or whose followers are woken from here.
         self._notifiers: OrderedDict[tuple[int, int], StoreNotifier] = OrderedDict()
         # What each thread that is forking has to do afterwards.
@@ -77,12 +84,11 @@ class Process:
         with self._mutex:
             writer = self._writers.get(key)
             if writer is None or writer.paths.directory != paths.directory:
-                writer = self._writers[key] = LogWriter(paths)
+                writer = self._writers[key] = LogWriter(paths, self._known.pop(key, None))
                 self._alive.add(writer)
                 most = max(1, system.most_open_files() // _SHARE // _FILES_OF_A_WRITER)
                 while len(self._writers) > most:
-                    self._writers.popitem(last=False)
-                    self.writers_epoch = object()
+                    self._forget(next(iter(self._writers)))
             self._writers.move_to_end(key)
             return writer
 
@@ -103,13 +109,47 @@ class Process:
 
     def known_durable(self, directory_identity: tuple[int, int], name: str, generation: str) -> int:
         """Return the offset below which this process knows a generation to be durable; 0 if it knows nothing."""
-        writer = self._writers.get((*directory_identity, name))
-        return writer.known_durable(generation) if writer is not None else 0
+        key = (*directory_identity, name)
+        writer, known = self._writers.get(key), self._known.get(key)
+        if writer is not None:
+            return writer.known_durable(generation)
+        return known.end.offset if known is not None and known.generation == generation else 0
 
-    def register(self, handle: Resettable) -> None:
-        """Have ``handle`` told of forks, for as long as it lives."""
+    def register(self, handle: Resettable, directory_identity: tuple[int, int] | None = None) -> None:
+        """Have ``handle`` told of forks, for as long as it lives; keep files of a directory open until ``end_use``."""
         with self._mutex:
             self._handles.add(handle)
+            if directory_identity is not None:
+                self._users.setdefault(directory_identity, weakref.WeakSet()).add(handle)
+
+    def end_use(self, handle: Resettable, directory_identity: tuple[int, int] | None) -> None:
+        """Give back the files of a directory for which a handle was registered, unless another one has it open.
+
+        Who is in the middle of an append keeps them until that is done. A writer of which a sync has failed stays: the
+        note of that may have found no room.
+        """
+        if directory_identity is None:
+            return
+        with self._mutex:
+            users = self._users.get(directory_identity, weakref.WeakSet())
+            users.discard(handle)
+            if users:
+                return
+            self._users.pop(directory_identity, None)
+            self._notifiers.pop(directory_identity, None)
+            for key in [key for key in self._writers if key[:2] == directory_identity]:
+                log = self._writers[key].log
+                if log is None or not log.file.is_poisoned:
+                    self._forget(key)
+
+    def _forget(self, key: tuple[int, int, str]) -> None:
+        """Let go of a writer; keep what it knows, which takes no files. Requires: ``_mutex``."""
+        known = known_end_of(self._writers.pop(key).log)
+        self.writers_epoch = object()
+        if known is not None:
+            self._known[key] = known
+            if len(self._known) > _MOST_KNOWN:
+                self._known.popitem(last=False)
 
     def notice_fork(self) -> None:
         """Reset what was inherited, if this process was forked without running Python's hooks."""
@@ -178,7 +218,7 @@ class Process:
             notifier.close()
         for writer in list(self._alive):
             writer.reset_after_fork()
-        self._writers = OrderedDict()
+        self._writers, self._known = OrderedDict(), OrderedDict()
         self.writers_epoch = object()
         for handle in list(self._handles):
             handle.reset_after_fork()

@@ -76,7 +76,8 @@ class StoreHandle:
         self._open_keys: dict[str, None] = {}
         self._is_closed = False
         self._pid = os.getpid()
-        process.register(self)
+        self._identity = self._store.directory.identity if isinstance(self._store, DirectoryStore) else None
+        process.register(self, self._identity)
         for log_key in settings.log_keys or ():
             self.open(log_key)
 
@@ -383,6 +384,7 @@ class StoreHandle:
                 for state in self._states.values():
                     state.reader.release()
                 self._statistics.drop()
+                process.end_use(self, self._identity)
                 self._states, self._records = ClosedStates(self._closed), ClosedStates(self._closed)
 
     def reset_after_fork(self) -> None:
