@@ -205,8 +205,16 @@ class CorruptLogError(CheckpointError, ValueError):
     found: str
 
     def __init__(
-        self, path: str, offset: int, *, expected: str, found: str, log_key: str | None = None
+        self,
+        path: str,
+        offset: int,
+        *,
+        expected: str,
+        found: str,
+        log_key: str | None = None,
+        advice: str | None = None,
     ) -> None:
+        """``advice``: in the place of the usual one."""
         where = f"log {log_key!r} ({path})" if log_key is not None else path
         shows = f"mpcheckpoint repair --store {_store_of(path)} shows"
         super().__init__(
@@ -214,8 +222,8 @@ class CorruptLogError(CheckpointError, ValueError):
             path=path,
             offset=offset,
             reason="corrupt",
-            advice=f"{shows} what can be saved, Log.read() what precedes it",
-            shell_advice=f"{shows} what can be saved",
+            advice=advice or f"{shows} what can be saved, Log.read() what precedes it",
+            shell_advice=advice or f"{shows} what can be saved",
         )
         self.expected = expected
         self.found = found

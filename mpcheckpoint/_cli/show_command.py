@@ -95,6 +95,7 @@ def show_command(
     if count:
         return Exit.OK
     what = "no object" if object_key is None else f"no event of {one_line(object_key)!r}"
+    what += "" if match is None else f" that matches {one_line(match)!r}"
     where = f"in {', '.join(map(one_line, log_keys))} of {store}" if log_keys else f"in {store}"
     say(f"mpcheckpoint: {what} {where}")
     return Exit.FAILED

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._logfile.lock_file import LockFile
 from mpcheckpoint._logfile.lock_waits import LockWait
-from mpcheckpoint._logfile.mutex import Mutex
+from mpcheckpoint._logfile.mutex import Mutex, wait_s
 from mpcheckpoint._logfile.notices import timed_out
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class AppendLock:
             LockTimeoutError: they had it for so long.
         """
         until_s = 0.0 if timeout_s is None else time.monotonic() + timeout_s
-        if not self._mutex.lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
+        if not self._mutex.lock.acquire(timeout=wait_s(timeout_s)):
             raise timed_out(self._paths, timeout_s)
         self.is_entered = True
         self._timeout_s, self._until_s = timeout_s, until_s

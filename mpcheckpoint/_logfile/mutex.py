@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def wait_s(timeout_s: float | None) -> float:
+    """Return a time to wait as locks of Python take it: -1 is for ever, and they know none of centuries."""
+    return -1 if timeout_s is None else max(0.0, min(timeout_s, threading.TIMEOUT_MAX))
+
+
 def run_and_end(operation: Callable[[], T], end: Callable[[], object]) -> T:
     """Return what an operation returns, and do what ends it, whatever comes; that can be done again.
 
@@ -82,7 +87,7 @@ class Mutex:
         Requires: ``refuse_reentry`` was called, and then a ``try`` entered whose ``finally`` does what that of ``run``
         does.
         """
-        taken: bool = self.lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
+        taken: bool = self.lock.acquire(timeout=wait_s(timeout_s))
         return taken
 
     def release_if_owned(self) -> None:

@@ -99,4 +99,6 @@ def refuse_shortened(fd: int, end_offset: int, paths: LogPaths, *, known_durable
             expected=f"{known_durable} bytes that this process knows to be durable",
             found=f"a log that ends there, in a file of {system.size_of(fd)} bytes",
             log_key=paths.log_key,
+            advice="it was cut off, or an older copy was put in its place, while this process knew it: put back what "
+            "was there, or start this process anew to go on from what there is",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -72,6 +73,25 @@ def on_signal() -> Iterator[Callable[[Callable[[], object]], None]]:
 
 
 # --- a holder that stands still ------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.parametrize("timeout_s", [1e10, 1e300, math.inf])
+def test_wait_of_centuries_is_one_that_ends_when_the_lock_is_free(
+    store: Path, children: Children, acknowledgements: AcknowledgementJournal, timeout_s: float
+) -> None:
+    log = Checkpoint(store, lock_timeout_s=timeout_s).log("a")
+    log.append("x", 0)
+    holder = children.start(hold_append_lock, store, acknowledgements.writer, method="fork")
+    acknowledgements.wait_for(1)
+    waiting = threading.Thread(target=log.append, args=("x", 1))
+    waiting.start()
+
+    holder.kill()
+    waiting.join(20)
+    log.flush()
+
+    assert seen_anew(log) == [0, 1]
 
 
 @pytest.mark.guarantee(8)

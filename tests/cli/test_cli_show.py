@@ -81,7 +81,7 @@ def test_show_of_what_is_not_there_ends_with_1_and_a_line(cli: CommandLine) -> N
     for arguments, told in (
         (("show", "nix"), "no event of 'nix' in store"),
         (("show", "x", "--key", "b", "--until", "@1"), "no event of 'x' in b of store"),
-        (("show", "--match", "nix*"), "no object in store"),
+        (("show", "--match", "nix*"), "no object that matches 'nix*' in store"),
     ):
         ended = cli.run(*arguments, "--store", "store")
         assert (ended.code, ended.out, ended.err) == (1, "", f"mpcheckpoint: {told}\n")

@@ -379,6 +379,11 @@ def test_line_that_cannot_be_written_raises_before_the_call(
     assert log.events("x") == (0,)
 
 
+def test_directory_that_is_not_there_holds_no_history(histories: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_history(histories / "mistyped")
+
+
 def test_history_files_are_json_lines(recorder: HistoryRecorder, histories: Path) -> None:
     recorder.append("x", 1)
     (path,) = histories.iterdir()

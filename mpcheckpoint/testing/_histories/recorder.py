@@ -273,10 +273,11 @@ def load_history(directory: str | os.PathLike[str]) -> list[Operation]:
     The outcome is unknown if a call has no return, or the return is cut off at the end of its file.
 
     Raises:
+        FileNotFoundError: there is no such directory: a history of nothing would prove anything.
         ValueError: a file is no history.
     """
     operations: list[Operation] = []
-    for path in sorted(Path(directory).glob(f"*{_SUFFIX}")):
+    for path in sorted(Path(directory) / name for name in os.listdir(directory) if name.endswith(_SUFFIX)):
         *lines, _cut = path.read_bytes().split(b"\n")
         try:
             operations += _operations(map(json.loads, lines))
