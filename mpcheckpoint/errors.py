@@ -166,7 +166,8 @@ class ClosedError(CheckpointError, ValueError):
 
 
 class ReentrancyError(CheckpointError, RuntimeError):
-    """A signal handler, a finalizer, an ``on_progress`` or the items of a map entered what was just calling them."""
+    """A signal handler, a finalizer, an ``on_progress`` or the items of a map entered what was just calling them, or a
+    task an AsyncClaim whose block had not ended."""
 
 
 # --- logs --------------------------------------------------------------------------------------------------

@@ -203,7 +203,10 @@ class AsyncCheckpoint:
         if self._is_closed:
             raise self._closed()
         if self._inner is None:
-            self._inner = await self._store.run(self._open, undo=Checkpoint.close)
+            opened = await self._store.run(self._open, undo=Checkpoint.close)
+            if not self._keeps(opened):
+                await self._store.run_to_its_end(opened.close)
+        self._opened()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -211,6 +214,13 @@ class AsyncCheckpoint:
 
     def __repr__(self) -> str:
         return f"<AsyncCheckpoint {self._place}>"
+
+    def _keeps(self, opened: Checkpoint) -> bool:
+        """Keep a handle that was opened, unless another task has opened or closed this one meanwhile."""
+        if self._inner is not None or self._is_closed:
+            return False
+        self._inner = opened
+        return True
 
     def _opened(self) -> Checkpoint:
         if self._inner is None or self._is_closed:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._work.claims import Claim, TakenError, give_back, take
+from mpcheckpoint.errors import ReentrancyError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,24 +36,44 @@ class _Held(NamedTuple):
 
 
 class AsyncClaim:
-    """The sole right to work on an object, for an ``async with`` block. Get it from ``AsyncLog.claim``."""
+    """The sole right to work on an object, for an ``async with`` block. Get it from ``AsyncLog.claim``.
+
+    It can be entered again once its block has ended. Entered before that, by whichever task, it raises
+    ReentrancyError, and the block that has it keeps it: each task takes a claim of its own from ``AsyncLog.claim``.
+    """
 
     def __init__(self, open_log: Callable[[], Awaitable[OpenedLog]], object_key: str) -> None:
         encode_key(object_key)
         self._open_log = open_log
         self._object_key = object_key
         self._held: _Held | None = None
+        # Held from before the first await of an entry to after the last one of its exit. Never waited for.
+        self._entry = threading.Lock()
 
     async def __aenter__(self) -> Claim | None:
-        opened = await self._open_log()
-        log, self._writes = opened.handle, opened.writes
-        self._held = await self._writes.run(lambda: _taken(log, self._object_key), undo=_Held.end)
+        if not self._entry.acquire(blocking=False):
+            raise ReentrancyError(
+                f"this claim of {self._object_key!r:.200} is entered already, and has one block at a time: take one of "
+                f"its own for each block and task, by log.claim({self._object_key!r:.200})",
+                reason="reentered",
+            )
+        try:
+            opened = await self._open_log()
+            log, self._writes = opened.handle, opened.writes
+            self._held = await self._writes.run(lambda: _taken(log, self._object_key), undo=_Held.end)
+        except BaseException:
+            self._entry.release()
+            raise
         return self._held.claim
 
     async def __aexit__(self, *_: object) -> None:
         held, self._held = self._held, None
-        if held is not None:
+        if held is None:
+            return
+        try:
             await self._writes.run_to_its_end(held.end)
+        finally:
+            self._entry.release()
 
 
 def _taken(log: LogHandle, object_key: str) -> _Held:

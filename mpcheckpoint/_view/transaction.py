@@ -44,7 +44,7 @@ class Transaction:
         self._whole: dict[str, list[bytes]] = {}
         self._writes: list[Payload] = []
         self._own: dict[str, list[bytes]] = {}
-        self._is_open = False
+        self._is_used = self._is_open = False
         self._position: Position | None = None
         # The conflict of this transaction's own reads and commit: ``update`` tells it from one that the block raised.
         self.conflict: ConflictError | None = None
@@ -130,9 +130,9 @@ class Transaction:
         self._own.setdefault(object_key, []).append(payload.event)
 
     def __enter__(self) -> Transaction:
-        if self._is_open or self._position is not None:
+        if self._is_used:  # what a block that failed had collected is not for another one to write
             raise ClosedError("a transaction can be entered once; take another", reason="used")
-        self._is_open = True
+        self._is_used = self._is_open = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
