@@ -255,7 +255,8 @@ class AsyncLog:
             And what ``Log.map`` raises.
 
         Cancellation: cancels nothing but the wait; once ``close`` is called, or the ``async with`` block ends, what
-            runs is cancelled and given back, and runs at the next start.
+            runs is cancelled and given back, and runs at the next start. What has returned by then, or returns though
+            it is cancelled, is recorded.
         """
         opened = await self._open()
         return await begin_map(

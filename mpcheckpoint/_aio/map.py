@@ -30,8 +30,9 @@ class AsyncMapRun(Generic[T_co, R_co]):
 
     As ``MapRun``: each outcome is durable before it is given out. While nobody iterates, the items that were given out
     are run and recorded, and no more are taken. Use it in an ``async with`` statement, or call ``close``, to end it
-    before all is done: coroutines that run then are cancelled, and their items are given back. A cancelled wait loses
-    no outcome.
+    before all is done: coroutines that run then are cancelled, and their items are given back. What a coroutine has
+    returned by then, or returns though it is cancelled, is recorded, and its item is done. A cancelled wait loses no
+    outcome.
 
     Concurrency: for one task.
     """
@@ -101,7 +102,8 @@ class AsyncMapRun(Generic[T_co, R_co]):
         return self._run.is_halted
 
     async def close(self) -> None:
-        """End the map: what was not started is dropped, what runs is cancelled and given back. Twice is fine."""
+        """End the map: what was not started is dropped; what runs is cancelled and given back, unless it returns all
+        the same, which is recorded. Twice is fine."""
         self._is_closed = True
         self._pool.end()
         await self._threads.run_to_its_end(self._run.close)

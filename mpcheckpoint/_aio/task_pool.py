@@ -74,31 +74,43 @@ class _Calls(NamedTuple):
     default: Default | None
     timeout_s: float | None
 
-    async def result(self, item: Any) -> Result:
-        """Run the coroutine for an item; return what it made of it. Cancelled, it waits for the end of that."""
+    async def result(self, item: Any) -> tuple[Result, asyncio.CancelledError | None]:
+        """Run the coroutine for an item to its end; return what it made of it, and the cancellation of this task that
+        came meanwhile, if any: such a result is recorded, too, for what has returned is not to run again.
+
+        Raises:
+            asyncio.CancelledError: this task was cancelled, and so was the coroutine, which has not returned.
+        """
         began_s = time.monotonic()
         task = asyncio.ensure_future(self._called(item))
-        is_late = False
+        cancelled: asyncio.CancelledError | None = None
         try:
             await asyncio.wait([task], timeout=self.timeout_s)
-            is_late = not task.done()
-        finally:  # cancelled, too
+        except asyncio.CancelledError as error:
+            cancelled = error
+        is_cut_short, is_late = False, False
+        if not task.done():
+            is_cut_short, is_late = cancelled is not None, cancelled is None
             task.cancel()
-            cancelled = await _ended(task)
-        if cancelled is not None:
-            raise cancelled
-        if task.cancelled() and is_late:
+            cancelled = await _ended(task) or cancelled
+        if is_late and task.cancelled():
             cause = f"timed out after {self.timeout_s:g} s"
             result = Result(False, None, cause, TimeoutError(cause))
         else:
-            result = task.result()
-        return result._replace(duration_s=time.monotonic() - began_s, worker=worker_name())
+            result, has_returned = task.result()
+            if is_cut_short and not has_returned:  # what it raised may come of our cancellation
+                assert cancelled is not None
+                raise cancelled
+        return result._replace(duration_s=time.monotonic() - began_s, worker=worker_name()), cancelled
 
-    async def _called(self, item: Any) -> Result:
-        """Return the result. Never returns in a forked child."""
+    async def _called(self, item: Any) -> tuple[Result, bool]:
+        """Return the result, and whether it was returned, not raised. Never returns in a forked child."""
         pid, task = os.getpid(), asyncio.current_task()
+        has_returned = False
         try:
-            result = made_result(await self.fn(item), self.default)
+            value = await self.fn(item)
+            has_returned = True
+            result = made_result(value, self.default)
         except BaseException as error:
             if os.getpid() != pid:
                 end_forked_child(error)
@@ -106,11 +118,11 @@ class _Calls(NamedTuple):
             if is_cancelled and task is not None and task.cancelling():
                 raise  # by us, and not by something inside
             if is_cancelled or isinstance(error, Exception):
-                return Result.of_exception(error)
+                return Result.of_exception(error), has_returned
             raise
         if os.getpid() != pid:
             end_forked_child()
-        return result
+        return result, True
 
 
 async def _ended(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
@@ -264,11 +276,13 @@ class TaskPool:
             self._runners.remove(runner)
 
     async def _run(self, runner: ItemRunner, entry: Input) -> None:
-        """Run an item, and those that are claimed with its outcome."""
+        """Run an item, and those that are claimed with its outcome. A cancellation that came too late for what runs is
+        raised after that is recorded."""
         taken = deque([entry])
+        cancelled: asyncio.CancelledError | None = None
 
         def following() -> Input | None:
-            upcoming = None if self._is_ending else self._next()
+            upcoming = None if self._is_ending or cancelled is not None else self._next()
             if upcoming is not None:
                 taken.append(upcoming)
             return upcoming
@@ -276,10 +290,12 @@ class TaskPool:
         turn: Turn | None = Turn(entry)
         try:
             while turn is not None:
-                result = await self._result_of(turn)
+                result, cancelled = await self._result_of(turn)
                 report, turn = await self._stepped(runner, turn, following, result)
                 if report is not None:
                     self._done.put((taken.popleft(), report))
+                if cancelled is not None:
+                    raise cancelled
         except asyncio.CancelledError:
             if not self._is_ending:  # the program has cancelled a task of ours
                 self._report_end(taken, ClosedError("a task of the map was cancelled", reason="cancelled"))
@@ -292,11 +308,11 @@ class TaskPool:
         for each in taken:  # the second one did not begin
             self._done.put((each, error))
 
-    async def _result_of(self, turn: Turn) -> Result | None:
-        """Run an item that is claimed; return None if it is to be claimed first."""
+    async def _result_of(self, turn: Turn) -> tuple[Result | None, asyncio.CancelledError | None]:
+        """Run an item that is claimed, and return as ``_Calls.result``; no result if it is to be claimed first."""
         worker = turn.worker
         if worker is None:
-            return None
+            return None, None
         try:
             return await self._calls.result(turn.entry.item)
         except BaseException:
