@@ -132,8 +132,10 @@ def under_way(error: BaseException | None) -> UnderWay[Any] | None:
 
     ``await under_way(error).outcome()`` gives what the call returns or raises in the end.
 
-    Ask where the error was caught around the call, or where the task was awaited: ``asyncio.gather`` makes new errors
-    of cancelled tasks, which tell nothing.
+    Ask where the error was caught around the call itself, inside of its task, or by the first that awaits the task. An
+    error of your own tells what the one does that it was raised ``from``. What drops the errors of tasks, or makes new
+    ones, tells nothing, whatever was written: an ``asyncio.TaskGroup`` that is cancelled or in a timeout,
+    ``asyncio.gather(..., return_exceptions=True)``, in Python 3.11 an ``asyncio.wait_for`` that is itself cancelled.
     """
     for _ in range(_MOST_CAUSES):
         if error is None:
@@ -141,5 +143,16 @@ def under_way(error: BaseException | None) -> UnderWay[Any] | None:
         found: UnderWay[Any] | None = getattr(error, "under_way", None)
         if found is not None:
             return found
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or _cancellation_before(error)
     return None
+
+
+def _cancellation_before(error: BaseException) -> BaseException | None:
+    """Return the cancellation that an error was made of without naming it, as asyncio.run makes a Ctrl-C of one, and
+    libraries a timeout.
+
+    Any other context is what was handled when the call was made, and of another call.
+    """
+    is_made = isinstance(error, TimeoutError | KeyboardInterrupt) and not isinstance(error, CheckpointError)
+    context = error.__context__
+    return context if is_made and isinstance(context, asyncio.CancelledError) else None

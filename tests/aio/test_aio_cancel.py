@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,8 @@ import pytest
 
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._store.store import DirectoryLog
-from mpcheckpoint.aio import AsyncCheckpoint, AsyncLog, AsyncTransaction, under_way
-from mpcheckpoint.errors import CheckpointError
+from mpcheckpoint.aio import AsyncCheckpoint, AsyncLog, AsyncTransaction, UnderWay, under_way
+from mpcheckpoint.errors import CheckpointError, ConflictError
 from support.awaits import CancelledAt, run, until
 
 if TYPE_CHECKING:
@@ -310,3 +311,147 @@ def test_error_of_another_kind_tells_of_nothing_under_way() -> None:
     circle.__context__ = KeyError()
     circle.__context__.__context__ = circle
     assert under_way(circle) is None
+
+
+# --- whose call it was ----------------------------------------------------------------------------------------
+
+
+async def _cut_short(log: AsyncLog, gate: Gate, limited: Callable[..., Any]) -> BaseException:
+    """Return the error of an append that was cut short while a thread was about to write it."""
+    task = asyncio.ensure_future(limited(log.append("x", "first")))
+    await until(lambda: _passes(gate.is_inside), "the thread has taken it")
+    task.cancel()
+    with pytest.raises((asyncio.CancelledError, TimeoutError, LookupError)) as cut_short:
+        await task
+    assert under_way(cut_short.value) is not None
+    return cut_short.value
+
+
+async def _as_it_is(call: Awaitable[Any]) -> Any:
+    return await call
+
+
+async def _as_a_task(call: Coroutine[Any, Any, Any]) -> Any:
+    return await asyncio.create_task(call)
+
+
+async def _gathered(call: Awaitable[Any]) -> Any:
+    return await asyncio.gather(call, asyncio.sleep(0))
+
+
+async def _as_an_error_of_ones_own(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except asyncio.CancelledError as error:
+        raise LookupError from error
+
+
+async def _as_a_timeout_that_names_no_cause(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except asyncio.CancelledError:
+        raise TimeoutError from None  # as some libraries do
+
+
+@pytest.mark.parametrize(
+    "limited",
+    [_as_it_is, _as_a_task, _gathered, _as_an_error_of_ones_own, _as_a_timeout_that_names_no_cause],
+)
+def test_call_made_where_another_one_is_handled_is_not_taken_for_that_one(
+    tmp_path: Path, gate: Gate, limited: Callable[..., Any]
+) -> None:
+    async def main() -> None:
+        async with AsyncCheckpoint(tmp_path) as checkpoint:
+            log = checkpoint.log("a")
+            first = await _cut_short(log, gate, limited)
+            for refused in (_never_begun, _queued_and_timed_out, _refused, _closed):
+                assert under_way(await _raised_in_a_handler(first, refused(log))) is None
+            told = under_way(first)
+            assert told is not None
+            gate.may_go_on.set()
+            await told.outcome()
+            conflict = await _raised_in_a_handler(first, log.append("x", "second", expected_count=0))
+            assert isinstance(conflict, ConflictError)
+            assert under_way(conflict) is None
+            assert await log.events("x") == ("first",)
+
+    run(main())
+
+
+async def _raised_in_a_handler(first: BaseException, call: Awaitable[Any]) -> BaseException:
+    """Return what a call raises that is made where another error is handled."""
+    try:
+        raise first
+    except (asyncio.CancelledError, TimeoutError, LookupError):
+        with pytest.raises((asyncio.CancelledError, TimeoutError, CheckpointError)) as second:
+            await call
+    return second.value
+
+
+async def _never_begun(log: AsyncLog) -> None:
+    task = asyncio.create_task(log.append("x", "second"))
+    task.cancel()
+    await task
+
+
+async def _queued_and_timed_out(log: AsyncLog) -> None:
+    async with asyncio.timeout(0.001):
+        await log.append("x", "second")  # behind the first one
+
+
+async def _refused(log: AsyncLog) -> None:
+    await log.append("x", {1})
+
+
+async def _closed(log: AsyncLog) -> None:
+    del log
+    await AsyncCheckpoint("nowhere").log("a").append("x", "second")
+
+
+def test_append_cut_short_by_ctrl_c_tells_by_what_ends_the_loop(tmp_path: Path, gate: Gate) -> None:
+    async def main() -> None:
+        async with AsyncCheckpoint(tmp_path) as checkpoint:
+            appending = asyncio.ensure_future(checkpoint.log("a").append("x", 1))
+            await until(lambda: _passes(gate.is_inside), "the thread has taken it")
+            signal.raise_signal(signal.SIGINT)
+            await appending
+
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        asyncio.run(main())
+    assert under_way(interrupted.value) is not None
+
+
+def test_append_of_a_group_that_is_cut_short_tells_inside_of_its_task_only(
+    tmp_path: Path, gate: Gate
+) -> None:
+    async def main() -> None:
+        async with AsyncCheckpoint(tmp_path) as checkpoint:
+            log, told = checkpoint.log("a"), list[UnderWay[Any] | None]()
+
+            async def append() -> None:
+                try:
+                    await log.append("x", 1)
+                except asyncio.CancelledError as error:
+                    told.append(under_way(error))
+                    raise
+
+            own: list[asyncio.Task[None]] = []
+
+            async def append_in_a_group() -> None:
+                async with asyncio.timeout(None) as limit, asyncio.TaskGroup() as tasks:
+                    own.append(tasks.create_task(append()))
+                    await until(lambda: _passes(gate.is_inside), "the thread has taken it")
+                    limit.reschedule(0)
+
+            with pytest.raises(TimeoutError) as timed_out:
+                await append_in_a_group()
+            assert under_way(timed_out.value) is None
+            with pytest.raises(asyncio.CancelledError) as cancelled:
+                await own[0]
+            assert told == [under_way(cancelled.value)]
+            gate.may_go_on.set()
+            assert told[0] is not None
+            await told[0].outcome()
+            assert await log.events("x") == (1,)
+
+    run(main())
