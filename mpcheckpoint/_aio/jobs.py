@@ -33,7 +33,8 @@ class Job(Generic[T]):
     """Something that a thread does for a task.
 
     Attributes:
-        loop: of the task. ``future`` is touched by its thread alone.
+        loop: of the task. ``future`` is touched by its thread alone. A job that a task waits for in another loop has
+            moved there.
         state, value, error: how far it is, and what came of it. ``error`` is None if all went well.
         is_abandoned: nobody will take the value. Set and read under the mutex of the queue.
     """
@@ -47,6 +48,17 @@ class Job(Generic[T]):
         self.value: Any = None
         self.error: BaseException | None = None
         self.is_abandoned = False
+
+    def move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In another loop: have the outcome come to this one. Requires: no task waits for it elsewhere.
+
+        Invariant: the thread sets ``state`` before it asks for ``loop``, and ``_deliver`` takes the future before it
+        does; so what is handed to the loop before is found here to be done, and no loop touches the future of another.
+        """
+        self.loop = loop
+        self.future = loop.create_future()
+        if self.state is State.DONE:
+            _deliver(loop, [self])
 
     def outcome(self) -> T:
         """Return what came of it, or raise that. Requires: it is done."""
@@ -64,16 +76,16 @@ def deliver_all(jobs: Iterable[Job[Any]]) -> None:
         by_loop.setdefault(job.loop, []).append(job)
     for loop, own in by_loop.items():
         try:
-            loop.call_soon_threadsafe(_deliver, own)
+            loop.call_soon_threadsafe(_deliver, loop, own)
         except RuntimeError:  # it is closed
             pass
 
 
-def _deliver(jobs: list[Job[Any]]) -> None:
+def _deliver(loop: asyncio.AbstractEventLoop, jobs: list[Job[Any]]) -> None:
     """In the loop: hand what came of them to the tasks that wait."""
     for job in jobs:
         future, error = job.future, job.error
-        if future.done():
+        if job.loop is not loop or future.done():  # it has moved, or nobody waits
             continue
         if error is None:
             future.set_result(job.value)

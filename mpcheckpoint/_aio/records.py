@@ -84,7 +84,7 @@ class AsyncFollower:
     As ``Follower``. A cancelled wait loses no record: the next one gives it. While it waits it keeps a thread of the
     handle, of which there are 32; more followers than that take turns.
 
-    Concurrency: one task at a time. ``close`` by any task of its loop.
+    Concurrency: one task at a time, in any event loop. ``close`` by any task.
     """
 
     def __init__(self, begin: Callable[[], Awaitable[Follower]], threads: Threads) -> None:
@@ -120,13 +120,16 @@ class AsyncFollower:
             if self._is_over:
                 raise StopAsyncIteration
             assert self._follower is not None
-            if self._polling is None:
-                self._polling = self._threads.begin(self._follower.wait_for_some)
+            polling = self._polling
+            if polling is None:
+                polling = self._polling = self._threads.begin(self._follower.wait_for_some)
+            elif polling.loop is not (loop := asyncio.get_running_loop()):
+                polling.move_to(loop)  # the wait that began it was cut short, and its loop may be closed
             # The thread goes on when this task is cancelled; what it finds is for the next call.
-            await asyncio.wait([self._polling.future])
-            if self._polling is None:
+            await asyncio.wait([polling.future])
+            if self._polling is not polling:
                 continue  # another call has taken what it found
-            found = self._taken(self._polling)
+            found = self._taken(polling)
             if found is None:
                 self._is_over = True
             else:
