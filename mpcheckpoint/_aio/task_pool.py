@@ -271,8 +271,17 @@ class TaskPool:
         try:
             while not self._is_ending and (entry := self._next()) is not None:
                 await self._run(runner, entry)
-        finally:
+        except GeneratorExit:  # thrown away with a loop that was closed: nothing can be awaited
+            raise  # ``stop`` retires the runner, or the worker file is closed with it
+        except BaseException:
+            await self._end(runner)
+            raise
+        await self._end(runner)
+
+    async def _end(self, runner: ItemRunner) -> None:
+        try:
             await self._to_its_end(runner.retire)
+        finally:
             self._runners.remove(runner)
 
     async def _run(self, runner: ItemRunner, entry: Input) -> None:
@@ -315,6 +324,8 @@ class TaskPool:
             return None, None
         try:
             return await self._calls.result(turn.entry.item)
+        except GeneratorExit:  # as in ``_work``
+            raise
         except BaseException:
             log, object_key = self._plan.log.log, turn.entry.object_key
             await self._to_its_end(lambda: give_back(log, object_key, worker))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +13,14 @@ import pytest
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._view.follow import Follower
 from mpcheckpoint.aio import AsyncCheckpoint
-from mpcheckpoint.errors import ReadFailedError
-from support.awaits import run
+from mpcheckpoint.errors import ClosedError, ReadFailedError
+from support.awaits import run, until
 from support.verbs import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
-    from mpcheckpoint.aio import AsyncFollower
+    from mpcheckpoint.aio import AsyncFollower, AsyncMapRun
 
 
 class Polls:
@@ -150,3 +152,96 @@ def test_tail_goes_on_in_another_loop(place: str) -> None:
 
     checkpoint, tail = run(begin())
     assert run(go_on(checkpoint, tail)) == [1]
+
+
+# --- a map whose loop is closed -------------------------------------------------------------------------------
+
+ITEMS = list("abcde")
+
+
+class Map:
+    """A map that was under way when its loop was closed."""
+
+    def __init__(self, place: str, *, runs: bool, is_cancelled: bool) -> None:
+        """``runs``: its coroutines do, else they are being claimed; ``is_cancelled``: they, and do not know it yet."""
+        self.begun: list[str] = []
+        self.checkpoint = AsyncCheckpoint(place)
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(
+            lambda *_: None
+        )  # it says of each task that it was destroyed, and is right
+        self.running: AsyncMapRun[str, None] | None = loop.run_until_complete(self._begin(runs))
+        for task in asyncio.all_tasks(loop) if is_cancelled else ():
+            task.cancel()
+        loop.close()
+
+    async def _begin(self, runs: bool) -> AsyncMapRun[str, None]:
+        await self.checkpoint.__aenter__()
+        running = await self.checkpoint.log("a").map(self._hang, ITEMS, jobs=5)
+
+        async def all_run() -> bool:
+            return len(self.begun) == 5
+
+        if runs:
+            await until(all_run, "all run")
+        return running
+
+    async def _hang(self, item: str) -> None:
+        self.begun.append(item)
+        await asyncio.sleep(3600)
+
+
+@pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What finalizers raised; not what Python itself says of a coroutine that a closed loop had not begun."""
+    raised: list[Any] = []
+
+    def hook(found: Any) -> None:
+        if "never awaited" not in str(found.exc_value):
+            raised.append(found.exc_value)
+
+    gc.collect()
+    monkeypatch.setattr(sys, "unraisablehook", hook)
+    return raised
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["pending", "cancelled"])
+@pytest.mark.parametrize("runs", [False, True], ids=["claiming", "running"])
+def test_map_whose_loop_is_closed_is_thrown_away_quietly(
+    place: str, unraisable: list[Any], runs: bool, is_cancelled: bool
+) -> None:
+    left = Map(place, runs=runs, is_cancelled=is_cancelled)
+    left.running = None
+    gc.collect()
+    run(left.checkpoint.close())
+    gc.collect()
+    assert unraisable == []
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.parametrize("runs", [False, True], ids=["claiming", "running"])
+def test_map_whose_loop_is_closed_says_so_in_the_next_loop_and_gives_its_items_back(
+    place: str, unraisable: list[Any], runs: bool
+) -> None:
+    left = Map(place, runs=runs, is_cancelled=False)
+
+    async def go_on(running: AsyncMapRun[str, None]) -> None:
+        with pytest.raises(ClosedError, match="the event loop that the map runs in is closed"):
+            await anext(running)
+        await running.close()
+        await left.checkpoint.close()
+
+    assert left.running is not None
+    run(go_on(left.running))
+    log = Checkpoint(place).log("a")
+    for item in ITEMS:
+        wait_until(lambda item=item: _is_free(log, item), "no worker has it")
+    left.running = None
+    gc.collect()
+    assert unraisable == []
+
+
+def _is_free(log: Any, item: str) -> bool:
+    with log.claim(item) as claim:
+        return claim is not None
