@@ -19,7 +19,7 @@ from mpcheckpoint._view.settings import Settings, open_settings, sendable
 from mpcheckpoint._view.store_handle import StoreHandle
 from mpcheckpoint._view.tail import Tail
 from mpcheckpoint._view.view import ordered_object_keys
-from mpcheckpoint.log import Log
+from mpcheckpoint.log import Log, log_path
 
 if TYPE_CHECKING:
     import os
@@ -282,6 +282,11 @@ class Checkpoint(ObjectMapping):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (sendable(self._handle.settings), tuple(self._handle.open_keys()))
+
+
+def log_path_in(checkpoint: Checkpoint, log_key: str) -> Path | None:
+    """Return the path that a log has or would have, without opening it; see ``Log.path``."""
+    return log_path(checkpoint._handle, log_key)
 
 
 def checkpoint_on(

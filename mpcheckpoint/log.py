@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.moments import Moment
     from mpcheckpoint._view.records import Records
+    from mpcheckpoint._view.store_handle import StoreHandle
     from mpcheckpoint._view.tail import Tail
     from mpcheckpoint._work.claims import Claim
     from mpcheckpoint._work.status import MapStatus
@@ -57,8 +58,7 @@ class Log(ObjectMapping):
     @property
     def path(self) -> Path | None:
         """The absolute path of the log's file; None if the store is on a server."""
-        store = self._handle.store
-        return None if store.base is None else Path(LogPaths.of(store.path, self.log_key).log)
+        return log_path(self._handle.store, self.log_key)
 
     # --- write ------------------------------------------------------------------------------------------------
 
@@ -392,6 +392,11 @@ class Log(ObjectMapping):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.log_key!r} of {self._handle.store.settings.path}>"
+
+
+def log_path(store: StoreHandle, log_key: str) -> Path | None:
+    """Return the absolute path of a log's file, which need not be there; None if the store is on a server."""
+    return None if store.base is None else Path(LogPaths.of(store.path, log_key).log)
 
 
 def handle_of(log: Log) -> LogHandle:

@@ -12,12 +12,13 @@ from mpcheckpoint._aio.threads import Threads
 from mpcheckpoint._engines import RETRY_S, shown_place
 from mpcheckpoint._format.codec import encode_key
 from mpcheckpoint._view.object_mapping import Snapshot
-from mpcheckpoint.checkpoint import Checkpoint
+from mpcheckpoint.checkpoint import Checkpoint, log_path_in
 from mpcheckpoint.errors import ClosedError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, ItemsView, Iterable, KeysView, ValuesView
+    from pathlib import Path
 
     from mpcheckpoint._backup.backing_up import Backup
     from mpcheckpoint._compaction.retention import Retention
@@ -39,9 +40,9 @@ class AsyncCheckpoint:
     """A store, for tasks of an event loop: what happened to which object, recorded durably and shared.
 
     An async context manager: the store is opened where its ``async with`` block begins, and closed where that ends. Its
-    methods are those of ``Checkpoint``, to be awaited, with the same arguments, promises and errors; ``snapshot`` gives
-    the mapping from object key to events. No call blocks the event loop: what waits for a lock, the disk or a server
-    does so in threads of the handle's own.
+    methods are those of ``Checkpoint``, to be awaited, with the same arguments, promises and errors; those of the older
+    tool are left out. ``snapshot`` gives the mapping from object key to events, for ``in``, ``len`` and ``[...]``. No
+    call blocks the event loop: what waits for a lock, the disk or a server does so in threads of the handle's own.
 
     Cancellation: at any ``await``, either nothing was written, or the CancelledError says that the call was under way
     (``under_way``).
@@ -83,6 +84,17 @@ class AsyncCheckpoint:
         )
         self._logs: dict[str, OpenedLog] = {}
 
+    @property
+    def path(self) -> Path | None:
+        """The absolute path of the directory that the store is in; None if it is on a server.
+
+        Raises:
+            ClosedError: it was never open.
+        """
+        if self._inner is None:
+            raise self._closed()
+        return self._inner.path
+
     # --- logs -------------------------------------------------------------------------------------------------
 
     def log(self, log_key: str, *, create: bool = True, retention: Retention | None = None) -> AsyncLog:
@@ -94,8 +106,13 @@ class AsyncCheckpoint:
             ClosedError: this is not inside the ``async with`` block.
         """
         encode_key(log_key)
-        self._opened()
-        return AsyncLog(lambda: self._log_opened(log_key, create, retention), log_key, self._rooms)
+        inner = self._opened()
+        return AsyncLog(
+            lambda: self._log_opened(log_key, create, retention),
+            log_key,
+            lambda: log_path_in(inner, log_key),
+            self._rooms,
+        )
 
     async def _log_opened(self, log_key: str, create: bool, retention: Retention | None) -> OpenedLog:
         inner = self._opened()
@@ -141,6 +158,18 @@ class AsyncCheckpoint:
     async def snapshot(self) -> Snapshot:
         """Return the state of all logs as it is now, frozen: a mapping from object key to events, in memory."""
         return await self._reading(lambda inner: inner.snapshot())
+
+    async def keys(self) -> KeysView[str]:
+        """Return the keys of all objects, as they are now, in the order in which they came."""
+        return (await self.snapshot()).keys()
+
+    async def items(self) -> ItemsView[str, tuple[Any, ...]]:
+        """Return the items of one cut, in memory: pairs of object key and events; see ``Checkpoint.items``."""
+        return (await self.snapshot()).items()
+
+    async def values(self) -> ValuesView[tuple[Any, ...]]:
+        """Return the values of one cut, in memory: tuples of events; see ``Checkpoint.values``."""
+        return (await self.snapshot()).values()
 
     async def read(
         self,

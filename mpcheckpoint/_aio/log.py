@@ -16,13 +16,26 @@ from mpcheckpoint._work.retries import DEFAULT_DELAY_S
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        ItemsView,
+        Iterable,
+        Iterator,
+        KeysView,
+        Mapping,
+        ValuesView,
+    )
+    from pathlib import Path
 
     from mpcheckpoint._aio.opened import OpenedLog, Rooms
     from mpcheckpoint._compaction.compacting import Compaction
     from mpcheckpoint._types import Cursor, Position, Record, Repair
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.moments import Moment
+    from mpcheckpoint._view.object_index import ObjectSummary
+    from mpcheckpoint._view.object_mapping import Snapshot
     from mpcheckpoint._work.outcomes import Outcome
     from mpcheckpoint._work.status import MapStatus
     from mpcheckpoint.log import Log
@@ -35,16 +48,24 @@ class AsyncLog:
     """One append-only log of a store, for tasks; get it from ``AsyncCheckpoint.log``.
 
     Its methods are those of ``Log``, to be awaited, with the same arguments, promises and errors. The log is opened by
-    the first of them, which raises what opening raises.
+    the first of them, which raises what opening raises. ``snapshot`` gives the mapping from object key to events, for
+    ``in``, ``len`` and ``[...]``.
 
     Cancellation: at any ``await``, either nothing was written, or the CancelledError says that the call was under way
     (``under_way``).
     Concurrency: any number of tasks, in any number of event loops.
     """
 
-    def __init__(self, open_log: Callable[[], Awaitable[OpenedLog]], log_key: str, rooms: Rooms) -> None:
+    def __init__(
+        self,
+        open_log: Callable[[], Awaitable[OpenedLog]],
+        log_key: str,
+        find_path: Callable[[], Path | None],
+        rooms: Rooms,
+    ) -> None:
         self._open_log = open_log
         self._log_key = log_key
+        self._find_path = find_path
         self._rooms = rooms
         self._opened: OpenedLog | None = None
 
@@ -52,6 +73,11 @@ class AsyncLog:
     def log_key(self) -> str:
         """The key of this log."""
         return self._log_key
+
+    @property
+    def path(self) -> Path | None:
+        """The absolute path of the log's file; None if the store is on a server. It opens nothing."""
+        return self._find_path()
 
     # --- write ------------------------------------------------------------------------------------------------
 
@@ -143,6 +169,36 @@ class AsyncLog:
     async def count(self, object_key: str) -> int:
         """Return how many events were ever appended for an object to this log; see ``Log.count``."""
         return await self._reading(lambda log: log.count(object_key))
+
+    async def get(self, object_key: str, default: Any = None) -> Any:
+        """Return the events of an object in this log, or ``default`` if it is unknown; see ``Log.get``."""
+        return await self._reading(lambda log: log.get(object_key, default))
+
+    async def snapshot(self) -> Snapshot:
+        """Return the state of this log as it is now, frozen: a mapping from object key to events, in memory."""
+        return await self._reading(lambda log: log.snapshot())
+
+    async def keys(self) -> KeysView[str]:
+        """Return the keys of the objects of this log, as they are now, in the order in which they came."""
+        return (await self.snapshot()).keys()
+
+    async def items(self) -> ItemsView[str, tuple[Any, ...]]:
+        """Return the items of one cut, in memory: pairs of object key and events; see ``Log.items``."""
+        return (await self.snapshot()).items()
+
+    async def values(self) -> ValuesView[tuple[Any, ...]]:
+        """Return the values of one cut, in memory: tuples of events; see ``Log.values``."""
+        return (await self.snapshot()).values()
+
+    async def objects(
+        self, *, since: Moment | None = None, until: Moment | None = None, match: str | None = None
+    ) -> AsyncIterator[ObjectSummary]:
+        """Yield what is recorded of each object of this log: ``async for``; see ``Log.objects``."""
+        log = (await self._open()).log
+        async for summary in in_parts(
+            self._rooms.reads, lambda: log.objects(since=since, until=until, match=match)
+        ):
+            yield summary
 
     async def read(
         self,
