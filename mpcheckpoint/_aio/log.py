@@ -10,7 +10,7 @@ from mpcheckpoint._aio.records import AsyncFollower, AsyncTail, in_parts
 from mpcheckpoint._aio.transaction import AsyncTransaction, update
 from mpcheckpoint._format.codec import encode_payload, encode_payloads
 from mpcheckpoint._store.durability import Durability
-from mpcheckpoint._work.refusals import DEFAULT_MAX_INVALID_RESULTS
+from mpcheckpoint._work.invalid_results import DEFAULT_MAX_INVALID_RESULTS
 from mpcheckpoint._work.results import Results
 from mpcheckpoint._work.retries import DEFAULT_DELAY_S
 

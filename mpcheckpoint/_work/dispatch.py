@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from mpcheckpoint._work.counts import Counts
 from mpcheckpoint._work.halt import FailureCount
 from mpcheckpoint._work.inputs import Input, LatestItems, changed_item
+from mpcheckpoint._work.invalid_results import InvalidResults
 from mpcheckpoint._work.item_states import ItemStates
 from mpcheckpoint._work.outcomes import Outcome, Recorded, Result, is_same, recorded_in
 from mpcheckpoint._work.output_queue import OutputQueue
 from mpcheckpoint._work.plan import Options, Plan
-from mpcheckpoint._work.refusals import InvalidResults
 from mpcheckpoint._work.report import ItemReport, Kind
 from mpcheckpoint._work.retries import Death, Rests, Retry, is_told_to_end
 from mpcheckpoint._work.run_item import run_item

@@ -12,7 +12,7 @@ from mpcheckpoint._format.advice import name_of
 from mpcheckpoint._format.codec import encode_payload, is_json
 from mpcheckpoint._format.made_json import made_json
 from mpcheckpoint._types import time_of
-from mpcheckpoint._work.refusals import invalid_result
+from mpcheckpoint._work.invalid_results import invalid_result
 from mpcheckpoint._work.worker_name import worker_name
 from mpcheckpoint.errors import InvalidEventError, InvalidResultError, LimitExceededError
 

@@ -1,4 +1,4 @@
-"""What a map refuses, at once and with advice: functions and items that cannot run, and results that are no JSON."""
+"""What a map refuses, at once and with advice: functions and items that cannot run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._format.advice import a, shown
-from mpcheckpoint._format.codec import encode_event
 from mpcheckpoint._work.sent_item import packed
 from mpcheckpoint._work.shortage import shortage_of
-from mpcheckpoint.errors import InvalidEventError, InvalidFunctionError, InvalidItemError, InvalidResultError
+from mpcheckpoint.errors import InvalidFunctionError, InvalidItemError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._work.inputs import Input
 
-DEFAULT_MAX_INVALID_RESULTS = 3
 _MAIN = "__main__"
 # Code typed at a prompt, also at that of a program that has a file: python -i program.py.
 _PROMPTS = ("<stdin>", "<python-input-", "<ipython-input-")
@@ -141,13 +139,30 @@ def require_coroutine_function(fn: object) -> None:
             f"iterates. Hand in one that returns its values, as a list: return instead of yield. {_NOTHING_RUN}",
             reason="generator function",
         )
-    if not inspect.iscoroutinefunction(inner):
-        raise InvalidFunctionError(
-            f"{_called(fn)} is no async function: it would keep the event loop from going on. Use the map of a plain "
-            f"handle, Checkpoint.log(...).map; or hand in an async function that runs it in a thread: async def "
-            f"run(item): return await asyncio.to_thread({_short(fn)}, item). {_NOTHING_RUN}",
-            reason="no async function",
+    if not _is_coroutine_function(fn):
+        raise InvalidFunctionError(f"{_why_no_coroutine(fn)}. {_NOTHING_RUN}", reason="no async function")
+
+
+def _why_no_coroutine(fn: object) -> str:
+    inner, name = _inner(fn), _short(fn)
+    if callable(inner) and _is_coroutine_function(inspect.unwrap(inner)):
+        return (
+            f"{_called(fn)} is a plain function around an async one, as a decorator makes it with functools.wraps, and "
+            "nothing tells that a call of it gives a coroutine. Have the decorator return an async function: async def "
+            "wrapper(...): return await fn(...); or mark what it returns, from Python 3.12 on, by "
+            "inspect.markcoroutinefunction(wrapper)"
         )
+    return (
+        f"{_called(fn)} is no async function: it would keep the event loop from going on. Use the map of a plain "
+        f"handle, Checkpoint.log(...).map; or hand in an async function that runs it in a thread: async def run(item): "
+        f"return await asyncio.to_thread({name}, item); or one that awaits it, if a call of it gives a coroutine: "
+        f"async def run(item): return await {name}(item)"
+    )
+
+
+def _is_coroutine_function(fn: object) -> bool:
+    """Return whether a call of this gives a coroutine, or is marked as giving one."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_inner(fn))
 
 
 def _inner(fn: object) -> object:
@@ -163,7 +178,7 @@ def _require_plain(fn: Callable[..., object]) -> None:
     """Refuse a function whose call only makes a coroutine or a generator."""
     inner = _inner(fn)
     name = _called(fn)
-    if inspect.iscoroutinefunction(inner):
+    if _is_coroutine_function(fn):
         raise InvalidFunctionError(
             f"{name} is an async function: a call of it runs nothing and gives a coroutine. In a program with an event "
             f"loop, `await log.map({_short(fn)}, items)` with a log of mpcheckpoint.aio.AsyncCheckpoint runs it; "
@@ -347,50 +362,3 @@ def invalid_item(entry: Input, cause: str) -> InvalidItemError:
         "run in threads, with executor=ThreadPoolExecutor(). It was not run",
         reason="cannot be sent",
     )
-
-
-# --- results -----------------------------------------------------------------------------------------------
-
-
-def invalid_result(value: object, error: InvalidEventError) -> InvalidResultError:
-    """Return the error for a result that no record can hold. ``error`` came from encoding its record."""
-    try:
-        encode_event(value, named="result")
-    except InvalidEventError as own:
-        error = own  # this one names the result, not the record that was to hold it
-    return InvalidResultError(str(error), reason=error.reason, type_name=error.type_name)
-
-
-class InvalidResults:
-    """Ends a map whose function keeps returning what is no JSON value, so that it does not run for a night in vain.
-
-    Items in a row count: a map whose function mostly returns JSON values goes on. NaN and infinity, of a type that JSON
-    has, count only while the function has returned nothing that can be recorded; later they are that item's failure.
-    """
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._in_a_row = 0
-        self._has_valid = False
-
-    def check(self, object_key: str, raised: BaseException | None, *, is_ok: bool) -> None:
-        """Take note of what became of an item that ran here.
-
-        Raises:
-            InvalidResultError: it was one too many.
-        """
-        if is_ok:
-            self._in_a_row, self._has_valid = 0, True
-        if not isinstance(raised, InvalidResultError) or (raised.type_name is None and self._has_valid):
-            return
-        self._in_a_row += 1
-        if self._limit is None or self._in_a_row < self._limit:
-            return
-        count = "1 item" if self._in_a_row == 1 else f"{self._in_a_row} items in a row"
-        raise InvalidResultError(
-            f"the map was stopped: no JSON can hold what the function returned for {count}, the last of them "
-            f"{object_key!r:.200}. {raised}. What ran is recorded, these as failed: correct the function and start the "
-            "map again with retry_failed=True. max_invalid_results sets how often this may be, None lets a map go on",
-            reason=raised.reason,
-            type_name=raised.type_name,
-        )

@@ -14,13 +14,13 @@ from mpcheckpoint._work.fingerprint import AUTO, fingerprint
 from mpcheckpoint._work.halt import Halt
 from mpcheckpoint._work.input_thread import InputThread
 from mpcheckpoint._work.inputs import Input, NotYet, inputs_of
+from mpcheckpoint._work.invalid_results import DEFAULT_MAX_INVALID_RESULTS
 from mpcheckpoint._work.map import MapRun
 from mpcheckpoint._work.permit import permit_for
 from mpcheckpoint._work.plan import LogRef, OnError, Options, Plan
 from mpcheckpoint._work.pool import ExecutorPool, PoolExecutor, WorkerPool, default_jobs, jobs_of
 from mpcheckpoint._work.process_pool import ProcessPool, require_children_allowed
 from mpcheckpoint._work.refusals import (
-    DEFAULT_MAX_INVALID_RESULTS,
     require_default,
     require_function,
     require_initializer,

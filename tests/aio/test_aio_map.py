@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
 import multiprocessing
 from collections import Counter
@@ -412,6 +413,20 @@ class _Generating:
         yield item
 
 
+def _as_a_coroutine(item: str) -> Any:
+    return upper(item)
+
+
+def _around(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what a plain decorator makes of a function."""
+
+    @functools.wraps(fn)
+    def wrapper(*given: Any) -> Any:
+        return fn(*given)
+
+    return wrapper
+
+
 @pytest.mark.parametrize("fn", [upper, functools.partial(upper), _Callable(), functools.partial(_Callable())])
 def test_plain_map_refuses_a_coroutine_function_and_names_the_other_map(tmp_path: Path, fn: Any) -> None:
     log = Checkpoint(tmp_path).log("a")
@@ -434,7 +449,19 @@ def test_both_maps_refuse_an_asynchronous_generator(tmp_path: Path, fn: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("fn", "said"), [(plainly_upper, "to_thread"), (lambda item: item, "to_thread"), (7, "takes an item")]
+    ("fn", "said"),
+    [
+        (plainly_upper, "to_thread"),
+        (lambda item: item, "to_thread"),
+        (
+            _as_a_coroutine,
+            r"if a call of it gives a coroutine: async def run\(item\): return await _as_a_coroutine\(item\)",
+        ),
+        (_around(upper), r"around an async one.* async def wrapper.*inspect\.markcoroutinefunction"),
+        (functools.partial(_around(_around(upper))), "around an async one"),
+        (_around(plainly_upper), "to_thread"),
+        (7, "takes an item"),
+    ],
 )
 def test_map_of_coroutines_refuses_what_is_none(tmp_path: Path, fn: Any, said: str) -> None:
     with pytest.raises(InvalidFunctionError, match=said):
@@ -445,3 +472,20 @@ def test_map_of_coroutines_refuses_what_is_none(tmp_path: Path, fn: Any, said: s
 def test_map_of_coroutines_takes_callable_objects_and_partials(tmp_path: Path) -> None:
     assert len(mapped(str(tmp_path), _Callable(), ["x"])) == 1
     assert len(mapped(str(tmp_path), functools.partial(upper), ["y"])) == 1
+
+
+class _Marked:
+    def __call__(self, item: str) -> Any:
+        return upper(item)
+
+
+@pytest.mark.skipif(not hasattr(inspect, "markcoroutinefunction"), reason="Python 3.12 has the mark")
+@pytest.mark.parametrize("fn", [_around(upper), _Marked()])
+def test_function_that_is_marked_as_a_coroutine_function_is_one_for_both_maps(
+    tmp_path: Path, fn: Any
+) -> None:
+    marked = inspect.markcoroutinefunction(fn)
+    [found] = mapped(str(tmp_path), marked, ["x"])
+    assert found.value == "X"
+    with pytest.raises(InvalidFunctionError, match="async function"):
+        Checkpoint(tmp_path).log("b").map(marked, ["x"])
