@@ -455,7 +455,8 @@ def test_other_item_under_the_same_key_is_refused_by_its_line(run_map: Callable[
     ended = run_map("--jsonl", "--item-key", "id", "--", "true", items='{"id":1}\n{"id":1,"x":2}\n')
 
     assert ended.code == 2
-    assert 'the object key \'1\' came with another input than before: {"id":1,"x":2}.' in ended.err
+    text = "the object key '1' came with another input than before: line 2 of items, "
+    assert text + '{"id":1,"x":2}.' in ended.err
 
 
 @pytest.mark.parametrize(
@@ -512,7 +513,7 @@ def json_item(value: object) -> JsonItem:
         ((b"e", b"{}"), [b"e", b'{"a": 1}']),
         ((b"e",), [b"e", b'{"a": 1}']),
         ((b"e", b"{{a}}"), [b"e", b"{a}", b'{"a": 1}']),
-        ((b"e", b"{ a }{", b"{a b}", b"{a}"), [b"e", b"{ a }{", b"{a b}", b"1"]),
+        ((b"e", b"{ a }{", b"{a; b}", b"{a}"), [b"e", b"{ a }{", b"{a; b}", b"1"]),
         ((b"e", b"{{}}"), [b"e", b"{}", b'{"a": 1}']),
     ],
 )

@@ -118,6 +118,96 @@ def test_field_that_is_called_like_a_part_comes_first() -> None:
     ]
 
 
+ODD_NAMES = [
+    "First Name",
+    " a",
+    "x; y",
+    "Price (EUR)",
+    "a,b",
+    "Size {cm}",
+    "}{",
+    "a\nb",
+    "Größe in m",
+    "print $1",
+    "$",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_name_in_braces_is_replaced_whatever_characters_it_has(name: str) -> None:
+    fields = dict.fromkeys((each.encode() for each in ODD_NAMES), b"other") | {name.encode(): b"d/v.x"}
+    template = Template(words("e", f"-{{{name}}}-{{{name}}}", f"{{{name}/.}}"), is_json=True)
+
+    assert template.argv(JsonItem(b"row", b"row", fields)) == list(words("e", "-d/v.x-d/v.x", "v"))
+    assert Template(words(f"{{{name}}}"), is_json=True).is_command()
+
+
+def test_doubled_braces_around_a_name_with_blanks_write_single_ones() -> None:
+    template = Template(
+        words("e", "{{First Name}}", "{{Frist Name}}", "{{Size {cm}}}", "{{ x; }}"), is_json=True
+    )
+    fields = {b"First Name": b"Ada", b"Size {cm}": b"1"}
+
+    assert template.argv(JsonItem(b"row", b"row", fields)) == [
+        *words("e", "{First Name}", "{Frist Name}", "{Size {cm}}", "{{ x; }}", "row")
+    ]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "Frist Name",
+        "First name",
+        "First  Name",
+        "First Name.tx",
+        "FirstName",
+        "First Name 2",
+        "Frist Name/.",
+        "É a",
+    ],
+)
+def test_name_that_no_column_has_is_refused_with_its_blanks(place: str) -> None:
+    template = Template(words("e", f"hello {{{place}}}", "{id}"), is_json=True)
+
+    with pytest.raises(MissingFieldError, match="no field") as raised:
+        template.argv(JsonItem(b"row", b"row", {b"First Name": b"Ada", b"id": b"1"}))
+    assert f"{{{place}}} (to write braces, double them)" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "{ echo a; }",
+        "{ echo a\n}",
+        "f() { rm x; }; f",
+        "${ date; }",
+        "{print $1}",
+        "{print NF}",
+        "{ print }",
+        "/x/ {exit 1}",
+        "{n += 1}",
+        '{"name": "a b"}',
+        '{"a": {"b": 1, "c": [2]}}',
+        "{x: 1, y: 2}",
+        "{a, b}",
+        "{{ name }}",
+        "{{ a.b | c }}",
+        "x { y",
+        "x } y",
+        "{ }",
+    ],
+)
+def test_script_in_a_command_with_fields_keeps_its_braces(script: str) -> None:
+    item = JsonItem(b"row", b"row", {b"id": b"1", b"a": b"2"})
+
+    assert Template(words("sh", "-c", script), is_json=True).argv(item) == list(
+        words("sh", "-c", script, "row")
+    )
+    assert Template(words("e", f"{script} {{id}}"), is_json=True).argv(item) == list(
+        words("e", f"{script} 1")
+    )
+
+
 def test_number_is_that_of_the_item_in_its_source_whatever_was_done_before(run_map: RunMap) -> None:
     assert run_map("-k", "--", "echo", "{#}", items="a\n\nb\n").out == "1\n2\n"
     Path("store").rename("old")
@@ -240,6 +330,50 @@ def test_row_of_a_table_fills_the_names_and_numbers_of_its_columns(run_map: RunM
     assert outcomes[1].item == {"id": "2", "path": "é", "note": ""}
 
 
+@pytest.mark.parametrize(
+    ("option", "items"),
+    [
+        ("--csv", "First Name,id\nAda,1\n"),
+        ("--tsv", "First Name\tid\nAda\t1\n"),
+        ("--jsonl", '{"First Name": "Ada", "id": 1}\n'),
+    ],
+)
+def test_column_with_a_blank_in_its_name_is_filled_and_a_mistyped_one_refused(
+    option: str, items: str, run_map: RunMap
+) -> None:
+    line = (option, "--item-key", "id", "--print", "--", "echo")
+    assert run_map(*line, "hello {First Name}", items=items).out == "hello Ada\n"
+
+    for key, mistyped in enumerate(("hello {Frist Name}", "hello {FirstName}", "{Frist Name}")):
+        ended = run_map(*line, mistyped, items=items, key=str(key))
+        assert (ended.code, ended.out) == (2, "")
+        assert "has no field 'F" in ended.err
+        assert "nothing was run" in ended.err
+
+
+def test_column_named_like_another_place_comes_before_it(run_map: RunMap) -> None:
+    ended = run_map("-k", "--csv", "--", "echo", "{1}|{2}|{3}|{#}|{.}|{id.}", items="id,1,#,.\na.b,c,d,e\n")
+
+    assert ended.out == "c|c|d|d|e|a\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "items", "line"),
+    [
+        ("--csv", 'id,v\n1,"a\nb"\n\n2,c\n1,d\n', "line 6 of items, 1,d"),
+        ("--tsv", "id\tv\n1\ta\n\n1\td\n", "line 4 of items, 1 d"),
+        ("--jsonl", '{"id":1,"v":2}\n\n{"id":1,"v":3}\n', 'line 3 of items, {"id":1,"v":3}'),
+    ],
+)
+def test_item_key_that_comes_with_another_row_is_named_by_its_line(
+    option: str, items: str, line: str, run_map: RunMap
+) -> None:
+    ended = run_map(option, "--item-key", "id", "--", "echo", "{v}", items=items)
+
+    assert ended.code == 2
+    assert f"the object key '1' came with another input than before: {line}. It was not run" in ended.err
+
+
 def test_row_without_a_key_of_its_own_is_its_key_as_json(run_map: RunMap, tmp_path: Path) -> None:
     assert run_map("--csv", "--", "true", "{}", items="b,a\n1,2\n1,2\n1,3\n").code == 0
 
@@ -331,6 +465,14 @@ def test_column_names_the_file_of_a_row(run_map: RunMap) -> None:
 
 def test_name_without_fields_says_what_would_give_it_some(run_map: RunMap) -> None:
     assert "{path} is passed as it stands; with --jsonl" in run_map("--", "echo", "{path}", items="a\n").err
+
+
+def test_name_with_a_blank_and_without_fields_says_what_would_give_it_some(run_map: RunMap) -> None:
+    assert (
+        "{First Name} is passed as it stands; with --jsonl"
+        in run_map("--", "echo", "{First Name}", items="a\n").err
+    )
+    assert "as it stands" not in run_map("--", "echo", "{print NF}", "{ a; }", items="a\n", key="other").err
 
 
 def test_quote_inside_of_a_field_is_no_more_than_a_quote(run_map: RunMap) -> None:

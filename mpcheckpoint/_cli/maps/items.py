@@ -121,6 +121,8 @@ class ItemReader:
                 if entry is None:
                     self.header = line
                     continue
+                if isinstance(entry.item, JsonItem):
+                    entry = entry._replace(item=entry.item._replace(origin=f"line {first} of {self._name}"))
                 yield entry
                 place += 1
             elif self.is_at_end:

@@ -92,8 +92,14 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
 
     With --jsonl each line is a JSON value. {name} is replaced by the field of that name, {1} by the first value of an
     array, {} by the whole value. Strings stand for themselves, anything else for its JSON. To write {name} or {.}
-    itself, double the braces: {{name}}. A DURATION is seconds, or like 90s, 5m,
-    1h30m, 2d.
+    itself, double the braces: {{name}}.
+
+    The name of a field or column may have any characters, as {First Name}, and comes before other meanings of {1}, {#}
+    or {.}. A name that is not there is refused: without blanks, whatever it is; with blanks, if it is words of letters,
+    digits, _, - and . as {Frist Name}. Other braces with blanks are left to shells: { echo a; }, {print $1}; {print NF}
+    and {exit 1} as well.
+
+    A DURATION is seconds, or like 90s, 5m, 1h30m, 2d.
 
     If it is killed at any instant, start the same line again: it runs only what is missing. Start it several times at
     once on one store, and they share the items; no item runs twice while none of them dies. At least once: an item runs

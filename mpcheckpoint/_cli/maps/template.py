@@ -7,7 +7,10 @@ import re
 import shutil
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
+
+from mpcheckpoint._format.byte_text import to_text
 
 PLACE = b"{}"
 # What makes something else of a value that is the name of a file: as in GNU parallel.
@@ -17,9 +20,17 @@ _PLAIN = re.compile(rb"\{\{(?P<literal>#|%b)\}\}|\{(?P<name>#|%b|)\}" % (_PATHS,
 _LISTS = re.compile(
     rb"\{\{(?P<literal>#|\d{0,3}(?:%b)?)\}\}|\{(?P<name>#|\d{0,3}(?:%b)?)\}" % (_PATHS, _PATHS)
 )
-_FIELDS = re.compile(rb"\{\{(?P<literal>[^{}\s]*)\}\}|\{(?P<name>[^{}\s]*)\}")
+# Where items have fields, whether braces are a place depends on what is between them: see _is_place.
+_FIELDS = re.compile(rb"\{\{(?P<literal>[^{}]*)\}\}|\{(?P<name>[^{}]*)\}")
+_BLANK = re.compile(rb"\s")
+# Words like those of a name with blanks in it. No { echo a; } of a shell, no {print $1} of awk, no JSON; and what would
+# be {print NF} or {exit 1} of awk is left out.
+_LIKE_A_NAME = re.compile(
+    rb"(?!print[ \t]|exit[ \t]+\d+\Z)[\w\x80-\xff][\w.\x80-\xff-]*(?:[ \t]+[\w.\x80-\xff-]+)+(?:%b)?" % _PATHS
+)
 _PART = re.compile(rb"(?P<name>.*?)(?P<path>%b)" % _PATHS, re.DOTALL)
 _LIKE_A_FIELD = re.compile(rb"(?<![{$])\{[A-Za-z_][\w-]*\}(?!\})", re.ASCII)
+_MOST_PATTERNS = 64
 _EXTENSION = re.compile(rb"\.[^/.]+\Z")
 
 
@@ -33,6 +44,7 @@ class JsonItem(NamedTuple):
         file: the path of the file that it names, if that is not the item itself.
         columns: what {1}, {2} and so on stand for.
         number: what {#} stands for.
+        origin: which line of what it came as; empty if nothing else would say so.
     """
 
     line: bytes
@@ -41,9 +53,11 @@ class JsonItem(NamedTuple):
     file: bytes | None = None
     columns: tuple[bytes, ...] = ()
     number: int = 0
+    origin: str = ""
 
     def __repr__(self) -> str:
-        return self.line.decode(errors="replace")  # in messages
+        text = self.line.decode(errors="replace")  # in messages
+        return f"{self.origin}, {text}" if self.origin else text
 
 
 Item = bytes | JsonItem
@@ -78,16 +92,18 @@ class Template:
     def is_command(self) -> bool:
         """Return whether the first word can be run. True as well if that depends on the item."""
         first = self.words[0]
-        return bool(self._places_in(first)) or shutil.which(os.fsdecode(first)) is not None
+        return self._pattern.search(first) is not None or shutil.which(os.fsdecode(first)) is not None
 
     def unfilled_field(self) -> str | None:
         """Return a ``{name}`` that stands for itself because items have no fields; None if there is none.
 
-        A word with blanks is more likely a script, and ``${name}`` is a variable of a shell.
+        Another word with blanks is more likely a script, and ``${name}`` is a variable of a shell.
         """
         if self._shape is Shape.FIELDS:
             return None
         for word in self.words:
+            if word[:1] + word[-1:] == b"{}" and _LIKE_A_NAME.fullmatch(word[1:-1]):
+                return to_text(word)
             found = None if len(word.split()) > 1 else _LIKE_A_FIELD.search(word)
             if found is not None:
                 return found[0].decode()
@@ -104,8 +120,10 @@ class Template:
             words = [word.replace(PLACE, item) for word in self.words]
             return words if self._has_place else [*words, item]
         whole = JsonItem(item, item, None) if isinstance(item, bytes) else item
-        words = [self._pattern.sub(lambda match: _filled(match, whole), word) for word in self.words]
-        return words if self._has_place else [*words, whole.text]
+        filling = _Filling(whole)
+        pattern = self._pattern if self._shape is not Shape.FIELDS else _pattern_for(whole.fields or {})
+        words = [pattern.sub(filling, word) for word in self.words]
+        return words if filling.has_place else [*words, whole.text]
 
     def _places_in(self, word: bytes) -> list[bytes]:
         found = [match.groupdict() for match in self._pattern.finditer(word)]
@@ -116,10 +134,52 @@ class Template:
         return any(match["literal"] is not None for match in found)
 
 
-def _filled(match: re.Match[bytes], item: JsonItem) -> bytes:
-    if match["literal"] is not None:
-        return b"{" + match["literal"] + b"}"
-    name = match["name"]
+class _Filling:
+    """What an item puts into the places of a command line.
+
+    Attributes:
+        has_place: there was one.
+    """
+
+    def __init__(self, item: JsonItem) -> None:
+        self._item = item
+        self.has_place = False
+
+    def __call__(self, match: re.Match[bytes]) -> bytes:
+        literal, name = match["literal"], match["name"]
+        if not _is_place(name if literal is None else literal, self._item.fields or {}):
+            return match[0]
+        if literal is not None:
+            return b"{" + literal + b"}"
+        self.has_place = True
+        return _filled(name, self._item)
+
+
+def _is_place(text: bytes, fields: dict[bytes, bytes]) -> bool:
+    """Return whether braces around a text are a place, for a field that is there or one that is lacking.
+
+    They are without any blank in the text. With blanks, as ``{ echo a; }`` of a shell, they are only if it is the name
+    of a field, or looks like one: else a name that was mistyped would go unnoticed.
+    """
+    if _BLANK.search(text) is None or text in fields or _LIKE_A_NAME.fullmatch(text) is not None:
+        return True
+    part = _PART.fullmatch(text)
+    return part is not None and part["name"] in fields
+
+
+def _pattern_for(fields: dict[bytes, bytes]) -> re.Pattern[bytes]:
+    """Return what finds the places for fields: names may have braces of their own."""
+    odd = [name for name in fields if b"{" in name or b"}" in name]
+    return _pattern_with(tuple(sorted(odd, key=len, reverse=True))) if odd else _FIELDS
+
+
+@lru_cache(_MOST_PATTERNS)
+def _pattern_with(names: tuple[bytes, ...]) -> re.Pattern[bytes]:
+    known = rb"(?:%b)(?:%b)?|[^{}]*" % (b"|".join(map(re.escape, names)), _PATHS)
+    return re.compile(rb"\{\{(?P<literal>%b)\}\}|\{(?P<name>%b)\}" % (known, known))
+
+
+def _filled(name: bytes, item: JsonItem) -> bytes:
     if name == b"#" and (item.fields is None or name not in item.fields):
         return b"%d" % item.number
     value = _value(item, name)
