@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from dataclasses import make_dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
@@ -12,6 +13,7 @@ from mpcheckpoint._format.advice import name_of
 from mpcheckpoint._format.codec import encode_payload, is_json
 from mpcheckpoint._format.made_json import made_json
 from mpcheckpoint._types import time_of
+from mpcheckpoint._work.ctrl_c import raise_ctrl_c
 from mpcheckpoint._work.invalid_results import invalid_result
 from mpcheckpoint._work.worker_name import worker_name
 from mpcheckpoint.errors import InvalidEventError, InvalidResultError, LimitExceededError
@@ -152,16 +154,25 @@ def made_result(value: object, default: Default | None) -> Result:
     """Return the result that a value is which a function returned, once ``default`` has made JSON of it if it is none.
 
     What ``default`` raises is the item's failure, and final, as a value that is no JSON is.
+
+    Raises:
+        KeyboardInterrupt: a Ctrl-C came.
+        And in a process that ``default`` forked what that raised.
     """
     if default is None or is_json(value):
         return Result(True, value)
+    pid = os.getpid()
     try:
         return Result(True, made_json(value, default, "result"))
     except InvalidEventError as found:
         return _invalid(InvalidResultError(str(found), reason=found.reason, type_name=found.type_name))
     except LimitExceededError as error:
         return _too_large(error)
-    except Exception as error:  # noqa: BLE001 - whatever default= raises says why there is no JSON
+    except BaseException as error:
+        if os.getpid() != pid:
+            raise
+        raise_ctrl_c(error)
+        # Whatever default= raises says why there is no JSON.
         raised = Result.of_exception(error).error
         invalid = InvalidResultError(
             f"default= raised for it: {raised}", reason="default raised", type_name=name_of(type(value))

@@ -7,6 +7,7 @@ from subprocess import CalledProcessError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._work.claims import give_back
+from mpcheckpoint._work.ctrl_c import raise_ctrl_c
 from mpcheckpoint._work.forked_child import end_forked_child
 from mpcheckpoint._work.item_batch import Finish, ItemBatch, Start
 from mpcheckpoint._work.outcomes import Result, attempt_payload, death_payload, made_result, outcome_payload
@@ -44,16 +45,19 @@ class FunctionCall:
         return call
 
     def __call__(self, item: Any, worker: Worker) -> Result:
-        """Return what the function returned; an exception is a failure. Never returns in a forked child."""
+        """Return what the function returned; what it raised is a failure. Never returns in a forked child.
+
+        Raises:
+            KeyboardInterrupt: a Ctrl-C came.
+        """
         try:
             # Both may run for long, or be interrupted: here the time is limited and signals come.
             result = made_result(self._function(item, *self._state), self._default)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - what the function raises is its outcome
             if not worker.is_mine:
                 end_forked_child(error)
-            if isinstance(error, Exception | SystemExit):
-                return _failure(error)  # whatever the function raises is its outcome
-            raise
+            raise_ctrl_c(error)
+            return _failure(error)
         if not worker.is_mine:
             end_forked_child()
         return result

@@ -10,6 +10,7 @@ import pickle
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from mpcheckpoint._work.ctrl_c import raise_ctrl_c
 from mpcheckpoint._work.inputs import Input
 from mpcheckpoint._work.shortage import shortage_of
 
@@ -51,7 +52,8 @@ def unpacked(entry: Input) -> Input:
         return entry._replace(item=entry.object_key)
     try:
         parts: tuple[Any, dict[str, Any]] = pickle.loads(entry.item)
-    except Exception as error:
+    except BaseException as error:
+        raise_ctrl_c(error)
         if shortage_of(error) is not None:
             raise
         raise UnreadableError(f"it cannot be read there: {type(error).__name__}: {error}") from error

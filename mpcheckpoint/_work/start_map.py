@@ -92,8 +92,9 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
     it may wait for an outcome of this very map.
 
     Args:
-        fn: takes an item and returns a JSON value. An exception, or another value, is recorded as a failure. A
-            process that ``fn`` or ``items`` forks, and that returns too, ends there and counts for nothing.
+        fn: takes an item and returns a JSON value. Another value, or whatever it raises but a KeyboardInterrupt, is
+            recorded as a failure. A process that ``fn`` or ``items`` forks, and that returns too, ends there and counts
+            for nothing.
         items: strings that are their own object keys, or anything with ``key``. Items that come twice run once and
             share the outcome. An item is compared with the one its key came with before, if both are JSON values of
             at most 1 MiB; others with ==, among the latest 10,000 of this call. What may only be used in the

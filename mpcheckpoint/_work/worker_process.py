@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._store.process import process
+from mpcheckpoint._work.ctrl_c import raise_ctrl_c
 from mpcheckpoint._work.forked_child import end_forked_child
 from mpcheckpoint._work.item_pipe import ItemReceiver
 from mpcheckpoint._work.memory_watch import MemoryWatch
@@ -238,11 +239,10 @@ class _Server:
         pid = os.getpid()
         try:
             state = initializer()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the other side raises it
             if os.getpid() != pid:
                 end_forked_child(error)
-            if not isinstance(error, Exception | SystemExit):
-                raise
+            raise_ctrl_c(error)
             self._pipe.send_bytes(sent(Unready(SentError(error), f"{type(error).__name__}: {error}")))
             return False
         if os.getpid() != pid:
