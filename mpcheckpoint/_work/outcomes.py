@@ -39,6 +39,8 @@ else:
     T_co = TypeVar("T_co", covariant=True)
     R_co = TypeVar("R_co", covariant=True)
 
+# The worker of a result, where nobody knows which one it was.
+NOT_KNOWN = ""
 _MOST_ERROR_CHARS = 8000
 _canonical = msgspec.json.Encoder(order="sorted").encode
 
@@ -63,7 +65,8 @@ class Outcome(msgspec.Struct, Generic[T_co, R_co], frozen=True, weakref=True):
         ended_us: when it was recorded, right after its last attempt ended, in microseconds since 1970. As the stamps of
             records it never goes back, whatever the clock does.
         worker: what ran the last attempt: "4711", a process, or "4711/2", the second thread of a process that runs
-            items beside its first thread. None if that was recorded before outcomes told it.
+            items beside its first thread. None if that is not known: an executor broke, or the outcome was recorded
+            before outcomes told it.
     """
 
     item: T_co
@@ -117,7 +120,7 @@ class Result(NamedTuple):
         is_final: whether a failure is not retried.
         is_death: whether what ran was killed from elsewhere, so that the item runs again: see ``retries``.
         duration_s: how long it took, if the caller cannot know.
-        worker: what ran it, if that is not the caller.
+        worker: what ran it, if that is not the caller; NOT_KNOWN if nobody can tell.
     """
 
     ok: bool
@@ -242,7 +245,8 @@ def _event(run: JoinedRun, name: str, value: object, result: Result, duration_s:
     if result.ok or result.value is not None:
         event["value"] = result.value
     event["duration_s"] = round(duration_s, 6)
-    event["worker"] = result.worker or worker_name()
+    if result.worker != NOT_KNOWN:
+        event["worker"] = result.worker or worker_name()
     return event
 
 

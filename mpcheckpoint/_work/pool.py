@@ -10,7 +10,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from mpcheckpoint._work.refusals import refused_item
+from mpcheckpoint._work.executor_deaths import SentInput, count_deaths, looked_up
+from mpcheckpoint._work.refusals import refused_item, sends
 from mpcheckpoint._work.report import ItemReport, Kind
 from mpcheckpoint._work.run_item import ItemRunner, run_item
 from mpcheckpoint._work.shortage import shortage_of
@@ -128,6 +129,8 @@ class ExecutorPool:
     Gives out a few more items than the executor has workers, so that no worker waits for us. An item is claimed when it
     starts. A thread that is done with one goes on with the next that waits, and claims it with the outcome of the
     first; what the executor was given for that one then does nothing.
+
+    Where the executor sends items to processes, one that has died before runs alone: see ``executor_deaths``.
     """
 
     def __init__(self, plan: Plan, executor: Executor, jobs: int) -> None:
@@ -138,8 +141,13 @@ class ExecutorPool:
         self._tickets: set[_Ticket] = set()
         self._waiting: deque[_Ticket] = deque()
         self._done: SimpleQueue[_Ticket] = SimpleQueue()
+        self._sends = sends(executor)
+        self._next_alone: SentInput | None = None  # it waits until nothing else runs
+        self._runs_alone = False
 
     def has_room(self) -> bool:
+        if self._next_alone is not None or (self._runs_alone and self._tickets):
+            return False
         return len(self._tickets) < self.most
 
     def submit(self, entry: Input) -> None:
@@ -148,7 +156,15 @@ class ExecutorPool:
         Raises:
             WorkerDiedError: the executor is broken, or was shut down.
         """
-        ticket = _Ticket(self._plan, entry, self._waiting)
+        given = looked_up(self._plan, entry) if self._sends else SentInput(entry, None, 0)
+        self._runs_alone = given.deaths > 0
+        if self._runs_alone and self._tickets:
+            self._next_alone = given
+        else:
+            self._submit(given)
+
+    def _submit(self, given: SentInput) -> None:
+        ticket = _Ticket(self._plan, given, self._waiting)
         try:
             call = self._executor.submit(ticket)
         except Exception as error:
@@ -157,7 +173,7 @@ class ExecutorPool:
                 self._tickets.add(ticket)  # a thread has taken it up, and ``stop`` waits for that
             is_shut_down = isinstance(error, RuntimeError) and str(error).startswith(_SHUT_DOWN)
             if isinstance(error, BrokenExecutor) or is_shut_down:
-                raise _broken(error) from error
+                raise self._broken(error) from error
             if shortage_of(error) is None or is_ours:
                 raise
             # No new thread could start, but one of the old ones has taken up the item.
@@ -168,23 +184,36 @@ class ExecutorPool:
 
     def collect(self, timeout_s: float | None) -> list[tuple[Input, ItemReport]]:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while found := arrived(self._done, deadline):
+        while True:
+            if self._next_alone is not None and not self._tickets:
+                given, self._next_alone = self._next_alone, None
+                try:
+                    self._submit(given)
+                except Exception as error:
+                    shortage = shortage_of(error)
+                    if shortage is None:
+                        raise
+                    return [(given.entry, ItemReport(Kind.SHORT, shortage=shortage))]
+            found = arrived(self._done, deadline)
             reports = [(ticket.entry, self._report(ticket)) for ticket in found if ticket in self._tickets]
-            if reports:
+            if reports or not found:
                 return reports  # none if all of them were recalled
-        return []
 
     def recall(self) -> list[Input]:
         recalled = [ticket for ticket in self._tickets if ticket.recall()]
         self._tickets.difference_update(recalled)
-        return [ticket.entry for ticket in recalled]
+        entries = [ticket.entry for ticket in recalled]
+        if self._next_alone is not None:
+            entries.append(self._next_alone.entry)
+            self._next_alone = None
+        return entries
 
     def _report(self, ticket: _Ticket) -> ItemReport:
         self._tickets.discard(ticket)
         try:
             return ticket.report.result()
         except (BrokenExecutor, CancelledError) as error:
-            raise _broken(error) from error
+            raise self._broken(error, ticket) from error
         except CheckpointError:
             raise
         except Exception as error:
@@ -199,12 +228,36 @@ class ExecutorPool:
     def stop(self, *, is_interrupted: bool) -> None:
         """Drop what has not started, and wait for what runs: it cannot be interrupted from here."""
         del is_interrupted
+        self._next_alone = None
         for ticket in list(self._tickets):
             if ticket.recall():
                 self._tickets.discard(ticket)
         for ticket in self._tickets:
             ticket.report.exception()
         self._tickets = set()
+
+    def _broken(self, error: BaseException, ticket: _Ticket | None = None) -> WorkerDiedError:
+        """Return the error for an executor that is broken, when deaths were counted of what ran in it.
+
+        Args:
+            ticket: that was just taken out.
+        """
+        died: list[Input] = []
+        if self._sends and isinstance(error, BrokenExecutor):
+            tickets = self._tickets if ticket is None else {*self._tickets, ticket}
+            by_place = sorted((each.given for each in tickets), key=lambda given: given.entry.place)
+            died = count_deaths(self._plan, by_place, error)
+        names = ", ".join(repr(entry.object_key) for entry in died)
+        return WorkerDiedError(
+            f"the executor is broken or was shut down ({type(error).__name__}: {error}). What was recorded stays; "
+            "start the map again, in another executor, to carry on"
+            + (
+                f". A death was counted of what ran in it, {names:.500}: that runs alone from now on"
+                if died
+                else ""
+            ),
+            reason="broken executor",
+        )
 
 
 class _Ticket:
@@ -217,12 +270,14 @@ class _Ticket:
     (held by tests/map/test_item_batch.py).
 
     Attributes:
+        given: the item, as it was before.
         report: what became of the item. Running as soon as it cannot be recalled.
     """
 
-    def __init__(self, plan: Plan, entry: Input, waiting: deque[_Ticket]) -> None:
+    def __init__(self, plan: Plan, given: SentInput, waiting: deque[_Ticket]) -> None:
         self._plan = plan
-        self.entry = entry
+        self.given = given
+        self.entry = given.entry
         self._waiting = waiting
         self.report: Future[ItemReport] = Future()
         self._call: Future[Any] | None = None  # the executor's: an ItemReport, or None if it ran here
@@ -293,11 +348,3 @@ class _Ticket:
             self.report.set_exception(error)
         else:
             self.report.set_result(call.result())
-
-
-def _broken(error: BaseException) -> WorkerDiedError:
-    return WorkerDiedError(
-        f"the executor is broken or was shut down ({type(error).__name__}: {error}). What was recorded stays; "
-        "start the map again, in another executor, to carry on",
-        reason="broken executor",
-    )

@@ -108,13 +108,13 @@ def _require_there(
         method = context.get_start_method()
         if method != "fork":
             _require_sent(fn, f"worker processes that {method} starts", _FORK, argument, is_fork=False)
-    elif executor is not None and _sends(executor):
+    elif executor is not None and sends(executor):
         own: Any = getattr(executor, "_mp_context", None)
         is_fork = own is not None and own.get_start_method() == "fork"
         _require_sent(fn, "the processes of a ProcessPoolExecutor", _NO_EXECUTOR, argument, is_fork=is_fork)
 
 
-def _sends(executor: Executor) -> bool:
+def sends(executor: Executor) -> bool:
     """Return whether an executor pickles what it is given."""
     # A program that has one has loaded its module. Importing it here would make our import a twentieth longer.
     module = sys.modules.get("concurrent.futures.process")
@@ -348,7 +348,7 @@ def item_message(entry: Input, context: Any) -> bytes:
 
 def refused_item(entry: Input, executor: Executor) -> InvalidItemError | None:
     """Return why an executor could not run an input at all; None if the input is not the cause."""
-    if not _sends(executor):
+    if not sends(executor):
         return None
     obstacle = obstacle_to_sending(entry.item, is_fork=True)
     return None if obstacle is None else invalid_item(entry, obstacle.cause)

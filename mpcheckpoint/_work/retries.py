@@ -3,7 +3,8 @@
 A death: the process of an item was killed from elsewhere. SIGKILL seldom comes from the item itself. The kernel sends
 it when memory runs out, or a batch system, or an administrator. So the item runs again, but only three times: it may be
 what eats the memory. The map that saw a death records it beside the attempts. If the map was killed too, nothing is
-counted: a map may be killed any number of times.
+counted: a map may be killed any number of times. Where an executor of the caller's dies as a whole, see
+``executor_deaths``.
 
 Rejected: to have the next start count the claims that dead workers left. It cannot tell an item that killed its map
 from one that was killed with it, and three kills of a map would fail whatever ran.

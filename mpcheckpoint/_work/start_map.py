@@ -110,7 +110,10 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
             default. With spawn and forkserver ``fn`` must be found by its name in an importable module: no lambda,
             and no function of a notebook cell.
         executor: run in this executor instead of worker processes of our own. It is not shut down. Then ``timeout_s``,
-            ``memory``, ``initializer`` and ``tasks_per_worker`` cannot be given.
+            ``memory``, ``initializer`` and ``tasks_per_worker`` cannot be given. A ProcessPoolExecutor breaks as a
+            whole when one of its processes dies, and does not tell which: the map counts a death of each item that ran,
+            raises WorkerDiedError, and is to be started again in another executor, where an item that has died runs
+            alone. In threads, an item that kills its process ends the map with it, and no death is counted.
         ordered: give outcomes out in the order of the items, not as they come.
         on_error: "record" gives failures out as outcomes; "halt" does so, too, and starts no more items once a
             failure is recorded here (``MapRun.is_halted``); "raise" starts no more, and raises what ``fn`` raised.
