@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 # How the causes begin that are no exception's: one begins with the name of its type and a colon.
 NOT_STARTED = "could not be started: "
 TIMED_OUT = "timed out after "
+EXECUTOR_BROKE = "the process that ran it died: its executor broke"
 OVER_MEMORY = "exceeded the memory limit of "
 _KILLED = re.compile(r"(?:the process that ran it died: it was )?killed by signal (\d{1,3})")
 _ENDED = re.compile(r"the process that ran it died: it ended with exit code (\d+)")
 _EXIT = re.compile(r"exit=(\d{1,3})")
 _MOST_CODE = 255
-CONDITIONS = "exit=CODE, timed-out, killed, not-started"
+CONDITIONS = "exit=CODE, timed-out, over-memory, killed, not-started"
 
 
 def _is_not_started(outcome: Outcome) -> bool:
@@ -33,18 +34,29 @@ def _is_timed_out(outcome: Outcome) -> bool:
     return (outcome.error or "").startswith(TIMED_OUT)
 
 
+def _is_over_memory(outcome: Outcome) -> bool:
+    return (outcome.error or "").startswith(OVER_MEMORY)
+
+
 def _is_killed(outcome: Outcome) -> bool:
     """Return whether a signal ended what ran: the command, what its shell ran, or the process of a function.
 
-    Not what the map itself has ended, for its time or its memory.
+    Not what the map itself has ended, for its time or its memory. How a process ended whose executor broke nobody
+    tells: most are killed.
     """
     code = exit_code(outcome)
     by_shell = code is not None and code > 0 and (is_kill(code) or is_told_to_end(code))
-    is_by_map = (outcome.error or "").startswith((TIMED_OUT, OVER_MEMORY))
-    return not is_by_map and (by_shell or _KILLED.match(outcome.error or "") is not None)
+    is_by_signal = by_shell or _KILLED.match(outcome.error or "") is not None
+    is_by_map = _is_timed_out(outcome) or _is_over_memory(outcome)
+    return not is_by_map and (is_by_signal or (outcome.error or "").startswith(EXECUTOR_BROKE))
 
 
-_NAMED: dict[str, Choice] = {"timed-out": _is_timed_out, "killed": _is_killed, "not-started": _is_not_started}
+_NAMED: dict[str, Choice] = {
+    "timed-out": _is_timed_out,
+    "over-memory": _is_over_memory,
+    "killed": _is_killed,
+    "not-started": _is_not_started,
+}
 
 
 def exit_code(outcome: Outcome) -> int | None:

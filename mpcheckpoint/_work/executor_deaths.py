@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpcheckpoint._work.causes import EXECUTOR_BROKE
 from mpcheckpoint._work.outcomes import NOT_KNOWN, Result
 from mpcheckpoint._work.report import Kind
 from mpcheckpoint._work.retries import HELD_S
@@ -66,7 +67,7 @@ def count_deaths(plan: Plan, given: list[SentInput], error: BaseException) -> li
     result = Result(
         False,
         None,
-        f"the process that ran it died: its executor broke ({type(error).__name__})",
+        f"{EXECUTOR_BROKE} ({type(error).__name__})",
         is_death=True,
         worker=NOT_KNOWN,
     )

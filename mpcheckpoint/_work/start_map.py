@@ -118,9 +118,10 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
         on_error: "record" gives failures out as outcomes; "halt" does so, too, and starts no more items once a
             failure is recorded here (``MapRun.is_halted``); "raise" starts no more, and raises what ``fn`` raised.
         include_done: also give out outcomes that were there already (``Outcome.repeated``).
-        retry_failed: run again what had failed before this call: True for all of it; "exit=CODE", "timed-out", "killed"
-            (by a signal) or "not-started" for what failed so, or several of these; or a function that takes an Outcome
-            and returns whether to run it again. What that raises ends the map.
+        retry_failed: run again what had failed before this call: True for all of it; "exit=CODE", "timed-out",
+            "over-memory", "killed" (by a signal, or with its executor) or "not-started" for what failed so, or several
+            of these; or a function that takes an Outcome and returns whether to run it again. What that raises ends the
+            map.
         rerun: a name of your own choice, at most 200 bytes: each of these items is to have an outcome under that
             name. The same call carries on; another name begins anew, with any version. Other items keep what they
             have. The outcomes given out are those under that name.

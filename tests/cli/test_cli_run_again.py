@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from mpcheckpoint import _system as system
 from mpcheckpoint._cli import main
 from support.shell import Ended
 
@@ -146,6 +148,18 @@ def test_failures_are_chosen_by_exit_code_and_cause(run_map: RunMap) -> None:
     assert "2 run now (0 ok, 2 failed), 2 done already (1 of them failed)" in both.err
 
 
+@pytest.mark.skipif(not system.can_tell_memory(), reason="nothing tells the memory of a process")
+def test_command_that_had_too_much_memory_is_chosen(run_map: RunMap) -> None:
+    eat = "x = bytearray(120 << 20); import time; time.sleep(60)"
+    script = f"case $1 in eat) exec {sys.executable} -c '{eat}';; *) exit 3;; esac"
+    command = ("--memory", "60M", "--", "sh", "-c", script, "sh")
+    assert run_map(*command, items="eat\nbad\n").code == 1
+
+    for where, chosen in (("over-memory", "eat\n"), ("killed", ""), ("exit=137", "")):
+        line = ("--retry-failed", "--where", where, "--dry-run", *command)
+        assert run_map(*line, items="eat\nbad\n").out == chosen
+
+
 def test_command_that_could_not_be_started_is_chosen(run_map: RunMap) -> None:
     items = json.dumps({"program": "./tool"}) + "\n"
     command = ("--jsonl", "--", "{program}")
@@ -186,7 +200,7 @@ def test_map_halts_once_a_share_has_failed(run_map: RunMap) -> None:
         ),
         (
             ["--retry-failed", "--where", "sad"],
-            "'sad' is no way to fail; there are exit=CODE, timed-out, killed, not-",
+            "'sad' is no way to fail; there are exit=CODE, timed-out, over-memory, killed, not-",
         ),
         (
             ["--halt", "now,fail=1"],

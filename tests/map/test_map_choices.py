@@ -91,18 +91,21 @@ def outcome(error: str | None, value: object = None) -> Outcome:
         ("killed by signal 34", {"exit_code": -34}, ["killed"]),
         ("timed out after 5 s", {"exit_code": -15}, ["timed-out"]),
         ("timed out after 5 s", {"exit_code": 143}, ["timed-out", "exit=143"]),
-        ("exceeded the memory limit of 2 GiB: used 2.3 GiB", {"exit_code": -9}, []),
-        ("exceeded the memory limit of 2 GiB: used 2.3 GiB", {"exit_code": 137}, ["exit=137"]),
+        ("exceeded the memory limit of 2 GiB: used 2.3 GiB", {"exit_code": -9}, ["over-memory"]),
+        ("exceeded the memory limit of 2 GiB: used 2.3 GiB", {"exit_code": 137}, ["over-memory", "exit=137"]),
+        ("exceeded the memory limit of 2 GiB: used 2.3 GiB", None, ["over-memory"]),
         ("could not be started: No such file or directory", None, ["not-started"]),
         ("the process that ran it died: it was killed by signal 11 (SIGSEGV)", None, ["killed"]),
         ("the process that ran it died: it ended with exit code 1", None, ["exit=1"]),
         ("ValueError: killed by signal 9", None, []),
+        ("the process that ran it died: its executor broke (BrokenProcessPool), 3 times", None, ["killed"]),
+        ("MemoryError: exceeded the memory limit of 2 GiB", None, []),
         ("TimeoutError: timed out after 5 s", None, []),
         (None, {"exit_code": 0}, []),
     ],
 )
 def test_cause_of_a_failure_is_told_by_its_outcome(error: str, value: object, fitting: list[str]) -> None:
-    names = ["timed-out", "killed", "not-started", "exit=1", "exit=137", "exit=143"]
+    names = ["timed-out", "over-memory", "killed", "not-started", "exit=1", "exit=137", "exit=143"]
 
     assert [name for name in names if condition(name)(outcome(error, value))] == [
         name for name in names if name in fitting
@@ -192,7 +195,7 @@ def test_failure_of_this_start_is_not_chosen_again(log: Log) -> None:
 def test_choice_of_failures_that_says_nothing_is_refused(
     retry_failed: Any, error: type[Exception], log: Log
 ) -> None:
-    with pytest.raises(error, match="exit=CODE, timed-out, killed, not-started"):
+    with pytest.raises(error, match="exit=CODE, timed-out, over-memory, killed, not-started"):
         run(log, ["a"], retry_failed=retry_failed)
 
     assert log.map_status() is None

@@ -173,8 +173,8 @@ _OPTIONS = (
         multiple=True,
         metavar="CAUSE",
         callback=_where,
-        help="With --retry-failed: only what failed so: exit=CODE, timed-out, killed, not-started. May be given "
-        "several times.",
+        help="With --retry-failed: only what failed so: exit=CODE, timed-out, over-memory, killed, not-started. May be "
+        "given several times.",
     ),
     rerun_option("Run each of these items under NAME: the same line carries on, another name begins anew."),
     click.option(
