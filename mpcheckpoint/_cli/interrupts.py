@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import Any, Self
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MOST_BYTES = 4096
 _AGAIN_S = 1.0
 
@@ -50,7 +50,7 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        for number in _ENDING:
+        for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or the background of a script
                 self._before[number] = signal.signal(number, self._take)
         return self
@@ -89,7 +89,7 @@ class Interrupts:
         # a moment later.
         signals = 0
         with suppress(BlockingIOError):
-            signals = sum(byte in _ENDING for byte in os.read(self._reading, _MOST_BYTES))
+            signals = sum(byte in ENDING for byte in os.read(self._reading, _MOST_BYTES))
         os.write(self._writing, b"\0")  # it stays readable
         self._calls, self._bytes = self._calls + 1, self._bytes + signals
         if not self._is_obeyed and time.monotonic() >= self._raises_from_s:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from mpcheckpoint._cli.commands import cli
+from mpcheckpoint._cli.interrupts import ENDING, Stopped, exit_code_of
 from support.capabilities import has_jq, require
 from support.checkout import DOCS, ROOT
 from support.documents import PageError, blocks_of, is_like, run_page
@@ -215,6 +216,15 @@ def test_exit_codes_in_the_table_are_those_of_each_command_s_help() -> None:
         assert codes == {code for code, cell in enumerate(cells) if cell}, (command, said)
         for cell in filter(None, cells[1:]):
             assert cell.partition(" (with `--")[0] in said, (command, said)
+
+
+def test_exit_codes_of_signals_that_end_a_map_are_in_its_help_and_on_the_page() -> None:
+    page = (DOCS / "exit-codes.md").read_text(encoding="utf-8")
+    codes = [f"{exit_code_of(Stopped(number))}" for number in ENDING]
+
+    assert len(codes) == 3
+    assert set(codes) <= set(re.findall(r"\b1\d\d\b", exit_codes_in_help("map")))
+    assert set(codes) <= set(re.findall(r"^\| (\d+) \|", page, re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))

@@ -121,7 +121,7 @@ def map_command(*, command: tuple[str, ...], is_dry_run: bool, jobs: int | None,
 
     Exit codes: 0 all items are done and well, 1 some failed (now or before), 2 bad usage, a line that is no item, or a
     store that cannot be used, 75 stopped by a shortage (of processes, open files, memory) in which nothing ran for a
-    minute, 130 interrupted, 143 terminated.
+    minute, 129 hung up, as by a terminal that was closed, 130 interrupted, 143 terminated.
     """
     command, lists = split_lists(command)
     words = tuple(map(os.fsencode, command))
