@@ -9,7 +9,7 @@ import click
 from mpcheckpoint._cli.known_keys import keys_in, shown_keys
 from mpcheckpoint._cli.options import keys_option, store_option
 from mpcheckpoint._cli.terminal import Exit, counted, safe, say, say_error
-from mpcheckpoint._cli.whole_file import STDOUT, put_out, require_earlier
+from mpcheckpoint._cli.whole_file import STDOUT, begins, put_out, require_earlier
 from mpcheckpoint._report.making import Report, report_of
 from mpcheckpoint._report.page import BEGINNING
 
@@ -43,7 +43,7 @@ def report_command(store: str | Address, log_keys: tuple[str, ...], output: str)
     Exit codes: 0; 1 if a log is damaged or cannot be read: the page shows what can; 2 bad usage, a store or log
     that cannot be read or that no map has run on.
     """
-    require_earlier(output, BEGINNING.encode(), "report", safe(output))
+    require_earlier(output, begins(BEGINNING.encode()), "report", safe(output))
     try:
         report = report_of(store, log_keys)
     except ImportError as error:

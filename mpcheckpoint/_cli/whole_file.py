@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from contextlib import suppress
@@ -17,12 +18,20 @@ if TYPE_CHECKING:
 
 
 STDOUT = "-"
+# So much of a file is looked at.
+LOOK_BYTES = 64 * 1024
 
 
-def require_earlier(path: str, head: bytes, kind: str, named: str) -> None:
-    """Refuse a file that does not begin with ``head``: it is none that we have written.
+def begins(head: bytes) -> Callable[[bytes], bool]:
+    """Return what tells whether the beginning of a file is ``head``, or as much of it as there is."""
+    return lambda beginning: head.startswith(beginning[: len(head)])
+
+
+def require_earlier(path: str, is_earlier: Callable[[bytes], bool], kind: str, named: str) -> None:
+    """Refuse a file that is none that we have written, and one that cannot be: before what it is to hold is made.
 
     Args:
+        is_earlier: told the first ``LOOK_BYTES`` of a file that is not empty.
         kind: what it should be, in messages.
         named: how messages name it, the path included.
 
@@ -32,10 +41,10 @@ def require_earlier(path: str, head: bytes, kind: str, named: str) -> None:
     if path == STDOUT:
         return
     try:
-        beginning = _first_bytes(path, len(head))
+        beginning = _first_bytes(path)
     except OSError as error:
         raise click.UsageError(f"cannot write {named}: {error.strerror}") from error
-    if not head.startswith(beginning):
+    if beginning and not is_earlier(beginning):
         raise click.UsageError(f"{safe(path)} is no {kind}: it is left alone. Give the name of another file")
 
 
@@ -55,21 +64,27 @@ def put_out(path: str, content: bytes, named: str) -> None:
         raise click.ClickException(f"cannot write {named}: {error.strerror}") from error
 
 
-def _first_bytes(path: str, most: int) -> bytes:
+def _first_bytes(path: str) -> bytes:
     """Return what the file begins with that ``write_whole`` would replace; nothing where it would replace none.
 
     A pipe or a device is written to: reading from one might wait for ever.
 
     Raises:
-        OSError: it cannot be looked at, or is a directory.
+        OSError: it cannot be looked at, or is a directory; or no file can be made beside it.
     """
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         return b""
     try:
         with open(path, "rb") as file:
-            return file.read(most)
+            beginning = file.read(LOOK_BYTES)
     except FileNotFoundError:
-        return b""
+        beginning = b""
+    directory = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return beginning
 
 
 def write_whole(path: str, write: Callable[[IO[bytes]], object]) -> None:

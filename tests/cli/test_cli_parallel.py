@@ -350,11 +350,39 @@ def test_job_log_goes_into_a_pipe(run: Run, tmp_path: Path) -> None:
         assert [row[0] for row in rows(received.result(timeout=60))] == ["1"]
 
 
-def test_job_log_that_cannot_be_written_is_said_and_the_outcomes_are_there(run: Run) -> None:
-    ended = run("map", "--joblog", "nowhere/log", "--", "true", items="a\n")
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("nowhere/log", "No such file or directory"),
+        ("items/log", "Not a directory"),
+        ("sealed/log", "Permission"),
+    ],
+)
+def test_job_log_without_a_directory_it_can_be_written_to_is_refused_before_anything_runs(
+    path: str, why: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("sealed").mkdir()
+    real = os.access
+
+    def access(place: str, mode: int, **options: bool) -> bool:  # root may write anywhere
+        is_sealed = mode & os.W_OK and os.path.basename(place) == "sealed"
+        return not is_sealed and real(place, mode, **options)
+
+    monkeypatch.setattr(os, "access", access)
+
+    ended = run("map", "--joblog", path, "--", "touch", "ran", items="a\n")
 
     assert ended.code == 2
-    assert "cannot write the job log nowhere/log: No such file or directory" in ended.err
+    assert f"cannot write the job log {path}: {why}" in ended.err
+    assert not Path("ran").exists()
+    assert not Path("store").exists()
+
+
+def test_job_log_that_cannot_be_written_is_said_and_the_outcomes_are_there(run: Run) -> None:
+    ended = run("map", "--joblog", "/dev/full", "--", "true", items="a\n")
+
+    assert ended.code == 2
+    assert "cannot write the job log /dev/full: No space left on device" in ended.err
     assert len(rows(run("results", "--joblog", "-").out)) == 1
 
 

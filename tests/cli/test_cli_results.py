@@ -10,17 +10,17 @@ import re
 import stat
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import parquet
 
 from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli import main
+from mpcheckpoint._cli.maps.outcome_forms import Form
 from mpcheckpoint._work.results import COLUMNS
 from support.shell import CommandLine
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ITEMS = ["plain", 'a "quoted", item', "two\nlines\tand a tab", "carriage\rreturn\\", "\x1b[31mred", "bad"]
 RESULTS = ("results", "--store", "store", "--key", "k")
@@ -168,15 +168,81 @@ def test_parquet_without_its_library_says_what_installs_it(cli: CommandLine) -> 
 
 def test_output_file_is_replaced_as_a_whole_and_keeps_its_mode(cli: CommandLine) -> None:
     file = cli.directory / "out"
-    file.write_text("before")
+    cli.good(*RESULTS, "--format", "csv", "-o", "out")
+    before = file.read_text() + "and more"
+    file.write_text(before)
     file.chmod(0o640)
     with open(file) as reader:
         assert cli.good(*RESULTS, "--format", "csv", "-o", "out").out == ""
 
-        assert reader.read() == "before"
+        assert reader.read() == before
     assert file.read_bytes().decode() == printed(cli, "csv")
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     assert sorted(os.listdir(cli.directory)) == ["out", "store"]
+
+
+@pytest.fixture
+def here(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process works in the directory of the store."""
+    monkeypatch.chdir(cli.directory)
+
+
+FORMS = [form.value for form in Form]
+FOREIGN = [
+    *(
+        b"a\nb\n",
+        b"item\n",
+        b'{"item":1}\n',
+        b'{"item":1,"note":"object_key"}\n',
+        b'[\n{"item":1}]',
+        b"[1]\n",
+    ),
+    *(b"ok\n", b"failed to start\n", b"STATE of things\n", b"PAR1", b"PAR1PAR1", b"\0", b"\n"),
+]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("form", FORMS)
+def test_output_of_each_form_replaces_results_of_that_form_and_leaves_other_files_alone(
+    form: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line, file = (*RESULTS, "--format", form, "-o", "out"), Path("out")
+    for each in FORMS:
+        assert main([*RESULTS, "--format", each, "-o", each]) == 0
+    wanted = Path(form).read_bytes()
+    foreign = [Path(each).read_bytes() for each in FORMS if each != form]
+
+    for content in (b"", wanted):
+        file.write_bytes(content)
+        assert main(line) == 0
+        assert form == "parquet" or file.read_bytes() == wanted
+    for content in (*FOREIGN, *foreign):
+        file.write_bytes(content)
+        capfd.readouterr()
+        assert main(line) == 2
+        assert "out is no earlier output of results in this form: it is left alone" in capfd.readouterr().err
+        assert file.read_bytes() == content
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("form", FORMS)
+def test_output_without_outcomes_is_replaced(form: str) -> None:
+    line = [*RESULTS, "--format", form, "-o", "out"]
+
+    assert main([*line, "--since", "@4000000000"]) == 0
+    assert main(line) == 0
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("form", FORMS)
+def test_output_whose_first_item_is_long_is_replaced(form: str) -> None:
+    long = ["x" * 200_000]
+    event = {"run": 1, "ok": True, "error": None, "value": 1, "duration_s": 9999.0, "item": long}
+    Checkpoint("store").log("k").append("long", event)
+    line = [*RESULTS, "--format", form, "--slowest", "1", "-o", "out"]
+
+    assert main(line) == 0
+    assert main(line) == 0
 
 
 def test_output_that_cannot_be_written_is_told_and_leaves_nothing(cli: CommandLine) -> None:
@@ -190,14 +256,15 @@ def test_output_that_cannot_be_written_is_told_and_leaves_nothing(cli: CommandLi
 
 
 def test_output_is_left_as_it_was_if_the_log_is_corrupt(cli: CommandLine) -> None:
-    (cli.directory / "out").write_text("before")
+    cli.good(*RESULTS, "--format", "csv", "-o", "out")
+    before = (cli.directory / "out").read_text()
     log = cli.directory / "store" / ".checkpoint" / "k.jsonl"
     log.write_bytes(log.read_bytes().replace(b'"plain"', b'"qlain"'))
 
     refusal = cli.refused(*RESULTS, "--format", "csv", "-o", "out")
 
     assert "cannot write" not in refusal
-    assert (cli.directory / "out").read_text() == "before"
+    assert (cli.directory / "out").read_text() == before
 
 
 # --- which -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint._cli.maps.items import canonical
 from mpcheckpoint._cli.maps.template import Item, JsonItem, MissingFieldError, Shape, Template
 from mpcheckpoint._cli.terminal import one_line, safe
-from mpcheckpoint._cli.whole_file import put_out, require_earlier
+from mpcheckpoint._cli.whole_file import begins, put_out, require_earlier
 from mpcheckpoint._format.byte_text import to_bytes, to_text
 from mpcheckpoint._work.causes import NOT_STARTED, TIMED_OUT, exit_code, killing_signal
 from mpcheckpoint._work.outcomes import outcome_of
@@ -28,9 +28,9 @@ def require_joblog(path: str) -> None:
     """Refuse a file that a job log must not take the place of.
 
     Raises:
-        click.UsageError: it is another kind of file, or cannot be looked at.
+        click.UsageError: it is another kind of file, or cannot be looked at, or there is no place for it.
     """
-    require_earlier(path, _HEAD, "job log", _named(path))
+    require_earlier(path, begins(_HEAD), "job log", _named(path))
 
 
 def write_joblog(log: LogHandle, rerun: str | None, path: str, *, only_failed: bool = False) -> None:

@@ -152,7 +152,8 @@ _OPTIONS = (
         "--joblog",
         metavar="FILE",
         callback=_joblog,
-        help="When the map ends, write the outcomes of all items into FILE, as a job log of GNU parallel.",
+        help="When the map ends, write the outcomes of all items into FILE, as a job log of GNU parallel. FILE is "
+        "replaced, if it is a job log.",
     ),
     click.option(
         "--halt-on-error",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mpcheckpoint._cli.maps.outcome_text import json_row, text_of
 from mpcheckpoint._cli.terminal import safe
 from mpcheckpoint._cli.times import iso
-from mpcheckpoint._work.results import COLUMNS
+from mpcheckpoint._cli.whole_file import LOOK_BYTES
+from mpcheckpoint._work.results import COLUMNS, extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 _TIMES = ("began", "ended")
 # As jq's @tsv writes them, and PostgreSQL reads them: a cell is one line, without a tab.
 _TSV = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+# What files begin with that hold outcomes.
+_PARQUET = b"PAR1"
+_AFTER_ITEM = b',"object_key":'
+_ROW = rb'\{"item":[^\n]*?%b' % re.escape(_AFTER_ITEM)
 
 
 class Form(Enum):
@@ -33,6 +40,16 @@ class Form(Enum):
     CSV = "csv"
     TSV = "tsv"
     PARQUET = "parquet"
+
+
+_BEGINNINGS = {
+    Form.TEXT: re.compile(rb"(?:ok    |failed) +\d+\.\d{3} s  "),
+    Form.TABLE: re.compile(rb"STATE +BEGAN +DURATION +ATTEMPTS +WORKER +ITEM  +"),
+    Form.JSON: re.compile(rb"\[(?:\]\n\Z|\n%b)" % _ROW),
+    Form.JSONL: re.compile(_ROW),
+    Form.CSV: re.compile(re.escape(",".join(COLUMNS).encode() + b"\n")),
+    Form.TSV: re.compile(re.escape("\t".join(COLUMNS).encode() + b"\n")),
+}
 
 
 def chunks_of(outcomes: Results, form: Form, *, is_for_file: bool) -> Iterator[bytes]:
@@ -53,6 +70,27 @@ def chunks_of(outcomes: Results, form: Form, *, is_for_file: bool) -> Iterator[b
     if form is Form.JSONL:
         return map(json_row, outcomes)
     return (text_of(outcome).encode() for outcome in outcomes)
+
+
+def is_earlier(form: Form, path: str, beginning: bytes) -> bool:
+    """Return whether a file, with this beginning, is what ``results`` wrote in a form.
+
+    Raises:
+        MissingExtraError: it may be Parquet, and pyarrow is not installed.
+    """
+    if form is Form.PARQUET:
+        return beginning.startswith(_PARQUET) and _has_columns(path)
+    if len(beginning) == LOOK_BYTES:
+        beginning += _AFTER_ITEM  # the first item may be longer than that
+    return _BEGINNINGS[form].match(beginning) is not None
+
+
+def _has_columns(path: str) -> bool:
+    parquet = extra("pyarrow.parquet", "arrow")
+    try:
+        return bool(parquet.read_schema(path).names == list(COLUMNS))
+    except (OSError, ValueError):  # it is none
+        return False
 
 
 def _array(outcomes: Results) -> Iterator[bytes]:

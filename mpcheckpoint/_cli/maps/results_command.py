@@ -12,12 +12,12 @@ import click
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli.known_keys import keys_in, shown_keys
 from mpcheckpoint._cli.maps.joblog import require_joblog, write_joblog
-from mpcheckpoint._cli.maps.outcome_forms import Form, chunks_of
+from mpcheckpoint._cli.maps.outcome_forms import Form, chunks_of, is_earlier
 from mpcheckpoint._cli.maps.watch import JsonRows, PlainLines, watch
 from mpcheckpoint._cli.options import json_option, key_option, rerun_option, store_option
 from mpcheckpoint._cli.terminal import Exit, flush_out, is_screen, json_line, one_line, safe, write_out
 from mpcheckpoint._cli.times import moment
-from mpcheckpoint._cli.whole_file import STDOUT, write_whole
+from mpcheckpoint._cli.whole_file import STDOUT, require_earlier, write_whole
 from mpcheckpoint.errors import CheckpointError
 from mpcheckpoint.log import handle_of
 
@@ -58,7 +58,8 @@ _MOST_RERUNS = 5
     "--output",
     "-o",
     metavar="FILE",
-    help="Write into FILE, which is replaced as a whole; - is standard output.",
+    help="Write into FILE, which is replaced as a whole, if it is an earlier output in this form; - is standard "
+    "output.",
 )
 @click.option(
     "--joblog",
@@ -132,6 +133,7 @@ def results_command(
         if is_summary or is_watching or is_json:
             raise click.UsageError("--joblog excludes --summary, --watch and --json")
         require_joblog(joblog)
+    printing.require_file()
     with Checkpoint(store, read_only=True) as checkpoint:
         log = checkpoint.log(log_key, create=False)
         status = log.map_status(rerun=rerun)
@@ -160,6 +162,18 @@ class _Printing(NamedTuple):
     since_us: int
     slowest: int | None
     only_failed: bool
+
+    def require_file(self) -> None:
+        """Refuse a file that the outcomes must not take the place of.
+
+        Raises:
+            click.UsageError: it is another kind of file, or cannot be looked at, or there is no place for it.
+            MissingExtraError: it is Parquet, and pyarrow is not installed.
+        """
+        path = self.output
+        if path is not None:
+            kind = "earlier output of results in this form"
+            require_earlier(path, lambda begun: is_earlier(self.form, path, begun), kind, safe(path))
 
     def print(self, log: Log, rerun: str | None) -> None:
         """Print them, or write them into the file.
