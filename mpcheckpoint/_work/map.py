@@ -42,6 +42,11 @@ class MapRun(Generic[T_co, R_co]):
     the next start of the map carries on. An exception closes it, and so does a Ctrl-C. If another Ctrl-C interrupts
     the close, that ends what runs at once, and the next ``close`` does the rest.
 
+    Processes and threads that the function leaves behind keep a worker process from ending. The map waits 5 s for it:
+    at its end, after which it kills the worker process; and before it replaces one after ``tasks_per_worker`` items,
+    after which that is left to itself. What a function starts it should end, or make daemonic; a program that was
+    started by ``subprocess`` keeps nobody waiting, and lives on.
+
     Concurrency: for one thread. Any number of processes may run the same map on the same log; they share the work. A
     forked child has no part in the map: there, iterating raises ClosedError, and ``close`` does nothing.
     """

@@ -98,7 +98,10 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
         items: strings that are their own object keys, or anything with ``key``. Items that come twice run once and
             share the outcome. An item is compared with the one its key came with before, if both are JSON values of
             at most 1 MiB; others with ==, among the latest 10,000 of this call. What may only be used in the
-            thread that made it, as a cursor of sqlite3, is handed in as a list.
+            thread that made it, as a cursor of sqlite3, is handed in as a list. What iterating over them raises
+            ends the map: this call raises it if it comes among the first items, else the iteration does, after the
+            outcomes that are ready. What was recorded stays; what runs then is given back, or recorded if it runs in
+            an executor; the same call carries on.
         key: a function that returns the object key of an item.
         version: of the work. It is recorded, and another one is refused (see ``if_changed``): outcomes do not mix.
             "auto" makes it of the source of ``fn``, without comments, of the defaults of its parameters, and of what it

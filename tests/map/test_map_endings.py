@@ -136,6 +136,23 @@ def test_close_of_worker_processes_that_is_interrupted_at_any_step_is_made_up_fo
     assert list(log.results()) == []
 
 
+def leave_a_thread(item: str) -> int:
+    threading.Thread(target=threading.Event().wait, args=(600,)).start()
+    return os.getpid()
+
+
+def test_worker_process_that_a_thread_keeps_alive_is_waited_for_and_then_killed(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_pool, "TERMINATE_S", 0.2)
+    earlier = process_tree.living_descendants()
+
+    (outcome,) = log.map(leave_a_thread, ["a"], jobs=1, mp_context=multiprocessing.get_context("fork"))
+
+    assert outcome.ok
+    assert process_tree.living_descendants() == earlier
+
+
 @pytest.mark.parametrize("is_interrupted", [False, True], ids=["close", "ctrl-c"])
 def test_close_of_an_executor_that_is_interrupted_at_any_step_is_made_up_for_by_the_next(
     is_interrupted: bool, log: Log, store: Path

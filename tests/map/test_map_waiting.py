@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,6 +161,47 @@ def test_what_an_iterable_raises_is_raised_and_items_before_it_are_recorded(log:
 
     assert {outcome.item for outcome in log.results()} <= {"a"}
     assert log.map_status() is not None
+
+
+def begun(directory: Path, item: str) -> str:
+    """Run; b tells that it has begun, and waits until it may go on."""
+    if item == "b":
+        (directory / "begun").touch()
+        wait_until((directory / "goes on").exists, "it may go on", 60)
+    return item
+
+
+@KINDS
+@pytest.mark.parametrize("is_list", [False, True])
+def test_items_that_run_when_their_iterable_raises_are_given_back_or_recorded_in_an_executor(
+    kind: str, is_list: bool, log: Log, tmp_path: Path
+) -> None:
+    given_out: list[str] = []
+
+    class Items(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            yield from "ab"
+            wait_until((tmp_path / "begun").exists, "b runs")
+            if kind != "fork":
+                (tmp_path / "goes on").touch()  # the end waits for it
+            raise LookupError("no more")
+
+    def run() -> None:
+        with workers(kind, 1) as options:
+            items = Items("ab") if is_list else iter(Items())
+            given_out.extend(each.item for each in log.map(partial(begun, tmp_path), items, **options))
+
+    with pytest.raises(LookupError, match="no more"):
+        run()
+
+    assert set(given_out) <= {outcome.item for outcome in log.results()}
+    assert (log.events("b") == ()) == (kind == "fork")
+    (tmp_path / "goes on").touch()
+    assert {each.item for each in log.map(partial(begun, tmp_path), ["a", "b", "c"], jobs=1)} == {
+        "a",
+        "b",
+        "c",
+    }
 
 
 def test_iterable_is_asked_for_no_more_than_there_is_room_for_and_in_the_context_of_the_call(
