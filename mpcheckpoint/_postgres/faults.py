@@ -15,6 +15,8 @@ from mpcheckpoint.errors import (
 
 # What our own functions say (schema.sql). MP003, that a standby does not know who lives, is as any other refused read.
 ANOTHER_SESSION, NO_SUCH_LOG = "MP001", "MP002"
+# Of a foreign key: what is made belongs to a store that is not there any more.
+NO_SUCH_STORE = "23503"
 IN_RECOVERY = "25006"
 CANNOT_LOCK, DUPLICATE_OBJECT = "55P03", ("42P06", "42P07", "23505", "42710", "42723")
 # The session has ended with these, or is of no use: another one may do.
@@ -22,6 +24,11 @@ _LOST = ("08", "57P", IN_RECOVERY)
 _AGAIN = ("40001", "40P01")
 _NO_SCHEMA = ("3F000", "42P01", "42883", "42703")
 _NO_ACCESS = ("42501", "28000", "28P01")
+# Another one may have its name by now.
+_GONE = (
+    "the {} that was opened is gone: what the server keeps was made anew, or is as it was before that was made. "
+    "Open the store anew"
+)
 
 
 class ConnectionLostError(Exception):
@@ -61,7 +68,10 @@ def typed(error: ServerError, what: str, place: str, *, is_read: bool = False) -
     if error.code == CANNOT_LOCK:
         return LockTimeoutError(f"{said}: others were writing all the time", path=place, reason="locked")
     if error.code == NO_SUCH_LOG:
-        return LogNotFoundError(f"{said}: the log is gone", path=place, reason="no such log")
+        return LogNotFoundError(f"{what} of {place}: {_GONE.format('log')}", path=place, reason="no such log")
+    if error.code == NO_SUCH_STORE:
+        gone = _GONE.format("store")
+        return StoreNotFoundError(f"{what} of {place}: {gone}", path=place, reason="store removed")
     if error.code == ANOTHER_SESSION:
         return StoreAccessError(
             f"{said}. Use an address that leads to the server itself, or to a pooler that keeps a session for each "

@@ -14,11 +14,11 @@ import msgspec
 
 from mpcheckpoint._format.control import MAX_PREVIOUS, Header
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._postgres.faults import ConnectionLostError, ServerError, UnreachableError
+from mpcheckpoint._postgres.faults import NO_SUCH_STORE, ConnectionLostError, ServerError, UnreachableError
 from mpcheckpoint._postgres.next_generation import add_leading
 from mpcheckpoint._postgres.place import FLUSH
 from mpcheckpoint._postgres.read import LOOK, START, header_of, page_in, parameters_of
-from mpcheckpoint._postgres.rows import body_of, bytea_array, int4, int8, int8_array, number_in
+from mpcheckpoint._postgres.rows import body_of, bytea_array, int8, int8_array, new_id, number_in
 from mpcheckpoint._postgres.session import BEGIN, COMMIT, Call, lock_timeout, statement
 from mpcheckpoint._postgres.sessions import told
 from mpcheckpoint._store.moving import already_there, batches_of, came_from, content_of
@@ -44,17 +44,16 @@ _HEADS = statement(
     select l.id, l.key, l.generation, l.lineage,
         (select string_agg(u.g, '' order by u.n) from unnest(l.previous) with ordinality u (g, n)),
         l.restored, greatest(l.floor_stamp_us, b.stamp_us), coalesce(b.number, l.floor_number) - l.removed_bytes
-    from mpcheckpoint.log l left join lateral (
+    from mpcheckpoint.store s left join mpcheckpoint.log l on l.store = s.id left join lateral (
         select b.number, b.stamp_us from mpcheckpoint.batch b where b.gen = l.gen order by b.number desc limit 1
     ) b on true
-    where l.store = $1::integer order by l.key
+    where s.id = $1::bigint order by l.key
     """,
 )
 _EXISTS = statement(
     "adopt_exists_1",
-    "select id from mpcheckpoint.log where store = $1::integer and key_hash = sha256($2::bytea)",
+    "select id from mpcheckpoint.log where store = $1::bigint and key_hash = sha256($2::bytea)",
 )
-_GEN = statement("adopt_gen_1", "select nextval('mpcheckpoint.gen')")
 # Of no condition was a part of these judged: a reader that has seen any of them has seen them all.
 _ADD = statement(
     "adopt_batches_1",
@@ -62,15 +61,15 @@ _ADD = statement(
     "from unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[]) n (number, stamp_us, lines, body)",
 )
 _LOCK_STORE = statement(
-    "adopt_store_1", "select id from mpcheckpoint.store where id = $1::integer for no key update"
+    "adopt_store_1", "select id from mpcheckpoint.store where id = $1::bigint for no key update"
 )
 _HEAD = statement(
     "adopt_head_1",
-    "insert into mpcheckpoint.log (store, key, gen, generation, lineage, previous, restored, floor_number, "
-    "floor_stamp_us, removed_bytes) values ($1::integer, $2::bytea, $3::bigint, $4::bytea, $5::bytea, $6::bytea[], "
-    "$7::bytea, $8::bigint, $9::bigint, $10::bigint) on conflict do nothing",
+    "insert into mpcheckpoint.log (id, store, key, gen, generation, lineage, previous, restored, floor_number, "
+    "floor_stamp_us, removed_bytes) values ($1::bigint, $2::bigint, $3::bytea, $4::bigint, $5::bytea, $6::bytea, "
+    "$7::bytea[], $8::bytea, $9::bigint, $10::bigint, $11::bigint) on conflict do nothing",
 )
-_COUNT = statement("adopt_count_1", "update mpcheckpoint.store set logs = logs + 1 where id = $1::integer")
+_COUNT = statement("adopt_count_1", "update mpcheckpoint.store set logs = logs + 1 where id = $1::bigint")
 
 
 class SnapshotLog:
@@ -108,15 +107,19 @@ def cut_of_store(
     """Give all logs of a store as one snapshot has them. See ``Movable.cut``."""
     what, place = "reading the logs", sessions.place
     with told(what, place, is_read=True), sessions.another(what) as session:
-        found = session.call(Call(_SNAPSHOT, is_last=False), Call(_HEADS, [int4(store_id)]))[1]
+        found = session.call(Call(_SNAPSHOT, is_last=False), Call(_HEADS, [int8(store_id)]))[1]
         if not read_only:
             # What the snapshot shows was committed before this: it is durable once this is.
             sessions.read(lambda main: main.call_one(FLUSH), what, retry_s=retry_s)
+        if not found.ntuples:
+            raise ServerError(NO_SUCH_STORE, "no such store")
         logs = []
         for row in range(found.ntuples):
             log_id, key, *names, last_us, size = (
                 found.get_value(row, column) for column in range(found.nfields)
             )
+            if key is None:
+                break  # the store has no logs
             header = header_of((key or b"").decode(), *names)
             logs.append(
                 SnapshotLog(session, place, number_in(log_id), header, number_in(last_us), number_in(size))
@@ -146,9 +149,9 @@ class Adoption:
         with told(what, place), self._sessions.another(what) as session:
             session.call(lock_timeout(timeout_s))
             session.call_one(BEGIN)
-            if session.call_one(_EXISTS, int4(self._store_id), self._key).ntuples:
+            if session.call_one(_EXISTS, int8(self._store_id), self._key).ntuples:
                 raise already_there(self._log_key, place)
-            gen = number_in(session.call_one(_GEN).get_value(0, 0))
+            gen = new_id()
             self._copy(session, gen)
             self._make_head(session, gen)
             try:
@@ -189,10 +192,11 @@ class Adoption:
     def _make_head(self, session: Session, gen: int) -> None:
         old = came_from(self._log)
         previous = [bytes.fromhex(each) for each in (*old.previous, old.generation)[-MAX_PREVIOUS:]]
-        session.call_one(_LOCK_STORE, int4(self._store_id))
+        session.call_one(_LOCK_STORE, int8(self._store_id))
         made = session.call_one(
             _HEAD,
-            int4(self._store_id),
+            int8(new_id()),
+            int8(self._store_id),
             self._key,
             int8(gen),
             os.urandom(16),
@@ -205,7 +209,7 @@ class Adoption:
         )
         if not made.command_tuples:
             raise already_there(self._log_key, self._sessions.place)
-        session.call_one(_COUNT, int4(self._store_id))
+        session.call_one(_COUNT, int8(self._store_id))
 
 
 class _Waiting:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._postgres.faults import ServerError
 from mpcheckpoint._postgres.read import START
-from mpcheckpoint._postgres.rows import body_of, bytea_array, int4, int8, int8_array, number_in
+from mpcheckpoint._postgres.rows import body_of, bytea_array, int4, int8, int8_array, new_id, number_in
 from mpcheckpoint._postgres.session import Call, statement
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _DELETED_AT_ONCE = 5000
 
 _NEXT_GEN = statement(
     "next_gen_1",
-    "insert into mpcheckpoint.leftover select $1::bigint, nextval('mpcheckpoint.gen') returning gen",
+    "insert into mpcheckpoint.leftover values ($1::bigint, $2::bigint)",
 )
 _ADD = statement(
     "add_1",
@@ -77,7 +77,8 @@ class NextGeneration:
         self._session = session
         self._source = source
         self.generation = os.urandom(16)
-        self.gen = number_in(session.call_one(_NEXT_GEN, int8(place.id)).get_value(0, 0))
+        self.gen = new_id()
+        session.call_one(_NEXT_GEN, int8(place.id), int8(self.gen))
 
     def add_leading(self, leading: Sequence[Payload]) -> None:
         """Write the lines that say what was dropped, below the numbers of all batches."""

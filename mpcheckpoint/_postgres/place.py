@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._postgres.faults import NO_SUCH_LOG, ServerError
 from mpcheckpoint._postgres.rows import int8, number_in
 from mpcheckpoint._postgres.session import statement
 
@@ -43,6 +44,17 @@ HOLDS = statement(
 )
 
 
+def require_log(result: PGresult) -> PGresult:
+    """Return what a statement gave that has rows of each log that is there.
+
+    Raises:
+        ServerError: it has none.
+    """
+    if not result.ntuples:
+        raise ServerError(NO_SUCH_LOG, "no such log")
+    return result
+
+
 class LogPlace:
     """Where a log is: what its readers and writers share."""
 
@@ -59,14 +71,16 @@ class LogPlace:
     def read(
         self, asked: Statement, *parameters: bytes | None, meanwhile: Callable[[], object] | None = None
     ) -> PGresult:
-        """Return what a statement gives that changes nothing. ``meanwhile``: see ``Session.call``; at each try.
+        """Return what a statement gives that changes nothing, and has rows of a log that is there.
+
+        ``meanwhile``: see ``Session.call``; at each try.
 
         Raises:
-            StoreUnavailableError, ReadFailedError, StoreAccessError, FormatVersionError
+            LogNotFoundError, StoreUnavailableError, ReadFailedError, StoreAccessError, FormatVersionError
         """
         what = f"reading the log {self.log_key!r}"
         return self.sessions.read(
-            lambda session: session.read_one(asked, *parameters, meanwhile=meanwhile),
+            lambda session: require_log(session.read_one(asked, *parameters, meanwhile=meanwhile)),
             what,
             retry_s=self.retry_s,
         )

@@ -17,6 +17,7 @@ from mpcheckpoint._logfile.chunk import Told
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.header import no_position
 from mpcheckpoint._logfile.judged import LastingEnd, Seen
+from mpcheckpoint._postgres.place import require_log
 from mpcheckpoint._postgres.rows import int8, int8_array, lines_of, number_in, numbers_in
 from mpcheckpoint._postgres.session import statement
 from mpcheckpoint._types import Position
@@ -359,8 +360,12 @@ def parameters_of(wanted: Sequence[tuple[int, int | None, int]]) -> list[bytes |
 
 
 def page_in(result: PGresult) -> Page:
-    """Return what ``LOOK`` found of one log."""
-    return pages_in(result)[0][0]
+    """Return what ``LOOK`` found of one log.
+
+    Raises:
+        ServerError: the log is gone.
+    """
+    return pages_in(require_log(result))[0][0]
 
 
 def pages_in(result: PGresult) -> tuple[dict[int, Page], int]:

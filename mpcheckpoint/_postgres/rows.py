@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from array import array
 from itertools import accumulate, repeat
@@ -91,6 +92,11 @@ def int8(number: int) -> bytes:
 def int4(number: int) -> bytes:
     """Return an integer of the server, in binary."""
     return struct.pack("!i", number)
+
+
+def new_id() -> int:
+    """Return an id that nothing else has anywhere, at any time, of a store, a log or a generation."""
+    return int.from_bytes(os.urandom(8), "big") >> 1
 
 
 def milliseconds(timeout_s: float) -> int:

@@ -9,8 +9,11 @@ create schema if not exists mpcheckpoint;
 create table mpcheckpoint.version (version integer not null);
 insert into mpcheckpoint.version values (1);
 
+-- Ids of stores, of logs and of generations are random, and their makers choose them: no other one ever has the same, so
+-- that a server which went back in time (restored, or a standby that lagged behind), and a schema that was made anew, are
+-- told from the one where a client found them. Numbers that rise would be given out again there, for something else.
 create table mpcheckpoint.store (
-    id integer generated always as identity primary key,
+    id bigint primary key,
     name text not null unique,
     -- How many logs it has. Changed under a lock on this row, so no log appears without it.
     logs bigint not null default 0
@@ -19,8 +22,8 @@ create table mpcheckpoint.store (
 -- The head of a log. Appends have a lock on the log (see lock_1) and do not change this row: a row that each append
 -- updates bloats while an old snapshot is open.
 create table mpcheckpoint.log (
-    id bigint generated always as identity primary key,
-    store integer not null references mpcheckpoint.store,
+    id bigint primary key,
+    store bigint not null references mpcheckpoint.store,
     key bytea not null,
     key_hash bytea not null generated always as (sha256(key)) stored,
     -- The generation that holds the log, by number and by name; what all its generations share; the names of earlier ones.
@@ -41,8 +44,6 @@ create table mpcheckpoint.log (
     followed_until timestamptz not null default '-infinity',
     unique (store, key_hash)
 );
-
-create sequence mpcheckpoint.gen;
 
 -- What was appended, a row a batch. A line is [key, event, meta], the key null for a control line, no meta for null.
 create table mpcheckpoint.batch (
@@ -70,7 +71,7 @@ create table mpcheckpoint.leftover (
 
 -- Who works: alive for as long as a session holds the advisory lock.
 create table mpcheckpoint.worker (
-    store integer not null references mpcheckpoint.store,
+    store bigint not null references mpcheckpoint.store,
     id bytea not null,
     lock bigint not null,
     begun_us bigint not null,
@@ -130,7 +131,7 @@ create function mpcheckpoint.append_1(
 declare
     v_done text;
     v_has_waited boolean;
-    v_store integer;
+    v_store bigint;
     v_gen bigint;
     v_generation bytea;
     v_lineage bytea;
@@ -229,15 +230,16 @@ end $$;
 
 -- Make a log, unless there is one of that key.
 create function mpcheckpoint.make_log_1(
-    p_store integer, p_key bytea, p_generation bytea, p_lineage bytea, p_stamp_us bigint, p_timeout_ms integer
+    p_store bigint, p_log bigint, p_key bytea, p_gen bigint, p_generation bytea, p_lineage bytea, p_stamp_us bigint,
+    p_timeout_ms integer
 ) returns void language plpgsql as $$
 begin
     if p_timeout_ms is not null then
         perform set_config('lock_timeout', p_timeout_ms::text, true);
     end if;
     perform from mpcheckpoint.store s where s.id = p_store for no key update;
-    insert into mpcheckpoint.log (store, key, gen, generation, lineage, floor_stamp_us)
-        values (p_store, p_key, nextval('mpcheckpoint.gen'), p_generation, p_lineage, p_stamp_us)
+    insert into mpcheckpoint.log (id, store, key, gen, generation, lineage, floor_stamp_us)
+        values (p_log, p_store, p_key, p_gen, p_generation, p_lineage, p_stamp_us)
         on conflict do nothing;
     if found then
         update mpcheckpoint.store set logs = logs + 1 where id = p_store;
@@ -284,7 +286,7 @@ end $$;
 
 -- Begin a worker: it lives for as long as this session holds the lock.
 create function mpcheckpoint.begin_worker_1(
-    p_session text, p_store integer, p_id bytea, p_lock bigint, p_begun_us bigint, p_host text, p_pid integer,
+    p_session text, p_store bigint, p_id bytea, p_lock bigint, p_begun_us bigint, p_host text, p_pid integer,
     p_command text
 ) returns boolean language plpgsql as $$
 begin
@@ -300,7 +302,7 @@ begin
 end $$;
 
 -- Retire a worker; p_lock: of one of this session, else null.
-create function mpcheckpoint.retire_worker_1(p_store integer, p_id bytea, p_lock bigint)
+create function mpcheckpoint.retire_worker_1(p_store bigint, p_id bytea, p_lock bigint)
 returns void language plpgsql as $$
 begin
     perform set_config('synchronous_commit', 'off', true);
@@ -312,7 +314,7 @@ end $$;
 
 -- Which of some workers live (all, where p_ids is null), as a server tells that others may write to: on a standby its
 -- own locks would be asked. p_own: those of this session, for whom asking for the lock tells nothing.
-create function mpcheckpoint.live_workers_1(p_store integer, p_ids bytea[], p_own bytea[])
+create function mpcheckpoint.live_workers_1(p_store bigint, p_ids bytea[], p_own bytea[])
 returns setof mpcheckpoint.worker language plpgsql as $$
 begin
     if pg_is_in_recovery() then
@@ -331,4 +333,3 @@ end $$;
 --   grant insert on mpcheckpoint.store, mpcheckpoint.log, mpcheckpoint.batch, mpcheckpoint.worker, mpcheckpoint.leftover to mpcheckpoint_writer;
 --   grant update on mpcheckpoint.store, mpcheckpoint.log, mpcheckpoint.worker to mpcheckpoint_writer;
 --   grant delete on mpcheckpoint.batch, mpcheckpoint.worker, mpcheckpoint.leftover to mpcheckpoint_writer;
---   grant usage on sequence mpcheckpoint.gen to mpcheckpoint_writer;

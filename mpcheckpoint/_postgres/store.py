@@ -11,13 +11,13 @@ from mpcheckpoint._format.control import require_fitting_log_key
 from mpcheckpoint._format.names import file_name
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._postgres.examination import examine
-from mpcheckpoint._postgres.faults import DUPLICATE_OBJECT, ServerError
+from mpcheckpoint._postgres.faults import DUPLICATE_OBJECT, NO_SUCH_STORE, ServerError, typed
 from mpcheckpoint._postgres.log import PostgresLog
 from mpcheckpoint._postgres.moving import Adoption, cut_of_store
 from mpcheckpoint._postgres.notifier import PostgresNotifier
 from mpcheckpoint._postgres.place import LogPlace
 from mpcheckpoint._postgres.read import LOOK, PostgresReader, pages_in, parameters_of
-from mpcheckpoint._postgres.rows import int4, int8, milliseconds, number_in
+from mpcheckpoint._postgres.rows import int4, int8, milliseconds, new_id, number_in
 from mpcheckpoint._postgres.session import statement
 from mpcheckpoint._postgres.sessions import sessions_of
 from mpcheckpoint._postgres.workers import PostgresWorkers
@@ -40,16 +40,22 @@ HAS_SCHEMA = statement("has_schema", "select to_regclass('mpcheckpoint.version')
 VERSION = statement("version", "select version::bigint from mpcheckpoint.version")
 STORE = statement("store_1", "select id::bigint from mpcheckpoint.store where name = $1::text")
 MAKE_STORE = statement(
-    "make_store_1", "insert into mpcheckpoint.store (name) values ($1::text) on conflict do nothing"
+    "make_store_1",
+    "insert into mpcheckpoint.store (id, name) values ($1::bigint, $2::text) on conflict do nothing",
 )
-LOGS = statement("logs_1", "select logs from mpcheckpoint.store where id = $1::integer")
-KEYS = statement("keys_1", "select key from mpcheckpoint.log where store = $1::integer")
+LOGS = statement("logs_1", "select logs from mpcheckpoint.store where id = $1::bigint")
+# A row without a key where there is no log; none where there is no such store.
+KEYS = statement(
+    "keys_1",
+    "select l.key from mpcheckpoint.store s left join mpcheckpoint.log l on l.store = s.id where s.id = $1::bigint",
+)
 FIND = statement(
-    "find_1", "select id from mpcheckpoint.log where store = $1::integer and key_hash = sha256($2::bytea)"
+    "find_1", "select id from mpcheckpoint.log where store = $1::bigint and key_hash = sha256($2::bytea)"
 )
 MAKE_LOG = statement(
     "make_log_1",
-    "select mpcheckpoint.make_log_1($1::integer, $2::bytea, $3::bytea, $4::bytea, $5::bigint, $6::integer)",
+    "select mpcheckpoint.make_log_1($1::bigint, $2::bigint, $3::bytea, $4::bigint, $5::bytea, $6::bytea, $7::bigint, "
+    "$8::integer)",
 )
 
 
@@ -81,13 +87,14 @@ class PostgresStore:
         self._looked = threading.local()
 
     def log_keys(self) -> list[str]:
-        result = self._read(KEYS, int4(self._id))
-        return sorted((result.get_value(row, 0) or b"").decode() for row in range(result.ntuples))
+        result = self._read_of_store(KEYS)
+        keys = (result.get_value(row, 0) for row in range(result.ntuples))
+        return sorted(key.decode() for key in keys if key is not None)
 
     def change_token(self) -> object | None:
         """Return how many logs there are: none is ever removed."""
         logs: int | None = self._looked.__dict__.pop("logs", None)
-        return number_in(self._read(LOGS, int4(self._id)).get_value(0, 0)) if logs is None else logs
+        return number_in(self._read_of_store(LOGS).get_value(0, 0)) if logs is None else logs
 
     def look(self, readers: Sequence[Reader]) -> bool:
         """Have the next poll of each reader give what one look at all of them finds, all as of one moment."""
@@ -100,8 +107,9 @@ class PostgresStore:
             retry_s=self._retry_s,
         )
         pages, self._looked.logs = pages_in(result)
-        are_whole = [reader.found(pages[at]) for at, reader in enumerate(ours)]
-        return all(are_whole)
+        # Of a log that is gone there is no page: its reader looks by itself, and says so.
+        are_whole = [reader.found(pages[at]) for at, reader in enumerate(ours) if at in pages]
+        return len(are_whole) == len(ours) and all(are_whole)
 
     def find_log(self, log_key: str) -> PostgresLog:
         return self._found(log_key, _key_bytes(log_key))
@@ -111,11 +119,20 @@ class PostgresStore:
         if not create:
             return self._found(log_key, key)
         require_fitting_log_key(log_key)
-        result = self._read(FIND, int4(self._id), key)
+        result = self._read(FIND, int8(self._id), key)
         if not result.ntuples:
             names = os.urandom(16), os.urandom(16)
             timeout = None if timeout_s is None else int4(milliseconds(timeout_s))
-            self._read(MAKE_LOG, int4(self._id), key, *names, int8(clock.next(0)), timeout)
+            self._read(
+                MAKE_LOG,
+                int8(self._id),
+                int8(new_id()),
+                key,
+                int8(new_id()),
+                *names,
+                int8(clock.next(0)),
+                timeout,
+            )
             return self._found(log_key, key)
         return self._log(log_key, number_in(result.get_value(0, 0)))
 
@@ -129,7 +146,7 @@ class PostgresStore:
         Adoption(self.sessions, self._id, log, pace).run(timeout_s)
 
     def _found(self, log_key: str, key: bytes) -> PostgresLog:
-        result = self._read(FIND, int4(self._id), key)
+        result = self._read(FIND, int8(self._id), key)
         if not result.ntuples:
             raise LogNotFoundError(
                 f"there is no log {log_key!r} in {self.path}",
@@ -147,6 +164,13 @@ class PostgresStore:
         return self.sessions.read(
             lambda session: session.call_one(asked, *parameters), "finding logs", retry_s=self._retry_s
         )
+
+    def _read_of_store(self, asked: Any) -> Any:
+        """Return what a statement gives that has a row where the store is there."""
+        result = self._read(asked, int8(self._id))
+        if not result.ntuples:
+            raise typed(ServerError(NO_SUCH_STORE, "no such store"), "finding logs", self.path)
+        return result
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PostgresStore) and other._arguments == self._arguments
@@ -205,7 +229,7 @@ def _opened(session: Session, name: str, place: str, *, may_make: bool) -> int:
     if not found.ntuples:
         if not may_make:
             raise StoreNotFoundError(f"there is no store {name!r} in {place}", path=place, reason="no store")
-        session.call_one(MAKE_STORE, name.encode())
+        session.call_one(MAKE_STORE, int8(new_id()), name.encode())
         found = session.call_one(STORE, name.encode())
     return number_in(found.get_value(0, 0))
 

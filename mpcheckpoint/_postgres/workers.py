@@ -42,30 +42,30 @@ _MOST_COMMAND_CHARACTERS = 200
 
 BEGIN_WORKER = statement(
     "begin_worker_1",
-    "select mpcheckpoint.begin_worker_1($1::text, $2::integer, $3::bytea, $4::bigint, $5::bigint, $6::text, "
+    "select mpcheckpoint.begin_worker_1($1::text, $2::bigint, $3::bytea, $4::bigint, $5::bigint, $6::text, "
     "$7::integer, $8::text)",
 )
-RETIRE = statement("retire_1", "select mpcheckpoint.retire_worker_1($1::integer, $2::bytea, $3::bigint)")
+RETIRE = statement("retire_1", "select mpcheckpoint.retire_worker_1($1::bigint, $2::bytea, $3::bigint)")
 UNLOCK = statement("unlock", "select pg_advisory_unlock($1::bigint)")
 LIVE = statement(
     "live_1",
     "select id, begun_us, host, pid::bigint, command, shown "
-    "from mpcheckpoint.live_workers_1($1::integer, $2::bytea[], $3::bytea[])",
+    "from mpcheckpoint.live_workers_1($1::bigint, $2::bytea[], $3::bytea[])",
 )
 KNOWN = statement(
-    "known_1", "select exists (select from mpcheckpoint.worker where store = $1::integer and id = $2::bytea)"
+    "known_1", "select exists (select from mpcheckpoint.worker where store = $1::bigint and id = $2::bytea)"
 )
 BEGIN_AGAIN = statement(
     "begin_again_1",
-    "update mpcheckpoint.worker set begun_us = $3::bigint where store = $1::integer and id = $2::bytea "
+    "update mpcheckpoint.worker set begun_us = $3::bigint where store = $1::bigint and id = $2::bytea "
     "and ($4::boolean or not pg_try_advisory_xact_lock_shared(lock))",
 )
 SHOW = statement(
-    "show_1", "update mpcheckpoint.worker set shown = $3::bytea where store = $1::integer and id = $2::bytea"
+    "show_1", "update mpcheckpoint.worker set shown = $3::bytea where store = $1::bigint and id = $2::bytea"
 )
 CLEAR = statement(
     "clear_1",
-    "delete from mpcheckpoint.worker w where w.store = $1::integer and not w.id = any($2::bytea[]) "
+    "delete from mpcheckpoint.worker w where w.store = $1::bigint and not w.id = any($2::bytea[]) "
     "and pg_try_advisory_xact_lock_shared(w.lock)",
 )
 
@@ -170,9 +170,9 @@ class PostgresWorkers:
 
         def renewed(session: Session) -> Session | None:
             if session is lost:
-                session.read_one(KNOWN, int4(self._store_id), own)  # which finds out
+                session.read_one(KNOWN, int8(self._store_id), own)  # which finds out
                 return lost
-            session.call_one(RETIRE, int4(self._store_id), own, None)  # perhaps nobody has cleared up
+            session.call_one(RETIRE, int8(self._store_id), own, None)  # perhaps nobody has cleared up
             # Where another one has the lock, the server may not have noticed yet that the last session was lost.
             return session if self._register(session, own) else None
 
@@ -206,7 +206,7 @@ class PostgresWorkers:
         unlocking = (Call(UNLOCK, [int8(lock)]) for lock in session.loose_locks[:loose])
         beginning = (
             session.marker,
-            int4(self._store_id),
+            int8(self._store_id),
             worker_id,
             int8(lock_of(worker_id.hex())),
             int8(clock.next(0)),
@@ -228,7 +228,7 @@ class PostgresWorkers:
         if not _ID.fullmatch(worker_id):
             return False
         row = self._read(
-            lambda session: session.read_one(KNOWN, int4(self._store_id), bytes.fromhex(worker_id))
+            lambda session: session.read_one(KNOWN, int8(self._store_id), bytes.fromhex(worker_id))
         )
         return bool(row.get_value(0, 0) == b"\1")
 
@@ -255,7 +255,7 @@ class PostgresWorkers:
         try:
             self._read(
                 lambda session: session.call_one(
-                    CLEAR, int4(self._store_id), bytea_array(list(self._held_by_main()))
+                    CLEAR, int8(self._store_id), bytea_array(list(self._held_by_main()))
                 )
             )
         except CheckpointError:
@@ -271,7 +271,7 @@ class PostgresWorkers:
 
         def end(session: Session) -> PGresult:
             own = int8(lock) if session is holder else None
-            done = session.call_one(RETIRE, int4(self._store_id), bytes.fromhex(worker_id), own)
+            done = session.call_one(RETIRE, int8(self._store_id), bytes.fromhex(worker_id), own)
             if session is not holder:
                 holder.loose_locks.append(lock)
             return done
@@ -293,7 +293,7 @@ class PostgresWorkers:
         own = bytes.fromhex(worker_id)
 
         def change(session: Session) -> PGresult:
-            parameters = [int4(self._store_id), own, value]
+            parameters = [int8(self._store_id), own, value]
             if asks_holder:
                 parameters.append(b"\1" if own in session.held else b"\0")
             return session.call(ASYNC, Call(asked, parameters))[1]
@@ -316,7 +316,7 @@ class PostgresWorkers:
                 return {}
             ids = bytea_array(known)
         result = self._read(
-            lambda session: session.read_one(LIVE, int4(self._store_id), ids, bytea_array(list(session.held)))
+            lambda session: session.read_one(LIVE, int8(self._store_id), ids, bytea_array(list(session.held)))
         )
         rows = (
             [result.get_value(row, column) or b"" for column in range(6)] for row in range(result.ntuples)
