@@ -19,6 +19,7 @@ from mpcheckpoint._progress.words import items_done as items_done  # noqa: PLC04
 from mpcheckpoint._progress.words import one_line as one_line  # noqa: PLC0414 - for the commands
 from mpcheckpoint._progress.words import plural as plural  # noqa: PLC0414 - for the commands
 from mpcheckpoint._progress.words import safe as safe  # noqa: PLC0414 - for the commands
+from mpcheckpoint._system.command_line import without_passwords as without_passwords  # noqa: PLC0414 - the same
 from mpcheckpoint.errors import shell_text
 
 if TYPE_CHECKING:
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
     from mpcheckpoint.maintenance import LogCheck, LogSurvey
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-# What is redacted already stays as it is, and what follows it, too.
-_PASSWORD = re.compile(r"(:/[^\s:@]*):(?!\*\*\*@)\S*@")
-_PASSWORD_FIELD = re.compile(
-    r"(?i)([?&](?:(?:ssl)?password|passwd|pwd|secret|token)=)(?!\*\*\*(?:[&#;\s'\")]|$))[^&\s'\")]*"
-)
 
 
 class Exit(IntEnum):
@@ -56,11 +52,6 @@ def counted(number: int, noun: str) -> str:
 def shown_name(log: LogCheck | LogSurvey) -> str:
     """Return a log's key as it is shown; the name of its file if the key cannot be told."""
     return one_line(os.path.basename(log.path) if log.log_key is None else log.log_key) or "''"
-
-
-def without_passwords(text: str) -> str:
-    """Return a message without the passwords of URLs: click repeats what it refuses."""
-    return _PASSWORD_FIELD.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
 
 
 def json_line(value: object) -> bytes:

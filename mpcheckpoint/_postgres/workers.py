@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from mpcheckpoint._logfile.clock import clock
@@ -22,6 +23,7 @@ from mpcheckpoint._postgres.session import ASYNC, Call, statement
 from mpcheckpoint._postgres.sessions import Retry, passing, unavailable
 from mpcheckpoint._store.worker_protocol import WorkerHolder
 from mpcheckpoint._system import LockHolder
+from mpcheckpoint._system.command_line import shown_command
 from mpcheckpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -212,7 +214,7 @@ class PostgresWorkers:
             int8(clock.next(0)),
             socket.gethostname().encode(),
             int4(os.getpid()),
-            " ".join(sys.orig_argv)[:_MOST_COMMAND_CHARACTERS].replace("\0", "").encode(errors="replace"),
+            _command(tuple(sys.orig_argv)),
         )
         *_, begun = session.call(*unlocking, Call(BEGIN_WORKER, beginning))
         del session.loose_locks[:loose]
@@ -340,6 +342,13 @@ class _Row(NamedTuple):
     begun_us: int
     holder: LockHolder
     shown: bytes
+
+
+@lru_cache(maxsize=1)
+def _command(words: tuple[str, ...]) -> bytes:
+    """Return a command line as a row has it: everybody reads that who may read the store."""
+    shown = shown_command(words)[:_MOST_COMMAND_CHARACTERS]
+    return shown.replace("\0", "").encode(errors="backslashreplace")
 
 
 def lock_of(worker_id: str) -> int:

@@ -11,6 +11,8 @@ from collections.abc import Collection
 from enum import Enum
 from typing import NamedTuple
 
+from mpcheckpoint._system.command_line import shown_command
+
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _READ_BYTES = 1 << 20
 # The first name space of processes (PROC_PID_INIT_INO). In any other the table leaves out locks of processes outside.
@@ -32,8 +34,8 @@ class LockHolder(NamedTuple):
 
     Attributes:
         pid: its id.
-        command: its command line; None if the process is gone, or hidden from us. If it is gone, a process that it
-            forked has the lock.
+        command: its command line, without the passwords in it; None if the process is gone, or hidden from us. If it is
+            gone, a process that it forked has the lock.
         is_stopped: whether it is stopped, as by SIGSTOP or Ctrl-Z.
     """
 
@@ -160,7 +162,9 @@ def _found(name: str) -> LockStatus | None:
 
 def _process(pid: int) -> LockHolder:
     try:
-        command = " ".join(_read(f"/proc/{pid}/cmdline", _LONGEST_COMMAND_BYTES).split("\0")).strip()
+        line = _read(f"/proc/{pid}/cmdline", _LONGEST_COMMAND_BYTES)
+        is_cut = len(line) >= _LONGEST_COMMAND_BYTES and not line.endswith("\0")
+        command = shown_command(line.rstrip("\0").split("\0"), is_cut=is_cut).strip()
         # The state follows the name, which stands in brackets and may hold anything.
         name, _, rest = _read(f"/proc/{pid}/stat").partition("(")[2].rpartition(")")
     except OSError:

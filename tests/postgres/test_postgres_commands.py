@@ -12,9 +12,12 @@ from mpcheckpoint import Checkpoint, maintenance
 from mpcheckpoint.errors import NotForThisStoreError, StoreNotFoundError
 from support.here import CommandLineHere
 from support.postgres.addresses import PASSWORD
+from support.postgres.handles import store_on
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from support.postgres.cluster import Cluster
 
 PYTHON = [sys.executable, "-c"]
 FAILS_FOR_B = [*PYTHON, "import sys; print('did', sys.argv[1]); sys.exit(sys.argv[1] == 'b')"]
@@ -105,6 +108,25 @@ def test_handle_is_sent_to_a_spawned_process_with_its_password(place: str) -> No
 
 def _append(checkpoint: Checkpoint, number: int) -> None:
     checkpoint.log("a").append("x", number)
+
+
+@pytest.mark.parametrize("told", ["--store={}", "{}", "Checkpoint('{}')", "x" * 150 + " {}"])
+def test_password_of_a_command_line_is_in_no_row_and_no_message(
+    place: str, postgres: Cluster, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "job", told.format(place)])
+    with Checkpoint(place) as checkpoint, checkpoint.log("a").claim("x") as claim:
+        assert claim is not None
+        (row,) = postgres.execute(
+            "select command, w::text from mpcheckpoint.worker w",
+            database=place.rpartition("/")[2].partition("#")[0],
+        )
+        (holder,) = store_on(place.partition("#")[0], "run").workers.holders([claim.worker]).values()
+
+    assert row[0].startswith("python -m job")
+    assert len(row[0]) <= 200
+    for begun in range(5, len(PASSWORD) + 1):
+        assert PASSWORD[:begun] not in f"{row}{holder}"
 
 
 def test_examination_says_how_durable_the_server_is(place: str) -> None:
