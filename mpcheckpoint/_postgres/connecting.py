@@ -50,12 +50,15 @@ _SETTINGS = (
 )
 # Settings of later versions than the oldest that we use.
 _LATER_SETTINGS = {170000: "set transaction_timeout = 0"}
-# What is said at the start has no code that libpq tells. What is not among these may be otherwise in a while.
+# What is said at the start has a code, too, which libpq does not tell of a connection that was not made: so the text
+# has to do. It is in the language of the server. Whatever is not among these, whole, may be otherwise in a while, such
+# as a limit of connections that is reached: a minute of tries in vain is less harm than to give up what would do.
 _REFUSALS = {
-    "28P01": ("password authentication failed", "no password supplied", "no pg_hba.conf entry"),
-    "42501": ("permission denied for database", "is not permitted to log in"),
-    "28000": ('role "',),
-    "3D000": ('database "',),
+    "28P01": r"FATAL:  (?:password|Peer|Ident|certificate) authentication failed for user|no password supplied",
+    "28000": r"FATAL:  (?:no pg_hba\.conf entry for |pg_hba\.conf rejects connection )"
+    r'|FATAL:  role ".*" (?:does not exist|is not permitted to log in)$',
+    "42501": r"FATAL:  permission denied for database ",
+    "3D000": r'FATAL:  database ".*" does not exist$',
 }
 # What libpq says of a parameter before it asks any server: to try again is useless.
 _BAD_PARAMETER = re.compile(
@@ -83,10 +86,17 @@ def connected(conninfo: str, *, must_write: bool) -> Connection[Any]:
         message = str(error).strip()
         if bad := _BAD_PARAMETER.search(message):
             _refuse_parameters(bad)
-        for code, words in _REFUSALS.items():
-            if any(each in message for each in words):
-                raise ServerError(code, message) from None
-        raise UnreachableError(message) from None
+        if error.pgconn is not None and error.pgconn.needs_password:
+            raise ServerError("28P01", message) from None
+        raise refusal(message) from None
+
+
+def refusal(message: str) -> ServerError | UnreachableError:
+    """Return the error for a connection that was not made: a ServerError if to try again is useless."""
+    for code, words in _REFUSALS.items():
+        if re.search(words, message, re.MULTILINE):
+            return ServerError(code, message)
+    return UnreachableError(message)
 
 
 def _refuse_parameters(bad: re.Match[str] | None) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,11 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from mpcheckpoint._cli import main
+from mpcheckpoint._cli.terminal import Exit
+from mpcheckpoint._postgres.connecting import refusal
+from mpcheckpoint._postgres.faults import ServerError
+from mpcheckpoint._postgres.sessions import Retry
 from mpcheckpoint.errors import (
     CheckpointError,
     FormatVersionError,
@@ -231,6 +237,90 @@ def test_server_that_takes_no_more_sessions_is_waited_for_and_then_said_to_be_un
         with checkpoint_at(address, "another") as another:
             another.log("a").append("x", 0)
         assert checkpoint.log("a").events("x") == (0, 1)
+
+
+_LIMITS = {
+    "role": ("alter role {} connection limit 0", "alter role {} connection limit -1"),
+    "database": ("alter database {} connection limit 0", "alter database {} connection limit -1"),
+    "database that is being worked on": (
+        "alter database {} allow_connections false",
+        "alter database {} allow_connections true",
+    ),
+}
+
+
+@pytest.mark.parametrize("limited", _LIMITS)
+def test_role_or_database_that_takes_no_more_sessions_is_waited_for_and_then_said_to_be_unavailable(
+    postgres: Cluster,
+    postgres_database: str,
+    limited: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    database = _name(postgres_database)
+    role = f"limited_of_{database}"
+    address = postgres.create_role(role, database, [f'GRANT CREATE ON DATABASE "{database}" TO {{role}}'])
+    limit, free = (sql.format(role if limited == "role" else database) for sql in _LIMITS[limited])
+    try:
+        with checkpoint_at(address) as checkpoint:
+            checkpoint.log("a").append("x", 0)
+            postgres.execute(limit)
+            with pytest.raises(StoreUnavailableError):
+                checkpoint_at(f"{address}?application_name=another", retry_s=0.1)
+            with monkeypatch.context() as patience:
+                patience.setattr(Retry, "pause", lambda _: False)
+                assert main(["show", "--store", f"{address}?application_name=one#tests"]) == Exit.SHORTAGE
+            assert "could not be reached" in capfd.readouterr().err
+            with ThreadPoolExecutor(1) as thread:
+                waiting = thread.submit(checkpoint_at, f"{address}?application_name=late")
+                checkpoint.log("a").append("x", 1)
+                postgres.execute(free)
+                with waiting.result() as late:
+                    assert late["x"] == (0, 1)
+    finally:
+        postgres.execute(free)
+        postgres.drop_role(role, database)
+
+
+def _said(what: str) -> str:
+    return f'connection failed: connection to server at "127.0.0.1", port 5432 failed: {what}'
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ('FATAL:  password authentication failed for user "u"', "28P01"),
+        ('FATAL:  Peer authentication failed for user "u"', "28P01"),
+        ("fe_sendauth: no password supplied", "28P01"),
+        ('FATAL:  no pg_hba.conf entry for host "h", user "u", database "d", no encryption', "28000"),
+        ('FATAL:  pg_hba.conf rejects connection for host "h", user "u", database "d"', "28000"),
+        ('FATAL:  role "u" does not exist', "28000"),
+        ('FATAL:  role "u" is not permitted to log in', "28000"),
+        (
+            'FATAL:  permission denied for database "d"\nDETAIL:  User does not have CONNECT privilege.',
+            "42501",
+        ),
+        ('FATAL:  database "d" does not exist', "3D000"),
+        (
+            'FATAL:  database "d" does not exist\nDETAIL:  It seems to have just been dropped or renamed.',
+            "3D000",
+        ),
+        ('FATAL:  too many connections for role "u"', None),
+        ('FATAL:  too many connections for database "d"', None),
+        ('FATAL:  database "d" is not currently accepting connections', None),
+        ('FATAL:  cannot connect to invalid database "d"', None),
+        ("FATAL:  sorry, too many clients already", None),
+        ("FATAL:  the database system is starting up", None),
+        ('FATALE:  troppe connessioni per il database "d"', None),
+        ('FATALE:  il database "d" non accetta attualmente connessioni', None),
+        ("FATAL:  zu viele Verbindungen f\u00fcr Rolle \u00bbu\u00ab", None),
+        ("could not receive data from server: Connection refused", None),
+    ],
+)
+def test_refusal_of_a_connection_is_lasting_only_where_that_is_known(said: str, code: str | None) -> None:
+    error = refusal(_said(said))
+
+    assert (error.code if isinstance(error, ServerError) else None) == code
 
 
 @pytest.mark.slow
