@@ -114,6 +114,12 @@ def settings_of(server_version: int) -> list[str]:
     return [*_SETTINGS, *(sql for version, sql in _LATER_SETTINGS.items() if version <= server_version)]
 
 
+def text_for(connection: PGconn, value: str) -> bytes:
+    """Return a text as the database can hold it, with escapes where its encoding may lack something."""
+    takes_all = connection.parameter_status(b"server_encoding") in (b"UTF8", b"SQL_ASCII")
+    return value.replace("\0", "").encode("utf-8" if takes_all else "ascii", "backslashreplace")
+
+
 def note_cancelled_waits(connection: PGconn) -> list[str]:
     """Return a list to which is added whenever the wait of a commit for a synchronous standby was cancelled.
 

@@ -14,7 +14,8 @@ insert into mpcheckpoint.version values (1);
 -- told from the one where a client found them. Numbers that rise would be given out again there, for something else.
 create table mpcheckpoint.store (
     id bigint primary key,
-    name text not null unique,
+    -- UTF-8, as keys are: a database of another encoding could not hold every name as a text.
+    name bytea not null unique,
     -- How many logs it has. Changed under a lock on this row, so no log appears without it.
     logs bigint not null default 0
 );

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import Error, OperationalError, pq
 
-from mpcheckpoint._postgres.connecting import connected, note_cancelled_waits, settings_of
+from mpcheckpoint._postgres.connecting import connected, note_cancelled_waits, settings_of, text_for
 from mpcheckpoint._postgres.faults import (
     ANOTHER_SESSION,
     IN_RECOVERY,
@@ -40,8 +40,6 @@ _READ_S = 60.0
 # How long a server may take to answer at the start of a session.
 _SETUP_S = 10.0
 _BINARY = [1] * 32
-
-
 _MARKER = "select coalesce(current_setting('mpcheckpoint.session', true), '')"
 
 
@@ -139,6 +137,10 @@ class Session:
     def server_version(self) -> int:
         """The version of the server, as 150004 for 15.4."""
         return self._connection.server_version
+
+    def text(self, value: str) -> bytes:
+        """Return a text as the database can hold it; for what is only shown."""
+        return text_for(self._connection, value)
 
     @property
     def is_in_transaction(self) -> bool:

@@ -38,10 +38,10 @@ SCHEMA_VERSION = 1
 
 HAS_SCHEMA = statement("has_schema", "select to_regclass('mpcheckpoint.version') is not null")
 VERSION = statement("version", "select version::bigint from mpcheckpoint.version")
-STORE = statement("store_1", "select id::bigint from mpcheckpoint.store where name = $1::text")
+STORE = statement("store_1", "select id::bigint from mpcheckpoint.store where name = $1::bytea")
 MAKE_STORE = statement(
     "make_store_1",
-    "insert into mpcheckpoint.store (id, name) values ($1::bigint, $2::text) on conflict do nothing",
+    "insert into mpcheckpoint.store (id, name) values ($1::bigint, $2::bytea) on conflict do nothing",
 )
 LOGS = statement("logs_1", "select logs from mpcheckpoint.store where id = $1::bigint")
 # A row without a key where there is no log; none where there is no such store.

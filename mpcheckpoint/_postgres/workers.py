@@ -212,9 +212,9 @@ class PostgresWorkers:
             worker_id,
             int8(lock_of(worker_id.hex())),
             int8(clock.next(0)),
-            socket.gethostname().encode(),
+            session.text(socket.gethostname()),
             int4(os.getpid()),
-            _command(tuple(sys.orig_argv)),
+            session.text(_command(tuple(sys.orig_argv))),
         )
         *_, begun = session.call(*unlocking, Call(BEGIN_WORKER, beginning))
         del session.loose_locks[:loose]
@@ -345,10 +345,9 @@ class _Row(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _command(words: tuple[str, ...]) -> bytes:
+def _command(words: tuple[str, ...]) -> str:
     """Return a command line as a row has it: everybody reads that who may read the store."""
-    shown = shown_command(words)[:_MOST_COMMAND_CHARACTERS]
-    return shown.replace("\0", "").encode(errors="backslashreplace")
+    return shown_command(words)[:_MOST_COMMAND_CHARACTERS]
 
 
 def lock_of(worker_id: str) -> int:

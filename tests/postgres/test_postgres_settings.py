@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import psycopg
 import pytest
 
+from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli import main
 from mpcheckpoint._cli.terminal import Exit
 from mpcheckpoint._postgres.connecting import refusal
@@ -30,7 +33,7 @@ from mpcheckpoint.errors import (
 from mpcheckpoint.maintenance import copy_store
 from support.capabilities import is_root, require
 from support.postgres.addresses import PASSWORD, USER
-from support.postgres.handles import checkpoint_at, lock_logs
+from support.postgres.handles import checkpoint_at, lock_logs, store_on
 from support.postgres.pooler import pooled, pooler_program
 from support.postgres.small_disk import on_small_disk
 
@@ -114,6 +117,36 @@ def test_wait_for_locks_may_be_longer_than_the_server_can_wait(postgres_database
         with checkpoint_at(postgres_database, "copy", lock_timeout_s=1e9) as copied:
             copy_store(checkpoint, copied)
             assert copied.log("a").events("x") == log.events("x") == (4,)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "EUC_JP", "SQL_ASCII"])
+def test_encoding_of_a_database_keeps_no_text_out(
+    postgres: Cluster, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "\u2603 \U0001f600 \udc80 \xff"])
+    monkeypatch.setattr("socket.gethostname", lambda: "\u2603")
+    postgres.execute(
+        f"create database other_encoding encoding {encoding} owner {USER} template template0 "
+        "lc_collate 'C' lc_ctype 'C'"
+    )
+    try:
+        address, name = postgres.address("other_encoding"), "%C3%BF%E2%98%83%F0%9F%98%80"
+        with Checkpoint(f"{address}#{name}") as checkpoint:
+            log = checkpoint.log("\xff\u2603\U0001f600")
+            _use(log)
+            with log.claim("\u2603") as claim:
+                assert claim is not None
+                (holder,) = store_on(address, unquote(name)).workers.holders([claim.worker]).values()
+            assert holder.process is not None
+            assert holder.process.command is not None
+            assert holder.process.command.startswith("python ")
+            assert ("\u2603" in holder.process.command) == (encoding == "SQL_ASCII")
+            assert [each.value for each in log.map(str, ["\u2603"], key=str, jobs=1)] == ["\u2603"]
+            assert Checkpoint(f"{address}#{name}", create=False).logs() == ["\xff\u2603\U0001f600"]
+        with Checkpoint(f"{address}#%C3%BF%3F%3F") as other:
+            assert other.logs() == []
+    finally:
+        postgres.drop_database("other_encoding")
 
 
 @pytest.mark.slow
