@@ -15,6 +15,8 @@ from mpcheckpoint.errors import (
 
 # What our own functions say (schema.sql). MP003, that a standby does not know who lives, is as any other refused read.
 ANOTHER_SESSION, NO_SUCH_LOG = "MP001", "MP002"
+# A statement that this session has prepared is not there, or one that it has not is: it is not the session that it was.
+_NOT_OURS = ("26000", "42P05")
 # Of a foreign key: what is made belongs to a store that is not there any more.
 NO_SUCH_STORE = "23503"
 IN_RECOVERY = "25006"
@@ -72,10 +74,11 @@ def typed(error: ServerError, what: str, place: str, *, is_read: bool = False) -
     if error.code == NO_SUCH_STORE:
         gone = _GONE.format("store")
         return StoreNotFoundError(f"{what} of {place}: {gone}", path=place, reason="store removed")
-    if error.code == ANOTHER_SESSION:
+    if error.code in (ANOTHER_SESSION, *_NOT_OURS):
         return StoreAccessError(
-            f"{said}. Use an address that leads to the server itself, or to a pooler that keeps a session for each "
-            "client",
+            f"{said}. Something between here and the server gives one session to several clients, as a connection "
+            "pooler does between transactions. Use an address that leads to the server itself, or to a pooler that "
+            "keeps a session for each client",
             path=place,
             reason="no session of its own",
         )

@@ -170,6 +170,38 @@ def test_pooler_between_transactions_is_refused_and_one_that_keeps_sessions_is_n
         _use(checkpoint.log("a"))
 
 
+@pytest.mark.parametrize("done", ["deallocate all", 'prepare "look_1 0" as select 1', "discard all"])
+def test_pooler_that_gave_the_session_to_another_client_is_named_and_nothing_is_written(
+    postgres: Cluster, postgres_database: str, done: str
+) -> None:
+    """Alone, a client has the same session each time, and nothing tells that there is a pooler."""
+    require(pooler_program() is not None, "pgbouncer is not installed (Debian: pgbouncer)")
+    with (
+        pooled(postgres, _name(postgres_database), mode="transaction") as address,
+        checkpoint_at(address, retry_s=1) as checkpoint,
+        checkpoint_at(postgres_database, read_only=True) as direct,
+    ):
+        log = checkpoint.log("a")
+        if not done.startswith("prepare"):
+            log.append("x", 0)
+            assert log.events("x") == (0,)
+        events = direct.get("x", ())
+
+        def refuses(use: Callable[[], object]) -> None:
+            with psycopg.connect(address, autocommit=True, prepare_threshold=None) as other:
+                other.execute(done.encode())
+            with pytest.raises(StoreAccessError, match="keeps a session for each client"):
+                use()
+
+        if done != "discard all":
+            refuses(lambda: log.events("x"))
+        if not done.startswith("prepare"):
+            refuses(lambda: log.append("x", 1))
+            refuses(lambda: log.append_many([("x", 1), ("y", 1)]))
+            refuses(lambda: log.claim("x").__enter__())
+        assert direct.get("x", ()) == events
+
+
 # --- roles -------------------------------------------------------------------------------------------------
 
 
