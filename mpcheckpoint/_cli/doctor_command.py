@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from mpcheckpoint._cli.options import STORE_PLACE, json_option
 from mpcheckpoint._cli.remembered import STORE_VARIABLE
@@ -25,10 +26,14 @@ _VERDICTS = {
 
 @click.command("doctor", short_help="Find out whether a place can hold a store.")
 @json_option
-@click.argument("place", metavar="STORE", envvar=STORE_VARIABLE, type=STORE_PLACE)
-def doctor_command(place: str | Address, is_json: bool) -> int:
+@click.option("--store", metavar="STORE", type=STORE_PLACE, help="The same, as other commands take it.")
+@click.argument("place", metavar="STORE", envvar=STORE_VARIABLE, type=STORE_PLACE, required=False)
+@click.pass_context
+def doctor_command(
+    context: click.Context, place: str | Address | None, store: str | Address | None, is_json: bool
+) -> int:
     """Find out whether STORE, a directory, can hold a store: locks, syncs, file system, space, limits, clock, and the
-    store there. Or whether the server can at whose address it is: how durable it is set, above all.
+    store there. Or whether the server can at whose address it is: how durable it is set, and what this role may do.
 
     \b
     Example:
@@ -46,6 +51,8 @@ def doctor_command(place: str | Address, is_json: bool) -> int:
     it is, or bad usage.
     """
 
+    place = _chosen(context, place, store)
+
     def show(finding: Finding) -> None:
         # Not `write_out`, which ends the process at a broken pipe: the temporary directory is to be removed first.
         sys.stdout.buffer.write(json_line(finding) if is_json else _text(finding))
@@ -59,6 +66,20 @@ def doctor_command(place: str | Address, is_json: bool) -> int:
         write_out(f"{_VERDICTS[examination.verdict]}\n".encode())
         flush_out()
     return _EXIT_CODES[examination.verdict]
+
+
+def _chosen(
+    context: click.Context, place: str | Address | None, store: str | Address | None
+) -> str | Address:
+    """Return the store that was given, in one way or the other."""
+    if store is not None:
+        if context.get_parameter_source("place") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("give STORE once: as it is, or as --store STORE", context)
+        return store
+    if place is None:
+        argument = next(each for each in context.command.params if each.name == "place")
+        raise click.MissingParameter(ctx=context, param=argument)
+    return place
 
 
 def _text(finding: Finding) -> bytes:

@@ -6,7 +6,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from mpcheckpoint._postgres.rows import number_in
+from mpcheckpoint._postgres.rows import number_in, text_array
 from mpcheckpoint._postgres.session import Call, statement
 from mpcheckpoint._store.findings import BAD, OK, WARN, Finding
 
@@ -33,6 +33,34 @@ _STATE = statement(
     "(select count(*) from pg_catalog.pg_stat_replication where sync_state in ('sync', 'quorum')), "
     "(select count(*) from pg_catalog.pg_stat_replication)",
 )
+# What the roles of schema.sql have. All of the catalog: names of what a role may not enter cannot be looked up.
+_NEEDED = {
+    "select": ("version", "store", "log", "batch", "worker", "leftover"),
+    "insert": ("store", "log", "batch", "worker", "leftover"),
+    "update": ("store", "log", "worker"),
+    "delete": ("batch", "worker", "leftover"),
+}
+# Rows: what this role lacks, a privilege and a name.
+_PRIVILEGES = statement(
+    "privileges",
+    """
+    with schema as (select oid from pg_catalog.pg_namespace where nspname = 'mpcheckpoint')
+    select case when not exists (select from schema) then 'create' else 'usage' end, 'mpcheckpoint'
+        where not case when exists (select from schema)
+            then (select has_schema_privilege(oid, 'usage') from schema)
+            else has_database_privilege(current_database(), 'create') end
+    union all
+    select n.privilege, 'mpcheckpoint.' || n.name
+        from unnest($1::text[], $2::text[]) n (privilege, name)
+        join pg_catalog.pg_class c on c.relname = n.name and c.relnamespace = (select oid from schema)
+        where not has_table_privilege(c.oid, n.privilege)
+    union all
+    select 'execute', 'mpcheckpoint.' || p.proname
+        from pg_catalog.pg_proc p where p.pronamespace = (select oid from schema)
+        and not has_function_privilege(p.oid, 'execute')
+    order by 1, 2
+    """,
+)
 _NOTHING = statement("nothing", "select 1")
 
 
@@ -47,6 +75,7 @@ def examine(ask: Ask) -> Iterator[Finding]:
     yield _sync(settings)
     yield _standbys(settings, synchronous, standbys)
     yield _connections(settings, connections)
+    yield _privileges(ask)
     yield _round_trip(ask)
 
 
@@ -125,6 +154,31 @@ def _connections(settings: dict[str, str], connections: int) -> Finding:
         text = f"{connections} of {most} connections are in use; each process takes one or two. Raise max_connections"
         return Finding("connections", WARN, text, figures)
     return Finding("connections", OK, f"{connections} of {most} connections are in use", figures)
+
+
+def _privileges(ask: Ask) -> Finding:
+    """What this role lacks of what a store takes."""
+    needed = [(privilege, name) for privilege, names in _NEEDED.items() for name in names]
+    columns = [text_array(column) for column in zip(*needed, strict=True)]
+    (result,) = ask(lambda session: session.call(Call(_PRIVILEGES, columns)))
+    lacking: dict[str, list[str]] = {}
+    for row in range(result.ntuples):
+        privilege, name = ((result.get_value(row, column) or b"").decode() for column in (0, 1))
+        lacking.setdefault(privilege, []).append(name)
+    if not lacking:
+        return Finding("privileges", OK, "this role may do all that a store takes", {"lacking": {}})
+    if "create" in lacking:
+        text = (
+            "there is no schema mpcheckpoint in the database, and this role may not make it: have an administrator "
+            "open a store first, and grant this role what it needs"
+        )
+        return Finding("privileges", BAD, text, {"lacking": lacking})
+    listed = "; ".join(f"{privilege} on {', '.join(names)}" for privilege, names in lacking.items())
+    if lacking.keys() & {"usage", "select"}:
+        text = f"this role may not read stores: it lacks {listed}"
+        return Finding("privileges", BAD, text, {"lacking": lacking})
+    text = f"this role may read stores, and not do all that writing takes: it lacks {listed}"
+    return Finding("privileges", WARN, text, {"lacking": lacking})
 
 
 def _round_trip(ask: Ask) -> Finding:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mpcheckpoint._format.frame import Payload
 
-_BYTEA_OID, _INT8_OID, _INT4_OID = 17, 20, 23
+_BYTEA_OID, _INT8_OID, _INT4_OID, _TEXT_OID = 17, 20, 23, 25
 _ARRAY = struct.Struct("!iiiii")
 _NO_INT4S = struct.pack("!iii", 0, 0, _INT4_OID)
 
@@ -78,10 +78,19 @@ def int8_array(numbers: Sequence[int | None]) -> bytes:
 
 def bytea_array(values: Sequence[bytes]) -> bytes:
     """Return a bytea[] of the server, in binary."""
+    return _array(values, _BYTEA_OID)
+
+
+def text_array(values: Sequence[str]) -> bytes:
+    """Return a text[] of the server, in binary."""
+    return _array([each.encode() for each in values], _TEXT_OID)
+
+
+def _array(values: Sequence[bytes], oid: int) -> bytes:
     if not values:
-        return struct.pack("!iii", 0, 0, _BYTEA_OID)
+        return struct.pack("!iii", 0, 0, oid)
     items = b"".join([struct.pack("!i", len(each)) + each for each in values])
-    return struct.pack("!iiiii", 1, 0, _BYTEA_OID, len(values), 1) + items
+    return struct.pack("!iiiii", 1, 0, oid, len(values), 1) + items
 
 
 def int8(number: int) -> bytes:

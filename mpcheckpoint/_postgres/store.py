@@ -21,8 +21,8 @@ from mpcheckpoint._postgres.rows import int4, int8, milliseconds, new_id, number
 from mpcheckpoint._postgres.session import statement
 from mpcheckpoint._postgres.sessions import sessions_of
 from mpcheckpoint._postgres.workers import PostgresWorkers
-from mpcheckpoint._store.findings import OK, Finding
-from mpcheckpoint.errors import FormatVersionError, LogNotFoundError, StoreNotFoundError
+from mpcheckpoint._store.findings import BAD, OK, Finding
+from mpcheckpoint.errors import FormatVersionError, LogNotFoundError, StoreAccessError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -190,6 +190,8 @@ def examine_server(address: Address) -> Iterator[Finding]:
         logs = len(PostgresStore(address, create=False, read_only=True, retry_s=0).log_keys())
     except StoreNotFoundError:
         yield Finding("store", OK, "none here yet", {"logs": 0})
+    except StoreAccessError:
+        yield Finding("store", BAD, "this role may not read it, if it is there", {})
     else:
         yield Finding("store", OK, f"{logs} log{'' if logs == 1 else 's'}", {"logs": logs})
 

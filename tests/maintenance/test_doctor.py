@@ -535,3 +535,4 @@ def test_doctor_in_a_shell_ends_with_a_plain_verdict(tmp_path: Path) -> None:
     assert "\x1b" not in bad.out
     assert bad.out.splitlines()[-1] == "this place cannot hold a store as it is"
     assert "Missing argument" in shell.refused("doctor")
+    assert "give STORE once" in shell.refused("doctor", "a", "--store", "b")
