@@ -78,7 +78,7 @@ class Tail:
             RecordsLostError: what was returned is not in the log any more: a server lost it.
             InvalidPositionError: a restore took it out.
             ClosedError: the tail or its handle is closed.
-            What ``flush`` raises: the tail gives durable records only.
+            What ``flush`` raises, where the tail gives durable records only (``durable=True``).
             After each of them nothing is lost: a further call goes on from where the last list ended.
         """
         self._require_open()

@@ -24,7 +24,7 @@ from support.postgres.standby import promote, standby_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpcheckpoint import Log, Position
+    from mpcheckpoint import Log, Position, Tail
     from mpcheckpoint.testing import AcknowledgementJournal, AcknowledgementWriter
     from support.postgres.cluster import Cluster
     from support.processes import Children
@@ -145,6 +145,42 @@ def test_server_that_lost_unsynced_appends_resets_views_and_tells_followers(forg
         log.append("x", "last")
         log.flush()
         assert _records(view) == _replayed(address, "a")
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_server_that_is_killed_takes_back_nothing_that_was_given_as_durable(
+    forgetful: Cluster, read_only: bool
+) -> None:
+    """What is visible is not always durable yet, however the server is set: an append may be on its way to the disk."""
+    address = forgetful.create_database("d")
+    with (
+        checkpoint_at(address) as writing,
+        checkpoint_at(address, durability="never") as unsynced,
+        checkpoint_at(address, read_only=read_only) as reading,
+    ):
+        writing.log("a").append("x", "kept")
+        visible, durable = writing.log("a").tail("start"), reading.log("a").tail("start", durable=True)
+        assert _new(visible) == _new(durable) == ["kept"]
+
+        unsynced.log("a").append("x", "lost")
+        assert _new(visible) == ["lost"]
+        forgetful.restart("kill")
+        writing.log("a").append("x", "other")
+        with pytest.raises(RecordsLostError):
+            visible.new()
+        assert _new(durable) == ["other"]
+
+        unsynced.log("a").append("x", "taken")
+        assert _new(durable) == ["taken"]
+        forgetful.restart("kill")
+        tally.add("kills", 2)
+        writing.log("a").append("x", "last")
+        assert _new(durable) == ["last"]
+        assert writing.log("a").events("x") == ("kept", "other", "taken", "last")
+
+
+def _new(tail: Tail) -> list[object]:
+    return [record.event for record in tail.new()]
 
 
 @pytest.mark.parametrize("is_synchronous", [True, False])
