@@ -218,7 +218,8 @@ class Process:
             notifier.close()
         for writer in list(self._alive):
             writer.reset_after_fork()
-        self._writers, self._known = OrderedDict(), OrderedDict()
+        self._writers = OrderedDict()
+        self._known = OrderedDict()
         self.writers_epoch = object()
         for handle in list(self._handles):
             handle.reset_after_fork()
