@@ -166,11 +166,10 @@ class BackupPlace:
 
     def opened(self) -> StoreDirectory:
         """Return the directory, made if need be, for the users of the store as far as the system lets us."""
-        directory = StoreDirectory(self.base, create=True, read_only=False, is_unfinished_taken=True)
-        if self.made and self._store is not None:
-            with translated("making", self.path):
-                system.give_access(self.path, system.access_of(self._store.path))
-        return directory
+        users_of = None if self._store is None else self._store.path
+        return StoreDirectory(
+            self.base, create=True, read_only=False, is_unfinished_taken=True, users_of=users_of
+        )
 
     def lock(self, held: ExitStack, timeout_s: float | None) -> None:
         """Hold the store lock of the directory, made if need be.

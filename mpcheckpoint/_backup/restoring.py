@@ -102,6 +102,8 @@ def restore(
     backup does not have, go to quarantine. A log that is as it was is left alone. Positions and cursors from before the
     moment of the backup stay valid; later ones are refused, since other records come in their place.
 
+    A store that is made, and logs that are, belong to those who may use the backup.
+
     Durability: when it has returned all is durable. If it fails or is interrupted before it begins to replace logs, the
     store is as it was. If it fails or is killed after that, the store cannot be opened until another restore, or a
     repair, has brought it to an end. Meanwhile handles that were open before append nothing to logs that are still to
@@ -135,7 +137,9 @@ def restore(
         saved_steps(source, there)  # what cannot be read makes no store
         made = missing_directories(there)
         try:
-            target = StoreDirectory(path, create=True, read_only=False, is_unfinished_taken=True)
+            target = StoreDirectory(
+                path, create=True, read_only=False, is_unfinished_taken=True, users_of=source.path
+            )
             target.require_locking()
             return _restored(source, marker, target, deadline, on_progress)
         except BaseException:

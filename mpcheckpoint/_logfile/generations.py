@@ -38,7 +38,7 @@ from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.header import known_control
-from mpcheckpoint._logfile.ownership import create_copy, create_successor, temporary_name
+from mpcheckpoint._logfile.ownership import create_log_like, create_successor, temporary_name
 from mpcheckpoint._logfile.page import vouched_durable
 from mpcheckpoint._logfile.quarantine import keep_bytes
 from mpcheckpoint._logfile.replay import replay
@@ -149,7 +149,7 @@ class GenerationCopy:
 
         Args:
             leading: control lines that are to stand after the header, before all that is copied.
-            users_of: for the users of this file instead, as far as the system lets us: nobody has the log yet.
+            users_of: for the users of this log of another directory instead: nobody has the log yet.
             file: what was made under the temporary name, if something was.
         """
         self.generation = uuid.uuid4().hex
@@ -171,7 +171,9 @@ class GenerationCopy:
         )
         # Crash: whose it is to be is settled before the log has it.
         self.descriptor = file or (
-            create_successor(temporary, paths.log) if users_of is None else create_copy(temporary, users_of)
+            create_successor(temporary, paths.log)
+            if users_of is None
+            else create_log_like(temporary, paths.directory, users_of)
         )
         self.fd = self.descriptor.fd
         self._buffer = bytearray(line)

@@ -192,11 +192,29 @@ def create_log(temporary: str, directory: str) -> system.Descriptor:
     """
 
     def share(fd: int) -> None:
-        wanted = _access_of_new(system.access_of(fd), system.access_of(directory), _SHARED_FILE)
-        if system.locked_out(wanted, system.give_access(fd, wanted)) is not None:
-            system.give_access(fd, system.naming_all(wanted))
+        _share(fd, _access_of_new(system.access_of(fd), system.access_of(directory), _SHARED_FILE))
 
     return _created(temporary, share, mode=0o666)
+
+
+def create_log_like(temporary: str, directory: str, log: str) -> system.Descriptor:
+    """Create the file of a new log for the users of a log of another directory, as far as the system lets us.
+
+    If the directories have different owners, and the log belongs to that of its own, or to this user, as what root has
+    copied does, then the new one is for those who may use the new directory.
+    """
+    like, here = _access_beside(log), system.access_of(directory)
+    there = system.access_of(os.path.dirname(log))
+    if here.uid == there.uid or like.uid not in (there.uid, system.user_id()):
+        return create_copy(temporary, log)
+    if here.default_acl is not None:
+        return create_log(temporary, directory)
+    return _created(temporary, lambda fd: _share(fd, _access_of_new(like, here, _SHARED_FILE)))
+
+
+def _share(fd: int, wanted: Access) -> None:
+    if system.locked_out(wanted, system.give_access(fd, wanted)) is not None:
+        system.give_access(fd, system.naming_all(wanted))
 
 
 def _access_of_new(has: Access, of: Access, shared: int) -> Access:
@@ -217,21 +235,49 @@ def leave_to_store(fd: int, directory: str) -> None:
     system.give_access(fd, _access_inside(directory))
 
 
-def make_store_directory(path: str) -> bool:
-    """Make the directory of a new store, as `create_log` makes a log; return False if something stands there."""
+def make_store_directory(path: str, users: Access | None = None) -> bool:
+    """Make the directory of a new store, as `create_log` makes a log; return False if something stands there.
+
+    Args:
+        users: whose it is to be; see ``users_of_new_directory``. None: of those who may use the one that it lies in.
+    """
     of = system.access_of(os.path.dirname(path))
     # In /tmp and its like, what a user makes belongs to that user.
-    if _is_mine_alone(of) or of.mode & stat.S_ISVTX:
+    is_mine = _is_mine_alone(of) or bool(of.mode & stat.S_ISVTX)
+    if users is not None and users.uid == system.user_id() and not is_mine:
+        users = None
+    if users is None and is_mine:
         return system.make_directory(path)
 
     def prepare(temporary: str) -> None:
         has = system.access_of(temporary)
-        system.give_access(temporary, _access_of_new(has, of, _SHARED_DIRECTORY))
+        system.give_access(temporary, users or _access_of_new(has, of, _SHARED_DIRECTORY))
         # No store directory is ever empty: a rename would replace an empty one, which another process may know by
         # inode.
         open_in_store(os.path.join(temporary, STORE_LOCK)).close()
 
     return _moved_in(path, prepare)
+
+
+def users_of_new_directory(like: str) -> Access:
+    """Return the access for a new directory that is for the users of another one, which may be closed to all writing.
+
+    What this user has made, a copy of another's perhaps, tells of nobody else: where others have the place that the new
+    one lies in, it is left to them.
+    """
+    access = system.access_of(like)
+    return access._replace(mode=access.mode | stat.S_IRWXU)
+
+
+def make_directory_for(path: str, users: Access) -> bool:
+    """Make a directory that a store's is to lie in, for these users; return False if something stands there.
+
+    Crash: it is there, and this user's.
+    """
+    if not system.make_directory(path):
+        return False
+    system.give_access(path, users)
+    return True
 
 
 def missing_directories(path: str) -> list[str]:

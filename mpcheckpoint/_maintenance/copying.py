@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Literal
 
 from mpcheckpoint._backup.copying import CopyPace
 from mpcheckpoint._compaction.compacting import RaisedByCallerError, apart
+from mpcheckpoint._engines import address_of
+from mpcheckpoint._postgres.address import Address
+from mpcheckpoint._store.directory import StoreDirectory
 from mpcheckpoint._store.moving import is_copy_of
+from mpcheckpoint._store.store import DirectoryStore
 from mpcheckpoint.checkpoint import Checkpoint
 from mpcheckpoint.errors import BackupPlaceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mpcheckpoint._postgres.address import Address
     from mpcheckpoint._store.moving import LogCut
     from mpcheckpoint._store.protocol import Store
+    from mpcheckpoint._view.store_handle import StoreHandle
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,8 @@ def copy_store(
     Args:
         source: a store, which is only read; for a directory its locks are taken for a moment. Where this user may not
             lock them, or the handle is read-only, each log is copied as it was at about that time, one after the other.
-        target: a store, made if need be. It must have no logs of the same keys.
+        target: a store, made if need be: one in a directory, of one in a directory, for the users of that. It must have
+            no logs of the same keys.
         limit_rate: copy at most so many bytes a second.
         on_progress: called with the number of bytes that were copied since the last call, without any lock. What it
             raises ends the copy, as above.
@@ -99,9 +104,11 @@ def copy_store(
     pace = CopyPace(limit_rate, apart(on_progress))
     try:
         with ExitStack() as opened:
-            handles = []
+            handles: list[StoreHandle] = []
             for place, may_make in ((source, False), (target, True)):
                 if not isinstance(place, Checkpoint):
+                    if may_make:
+                        _make_for_users(handles[0].storage(), place)
                     made = Checkpoint(place, create=may_make, log_keys=(), lock_timeout_s=lock_timeout_s)
                     handles.append(opened.enter_context(made)._handle)
                 else:
@@ -111,6 +118,13 @@ def copy_store(
     except RaisedByCallerError as raised:
         error = raised.as_it_was()
     raise error
+
+
+def _make_for_users(source: Store, place: str | os.PathLike[str] | Address) -> None:
+    """Make the directory that a store's logs are to come to, if there is none, for the users of that store."""
+    if isinstance(source, DirectoryStore) and address_of(place) is None:
+        assert not isinstance(place, Address)
+        StoreDirectory(place, create=True, read_only=False, users_of=source.path)
 
 
 def _copied(

@@ -24,10 +24,12 @@ from mpcheckpoint._logfile.header import read_header, wrong_log
 from mpcheckpoint._logfile.ownership import (
     create_log,
     is_temporary,
+    make_directory_for,
     make_store_directory,
     missing_directories,
     open_in_store,
     temporary_name,
+    users_of_new_directory,
 )
 from mpcheckpoint._logfile.paths import (
     STORE_DIRECTORY,
@@ -72,8 +74,17 @@ class StoreDirectory:
         create: bool,
         read_only: bool,
         is_unfinished_taken: bool = False,
+        users_of: str | None = None,
     ) -> None:
-        """Open the store below ``base``. ``is_unfinished_taken``: also one that a backup or a restore left half done.
+        """Open the store below ``base``.
+
+        Args:
+            base: the directory that ``.checkpoint`` lies in.
+            create: whether to make what is missing.
+            read_only: never write anything.
+            is_unfinished_taken: also one that a backup or a restore left half done.
+            users_of: what is made is for the users of this directory, whose store comes here, as far as the system lets
+                us.
 
         Raises:
             UnknownSchemeError, StoreNotFoundError, NotAStoreError, StoreAccessError, UnfinishedBackupError
@@ -86,7 +97,7 @@ class StoreDirectory:
         self._names = os.path.join(self.path, NAME_LIST)
         self._keys: dict[str, str] = {}
         with translated("opening the store", self.path, is_read=read_only):
-            self._is_new = self._create() if create and not read_only else False
+            self._is_new = self._create(users_of) if create and not read_only else False
             self.identity = self._checked_identity()
             if not is_unfinished_taken:
                 refuse_unfinished(self.path)
@@ -94,11 +105,17 @@ class StoreDirectory:
 
     # --- opening ----------------------------------------------------------------------------------------------
 
-    def _create(self) -> bool:
+    def _create(self, users_of: str | None) -> bool:
         """Create what is missing of the path; return whether the store is new."""
         is_new = False
         for path in reversed(missing_directories(self.path) or [self.path]):
-            is_new = make_store_directory(path) if path == self.path else system.make_directory(path)
+            users = None if users_of is None else users_of_new_directory(users_of)
+            if path == self.path:
+                is_new = make_store_directory(path, users)
+            elif path == self.base and users is not None:
+                is_new = make_directory_for(path, users)
+            else:
+                is_new = system.make_directory(path)
             if is_new:
                 # Crash: a directory whose parent was not synced can be gone after a power cut, with all it held.
                 system.sync_directory(os.path.dirname(path))

@@ -12,7 +12,7 @@ from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.generations import GenerationCopy
-from mpcheckpoint._logfile.ownership import create_log, temporary_name
+from mpcheckpoint._logfile.ownership import create_log, create_log_like, temporary_name
 from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._logfile.selected import blocks_up_to
 from mpcheckpoint._store.cut import take_cut
@@ -37,6 +37,7 @@ class FileCut:
     def __init__(self, cut: CutLog, *, is_of_one_moment: bool) -> None:
         self._cut = cut
         self.is_of_one_moment = is_of_one_moment
+        self.path = cut.paths.log
         self.header: Header = cut.header
         self.last_us = cut.end.stamp_us
         self.size_bytes = cut.end.offset
@@ -85,7 +86,11 @@ def adopt_into_directory(
                 _require_none(paths)
                 directory.remove_stale_files()
                 # Locked before anybody who cleans up can see it.
-                made = create_log(temporary, directory.path)
+                made = (
+                    create_log_like(temporary, directory.path, log.path)
+                    if isinstance(log, FileCut)
+                    else create_log(temporary, directory.path)
+                )
                 store_locks.files.add(made)  # closed in forked children, which would share the lock
                 if not system.try_lock(made.fd):
                     raise OSError(errno.EAGAIN, "a file that was just made is already locked", temporary)

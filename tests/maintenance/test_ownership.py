@@ -17,7 +17,7 @@ from mpcheckpoint._logfile import ownership
 from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint.errors import CheckpointError, StoreAccessError
-from mpcheckpoint.maintenance import repair, restore
+from mpcheckpoint.maintenance import copy_store, repair, restore
 from mpcheckpoint.testing._simulation.disk import SimulatedCrash, SimulatedDisk
 from support.capabilities import is_root, require
 from support.nobody import NOBODY, call_as_user, give_to_nobody
@@ -293,6 +293,79 @@ def test_backup_of_another_user_is_restored_to_a_store_of_ones_own(home: Path, s
     call_as_user(OTHER, OTHER, restore, home / "backup", own / "store")
 
     assert append_as(OTHER, own / "store", 1) == (0, 1)
+
+
+@pytest.mark.parametrize("made", ["there", "NEW", "deep/er"])
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_store_that_root_restores_elsewhere_is_left_to_the_users_of_the_backup(
+    home: Path, store: Path, made: str, umask: int
+) -> None:
+    os.chown(inside(store), NOBODY, TEAM)
+    os.chmod(inside(store), 0o2770)
+    os.chown(log_file(store), NOBODY, TEAM)
+    os.chmod(log_file(store), 0o660)
+    (home / "there").mkdir()
+    os.umask(umask)
+    try:
+        with Checkpoint(store) as checkpoint:
+            checkpoint.backup(home / "saved")
+        restore(home / "saved", home / made)
+    finally:
+        os.umask(0o022)
+
+    for place in (home / "saved", home / made):
+        assert access(inside(place))[:3] == (NOBODY, TEAM, 0o2770)
+        assert {(path.lstat().st_uid, path.lstat().st_gid) for path in everything_in(place)} == {
+            (NOBODY, TEAM)
+        }
+        assert access(log_file(place))[2] == 0o660
+    if made == "deep/er":
+        os.chmod(home / "deep", 0o755)  # which root's umask has closed, as for any other command
+    assert append_as(NOBODY, home / made, 1) == (0, 1)
+    assert append_as(ANN, home / made, 2, gid=TEAM) == (0, 1, 2)
+
+
+def test_root_s_copy_of_a_backup_is_restored_for_those_who_may_use_the_place(home: Path, store: Path) -> None:
+    Checkpoint(store).backup(home / "saved")
+    for path in [home / "saved", *everything_in(home / "saved")]:
+        os.chown(path, 0, 0)
+    (home / "there").mkdir()
+    give_to_nobody(home / "there")
+
+    restore(home / "saved", home / "there")
+
+    assert {path.lstat().st_uid for path in everything_in(home / "there")} == {NOBODY}
+    assert append_as(NOBODY, home / "there", 1) == (0, 1)
+
+
+def test_backup_that_nobody_may_change_is_restored_to_a_store_that_takes_appends(
+    home: Path, store: Path
+) -> None:
+    Checkpoint(store).backup(home / "saved")
+    for path in everything_in(home / "saved"):
+        os.chmod(path, 0o555 if path.is_dir() else 0o444)
+
+    restore(home / "saved", home / "new")
+
+    assert append_as(NOBODY, home / "new", 1) == (0, 1)
+
+
+@pytest.mark.parametrize("made", ["there", "NEW"])
+def test_store_that_root_copies_is_left_to_the_users_of_the_first_one(
+    home: Path, store: Path, made: str
+) -> None:
+    os.chown(inside(store), NOBODY, TEAM)
+    os.chmod(inside(store), 0o2770)
+    os.chmod(log_file(store), 0o600)
+    os.chown(log_file(store), NOBODY, TEAM)
+    (home / "there").mkdir()
+
+    copy_store(store, home / made)
+
+    assert access(inside(home / made))[:3] == (NOBODY, TEAM, 0o2770)
+    assert access(log_file(home / made))[:3] == (NOBODY, TEAM, 0o600)
+    assert {path.lstat().st_uid for path in everything_in(home / made)} == {NOBODY}
+    assert append_as(NOBODY, home / made, 1) == (0, 1)
 
 
 # --- several users --------------------------------------------------------------------------------------------
