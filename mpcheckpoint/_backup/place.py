@@ -295,7 +295,10 @@ class BackupPlace:
                 return LogStep(log, path, None if is_linked else end, is_new=False)
         if not log.header.continues(copied, header.lineage):
             raise self.refusal(f"is a backup of another store: its log {log.paths.log_key!r} is another one")
-        if header.created_us > log.header.created_us:
+        # A compacted copy was made when it was backed up: where the store was compacted meanwhile, after the header of
+        # what that makes was written. So the times tell only where neither generation names the other.
+        is_earlier = copied not in log.header.previous and header.created_us > log.header.created_us
+        if is_earlier or log.header.generation in header.previous:
             raise self.refusal(f"holds a log {log.paths.log_key!r} that is newer than the store's")
         return LogStep(log, path, None, is_new=False)
 

@@ -174,6 +174,47 @@ def test_compacted_backup_of_a_later_state_than_the_store_s_is_not_replaced(
     }
 
 
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("compact", [LAST, False])
+def test_backup_that_was_compacted_during_a_compaction_of_the_store_is_older_than_what_that_makes(
+    store: Path, filled: Log, place: Path, compact: bool | Mapping[str, Any]
+) -> None:
+    for number in range(2000):
+        filled.append("x", number, durability="never")
+    done: list[Backup] = []
+
+    def meanwhile(copied: int, size: int) -> None:
+        if not done and copied > size * 0.9:  # when the next generation has its header
+            done.append(back_up(store, place))
+
+    filled.compact(keep_last=2, on_progress=meanwhile)
+    assert actions(done[0])["a"] == "compacted"
+
+    done.append(back_up(store, place, compact))
+
+    assert actions(done[1])["a"] == ("compacted" if compact else "copied anew")
+    with Checkpoint(place, read_only=True) as saved:
+        assert saved.log("a").events("x") == ((1999,) if compact else (1998, 1999))
+
+
+@pytest.mark.guarantee(11)
+def test_compacted_backup_of_a_later_generation_than_the_store_s_is_not_replaced(
+    store: Path, filled: Log, place: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(store, tmp_path / "earlier")
+    filled.recover()
+    filled.append("x", "precious")
+    back_up(store, place)
+    become_a_new_process()
+    shutil.rmtree(store)
+    (tmp_path / "earlier").rename(store)
+
+    for compact in (LAST, False):
+        with pytest.raises(BackupPlaceError, match="newer than the store's"):
+            back_up(store, place, compact)
+        assert content(place)["x"] == ("precious",)
+
+
 @pytest.mark.guarantee(12)
 @pytest.mark.parametrize("error", [OSError("of the caller's"), ZeroDivisionError()], ids=repr)
 def test_error_of_the_caller_s_function_leaves_the_place_as_it_was(
