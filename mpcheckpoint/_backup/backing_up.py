@@ -12,7 +12,8 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._backup.compacted import SPARE_BYTES, compacted_copy
 from mpcheckpoint._backup.copying import BrokenSourceError, CopyPace, copy_batches
 from mpcheckpoint._backup.journal import Journal, settle, write_journal
-from mpcheckpoint._backup.place import AgainError, BackupPlace, CompactedFrom, LogStep, Marker, read_marker
+from mpcheckpoint._backup.marker import CompactedFrom, Marker, SavedEnd, read_marker
+from mpcheckpoint._backup.place import AgainError, BackupPlace, LogStep
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.ownership import create_copy, temporary_name
@@ -152,7 +153,7 @@ def _tried(
     if not todo and not place.is_new:
         known = read_marker(place.path)
         is_known = known is not None and known.is_of_one_moment and bool(known.cut_us)
-        if is_known or not cut.is_of_one_moment or cut.failures:
+        if not place.lacks_logs() and (is_known or not cut.is_of_one_moment or cut.failures):
             return _done(place, cut, steps, is_known=is_known)
     _make_durable(store, cut, todo, timeout_s, damaged)
     compacted = _write(place, cut, todo, wanted, held)
@@ -239,20 +240,25 @@ def _write_logs(place: BackupPlace, cut: Cut, todo: list[LogStep], wanted: _Want
     write_journal(place.path, Journal(doing="backup", lengths=lengths))
     written = {os.path.basename(step.path) for step in todo}
     compacted = {name: known for name, known in place.compacted.items() if name not in written}
+    ends = place.other_ends(written)
     renames, sizes = dict[str, str](), dict[str, int]()
     for step in todo:
         source = step.cut.opened()
         if source is None:
             raise AgainError  # it was replaced
         name, temporary, copy = os.path.basename(step.path), temporary_name(step.path), None
+        end, header = step.cut.end, step.cut.header
+        ends[name] = SavedEnd(header.generation, end.offset, end.stored_crc)
         try:
             if wanted.select is not None:
                 copy = compacted_copy(step.cut, source, temporary, wanted.select(), wanted.pace)
                 if copy is None:
                     _require_room(place, [step])
             if copy is not None:
-                end, old = step.cut.end, step.cut.header
-                compacted[name] = CompactedFrom(copy.generation, old.generation, end.offset, end.stored_crc)
+                compacted[name] = CompactedFrom(
+                    copy.generation, header.generation, end.offset, end.stored_crc
+                )
+                ends[name] = SavedEnd(copy.generation, copy.end.offset, copy.end.stored_crc)
                 sizes[step.path] = copy.end.offset
             elif step.start is None:
                 _copy(step, source.fd, temporary, wanted.pace)
@@ -264,7 +270,7 @@ def _write_logs(place: BackupPlace, cut: Cut, todo: list[LogStep], wanted: _Want
             raise _BrokenLogError(step.cut, error, is_locked=cut.is_of_one_moment) from error
         step.cut.file = None  # closed: there may be many
     is_of_one_moment = cut.is_of_one_moment and not cut.failures
-    marker = Marker(cut_us=cut.cut_us, is_of_one_moment=is_of_one_moment, compacted=compacted)
+    marker = Marker(cut_us=cut.cut_us, is_of_one_moment=is_of_one_moment, compacted=compacted, ends=ends)
     place.write_end(marker, renames)
     return sizes
 

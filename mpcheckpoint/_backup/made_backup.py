@@ -14,7 +14,8 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._backup.backing_up import BackedUpLog, Backup
 from mpcheckpoint._backup.copying import CopyPace
 from mpcheckpoint._backup.journal import Journal, settle, write_journal
-from mpcheckpoint._backup.place import AgainError, BackupPlace, MadeFrom, Marker, read_marker
+from mpcheckpoint._backup.marker import Marker, SavedEnd, read_marker
+from mpcheckpoint._backup.place import AgainError, BackupPlace
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import read_header
 from mpcheckpoint._logfile.ownership import create_log, temporary_name
@@ -93,12 +94,12 @@ def _made(
     return Backup(place.base, cut_us, is_of_one_moment=True, logs=done, kept=tuple(kept))
 
 
-def _made_before(place: BackupPlace) -> dict[str, MadeFrom]:
+def _made_before(place: BackupPlace) -> dict[str, SavedEnd]:
     marker = None if place.is_new else read_marker(place.path)
     return {} if marker is None else marker.made
 
 
-def _step(place: BackupPlace, log: LogCut, made: dict[str, MadeFrom]) -> _Step:
+def _step(place: BackupPlace, log: LogCut, made: dict[str, SavedEnd]) -> _Step:
     """Return what a log of the backup needs.
 
     Raises:
@@ -116,7 +117,7 @@ def _step(place: BackupPlace, log: LogCut, made: dict[str, MadeFrom]) -> _Step:
         size_bytes = system.size_of(file.fd)
     if known is None or not _is_of(header, log):
         raise place.refusal(f"is a backup of another store: its log {paths.log_key!r} is another one")
-    if end is None or MadeFrom(header.generation, end.offset, end.stored_crc) != known:
+    if end is None or SavedEnd(header.generation, end.offset, end.stored_crc) != known:
         raise place.refusal(f"holds a log {paths.log_key!r} that was written to since it was backed up")
     if header.restored[-1].cut_us > log.last_us:
         raise place.refusal(f"holds a log {paths.log_key!r} that is newer than the store's")
@@ -130,17 +131,19 @@ def _is_of(header: Header, log: LogCut) -> bool:
 
 
 def _write(
-    place: BackupPlace, todo: list[_Step], made: dict[str, MadeFrom], cut_us: int, pace: CopyPace
+    place: BackupPlace, todo: list[_Step], made: dict[str, SavedEnd], cut_us: int, pace: CopyPace
 ) -> dict[str, int]:
     """Write the logs under temporary names, then have them take theirs; return how long each is, by path."""
     write_journal(place.path, Journal(doing="backup"))
-    made, renames, sizes = dict(made), dict[str, str](), dict[str, int]()
+    there = place.kept(set())
+    made = {name: end for name, end in made.items() if name in there}
+    renames, sizes = dict[str, str](), dict[str, int]()
     for log, paths, *_ in todo:
         temporary, name = temporary_name(paths.log), os.path.basename(paths.log)
         file = create_log(temporary, place.path)
         copy = write_adopted(log, paths, temporary, file, pace.advance)
         file.close()
-        made[name] = MadeFrom(copy.generation, copy.end.offset, copy.end.stored_crc)
+        made[name] = SavedEnd(copy.generation, copy.end.offset, copy.end.stored_crc)
         renames[os.path.basename(temporary)] = name
         sizes[paths.log] = copy.end.offset
     place.write_end(Marker(cut_us=cut_us, made=made), renames)

@@ -9,6 +9,7 @@ import msgspec
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._backup.journal import Journal, settle, write_beside, write_journal
+from mpcheckpoint._backup.marker import CompactedFrom, Marker, SavedEnd, change_of, read_marker
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.faults import translated
@@ -17,68 +18,21 @@ from mpcheckpoint._logfile.ownership import missing_directories
 from mpcheckpoint._logfile.paths import BACKUP_MARKER, STORE_DIRECTORY, STORE_LOCK, LogPaths, store_directory
 from mpcheckpoint._logfile.places import places
 from mpcheckpoint._store.directory import StoreDirectory
-from mpcheckpoint._store.log_end import bears_out, clean_end
+from mpcheckpoint._store.log_end import bears_out, clean_end, whole_end
 from mpcheckpoint.errors import BackupPlaceError, CheckpointError, NotAStoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
 
+    from mpcheckpoint._format.control import Header
     from mpcheckpoint._store.cut import Cut, CutLog
 
 T = TypeVar("T")
 
-MARKER_FORMAT = "mpcheckpoint backup"
-_MOST_MARKER_BYTES = 64 * 1024
-
 
 class AgainError(Exception):
     """The place, or a log of the store, was changed meanwhile by others: all is to be looked at anew."""
-
-
-class CompactedFrom(msgspec.Struct, frozen=True):
-    """What a log of a backup was compacted from.
-
-    Attributes:
-        generation: its own.
-        source: the generation of the store's log.
-        offset, crc: where that was cut.
-    """
-
-    generation: str
-    source: str
-    offset: int
-    crc: int
-
-
-class MadeFrom(msgspec.Struct, frozen=True):
-    """What a log of a backup was made of that a store on another storage holds.
-
-    Attributes:
-        generation: its own.
-        offset, crc: its end then; elsewhere, somebody has written to it.
-    """
-
-    generation: str
-    offset: int
-    crc: int
-
-
-class Marker(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup says of itself: when its logs were cut, and whether all at one moment. 0: it holds none yet.
-
-    A backup of one moment is that also if the next one, by a user who may not lock the logs, finds nothing new.
-
-    ``compacted``: of which logs, by the names of their files, it has no copy byte by byte. ``made``: which it made of
-    logs on another storage.
-    """
-
-    format: str = MARKER_FORMAT
-    version: int = 1
-    cut_us: int = 0
-    is_of_one_moment: bool = True
-    compacted: dict[str, CompactedFrom] = {}
-    made: dict[str, MadeFrom] = {}
 
 
 class LogStep(NamedTuple):
@@ -113,8 +67,9 @@ class BackupPlace:
         self.base = store_directory(base)
         self.path = os.path.join(self.base, STORE_DIRECTORY)
         self._store = store
-        # What the marker says of that.
+        # What the marker says of logs, by the names of their files. ``None``: one of an earlier release says no ends.
         self.compacted: dict[str, CompactedFrom] = {}
+        self._saved: dict[str, SavedEnd] | None = None
         self._refuse_overlap()
         if os.path.lexists(self.base) and not os.path.isdir(self.base):
             raise NotAStoreError(
@@ -262,12 +217,39 @@ class BackupPlace:
             raise self.refusal("is a backup of another store: they have no log in common")
         known = None if self.is_new else read_marker(self.path)
         self.compacted = {} if known is None else known.compacted
+        self._saved = None if known is None else known.logs
+        for name in names:
+            if self._saved is not None and name not in self._saved:
+                raise self.refusal(f"was written to: no backup made its {name}")
         for log in cut.logs:
             source = log.opened()
             if source is None:
                 raise AgainError
             steps.append(self._step(log, source.fd))
         return steps
+
+    def lacks_logs(self) -> bool:
+        """Return whether the marker names logs of which the files are gone. Requires: ``steps`` was called."""
+        return self._saved is not None and not self._saved.keys() <= set(self._names())
+
+    def other_ends(self, written: set[str]) -> dict[str, SavedEnd]:
+        """Return how the logs that are there were backed up, but for those of these names.
+
+        What an earlier release has backed up is taken as it is found. Requires: ``steps`` was called.
+        """
+        saved = self._saved
+        names = [name for name in self._names() if name not in written]
+        return {name: self._found_end(name) if saved is None else saved[name] for name in names}
+
+    def _found_end(self, name: str) -> SavedEnd:
+        path = os.path.join(self.path, name)
+        file = system.open_file(path)
+        try:
+            header = read_header(file.fd, path, log_key=None)
+        except CheckpointError:
+            return SavedEnd("", system.size_of(file.fd), 0)  # who restores it is told of the damage
+        end = clean_end(file.fd, header) or whole_end(file.fd, header)
+        return SavedEnd(header.generation, end.offset, end.stored_crc)
 
     def _step(self, log: CutLog, source: int) -> LogStep:
         path = LogPaths.of(self.path, log.paths.log_key).log
@@ -279,6 +261,8 @@ class BackupPlace:
             except FileNotFoundError:
                 return LogStep(log, path, None, is_new=True)
             header = read_header(file.fd, path, log_key=log.paths.log_key)
+            end = clean_end(file.fd, header)
+            self._require_as_saved(log, file.fd, header, end)
             known, copied = self.compacted.get(os.path.basename(path)), header.generation
             if known is not None and known.generation == header.generation:
                 copied = known.source
@@ -286,7 +270,6 @@ class BackupPlace:
                     self._require_prefix(log, EndState(known.offset, known.crc, 0), source)
                     return LogStep(log, path, None, is_new=False)
             elif copied == log.header.generation:
-                end = clean_end(file.fd, header)
                 is_whole = end is not None and end.offset == system.size_of(file.fd)
                 self._require_prefix(log, end if is_whole else None, source)
                 # A file that has other names too is not extended: by those it is another backup (cp -al, rsync
@@ -302,6 +285,14 @@ class BackupPlace:
             raise self.refusal(f"holds a log {log.paths.log_key!r} that is newer than the store's")
         return LogStep(log, path, None, is_new=False)
 
+    def _require_as_saved(self, log: CutLog, fd: int, header: Header, end: EndState | None) -> None:
+        """Return if nobody has written to a log, as far as is known. One that was cut short is made whole again."""
+        name = os.path.basename(log.paths.log)
+        if self._saved is not None and change_of(fd, header, end, self._saved[name]) in ("longer", "another"):
+            raise self.refusal(
+                f"holds a log {log.paths.log_key!r} that is not as it was backed up: it was written to, or is damaged"
+            )
+
     def _require_prefix(self, log: CutLog, end: EndState | None, source: int) -> None:
         if end is None or end.offset > log.end.offset or not bears_out(source, end):
             raise self.refusal(
@@ -316,31 +307,3 @@ class BackupPlace:
     def kept(self, known: set[str]) -> list[str]:
         """Return the names of logs in the backup that the store does not have, of which ``known`` are the names."""
         return sorted(name for name in self._names() if name.removesuffix(LOG_SUFFIX) not in known)
-
-
-def read_marker(directory: str) -> Marker | None:
-    """Return what a backup says of itself; None if there is no backup in a store's directory.
-
-    Raises:
-        BackupPlaceError: it cannot be read, or is of a newer version.
-    """
-    path = os.path.join(directory, BACKUP_MARKER)
-    with translated("reading", path, is_read=True):
-        try:
-            file = system.open_file(path)
-        except FileNotFoundError:
-            return None
-        data = system.read_at(file.fd, _MOST_MARKER_BYTES, 0)
-    try:
-        marker = msgspec.json.decode(data, type=Marker)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BackupPlaceError(
-            f"{path} cannot be read: {error}", path=path, reason="unreadable marker"
-        ) from error
-    if marker.format != MARKER_FORMAT or marker.version != 1:
-        raise BackupPlaceError(
-            f"{path} is of version {marker.version} of {marker.format!r}, which this release does not know",
-            path=path,
-            reason="newer version",
-        )
-    return marker

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mpcheckpoint import _system as system
+from mpcheckpoint._backup.marker import change_of
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated
@@ -18,9 +19,14 @@ from mpcheckpoint._store.log_end import clean_end, last_stamp, whole_end
 from mpcheckpoint.errors import BackupPlaceError, CorruptLogError
 
 if TYPE_CHECKING:
+    from mpcheckpoint._backup.marker import Marker, SavedEnd
     from mpcheckpoint._format.control import Header
     from mpcheckpoint._format.frame import EndState
     from mpcheckpoint._store.directory import StoreDirectory
+
+
+# Advice about a backup that is not whole.
+_AS_IT_IS = "to go on with what {1}, put a copy of {0} in the place of the store by hand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +88,21 @@ class RestoreStep:
         return LogRestore(log_key, "nothing" if is_same else "put back", end.stamp_us, removed)
 
 
-def saved_steps(source: StoreDirectory, directory: str) -> dict[str, RestoreStep]:
+def saved_steps(source: StoreDirectory, marker: Marker, directory: str) -> dict[str, RestoreStep]:
     """Return what the backup has of each log, by key, for a store in that directory.
 
     Raises:
-        BackupPlaceError: something was written to the backup.
+        BackupPlaceError: its logs do not end as they were backed up, or are not those.
         CorruptLogError, FormatVersionError, ReadFailedError: a log of it cannot be read.
     """
-    return {
-        log_key: _saved(source, LogPaths.of(source.path, log_key), directory) for log_key in source.log_keys()
-    }
+    paths = [LogPaths.of(source.path, log_key) for log_key in source.log_keys()]
+    known = marker.logs
+    gone = set(known or ()) - {os.path.basename(each.log) for each in paths}
+    if gone:
+        raise refusal(
+            source, f"has lost its {min(gone)}: back up once more; {_AS_IT_IS.format(source.base, 'is left')}"
+        )
+    return {each.log_key: _saved(source, each, known, directory) for each in paths}
 
 
 def compared(
@@ -151,15 +162,43 @@ def refusal(source: StoreDirectory, what: str) -> BackupPlaceError:
     return BackupPlaceError(f"{source.base} {what}. Nothing was changed", path=source.base, reason=what)
 
 
-def _saved(source: StoreDirectory, paths: LogPaths, directory: str) -> RestoreStep:
+def _saved(
+    source: StoreDirectory, paths: LogPaths, known: dict[str, SavedEnd] | None, directory: str
+) -> RestoreStep:
     with translated("reading", paths.log, is_read=True):
         file = system.open_file(paths.log)
         header = read_header(file.fd, paths.log, log_key=paths.log_key)
         end = clean_end(file.fd, header)
+        if known is not None:
+            _require_as_saved(source, paths, known, file.fd, header, end)
         if end is None or end.offset != system.size_of(file.fd):
             raise refusal(source, f"was written to: more follows the records of its log {paths.log_key!r}")
     clock.observe(end.stamp_us)
     return RestoreStep(LogPaths.of(directory, paths.log_key), paths.log, header, end)
+
+
+def _require_as_saved(
+    source: StoreDirectory,
+    paths: LogPaths,
+    known: dict[str, SavedEnd],
+    fd: int,
+    header: Header,
+    end: EndState | None,
+) -> None:
+    """Return if a log of a backup ends as it was backed up."""
+    name, log_key = os.path.basename(paths.log), paths.log_key
+    if name not in known:
+        raise refusal(source, f"was written to: no backup made its log {log_key!r}")
+    change = change_of(fd, header, end, known[name])
+    if change == "none":
+        return
+    what = {
+        "longer": f"was written to: more follows the records of its log {log_key!r}",
+        "shorter": f"was cut short: its log {log_key!r} has not all of the {known[name].offset:,} bytes that were "
+        "backed up; back up once more",
+        "another": f"is not as it was made: its log {log_key!r} was written to, or is damaged",
+    }[change]
+    raise refusal(source, f"{what}; {_AS_IT_IS.format(source.base, 'it holds')}")
 
 
 def _compare(source: StoreDirectory, step: RestoreStep) -> None:

@@ -36,7 +36,7 @@ from mpcheckpoint._backup.journal import (
     tell_settled,
     write_journal,
 )
-from mpcheckpoint._backup.place import read_marker
+from mpcheckpoint._backup.marker import read_marker
 from mpcheckpoint._backup.restore_steps import (
     LogRestore,
     RestoreStep,
@@ -60,12 +60,12 @@ from mpcheckpoint._logfile.replay import replay
 from mpcheckpoint._logfile.unfinished import is_unfinished, refuse_unfinished
 from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._store.directory import StoreDirectory
-from mpcheckpoint.errors import CheckpointError, CorruptLogError
+from mpcheckpoint.errors import BackupPlaceError, CheckpointError, CorruptLogError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mpcheckpoint._backup.place import Marker
+    from mpcheckpoint._backup.marker import Marker
     from mpcheckpoint._types import Repair
 
     OnProgress = Callable[[int], None]
@@ -80,9 +80,9 @@ def plan_restore(backup: str | os.PathLike[str], path: str | os.PathLike[str]) -
     Args, Raises:
         As `restore`.
     """
-    source, _ = _backup_in(backup, path)
+    source, marker = _backup_in(backup, path)
     there = os.path.join(store_directory(path), STORE_DIRECTORY)
-    saved = saved_steps(source, there)
+    saved = _saved(source, marker, there)
     logs = []
     if os.path.lexists(there):
         logs = logs_in(StoreDirectory(path, create=False, read_only=True, is_unfinished_taken=True), saved)
@@ -122,8 +122,8 @@ def restore(
             an append to it in there waits for itself.
 
     Raises:
-        BackupPlaceError: ``backup`` is no backup, or of another store, or one that was written to, or changed while it
-            was read. Nothing was changed.
+        BackupPlaceError: ``backup`` is no backup, or of another store, or one that was written to or cut short since it
+            was made, or changed while it was read. Nothing was changed.
         CorruptLogError: the backup is damaged. Nothing was changed.
         NotForThisStoreError: one of them is no directory. Nothing was changed.
         StoreNotFoundError, UnfinishedBackupError, LockTimeoutError, StoreAccessError, WriteFailedError,
@@ -134,7 +134,7 @@ def restore(
     deadline = None if lock_timeout_s is None else time.monotonic() + lock_timeout_s
     there = os.path.join(store_directory(path), STORE_DIRECTORY)
     with _kept_as_it_is(source, marker, lock_timeout_s):
-        saved_steps(source, there)  # what cannot be read makes no store
+        _saved(source, marker, there)  # what cannot be read makes no store
         made = missing_directories(there)
         try:
             target = StoreDirectory(
@@ -159,7 +159,7 @@ def _restored(
         with translated("restoring", target.path), target.locked(_left(deadline)):
             try:
                 places.make_names_durable(target.path)
-                saved = saved_steps(source, target.path)
+                saved = _saved(source, marker, target.path)
                 logs = logs_in(target, saved)
                 locks.take_all(logs, _left(deadline))
                 settled = settle(target.path, locks=locks, is_restored_anew=True)
@@ -225,6 +225,15 @@ def _require_as_it_was(source: StoreDirectory, marker: Marker) -> None:
     refuse_unfinished(source.path)
     if read_marker(source.path) != marker:
         raise refusal(source, "got another backup meanwhile; try again")
+
+
+def _saved(source: StoreDirectory, marker: Marker, directory: str) -> dict[str, RestoreStep]:
+    """Return what ``saved_steps`` does. Where somebody backs up into the place meanwhile, that is told."""
+    try:
+        return saved_steps(source, marker, directory)
+    except BackupPlaceError:
+        _require_as_it_was(source, marker)
+        raise
 
 
 def _unmake(made: list[str]) -> None:

@@ -17,7 +17,7 @@ QUICK_S = 0.5
 MOST_SHOWN = 20
 _CHECK_FIELDS = (
     *("log_key", "path", "generation", "state", "records", "size_bytes", "durable_bytes"),
-    *("damage_count", "damages", "problem", "poison", "notes"),
+    *("damage_count", "damages", "problem", "poison", "notes", "loss"),
 )
 _DAMAGE_FIELDS = (
     *("offset", "length_bytes", "verdict", "expected", "found"),

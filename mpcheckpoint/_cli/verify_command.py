@@ -53,12 +53,14 @@ def verify_command(store: str, log_keys: tuple[str, ...], is_json: bool) -> int:
                 that off, or repair does;
       corrupt   bytes that were once on disk do not read as they were written.
 
+    Of a backup it says, too, whether each log is as it was backed up: it may have been cut short, or written to.
+
     After a damage it goes on at the next line that can be proven, so it finds all damages. With --json there is one
     object a log, with its state and its damages: offset, length_bytes, verdict (torn or corrupt), expected, found, and
     records_behind: how many records after it can be proven.
 
-    Exit codes: 0 all logs are whole or pending; 1 one is damaged or poisoned; 2 one could not be checked, or there is
-    no such store or log.
+    Exit codes: 0 all logs are whole or pending; 1 one is damaged, poisoned or cut short; 2 one could not be checked, or
+    there is no such store or log.
     """
     keys = log_keys or None
     counts: Counter[str] = Counter()
@@ -69,8 +71,9 @@ def verify_command(store: str, log_keys: tuple[str, ...], is_json: bool) -> int:
                 logs=1,
                 records=check.records,
                 bytes=check.size_bytes,
-                unreadable=check.state == "unreadable",
-                damaged=not check.is_whole and check.state != "unreadable",
+                unreadable=int(check.state == "unreadable"),
+                damaged=int(not check.is_whole and check.state != "unreadable"),
+                lossy=int(check.loss is not None),
             )
             if is_json:
                 write_out(json_line(check_fields(check)))
@@ -81,7 +84,7 @@ def verify_command(store: str, log_keys: tuple[str, ...], is_json: bool) -> int:
     flush_out()
     if counts["unreadable"]:
         return Exit.USAGE
-    return Exit.FAILED if counts["damaged"] else Exit.OK
+    return Exit.FAILED if counts["damaged"] or counts["lossy"] else Exit.OK
 
 
 def _lines(check: LogCheck) -> Iterator[str]:
@@ -92,6 +95,8 @@ def _lines(check: LogCheck) -> Iterator[str]:
     before = " before the damage" if check.damages else ""
     yield f"{name}: {check.state}, {counted(check.records, 'record')}{before}, {counted(check.size_bytes, 'byte')}"
     yield from damage_lines(check)
+    if check.loss is not None:
+        yield f"  was cut short: {safe(check.loss)}"
     if check.poison is not None:
         yield f"  takes no appends since a sync failed: {safe(check.poison)}"
     if check.problem is not None:
@@ -107,9 +112,12 @@ def _summary(store: str, log_keys: tuple[str, ...] | None, counts: Counter[str])
         more = f" and {len(strays) - _MOST_STRAYS} more" if len(strays) > _MOST_STRAYS else ""
         yield f"note: not part of the store, and left alone: {shown}{more}"
     damaged, unreadable = counts["damaged"], counts["unreadable"]
-    outcome = f"{damaged} damaged" if damaged or unreadable else "all whole"
+    lossy = counts["lossy"]
+    outcome = f"{damaged:,} damaged" if damaged or unreadable or lossy else "all whole"
     if unreadable:
-        outcome += f", {unreadable} could not be checked"
+        outcome += f", {unreadable:,} could not be checked"
+    if lossy:
+        outcome += f", {lossy:,} cut short"
     yield (
         f"{counted(counts['logs'], 'log')}, {counted(counts['records'], 'record')}, "
         f"{counted(counts['bytes'], 'byte')}: {outcome}"

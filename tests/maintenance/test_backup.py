@@ -19,7 +19,8 @@ from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint import _system as system
 from mpcheckpoint._backup import backing_up, copying
 from mpcheckpoint._backup.journal import Journal, write_journal
-from mpcheckpoint._backup.place import BackupPlace, read_marker
+from mpcheckpoint._backup.marker import SavedEnd, read_marker
+from mpcheckpoint._backup.place import BackupPlace
 from mpcheckpoint._format.control import Header, parse_header
 from mpcheckpoint._format.scan import Stop, scan
 from mpcheckpoint._store import cut
@@ -76,13 +77,17 @@ def content(store: Path) -> dict[str, tuple[Any, ...]]:
 
 def require_whole(place: Path) -> None:
     """The files of a backup hold whole batches, and nothing else."""
-    assert {each.state for each in verify(place)} <= {"whole"}
+    assert {(each.state, each.loss, each.notes) for each in verify(place)} <= {("whole", None, ())}
+    ends = {}
     for path in inside(place).glob("*.jsonl"):
         data = path.read_bytes()
         header = parse_header(data)
         assert isinstance(header, Header)
         found = scan(data[header.end.offset :], header.end)
         assert (found.stop, found.end.offset) == (Stop.END, len(data))
+        ends[path.name] = SavedEnd(header.generation, len(data), found.end.stored_crc)
+    marker = read_marker(str(inside(place)))
+    assert ends == ({} if marker is None else marker.ends or {})
 
 
 @pytest.fixture

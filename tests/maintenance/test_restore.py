@@ -15,7 +15,7 @@ import pytest
 from mpcheckpoint import Checkpoint, Cursor, Log, Position
 from mpcheckpoint import _system as system
 from mpcheckpoint._backup.journal import Journal, write_journal
-from mpcheckpoint._backup.place import read_marker
+from mpcheckpoint._backup.marker import read_marker
 from mpcheckpoint._backup.restore_steps import previous_of_both
 from mpcheckpoint._format.control import Header, Restored
 from mpcheckpoint._format.frame import EndState

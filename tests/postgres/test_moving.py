@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpcheckpoint import Checkpoint, Cursor, Position
-from mpcheckpoint._backup.place import read_marker
+from mpcheckpoint._backup.marker import read_marker
 from mpcheckpoint._postgres.address import Address
 from mpcheckpoint._postgres.store import PostgresStore
 from mpcheckpoint.checkpoint import checkpoint_on

@@ -60,6 +60,8 @@ class LogCheck:
         problem: why it cannot be checked or repaired; None if it can.
         poison: why it takes no appends; None if it does.
         notes: what is worth knowing and is no damage.
+        loss: of a log in a backup, what is gone of it since it was backed up, where what is left reads well; None if
+            nothing is.
     """
 
     path: str
@@ -74,6 +76,7 @@ class LogCheck:
     problem: str | None = None
     poison: str | None = None
     notes: tuple[str, ...] = ()
+    loss: str | None = None
 
     @property
     def is_whole(self) -> bool:

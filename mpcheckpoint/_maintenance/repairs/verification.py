@@ -20,6 +20,7 @@ from mpcheckpoint._logfile.paths import BACKUP_JOURNAL, BACKUP_MARKER, QUARANTIN
 from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._logfile.quarantine import list_repairs
 from mpcheckpoint._maintenance.repairs.reports import Damage, LogCheck, State
+from mpcheckpoint._maintenance.repairs.saved import SavedLogs
 from mpcheckpoint._salvage.inspection import Inspection, inspect
 from mpcheckpoint._salvage.salvage import is_corrupt, log_key_in
 from mpcheckpoint._store.directory import StoreDirectory
@@ -63,7 +64,8 @@ def verify(
     """Read every byte of a store's logs and yield what is found, a log at a time.
 
     After a damage it goes on at the next line that can be proven, so it finds all damages of a log. Writes nothing,
-    takes no lock, and works while others write: a write in progress is no damage. Bounded memory.
+    takes no lock, and works while others write: a write in progress is no damage. Bounded memory. Of a backup, it is
+    said of each log whether it is as it was backed up.
 
     Args:
         path: the directory of the store.
@@ -72,12 +74,18 @@ def verify(
 
     Raises:
         NotForThisStoreError, StoreNotFoundError, NotAStoreError, StoreAccessError: there is no store that can be read.
+        BackupPlaceError: it is a backup, and what that says of itself cannot be read.
         LogNotFoundError: one of ``log_keys`` does not exist.
         ReadFailedError: the store cannot be listed. An error of one log is in its ``LogCheck``.
     """
     directory = StoreDirectory(directory_of(path, "verify"), create=False, read_only=True)
     targets = targets_in(directory, log_keys)
-    return (check_log(target, on_progress) for target in targets)
+    saved = SavedLogs(directory.path)
+    if log_keys is None:
+        there = {os.path.basename(target.path) for target in targets}
+        gone = {name.removesuffix(LOG_SUFFIX) for name in saved.ends.keys() - there}
+        targets = sorted([*targets, *(_target(directory.path, name) for name in gone)])
+    return (saved.compared(check_log(target, on_progress)) for target in targets)
 
 
 def size_in_bytes(path: str | os.PathLike[str], *, log_keys: Iterable[str] | None = None) -> int:
