@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from mpcheckpoint import _system as system
 from mpcheckpoint._backup.compacted import SPARE_BYTES, compacted_copy
 from mpcheckpoint._backup.copying import BrokenSourceError, CopyPace, copy_batches
-from mpcheckpoint._backup.journal import Journal, settle, write_journal
+from mpcheckpoint._backup.journal import Journal, write_journal
 from mpcheckpoint._backup.marker import CompactedFrom, Marker, SavedEnd, read_marker
 from mpcheckpoint._backup.place import AgainError, BackupPlace, LogStep
 from mpcheckpoint._logfile.faults import translated
@@ -140,8 +140,7 @@ def _tried(
     timeout_s = wanted.timeout_s
     if not place.is_new:
         place.lock(held, timeout_s)
-        with translated("finishing an interrupted backup in", place.path):
-            settle(place.path)
+        place.settle()
     cut = take_cut(store, timeout_s)
     cut.failures.update(damaged)
     if cut.failures and not wanted.skip_damaged:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mpcheckpoint import _system as system
 from mpcheckpoint._backup.backing_up import BackedUpLog, Backup
 from mpcheckpoint._backup.copying import CopyPace
-from mpcheckpoint._backup.journal import Journal, settle, write_journal
+from mpcheckpoint._backup.journal import Journal, write_journal
 from mpcheckpoint._backup.marker import Marker, SavedEnd, read_marker
 from mpcheckpoint._backup.place import AgainError, BackupPlace
 from mpcheckpoint._logfile.faults import translated
@@ -78,8 +78,7 @@ def _made(
     cut_us = system.now_us()
     if not place.is_new:
         place.lock(held, timeout_s)
-        with translated("finishing an interrupted backup in", place.path):
-            settle(place.path)
+        place.settle()
     made = _made_before(place)
     steps = [_step(place, log, made) for log in logs]
     names = {step.paths.name for step in steps}

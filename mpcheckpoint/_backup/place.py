@@ -70,6 +70,7 @@ class BackupPlace:
         # What the marker says of logs, by the names of their files. ``None``: one of an earlier release says no ends.
         self.compacted: dict[str, CompactedFrom] = {}
         self._saved: dict[str, SavedEnd] | None = None
+        self._directory: StoreDirectory | None = None
         self._refuse_overlap()
         if os.path.lexists(self.base) and not os.path.isdir(self.base):
             raise NotAStoreError(
@@ -133,11 +134,22 @@ class BackupPlace:
             AgainError: another first backup failed, and removed what it had made.
         """
         try:
-            held.enter_context(self.opened().locked(timeout_s))
+            self._directory = self.opened()
+            held.enter_context(self._directory.locked(timeout_s))
         except (FileNotFoundError, StoreNotFoundError) as error:
             raise AgainError from error
         if not self.is_new and not self._is_backup():
             raise AgainError
+
+    def settle(self) -> None:
+        """Finish, or undo, what an interrupted backup left, and clear away what a killed one did.
+
+        Requires: it is locked.
+        """
+        assert self._directory is not None
+        with translated("finishing an interrupted backup in", self.path):
+            settle(self.path)
+            self._directory.remove_stale_files()
 
     def mark(self) -> None:
         """Have a new place say that it is a backup, durably: before there is anything else in it.
@@ -157,12 +169,18 @@ class BackupPlace:
         Requires: the place is new, or locked and settled.
         """
         if self.is_new:
-            self.lock(held, timeout_s)
+            try:
+                self.lock(held, timeout_s)
+            except BaseException:
+                self._remove_made(
+                    self.made[1:]
+                )  # with nothing in it: what is there may be another backup's by now
+                raise
         owner = os.getpid()
         with translated("backing up into", self.path):
             try:
                 if self.is_new:
-                    settle(self.path)
+                    self.settle()
                     self.mark()
                     places.make_names_durable(self.path)
                 written = write()
@@ -178,7 +196,7 @@ class BackupPlace:
     def _give_up(self) -> None:
         """Undo what was done. If that fails, too, the journal stays, and the next backup does it."""
         try:
-            settle(self.path)
+            self.settle()
         except (OSError, CheckpointError):
             return
         if not self.holds_logs():
@@ -195,9 +213,12 @@ class BackupPlace:
         if not self.is_new:
             return
         system.remove(os.path.join(self.path, BACKUP_MARKER))
-        for path in self.made:
-            if path == self.path:
-                system.remove(os.path.join(path, STORE_LOCK))
+        if self.made:
+            system.remove(os.path.join(self.path, STORE_LOCK))
+        self._remove_made(self.made)
+
+    def _remove_made(self, made: list[str]) -> None:
+        for path in made:
             try:
                 system.remove_directory(path)
             except OSError:

@@ -239,10 +239,12 @@ def _saved(source: StoreDirectory, marker: Marker, directory: str) -> dict[str, 
 def _unmake(made: list[str]) -> None:
     """Remove a store that was made, and in which there is nothing."""
     try:
-        if not made or set(system.list_directory(made[0])) - {STORE_LOCK}:
-            return
-        system.remove(os.path.join(made[0], STORE_LOCK))
-        for path in made:
+        there = [path for path in made if system.exists(path)]
+        if there and there[0] == made[0]:
+            if set(system.list_directory(made[0])) - {STORE_LOCK}:
+                return
+            system.remove(os.path.join(made[0], STORE_LOCK))
+        for path in there:
             system.remove_directory(path)
     except OSError:
         return  # somebody put something into it

@@ -793,6 +793,43 @@ def test_journal_that_names_what_lies_elsewhere_is_refused(
         back_up(store, place)
 
 
+LEFT = [f"{name}.{'0' * 32}.tmp" for name in ("backup.journal", "backup", "a.jsonl", "gone.jsonl")]
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("state", ["new", "unchanged", "changed"])
+def test_backup_clears_away_what_a_killed_one_left(store: Path, log: Log, place: Path, state: str) -> None:
+    if state == "new":  # killed before the place was marked
+        inside(place).mkdir(parents=True)
+        inside(place, "store.lock").touch()
+    else:
+        back_up(store, place)
+    if state == "changed":
+        log.append("x", 1)
+    for name in LEFT:
+        inside(place, name).write_bytes(b"{")
+    inside(place, "not ours.tmp").touch()
+
+    back_up(store, place)
+
+    left = {path.name for path in inside(place).iterdir()}
+    assert left == {"a.jsonl", "backup", "store.lock", "not ours.tmp"}
+
+
+@pytest.mark.guarantee(9)
+@pytest.mark.parametrize("at", [1, 2], ids=["made", "marked"])
+def test_first_backup_whose_place_cannot_be_made_or_marked_leaves_nothing(
+    store: Path, log: Log, place: Path, faults: Faults, at: int
+) -> None:
+    fault = faults.fail("replace", errno.EIO, on="backups", at=at)
+
+    with pytest.raises(WriteFailedError):
+        back_up(store, place)
+
+    assert fault.hits
+    assert not place.parent.exists()
+
+
 PLACE = "backup"
 made: list[dict[str, tuple[Any, ...]]] = []
 returned: list[int] = []
@@ -842,6 +879,7 @@ def check_backed_up(store: Path, ledger: Ledger) -> None:
     made.append(now)  # for the disks that a loss of power leaves after this check
     Checkpoint(store).backup(place)
     assert content(place) == now
+    assert not list(inside(place).glob("*.tmp"))
     require_whole(place)
 
 

@@ -486,6 +486,20 @@ def test_refused_restore_makes_no_store(store: Path, log: Log, place: Path, tmp_
     assert not (tmp_path / "deep").exists()
 
 
+@pytest.mark.usefixtures("log")
+def test_restore_that_cannot_make_its_store_leaves_nothing(
+    store: Path, place: Path, tmp_path: Path, faults: Faults
+) -> None:
+    Checkpoint(store).backup(place)
+    fault = faults.fail("replace", errno.EIO, on="elsewhere")  # it gets its name
+
+    with pytest.raises(WriteFailedError):
+        restore(place, tmp_path / "deep" / "elsewhere")
+
+    assert fault.hits
+    assert not (tmp_path / "deep").exists()
+
+
 @pytest.mark.guarantee(4)
 def test_restore_of_a_log_that_takes_no_appends_makes_it_take_them(
     store: Path, log: Log, place: Path, faults: Faults
