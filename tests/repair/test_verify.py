@@ -438,8 +438,18 @@ def test_verify_command_refuses_in_one_line_what_it_cannot_check(
     log_file(store).write_bytes(log_file(store).read_bytes().replace(b'"version":1', b'"version":9'))
     newer = shell.run("verify", "--store", "store")
     assert newer.code == 2
+    assert newer.out.endswith(": 0 damaged, 1 could not be checked\n")
     assert "a: could not be checked" in newer.out
     assert "version 9" in newer.out
+
+
+@pytest.mark.usefixtures("filled")
+def test_verify_command_counts_the_damaged_log_of_a_store_that_has_no_other(
+    store: Path, tmp_path: Path
+) -> None:
+    flip(store, line_starts(store)[3] + 20)
+
+    assert ": 1 damaged\n" in CommandLine(tmp_path).run("verify", "--store", "store").out
 
 
 def test_verify_command_into_a_closed_pipe_ends_quietly(store: Path, filled: Log) -> None:
