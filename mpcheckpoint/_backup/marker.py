@@ -21,7 +21,7 @@ MARKER_FORMAT = "mpcheckpoint backup"
 # Some hundred bytes a log.
 _MOST_BYTES = 64 * 1024 * 1024
 
-Change = Literal["none", "longer", "shorter", "another"]
+Change = Literal["none", "longer", "shorter", "damaged", "another"]
 
 
 class CompactedFrom(msgspec.Struct, frozen=True):
@@ -114,6 +114,6 @@ def change_of(fd: int, header: Header, end: EndState | None, known: SavedEnd) ->
     if size < known.offset or (end is not None and end.offset < known.offset):
         return "shorter"
     is_end = end is not None and (end.offset, end.stored_crc) == (known.offset, known.crc)
-    if not is_end and not bears_out(fd, EndState(known.offset, known.crc, 0)):
-        return "another"
-    return "none" if size == known.offset else "longer"
+    if size == known.offset:
+        return "none" if is_end else "damaged"
+    return "longer" if is_end or bears_out(fd, EndState(known.offset, known.crc, 0)) else "another"

@@ -309,7 +309,9 @@ class BackupPlace:
     def _require_as_saved(self, log: CutLog, fd: int, header: Header, end: EndState | None) -> None:
         """Return if nobody has written to a log, as far as is known. One that was cut short is made whole again."""
         name = os.path.basename(log.paths.log)
-        if self._saved is not None and change_of(fd, header, end, self._saved[name]) in ("longer", "another"):
+        if self._saved is None:
+            return
+        if change_of(fd, header, end, self._saved[name]) not in ("none", "shorter"):
             raise self.refusal(
                 f"holds a log {log.paths.log_key!r} that is not as it was backed up: it was written to, or is damaged"
             )

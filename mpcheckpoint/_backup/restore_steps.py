@@ -192,6 +192,8 @@ def _require_as_saved(
     change = change_of(fd, header, end, known[name])
     if change == "none":
         return
+    if change == "damaged":
+        raise _damaged(paths.log, whole_end(fd, header), log_key)
     what = {
         "longer": f"was written to: more follows the records of its log {log_key!r}",
         "shorter": f"was cut short: its log {log_key!r} has not all of the {known[name].offset:,} bytes that were "
@@ -199,6 +201,34 @@ def _require_as_saved(
         "another": f"is not as it was made: its log {log_key!r} was written to, or is damaged",
     }[change]
     raise refusal(source, f"{what}; {_AS_IT_IS.format(source.base, 'it holds')}")
+
+
+def require_proven(step: RestoreStep) -> None:
+    """Read what the backup has of a log.
+
+    Raises:
+        CorruptLogError: it is damaged.
+        ReadFailedError, StoreAccessError: it cannot be read.
+    """
+    header, end = step.header, step.end
+    if header is None or end is None:
+        return
+    with translated("reading", step.saved_path, is_read=True):
+        file = system.open_file(step.saved_path)
+        if _is_proven(file.fd, header, end):
+            return
+        found = whole_end(file.fd, header)
+    raise _damaged(step.saved_path, found, step.paths.log_key)
+
+
+def _is_proven(fd: int, header: Header, end: EndState) -> bool:
+    return end == header.end or is_chain(fd, header.end, end)
+
+
+def _damaged(path: str, end: EndState, log_key: str) -> CorruptLogError:
+    return CorruptLogError(
+        path, end.offset, expected="what was backed up", found="other bytes", log_key=log_key
+    )
 
 
 def _compare(source: StoreDirectory, step: RestoreStep) -> None:
@@ -224,5 +254,5 @@ def _compare(source: StoreDirectory, step: RestoreStep) -> None:
         step.is_poisoned = Poison(paths).reason(present.generation) is not None
         # Every byte is looked at: a log that is damaged further up is to be put back.
         is_common = present.generation == header.generation and end.offset <= step.size
-        if is_common and is_chain(file.fd, header.end, end):
+        if is_common and _is_proven(file.fd, header, end):
             step.common = end.offset

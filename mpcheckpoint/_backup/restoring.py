@@ -44,6 +44,7 @@ from mpcheckpoint._backup.restore_steps import (
     logs_in,
     previous_of_both,
     refusal,
+    require_proven,
     saved_steps,
 )
 from mpcheckpoint._engines import directory_of
@@ -86,7 +87,10 @@ def plan_restore(backup: str | os.PathLike[str], path: str | os.PathLike[str]) -
     logs = []
     if os.path.lexists(there):
         logs = logs_in(StoreDirectory(path, create=False, read_only=True, is_unfinished_taken=True), saved)
-    return [step.outcome() for step in compared(source, saved, logs)]
+    steps = compared(source, saved, logs)
+    for step in steps:
+        require_proven(step)
+    return [step.outcome() for step in steps]
 
 
 def restore(
@@ -170,6 +174,9 @@ def _restored(
                 target.remove_stale_files()
                 steps = compared(source, saved, logs)
                 todo = [step for step in steps if step.outcome().action != "nothing"]
+                for step in steps:
+                    if step.outcome().action == "nothing":  # others are proven when they are read
+                        require_proven(step)
                 done = _carried_out(source, marker, target, todo, locks, on_progress)
             finally:
                 try:

@@ -73,7 +73,7 @@ def verify_command(store: str, log_keys: tuple[str, ...], is_json: bool) -> int:
                 bytes=check.size_bytes,
                 unreadable=int(check.state == "unreadable"),
                 damaged=int(not check.is_whole and check.state != "unreadable"),
-                lossy=int(check.loss is not None),
+                lossy=int(check.is_whole and check.loss is not None),
             )
             if is_json:
                 write_out(json_line(check_fields(check)))
@@ -96,7 +96,7 @@ def _lines(check: LogCheck) -> Iterator[str]:
     yield f"{name}: {check.state}, {counted(check.records, 'record')}{before}, {counted(check.size_bytes, 'byte')}"
     yield from damage_lines(check)
     if check.loss is not None:
-        yield f"  was cut short: {safe(check.loss)}"
+        yield f"  not as it was backed up: {safe(check.loss)}"
     if check.poison is not None:
         yield f"  takes no appends since a sync failed: {safe(check.poison)}"
     if check.problem is not None:

@@ -10,7 +10,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._backup.marker import Marker, SavedEnd, read_marker
-from mpcheckpoint.errors import BackupPlaceError
+from mpcheckpoint.errors import BackupPlaceError, CorruptLogError
 from mpcheckpoint.maintenance import plan_restore, restore, verify
 from support.shell import CommandLine
 from support.verbs import become_a_new_process, flip, inside, log_file, tree
@@ -150,6 +150,35 @@ def test_backup_that_was_written_to_is_not_replaced_by_the_next_one(
     assert {path: looks[-1] for path, looks in tree(place).items()} == before
 
 
+@pytest.mark.guarantee(6)
+@pytest.mark.parametrize("log_key", ["a", "b"])
+def test_damage_of_a_backup_is_found_by_a_restore_also_where_the_store_is_as_it_was(
+    store: Path, place: Path, log_key: str
+) -> None:
+    """Nothing came to "a" since the backup."""
+    header_bytes = log_file(place, log_key).read_bytes().index(b"\n") + 1
+    flip(place, header_bytes + 20, log_key)
+    before = content(store)
+
+    for attempt in (plan_restore, restore):
+        with pytest.raises(CorruptLogError) as caught:
+            attempt(place, store)
+        assert (caught.value.path, caught.value.offset) == (str(log_file(place, log_key)), header_bytes)
+
+    assert content(store) == before
+    assert not list(inside(store, "quarantine").glob("*"))
+
+
+def test_log_of_which_there_is_only_the_header_is_as_the_backup_has_it(store: Path, place: Path) -> None:
+    cut_all_lines(store)
+    become_a_new_process()
+    Checkpoint(store).backup(place.with_name("another"))
+
+    plan = {log.log_key: log.action for log in plan_restore(place.with_name("another"), store)}
+
+    assert plan == {"a": "nothing", "b": "nothing"}
+
+
 # --- what a marker knows --------------------------------------------------------------------------------------
 
 
@@ -217,7 +246,7 @@ def test_verify_tells_of_a_backup_that_was_cut_short_or_written_to(place: Path, 
     become_a_new_process()
     cut = shell.run(*line)
     assert cut.code == 1
-    assert "  was cut short: it has " in cut.out
+    assert "  not as it was backed up: it has " in cut.out
     assert cut.out.endswith(": 0 damaged, 1 cut short\n")
 
     remove(place)
@@ -242,7 +271,11 @@ def test_verify_of_a_backup_that_is_being_made_says_nothing_of_its_ends(store: P
     assert set(told) == {("whole", None, ())}
 
 
-def test_damage_of_a_backup_is_told_as_that(store: Path, place: Path) -> None:
+def test_damage_of_a_backup_is_told_as_that(place: Path) -> None:
     flip(place, log_file(place).stat().st_size // 2)
+    flip(place, log_file(place, "b").stat().st_size - 20, "b")
 
-    assert [(each.state, each.loss) for each in verify(place)] == [("corrupt", None), ("whole", None)]
+    (middle, end) = verify(place)
+
+    assert (middle.state, middle.loss) == ("corrupt", None)
+    assert (end.is_whole, end.loss) == (False, "its last lines are others")

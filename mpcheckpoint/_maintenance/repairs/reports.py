@@ -60,8 +60,8 @@ class LogCheck:
         problem: why it cannot be checked or repaired; None if it can.
         poison: why it takes no appends; None if it does.
         notes: what is worth knowing and is no damage.
-        loss: of a log in a backup, what is gone of it since it was backed up, where what is left reads well; None if
-            nothing is.
+        loss: of a log in a backup, what it lacks of what was backed up, in words, also where the rest reads well; None
+            if nothing is known to be missing.
     """
 
     path: str

@@ -62,6 +62,8 @@ class SavedLogs:
             return check
         if change == "shorter":
             return replace(check, loss=f"it has {size:,} of the {known.offset:,} bytes that were backed up")
+        if change == "damaged":
+            return replace(check, loss="its last lines are others")
         return replace(check, notes=(*check.notes, _NOTES[change]))
 
     def _is_being_changed(self) -> bool:
