@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
 
 from mpcheckpoint import _system as system
 from mpcheckpoint._backup.marker import change_of
+from mpcheckpoint._format.columns import Lines
+from mpcheckpoint._format.control import Restored
 from mpcheckpoint._format.names import LOG_SUFFIX
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.faults import translated
 from mpcheckpoint._logfile.header import read_header
 from mpcheckpoint._logfile.paths import LogPaths
 from mpcheckpoint._logfile.poison import Poison
-from mpcheckpoint._logfile.replay import is_chain
+from mpcheckpoint._logfile.replay import is_chain, replay
 from mpcheckpoint._store.log_end import clean_end, last_stamp, whole_end
+from mpcheckpoint._store.moving import without_controls_of_a_generation
 from mpcheckpoint.errors import BackupPlaceError, CorruptLogError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mpcheckpoint._backup.marker import Marker, SavedEnd
     from mpcheckpoint._format.control import Header
     from mpcheckpoint._format.frame import EndState
@@ -62,6 +68,7 @@ class RestoreStep:
             without padding.
         length: up to where the store's log is whole.
         common: up to where it is what the backup's is.
+    is_same: whether it holds what the backup's does, no more and no less.
         is_poisoned: whether it takes no appends since a sync failed.
     """
 
@@ -74,6 +81,7 @@ class RestoreStep:
     size: int = 0
     length: int = 0
     common: int = 0
+    is_same: bool = False
     is_poisoned: bool = False
 
     def outcome(self) -> LogRestore:
@@ -84,8 +92,9 @@ class RestoreStep:
             return LogRestore(log_key, "taken out", None, removed)
         if not self.is_there:
             return LogRestore(log_key, "made", end.stamp_us, 0)
-        is_same = not removed and self.common == end.offset and not self.is_poisoned
-        return LogRestore(log_key, "nothing" if is_same else "put back", end.stamp_us, removed)
+        if self.is_same and not self.is_poisoned:
+            return LogRestore(log_key, "nothing", end.stamp_us, 0)
+        return LogRestore(log_key, "put back", end.stamp_us, removed)
 
 
 def saved_steps(source: StoreDirectory, marker: Marker, directory: str) -> dict[str, RestoreStep]:
@@ -256,3 +265,30 @@ def _compare(source: StoreDirectory, step: RestoreStep) -> None:
         is_common = present.generation == header.generation and end.offset <= step.size
         if is_common and _is_proven(file.fd, header, end):
             step.common = end.offset
+            step.is_same = step.size == step.common
+        elif found is not None and Restored(header.generation, end.stamp_us) in present.restored[-1:]:
+            step.is_same = _is_restored(step, file.fd, present)
+
+
+def _is_restored(step: RestoreStep, fd: int, present: Header) -> bool:
+    """Return whether a log is what a restore made of the backup's, or a later generation of that, with nothing added.
+
+    Its header tells that a restore made it; a compacted copy that was put there by hand says the same. So what each
+    line says is compared, which is about what another restore would read.
+    """
+    assert step.header is not None
+    saved = system.open_file(step.saved_path)
+    pairs = zip_longest(
+        _content(saved.fd, step.header, step.saved_path), _content(fd, present, step.paths.log)
+    )
+    return all(ours == theirs for ours, theirs in pairs)
+
+
+def _content(fd: int, header: Header, path: str) -> Iterator[tuple[object, ...]]:
+    """Yield what each line says, but for what a generation says of itself; and, at a damage, the damage."""
+    for scan in replay(fd, header.end):
+        for lines in without_controls_of_a_generation(Lines.of(scan.lines), path):
+            for line in lines:
+                yield line.stamp_us, line.more, line.object_key, line.event, line.meta
+        if scan.damage is not None:
+            yield (scan.damage,)

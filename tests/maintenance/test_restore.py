@@ -92,7 +92,7 @@ def test_restore_makes_the_store_what_the_backup_is_and_keeps_what_it_takes_out(
     assert b'"later"' in kept
     assert b'"new"' in kept
     assert tree(place) == saved
-    assert actions(restore(place, store)) == {"a": "put back", "same": "nothing"}  # another generation
+    assert actions(restore(place, store)) == {"a": "nothing", "same": "nothing"}
     log.append("x", "again", record_id="id")
     become_a_new_process()
     assert content(store)["x"] == (*before["x"], "again")
@@ -190,6 +190,103 @@ def test_handles_that_are_open_show_what_was_restored(store: Path, log: Log, pla
     assert log.events("x") == (0,)
     with pytest.raises(LogNotFoundError):
         other.append("x", 1)
+
+
+# --- again ----------------------------------------------------------------------------------------------------
+
+
+def quarantined(store: Path) -> list[Path]:
+    return sorted(inside(store, "quarantine").glob("*"))
+
+
+@pytest.fixture
+def restored_log(store: Path, log: Log, place: Path) -> Log:
+    """A log with all that a log can hold, in a store that was restored."""
+    log.append_many([("x", 1), ("y", 1), ("x", 2)])
+    log.compact(keep_last=1)
+    log.append("x", 3, record_id="id")
+    log.forget(["y"])
+    with log.claim("x"):
+        pass
+    Checkpoint(store).log("b").append("z", 1)
+    Checkpoint(store).backup(place)
+    log.append("x", "later")
+    restore(place, store)
+    become_a_new_process()
+    return Checkpoint(store).log("a")
+
+
+@pytest.mark.guarantee(11)
+def test_second_restore_of_the_same_backup_changes_nothing(
+    store: Path, restored_log: Log, place: Path
+) -> None:
+    before, kept = log_file(store).read_bytes(), quarantined(store)
+
+    plan, done = plan_restore(place, store), restore(place, store)
+
+    assert actions(plan) == actions(done) == {"a": "nothing", "b": "nothing"}
+    assert log_file(store).read_bytes() == before
+    assert quarantined(store) == kept
+    restored_log.recover()  # the same in another generation
+    assert actions(restore(place, store)) == {"a": "nothing", "b": "nothing"}
+    assert restored_log.events("x") == (2, 3)
+
+
+@pytest.mark.guarantee(11)
+def test_second_restore_into_a_new_place_changes_nothing(
+    store: Path, restored_log: Log, place: Path, tmp_path: Path
+) -> None:
+    restored_log.append("x", "later")
+    restore(place, tmp_path / "new")
+    assert actions(restore(place, tmp_path / "new")) == {"a": "nothing", "b": "nothing"}
+    assert content(tmp_path / "new") == {"x": (2, 3), "z": (1,)}
+
+
+def write(store: Path, log: Log) -> None:
+    log.append("x", "later")
+
+
+def shrink(store: Path, log: Log) -> None:
+    log.compact(drop=lambda record: True)
+
+
+def damage(store: Path, log: Log) -> None:
+    flip(store, log_file(store).stat().st_size // 2)
+
+
+def tear_it(store: Path, log: Log) -> None:
+    with log_file(store).open("ab") as file:
+        file.write(b'["0000')
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("change", [write, shrink, damage, tear_it])
+def test_second_restore_puts_back_what_changed_since_the_first(
+    store: Path, restored_log: Log, place: Path, change: Callable[[Path, Log], None]
+) -> None:
+    before = content(store)
+    change(store, restored_log)
+    become_a_new_process()
+
+    done = restore(place, store)
+
+    assert actions(done) == {"a": "put back", "b": "nothing"}
+    assert done[0].kept_in is not None
+    assert content(store) == before
+
+
+@pytest.mark.guarantee(11)
+def test_restore_of_a_later_backup_into_a_store_that_was_restored_puts_it_back(
+    store: Path, restored_log: Log, place: Path, tmp_path: Path
+) -> None:
+    restored_log.append("x", 4)
+    Checkpoint(store).backup(tmp_path / "later")
+    assert actions(restore(place, store)) == {"a": "put back", "b": "nothing"}
+
+    assert actions(restore(tmp_path / "later", store)) == {"a": "put back", "b": "nothing"}
+
+    assert content(store) == {"x": (2, 3, 4), "z": (1,)}
+    assert actions(restore(tmp_path / "later", store)) == {"a": "nothing", "b": "nothing"}
 
 
 # --- refused, or whole ---------------------------------------------------------------------------------------
@@ -610,4 +707,6 @@ def test_restore_command_plans_then_restores_then_has_nothing_to_do(
     assert "a: was put back, as of " in done.out
     assert "kept in " in done.out
     assert content(store) == {"x": (0,)}
+    again = shell.good("restore", "--store", "store", "copy", "--yes")
+    assert again.out == "nothing to restore: the store is as the backup is\n"
     assert "is no backup" in shell.refused("restore", "--store", "elsewhere", "store")
