@@ -12,7 +12,7 @@ from mpcheckpoint._backup.journal import Journal, settle, write_beside, write_jo
 from mpcheckpoint._backup.marker import CompactedFrom, Marker, SavedEnd, change_of, read_marker
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._format.names import LOG_SUFFIX
-from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.faults import NOT_CHANGED, translated
 from mpcheckpoint._logfile.header import read_header
 from mpcheckpoint._logfile.ownership import missing_directories
 from mpcheckpoint._logfile.paths import BACKUP_MARKER, STORE_DIRECTORY, STORE_LOCK, LogPaths, store_directory
@@ -177,7 +177,7 @@ class BackupPlace:
                 )  # with nothing in it: what is there may be another backup's by now
                 raise
         owner = os.getpid()
-        with translated("backing up into", self.path):
+        with translated("backing up into", self.path, left=NOT_CHANGED):
             try:
                 if self.is_new:
                     self.settle()

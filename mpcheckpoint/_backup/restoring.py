@@ -49,7 +49,7 @@ from mpcheckpoint._backup.restore_steps import (
 )
 from mpcheckpoint._engines import directory_of
 from mpcheckpoint._format.control import Restored
-from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.faults import NOT_CHANGED, translated
 from mpcheckpoint._logfile.generations import GenerationCopy
 from mpcheckpoint._logfile.header import read_header
 from mpcheckpoint._logfile.ownership import missing_directories, temporary_name
@@ -72,6 +72,8 @@ if TYPE_CHECKING:
     OnProgress = Callable[[int], None]
 
 _SPARE_BYTES = 1024 * 1024
+# Of a restore that fails once its journal is written.
+_LEFT = "another restore, or mpcheckpoint repair, brings it to an end"
 _NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
@@ -160,13 +162,14 @@ def _restored(
 ) -> list[LogRestore]:
     settled, locks = None, AppendLocks()
     try:
-        with translated("restoring", target.path), target.locked(_left(deadline)):
+        with translated("restoring", target.path, left=NOT_CHANGED), target.locked(_left(deadline)):
             try:
                 places.make_names_durable(target.path)
                 saved = _saved(source, marker, target.path)
                 logs = logs_in(target, saved)
                 locks.take_all(logs, _left(deadline))
-                settled = settle(target.path, locks=locks, is_restored_anew=True)
+                with translated("restoring", target.path, left=_LEFT):
+                    settled = settle(target.path, locks=locks, is_restored_anew=True)
                 if settled is not None:  # it may have made some, which handles that were open find
                     known = {paths.log for paths in logs}
                     logs = logs_in(target, saved)
@@ -304,7 +307,8 @@ def _carried_out(
         if not _is_named(journal, target.path):
             _remove([*renames, *(repair.path for repair in kept.values())])
         raise
-    _finish(target, journal, todo)
+    with translated("restoring", target.path, left=_LEFT):
+        _finish(target, journal, todo)
     return {step.paths.log_key: _done(step, kept) for step in todo}
 
 

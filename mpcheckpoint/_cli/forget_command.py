@@ -53,15 +53,18 @@ def forget_command(
     log cannot be written, or there is no such store or log.
     """
     with Checkpoint(store, create=False, lock_timeout_s=lock_timeout_s, read_only=not is_yes) as checkpoint:
-        is_due = False
+        is_due, unknown = False, dict.fromkeys(object_keys)
         for log in _logs(checkpoint, log_keys):
             counts = {each: count for each in dict.fromkeys(object_keys) if (count := log.count(each))}
             if not counts:
                 continue
+            for each in counts:
+                unknown.pop(each, None)
             position = log.forget(counts) if is_yes else None
             is_due |= position is None
             _tell(log, counts, position, is_json=is_json)
         if not is_json:
+            write_lines(_unknown(list(unknown), len(set(object_keys))))
             write_lines(["nothing was changed; the same line with --yes does it"] if is_due else [])
     flush_out()
     return Exit.FAILED if is_due else Exit.OK
@@ -70,6 +73,16 @@ def forget_command(
 def _logs(checkpoint: Checkpoint, log_keys: tuple[str, ...]) -> Iterator[Log]:
     for log_key in dict.fromkeys(log_keys) or checkpoint.logs():
         yield checkpoint.log(log_key, create=False)
+
+
+def _unknown(object_keys: list[str], asked: int) -> Iterator[str]:
+    if not object_keys:
+        return
+    if len(object_keys) == asked:
+        yield f"nothing is recorded of {'it' if asked == 1 else 'them'}"
+        return
+    for each in object_keys:
+        yield f"{safe(each)}: nothing is recorded of it"
 
 
 def _tell(log: Log, counts: dict[str, int], position: Position | None, *, is_json: bool) -> None:

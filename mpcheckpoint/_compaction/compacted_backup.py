@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpcheckpoint._backup.backing_up import back_up_store
@@ -125,5 +126,10 @@ def _selections(compact: bool | Mapping[str, Any], path: str) -> Callable[[], Se
         raise TypeError(f"compact is a bool, or names arguments of Log.compact, not {compact!r}")
     if compact is False:
         return None
-    rules = rules_of(**({} if compact is True else compact))
+    arguments: dict[str, Any] = {} if compact is True else dict(compact)
+    known = tuple(signature(rules_of).parameters)
+    for name in arguments:
+        if name not in known:
+            raise TypeError(f"compact has no rule {name!r}; there are {', '.join(known)}")
+    rules = rules_of(**arguments)
     return lambda: selection_by(rules, path, WorkerFiles(path))

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from mpcheckpoint import _system as system
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._logfile.chunk import Origin
-from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.faults import NOT_CHANGED, translated
 from mpcheckpoint._logfile.generations import GenerationCopy, put_in_place
 from mpcheckpoint._logfile.ownership import open_beside_log, temporary_name
 from mpcheckpoint._logfile.replay import replay
@@ -135,9 +135,9 @@ class Compactor:
             CompactionError: the log was given another generation again and again, or grew faster than it was copied.
             And what ``selection`` and ``pace`` raise. After any of them the log is as it was.
         """
-        with translated("compacting", self._paths.log):
+        with translated("compacting", self._paths.log, left=NOT_CHANGED):
             open_beside_log(self._paths.compaction).close()  # for all users of the log
-        with translated("compacting", self._paths.log), self._alone():
+        with translated("compacting", self._paths.log, left=NOT_CHANGED), self._alone():
             for _ in range(_MOST_BEGINNINGS):
                 try:
                     return self._run(selection, is_dry_run=is_dry_run)

@@ -26,8 +26,17 @@ _ADVICE: dict[int | None, str] = {
 }
 
 
-def typed(error: OSError, *, doing: str, path: str, is_read: bool = False) -> CheckpointError:
-    """Return the typed error for an OSError raised while ``doing`` something to ``path``. Nothing was written."""
+NOT_APPENDED, NOT_CHANGED = "nothing was appended", "nothing was changed"
+
+
+def typed(
+    error: OSError, *, doing: str, path: str, is_read: bool = False, left: str = NOT_APPENDED
+) -> CheckpointError:
+    """Return the typed error for an OSError raised while ``doing`` something to ``path``.
+
+    Args:
+        left: where it was to be written to, what that leaves, in words.
+    """
     if isinstance(error.filename, str):
         path = error.filename
     reason = error.strerror or str(error)
@@ -52,7 +61,7 @@ def typed(error: OSError, *, doing: str, path: str, is_read: bool = False) -> Ch
         what += f"; what was read before stays valid; {advice}"
         result = ReadFailedError(what, path=path, reason=reason)
     else:
-        result = WriteFailedError(f"{what}; nothing was appended; {advice}", path=path, reason=reason)
+        result = WriteFailedError(f"{what}; {left}; {advice}", path=path, reason=reason)
     if isinstance(result, OSError):
         result.errno = error.errno
     return result
@@ -70,16 +79,19 @@ def _in_the_way(path: str) -> str:
 class translated:  # noqa: N801 - reads as a verb in a with statement
     """Raise an OSError of the block as a typed error."""
 
-    __slots__ = ("_doing", "_is_read", "_path")
+    __slots__ = ("_doing", "_is_read", "_left", "_path")
 
-    def __init__(self, doing: str, path: str, *, is_read: bool = False) -> None:
+    def __init__(self, doing: str, path: str, *, is_read: bool = False, left: str = NOT_APPENDED) -> None:
         self._doing = doing
         self._path = path
         self._is_read = is_read
+        self._left = left
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, OSError) and not isinstance(error, CheckpointError):
-            raise typed(error, doing=self._doing, path=self._path, is_read=self._is_read) from error
+            raise typed(
+                error, doing=self._doing, path=self._path, is_read=self._is_read, left=self._left
+            ) from error

@@ -35,7 +35,7 @@ from mpcheckpoint._format.frame import (
 )
 from mpcheckpoint._format.recode import DROP, KEEP, LEFT, recoded
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.faults import NOT_CHANGED, translated
 from mpcheckpoint._logfile.file_bytes import write_whole
 from mpcheckpoint._logfile.header import known_control
 from mpcheckpoint._logfile.ownership import create_log_like, create_successor, temporary_name
@@ -70,7 +70,7 @@ def switch_generation(paths: LogPaths, old: OpenLog) -> None:
         WriteFailedError: the copy could not be written. Nothing was changed.
     """
     temporary = temporary_name(paths.log)
-    with translated("copying", paths.log):
+    with translated("copying", paths.log, left=NOT_CHANGED):
         try:
             copy = GenerationCopy(paths, temporary, old.end.header)
             _take(copy, paths, old)

@@ -29,7 +29,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.control import MAX_HEADER_BYTES, SALVAGED, Header, Note, Restored, note_payload
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.faults import NOT_CHANGED, translated
 from mpcheckpoint._logfile.generations import GenerationCopy
 from mpcheckpoint._logfile.ownership import temporary_name
 from mpcheckpoint._logfile.page import stated_generation
@@ -74,7 +74,7 @@ def salvage_log(paths: LogPaths, require_lock: Callable[[], None]) -> Salvage | 
         WriteFailedError, ReadFailedError: at most quarantine was changed; or the log was replaced, and that may not
             survive a loss of power. Either way a second call completes it.
     """
-    with translated("repairing", paths.log):
+    with translated("repairing", paths.log, left=NOT_CHANGED):
         descriptor = system.open_file(paths.log)
         found = inspect(descriptor.fd, paths.log, paths.page)
         if found.refusal is not None:

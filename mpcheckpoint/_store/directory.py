@@ -48,6 +48,7 @@ from mpcheckpoint.errors import (
     LogNotFoundError,
     NetworkFileSystemError,
     NotAStoreError,
+    StoreAccessError,
     StoreNotFoundError,
 )
 
@@ -110,12 +111,22 @@ class StoreDirectory:
         is_new = False
         for path in reversed(missing_directories(self.path) or [self.path]):
             users = None if users_of is None else users_of_new_directory(users_of)
-            if path == self.path:
-                is_new = make_store_directory(path, users)
-            elif path == self.base and users is not None:
-                is_new = make_directory_for(path, users)
-            else:
-                is_new = system.make_directory(path)
+            parent = os.path.dirname(path)
+            try:
+                if path == self.path:
+                    is_new = make_store_directory(path, users)
+                elif path == self.base and users is not None:
+                    is_new = make_directory_for(path, users)
+                else:
+                    is_new = system.make_directory(path)
+            except FileNotFoundError:
+                if not os.path.isdir(parent or os.curdir):
+                    raise  # it was removed meanwhile
+                raise StoreAccessError(
+                    f"{path} cannot be made: {parent} takes no new directories; choose another place",
+                    path=path,
+                    reason="no new directories there",
+                ) from None
             if is_new:
                 # Crash: a directory whose parent was not synced can be gone after a power cut, with all it held.
                 system.sync_directory(os.path.dirname(path))

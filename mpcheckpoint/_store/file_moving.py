@@ -10,7 +10,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._format.columns import Lines
 from mpcheckpoint._format.frame import EndState
 from mpcheckpoint._logfile.clock import clock
-from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.faults import NOT_CHANGED, translated
 from mpcheckpoint._logfile.generations import GenerationCopy
 from mpcheckpoint._logfile.ownership import create_log, create_log_like, temporary_name
 from mpcheckpoint._logfile.paths import LogPaths
@@ -78,7 +78,7 @@ def adopt_into_directory(
     Crash: a temporary file, which nobody has locked, until the log has its name; then the log, durable and whole.
     """
     paths = LogPaths.of(directory.path, log.header.log_key)
-    with translated("copying into", paths.log):
+    with translated("copying into", paths.log, left=NOT_CHANGED):
         directory.require_locking()
         temporary, made = temporary_name(paths.log), None
         try:

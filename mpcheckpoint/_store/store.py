@@ -9,7 +9,7 @@ from weakref import ref
 from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.append_group import append_group, group_made_durable
 from mpcheckpoint._logfile.compaction import Compactor
-from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.faults import NOT_CHANGED, translated
 from mpcheckpoint._logfile.opened import Appended
 from mpcheckpoint._logfile.quarantine import list_repairs, remove_repairs
 from mpcheckpoint._logfile.read import LogReader
@@ -125,7 +125,7 @@ class DirectoryLog:
 
     def recover(self, timeout_s: float | None) -> None:
         """Copy the records into a new generation, durably, so that the log takes appends again."""
-        with translated("recovering", self._paths.log), self._directory.locked(timeout_s):
+        with translated("recovering", self._paths.log, left=NOT_CHANGED), self._directory.locked(timeout_s):
             recover(self._writer(), timeout_s)
 
     def compact(

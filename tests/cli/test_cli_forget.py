@@ -30,7 +30,8 @@ def test_forget_says_what_there_is_and_does_it_with_yes(shell: CommandLine) -> N
     planned = shell.run("forget", "--store", "store", "x", "nothing")
     assert planned.code == 1
     assert planned.out == (
-        "a: 1 object, 2 events\nb: 1 object, 2 events\nnothing was changed; the same line with --yes does it\n"
+        "a: 1 object, 2 events\nb: 1 object, 2 events\nnothing: nothing is recorded of it\n"
+        "nothing was changed; the same line with --yes does it\n"
     )
     done = shell.run("forget", "--store", "store", "--key", "b", "--yes", "x", "y")
     assert (done.code, done.out) == (0, "b: 2 objects, 3 events forgotten\n")
@@ -38,7 +39,9 @@ def test_forget_says_what_there_is_and_does_it_with_yes(shell: CommandLine) -> N
         assert checkpoint["x"] == (1, 2)
         assert checkpoint.log("b").count("x") == 0
     again = shell.run("forget", "--store", "store", "--key", "b", "x")
-    assert (again.code, again.out) == (0, "")
+    assert (again.code, again.out) == (0, "nothing is recorded of it\n")
+    neither = shell.run("forget", "--store", "store", "--yes", "nope", "nothing", "nope")
+    assert (neither.code, neither.out) == (0, "nothing is recorded of them\n")
 
 
 def test_forget_writes_json(shell: CommandLine) -> None:
@@ -48,6 +51,7 @@ def test_forget_writes_json(shell: CommandLine) -> None:
     assert json.loads(planned.out) == expected | {"is_forgotten": False}
     done = shell.run("forget", "--store", "store", "--json", "-y", "x")
     assert (done.code, json.loads(done.out)) == (0, expected | {"is_forgotten": True})
+    assert shell.good("forget", "--store", "store", "--json", "x").out == ""
 
 
 def test_forget_needs_a_store_a_log_and_an_object(shell: CommandLine) -> None:

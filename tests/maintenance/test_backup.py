@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from mpcheckpoint.errors import (
     PoisonedLogError,
     ReadFailedError,
     ReentrancyError,
+    StoreAccessError,
     UnfinishedBackupError,
     WriteFailedError,
 )
@@ -56,7 +58,6 @@ from support.verbs import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from mpcheckpoint._logfile.paths import LogPaths
 
@@ -791,6 +792,30 @@ def test_journal_that_names_what_lies_elsewhere_is_refused(
     write_journal(str(inside(place)), Journal(doing="backup", lengths={name: 0}))
     with pytest.raises(UnfinishedBackupError, match="no name of a file"):
         back_up(store, place)
+
+
+@pytest.mark.guarantee(9)
+def test_backup_that_would_fill_the_disk_says_so_and_changes_nothing(
+    store: Path, log: Log, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "space_at", lambda _: SimpleNamespace(free_bytes=0))
+
+    with pytest.raises(WriteFailedError, match=r"0 are free there; nothing was changed; free some space"):
+        back_up(store, place)
+
+    assert not place.exists()
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("act", [back_up, lambda store, place: Checkpoint(place)], ids=["backup", "store"])
+@pytest.mark.usefixtures("log")
+def test_place_where_no_directory_can_be_made_is_called_so(
+    store: Path, act: Callable[[Path, Path], object]
+) -> None:
+    with pytest.raises(
+        StoreAccessError, match=r"/proc/x cannot be made: /proc takes no new directories; choose"
+    ):
+        act(store, Path("/proc/x"))
 
 
 LEFT = [f"{name}.{'0' * 32}.tmp" for name in ("backup.journal", "backup", "a.jsonl", "gone.jsonl")]

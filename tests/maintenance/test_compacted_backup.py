@@ -244,7 +244,7 @@ def test_compacted_backup_needs_room_for_what_is_left_alone(
         filled.append("x", "e" * 200, durability="never")
 
     monkeypatch.setattr(system, "free_bytes", lambda fd: SPARE_BYTES + 10)
-    with pytest.raises(WriteFailedError, match="are free"):
+    with pytest.raises(WriteFailedError, match=r"are free there; nothing was changed; free some space"):
         back_up(store, place)
     assert not place.exists()
     monkeypatch.setattr(system, "free_bytes", lambda fd: SPARE_BYTES + 5000)
@@ -349,6 +349,15 @@ def test_compact_that_says_nothing_sensible_is_refused(store: Path, place: Path,
     with pytest.raises((TypeError, ValueError)):
         back_up(store, place, bad)
     assert not place.exists()
+
+
+@pytest.mark.usefixtures("filled")
+def test_rule_that_is_none_is_refused_with_those_that_there_are(store: Path, place: Path) -> None:
+    with pytest.raises(
+        TypeError,
+        match=r"^compact has no rule 'foo'; there are keep_last, newer_than_s, drop, fold, keep_ids_s, purge$",
+    ):
+        back_up(store, place, {"keep_last": 1, "foo": 1})
 
 
 @pytest.mark.usefixtures("filled")

@@ -366,13 +366,15 @@ def test_restore_that_fails_before_its_journal_leaves_the_store_and_after_it_is_
     Checkpoint(store).log("b").append("y", "later")
     later = content(store)
     fault = faults.fail("replace", errno.EIO, at=1, on="store")  # the journal gets its name
-    with pytest.raises(WriteFailedError):
+    with pytest.raises(WriteFailedError, match="nothing was changed"):
         restore(place, store)
     fault.clear()
     assert content(store) == later
 
     fault = faults.fail("replace", errno.EIO, at=3, on="store")  # one log has its name, the other has not
-    with pytest.raises(WriteFailedError):
+    with pytest.raises(
+        WriteFailedError, match="another restore, or mpcheckpoint repair, brings it to an end"
+    ):
         restore(place, store)
     fault.clear()
     with pytest.raises(UnfinishedBackupError):
@@ -568,7 +570,7 @@ def test_restore_that_would_fill_the_disk_is_refused_before_anything_is_written(
     log.append("x", "later")
     before = tree(store)
     monkeypatch.setattr(system, "space_at", lambda _: SimpleNamespace(free_bytes=0))
-    with pytest.raises(WriteFailedError, match="bytes are needed"):
+    with pytest.raises(WriteFailedError, match=r"are free there; nothing was changed; free some space"):
         restore(place, store)
     assert tree(store) == before
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpcheckpoint._backup.journal import read_journal, settle, tell_settled
 from mpcheckpoint._engines import directory_of
-from mpcheckpoint._logfile.faults import translated
+from mpcheckpoint._logfile.faults import NOT_CHANGED, translated
 from mpcheckpoint._logfile.recovery import recover, repair_end, replace_damaged
 from mpcheckpoint._maintenance.repairs.reports import Action, LeftOut, LogCheck, LogRepair
 from mpcheckpoint._maintenance.repairs.verification import CheckTarget, check_found, check_log, targets_in
@@ -166,7 +166,7 @@ def _carried_out(
 ) -> LogRepair:
     paths = target.paths
     assert paths is not None
-    with translated("repairing", target.path):
+    with translated("repairing", target.path, left=NOT_CHANGED):
         directory.require_locking()
         writer = process.writer(directory.identity, paths)
         if planned.action == "cut":
