@@ -172,9 +172,8 @@ class BackupPlace:
             try:
                 self.lock(held, timeout_s)
             except BaseException:
-                self._remove_made(
-                    self.made[1:]
-                )  # with nothing in it: what is there may be another backup's by now
+                # With nothing in it: what is there may be another backup's by now.
+                self._remove_made(self.made[1:])
                 raise
         owner = os.getpid()
         with translated("backing up into", self.path, left=NOT_CHANGED):

@@ -68,7 +68,7 @@ class RestoreStep:
             without padding.
         length: up to where the store's log is whole.
         common: up to where it is what the backup's is.
-    is_same: whether it holds what the backup's does, no more and no less.
+        is_same: whether it holds what the backup's does, no more and no less.
         is_poisoned: whether it takes no appends since a sync failed.
     """
 

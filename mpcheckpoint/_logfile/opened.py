@@ -36,9 +36,8 @@ if TYPE_CHECKING:
     from mpcheckpoint._system import FileStatus
     from mpcheckpoint._types import Position, Repair
 
-# A process that writes alone publishes the end at every 16th append only: a process that comes then reads the others,
-# which takes longer than all else it does. So who has appended as often in a row is taken to be alone: where two take
-# turns, each now and then appends twice.
+# A sole writer publishes the end at every 16th append only. A process that comes then reads the others, which takes
+# long: so one is alone after as many appends in a row. Where two take turns, each now and then appends twice.
 _MOST_UNPUBLISHED = 15
 # ``enum failure`` in native/commit.c, as is what LogFile.fail_sync knows.
 _OTHERS_SYNC = 3

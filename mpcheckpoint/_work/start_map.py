@@ -103,7 +103,8 @@ def start_map(  # noqa: PLR0913 - each is a choice of its own, all but two have 
             outcomes that are ready. What was recorded stays; what runs then is given back, or recorded if it runs in
             an executor; the same call carries on.
         key: a function that returns the object key of an item.
-        version: of the work. It is recorded, and another one is refused (see ``if_changed``): outcomes do not mix.
+        version: of the work. It is recorded, and another one is refused (see ``if_changed``): outcomes do not mix. Not
+            while the log has no outcome, and nobody works.
             "auto" makes it of the source of ``fn``, without comments, of the defaults of its parameters, and of what it
             holds of its surroundings (variables of an enclosing function, attributes of its object, arguments of a
             partial): JSON by its value, functions by their source. What it calls or looks up by name is not followed,

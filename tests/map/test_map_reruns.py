@@ -256,6 +256,21 @@ def test_changed_version_is_refused_or_keeps_what_it_is_told(
         mapped(log, fn, version="1", rerun=name)
 
 
+@pytest.mark.parametrize("name", [None, "x"])
+def test_changed_version_of_a_map_that_has_done_nothing_is_no_other_one(name: str | None, log: Log) -> None:
+    fn = Ran()
+    mapped(log, fn, [], version="1", rerun=name)
+
+    with log.claim("item1"), pytest.raises(ChangedVersionError):
+        mapped(log, fn, version="2", rerun=name)  # somebody is at work
+    outcomes = mapped(log, fn, version="2", rerun=name)
+
+    assert fn.take() == NAMES
+    assert {outcome.version for outcome in outcomes.values()} == {"2"}
+    with pytest.raises(ChangedVersionError):
+        mapped(log, fn, version="1", rerun=name)
+
+
 def test_failures_that_the_new_version_makes_are_kept_by_the_same_line(log: Log) -> None:
     fn = Ran("item1", "item4")
     mapped(log, fn, version="1", retries=1)
