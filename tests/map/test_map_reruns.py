@@ -262,7 +262,7 @@ def test_changed_version_of_a_map_that_has_done_nothing_is_no_other_one(name: st
     mapped(log, fn, [], version="1", rerun=name)
 
     with log.claim("item1"), pytest.raises(ChangedVersionError):
-        mapped(log, fn, version="2", rerun=name)  # somebody is at work
+        mapped(log, fn, [], version="2", rerun=name)  # somebody is at work
     outcomes = mapped(log, fn, version="2", rerun=name)
 
     assert fn.take() == NAMES
