@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import time
 from contextlib import suppress
 from typing import Any, Self
@@ -99,13 +100,18 @@ class Interrupts:
 
 
 class CtrlC:
-    """Note a Ctrl-C in the block: its exception may be lost in a finalizer, and a loop that goes on has to be told."""
+    """Note a Ctrl-C in the block: its exception may be lost in a finalizer, and a loop that goes on has to be told.
+
+    Then it is raised after all, so nothing is said of the lost one.
+    """
 
     def __init__(self) -> None:
         self._has_come = False
         self._before: Any = None
+        self._hook: Any = None
 
     def __enter__(self) -> Self:
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._pass_over
         self._before = signal.getsignal(signal.SIGINT)
         if self._before is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self._take)
@@ -113,6 +119,11 @@ class CtrlC:
 
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._before)
+        sys.unraisablehook = self._hook
+
+    def _pass_over(self, lost: sys.UnraisableHookArgs) -> None:
+        if not (self._has_come and issubclass(lost.exc_type, KeyboardInterrupt)):
+            self._hook(lost)
 
     def obey(self) -> None:
         """Raise KeyboardInterrupt if there was one."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mpcheckpoint._cli.interrupts import CtrlC
 from mpcheckpoint._cli.maps import watch
 from mpcheckpoint._cli.tail_command import _follow
 from mpcheckpoint._types import Cursor
@@ -19,7 +21,14 @@ if TYPE_CHECKING:
 
 _MOST_TURNS = 3
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What is said of exceptions that were lost: nothing of one that comes after all."""
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    yield told
+    assert told == []
 
 
 class Interrupted:
@@ -77,3 +86,15 @@ def test_watch_of_a_map_ends(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
         watch.watch(log, status, watch.WatchDisplay())
 
     assert quiet.turns == 1
+
+
+def test_other_exceptions_that_are_lost_are_told_meanwhile(told: list[Any]) -> None:
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("lost")
+
+    with CtrlC():
+        Broken()
+
+    assert [lost.exc_type for lost in told] == [ValueError]
+    told.clear()
