@@ -85,7 +85,7 @@ PyObject *futex_wake(PyObject *Py_UNUSED(module), PyObject *arguments)
 #define CHILD_STACK_BYTES (64 * 1024)
 #define UNANSWERED (-1)
 
-struct request {
+struct lock_request {
     const char *path;
     int answer; /* 0 or the number of the error; UNANSWERED unless the file was opened */
 };
@@ -94,7 +94,7 @@ struct request {
    answer alone. Its end closes the file. */
 static int ask_for_lock(void *argument)
 {
-    struct request *request = argument;
+    struct lock_request *request = argument;
     int fd = open(request->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (fd >= 0)
         request->answer = flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
@@ -103,7 +103,7 @@ static int ask_for_lock(void *argument)
 
 /* Have a process of its own, with descriptors of its own, do that. Nobody else notices it: it sends no signal when it ends,
    so a `wait` for any child does not return it, and no handler runs in it, since all signals are blocked. */
-static void ask_in_child(struct request *request, char *stack)
+static void ask_in_child(struct lock_request *request, char *stack)
 {
     sigset_t all, before;
     sigfillset(&all);
@@ -118,7 +118,7 @@ static void ask_in_child(struct request *request, char *stack)
    could not ask. */
 PyObject *lock_in_child(PyObject *Py_UNUSED(module), PyObject *path)
 {
-    struct request request = {.path = PyBytes_AsString(path), .answer = UNANSWERED};
+    struct lock_request request = {.path = PyBytes_AsString(path), .answer = UNANSWERED};
     char *stack = request.path == NULL ? NULL : malloc(CHILD_STACK_BYTES);
     if (stack == NULL)
         return request.path == NULL ? NULL : PyErr_NoMemory();

@@ -20,7 +20,7 @@ from mpcheckpoint._logfile.append_lock import AppendLock
 from mpcheckpoint._logfile.faults import translated, typed
 from mpcheckpoint._logfile.group_commit import GroupCommit
 from mpcheckpoint._logfile.judged import judged
-from mpcheckpoint._logfile.known_end import go_on_from
+from mpcheckpoint._logfile.known_end import durable_of, go_on_from
 from mpcheckpoint._logfile.let_go import let_go
 from mpcheckpoint._logfile.native_append import NativeAppends, is_durable_natively
 from mpcheckpoint._logfile.notices import tell
@@ -58,9 +58,8 @@ class LogWriter:
     """
 
     def __init__(self, paths: LogPaths, known: KnownEnd | None = None) -> None:
-        """Append to the log at ``paths``, of which that much is ``known``, from when its files were given back."""
-        self.paths = paths
-        self._known = known
+        """Append to the log at ``paths``, of which that much is ``known`` from when its files were given back."""
+        self.paths, self.known = paths, known
         # Open since the first append; another object once the log has got another generation.
         self.log: OpenLog | None = None
         self.poison = Poison(paths)
@@ -284,7 +283,7 @@ class LogWriter:
                     require_lock=self.lock.require_held,
                     writer_id=self._id,
                 )
-                go_on_from(self.log, self._known)
+                go_on_from(self.log, self.known)
             except FileNotFoundError:
                 raise LogNotFoundError(
                     f"there is no log {self.paths.log_key!r} at {self.paths.log}; was the store removed?",
@@ -362,8 +361,9 @@ class LogWriter:
 
     def known_durable(self, generation: str) -> int:
         """Return the offset below which this process knows that generation to be durable; 0 if it knows nothing."""
-        log = self.log
-        return log.end.known_durable if log is not None and log.generation == generation else 0
+        if self.log is not None:
+            return self.log.end.known_durable if self.log.generation == generation else 0
+        return durable_of(self.known, generation)
 
     @property
     def appends(self) -> int:

@@ -58,8 +58,10 @@ class LogEnd:
         self.is_sealed = False
         # Up to where this process has seen padding.
         self._seen_padding = 0
-        # What was known to be durable before the file was found changed.
+        # What was known to be durable before the file was found changed, or was opened.
         self._floor = 0
+        # Where the first use may begin, if the log still bears it out.
+        self._known: EndState | None = None
 
     @property
     def known_durable(self) -> int:
@@ -97,10 +99,7 @@ class LogEnd:
 
     def go_on_from(self, end: EndState) -> None:
         """Take note that this process knew all up to ``end`` to be sound and durable in this very file."""
-        if self.bears_out(end):
-            self.adopt(end)
-        else:
-            self._floor = end.offset
+        self._known, self._floor = end, end.offset
 
     def distrust(self) -> None:
         """Have the next append prove the log as the first one does."""
@@ -173,13 +172,19 @@ class LogEnd:
         says that it is durable is validated, written once more in place, and synced. On ext4 a sync into preallocated
         space does not carry the log's name with it, so the directories come first.
 
+        So is what others wrote while this process had given the file back: their sync may have failed unheard, and they
+        may have died before they could say so. Up to where this process knew it, name and all, nothing is done again.
+
         The cost is the unsynced part of the log; without a page that vouches for it, one pass over its bytes.
         """
         fd, state = self._file.fd, self.state
-        system.sync_directory(self._paths.directory)
-        places.make_names_durable(self._paths.directory)
-        start, notices = trusted_start(fd, self.header, self._paths)
-        self._file.notices += notices
+        if self._known is not None and self.bears_out(self._known):
+            start = self._known
+        else:
+            system.sync_directory(self._paths.directory)
+            places.make_names_durable(self._paths.directory)
+            start, notices = trusted_start(fd, self.header, self._paths)
+            self._file.notices += notices
         state.durable, state.end = start.offset, start
         repair = self.catch_up(sync)
         refuse_shortened(fd, state.end.offset, self._paths, known_durable=self._floor)

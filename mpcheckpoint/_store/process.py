@@ -18,7 +18,7 @@ from mpcheckpoint import _system as system
 from mpcheckpoint._logfile.append import LogWriter
 from mpcheckpoint._logfile.clock import clock
 from mpcheckpoint._logfile.descriptors import pool
-from mpcheckpoint._logfile.known_end import known_end_of
+from mpcheckpoint._logfile.known_end import durable_of, known_end_of
 from mpcheckpoint._logfile.lock_waits import waits
 from mpcheckpoint._store.interval import IntervalSyncer
 from mpcheckpoint._store.notifier import StoreNotifier
@@ -62,8 +62,8 @@ class Process:
         self._handles: weakref.WeakSet[Resettable] = weakref.WeakSet()
         # What is known of logs whose writers were forgotten.
         self._known: OrderedDict[tuple[int, int, str], KnownEnd] = OrderedDict()
-        # The open handles of each directory.
-        self._users: dict[tuple[int, int], weakref.WeakSet[Resettable]] = {}
+        # The directory of each open handle.
+        self._users: weakref.WeakKeyDictionary[Resettable, tuple[int, int]] = weakref.WeakKeyDictionary()
         # One a store that is followed from here, or whose followers are woken from here.
         self._notifiers: OrderedDict[tuple[int, int], StoreNotifier] = OrderedDict()
         # What each thread that is forking has to do afterwards.
@@ -88,7 +88,9 @@ class Process:
                 self._alive.add(writer)
                 most = max(1, system.most_open_files() // _SHARE // _FILES_OF_A_WRITER)
                 while len(self._writers) > most:
-                    self._forget(next(iter(self._writers)))
+                    others = [each for each in self._writers if each != key]
+                    sound = (each for each in others if not _is_poisoned(self._writers[each]))
+                    self._forget(next(sound, others[0]))
             self._writers.move_to_end(key)
             return writer
 
@@ -110,41 +112,39 @@ class Process:
     def known_durable(self, directory_identity: tuple[int, int], name: str, generation: str) -> int:
         """Return the offset below which this process knows a generation to be durable; 0 if it knows nothing."""
         key = (*directory_identity, name)
-        writer, known = self._writers.get(key), self._known.get(key)
-        if writer is not None:
-            return writer.known_durable(generation)
-        return known.end.offset if known is not None and known.generation == generation else 0
+        writer = self._writers.get(key)
+        return (
+            durable_of(self._known.get(key), generation)
+            if writer is None
+            else writer.known_durable(generation)
+        )
 
     def register(self, handle: Resettable, directory_identity: tuple[int, int] | None = None) -> None:
         """Have ``handle`` told of forks, for as long as it lives; keep files of a directory open until ``end_use``."""
         with self._mutex:
             self._handles.add(handle)
             if directory_identity is not None:
-                self._users.setdefault(directory_identity, weakref.WeakSet()).add(handle)
+                self._users[handle] = directory_identity
 
-    def end_use(self, handle: Resettable, directory_identity: tuple[int, int] | None) -> None:
-        """Give back the files of a directory for which a handle was registered, unless another one has it open.
+    def end_use(self, handle: Resettable) -> None:
+        """Give back the files of the directory that a handle was registered for, unless another one has it open.
 
         Who is in the middle of an append keeps them until that is done. A writer of which a sync has failed stays: the
         note of that may have found no room.
         """
-        if directory_identity is None:
-            return
         with self._mutex:
-            users = self._users.get(directory_identity, weakref.WeakSet())
-            users.discard(handle)
-            if users:
+            directory_identity = self._users.pop(handle, None)
+            if directory_identity is None or directory_identity in self._users.values():
                 return
-            self._users.pop(directory_identity, None)
             self._notifiers.pop(directory_identity, None)
-            for key in [key for key in self._writers if key[:2] == directory_identity]:
-                log = self._writers[key].log
-                if log is None or not log.file.is_poisoned:
+            for key, writer in list(self._writers.items()):
+                if key[:2] == directory_identity and not _is_poisoned(writer):
                     self._forget(key)
 
     def _forget(self, key: tuple[int, int, str]) -> None:
         """Let go of a writer; keep what it knows, which takes no files. Requires: ``_mutex``."""
-        known = known_end_of(self._writers.pop(key).log)
+        writer = self._writers.pop(key)
+        known = writer.known if writer.log is None else known_end_of(writer.log)
         self.writers_epoch = object()
         if known is not None:
             self._known[key] = known
@@ -223,6 +223,10 @@ class Process:
         self.writers_epoch = object()
         for handle in list(self._handles):
             handle.reset_after_fork()
+
+
+def _is_poisoned(writer: LogWriter) -> bool:
+    return writer.log is not None and writer.log.file.is_poisoned
 
 
 process = Process()

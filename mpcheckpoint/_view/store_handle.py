@@ -76,8 +76,9 @@ class StoreHandle:
         self._open_keys: dict[str, None] = {}
         self._is_closed = False
         self._pid = os.getpid()
-        self._identity = self._store.directory.identity if isinstance(self._store, DirectoryStore) else None
-        process.register(self, self._identity)
+        process.register(
+            self, self._store.directory.identity if isinstance(self._store, DirectoryStore) else None
+        )
         for log_key in settings.log_keys or ():
             self.open(log_key)
 
@@ -384,8 +385,8 @@ class StoreHandle:
                 for state in self._states.values():
                     state.reader.release()
                 self._statistics.drop()
-                process.end_use(self, self._identity)
                 self._states, self._records = ClosedStates(self._closed), ClosedStates(self._closed)
+            process.end_use(self)
 
     def reset_after_fork(self) -> None:
         """In a forked child: a view that no thread was changing is kept, any other is read anew."""

@@ -189,8 +189,14 @@ class History:
             self._rules[asked] = _rule(self.notes if planned is None else (*self.notes, planned), rerun)
         return self._rules[asked]
 
-    def join(self, log_key: str, version: str, rerun: str | None, if_changed: IfChanged) -> RunNote:
+    def join(
+        self, log_key: str, version: str, rerun: str | None, if_changed: IfChanged, *, is_unused: bool = False
+    ) -> RunNote:
         """Return the run that a start belongs to: one that has begun, or one that the start will begin.
+
+        Args:
+            is_unused: nothing was done yet, so another version is not refused. What the one before does meanwhile does
+                not count.
 
         Raises:
             ChangedVersionError: the start has another version, and ``if_changed`` does not say what to keep.
@@ -203,12 +209,13 @@ class History:
         # first run without a name, those of all runs.
         if known is None and rerun is None:
             known = next((note for note in reversed(self.notes) if note.version != version), None)
-        if known is not None and if_changed is IfChanged.REFUSE:
+        is_refused = known is not None and if_changed is IfChanged.REFUSE
+        if known is not None and is_refused and not is_unused:
             raise _changed(log_key, known, version)
         if rerun is not None and rerun not in self.latest:
             return RunNote(number, version, rerun)
         keeps = Keeps.OK if known is not None and if_changed is IfChanged.KEEP_OK else Keeps.ALL
-        return RunNote(number, version, rerun, keeps if self.notes else Keeps.NOTHING)
+        return RunNote(number, version, rerun, keeps if self.notes and not is_refused else Keeps.NOTHING)
 
 
 def history_of(view: LogView) -> History:

@@ -97,10 +97,9 @@ def _joined(
     view: LogView, version: str, rerun: str | None, if_changed: IfChanged
 ) -> tuple[tuple[RunNote, ...], RunNote]:
     history = history_of(view)
-    if if_changed is IfChanged.REFUSE and not view.records.count and not view.claims:
-        # Nothing was done as the version before, as when its first item could not be filled in: no outcome is at stake.
-        if_changed = IfChanged.KEEP
-    note = history.join(view.log_key, version, rerun, if_changed)
+    # Nothing was done as any version, as where the first item could not be filled in: no outcome is at stake.
+    is_unused = not view.records.count and not view.claims
+    note = history.join(view.log_key, version, rerun, if_changed, is_unused=is_unused)
     if note not in history.notes and view.note(SALVAGED) is not None:
         # A salvage may have lost the note of a run but not its outcomes, so its number must not be given again.
         note = note._replace(number=max(note.number, 1 + _highest_recorded(view)))

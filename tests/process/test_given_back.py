@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import _system as system
 from mpcheckpoint.errors import CheckpointError, CorruptLogError, OutcomeUnknownError, PoisonedLogError
+from mpcheckpoint.testing import SimulatedDisk, SimulatedProcess
 from support.verbs import LOG, Faults, generation_of, inside, log_file, page_file, seen_anew, writer_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+# What is written after it makes others of its blocks dirty, not all.
+BLOCKS = "-" * 3 * 4096
 
 
 def files_in(store: Path) -> list[str]:
@@ -106,6 +111,67 @@ def test_log_that_was_not_durable_when_it_was_closed_is_written_again(store: Pat
     with Checkpoint(store) as checkpoint:
         use(checkpoint, 2)
     assert writes.seen == 3
+
+
+@pytest.mark.guarantee(1)
+@pytest.mark.rule(13)
+def test_what_another_wrote_meanwhile_is_written_again_before_it_is_built_on(
+    disk: SimulatedDisk, tmp_path: Path
+) -> None:
+    # Its sync failed, which leaves its pages clean, and it died before it could say so. Who had the file open would
+    # hear of that from the next sync.
+    store, other = disk.root / "store", SimulatedProcess()
+    with Checkpoint(store) as checkpoint:
+        use(checkpoint, 0)
+    with other:
+        use(Checkpoint(store, durability="never"), BLOCKS)
+        disk.fail(errno.EIO, name="sync_data", on=LOG)
+        with pytest.raises(OSError, match="Input/output error"):
+            system.sync_data(generation_of(store).file.fd)
+
+    with Checkpoint(store) as checkpoint:
+        use(checkpoint, 2)
+
+    images = disk.images()
+    assert len(images) > 1
+    for image in images:
+        place = tmp_path / f"after {image.number}"
+        image.write_to(place)
+        assert seen_anew(Checkpoint(place / "store").log("a")) == [0, BLOCKS, 2]
+
+
+@pytest.mark.guarantee(6)
+def test_handle_that_only_read_leaves_what_is_known(store: Path, faults: Faults) -> None:
+    with Checkpoint(store) as checkpoint:
+        use(checkpoint, 0)
+    with Checkpoint(store) as checkpoint:
+        assert checkpoint.log("a").events("x") == (0,)
+    syncs = faults.watch("sync_data")
+
+    with Checkpoint(store) as checkpoint:
+        use(checkpoint, 1)
+
+    assert syncs.seen == 1
+
+
+@pytest.mark.guarantee(9)
+def test_poisoned_writer_is_the_last_that_the_bound_on_open_files_forgets(
+    store: Path, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "most_open_files", lambda: 32)  # two writers
+    checkpoint = Checkpoint(store)
+    log = use(checkpoint, 0)
+    faults.fail("sync_data", errno.EIO, on=LOG)
+    with pytest.raises(OutcomeUnknownError):
+        log.append("x", "lost?")
+    for note in (inside(store, "a.poison"), page_file(store)):  # as if there had been no room
+        note.unlink(missing_ok=True)
+
+    for log_key in "bcd":
+        checkpoint.log(log_key).append("x", 0)
+
+    with pytest.raises(PoisonedLogError):
+        use(checkpoint, 1)
 
 
 @pytest.mark.guarantee(6)
