@@ -18,6 +18,7 @@ import pytest
 from mpcheckpoint import Checkpoint, Log, Outcome
 from mpcheckpoint._format.codec import encode_payload
 from mpcheckpoint._format.control import Note, note_payload
+from mpcheckpoint._work import runs
 from mpcheckpoint._work.reruns import (
     History,
     IfChanged,
@@ -269,6 +270,25 @@ def test_changed_version_of_a_map_that_has_done_nothing_is_no_other_one(name: st
     assert {outcome.version for outcome in outcomes.values()} == {"2"}
     with pytest.raises(ChangedVersionError):
         mapped(log, fn, version="1", rerun=name)
+
+
+@pytest.mark.parametrize("name", [None, "x"])
+def test_outcome_of_an_unused_version_that_comes_while_it_is_given_up_does_not_count(
+    name: str | None, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fn, real = Ran(), runs._is_begun
+    mapped(log, fn, [], version="1", rerun=name)
+
+    def be_late(*given: Any) -> bool:
+        monkeypatch.setattr(runs, "_is_begun", real)
+        mapped(log, fn, ["item1"], version="1", rerun=name)
+        return real(*given)
+
+    monkeypatch.setattr(runs, "_is_begun", be_late)
+    outcomes = mapped(log, fn, ["item1"], version="2", rerun=name)
+
+    assert fn.take() == ["item1", "item1"]
+    assert outcomes["item1"].version == "2"
 
 
 def test_failures_that_the_new_version_makes_are_kept_by_the_same_line(log: Log) -> None:
