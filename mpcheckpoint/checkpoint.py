@@ -12,6 +12,7 @@ from mpcheckpoint._format.codec import decode_event
 from mpcheckpoint._view.follow import Follower
 from mpcheckpoint._view.followed import FollowedLogs
 from mpcheckpoint._view.log_handle import LogHandle
+from mpcheckpoint._view.log_path import log_path
 from mpcheckpoint._view.merged_read import Reading
 from mpcheckpoint._view.moments import choice_of, require_last
 from mpcheckpoint._view.object_mapping import ObjectMapping
@@ -19,7 +20,7 @@ from mpcheckpoint._view.settings import Settings, open_settings, sendable
 from mpcheckpoint._view.store_handle import StoreHandle
 from mpcheckpoint._view.tail import Tail
 from mpcheckpoint._view.view import ordered_object_keys
-from mpcheckpoint.log import Log, log_path
+from mpcheckpoint.log import Log
 
 if TYPE_CHECKING:
     import os

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mpcheckpoint._compaction.compacting import compact
 from mpcheckpoint._format.codec import decode_event
-from mpcheckpoint._logfile.paths import LogPaths
+from mpcheckpoint._view.log_path import log_path
 from mpcheckpoint._view.moments import choice_of, require_last
 from mpcheckpoint._view.object_mapping import ObjectMapping
 from mpcheckpoint._view.transaction import Transaction, update
@@ -21,6 +20,7 @@ from mpcheckpoint._work.status import pending_of, status_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from mpcheckpoint._store.protocol import StoredLog
     from mpcheckpoint._types import Cursor, Position, Record, Repair
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mpcheckpoint._view.log_handle import LogHandle
     from mpcheckpoint._view.moments import Moment
     from mpcheckpoint._view.records import Records
-    from mpcheckpoint._view.store_handle import StoreHandle
     from mpcheckpoint._view.tail import Tail
     from mpcheckpoint._work.claims import Claim
     from mpcheckpoint._work.status import MapStatus
@@ -392,11 +391,6 @@ class Log(ObjectMapping):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.log_key!r} of {self._handle.store.settings.path}>"
-
-
-def log_path(store: StoreHandle, log_key: str) -> Path | None:
-    """Return the absolute path of a log's file, which need not be there; None if the store is on a server."""
-    return None if store.base is None else Path(LogPaths.of(store.path, log_key).log)
 
 
 def handle_of(log: Log) -> LogHandle:

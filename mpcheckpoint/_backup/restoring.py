@@ -21,7 +21,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -36,18 +35,15 @@ from mpcheckpoint._backup.journal import (
     tell_settled,
     write_journal,
 )
-from mpcheckpoint._backup.marker import read_marker
+from mpcheckpoint._backup.restore_source import backup_in, kept_as_it_is, require_as_it_was, saved_in
 from mpcheckpoint._backup.restore_steps import (
     LogRestore,
     RestoreStep,
     compared,
     logs_in,
     previous_of_both,
-    refusal,
     require_proven,
-    saved_steps,
 )
-from mpcheckpoint._engines import directory_of
 from mpcheckpoint._format.control import Restored
 from mpcheckpoint._logfile.faults import NOT_CHANGED, translated
 from mpcheckpoint._logfile.generations import GenerationCopy
@@ -58,13 +54,13 @@ from mpcheckpoint._logfile.places import places
 from mpcheckpoint._logfile.poison import Poison
 from mpcheckpoint._logfile.quarantine import keep_bytes
 from mpcheckpoint._logfile.replay import replay
-from mpcheckpoint._logfile.unfinished import is_unfinished, refuse_unfinished
+from mpcheckpoint._logfile.unfinished import is_unfinished
 from mpcheckpoint._store.append_locks import AppendLocks
 from mpcheckpoint._store.directory import StoreDirectory
-from mpcheckpoint.errors import BackupPlaceError, CheckpointError, CorruptLogError
+from mpcheckpoint.errors import CheckpointError, CorruptLogError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from mpcheckpoint._backup.marker import Marker
     from mpcheckpoint._types import Repair
@@ -74,7 +70,6 @@ if TYPE_CHECKING:
 _SPARE_BYTES = 1024 * 1024
 # Of a restore that fails once its journal is written.
 _LEFT = "another restore, or mpcheckpoint repair, brings it to an end"
-_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 def plan_restore(backup: str | os.PathLike[str], path: str | os.PathLike[str]) -> list[LogRestore]:
@@ -83,9 +78,9 @@ def plan_restore(backup: str | os.PathLike[str], path: str | os.PathLike[str]) -
     Args, Raises:
         As `restore`.
     """
-    source, marker = _backup_in(backup, path)
+    source, marker = backup_in(backup, path)
     there = os.path.join(store_directory(path), STORE_DIRECTORY)
-    saved = _saved(source, marker, there)
+    saved = saved_in(source, marker, there)
     logs = []
     if os.path.lexists(there):
         logs = logs_in(StoreDirectory(path, create=False, read_only=True, is_unfinished_taken=True), saved)
@@ -136,11 +131,11 @@ def restore(
         ReadFailedError, LockUnsupportedError, NetworkFileSystemError: nothing was changed; unless the store cannot be
         opened now, as above.
     """
-    source, marker = _backup_in(backup, path)
+    source, marker = backup_in(backup, path)
     deadline = None if lock_timeout_s is None else time.monotonic() + lock_timeout_s
     there = os.path.join(store_directory(path), STORE_DIRECTORY)
-    with _kept_as_it_is(source, marker, lock_timeout_s):
-        _saved(source, marker, there)  # what cannot be read makes no store
+    with kept_as_it_is(source, marker, lock_timeout_s):
+        saved_in(source, marker, there)  # what cannot be read makes no store
         made = missing_directories(there)
         try:
             target = StoreDirectory(
@@ -165,7 +160,7 @@ def _restored(
         with translated("restoring", target.path, left=NOT_CHANGED), target.locked(_left(deadline)):
             try:
                 places.make_names_durable(target.path)
-                saved = _saved(source, marker, target.path)
+                saved = saved_in(source, marker, target.path)
                 logs = logs_in(target, saved)
                 locks.take_all(logs, _left(deadline))
                 with translated("restoring", target.path, left=_LEFT):
@@ -194,56 +189,6 @@ def _restored(
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-# --- from where, and to where --------------------------------------------------------------------------------
-
-
-def _backup_in(backup: str | os.PathLike[str], path: str | os.PathLike[str]) -> tuple[StoreDirectory, Marker]:
-    """Return the directory of a backup that holds something, and lies apart from the store; and what it says."""
-    path = directory_of(path, "restore")
-    source = StoreDirectory(directory_of(backup, "restore"), create=False, read_only=True)
-    here, there = os.path.realpath(source.base), os.path.realpath(store_directory(path))
-    if f"{here}/".startswith(f"{there}/") or f"{there}/".startswith(f"{here}/"):
-        raise refusal(source, f"and the store {store_directory(path)} lie in one another")
-    marker = read_marker(source.path)
-    if marker is None or not marker.cut_us:
-        raise refusal(source, "is no backup that mpcheckpoint backup made; a plain copy is moved into place")
-    return source, marker
-
-
-@contextmanager
-def _kept_as_it_is(source: StoreDirectory, marker: Marker, timeout_s: float | None) -> Iterator[None]:
-    """Have nobody back up into the backup meanwhile, as far as this user may: its medium may be read-only.
-
-    In the order of a backup: the lock of the place, then that of the store.
-    """
-    with ExitStack() as held:
-        with translated("locking the backup in", source.path, is_read=True):
-            if system.exists(os.path.join(source.path, STORE_LOCK)):
-                try:
-                    held.enter_context(source.locked(timeout_s))
-                except OSError as error:
-                    if isinstance(error, CheckpointError) or error.errno not in _NOT_OURS:
-                        raise
-            _require_as_it_was(source, marker)
-        yield
-
-
-def _require_as_it_was(source: StoreDirectory, marker: Marker) -> None:
-    """Return if no backup was begun, or made, in the place since this was its marker."""
-    refuse_unfinished(source.path)
-    if read_marker(source.path) != marker:
-        raise refusal(source, "got another backup meanwhile; try again")
-
-
-def _saved(source: StoreDirectory, marker: Marker, directory: str) -> dict[str, RestoreStep]:
-    """Return what ``saved_steps`` does. Where somebody backs up into the place meanwhile, that is told."""
-    try:
-        return saved_steps(source, marker, directory)
-    except BackupPlaceError:
-        _require_as_it_was(source, marker)
-        raise
 
 
 def _unmake(made: list[str]) -> None:
@@ -291,7 +236,7 @@ def _carried_out(
                 renames[temporary] = step.paths.log
                 replaced.append(_replaced(step, _write(step, temporary, on_progress)))
             removals.append(step.paths.page)  # its hints are about the generation that goes
-        _require_as_it_was(source, marker)
+        require_as_it_was(source, marker)
         locks.require_held()
         name = os.path.basename
         journal = Journal(

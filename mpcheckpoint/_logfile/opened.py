@@ -36,11 +36,10 @@ if TYPE_CHECKING:
     from mpcheckpoint._system import FileStatus
     from mpcheckpoint._types import Position, Repair
 
-# A sole writer publishes the end at every 16th append only. A process that comes then reads the others, which takes
-# long: so one is alone after as many appends in a row. Where two take turns, each now and then appends twice.
+# A sole writer publishes the end at every 16th append only; who comes then reads the others, which takes long. So one
+# is alone after as many appends in a row: where two take turns, each now and then appends twice.
 _MOST_UNPUBLISHED = 15
-# ``enum failure`` in native/commit.c, as is what LogFile.fail_sync knows.
-_OTHERS_SYNC = 3
+_OTHERS_SYNC = 3  # ``enum failure`` in native/commit.c, as is what LogFile.fail_sync knows
 
 
 class Appended(msgspec.Struct, gc=False):
