@@ -8,6 +8,7 @@ from mpcheckpoint._aio.jobs import Job, State, deliver_all
 from mpcheckpoint._aio.log import AsyncLog
 from mpcheckpoint._aio.opened import OpenedLog, Rooms
 from mpcheckpoint._aio.records import AsyncFollower, AsyncTail, in_parts
+from mpcheckpoint._aio.snapshot_views import SnapshotViews
 from mpcheckpoint._aio.threads import Threads
 from mpcheckpoint._engines import RETRY_S, shown_place
 from mpcheckpoint._format.codec import encode_key
@@ -17,7 +18,7 @@ from mpcheckpoint.errors import ClosedError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable, ItemsView, Iterable, KeysView, ValuesView
+    from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
     from mpcheckpoint._backup.backing_up import Backup
@@ -36,7 +37,7 @@ _MOST_FOLLOWING = 32
 _MOST_ON_STORE = 4
 
 
-class AsyncCheckpoint:
+class AsyncCheckpoint(SnapshotViews):
     """A store, for tasks of an event loop: what happened to which object, recorded durably and shared.
 
     An async context manager: the store is opened where its ``async with`` block begins, and closed where that ends. Its
@@ -158,18 +159,6 @@ class AsyncCheckpoint:
     async def snapshot(self) -> Snapshot:
         """Return the state of all logs as it is now, frozen: a mapping from object key to events, in memory."""
         return await self._reading(lambda inner: inner.snapshot())
-
-    async def keys(self) -> KeysView[str]:
-        """Return the keys of all objects, as they are now, in the order in which they came."""
-        return (await self.snapshot()).keys()
-
-    async def items(self) -> ItemsView[str, tuple[Any, ...]]:
-        """Return the items of one cut, in memory: pairs of object key and events; see ``Checkpoint.items``."""
-        return (await self.snapshot()).items()
-
-    async def values(self) -> ValuesView[tuple[Any, ...]]:
-        """Return the values of one cut, in memory: tuples of events; see ``Checkpoint.values``."""
-        return (await self.snapshot()).values()
 
     async def read(
         self,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from mpcheckpoint._aio.claim import AsyncClaim
 from mpcheckpoint._aio.map import AsyncMapRun, begin_map
 from mpcheckpoint._aio.records import AsyncFollower, AsyncTail, in_parts
+from mpcheckpoint._aio.snapshot_views import SnapshotViews
 from mpcheckpoint._aio.transaction import AsyncTransaction, update
 from mpcheckpoint._format.codec import encode_payload, encode_payloads
 from mpcheckpoint._store.durability import Durability
@@ -20,12 +21,9 @@ if TYPE_CHECKING:
         AsyncIterator,
         Awaitable,
         Callable,
-        ItemsView,
         Iterable,
         Iterator,
-        KeysView,
         Mapping,
-        ValuesView,
     )
     from pathlib import Path
 
@@ -44,7 +42,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class AsyncLog:
+class AsyncLog(SnapshotViews):
     """One append-only log of a store, for tasks; get it from ``AsyncCheckpoint.log``.
 
     Its methods are those of ``Log``, to be awaited, with the same arguments, promises and errors. The log is opened by
@@ -177,18 +175,6 @@ class AsyncLog:
     async def snapshot(self) -> Snapshot:
         """Return the state of this log as it is now, frozen: a mapping from object key to events, in memory."""
         return await self._reading(lambda log: log.snapshot())
-
-    async def keys(self) -> KeysView[str]:
-        """Return the keys of the objects of this log, as they are now, in the order in which they came."""
-        return (await self.snapshot()).keys()
-
-    async def items(self) -> ItemsView[str, tuple[Any, ...]]:
-        """Return the items of one cut, in memory: pairs of object key and events; see ``Log.items``."""
-        return (await self.snapshot()).items()
-
-    async def values(self) -> ValuesView[tuple[Any, ...]]:
-        """Return the values of one cut, in memory: tuples of events; see ``Log.values``."""
-        return (await self.snapshot()).values()
 
     async def objects(
         self, *, since: Moment | None = None, until: Moment | None = None, match: str | None = None

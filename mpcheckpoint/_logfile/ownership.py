@@ -245,6 +245,7 @@ def make_store_directory(path: str, users: Access | None = None) -> bool:
     # In /tmp and its like, what a user makes belongs to that user.
     is_mine = _is_mine_alone(of) or bool(of.mode & stat.S_ISVTX)
     if users is not None and users.uid == system.user_id() and not is_mine:
+        # What this user made, a copy of another's perhaps, tells of nobody else: it is left to who has the place.
         users = None
     if users is None and is_mine:
         return system.make_directory(path)
@@ -260,11 +261,7 @@ def make_store_directory(path: str, users: Access | None = None) -> bool:
 
 
 def users_of_new_directory(like: str) -> Access:
-    """Return the access for a new directory that is for the users of another one, which may be closed to all writing.
-
-    What this user has made, a copy of another's perhaps, tells of nobody else: where others have the place that the new
-    one lies in, it is left to them.
-    """
+    """Return the access for a new directory that is for the users of another one, be that closed to all writing."""
     access = system.access_of(like)
     return access._replace(mode=access.mode | stat.S_IRWXU)
 
