@@ -173,18 +173,17 @@ class LogEnd:
         space does not carry the log's name with it, so the directories come first.
 
         So is what others wrote while this process had given the file back: their sync may have failed unheard, and they
-        may have died before they could say so. Up to where this process knew it, name and all, nothing is done again.
+        may have died before they could say so. Up to where this process knew it nothing is done again.
 
         The cost is the unsynced part of the log; without a page that vouches for it, one pass over its bytes.
         """
         fd, state = self._file.fd, self.state
-        if self._known is not None and self.bears_out(self._known):
-            start = self._known
-        else:
+        known = self._known if self._known is not None and self.bears_out(self._known) else None
+        if known is None:
             system.sync_directory(self._paths.directory)
-            places.make_names_durable(self._paths.directory)
-            start, notices = trusted_start(fd, self.header, self._paths)
-            self._file.notices += notices
+        places.make_names_durable(self._paths.directory)  # the store may have been moved
+        start, notices = (known, []) if known is not None else trusted_start(fd, self.header, self._paths)
+        self._file.notices += notices
         state.durable, state.end = start.offset, start
         repair = self.catch_up(sync)
         refuse_shortened(fd, state.end.offset, self._paths, known_durable=self._floor)

@@ -140,6 +140,21 @@ def test_what_another_wrote_meanwhile_is_written_again_before_it_is_built_on(
         assert seen_anew(Checkpoint(place / "store").log("a")) == [0, BLOCKS, 2]
 
 
+@pytest.mark.guarantee(1)
+def test_store_that_was_moved_meanwhile_has_its_new_name_made_durable(store: Path, faults: Faults) -> None:
+    with Checkpoint(store) as checkpoint:
+        use(checkpoint, 0)
+    elsewhere = store.with_name("elsewhere") / "store"
+    elsewhere.parent.mkdir()
+    store.rename(elsewhere)
+    new_name = faults.watch("sync_directory", on=r"/elsewhere$")
+
+    with Checkpoint(elsewhere) as checkpoint:
+        use(checkpoint, 1)
+
+    assert new_name.seen == 1
+
+
 @pytest.mark.guarantee(6)
 def test_handle_that_only_read_leaves_what_is_known(store: Path, faults: Faults) -> None:
     with Checkpoint(store) as checkpoint:
