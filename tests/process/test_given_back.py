@@ -114,7 +114,7 @@ def test_log_that_was_not_durable_when_it_was_closed_is_written_again(store: Pat
 
 
 @pytest.mark.guarantee(1)
-@pytest.mark.rule(13)
+@pytest.mark.rule(14)
 def test_what_another_wrote_meanwhile_is_written_again_before_it_is_built_on(
     disk: SimulatedDisk, tmp_path: Path
 ) -> None:
