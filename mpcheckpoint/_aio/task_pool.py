@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
 from collections import deque
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpcheckpoint._work.claims import give_back
+from mpcheckpoint._work.flag import Flag
 from mpcheckpoint._work.forked_child import end_forked_child
 from mpcheckpoint._work.outcomes import Result, made_result
 from mpcheckpoint._work.pool import PoolExecutor, arrived
@@ -166,7 +166,7 @@ class TaskPool:
         # In the loop alone.
         self._workers: set[asyncio.Task[None]] = set()
         self._idle = 0
-        self._have_ended = threading.Event()
+        self._have_ended = Flag()
         self._runners: list[ItemRunner] = []
 
     # --- in the thread of the map -----------------------------------------------------------------------------
@@ -225,7 +225,7 @@ class TaskPool:
                 pass
         except RuntimeError:
             pass  # it is closed: its tasks are no more
-        if not self._have_ended.is_set():
+        if not self._have_ended.is_set:
             for runner in list(self._runners):
                 runner.retire()
 

@@ -119,10 +119,12 @@ class Threads:
             self._threads += 1
         try:
             threading.Thread(target=self._serve, name=f"mpcheckpoint-{self._name}", daemon=True).start()
-        except BaseException:
+        except BaseException as error:
             with self._mutex:
                 self._threads -= 1
-                if self._threads:
+                if self._threads and isinstance(
+                    error, Exception
+                ):  # no more threads: one of those that run does it
                     self._has_calls.notify()
                     return
                 self._calls.pop(call.job, None)

@@ -8,11 +8,15 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import threading
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MOST_BYTES = 4096
 _AGAIN_S = 1.0
+_LOST_S = 0.02
 
 
 class Stopped(KeyboardInterrupt):
@@ -32,26 +36,35 @@ class Interrupts:
     """Raise the first signal as an exception in the main thread, and let every thread know of any signal at once.
 
     Invariant: one signal raises, later ones are only counted. So the end of a map runs through, at whatever instant the
-    second Ctrl-C comes, and hurries after it (held by tests/map/test_map_endings.py). If the end has not begun after a
-    second, because the exception was lost in a finalizer, the next signal raises again.
+    second Ctrl-C comes, and hurries after it (held by tests/map/test_map_endings.py).
+
+    An exception that comes in a finalizer is lost: it is raised again a moment later. If the end has not begun after a
+    second all the same, the next signal raises again.
 
     The interpreter raises once the main thread gets to run. Its handler also writes to a pipe, in whatever thread the
     signal arrives, and that tells sooner: a command that was interrupted with us must not be taken for a failed one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *signals: signal.Signals) -> None:
+        """See to these signals from the ``with`` statement on, or to all that end a command if none are given."""
+        self._signals = signals or ENDING
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
         self._before: dict[int, Any] = {}
+        self._hook_before: Any = None
+        self._alarm_before: Any = None  # known once it was replaced
         self._calls = 0
         self._bytes = 0
         self._is_obeyed = False
+        self._is_held = False
+        self._held: KeyboardInterrupt | None = None
         self._raises_from_s = 0.0
 
     def __enter__(self) -> Self:
+        self._hook_before, sys.unraisablehook = sys.unraisablehook, self._raise_again
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        for number in ENDING:
+        for number in self._signals:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or the background of a script
                 self._before[number] = signal.signal(number, self._take)
         return self
@@ -60,6 +73,10 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
+        sys.unraisablehook = self._hook_before
+        if self._alarm_before is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._alarm_before)
         os.close(self._reading)
         os.close(self._writing)
 
@@ -84,53 +101,52 @@ class Interrupts:
         poll.register(self._reading, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))
 
+    def start(self, thread: threading.Thread) -> None:
+        """Start a thread; a signal that comes meanwhile raises after it.
+
+        Raised in the middle, it may leave locks of ``threading`` taken: then the thread hangs before it begins, and the
+        interpreter waits for it at exit.
+        """
+        self._is_held = True
+        try:
+            thread.start()
+        finally:
+            self._is_held = False
+            held, self._held = self._held, None
+            if held is not None:
+                raise held
+
     def _take(self, signal_number: int, frame: object) -> None:
         del frame
         # If other threads received signals, one call may stand for several. The pipe has a byte for each, or will have
         # a moment later.
         signals = 0
         with suppress(BlockingIOError):
-            signals = sum(byte in ENDING for byte in os.read(self._reading, _MOST_BYTES))
+            signals = sum(byte in self._signals for byte in os.read(self._reading, _MOST_BYTES))
         os.write(self._writing, b"\0")  # it stays readable
         self._calls, self._bytes = self._calls + 1, self._bytes + signals
         if not self._is_obeyed and time.monotonic() >= self._raises_from_s:
             self._raises_from_s = time.monotonic() + _AGAIN_S
             self._calls, self._bytes = 1, signals
-            raise KeyboardInterrupt if signal_number == signal.SIGINT else Stopped(signal_number)
+            self._raise(KeyboardInterrupt() if signal_number == signal.SIGINT else Stopped(signal_number))
 
+    def _raise(self, error: KeyboardInterrupt) -> None:
+        if not self._is_held:
+            raise error
+        self._held = error
 
-class CtrlC:
-    """Note a Ctrl-C in the block: its exception may be lost in a finalizer, and a loop that goes on has to be told.
+    def _raise_again(self, lost: sys.UnraisableHookArgs) -> None:
+        """Have an exception of ours that was lost raised again; hand any other on."""
+        error = lost.exc_value
+        if not isinstance(error, KeyboardInterrupt) or not self._calls:
+            self._hook_before(lost)
+        elif not self._is_obeyed:
+            # Rejected: to raise the signal itself again. Its handler would run in here, and what it raises be lost.
 
-    Then it is raised after all, so nothing is said of the lost one.
-    """
+            def again(*_: object) -> None:
+                if not self._is_obeyed:
+                    self._raise(error.with_traceback(None))
 
-    def __init__(self) -> None:
-        self._has_come = False
-        self._before: Any = None
-        self._hook: Any = None
-
-    def __enter__(self) -> Self:
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._pass_over
-        self._before = signal.getsignal(signal.SIGINT)
-        if self._before is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._take)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-        sys.unraisablehook = self._hook
-
-    def _pass_over(self, lost: sys.UnraisableHookArgs) -> None:
-        if not (self._has_come and issubclass(lost.exc_type, KeyboardInterrupt)):
-            self._hook(lost)
-
-    def obey(self) -> None:
-        """Raise KeyboardInterrupt if there was one."""
-        if self._has_come:
-            raise KeyboardInterrupt
-
-    def _take(self, signal_number: int, frame: object) -> None:
-        del signal_number, frame
-        self._has_come = True
-        raise KeyboardInterrupt
+            before = signal.signal(signal.SIGALRM, again)
+            self._alarm_before = self._alarm_before or before
+            signal.setitimer(signal.ITIMER_REAL, _LOST_S)

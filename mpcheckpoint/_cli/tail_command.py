@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import select
+import signal
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from mpcheckpoint._cli.interrupts import CtrlC
+from mpcheckpoint._cli.interrupts import Interrupts
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.record_lines import event_text, record_fields
 from mpcheckpoint._cli.terminal import (
@@ -92,13 +93,11 @@ def tail_command(
 
 def _follow(logs: ReadableLogs, cursor: Cursor, is_json: bool) -> None:
     """Print records for ever. While none come, look whether our output still has a reader."""
-    with CtrlC() as ctrl_c, logs.follow(cursor, idle_timeout_s=_LOOK_EVERY_S) as follower:
+    with Interrupts(signal.SIGINT), logs.follow(cursor, idle_timeout_s=_LOOK_EVERY_S) as follower:
         while True:
             for record in follower:
                 _print(record, is_json)
                 flush_out()
-                ctrl_c.obey()
-            ctrl_c.obey()
             if _is_output_broken():
                 end_by_broken_pipe()
 

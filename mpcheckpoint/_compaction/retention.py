@@ -109,7 +109,9 @@ class Keeper:
     """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        # Entered by itself, not by its condition: that is code of Python, which a Ctrl-C may leave with it taken.
+        self._mutex = threading.RLock()
+        self._condition = threading.Condition(self._mutex)
         # By the handle on the store, for as long as that is open, and log key.
         self._watched: dict[tuple[weakref.ref[StoreHandle], str], Retention] = {}
         # How long each log may become before it is looked into again.
@@ -124,7 +126,7 @@ class Keeper:
 
     def watch(self, log: LogHandle, retention: Retention) -> None:
         """Look after a log until its store is closed."""
-        with self._condition:
+        with self._mutex:
             self._watched[weakref.ref(log.store), log.log_key] = retention
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="mpcheckpoint-retention", daemon=True)
@@ -139,7 +141,7 @@ class Keeper:
 
         Nothing is done to them after this.
         """
-        with self._condition:
+        with self._mutex:
             place = weakref.ref(store)
             watched = {key: self._watched.pop((place, key), None) for key in store.open_keys()}
             self._condition.notify_all()  # the thread ends if there is nothing left to look after
@@ -167,7 +169,7 @@ class Keeper:
             if size:
                 self._next_bytes[place] = _AGAIN_AT * size
             else:  # the log is gone, or not open any more
-                with self._condition:
+                with self._mutex:
                     self._watched.pop((weakref.ref(log.store), log.log_key), None)
             if not isinstance(error, LogNotOpenError | ClosedError):
                 logger.warning("the log %r was not made smaller: %s", log.log_key, error)
@@ -176,7 +178,7 @@ class Keeper:
 
     def _run(self) -> None:
         while True:
-            with self._condition:
+            with self._mutex:
                 self._watched = {
                     (store, log_key): retention
                     for (store, log_key), retention in self._watched.items()
@@ -192,13 +194,13 @@ class Keeper:
                 self._look_after_watched(*each)
 
     def _look_after_watched(self, store: weakref.ref[StoreHandle], log_key: str) -> None:
-        with self._condition:
+        with self._mutex:
             retention, self._at = self._watched.get((store, log_key)), store()
         try:
             if retention is not None and self._at is not None:
                 self.look_after(LogHandle(self._at, log_key), retention)
         finally:
-            with self._condition:
+            with self._mutex:
                 self._at = None
                 self._condition.notify_all()
 

@@ -98,8 +98,10 @@ class LockWaits:
         self._thread = thread
         try:
             thread.start()
-        except RuntimeError:  # no more threads: nothing is logged then
+        except BaseException as error:  # after a Ctrl-C it may not run
             self._thread = None
+            if not isinstance(error, RuntimeError):  # no more threads: nothing is logged then
+                raise
 
     def _run(self) -> None:
         quiet_since_s = time.monotonic()

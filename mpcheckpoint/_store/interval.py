@@ -35,15 +35,21 @@ class IntervalSyncer:
     """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._make_locks()
         self._due: dict[str, _Due] = {}
         # By log file, what the thread found and nobody was told of yet, though the log takes appends.
         self._untold: dict[str, CheckpointError] = {}
         self._thread: threading.Thread | None = None
 
+    def _make_locks(self) -> None:
+        # The mutex is named, and not entered by its condition: that is code of Python, which a Ctrl-C may leave with
+        # the mutex taken.
+        self._mutex = threading.RLock()
+        self._condition = threading.Condition(self._mutex)
+
     def schedule(self, writer: LogWriter, appended: Appended, interval_s: float) -> None:
         """See to it that an append is durable within about ``interval_s`` seconds."""
-        with self._condition:
+        with self._mutex:
             due = _Due(writer, time.monotonic() + interval_s, interval_s, appended)
             earlier = self._due.get(writer.paths.log)
             is_sooner = earlier is None or due.due_s < earlier.due_s
@@ -79,7 +85,7 @@ class IntervalSyncer:
             OutcomeUnknownError: a sync failed, or the log was replaced by one that does not hold what was appended. The
                 others were done all the same.
         """
-        with self._condition:
+        with self._mutex:
             entries = [due for path, due in self._due.items() if log_path in (None, path)]
             untold = [self._untold.pop(path) for path in list(self._untold) if log_path in (None, path)]
         failure: CheckpointError | None = untold[0] if untold else None
@@ -100,7 +106,7 @@ class IntervalSyncer:
 
     def reset_after_fork(self) -> None:
         """Forget the parent's appends, which the parent syncs, and its thread, which does not exist here."""
-        self._condition = threading.Condition()
+        self._make_locks()
         self._untold = {}
         self._due = {}
         self._thread = None
@@ -112,7 +118,7 @@ class IntervalSyncer:
             self._settle(entry)  # poisoned: the next append or flush raises
             raise
         except BaseException:  # a Ctrl-C, or no memory: still to be done
-            with self._condition:
+            with self._mutex:
                 if self._due.get(entry.writer.paths.log) is entry:
                     due_s = time.monotonic() + entry.interval_s
                     self._due[entry.writer.paths.log] = entry._replace(due_s=due_s)
@@ -121,7 +127,7 @@ class IntervalSyncer:
 
     def _settle(self, entry: _Due) -> None:
         path = entry.writer.paths.log
-        with self._condition:
+        with self._mutex:
             newer = self._due.get(path)
             if newer is entry:
                 del self._due[path]
@@ -131,13 +137,13 @@ class IntervalSyncer:
     def _note_failure(self, entry: _Due, error: CheckpointError | MemoryError) -> None:
         """Log what nobody is there to be told, and keep for the next flush what no append will find."""
         if isinstance(error, CheckpointError) and not entry.appended.log.file.is_poisoned:
-            with self._condition:
+            with self._mutex:
                 self._untold[entry.writer.paths.log] = error
         logger.error("a background sync failed: %s", str(error) or type(error).__name__)
 
     def _run(self) -> None:
         while True:
-            with self._condition:
+            with self._mutex:
                 if not self._due and not self._condition.wait_for(lambda: bool(self._due), _IDLE_EXIT_S):
                     self._thread = None
                     return

@@ -11,13 +11,13 @@ import math
 import multiprocessing
 import select
 import signal
-import threading
 import time
 from collections import deque
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._store.process import process
+from mpcheckpoint._work.flag import Flag
 from mpcheckpoint._work.item_pipe import ItemSender
 from mpcheckpoint._work.member import TERMINATE_S, Given, Member
 from mpcheckpoint._work.memory_watch import OverMemory
@@ -71,7 +71,7 @@ class ProcessPool:
         self._waiting: deque[Given] = deque()
         self._failed_starts = 0  # in a row
         self._is_alive_due_s = 0.0
-        self._is_stopping = threading.Event()
+        self._is_stopping = Flag()
         process.register(self)
         # At exit multiprocessing waits for its children, which wait for us, so they must be released first.
         Finalize(self, _release, args=(self._members, self._is_stopping), exitpriority=_EXIT_PRIORITY)
@@ -291,7 +291,7 @@ class ProcessPool:
 
         Invariant: a process is forgotten only after it was reaped (held by tests/map/test_map_endings.py).
         """
-        is_again = self._is_stopping.is_set()
+        is_again = self._is_stopping.is_set
         self._is_stopping.set()
         self._waiting.clear()
         for member in self._members:
@@ -368,11 +368,11 @@ def require_children_allowed() -> None:
         )
 
 
-def _release(members: list[Member], is_stopping: threading.Event) -> None:
+def _release(members: list[Member], is_stopping: Flag) -> None:
     """Close the pipes: an idle process ends, a busy one when its item is done; at once if a stop was interrupted."""
     for member in members:
         member.sender.close()
-        if is_stopping.is_set():
+        if is_stopping.is_set:
             _kill(member)
     members.clear()
 

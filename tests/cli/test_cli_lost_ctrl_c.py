@@ -1,15 +1,16 @@
-"""A Ctrl-C whose exception a finalizer lost ends what goes on for ever all the same."""
+"""A signal whose exception a finalizer lost ends what goes on for ever all the same."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpcheckpoint._cli.interrupts import CtrlC
+from mpcheckpoint._cli.interrupts import _LOST_S, Interrupts, Stopped
 from mpcheckpoint._cli.maps import watch
 from mpcheckpoint._cli.tail_command import _follow
 from mpcheckpoint._types import Cursor
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mpcheckpoint import Log
 
 _MOST_TURNS = 3
+_LONG_S = 5.0
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +38,13 @@ class Interrupted:
 
     def __del__(self) -> None:
         os.kill(os.getpid(), signal.SIGINT)
+
+
+class Terminated:
+    """Something in whose finalizer a SIGTERM comes."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Quiet:
@@ -58,6 +67,7 @@ class Quiet:
         assert self.turns <= _MOST_TURNS, "it goes on"
         if self.turns == 1:
             Interrupted()
+            time.sleep(_LONG_S)
         return iter(())
 
 
@@ -88,12 +98,47 @@ def test_watch_of_a_map_ends(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     assert quiet.turns == 1
 
 
+def test_signal_that_is_lost_raises_all_the_same_once() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)]
+    with Interrupts() as interrupts:
+        Terminated()
+        with pytest.raises(Stopped) as stopped:
+            time.sleep(_LONG_S)
+        interrupts.obey()
+        Terminated()  # only counted: no other one raises
+        time.sleep(3 * _LOST_S)
+        assert interrupts.are_urgent
+
+    assert stopped.value.signal_number == signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)] == before
+
+
+def test_exception_that_is_lost_as_it_is_raised_again_comes_once_more() -> None:
+    with Interrupts():
+        Terminated()
+
+        class Slow:
+            def __del__(self) -> None:
+                time.sleep(_LONG_S)  # until it is raised again, in here
+
+        Slow()
+        with pytest.raises(Stopped):
+            time.sleep(_LONG_S)
+
+
+def test_exception_that_was_lost_does_not_come_after_all_has_ended() -> None:
+    with Interrupts():
+        Terminated()
+
+    time.sleep(3 * _LOST_S)
+
+
 def test_other_exceptions_that_are_lost_are_told_meanwhile(told: list[Any]) -> None:
     class Broken:
         def __del__(self) -> None:
             raise ValueError("lost")
 
-    with CtrlC():
+    with Interrupts():
         Broken()
 
     assert [lost.exc_type for lost in told] == [ValueError]

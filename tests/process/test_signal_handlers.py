@@ -9,19 +9,31 @@ import itertools
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpcheckpoint import Checkpoint, Log
+from mpcheckpoint import Checkpoint, Log, Retention
 from mpcheckpoint._logfile.clock import PureHighestStamp, clock
 from mpcheckpoint._logfile.descriptors import pool
 from mpcheckpoint._store.process import process
 from mpcheckpoint._view.view import LogView
+from mpcheckpoint._work.flag import Flag
 from mpcheckpoint.errors import ReentrancyError
 from support.interrupts import interrupted_everywhere
 from support.processes import in_a_child
-from support.verbs import LOG, Faults, assert_goes_on, bounded, is_locked, lock_file, seen_anew, store_of
+from support.verbs import (
+    LOG,
+    Faults,
+    assert_goes_on,
+    bounded,
+    is_locked,
+    lock_file,
+    seen_anew,
+    store_of,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +85,70 @@ def test_call_interrupted_at_any_place_locks_out_nobody_though_the_interrupt_is_
             log.append("x", "of this thread")
     assert kept
     assert_goes_on(log, list(log.events("x")))
+
+
+@pytest.mark.guarantee(8)
+@pytest.mark.guarantee(1)
+def test_append_of_the_interval_setting_interrupted_at_any_place_keeps_nobody_from_being_synced(
+    store: Path,
+) -> None:
+    assert in_a_child(synced_after_interrupts, store)
+
+
+def synced_after_interrupts(store: Path) -> bool:
+    log = Checkpoint(store, durability="interval:10").log("a")
+    log.append("x", 0)
+    kept = []
+    for interrupt in interrupted_everywhere(lambda: scheduled_anew(log)):
+        kept.append(interrupt)
+        bounded(log.append, "x", "of another thread")
+    with pytest.MonkeyPatch.context() as patches:
+        syncs = Faults(patches).watch("sync_data", on=LOG)
+        bounded(log.append, "x", "of another thread")
+        wait_until(lambda: syncs.seen, "the background thread has synced it")
+    return bool(kept)
+
+
+def scheduled_anew(log: Log) -> None:
+    """Append as the first one that needs the background thread."""
+    process.interval.reset_after_fork()
+    log.append("x", 1)
+
+
+@pytest.mark.guarantee(8)
+def test_opening_interrupted_at_any_place_keeps_nobody_from_having_a_log_looked_after(store: Path) -> None:
+    assert in_a_child(looked_after_after_interrupts, store)
+
+
+def looked_after_after_interrupts(store: Path) -> bool:
+    retention = Retention(keep_last=5)
+    checkpoint = Checkpoint(store)
+    checkpoint.log("a", retention=retention).append("x", 0)
+    kept = []
+    for interrupt in interrupted_everywhere(lambda: checkpoint.log("a", retention=retention)):
+        kept.append(interrupt)
+        bounded(partial(checkpoint.log, "a", retention=retention))
+    bounded(checkpoint.close)
+    return bool(kept)
+
+
+@pytest.mark.guarantee(11)
+def test_flag_that_is_set_or_waited_for_is_sound_wherever_that_is_interrupted() -> None:
+    for act in (Flag.set, lambda flag: flag.wait(0.001)):
+        flags: list[Flag] = []
+
+        def acted(act: Callable[[Flag], object] = act, flags: list[Flag] = flags) -> None:
+            flags.append(Flag())
+            act(flags[-1])
+
+        for _ in interrupted_everywhere(acted):
+            if not flags:
+                continue
+            bounded(flags[-1].set)
+            assert bounded(flags[-1].wait, 60)
+            assert bounded(flags[-1].wait, 60)
+        assert len(flags) > 1
+    assert not Flag().wait(0.001)
 
 
 # --- a view in mid-refresh -----------------------------------------------------------------------------------

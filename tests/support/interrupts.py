@@ -11,11 +11,21 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-def interrupted_everywhere(act: Callable[[], object]) -> Iterator[KeyboardInterrupt]:
+def _raise() -> None:
+    raise KeyboardInterrupt
+
+
+def interrupted_everywhere(
+    act: Callable[[], object], come: Callable[[], object] = _raise
+) -> Iterator[KeyboardInterrupt]:
     """Do something again and again, interrupted at the first place, the second, and so on, until none is left.
 
     Places are where the interpreter looks for signals: where a function of Python begins, and after one of C. Not in
     finalizers: an exception is lost there.
+
+    Args:
+        act: what is interrupted.
+        come: what a place does; it raises, or sees to it that ``act`` raises.
 
     Yields:
         Each interrupt that came out, which is kept by who asked for it: with the frames that it came through.
@@ -30,7 +40,7 @@ def interrupted_everywhere(act: Callable[[], object]) -> Iterator[KeyboardInterr
             left -= event in ("call", "c_return")
             if left <= 0 and not _is_of_finalizer(frame):
                 sys.setprofile(None)
-                raise KeyboardInterrupt
+                come()
 
         gc.disable()  # what it calls is no place either
         sys.setprofile(interrupt)

@@ -43,18 +43,21 @@ class CommandPool:
         plan: Plan,
         jobs: int,
         *,
+        start: Callable[[threading.Thread], None],
         gate: Callable[[], None] | None = None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         """Start no thread yet.
 
         Args:
+            start: starts a thread; a Ctrl-C meanwhile raises after it.
             gate: returns when the next item may start.
             on_stop: called before what runs is waited for.
         """
         self.most = 2 * jobs
         self._plan = plan
         self._jobs = jobs
+        self._start_thread = start
         self._gate = gate
         self._on_stop = on_stop
         self._lock = threading.Lock()
@@ -111,7 +114,7 @@ class CommandPool:
             with self._lock:
                 thread = next(iter(self._threads), None)
                 if thread is not None and thread.ident is None:
-                    # A Ctrl-C came in the middle of its start. It has no item, and gets none.
+                    # None could be started, and a Ctrl-C came just then. It has no item, and gets none.
                     self._threads.discard(thread)
                     continue
             if thread is None:
@@ -125,8 +128,8 @@ class CommandPool:
         self._threads.add(thread)
         self._free += 1
         try:
-            thread.start()
-        except Exception:  # not of a Ctrl-C: then it may run, and is waited for as any other
+            self._start_thread(thread)
+        except Exception:  # not of a Ctrl-C: then it runs, and is waited for as any other
             self._threads.discard(thread)
             self._free -= 1
             raise

@@ -11,6 +11,7 @@ from mpcheckpoint._cli.maps.child import Child, End, KeptOutput, end_leftovers
 from mpcheckpoint._cli.maps.spawn import Spawner
 from mpcheckpoint._cli.terminal import say
 from mpcheckpoint._work.causes import NOT_STARTED, TIMED_OUT
+from mpcheckpoint._work.flag import Flag
 from mpcheckpoint._work.outcomes import Result
 from mpcheckpoint._work.retries import HELD_S, is_kill, is_told_to_end
 from mpcheckpoint._work.shortage import shortage_of
@@ -40,8 +41,9 @@ class RunCommand:
     Each command inherits the descriptor of its worker. So a command that outlives this process keeps its item claimed,
     and its rerun does not overlap it. ``Child`` says which process group it belongs to.
 
-    Locking: ``_lock`` guards ``_running``. It is held while a command is started, so that ``stop`` misses none; and
-    while one is reaped or signalled, so that no signal goes to a stranger with the same number.
+    Locking: ``_lock`` guards ``_running``, and that it is stopping. It is held while a command is started, so that
+    ``stop`` misses none; and while one is reaped or signalled, so that no signal goes to a stranger with the same
+    number.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class RunCommand:
         self._interrupts = interrupts
         self._lock = threading.Lock()
         self._running: set[Child] = set()
-        self._stopping = threading.Event()
+        self._stopping = Flag()
 
     def __call__(self, item: Item, worker: Worker) -> Result | None:
         """Run the command; return its exit code and output, or None if it was interrupted.
@@ -113,7 +115,8 @@ class RunCommand:
 
         A Ctrl-C meanwhile kills them at once. Stopping twice is fine.
         """
-        self._stopping.set()
+        with self._lock:  # a command that is being started is among those that run
+            self._stopping.set()
         self._gate.open()
         self._interrupts.obey()
         if self._leads_groups and self._interrupts.have_come(0):
@@ -144,7 +147,7 @@ class RunCommand:
 
     def _started(self, item: Item, worker: Worker) -> Child | None:
         with self._lock:
-            if self._stopping.is_set():
+            if self._stopping.is_set:
                 return None
             argv = self._template.argv(item)
             child = Child(
@@ -176,7 +179,7 @@ class RunCommand:
         A signal reaches the processes of a job one after the other, and may end the command before it reaches us. So we
         wait for it before we call the command failed: a moment, or a second if such a signal ended the command.
         """
-        return self._stopping.is_set() or self._interrupts.have_come(HELD_S if is_suspect else _FAILED_S)
+        return self._stopping.is_set or self._interrupts.have_come(HELD_S if is_suspect else _FAILED_S)
 
 
 def _error_of(code: int) -> str | None:

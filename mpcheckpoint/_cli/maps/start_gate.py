@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._work.flag import Flag
 from mpcheckpoint._work.pool import default_jobs
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class StartGate:
         self._notify = notify
         self._load = load
         self._turn = threading.Lock()
-        self._is_open = threading.Event()
+        self._is_open = Flag()
         self._next_s = 0.0
         self._has_told = False
 
@@ -90,7 +91,7 @@ class StartGate:
 
     def _await_load(self, most: float) -> None:
         began_s = time.monotonic()
-        while not self._is_open.is_set() and (load := self._load()) >= most:
+        while not self._is_open.is_set and (load := self._load()) >= most:
             if not self._has_told and time.monotonic() - began_s >= _TELL_AFTER_S:
                 self._has_told = True
                 self._notify(f"the load is {load:g}, and --load starts commands below {most:g}: waiting")
