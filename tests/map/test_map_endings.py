@@ -484,7 +484,8 @@ def test_daemon_of_an_interrupted_command_in_a_session_of_its_own_lives_on(
     require(has_command("setsid"), "a session of its own needs setsid")
     (tmp_path / "items").write_text("a\n")
     earlier = process_tree.living_descendants()
-    command = "setsid sleep 1000 >/dev/null 2>&1 & echo $1 >> runs; sleep 1000; true"
+    daemon = "sh -c 'touch daemon; exec sleep 1000'"
+    command = f"setsid {daemon} >/dev/null 2>&1 & echo $1 >> runs; sleep 1000; true"
     child = children.start_command(
         [
             *MPCHECKPOINT,
@@ -507,6 +508,7 @@ def test_daemon_of_an_interrupted_command_in_a_session_of_its_own_lives_on(
         start_new_session=True,
     )
     wait_until(lambda: lines_of(tmp_path / "runs"), "it runs")
+    wait_until((tmp_path / "daemon").exists, "its daemon has a session of its own")
 
     os.kill(child.pid, signal.SIGTERM)
 

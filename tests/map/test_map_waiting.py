@@ -335,9 +335,12 @@ def test_restart_names_who_holds_the_item_if_the_command_itself_has_ended(
     tmp_path: Path, children: Children
 ) -> None:
     # The shell is killed, and what it had started has its descriptors.
-    command = ("sh", "-c", "echo $$ >> runs; [ -e go ] || sleep 1000; true", "x")
+    left = "sh -c 'echo $$ > left; echo $PPID >> runs; exec sleep 1000'"
+    command = ("sh", "-c", f"[ -e go ] || {left}; true", "x")
     first = start(tmp_path, children, "first", *command, jobs=1)
     wait_until(lambda: len(runs(tmp_path)) == 1, "a command runs")
+    name = Path("/proc", (tmp_path / "left").read_text().strip(), "comm")
+    wait_until(lambda: name.read_text() == "sleep\n", "what is left of it sleeps")
     first.kill()
     os.kill(int(runs(tmp_path)[0]), signal.SIGKILL)
     (tmp_path / "go").touch()
