@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from mpcheckpoint._work.forked_child import end_forked_child
+from mpcheckpoint._work.held_signals import HeldSignals
 from mpcheckpoint._work.inputs import NOT_YET, Input, NotYet
 
 # How long to wait for an item: at first, and after the iterable once took longer.
@@ -49,9 +50,10 @@ class InputThread:
             name="mpcheckpoint-items",
             daemon=True,
         )
-        self._thread.start()
-        self._stop = weakref.finalize(self, self._questions.put, False)
-        self._stop.atexit = False
+        with HeldSignals():
+            self._thread.start()
+            self._stop = weakref.finalize(self, self._questions.put, False)
+            self._stop.atexit = False
 
     def __iter__(self) -> InputThread:
         return self

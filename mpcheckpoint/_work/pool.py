@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from functools import partial
+from concurrent.futures import BrokenExecutor, CancelledError, Executor
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mpcheckpoint._work.executor_deaths import SentInput, count_deaths, looked_up
+from mpcheckpoint._work.held_signals import HeldSignals
 from mpcheckpoint._work.refusals import refused_item, sends
 from mpcheckpoint._work.report import ItemReport, Kind
-from mpcheckpoint._work.run_item import ItemRunner, run_item
 from mpcheckpoint._work.shortage import shortage_of
+from mpcheckpoint._work.ticket import Ticket
 from mpcheckpoint.errors import CheckpointError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LOOK_S = 0.1
-# A thread goes on with further items for so long; then what else the executor was given gets its turn.
-_STINT_S = 0.1
 # The message of an executor's RuntimeError after it was shut down.
 _SHUT_DOWN = "cannot schedule new futures after"
 
@@ -138,10 +136,12 @@ class ExecutorPool:
         self._plan = plan
         self._executor = executor
         self.most = 2 * jobs
-        self._tickets: set[_Ticket] = set()
-        self._waiting: deque[_Ticket] = deque()
-        self._done: SimpleQueue[_Ticket] = SimpleQueue()
+        self._tickets: set[Ticket] = set()
+        self._waiting: deque[Ticket] = deque()
+        self._done: SimpleQueue[Ticket] = SimpleQueue()
         self._sends = sends(executor)
+        # The ``submit`` of Python's own executors waits for nothing. That of others may, and a Ctrl-C is to end it.
+        self._is_quick = type(executor).submit.__module__.startswith("concurrent.futures.")
         self._next_alone: SentInput | None = None  # it waits until nothing else runs
         self._runs_alone = False
 
@@ -164,23 +164,31 @@ class ExecutorPool:
             self._submit(given)
 
     def _submit(self, given: SentInput) -> None:
-        ticket = _Ticket(self._plan, given, self._waiting)
+        ticket = Ticket(self._plan, given, self._waiting, self._done)
+        if self._is_quick:
+            with HeldSignals():
+                self._send(ticket)
+        else:
+            self._send(ticket)
+
+    def _send(self, ticket: Ticket) -> None:
         try:
             call = self._executor.submit(ticket)
-        except Exception as error:
+        except BaseException as error:
             is_ours = ticket.recall()
-            if not is_ours:
+            if not is_ours and not ticket.is_sent:
                 self._tickets.add(ticket)  # a thread has taken it up, and ``stop`` waits for that
             is_shut_down = isinstance(error, RuntimeError) and str(error).startswith(_SHUT_DOWN)
             if isinstance(error, BrokenExecutor) or is_shut_down:
                 raise self._broken(error) from error
-            if shortage_of(error) is None or is_ours:
+            if not isinstance(error, Exception) or shortage_of(error) is None or is_ours:
                 raise
             # No new thread could start, but one of the old ones has taken up the item.
+            self._tickets.add(ticket)
         else:
-            ticket.follow(call)
-        self._tickets.add(ticket)
-        ticket.report.add_done_callback(lambda _: self._done.put(ticket))
+            with HeldSignals():
+                self._tickets.add(ticket)
+                ticket.follow(call)
 
     def collect(self, timeout_s: float | None) -> list[tuple[Input, ItemReport]]:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -200,18 +208,19 @@ class ExecutorPool:
                 return reports  # none if all of them were recalled
 
     def recall(self) -> list[Input]:
-        recalled = [ticket for ticket in self._tickets if ticket.recall()]
-        self._tickets.difference_update(recalled)
+        with HeldSignals():
+            recalled = [ticket for ticket in self._tickets if ticket.recall()]
+            self._tickets.difference_update(recalled)
         entries = [ticket.entry for ticket in recalled]
         if self._next_alone is not None:
             entries.append(self._next_alone.entry)
             self._next_alone = None
         return entries
 
-    def _report(self, ticket: _Ticket) -> ItemReport:
+    def _report(self, ticket: Ticket) -> ItemReport:
         self._tickets.discard(ticket)
         try:
-            return ticket.report.result()
+            return ticket.result()
         except (BrokenExecutor, CancelledError) as error:
             raise self._broken(error, ticket) from error
         except CheckpointError:
@@ -229,14 +238,13 @@ class ExecutorPool:
         """Drop what has not started, and wait for what runs: it cannot be interrupted from here."""
         del is_interrupted
         self._next_alone = None
-        for ticket in list(self._tickets):
-            if ticket.recall():
-                self._tickets.discard(ticket)
-        for ticket in self._tickets:
-            ticket.report.exception()
+        with HeldSignals():
+            self._tickets.difference_update([ticket for ticket in self._tickets if ticket.recall()])
+        while not all(ticket.is_told for ticket in self._tickets):
+            arrived(self._done, time.monotonic() + _LOOK_S)
         self._tickets = set()
 
-    def _broken(self, error: BaseException, ticket: _Ticket | None = None) -> WorkerDiedError:
+    def _broken(self, error: BaseException, ticket: Ticket | None = None) -> WorkerDiedError:
         """Return the error for an executor that is broken, when deaths were counted of what ran in it.
 
         Args:
@@ -258,93 +266,3 @@ class ExecutorPool:
             ),
             reason="broken executor",
         )
-
-
-class _Ticket:
-    """An item on its way into an executor, which can be recalled.
-
-    An executor queues what it is given before it starts a thread or process for it. If none can start, ``submit``
-    raises but the item stays in the queue. Once a thread or process started later, the item would run unasked.
-
-    Invariant: of the threads one takes a ticket out of ``waiting``, and that one runs it unless ``report`` is cancelled
-    (held by tests/map/test_item_batch.py).
-
-    Attributes:
-        given: the item, as it was before.
-        report: what became of the item. Running as soon as it cannot be recalled.
-    """
-
-    def __init__(self, plan: Plan, given: SentInput, waiting: deque[_Ticket]) -> None:
-        self._plan = plan
-        self.given = given
-        self.entry = given.entry
-        self._waiting = waiting
-        self.report: Future[ItemReport] = Future()
-        self._call: Future[Any] | None = None  # the executor's: an ItemReport, or None if it ran here
-        self._is_sent = False
-        waiting.append(self)
-
-    def __call__(self) -> None:
-        """Run the item in this thread, and those that follow; nothing if it was recalled, or another thread has it."""
-        if not self._leave() or not self.report.set_running_or_notify_cancel():
-            return
-        until_s = time.monotonic() + _STINT_S
-        taken = deque([self])
-
-        def following() -> Input | None:
-            while self._waiting and time.monotonic() < until_s:
-                try:
-                    ticket = self._waiting.popleft()
-                except IndexError:
-                    break  # another thread was quicker
-                if ticket.report.set_running_or_notify_cancel():
-                    taken.append(ticket)
-                    return ticket.entry
-            return None
-
-        try:
-            for report in ItemRunner(self._plan).run(self.entry, following):
-                taken.popleft().report.set_result(report)
-        except BaseException as error:  # noqa: BLE001 - the map raises it
-            for ticket in taken:  # the second one did not begin
-                ticket.report.set_exception(error)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if not self._is_sent:
-            if not self._leave() or not self.report.set_running_or_notify_cancel():
-                return partial, (ItemReport, Kind.TAKEN)
-            self._is_sent = True
-        return partial, (run_item, self._plan, self.entry)
-
-    def follow(self, call: Future[Any]) -> None:
-        """Take the report from the executor's call, if that runs the item elsewhere, or cannot run it at all."""
-        self._call = call
-        call.add_done_callback(self._take)
-
-    def recall(self) -> bool:
-        """Take the item back; return False if it has started, or was sent. Recalling twice is fine."""
-        if not self.report.cancel():
-            return False
-        self._leave()
-        if self._call is not None:
-            self._call.cancel()  # it would do nothing
-        return True
-
-    def _leave(self) -> bool:
-        try:
-            self._waiting.remove(self)
-        except ValueError:
-            return False
-        return True
-
-    def _take(self, call: Future[Any]) -> None:
-        if call.cancelled():
-            self.report.cancel()  # by the executor's owner; too late if another thread runs the item
-            return
-        error = call.exception()
-        if self.report.done() or (error is None and call.result() is None):
-            return
-        if error is not None:
-            self.report.set_exception(error)
-        else:
-            self.report.set_result(call.result())

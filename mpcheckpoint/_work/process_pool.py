@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpcheckpoint._store.process import process
 from mpcheckpoint._work.flag import Flag
+from mpcheckpoint._work.held_signals import HeldSignals
 from mpcheckpoint._work.item_pipe import ItemSender
 from mpcheckpoint._work.member import TERMINATE_S, Given, Member
 from mpcheckpoint._work.memory_watch import OverMemory
@@ -321,11 +322,15 @@ class ProcessPool:
             member.sender.forget()
 
     def _start(self) -> Member:
+        with HeldSignals():  # else a process may run that nobody knows of
+            return self._started()
+
+    def _started(self) -> Member:
         sender = ItemSender(self._context)
         arguments = sender.worker_end, self._plan, self._options
         child = self._context.Process(target=serve, args=arguments, name="mpcheckpoint-map")
         member = Member(child, sender)
-        self._members.append(member)  # before it starts: an interrupt in between must not hide it
+        self._members.append(member)
         self._by_fd[sender.pipe.fileno()] = member
         self._poll.register(sender.pipe.fileno(), select.POLLIN)
         try:
@@ -345,9 +350,9 @@ class ProcessPool:
 
     def _bury(self, member: Member) -> str:
         """Reap a dead process; return how it died."""
-        self._forget(member)
         member.due_s = None
         member.process.join(TERMINATE_S)
+        self._forget(member)
         code = member.process.exitcode
         if code is not None and code < 0:
             return f"it was killed by signal {-code} ({signal.Signals(-code).name})"

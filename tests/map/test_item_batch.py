@@ -18,7 +18,7 @@ import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._store.workers import FileWorker
-from mpcheckpoint._work import item_batch, pool
+from mpcheckpoint._work import item_batch, ticket
 from mpcheckpoint._work.inputs import Input
 from mpcheckpoint._work.item_batch import ItemBatch
 from mpcheckpoint._work.item_pipe import ItemReceiver, ItemSender
@@ -657,7 +657,7 @@ def test_sender_that_is_closed_leaves_nothing_to_begin(sender: ItemSender) -> No
 def test_calls_of_the_executor_s_owner_get_their_turn_beside_a_map(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "_STINT_S", 0.01)
+    monkeypatch.setattr(ticket, "_STINT_S", 0.01)
     names = [f"item{number}" for number in range(60)]
     done: list[str] = []
 

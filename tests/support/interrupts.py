@@ -37,8 +37,9 @@ def interrupted_everywhere(
 
         def interrupt(frame: FrameType, event: str, _: Any) -> None:
             nonlocal left
-            left -= event in ("call", "c_return")
-            if left <= 0 and not _is_of_finalizer(frame):
+            is_place = event in ("call", "c_return")
+            left -= is_place
+            if is_place and left <= 0 and not _is_of_finalizer(frame):
                 sys.setprofile(None)
                 come()
 
@@ -55,9 +56,12 @@ def interrupted_everywhere(
             return
 
 
+_FINALIZERS = ("weakref", "_weakrefset", "multiprocessing.util")
+
+
 def _is_of_finalizer(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code.co_name == "__del__" or frame.f_globals.get("__name__") in ("weakref", "_weakrefset"):
+        if frame.f_code.co_name == "__del__" or frame.f_globals.get("__name__") in _FINALIZERS:
             return True
         frame = frame.f_back
     return False
