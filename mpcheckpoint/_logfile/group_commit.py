@@ -267,7 +267,7 @@ class GroupCommit:
         """
         lock = self.turn.lock
         if (self.is_leading or is_leading) and not lock._is_owned():
-            resumes.append(self.turn.end)
+            resumes += [self.turn.wake, self.turn.end]  # last first; woken also if the end was interrupted
             lock.acquire(timeout=timeout_s)
 
     def reset_after_fork(self) -> None:

@@ -55,6 +55,7 @@ class Process:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self._reset_pid = self._pid  # the one in which all that was inherited was let go of
         self._mutex = threading.RLock()
         self._writers: OrderedDict[tuple[int, int, str], LogWriter] = OrderedDict()
         # Those that the registry forgot and somebody still uses, too: a fork must know of their locks.
@@ -198,9 +199,13 @@ class Process:
             writer.pause_for_fork(_FORK_WAIT_S, resumes)
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
-        for resume in self._resumes.pop(threading.get_ident(), ()):
-            resume()
+        """Go on. Again is fine: it makes up for what a Ctrl-C kept from being done."""
+        thread = threading.get_ident()
+        resumes = self._resumes.get(thread, [])
+        while resumes:
+            resumes[-1]()
+            resumes.pop()
+        self._resumes.pop(thread, None)
 
     def after_fork_in_child(self) -> None:
         """Let go of everything inherited."""
@@ -223,6 +228,12 @@ class Process:
         self.writers_epoch = object()
         for handle in list(self._handles):
             handle.reset_after_fork()
+        self._reset_pid = os.getpid()
+
+    def make_up_in_child(self) -> None:
+        """Do what a Ctrl-C kept ``after_fork_in_child`` from doing."""
+        if self._reset_pid != os.getpid():
+            self.after_fork_in_child()
 
 
 def _is_poisoned(writer: LogWriter) -> bool:
@@ -237,3 +248,5 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=process.after_fork_in_parent,
         after_in_child=process.after_fork_in_child,
     )
+    # Once more: the interpreter goes on when a hook raises, and a Ctrl-C that comes in one ends it there.
+    os.register_at_fork(after_in_parent=process.after_fork_in_parent, after_in_child=process.make_up_in_child)

@@ -6,6 +6,7 @@ What would hang runs in a forked child, so that it costs its test and no other.
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -130,6 +131,70 @@ def looked_after_after_interrupts(store: Path) -> bool:
         bounded(partial(checkpoint.log, "a", retention=retention))
     bounded(checkpoint.close)
     return bool(kept)
+
+
+@pytest.mark.guarantee(7)
+def test_fork_interrupted_at_any_place_locks_out_nobody(store: Path) -> None:
+    assert in_a_child(appended_to_after_interrupted_forks, store)
+
+
+def appended_to_after_interrupted_forks(store: Path) -> bool:
+    log = Checkpoint(store).log("a")
+    log.append("x", 0)
+    (writer,) = process._writers.values()
+    parent, forks = os.getpid(), 0
+
+    def fork() -> None:
+        nonlocal forks
+        writer.lock.is_held = writer.commit.is_leading = True  # as if other threads were giving both back
+        pid = None
+        try:
+            pid = os.fork()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)  # no more places
+            if pid == 0:
+                os._exit(0)
+            writer.lock.is_held = writer.commit.is_leading = False
+        os.wait()
+        forks += 1
+        bounded(log.append, "x", "of another thread")
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("sys.unraisablehook", lambda _: None)  # the interpreter goes on with the fork
+        for _ in interrupted_everywhere(fork, lambda: interrupt_in(parent)):
+            pass
+    assert not process._resumes
+    return forks > 20
+
+
+def interrupt_in(pid: int) -> None:
+    if os.getpid() == pid:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.guarantee(7)
+def test_child_that_was_interrupted_while_it_let_go_of_what_it_inherited_does_that_anew(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append("x", 0)
+    (writer,) = process._writers.values()
+    reset, calls = pool.reset_after_fork, []
+
+    def interrupted_once() -> None:
+        calls.append(None)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        reset()
+
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(pool, "reset_after_fork", interrupted_once)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(writer.log is not None)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.mark.guarantee(11)
