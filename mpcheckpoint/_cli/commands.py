@@ -14,6 +14,7 @@ import click
 
 from mpcheckpoint import __version__, _core
 from mpcheckpoint._cli.known_keys import logs_there_are
+from mpcheckpoint._cli.lost_ctrl_c import LostCtrlC
 from mpcheckpoint._cli.remembered import Origins
 from mpcheckpoint._cli.streams import OutputError, StandardStreams
 from mpcheckpoint._cli.terminal import Exit, end_by_broken_pipe, say, say_error, without_passwords
@@ -201,7 +202,8 @@ def _run(argv: Sequence[str] | None) -> int:
     origins = Origins()
     logging.basicConfig(format="mpcheckpoint: %(message)s", level=logging.WARNING)
     try:
-        code = cli.main(argv, prog_name="mpcheckpoint", standalone_mode=False, obj=origins)
+        with LostCtrlC():
+            code = cli.main(argv, prog_name="mpcheckpoint", standalone_mode=False, obj=origins)
     except click.exceptions.NoArgsIsHelpError as error:
         say(error.format_message())
         return Exit.USAGE

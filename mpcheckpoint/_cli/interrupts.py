@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
+
+from mpcheckpoint._cli.lost_ctrl_c import LostCtrlC
 
 if TYPE_CHECKING:
     import threading
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MOST_BYTES = 4096
 _AGAIN_S = 1.0
-_LOST_S = 0.02
 
 
 class Stopped(KeyboardInterrupt):
@@ -52,8 +52,7 @@ class Interrupts:
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
         self._before: dict[int, Any] = {}
-        self._hook_before: Any = None
-        self._alarm_before: Any = None  # known once it was replaced
+        self._lost = LostCtrlC(self._raise_again, lambda: self._calls > 0)
         self._calls = 0
         self._bytes = 0
         self._is_obeyed = False
@@ -62,7 +61,7 @@ class Interrupts:
         self._raises_from_s = 0.0
 
     def __enter__(self) -> Self:
-        self._hook_before, sys.unraisablehook = sys.unraisablehook, self._raise_again
+        self._lost.__enter__()
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for number in self._signals:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or the background of a script
@@ -73,10 +72,7 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
-        sys.unraisablehook = self._hook_before
-        if self._alarm_before is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, self._alarm_before)
+        self._lost.__exit__()
         os.close(self._reading)
         os.close(self._writing)
 
@@ -135,18 +131,6 @@ class Interrupts:
             raise error
         self._held = error
 
-    def _raise_again(self, lost: sys.UnraisableHookArgs) -> None:
-        """Have an exception of ours that was lost raised again; hand any other on."""
-        error = lost.exc_value
-        if not isinstance(error, KeyboardInterrupt) or not self._calls:
-            self._hook_before(lost)
-        elif not self._is_obeyed:
-            # Rejected: to raise the signal itself again. Its handler would run in here, and what it raises be lost.
-
-            def again(*_: object) -> None:
-                if not self._is_obeyed:
-                    self._raise(error.with_traceback(None))
-
-            before = signal.signal(signal.SIGALRM, again)
-            self._alarm_before = self._alarm_before or before
-            signal.setitimer(signal.ITIMER_REAL, _LOST_S)
+    def _raise_again(self, error: KeyboardInterrupt) -> None:
+        if not self._is_obeyed:
+            self._raise(error)

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpcheckpoint._cli.interrupts import _LOST_S, Interrupts, Stopped
+from mpcheckpoint import Checkpoint
+from mpcheckpoint._cli import main
+from mpcheckpoint._cli.interrupts import Interrupts, Stopped
+from mpcheckpoint._cli.lost_ctrl_c import _AGAIN_S
 from mpcheckpoint._cli.maps import watch
 from mpcheckpoint._cli.tail_command import _follow
 from mpcheckpoint._types import Cursor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from mpcheckpoint import Log
 
@@ -98,6 +102,25 @@ def test_watch_of_a_map_ends(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     assert quiet.turns == 1
 
 
+def test_any_other_command_ends(
+    store: Path, log: Log, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log.append("x", 0)
+
+    def back_up(*_: Any, **__: Any) -> Any:
+        Interrupted()
+        time.sleep(_LONG_S)
+
+    monkeypatch.setattr(Checkpoint, "backup", back_up)
+    before = [sys.unraisablehook, *map(signal.getsignal, (signal.SIGINT, signal.SIGALRM))]
+
+    code = main(["backup", "--store", str(store), str(store.parent / "backup")])
+
+    assert code == 130
+    assert capfd.readouterr().err.strip() == "mpcheckpoint: interrupted"
+    assert [sys.unraisablehook, *map(signal.getsignal, (signal.SIGINT, signal.SIGALRM))] == before
+
+
 def test_signal_that_is_lost_raises_all_the_same_once() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)]
     with Interrupts() as interrupts:
@@ -106,7 +129,7 @@ def test_signal_that_is_lost_raises_all_the_same_once() -> None:
             time.sleep(_LONG_S)
         interrupts.obey()
         Terminated()  # only counted: no other one raises
-        time.sleep(3 * _LOST_S)
+        time.sleep(3 * _AGAIN_S)
         assert interrupts.are_urgent
 
     assert stopped.value.signal_number == signal.SIGTERM
@@ -130,7 +153,7 @@ def test_exception_that_was_lost_does_not_come_after_all_has_ended() -> None:
     with Interrupts():
         Terminated()
 
-    time.sleep(3 * _LOST_S)
+    time.sleep(3 * _AGAIN_S)
 
 
 def test_other_exceptions_that_are_lost_are_told_meanwhile(told: list[Any]) -> None:
