@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Not at the top: a Ctrl-C during the import of click and rich is no reason for a traceback.
         from mpcheckpoint._cli.commands import run  # noqa: PLC0415
-    except KeyboardInterrupt:
+
+        return run(argv)
+    except KeyboardInterrupt:  # nor is one while an error is told, or the output is flushed
         return 130
-    return run(argv)

@@ -121,6 +121,15 @@ def test_any_other_command_ends(
     assert [sys.unraisablehook, *map(signal.getsignal, (signal.SIGINT, signal.SIGALRM))] == before
 
 
+def test_ctrl_c_while_an_error_is_told_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mpcheckpoint._cli.commands.say_error", interrupted)
+
+    assert main(["ls", "--store", "nowhere"]) == 130
+
+
 def test_signal_that_is_lost_raises_all_the_same_once() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)]
     with Interrupts() as interrupts:
