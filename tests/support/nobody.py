@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 NOBODY = 65534
 
 _CLONE_NEWNS = 0x00020000
+_MNT_DETACH = 2
 _PR_SET_DUMPABLE = 4
 
 
@@ -98,6 +99,12 @@ def _enter_own_name_space() -> None:
     if _libc().unshare(_CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), "unshare: no mount name space of its own for the child")
     run("mount", "--make-rprivate", "/")
+    # A file system would live on in this copy of the mounts after it was unmounted elsewhere, and a mount of its device
+    # would show it as it was.
+    for line in Path("/proc/self/mounts").read_bytes().splitlines():
+        device, mountpoint = line.split()[:2]
+        if device.startswith(b"/dev/loop"):
+            _libc().umount2(mountpoint.decode("unicode_escape").encode("latin-1"), _MNT_DETACH)
 
 
 def _libc() -> ctypes.CDLL:

@@ -32,12 +32,9 @@ _GUARANTEES = range(1, 13)
 _EXIT_GRACE_S = 2.0
 # What a whole run does at the least, times the intensity.
 _PROMISED = {"kills": 200, "power cuts": 20}
-# All tests that mount an image run in one worker, one after the other, and so do those that copy the table of
-# mounts (for nobody's name space): a copy made at the wrong moment keeps a file system alive that is about to be
-# mounted anew.
+# All tests that mount an image run in one worker, one after the other.
 _MARKS_OF_FIXTURE = {
     "loop_file_system": (pytest.mark.xdist_group("loop"), pytest.mark.powercut),
-    "run_as_nobody": (pytest.mark.xdist_group("loop"),),
     "make_thin_disk": (pytest.mark.xdist_group("loop"),),
 }
 # What they try of the core, others try without what these stand on.

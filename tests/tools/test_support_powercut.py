@@ -8,13 +8,18 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mpcheckpoint.testing._kills.acknowledgements import AcknowledgementJournal, AcknowledgementWriter
+from mpcheckpoint.testing._power_cuts import loopback
 from mpcheckpoint.testing._power_cuts.loopback import LoopFileSystem
 from mpcheckpoint.testing._power_cuts.mounts import BusyMountError
 from support.processes import Children
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CUTS = 3
 RECORD_BYTES = 100
@@ -133,3 +138,40 @@ def test_file_system_that_another_table_of_mounts_holds_for_a_moment_is_mounted_
     assert holder.wait() == 0
     assert path.exists()
     holder.stdout.close()
+
+
+def test_file_system_that_another_table_of_mounts_goes_on_holding_is_not_taken_for_what_is_on_the_disk(
+    loop_file_system: LoopFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without a cut, too: what is in memory only would be read.
+    monkeypatch.setattr(loopback, "_LONGEST_HELD_S", 0.1)
+    path = loop_file_system.mountpoint / "file"
+    create_durably(path)
+    holder = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", "echo ready; read word"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+
+        with pytest.raises(OSError, match="some process still holds the file system"):
+            loop_file_system.restore()
+
+    loop_file_system.restore()
+    assert path.exists()
+
+
+def test_child_of_another_user_keeps_no_file_system_in_its_own_table_of_mounts(
+    loop_file_system: LoopFileSystem, run_as_nobody: Callable[..., Any]
+) -> None:
+    name_space, table = run_as_nobody(name_space_and_mounts)
+
+    is_our_own = name_space == os.readlink("/proc/self/ns/mnt")  # where everybody may reach this Python
+    assert is_our_own or str(loop_file_system.mountpoint) not in table
+
+
+def name_space_and_mounts() -> tuple[str, str]:
+    return os.readlink("/proc/self/ns/mnt"), Path("/proc/self/mounts").read_text()

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, Self, get_args
 
-from mpcheckpoint.testing._power_cuts.mounts import force_unmount, run, unmount
+from mpcheckpoint.testing._power_cuts.mounts import force_unmount, mounts_below, run, unmount
 
 FsType = Literal["ext4", "xfs"]
 FS_TYPES: tuple[FsType, ...] = get_args(FsType)
@@ -26,7 +26,7 @@ FS_TYPES: tuple[FsType, ...] = get_args(FsType)
 _SHUTDOWN = 2 << 30 | 4 << 16 | ord("X") << 8 | 125
 _WITHOUT_FLUSHING_THE_LOG = 2
 # How long a process that is just ending may hold what was unmounted.
-_LONGEST_HELD_S, _PAUSE_S = 5.0, 0.1
+_LONGEST_HELD_S, _PAUSE_S = 5.0, 0.01
 
 # Sparse: mkfs.xfs refuses less, but uses little of it.
 _MIN_SIZE_BYTES = {"ext4": 64 << 20, "xfs": 300 << 20}
@@ -97,7 +97,7 @@ class LoopFileSystem:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                unmount(self.mountpoint)  # raises if a file is still open there
+                self._unmount()  # raises if a file is still open there
         finally:
             self._clean_up()
 
@@ -122,9 +122,10 @@ class LoopFileSystem:
         Raises:
             BusyMountError: some process has; the message names the processes and their files. Once they are gone, this
                 can be called again.
-            OSError: the file system cannot be mounted any more.
+            OSError: the file system cannot be mounted any more. With EBUSY, a process that has mounts of its own holds
+                it; once that is gone, this can be called again.
         """
-        unmount(self.mountpoint)
+        self._unmount()
         self._mount()
         if self._is_cut:
             self.cuts += 1
@@ -138,25 +139,32 @@ class LoopFileSystem:
         self._device = run("losetup", "--find", "--show", self.image).strip()
 
     def _mount(self) -> None:
-        probe = self.mountpoint / ".alive"
+        self._await_release()
+        run("mount", "-t", self.fstype, self._device, self.mountpoint)
+
+    def _unmount(self) -> None:
+        if self.mountpoint in mounts_below(self.mountpoint):  # else an earlier `restore` came no further
+            unmount(self.mountpoint)
+
+    def _await_release(self) -> None:
+        """Wait until no file system is on the device any more.
+
+        As long as a process holds the one that was unmounted, be it in its own copy of the mounts, a new mount of the
+        device would show that one: shut down as it is, and with what is in memory only. The kernel opens a device that
+        a file system is on for nobody else who wants it exclusively.
+        """
         until_s = time.monotonic() + _LONGEST_HELD_S
         while True:
-            run("mount", "-t", self.fstype, self._device, self.mountpoint)
-            # As long as a process holds the old file system, be it in its own copy of the mounts, a new mount of the
-            # device shows that one, shut down as it is.
             try:
-                probe.touch()
-                probe.unlink()
+                os.close(os.open(self._device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
             except OSError as error:
-                if time.monotonic() > until_s:
+                if error.errno != errno.EBUSY or time.monotonic() > until_s:
                     raise OSError(
-                        errno.EBUSY,
-                        f"{self.mountpoint} shows the file system from before the power cut: some process still holds "
-                        "it",
+                        error.errno,
+                        f"{self.mountpoint} cannot be mounted anew: some process still holds the file system as it was",
                     ) from error
             else:
                 return
-            unmount(self.mountpoint)
             time.sleep(_PAUSE_S)
 
     def _clean_up(self) -> None:
