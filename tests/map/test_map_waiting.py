@@ -23,6 +23,7 @@ from mpcheckpoint._store.workers import WorkerFiles
 from mpcheckpoint._work.held_items import HeldItem, held_items, sentence
 from mpcheckpoint.errors import ReentrancyError
 from support.executors import workers
+from support.process_tree import describe, living_descendants
 from support.shell import MPCHECKPOINT
 from support.verbs import bounded, told, wait_until
 
@@ -335,12 +336,10 @@ def test_restart_names_who_holds_the_item_if_the_command_itself_has_ended(
     tmp_path: Path, children: Children
 ) -> None:
     # The shell is killed, and what it had started has its descriptors.
-    left = "sh -c 'echo $$ > left; echo $PPID >> runs; exec sleep 1000'"
-    command = ("sh", "-c", f"[ -e go ] || {left}; true", "x")
+    command = ("sh", "-c", "echo $$ >> runs; [ -e go ] || sleep 1000; true", "x")
     first = start(tmp_path, children, "first", *command, jobs=1)
-    wait_until(lambda: len(runs(tmp_path)) == 1, "a command runs")
-    name = Path("/proc", (tmp_path / "left").read_text().strip(), "comm")
-    wait_until(lambda: name.read_text() == "sleep\n", "what is left of it sleeps")
+    # The shell takes note of itself a moment before.
+    wait_until(lambda: ": sleep 1000 " in describe(living_descendants()), "what the shell starts runs")
     first.kill()
     os.kill(int(runs(tmp_path)[0]), signal.SIGKILL)
     (tmp_path / "go").touch()
