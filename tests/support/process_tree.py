@@ -17,6 +17,7 @@ from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 _DEAD = frozenset("ZX")
+_MOST_THREADS = 8
 
 _left_alone = set[int]()
 
@@ -68,6 +69,34 @@ def living_descendants() -> set[int]:
 def describe(pids: set[int]) -> str:
     """Return the command lines of these processes, for a message."""
     return "; ".join(f"{pid}: {_command_line(pid)}" for pid in sorted(pids))
+
+
+def where_it_stands(pid: int) -> str:
+    """Return what the system tells of a process that does not go on: a line a thread, and one of its children."""
+    try:
+        threads = sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda thread: int(thread.name))
+        children = describe(_children_of(pid))
+    except OSError:
+        return "it is gone by now, or the system does not tell"
+    lines = [_thread_line(thread) for thread in threads[:_MOST_THREADS]]
+    if len(threads) > _MOST_THREADS:
+        lines.append(f"{len(threads) - _MOST_THREADS} more threads")
+    return "\n".join([*lines, f"its children: {children or 'none'}"])
+
+
+def _thread_line(thread: Path) -> str:
+    told = [f"thread {thread.name}"]
+    for name in ("comm", "status", "wchan", "syscall"):
+        try:
+            said = (thread / name).read_text(errors="replace").strip()
+        except OSError:
+            continue  # some kernels are built without it, or do not tell it to everybody
+        if name == "status":
+            said = "".join(line for line in said.splitlines() if line.startswith("State:"))
+        # Of a call, its number and first arguments: a descriptor, or an address that is waited on.
+        label = f"{name} " if name in ("wchan", "syscall") else ""
+        told.append(label + " ".join(said.split()[:4]))
+    return ", ".join(told)
 
 
 def end(pids: set[int], timeout_s: float = 10) -> None:

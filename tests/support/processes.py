@@ -49,7 +49,8 @@ class Child:
                 self.process.join(timeout_s)  # the fork server passes the exit code on a moment later
         code = self._exit_code()
         if code is None:
-            raise TimeoutError(f"{self.name} (process {self.pid}) still runs after {timeout_s} s")
+            where = process_tree.where_it_stands(self.pid)
+            raise TimeoutError(f"{self.name} (process {self.pid}) still runs after {timeout_s} s\n{where}")
         return code
 
     def kill(self) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from multiprocessing import get_all_start_methods
 from typing import TYPE_CHECKING
 
@@ -121,6 +123,45 @@ def test_stopped_child_is_killed_like_any_other(
 
     assert child.is_running
     assert child.kill() == -signal.SIGKILL
+
+
+def test_child_that_is_waited_for_in_vain_is_told_of_with_its_threads_and_children(
+    children: Children, acknowledgements: AcknowledgementJournal
+) -> None:
+    child = children.start(start_grandchild_and_wait, acknowledgements.writer, method="fork")
+    (grandchild,) = {pid for (pid,) in acknowledgements.wait_for(2)} - {child.pid}
+    child.stop()
+
+    with pytest.raises(TimeoutError) as caught:
+        child.wait(timeout_s=0)
+
+    told = str(caught.value).splitlines()
+    assert told[0] == f"{child.name} (process {child.pid}) still runs after 0 s"
+    assert told[1].startswith(f"thread {child.pid}, ")
+    assert "State: T (stopped)" in told[1]
+    assert told[2].startswith(f"its children: {grandchild}: ")
+    assert len(told) == 3
+
+
+def test_process_of_many_threads_is_told_of_in_few_lines() -> None:
+    is_over = threading.Event()
+    threads = [threading.Thread(target=is_over.wait) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    told = process_tree.where_it_stands(os.getpid()).splitlines()
+    is_over.set()
+    for thread in threads:
+        thread.join()
+
+    assert len(told) == 10
+    assert re.fullmatch(r"\d+ more threads", told[-2])
+
+
+def test_process_that_is_gone_is_told_of_too() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+
+    assert process_tree.where_it_stands(gone.pid).startswith("it is gone by now")
 
 
 def test_children_at_the_end_of_the_block_are_dead_with_their_children(
