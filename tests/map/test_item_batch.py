@@ -575,8 +575,8 @@ def test_call_that_took_all_its_time_is_late_and_others_are_not() -> None:
     sender = ItemSender(context)
     assert sender.worker_end is not None
     interrupts = _Interrupts()
-    for pause_s, is_late in ((0.0, False), (0.05, True)):
-        options = WorkerOptions(timeout_s=0.04)
+    for pause_s, timeout_s, is_late in ((0.0, 60.0, False), (0.05, 0.04, True)):
+        options = WorkerOptions(timeout_s=timeout_s)
         call = _Call(lambda item, worker: time.sleep(item), interrupts, sender.worker_end, options)
         call(pause_s, FileWorker.__new__(FileWorker))
         assert call.is_late is is_late
