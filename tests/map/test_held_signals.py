@@ -111,23 +111,24 @@ def test_thread_of_an_iterable_ends_wherever_its_start_was_interrupted() -> None
     wait_until(lambda: "mpcheckpoint-items" not in [each.name for each in threading.enumerate()], "all end")
 
 
-def has_children() -> bool:
-    """Return whether there is a process that nobody has reaped; it is reaped now."""
+def is_reaped(pid: int) -> bool:
+    """Return whether a child has ended and somebody has reaped it."""
     try:
-        os.waitpid(-1, 0)
+        os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
-        return False
-    return True
+        return True
+    return False
 
 
 def test_worker_process_whose_start_was_interrupted_is_reaped(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fork = os.fork
+    fork, pids = os.fork, []
 
     def interrupted_fork() -> int:
         pid = fork()
         if pid:
+            pids.append(pid)
             CTRL_C()
         return pid
 
@@ -139,7 +140,7 @@ def test_worker_process_whose_start_was_interrupted_is_reaped(
 
     workers.stop(is_interrupted=True)
 
-    assert not has_children()
+    assert list(map(is_reaped, pids)) == [True]
 
 
 def test_dead_worker_process_whose_end_was_interrupted_at_any_place_is_reaped(
@@ -147,22 +148,24 @@ def test_dead_worker_process_whose_end_was_interrupted_at_any_place_is_reaped(
 ) -> None:
     monkeypatch.setattr(process_pool, "_UNWIND_S", 0.01)
     plan, context = plan_of(log), multiprocessing.get_context("fork")
-    begun: list[ProcessPool] = []
+    begun: list[tuple[ProcessPool, int]] = []
     ended = 0
 
     def end() -> None:
         interrupt = sys.getprofile()
         sys.setprofile(None)
-        begun.append(ProcessPool(plan, 1, context, WorkerOptions()))
-        member = begun[-1]._start()
+        workers = ProcessPool(plan, 1, context, WorkerOptions())
+        member = workers._start()
+        begun.append((workers, member.process.pid))
         member.process.kill()
         sys.setprofile(interrupt)
-        begun[-1]._bury(member)
+        workers._bury(member)
 
     for _ in interrupted_everywhere(end, CTRL_C):
         while begun:
-            begun.pop().stop(is_interrupted=True)
-            assert not has_children()
+            workers, pid = begun.pop()
+            workers.stop(is_interrupted=True)
+            assert is_reaped(pid)
             ended += 1
     assert ended > 30
 
