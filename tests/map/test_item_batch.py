@@ -12,13 +12,14 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, partialmethod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from mpcheckpoint import Checkpoint, Log
 from mpcheckpoint._store.workers import FileWorker
-from mpcheckpoint._work import item_batch, ticket
+from mpcheckpoint._work import item_batch, ticket, worker_process
 from mpcheckpoint._work.inputs import Input
 from mpcheckpoint._work.item_batch import ItemBatch
 from mpcheckpoint._work.item_pipe import ItemReceiver, ItemSender
@@ -557,12 +558,15 @@ def test_late_worker_begins_nothing_more_though_no_signal_has_reached_it(
 ) -> None:
     monkeypatch.setattr(Member, "end_if_due", lambda member, now_s: None)
     context = multiprocessing.get_context("fork")
+    clock = SimpleNamespace(now_s=0.0)
+    # The worker's: by the machine's, an item would be late on a busy one.
+    monkeypatch.setattr(worker_process, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
 
     def pid_of(item: str) -> int:
-        time.sleep(0.3 if item == "a" else 0.0)
+        clock.now_s += 2000 if item == "a" else 0
         return os.getpid()
 
-    outcomes = list(log.map(pid_of, NAMES, jobs=1, timeout_s=0.1, mp_context=context))
+    outcomes = list(log.map(pid_of, NAMES, jobs=1, timeout_s=1000, mp_context=context))
 
     pids = {outcome.item: outcome.value for outcome in outcomes}
     assert all(outcome.ok for outcome in outcomes)
