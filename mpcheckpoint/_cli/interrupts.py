@@ -7,12 +7,9 @@ import select
 import signal
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from mpcheckpoint._cli.lost_ctrl_c import LostCtrlC
-
-if TYPE_CHECKING:
-    import threading
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MOST_BYTES = 4096
@@ -45,9 +42,7 @@ class Interrupts:
     signal arrives, and that tells sooner: a command that was interrupted with us must not be taken for a failed one.
     """
 
-    def __init__(self, *signals: signal.Signals) -> None:
-        """See to these signals from the ``with`` statement on, or to all that end a command if none are given."""
-        self._signals = signals or ENDING
+    def __init__(self) -> None:
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
@@ -56,14 +51,12 @@ class Interrupts:
         self._calls = 0
         self._bytes = 0
         self._is_obeyed = False
-        self._is_held = False
-        self._held: KeyboardInterrupt | None = None
         self._raises_from_s = 0.0
 
     def __enter__(self) -> Self:
         self._lost.__enter__()
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        for number in self._signals:
+        for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or the background of a script
                 self._before[number] = signal.signal(number, self._take)
         return self
@@ -97,40 +90,20 @@ class Interrupts:
         poll.register(self._reading, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))
 
-    def start(self, thread: threading.Thread) -> None:
-        """Start a thread; a signal that comes meanwhile raises after it.
-
-        Raised in the middle, it may leave locks of ``threading`` taken: then the thread hangs before it begins, and the
-        interpreter waits for it at exit.
-        """
-        self._is_held = True
-        try:
-            thread.start()
-        finally:
-            self._is_held = False
-            held, self._held = self._held, None
-            if held is not None:
-                raise held
-
     def _take(self, signal_number: int, frame: object) -> None:
         del frame
         # If other threads received signals, one call may stand for several. The pipe has a byte for each, or will have
         # a moment later.
         signals = 0
         with suppress(BlockingIOError):
-            signals = sum(byte in self._signals for byte in os.read(self._reading, _MOST_BYTES))
+            signals = sum(byte in ENDING for byte in os.read(self._reading, _MOST_BYTES))
         os.write(self._writing, b"\0")  # it stays readable
         self._calls, self._bytes = self._calls + 1, self._bytes + signals
         if not self._is_obeyed and time.monotonic() >= self._raises_from_s:
             self._raises_from_s = time.monotonic() + _AGAIN_S
             self._calls, self._bytes = 1, signals
-            self._raise(KeyboardInterrupt() if signal_number == signal.SIGINT else Stopped(signal_number))
-
-    def _raise(self, error: KeyboardInterrupt) -> None:
-        if not self._is_held:
-            raise error
-        self._held = error
+            raise KeyboardInterrupt if signal_number == signal.SIGINT else Stopped(signal_number)
 
     def _raise_again(self, error: KeyboardInterrupt) -> None:
         if not self._is_obeyed:
-            self._raise(error)
+            raise error

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import select
-import signal
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from mpcheckpoint._cli.interrupts import Interrupts
 from mpcheckpoint._cli.options import json_option, keys_option, store_option
 from mpcheckpoint._cli.record_lines import event_text, record_fields
 from mpcheckpoint._cli.terminal import (
@@ -93,7 +91,7 @@ def tail_command(
 
 def _follow(logs: ReadableLogs, cursor: Cursor, is_json: bool) -> None:
     """Print records for ever. While none come, look whether our output still has a reader."""
-    with Interrupts(signal.SIGINT), logs.follow(cursor, idle_timeout_s=_LOOK_EVERY_S) as follower:
+    with logs.follow(cursor, idle_timeout_s=_LOOK_EVERY_S) as follower:
         while True:
             for record in follower:
                 _print(record, is_json)

@@ -34,8 +34,7 @@ _TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 _PRIVATE = 0o600
 _SHARED_DIRECTORY, _SHARED_FILE = 0o070, 0o060
 _OTHERS_WRITE = 0o022
-_TEMPORARY = re.compile(r"(.+)\.[0-9a-f]{32}" + re.escape(TEMPORARY_SUFFIX))
-_PROBE = "probe"
+_TEMPORARY = re.compile(r".+\.[0-9a-f]{32}" + re.escape(TEMPORARY_SUFFIX))
 
 
 def temporary_name(path: str) -> str:
@@ -45,8 +44,7 @@ def temporary_name(path: str) -> str:
 
 def is_temporary(name: str) -> bool:
     """Return whether a file of this name is unfinished: left by a killed process, or just being made."""
-    match = _TEMPORARY.fullmatch(name)
-    return match is not None and match[1] != _PROBE
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 # --- files that stay as long as the store --------------------------------------------------------------------

@@ -34,7 +34,6 @@ from mpcheckpoint._logfile.ownership import (
 from mpcheckpoint._logfile.paths import (
     STORE_DIRECTORY,
     STORE_LOCK,
-    TEMPORARY_SUFFIX,
     LogPaths,
     store_directory,
 )
@@ -205,13 +204,16 @@ class StoreDirectory:
             )
 
     def _lock_proof(self) -> system.LockProof:
-        probe = os.path.join(self.path, f"probe.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
-        descriptor = system.open_file(probe, write=True, create=True, exclusive=True)
-        try:
-            return system.prove_locking(probe, with_child=self._is_new)
-        finally:
-            descriptor.close()
-            system.remove(probe)
+        while True:
+            probe = temporary_name(os.path.join(self.path, "probe"))
+            descriptor = system.open_file(probe, write=True, create=True, exclusive=True)
+            try:
+                return system.prove_locking(probe, with_child=self._is_new)
+            except FileNotFoundError:
+                pass  # taken for that of a killed process before it was locked: another one
+            finally:
+                descriptor.close()
+                system.remove(probe)
 
     def _warn_of_older_files(self) -> None:
         names = [name for name in system.list_directory(self.path) if older_name(name) is not None]

@@ -62,13 +62,14 @@ class FutexWord:
     Rejected: the module ``mmap``. It keeps a duplicate of the descriptor, and gives no address of a read-only map.
     """
 
+    _start: int | None = None  # for __del__, should a Ctrl-C come before all else
+
     def __init__(self, fd: int, offset: int) -> None:
         """Map the word at ``offset``, a multiple of four within the first page of an open file.
 
         Raises:
             OSError: it cannot be mapped.
         """
-        self._start: int | None = None
         try:
             start = _libc.mmap(None, _PAGE_BYTES, _ONLY_READ, _SHARED, fd, 0)
         except ctypes.ArgumentError as error:  # raised on a deep stack, and without memory

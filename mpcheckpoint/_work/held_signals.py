@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from types import FrameType
 
 # Programs have handlers of these that raise.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 
 class HeldSignals:
-    """Hold the program's handlers of Ctrl-C and SIGTERM back while a ``with`` block lasts; then call them.
+    """Hold the program's handlers of Ctrl-C and the like back while a ``with`` block lasts; then call them.
 
     For code of others that takes locks in Python, as ``threading`` and executors do: a handler that raises at the wrong
     instant leaves such a lock taken, and whoever needs it next hangs. The block must be short. Should it wait all the

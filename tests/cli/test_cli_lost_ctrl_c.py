@@ -14,17 +14,13 @@ from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli import main
 from mpcheckpoint._cli.interrupts import Interrupts, Stopped
 from mpcheckpoint._cli.lost_ctrl_c import _AGAIN_S
-from mpcheckpoint._cli.maps import watch
-from mpcheckpoint._cli.tail_command import _follow
-from mpcheckpoint._types import Cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mpcheckpoint import Log
 
-_MOST_TURNS = 3
 _LONG_S = 5.0
 
 
@@ -51,58 +47,7 @@ class Terminated:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-class Quiet:
-    """A follower to which nothing comes; a finalizer runs in its first wait."""
-
-    def __init__(self) -> None:
-        self.turns = 0
-
-    def follow(self, *_: Any, **__: Any) -> Quiet:
-        return self
-
-    def __enter__(self) -> Quiet:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __iter__(self) -> Iterator[Any]:
-        self.turns += 1
-        assert self.turns <= _MOST_TURNS, "it goes on"
-        if self.turns == 1:
-            Interrupted()
-            time.sleep(_LONG_S)
-        return iter(())
-
-
-def test_tail_that_follows_ends() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    quiet: Any = Quiet()
-
-    with pytest.raises(KeyboardInterrupt):
-        _follow(quiet, Cursor(()), is_json=True)
-
-    assert quiet.turns == 1
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_watch_of_a_map_ends(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    list(log.map(len, ["x"], jobs=1))
-    status = log.map_status()
-    assert status is not None
-    quiet: Any = Quiet()
-    monkeypatch.setattr(type(log), "follow", quiet.follow)
-    # As if a process worked on it for ever.
-    look: Callable[..., None] = lambda watched, _: setattr(watched, "starts", (object(),))  # noqa: E731
-    monkeypatch.setattr(watch.Watched, "look", look)
-
-    with pytest.raises(KeyboardInterrupt):
-        watch.watch(log, status, watch.WatchDisplay())
-
-    assert quiet.turns == 1
-
-
-def test_any_other_command_ends(
+def test_command_ends(
     store: Path, log: Log, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     log.append("x", 0)

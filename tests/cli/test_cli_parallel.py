@@ -164,7 +164,7 @@ def test_item_that_waits_to_start_can_be_taken_back(tmp_path: Path) -> None:
     with Checkpoint(tmp_path / "store") as checkpoint:
         log = handle_of(checkpoint.log("a"))
         plan = Plan(LogRef(log), join_run(log, ""), FunctionCall(ran.append))
-        pool = CommandPool(plan, 1, start=threading.Thread.start, gate=gate)
+        pool = CommandPool(plan, 1, gate=gate)
         first, second, third = (Input(place, name, name, {}) for place, name in enumerate("abc"))
         pool.submit(first)
         pool.submit(second)
@@ -187,7 +187,6 @@ def test_item_that_was_taken_back_at_the_gate_and_given_out_anew_runs_once(tmp_p
         pool = CommandPool(
             Plan(LogRef(log), join_run(log, ""), FunctionCall(ran.append)),
             2,
-            start=threading.Thread.start,
             gate=lambda: turns.acquire() and None,
         )
         entry = Input(0, "a", "a", {})

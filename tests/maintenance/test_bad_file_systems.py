@@ -213,6 +213,39 @@ def test_lock_of_the_probe_that_somebody_else_holds_is_not_taken_for_evidence(
         Checkpoint(store).log("a")
 
 
+@pytest.mark.guarantee(11)
+def test_probe_that_a_killed_process_left_goes_with_the_next_new_log(store: Path) -> None:
+    Checkpoint(store).log("a")
+    left = inside(store, f"probe.{'0' * 32}.tmp")
+    left.touch()
+
+    Checkpoint(store).log("b")
+
+    assert not left.exists()
+
+
+@pytest.mark.guarantee(11)
+def test_probe_that_is_taken_for_that_of_a_killed_process_is_made_again(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = system.open_file
+    removed: list[str] = []
+
+    def opened(path: str, **how: Any) -> system.Descriptor:
+        descriptor = real(path, **how)
+        if "probe." in path and len(removed) < 3:
+            os.unlink(path)
+            removed.append(path)
+        return descriptor
+
+    monkeypatch.setattr(system, "open_file", opened)
+
+    Checkpoint(store).log("a").append("x", 1)
+
+    assert len(set(removed)) == 3
+    assert list(inside(store).glob("probe*")) == []
+
+
 # --- permissions -------------------------------------------------------------------------------------------
 
 

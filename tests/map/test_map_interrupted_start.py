@@ -14,15 +14,22 @@ import pytest
 from mpcheckpoint import Checkpoint
 from mpcheckpoint._cli import main
 from mpcheckpoint._cli.interrupts import Interrupts
+from mpcheckpoint._cli.maps.command_pool import CommandPool
 from mpcheckpoint._cli.maps.spawn import Spawner
+from mpcheckpoint._work.inputs import Input
+from mpcheckpoint._work.plan import LogRef, Plan
+from mpcheckpoint._work.run_item import FunctionCall
+from mpcheckpoint._work.runs import join_run
+from mpcheckpoint.log import handle_of
 from support.interrupts import interrupted_everywhere
+from support.verbs import bounded
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.guarantee(11)
+    from mpcheckpoint import Log
 
-_JOIN_S = 20.0
+pytestmark = pytest.mark.guarantee(11)
 
 
 def test_command_that_is_being_started_when_the_map_is_interrupted_is_ended(
@@ -49,19 +56,22 @@ def test_command_that_is_being_started_when_the_map_is_interrupted_is_ended(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_signal_at_any_step_of_the_start_of_a_thread_leaves_none_that_hangs() -> None:
-    threads: list[threading.Thread] = []
-    started = 0
-    with Interrupts(signal.SIGINT) as interrupts:
+def test_signal_at_any_step_of_the_start_of_a_thread_leaves_none_that_hangs(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What hangs costs this test and no other.
+    monkeypatch.setattr(threading, "Thread", partial(threading.Thread, daemon=True))
+    handle = handle_of(log)
+    plan = Plan(LogRef(handle), join_run(handle, ""), FunctionCall(len))
+    pools: list[CommandPool] = []
+    with Interrupts() as interrupts:
 
         def start() -> None:
             interrupts._raises_from_s = 0.0
-            threads.append(threading.Thread(target=partial(time.sleep, 0), daemon=True))
-            interrupts.start(threads[-1])
+            pools.append(CommandPool(plan, 1))
+            pools[-1].submit(Input(0, "x", "x", {}))
 
         for _ in interrupted_everywhere(start, partial(signal.raise_signal, signal.SIGINT)):
-            if threads and threads[-1].ident is not None:
-                threads[-1].join(_JOIN_S)
-                assert not threads[-1].is_alive()
-                started += 1
-    assert started > 10
+            if pools:
+                bounded(partial(pools[-1].stop, is_interrupted=True))
+    assert len(pools) > 20

@@ -555,7 +555,7 @@ def test_threads_end_when_there_is_nothing_left_to_do_and_are_never_more_than_al
         nonlocal most
         most = max(most, sum(thread.name == "command" for thread in threading.enumerate()))
 
-    pool = CommandPool(plan_of(log, look), 3, start=lambda thread: thread.start())
+    pool = CommandPool(plan_of(log, look), 3)
     names = iter(range(50))
     told: list[tuple[Input, ItemReport]] = []
     while len(told) < 50:
@@ -581,7 +581,7 @@ def test_item_that_no_thread_could_be_started_for_was_not_given_out(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = Failing(threading.Thread.start, lambda: NO_THREAD, range(1, 2))
-    pool = CommandPool(plan_of(log, well), 2, start=lambda thread: thread.start())
+    pool = CommandPool(plan_of(log, well), 2)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", lambda thread: start(thread))  # noqa: PLW0108 - binds self
         with pytest.raises(RuntimeError, match="new thread"):
@@ -605,7 +605,7 @@ def test_thread_whose_start_was_interrupted_is_waited_for(log: Log, monkeypatch:
         start(thread)
         raise KeyboardInterrupt
 
-    pool = CommandPool(plan_of(log, run), 2, start=lambda thread: thread.start(), on_stop=may_end.set)
+    pool = CommandPool(plan_of(log, run), 2, on_stop=may_end.set)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", interrupted)
         pool._waiting.append(Input(0, "a", "a", {}))  # for which a thread is being started
@@ -624,7 +624,7 @@ def test_thread_whose_start_was_interrupted_before_it_began_is_not_waited_for(
     def interrupted(thread: threading.Thread) -> None:
         raise KeyboardInterrupt
 
-    pool = CommandPool(plan_of(log, well), 2, start=lambda thread: thread.start())
+    pool = CommandPool(plan_of(log, well), 2)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -640,9 +640,7 @@ def test_outcome_that_a_thread_of_commands_cannot_record_is_raised_by_the_map(lo
             raise WriteFailedError("refused", path="x", reason="refused")
 
     handle = handle_of(log)
-    pool = CommandPool(
-        Plan(LogRef(handle), join_run(handle, ""), NoCall()), 1, start=lambda thread: thread.start()
-    )
+    pool = CommandPool(Plan(LogRef(handle), join_run(handle, ""), NoCall()), 1)
     pool.submit(Input(0, "a", "a", {}))
     with pytest.raises(WriteFailedError):
         pool.collect(10)

@@ -8,6 +8,7 @@ from collections import deque
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from mpcheckpoint._work.held_signals import HeldSignals
 from mpcheckpoint._work.pool import arrived
 from mpcheckpoint._work.report import ItemReport, Kind
 from mpcheckpoint._work.run_item import ItemRunner
@@ -43,21 +44,18 @@ class CommandPool:
         plan: Plan,
         jobs: int,
         *,
-        start: Callable[[threading.Thread], None],
         gate: Callable[[], None] | None = None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         """Start no thread yet.
 
         Args:
-            start: starts a thread; a Ctrl-C meanwhile raises after it.
             gate: returns when the next item may start.
             on_stop: called before what runs is waited for.
         """
         self.most = 2 * jobs
         self._plan = plan
         self._jobs = jobs
-        self._start_thread = start
         self._gate = gate
         self._on_stop = on_stop
         self._lock = threading.Lock()
@@ -128,7 +126,8 @@ class CommandPool:
         self._threads.add(thread)
         self._free += 1
         try:
-            self._start_thread(thread)
+            with HeldSignals():
+                thread.start()
         except Exception:  # not of a Ctrl-C: then it runs, and is waited for as any other
             self._threads.discard(thread)
             self._free -= 1

@@ -203,7 +203,7 @@ def _run(job: Job, items: Items) -> int:
                 job.template, job.output_limit_bytes, job.timeout_s, job.memory_bytes, interrupts, gate
             ) as command,
             Reporter(tally, job) as reporter,
-            _started(job, checkpoint, items, interrupts, command, gate, reporter) as map_run,
+            _started(job, checkpoint, items, command, gate, reporter) as map_run,
         ):
             for outcome in map_run:
                 if job.is_printing:
@@ -243,13 +243,7 @@ def _run(job: Job, items: Items) -> int:
 
 
 def _started(
-    job: Job,
-    checkpoint: Checkpoint,
-    items: Items,
-    interrupts: Interrupts,
-    command: RunCommand,
-    gate: StartGate,
-    reporter: Reporter,
+    job: Job, checkpoint: Checkpoint, items: Items, command: RunCommand, gate: StartGate, reporter: Reporter
 ) -> MapRun:
     def joined() -> tuple[LogHandle, JoinedRun]:
         log = handle_of(checkpoint.log(job.log_key))
@@ -260,13 +254,7 @@ def _started(
     if (halt := job.halt) is not None:
         permit = outlast_shortage(lambda: permit_for(halt, log.workers), reporter.take_shortage)
     plan = Plan(LogRef(log), run, command, Retries(job.retries, job.retry_delay_s), permit)
-    pool = CommandPool(
-        plan,
-        job.jobs,
-        start=interrupts.start,
-        gate=gate.wait if job.has_gate else None,
-        on_stop=command.stop,
-    )
+    pool = CommandPool(plan, job.jobs, gate=gate.wait if job.has_gate else None, on_stop=command.stop)
     options = Options(
         job.is_ordered,
         on_retry=reporter.take_retry,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from mpcheckpoint._cli.interrupts import Interrupts
 from mpcheckpoint._cli.maps.outcome_text import failure_line, json_row
 from mpcheckpoint._cli.terminal import flush_out, items_done, write_out
 from mpcheckpoint._progress.lines import LINE_EVERY_S, Ticker
@@ -134,7 +132,7 @@ def watch(log: Log, status: MapStatus, display: WatchDisplay) -> None:
     """Follow a map until no process works on it any more."""
     watched = Watched(status.version, status.rerun, handle_of(log).query(history_of))
     position: Position | None = None
-    with Interrupts(signal.SIGINT), log.follow(after="start", idle_timeout_s=_LOOK_EVERY_S) as follower:
+    with log.follow(after="start", idle_timeout_s=_LOOK_EVERY_S) as follower:
         while True:
             watched.look(handle_of(log))
             display.show(watched)
