@@ -61,7 +61,9 @@ class TestServerThatCrashes(_OnServer, LossTests):
     @classmethod
     def stop_background_writer(cls) -> None:
         """Have nobody sync what nobody waits for: it is not on the disk when the server is killed."""
-        (found,) = cls.cluster.execute("select pid from pg_stat_activity where backend_type = 'walwriter'")
+        writers = "from pg_stat_activity where backend_type = 'walwriter'"
+        cls.cluster.wait_until(f"select exists (select {writers})")  # a server may answer before it runs
+        (found,) = cls.cluster.execute(f"select pid {writers}")
         os.kill(found[0], signal.SIGSTOP)
 
     def lose_end(self, place: Path) -> None:
