@@ -149,7 +149,9 @@ def test_function_that_speaks_to_the_system_leaves_no_memory_behind(
     if system.native is None:
         pytest.skip("the native core does not run")
 
-    require_no_leak(calls_of(store)[name], calls=CALLS * intensity)
+    # A child a call takes long, and a stack is all that could be left of it.
+    calls = CALLS // 10 if name == "lock_in_child" else CALLS
+    require_no_leak(calls_of(store)[name], calls=calls * intensity)
 
 
 def test_what_is_known_of_a_log_leaves_no_memory_behind(store: Path, log: Log, intensity: int) -> None:
