@@ -107,6 +107,8 @@ class LockWaits:
         quiet_since_s = time.monotonic()
         while True:
             time.sleep(_LOOK_EVERY_S)
+            if self._thread is not threading.current_thread():
+                return  # another one watches
             now_s = time.monotonic()
             waiting = self._all_waiting()
             for wait in waiting:
@@ -121,7 +123,7 @@ class LockWaits:
                         wait.state.is_watched = False
                 if not self._all_waiting():
                     return
-                # A wait began in between; at worst two threads watch for a while.
+                # A wait began in between. If it has started another thread, that one leaves.
                 self._thread = threading.current_thread()
 
     def _all_waiting(self) -> list[LockWait]:

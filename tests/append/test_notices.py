@@ -141,6 +141,18 @@ def test_wait_with_a_limit_is_told_of_too_and_once_a_minute_at_most(
     assert log.events("x") == (0,)
 
 
+def test_thread_that_watches_leaves_where_another_has_begun(store: Path) -> None:
+    first, second = (waits.LockWait("a", str(lock_file(store))) for _ in range(2))
+    with first:
+        earlier = waits.waits._thread
+        assert earlier is not None
+        waits.waits._thread = None  # as it does when it is about to leave
+        with second:
+            assert waits.waits._thread not in (None, earlier)
+            earlier.join(20)
+            assert not earlier.is_alive()
+
+
 def test_handler_of_log_messages_that_appends_does_not_hang(
     log: Log, held: Callable[[], None], faults: Faults
 ) -> None:
