@@ -79,9 +79,10 @@ class HeldSignals:
     def _pass_on(self) -> None:
         """Call the handlers of what was held: all of them, though one raises."""
         if self._held:
-            number, frame = self._held.popitem()
+            number = next(iter(self._held))
             try:
-                self._handlers[number](number, frame)
+                # Nothing here goes on referring to the frame: what it refers to is to end with the exception.
+                self._handlers[number](number, self._held.pop(number))
             finally:
                 self._pass_on()
 
