@@ -50,10 +50,14 @@ class InputThread:
             name="mpcheckpoint-items",
             daemon=True,
         )
-        with HeldSignals():
-            self._thread.start()
-            self._stop = weakref.finalize(self, self._questions.put, False)
-            self._stop.atexit = False
+        try:
+            with HeldSignals():
+                self._thread.start()
+                self._stop = weakref.finalize(self, self._questions.put, False)
+                self._stop.atexit = False
+        except BaseException:
+            self._questions.put(False)  # at once, not when what the exception refers to is collected
+            raise
 
     def __iter__(self) -> InputThread:
         return self
