@@ -11,7 +11,7 @@ import os
 import shlex
 import stat
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from mpcheckpoint import _system as system
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ALLOW_NETWORK = "MPCHECKPOINT_ALLOW_NETWORK"
+_MOST_PROBES = 20
 
 # The second is a logger of its own, below "mpcheckpoint", so that an import of those files can turn it off.
 logger = logging.getLogger("mpcheckpoint")
@@ -204,16 +205,20 @@ class StoreDirectory:
             )
 
     def _lock_proof(self) -> system.LockProof:
-        while True:
-            probe = temporary_name(os.path.join(self.path, "probe"))
-            descriptor = system.open_file(probe, write=True, create=True, exclusive=True)
-            try:
-                return system.prove_locking(probe, with_child=self._is_new)
-            except FileNotFoundError:
-                pass  # taken for that of a killed process before it was locked: another one
-            finally:
-                descriptor.close()
-                system.remove(probe)
+        for _ in range(_MOST_PROBES - 1):
+            # Before it is locked it may be taken for that of a killed process, and removed: then another one.
+            with suppress(FileNotFoundError):
+                return self._proof_by_one()
+        return self._proof_by_one()
+
+    def _proof_by_one(self) -> system.LockProof:
+        probe = temporary_name(os.path.join(self.path, "probe"))
+        descriptor = system.open_file(probe, write=True, create=True, exclusive=True)
+        try:
+            return system.prove_locking(probe, with_child=self._is_new)
+        finally:
+            descriptor.close()
+            system.remove(probe)
 
     def _warn_of_older_files(self) -> None:
         names = [name for name in system.list_directory(self.path) if older_name(name) is not None]

@@ -169,6 +169,15 @@ def test_handle_that_only_read_leaves_what_is_known(store: Path, faults: Faults)
     assert syncs.seen == 1
 
 
+def fail_without_a_note(log: Log, store: Path, faults: Faults) -> None:
+    """Let a sync fail, of which nothing but this process knows, as if there had been no room for a note."""
+    faults.fail("sync_data", errno.EIO, on=LOG)
+    with pytest.raises(OutcomeUnknownError):
+        log.append("x", "lost?")
+    for note in (inside(store, "a.poison"), page_file(store)):
+        note.unlink(missing_ok=True)
+
+
 @pytest.mark.guarantee(9)
 def test_poisoned_writer_is_the_last_that_the_bound_on_open_files_forgets(
     store: Path, faults: Faults, monkeypatch: pytest.MonkeyPatch
@@ -176,11 +185,7 @@ def test_poisoned_writer_is_the_last_that_the_bound_on_open_files_forgets(
     monkeypatch.setattr(system, "most_open_files", lambda: 32)  # two writers
     checkpoint = Checkpoint(store)
     log = use(checkpoint, 0)
-    faults.fail("sync_data", errno.EIO, on=LOG)
-    with pytest.raises(OutcomeUnknownError):
-        log.append("x", "lost?")
-    for note in (inside(store, "a.poison"), page_file(store)):  # as if there had been no room
-        note.unlink(missing_ok=True)
+    fail_without_a_note(log, store, faults)
 
     for log_key in "bcd":
         checkpoint.log(log_key).append("x", 0)
@@ -221,11 +226,7 @@ def test_line_that_was_flipped_meanwhile_is_found(store: Path) -> None:
 def test_poison_that_found_no_room_for_its_note_is_known_after_a_close(store: Path, faults: Faults) -> None:
     checkpoint = Checkpoint(store)
     log = use(checkpoint, 0)
-    faults.fail("sync_data", errno.EIO, on=LOG)
-    with pytest.raises(OutcomeUnknownError):
-        log.append("x", "lost?")
-    for note in (inside(store, "a.poison"), page_file(store)):  # as if there had been no room
-        note.unlink(missing_ok=True)
+    fail_without_a_note(log, store, faults)
     checkpoint.close()
 
     with Checkpoint(store) as checkpoint, pytest.raises(PoisonedLogError):
