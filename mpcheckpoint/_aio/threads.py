@@ -122,9 +122,8 @@ class Threads:
         except BaseException as error:
             with self._mutex:
                 self._threads -= 1
-                if self._threads and isinstance(
-                    error, Exception
-                ):  # no more threads: one of those that run does it
+                # No more threads are to be had: one of those that run does it.
+                if self._threads and isinstance(error, Exception):
                     self._has_calls.notify()
                     return
                 self._calls.pop(call.job, None)
